@@ -1,0 +1,129 @@
+//! The backend contract: sockets in completion form, on io_uring or on epoll.
+//!
+//! A backend belongs to one thread. It owns the listeners, the connections' descriptors and the receive
+//! buffers. The caller asks for things (`send`, `pause`, `close` …), and [`Backend::poll`] hands those requests
+//! to the kernel in one go, waits, and reports what happened as [`Event`]s.
+//!
+//! # Rules
+//! - A [`Slot`] names a connection from its `Accepted` to its `Closed`. It is not used again before `Closed`
+//!   was reported, and no event names it afterwards, so a slot needs no generation here.
+//! - Receiving starts by itself after `Accepted`, and stops after `Ended` and after `Failed`.
+//! - At most one send a slot is under way. Its completion is `Sent` when every byte was taken by the kernel
+//!   (the backend continues short sends), otherwise `Failed`.
+//! - After `Failed` the caller owes a `close`; no `Sent`, `Received` or further `Failed` follows.
+//! - After [`Backend::close`] the only event to come for the slot is `Closed`. What was under way is cancelled,
+//!   and its buffers come back before `Closed` is reported.
+//! - Every [`Buffer`] goes back with [`Backend::recycle`]. While all are out, data stays in the kernel, and
+//!   receiving goes on when the first one returns: this is load, not an error.
+
+pub mod wake;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::chunk::Span;
+pub use wake::Waker;
+
+/// Index of a connection within one backend: small, dense, used again after `Closed`.
+pub type Slot = u32;
+
+/// What a backend reports.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection was accepted and is being received from.
+    Accepted { slot: Slot, peer: SocketAddr },
+    /// Bytes arrived.
+    Received { slot: Slot, buffer: Buffer },
+    /// The peer will send no more (end of stream); sending still works.
+    Ended { slot: Slot },
+    /// The send under way is complete.
+    Sent { slot: Slot },
+    /// Receiving or sending failed (reset, time-out, …): the connection is of no more use.
+    Failed { slot: Slot, error: std::io::Error },
+    /// The slot is free; the last event that names this connection.
+    Closed { slot: Slot },
+    /// No descriptor is left for another connection. Reported once when accepting pauses; it goes on by
+    /// itself when a connection closes.
+    Full,
+    /// Accepting paused by `Full` goes on.
+    Accepting,
+}
+
+/// How to end a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// What the kernel has already taken is still delivered.
+    Graceful,
+    /// Reset: unsent data is dropped at once, so that a peer that reads nothing holds no kernel memory.
+    Reset,
+}
+
+/// Bytes that arrived, in a buffer borrowed from the backend. It goes back with [`Backend::recycle`].
+#[derive(Debug)]
+pub struct Buffer {
+    /// Whole buffer; the backend finds its own again by `id`.
+    memory: Box<[u8]>,
+    len: usize,
+    id: u16,
+}
+
+impl Buffer {
+    /// The bytes that arrived; they may be changed in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[..self.len]
+    }
+}
+
+/// What both backends need to know at the start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of receive buffers, a power of two.
+    pub buffers: u16,
+    /// Bytes of each receive buffer.
+    pub buffer_len: usize,
+    /// Most connections this backend will hold, which sizes the direct descriptor table of a ring.
+    pub slots: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { buffers: 64, buffer_len: 16 * 1024, slots: 20_000 }
+    }
+}
+
+/// One shard's sockets. The module's documentation has the rules.
+pub trait Backend {
+    /// Hands over what was asked for since the last call, waits for events at most `timeout` (`None`: until
+    /// one comes or a [`Waker`] wakes) and appends them to `events`. One system call where that is possible.
+    ///
+    /// # Errors
+    /// Only when the ring or the epoll instance itself is broken; what happens to one connection is an event.
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> std::io::Result<()>;
+
+    /// Sends `span`; one at a time for a slot.
+    fn send(&mut self, slot: Slot, span: Span);
+
+    /// Stops receiving. What has been received already may still be reported.
+    fn pause(&mut self, slot: Slot);
+
+    /// Goes on receiving after `pause`.
+    fn resume(&mut self, slot: Slot);
+
+    /// Ends our direction of the stream (FIN) once the kernel has sent what it took; receiving goes on.
+    fn shutdown(&mut self, slot: Slot);
+
+    /// Ends the connection; `Closed` follows.
+    fn close(&mut self, slot: Slot, how: Close);
+
+    /// Takes a receive buffer back.
+    fn recycle(&mut self, buffer: Buffer);
+
+    /// Closes the listeners: no `Accepted` follows the next `poll`.
+    fn stop_accepting(&mut self);
+
+    /// Milliseconds on a monotonic clock, as of the last `poll`.
+    fn now_ms(&self) -> u64;
+
+    /// A handle with which other threads end a waiting `poll`.
+    fn waker(&self) -> Waker;
+}

@@ -1,0 +1,2 @@
+//! The `uproar` server.
+fn main() {}
