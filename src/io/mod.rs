@@ -26,6 +26,7 @@ mod conformance;
 pub mod epoll;
 pub mod listen;
 mod sends;
+pub mod uring;
 pub mod wake;
 
 use std::io;
@@ -36,6 +37,7 @@ use nix::libc;
 
 use crate::chunk::Span;
 pub use epoll::Epoll;
+pub use uring::Uring;
 pub use wake::Waker;
 
 /// Index of a connection within one backend: small, dense, used again after `Closed`.

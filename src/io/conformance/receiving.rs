@@ -9,7 +9,7 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::rig::{Make, Rig, pattern, read};
-use crate::io::{Backend, Close, Event, Options, Slot};
+use crate::io::{Backend, Buffer, Close, Event, Options, Slot};
 
 pub(super) fn in_pieces<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
@@ -178,6 +178,41 @@ pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
     assert!(rig.events.is_empty(), "{:?}", rig.events);
     rig.backend.recycle(buffer);
     assert_eq!(rig.receive(&[(slot, 9)])[&slot], b" and more");
+}
+
+/// A backend with one buffer, which is out, and a second connection whose bytes wait for it.
+fn starved<B: Backend>(make: Make<B>) -> (Rig<B>, Buffer, [TcpStream; 2], Slot) {
+    let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let (mut greedy, _) = rig.connect();
+    greedy.write_all(b"mine").expect("written");
+    let (_, buffer) = rig.received();
+    let (mut client, slot) = rig.connect();
+    client.write_all(b"waiting").expect("written");
+    rig.nothing_more();
+    (rig, buffer, [greedy, client], slot)
+}
+
+pub(super) fn closed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
+    let (mut rig, buffer, _clients, slot) = starved(make);
+    rig.close(slot, Close::Graceful);
+    rig.backend.recycle(buffer);
+    rig.nothing_more();
+    // The next one with this slot receives as ever.
+    let (mut next, slot) = rig.connect();
+    next.write_all(b"hello").expect("written");
+    assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"hello");
+}
+
+pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
+    let (mut rig, buffer, _clients, slot) = starved(make);
+    rig.backend.pause(slot);
+    rig.nothing_more();
+    rig.backend.recycle(buffer);
+    rig.nothing_more();
+    rig.backend.resume(slot);
+    assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"waiting");
+    rig.nothing_more();
 }
 
 pub(super) fn bytes_can_be_changed<B: Backend>(make: Make<B>) {
