@@ -16,11 +16,19 @@ const PHONE = { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch:
 const names = page => page.locator('#people li').allTextContents();
 
 /** A page of the real server whose WebSocket is played by the test, for what a server says only in bad moments. */
-async function staged(play, options) {
+async function staged(play, options, at) {
   const sockets = [];
   const opened = await openPage(browser, server, {
     options,
-    prepare: page => page.routeWebSocket(/.*/, socket => { sockets.push(socket); play(socket, sockets.length); }),
+    at,
+    prepare: async page => {
+      await page.routeWebSocket(/.*/, socket => { sockets.push(socket); play(socket, sockets.length); });
+      // What a reverse proxy does that serves the chat under /chat/.
+      await page.route('**/chat/**', async route => {
+        const response = await route.fetch({ url: route.request().url().replace('/chat/', '/') });
+        await route.fulfill({ response });
+      });
+    },
   });
   return { ...opened, sockets };
 }
@@ -77,6 +85,18 @@ test('a page changes rooms, and its address with it', async () => {
   await context.close();
 });
 
+test('the socket follows the address, under the prefix of a proxy too', async () => {
+  for (const [at, expected] of [
+    ['/', '/'], ['/#tea', '/room/tea'], ['/room/tea', '/room/tea'], ['/room/caf%C3%A9%20noir', '/room/caf%C3%A9%20noir'],
+    ['/chat/', '/chat/'], ['/chat/#tea', '/chat/room/tea'], ['/chat/room/tea', '/chat/room/tea'],
+  ]) {
+    const address = new Promise(resolve => {
+      staged(socket => resolve(socket.url()), {}, at).then(({ context }) => context.close());
+    });
+    assert.equal(await address, `ws://${server.host}:${server.port}${expected}`, at);
+  }
+});
+
 test('markup from others is text', async () => {
   const evil = '<img src=x onerror="window.pwned = 1"><script>window.pwned = 1</script>';
   const a = await openPage(browser, server, { at: '/room/html' });
@@ -114,6 +134,7 @@ test('a page that was cut off comes back by itself and catches up', async () => 
   const b = await openPage(browser, wire, { at: '/room/cut' });
   await online(a.page);
   await online(b.page);
+  await call(b.page, 'carol');
   await say(a.page, 'first');
   await say(a.page, 'second');
   await b.page.locator('#log .said', { hasText: 'second' }).waitFor();
@@ -132,8 +153,9 @@ test('a page that was cut off comes back by itself and catches up', async () => 
   await b.page.locator('#log .said', { hasText: 'while you were out' }).waitFor();
   assert.ok(await b.page.locator('#banner').isHidden());
   assert.deepEqual(await b.page.locator('#log .said p').allTextContents(), ['first', 'second', 'while you were out']);
+  await b.page.locator('#people li', { hasText: 'carolyou' }).waitFor();
   await say(b.page, 'back again');
-  await a.page.locator('#log .said', { hasText: 'back again' }).waitFor();
+  await hears(a.page, 'back again', 'carol');
   // Chromium itself reports every connection that fails; the page may say nothing more.
   assert.deepEqual(b.complaints.filter(text => !text.startsWith('WebSocket connection to ')), []);
   assert.deepEqual(a.complaints, []);
@@ -183,7 +205,8 @@ test('a remembered name that somebody else holds is given up', async () => {
     socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
   }, { storageState: { cookies: [], origins: [{ origin: `http://${server.host}:${server.port}`, localStorage: [{ name: 'uproar.nick', value: 'alice' }] }] } });
   await hears(page, 'the name alice is taken');
-  assert.equal(await page.locator('#nick').inputValue(), 'User #7 (1)');
+  assert.equal(await page.locator('#nick').inputValue(), '');
+  assert.deepEqual(await names(page), ['User #7 (1)you', 'alice']);
   assert.equal(await page.locator('#log .mine').count(), 0);
   await context.close();
 });

@@ -19,22 +19,26 @@ export async function startServer() {
     if (server.exitCode === null && server.signalCode === null) server.kill('SIGTERM');
     await exited;
   };
+  let said = '';
+  let timer;
   const address = await new Promise((resolve, reject) => {
-    let said = '';
-    const timer = setTimeout(() => reject(new Error(`no "listening on" line within 20 s:\n${said}`)), 20_000);
+    timer = setTimeout(() => reject(new Error(`no "listening on" line within 20 s:\n${said}`)), 20_000);
     const hear = chunk => {
       // Colours of the log are no part of the line.
       said += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '');
       const found = /listening on (?:\w+:\/\/)?([\d.]+):(\d+)/.exec(said);
-      if (found) { clearTimeout(timer); resolve({ host: found[1], port: Number(found[2]) }); }
+      if (found) resolve({ host: found[1], port: Number(found[2]) });
     };
     server.stdout.on('data', hear);
     server.stderr.on('data', hear);
-    exited.then(([code]) => reject(new Error(`${binary} ended with code ${code}:\n${said}`)), reject);
-  }).catch(async error => {
+    exited.then(
+      ([code]) => reject(new Error(`${binary} ended with code ${code}:\n${said}`)),
+      error => reject(new Error(`${error.message}; build the server, or name it in UPROAR_BIN`)),
+    );
+  }).catch(error => {
     server.kill('SIGKILL');
     throw error;
-  });
+  }).finally(() => clearTimeout(timer));
   return { ...address, stop };
 }
 
