@@ -136,6 +136,12 @@ impl Assembly {
         &self.delivered
     }
 
+    /// Bytes allocated for payloads.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
+    }
+
     /// Consumes all of `input` into the incomplete header; a complete one would be longer.
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         let len = self.header_len + input.len();
@@ -153,6 +159,10 @@ impl Assembly {
         let is_whole = frame.received == len;
         if !is_whole {
             self.frame = Some(frame);
+            if frame.received == 0 {
+                // The payload may yet lie whole in the next input, and then the message does not begin here.
+                return Ok(None);
+            }
         }
         if opcode.is_control() {
             self.control.extend_from_slice(part);

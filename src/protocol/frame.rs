@@ -341,3 +341,63 @@ fn decode_len(short_len: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Failu
     }
     Ok(Some((len, rest)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 6455 §5.2 and §5.7
+    #[test]
+    fn headers_at_the_borders_of_their_forms() {
+        let cases: [(usize, &[u8]); 7] = [
+            (0, &[0x82, 0]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (256, &[0x82, 126, 1, 0]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+            (1 << 32, &[0x82, 127, 0, 0, 0, 1, 0, 0, 0, 0]),
+        ];
+        for (len, expected) in cases {
+            assert_eq!(encode_header(Opcode::Binary, true, false, len).as_bytes(), expected, "{len}");
+        }
+        assert_eq!(encode_header(Opcode::Text, false, true, 1).as_bytes(), [0x41, 1]);
+        assert_eq!(encode_header(Opcode::Continuation, true, false, 1).as_bytes(), [0x80, 1]);
+        assert_eq!(encode_header(Opcode::Pong, true, false, 125).as_bytes(), [0x8a, 125]);
+    }
+
+    // RFC 6455 §5.5
+    #[test]
+    #[should_panic(expected = "whole and short")]
+    fn a_long_control_frame_is_our_mistake() {
+        encode_header(Opcode::Ping, true, false, 126);
+    }
+
+    // RFC 6455 §5.5.1
+    #[test]
+    fn a_close_reason_is_cut_at_a_character() {
+        assert_eq!(close_payload(CloseCode::NORMAL, "").as_bytes(), [0x03, 0xe8]);
+        assert_eq!(close_payload(CloseCode::TRY_AGAIN, "lagged").as_bytes(), b"\x03\xf5lagged");
+        for (reason, kept) in [("a".repeat(123), 123), ("a".repeat(124), 123), ("é".repeat(80), 122)] {
+            let payload = close_payload(CloseCode::NORMAL, &reason);
+            assert_eq!(&payload.as_bytes()[2..], &reason.as_bytes()[..kept]);
+        }
+    }
+
+    // RFC 6455 §7.4.1
+    #[test]
+    #[should_panic(expected = "1006 must not stand in a close frame")]
+    fn a_reserved_close_code_is_our_mistake() {
+        close_payload(CloseCode(1006), "");
+    }
+
+    // RFC 6455 §5.5.1: what we send must be what we would accept, so every failure makes a valid close frame.
+    #[test]
+    fn failures_fit_in_a_close_frame() {
+        for failure in [Failure::RESERVED_BITS, Failure::TEXT, Failure::TOO_BIG, Failure::CLOSE_REASON] {
+            let payload = close_payload(failure.code, failure.reason);
+            let decoded = CloseFrame::decode(payload.as_bytes()).expect("a valid payload");
+            assert_eq!(decoded, Some(CloseFrame { code: failure.code, reason: failure.reason }));
+        }
+    }
+}

@@ -146,6 +146,7 @@ impl Protocol {
     /// True also while a request waits for its answer if its head came in parts.
     pub fn is_mid_item(&self) -> bool {
         match &self.state {
+            _ if self.is_discarding() => false,
             State::Http { head, .. } => head.is_some(),
             State::Open { assembly, .. } => assembly.is_some(),
             State::Discarding => false,
