@@ -1,6 +1,7 @@
 //! Frames and messages out of reads that cut them anywhere.
 
-use super::frame::{ClientHeader, CloseFrame, Context, Failure, Kind, MAX_CLIENT_HEADER_LEN, Opcode};
+use super::client_header::{ClientHeader, Context, MAX_CLIENT_HEADER_LEN};
+use super::frame::{CloseFrame, Failure, Kind, Opcode};
 use super::mask::{unmask, unmask_at};
 use super::{Limits, take_up_to};
 use simdutf8::{basic, compat};

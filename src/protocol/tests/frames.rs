@@ -217,6 +217,14 @@ fn fragments_over_the_limit_fail_at_the_header_that_exceeds_it() {
 }
 
 #[test]
+fn a_frame_cut_right_behind_its_header_leaves_no_message_open() {
+    let mut protocol = open();
+    let stream = Frame::new(1, "one").encode();
+    assert_eq!(feed_cut(&mut protocol, &stream, &[6], &Limits::default()), [text("one")]);
+    assert_eq!(feed(&mut protocol, &Frame::new(1, "two").encode(), &Limits::default()), [text("two")]);
+}
+
+#[test]
 fn what_is_announced_is_not_allocated() {
     let stream = Frame::new(2, vec![1; 100_000]).encode();
     let mut protocol = open();

@@ -118,7 +118,7 @@ fn header(b: &[u8], message: &Option<(Kind, Vec<u8>)>, max: usize) -> Result<Opt
         return Ok(None);
     }
     let (fin, opcode) = (b[0] >= 0x80, b[0] % 16);
-    let wrong_first = b[0] / 16 % 8 != 0
+    let wrong_first = b[0] & 0x70 != 0
         || (3..8).contains(&opcode)
         || opcode > 10
         || (opcode >= 8 && !fin)
