@@ -1,6 +1,7 @@
 //! Frames and messages out of reads that cut them anywhere.
 
-use super::frame::{ClientHeader, CloseFrame, Context, Failure, Kind, MAX_CLIENT_HEADER_LEN, Opcode};
+use super::client_header::{ClientHeader, Context, MAX_CLIENT_HEADER_LEN};
+use super::frame::{CloseFrame, Failure, Kind, Opcode};
 use super::mask::{unmask, unmask_at};
 use super::{Limits, take_up_to};
 use simdutf8::{basic, compat};
@@ -136,6 +137,12 @@ impl Assembly {
         &self.delivered
     }
 
+    /// Bytes allocated for payloads.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
+    }
+
     /// Consumes all of `input` into the incomplete header; a complete one would be longer.
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         let len = self.header_len + input.len();
@@ -153,6 +160,10 @@ impl Assembly {
         let is_whole = frame.received == len;
         if !is_whole {
             self.frame = Some(frame);
+            if frame.received == 0 {
+                // The payload may yet lie whole in the next input, and then the message does not begin here.
+                return Ok(None);
+            }
         }
         if opcode.is_control() {
             self.control.extend_from_slice(part);

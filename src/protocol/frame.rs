@@ -1,4 +1,4 @@
-//! Frames: opcodes, headers in both directions, close codes and close payloads. RFC 6455 §5.2, §5.5, §7.4
+//! What frames are made of: opcodes, the headers that a server sends, close codes and close payloads. RFC 6455 §5.2, §5.5, §7.4
 
 use simdutf8::compat::from_utf8;
 use std::fmt;
@@ -46,7 +46,7 @@ impl Opcode {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 
-    fn from_bits(bits: u8) -> Option<Self> {
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
         Some(match bits {
             0x0 => Self::Continuation,
             0x1 => Self::Text,
@@ -228,116 +228,89 @@ pub struct Failure {
 }
 
 impl Failure {
-    const RESERVED_BITS: Self = Self::protocol("a reserved bit is set, but no extension was negotiated");
-    const OPCODE: Self = Self::protocol("the opcode is reserved; it must be 0, 1, 2, 8, 9 or 10");
-    const UNMASKED: Self = Self::protocol("the frame is not masked; a client masks every frame");
-    const CONTROL_FRAGMENTED: Self = Self::protocol("a control frame is fragmented; it must be whole");
-    const CONTROL_LEN: Self = Self::protocol("a control frame is longer than 125 bytes");
-    const LEN_NOT_MINIMAL: Self = Self::protocol("the payload length is not in its shortest form");
-    const LEN_HIGH_BIT: Self = Self::protocol("the highest bit of the payload length is set");
+    pub(super) const RESERVED_BITS: Self =
+        Self::protocol("a reserved bit is set, but no extension was negotiated");
+    pub(super) const OPCODE: Self = Self::protocol("the opcode is reserved; it must be 0, 1, 2, 8, 9 or 10");
+    pub(super) const UNMASKED: Self = Self::protocol("the frame is not masked; a client masks every frame");
+    pub(super) const CONTROL_FRAGMENTED: Self =
+        Self::protocol("a control frame is fragmented; it must be whole");
+    pub(super) const CONTROL_LEN: Self = Self::protocol("a control frame is longer than 125 bytes");
+    pub(super) const LEN_NOT_MINIMAL: Self = Self::protocol("the payload length is not in its shortest form");
+    pub(super) const LEN_HIGH_BIT: Self = Self::protocol("the highest bit of the payload length is set");
     pub(super) const NOTHING_TO_CONTINUE: Self =
         Self::protocol("a continuation without a message that it continues");
-    const MESSAGE_INTERRUPTED: Self = Self::protocol("a new message within an unfinished fragmented one");
-    const CLOSE_OF_ONE_BYTE: Self = Self::protocol("a close frame of one byte; a close code has two");
+    pub(super) const MESSAGE_INTERRUPTED: Self =
+        Self::protocol("a new message within an unfinished fragmented one");
+    pub(super) const CLOSE_OF_ONE_BYTE: Self =
+        Self::protocol("a close frame of one byte; a close code has two");
     const CLOSE_CODE: Self = Self::protocol("the close code is one that must not be sent");
     const CLOSE_REASON: Self = Self { code: CloseCode::INVALID, reason: "the close reason is not UTF-8" };
-    const TOO_BIG: Self =
+    pub(super) const TOO_BIG: Self =
         Self { code: CloseCode::TOO_BIG, reason: "the message is longer than this server accepts" };
     pub(super) const TEXT: Self = Self { code: CloseCode::INVALID, reason: "the text message is not UTF-8" };
 
     const fn protocol(reason: &'static str) -> Self {
+        assert!(reason.len() <= MAX_CONTROL_LEN - 2, "a reason must fit in a close frame");
         Self { code: CloseCode::PROTOCOL, reason }
     }
 }
 
-/// The most bytes of a header sent by a client.
-pub(super) const MAX_CLIENT_HEADER_LEN: usize = MAX_HEADER_LEN + 4;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The decoded header of a frame sent by a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClientHeader {
-    pub(super) fin: bool,
-    pub(super) opcode: Opcode,
-    pub(super) key: [u8; 4],
-    /// Bytes of payload; no more than the limits allow.
-    pub(super) len: usize,
-}
-
-/// What a header is judged by besides its own bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Context {
-    /// Whether a fragmented message is unfinished.
-    pub(super) in_message: bool,
-    /// Bytes that the message may still grow by.
-    pub(super) room: usize,
-}
-
-impl ClientHeader {
-    /// Decodes the header that `bytes` begins with, and tells its length; `None` when it is incomplete.
-    ///
-    /// Every byte is judged as soon as it is there, so that what is wrong does not depend on how the bytes
-    /// were cut into reads.
-    pub(super) fn decode(bytes: &[u8], context: Context) -> Result<Option<(Self, usize)>, Failure> {
-        let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
-        let fin = first & 0x80 != 0;
-        let opcode = decode_first(first, context)?;
-        let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
-        // RFC 6455 §5.1
-        if second & 0x80 == 0 {
-            return Err(Failure::UNMASKED);
+    // RFC 6455 §5.2 and §5.7
+    #[test]
+    fn headers_at_the_borders_of_their_forms() {
+        let cases: [(usize, &[u8]); 7] = [
+            (0, &[0x82, 0]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (256, &[0x82, 126, 1, 0]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+            (1 << 32, &[0x82, 127, 0, 0, 0, 1, 0, 0, 0, 0]),
+        ];
+        for (len, expected) in cases {
+            assert_eq!(encode_header(Opcode::Binary, true, false, len).as_bytes(), expected, "{len}");
         }
-        let short_len = second & 0x7f;
-        // RFC 6455 §5.5
-        if opcode.is_control() && usize::from(short_len) > MAX_CONTROL_LEN {
-            return Err(Failure::CONTROL_LEN);
-        }
-        if opcode == Opcode::Close && short_len == 1 {
-            return Err(Failure::CLOSE_OF_ONE_BYTE);
-        }
-        let Some((len, rest)) = decode_len(short_len, rest)? else { return Ok(None) };
-        let len = match usize::try_from(len) {
-            Ok(len) if opcode.is_control() || len <= context.room => len,
-            _ => return Err(Failure::TOO_BIG),
-        };
-        let Some((&key, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Self { fin, opcode, key, len }, bytes.len() - rest.len())))
+        assert_eq!(encode_header(Opcode::Text, false, true, 1).as_bytes(), [0x41, 1]);
+        assert_eq!(encode_header(Opcode::Continuation, true, false, 1).as_bytes(), [0x80, 1]);
+        assert_eq!(encode_header(Opcode::Pong, true, false, 125).as_bytes(), [0x8a, 125]);
     }
-}
 
-fn decode_first(byte: u8, context: Context) -> Result<Opcode, Failure> {
-    // RFC 6455 §5.2
-    if byte & 0x70 != 0 {
-        return Err(Failure::RESERVED_BITS);
+    // RFC 6455 §5.5
+    #[test]
+    #[should_panic(expected = "whole and short")]
+    fn a_long_control_frame_is_our_mistake() {
+        encode_header(Opcode::Ping, true, false, 126);
     }
-    let fin = byte & 0x80 != 0;
-    // RFC 6455 §5.4 and §5.5
-    match Opcode::from_bits(byte & 0x0f).ok_or(Failure::OPCODE)? {
-        Opcode::Close | Opcode::Ping | Opcode::Pong if !fin => Err(Failure::CONTROL_FRAGMENTED),
-        Opcode::Continuation if !context.in_message => Err(Failure::NOTHING_TO_CONTINUE),
-        Opcode::Text | Opcode::Binary if context.in_message => Err(Failure::MESSAGE_INTERRUPTED),
-        opcode => Ok(opcode),
-    }
-}
 
-/// Decodes the extended payload length, and gives what follows it. RFC 6455 §5.2
-fn decode_len(short_len: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Failure> {
-    let (len, rest, least) = match short_len {
-        126 => {
-            let Some((len, rest)) = bytes.split_first_chunk() else { return Ok(None) };
-            (u64::from(u16::from_be_bytes(*len)), rest, 126)
+    // RFC 6455 §5.5.1
+    #[test]
+    fn a_close_reason_is_cut_at_a_character() {
+        assert_eq!(close_payload(CloseCode::NORMAL, "").as_bytes(), [0x03, 0xe8]);
+        assert_eq!(close_payload(CloseCode::TRY_AGAIN, "lagged").as_bytes(), b"\x03\xf5lagged");
+        for (reason, kept) in [("a".repeat(123), 123), ("a".repeat(124), 123), ("é".repeat(80), 122)] {
+            let payload = close_payload(CloseCode::NORMAL, &reason);
+            assert_eq!(&payload.as_bytes()[2..], &reason.as_bytes()[..kept]);
         }
-        127 => {
-            // The first byte is enough to see that bit, and it is judged before the rest has come.
-            if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
-                return Err(Failure::LEN_HIGH_BIT);
-            }
-            let Some((len, rest)) = bytes.split_first_chunk() else { return Ok(None) };
-            (u64::from_be_bytes(*len), rest, 0x1_0000)
-        }
-        _ => (u64::from(short_len), bytes, 0),
-    };
-    if len < least {
-        return Err(Failure::LEN_NOT_MINIMAL);
     }
-    Ok(Some((len, rest)))
+
+    // RFC 6455 §7.4.1
+    #[test]
+    #[should_panic(expected = "1006 must not stand in a close frame")]
+    fn a_reserved_close_code_is_our_mistake() {
+        close_payload(CloseCode(1006), "");
+    }
+
+    // RFC 6455 §5.5.1: what we send must be what we would accept, so every failure makes a valid close frame.
+    #[test]
+    fn failures_fit_in_a_close_frame() {
+        for failure in [Failure::RESERVED_BITS, Failure::TEXT, Failure::TOO_BIG, Failure::CLOSE_REASON] {
+            let payload = close_payload(failure.code, failure.reason);
+            let decoded = CloseFrame::decode(payload.as_bytes()).expect("a valid payload");
+            assert_eq!(decoded, Some(CloseFrame { code: failure.code, reason: failure.reason }));
+        }
+    }
 }

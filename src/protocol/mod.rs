@@ -5,6 +5,7 @@
 //! messages and control frames, until one of the two sides closes or the client breaks a rule.
 
 mod assembly;
+mod client_header;
 pub mod frame;
 mod handshake;
 pub mod mask;
@@ -59,6 +60,31 @@ pub enum Event<'a> {
 }
 
 /// One connection's state. It holds heap memory only while a head, frame or message is incomplete.
+///
+/// ```
+/// use uproar::protocol::{Event, Limits, Protocol, response};
+///
+/// let mut read = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+/// let (mut protocol, limits, mut out) = (Protocol::new(), Limits::default(), Vec::new());
+/// let mut input = &mut read[..];
+/// while let Some(event) = protocol.next(&mut input, &limits) {
+///     match event {
+///         Event::Request(request) => match request.upgrade {
+///             Some(accept) => {
+///                 response::switching_protocols(&accept, &mut out);
+///                 protocol.upgrade();
+///             }
+///             None => {
+///                 response::respond(response::Status::Ok, &[], "text/plain", b"hi", request.is_head(), &mut out);
+///                 protocol.discard();
+///             }
+///         },
+///         Event::Refused(refusal) => refusal.respond(&mut out),
+///         _ => {}
+///     }
+/// }
+/// assert!(out.starts_with(b"HTTP/1.1 200 OK\r\n") && protocol.is_discarding());
+/// ```
 #[derive(Debug)]
 pub struct Protocol {
     state: State,
@@ -146,6 +172,7 @@ impl Protocol {
     /// True also while a request waits for its answer if its head came in parts.
     pub fn is_mid_item(&self) -> bool {
         match &self.state {
+            _ if self.is_discarding() => false,
             State::Http { head, .. } => head.is_some(),
             State::Open { assembly, .. } => assembly.is_some(),
             State::Discarding => false,
