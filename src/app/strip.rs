@@ -20,16 +20,16 @@ pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
             kept.push_str(&String::from_utf8_lossy(&bytes));
         }
     }
-    // What stood around a tag may form another one: `<<b>script>`.
-    let mut stripped = String::with_capacity(kept.len());
-    let mut rest = kept.chars().peekable();
-    while let Some(char) = rest.next() {
-        let begins_tag = rest.peek().is_some_and(|next| next.is_ascii_alphabetic() || "/!?".contains(*next));
-        if char != '<' || !begins_tag {
+    // What stood around a tag may form another one: `<<b>script>`. From the end, so that what follows a `<` is
+    // what is kept.
+    let mut stripped: Vec<char> = Vec::with_capacity(kept.len());
+    for char in kept.chars().rev() {
+        let begins_tag = |next: &char| next.is_ascii_alphabetic() || "/!?".contains(*next);
+        if char != '<' || !stripped.last().is_some_and(begins_tag) {
             stripped.push(char);
         }
     }
-    Cow::Owned(stripped)
+    Cow::Owned(stripped.iter().rev().collect())
 }
 
 #[cfg(test)]
