@@ -172,5 +172,9 @@ pub(super) fn read(mut client: &TcpStream, len: usize) -> Vec<u8> {
 
 /// Bytes whose value depends on the position, so that lost or swapped pieces show.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+    // The length is a prime, so that no power of two is a period; copying is what makes long ones fast.
+    let block: Vec<u8> = (0..65_521_usize).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let mut bytes = block.repeat(len.div_ceil(block.len()));
+    bytes.truncate(len);
+    bytes
 }
