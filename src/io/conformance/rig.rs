@@ -154,6 +154,18 @@ impl<B: Backend> Rig<B> {
         }
     }
 
+    /// Fails when the backend does not wait although nothing is to be done. One that waits comes back twice in
+    /// this time, or a few times more; one that spins, thousands of times.
+    pub(super) fn rests(&mut self) {
+        let (start, mut polls) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(60) {
+            self.poll(Some(Duration::from_millis(30)));
+            polls += 1;
+        }
+        assert!(polls < 20, "{polls} polls in no time");
+        assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
+    }
+
     /// Fails when an event came that no wait has taken, in a few more turns than a late one would need.
     pub(super) fn nothing_more(&mut self) {
         for _ in 0..10 {
