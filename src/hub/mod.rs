@@ -354,6 +354,9 @@ impl Hub {
             log.append(&[frame]);
         }
         self.rooms[id].start(log, self.options.history_bytes);
+        if self.rooms[id].members.is_empty() {
+            return self.maybe_forget(id);
+        }
         self.appended(id);
     }
 
@@ -584,10 +587,11 @@ impl Hub {
         self.maybe_forget(seat.room);
     }
 
-    /// A room without members is kept only at home, and only for its history.
+    /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
+    /// comes, so that no later subscription takes it for its own.
     fn maybe_forget(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
-        if !room.members.is_empty() {
+        if !room.members.is_empty() || !room.live {
             return;
         }
         room.used_ms = self.now_ms;
