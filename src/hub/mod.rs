@@ -572,8 +572,11 @@ impl Hub {
     /// Gives up a seat that was taken off the client's list; what is `owed` moves to its outbox.
     fn leave_seat(&mut self, slot: Slot, seat: Seat, owed: bool) {
         while owed {
-            let Visit::Send(_, span, _) = self.rooms[seat.room].take(seat.index as usize) else { break };
-            self.outbox(slot).push(span);
+            match self.rooms[seat.room].take(seat.index as usize) {
+                Visit::Send(_, span, _) => self.outbox(slot).push(span),
+                Visit::Lagged(slot, missed) => self.lagged.push_back(Lagged { slot, missed }),
+                Visit::Nothing | Visit::Over => break,
+            }
         }
         let room = &mut self.rooms[seat.room];
         let clients = &mut self.clients;
