@@ -16,6 +16,8 @@ mod log;
 mod outbox;
 mod room;
 mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
