@@ -27,7 +27,8 @@ pub(super) fn encode_key(nonce: [u8; 16]) -> String {
 
 /// What a server must answer to `key` (RFC 6455 §4.2.2).
 pub(super) fn accept_for(key: &str) -> String {
-    let digest = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     BASE64_STANDARD.encode(digest)
 }
 
@@ -149,8 +150,11 @@ mod tests {
     fn a_refusal_shows_its_status_and_body() {
         let text = b"HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\nno room";
         assert_eq!(read_response(&text[..text.len() - 1], ACCEPT, false), Ok(Answer::NeedsMore));
-        let refused =
-            ProtocolError::Refused { status: 404, reason: "Not Found".to_owned(), body: "no room".to_owned() };
+        let refused = ProtocolError::Refused {
+            status: 404,
+            reason: "Not Found".to_owned(),
+            body: "no room".to_owned(),
+        };
         assert_eq!(read_response(text, ACCEPT, false), Err(refused));
         let unmeasured = b"HTTP/1.1 503 Busy\r\n\r\nlater";
         assert_eq!(read_response(unmeasured, ACCEPT, false), Ok(Answer::NeedsMore));

@@ -43,8 +43,8 @@ pub struct Step<'a> {
 /// What the server did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// It needs so many bytes more at the least, behind those not consumed.
-    NeedsMore(usize),
+    /// Nothing until more bytes have come behind those not consumed.
+    NeedsMore,
     /// It accepted the handshake.
     Opened,
     /// It sent a part of a message, or a pong; nothing to do.
@@ -68,7 +68,9 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// It answered the handshake with something else than 101.
-    #[error("the handshake was answered {status} {reason}: {body:?}; check the path of --url and the server's limits")]
+    #[error(
+        "the handshake was answered {status} {reason}: {body:?}; check the path of --url and the server's limits"
+    )]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -139,11 +141,11 @@ impl Client {
     /// front of the next read. After an error or [`Event::Closed`] everything else is discarded.
     pub fn next<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, ProtocolError> {
         if self.closed {
-            return Ok(Step { consumed: input.len(), event: Event::NeedsMore(1) });
+            return Ok(Step { consumed: input.len(), event: Event::NeedsMore });
         }
         if let Some(accept) = &self.expected_accept {
             return Ok(match handshake::read_response(input, accept, false)? {
-                Answer::NeedsMore => Step { consumed: 0, event: Event::NeedsMore(1) },
+                Answer::NeedsMore => Step { consumed: 0, event: Event::NeedsMore },
                 Answer::Accepted(consumed) => {
                     self.expected_accept = None;
                     Step { consumed, event: Event::Opened }
@@ -151,7 +153,7 @@ impl Client {
             });
         }
         match frame::decode(input, MAX_MESSAGE)? {
-            Decoded::NeedsMore(missing) => Ok(Step { consumed: 0, event: Event::NeedsMore(missing) }),
+            Decoded::NeedsMore => Ok(Step { consumed: 0, event: Event::NeedsMore }),
             Decoded::Frame(frame) => {
                 let consumed = frame.frame_len;
                 Ok(Step { consumed, event: self.handle_frame(frame)? })

@@ -30,7 +30,7 @@ fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
                     seen.push(format!("{error:?}"));
                     return seen;
                 }
-                Ok(Step { consumed, event: Event::NeedsMore(_) }) => {
+                Ok(Step { consumed, event: Event::NeedsMore }) => {
                     done += consumed;
                     break;
                 }
