@@ -87,7 +87,7 @@ impl Ledger {
     /// Counts an intact message and how it stands in its stream.
     pub(crate) fn received(&mut self, arrival: Arrival, order: Order, now: u64) {
         match order {
-            Order::InOrder | Order::AfterGap => {}
+            Order::Next | Order::AfterGap => {}
             Order::Late => self.counts.reordered += 1,
             Order::Duplicate => {
                 self.counts.duplicated += 1;

@@ -35,7 +35,7 @@ pub(crate) struct PerConnection {
 impl Snapshot {
     pub(crate) fn take(server: Option<&Server>, generator: Memory) -> Self {
         Self {
-            server: server.map_or(Memory::default(), Server::memory),
+            server: server.map_or_else(Memory::default, Server::memory),
             generator: memory("self").plus(generator),
             slab: field_kib("/proc/meminfo", "Slab:").unwrap_or(0),
             socket_buffers: socket_buffers().unwrap_or(0),

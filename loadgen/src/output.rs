@@ -64,7 +64,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         ),
     );
     if let Some(server) = &outcome.server {
-        let per_message = server.cpu_us_per_message.map_or("-".to_owned(), |us| format!("{us:.3}"));
+        let per_message = server.cpu_us_per_message.map_or_else(|| "-".to_owned(), |us| format!("{us:.3}"));
         line(
             "server",
             format!(

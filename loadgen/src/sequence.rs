@@ -7,7 +7,7 @@ use std::ops::Range;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// It is the next one.
-    InOrder,
+    Next,
     /// Some before it have not come (yet).
     AfterGap,
     /// It was missing, and comes after a later one.
@@ -38,15 +38,10 @@ impl Sequences {
         }
         *next = sequence + 1;
         if sequence == expected {
-            return Order::InOrder;
+            return Order::Next;
         }
         self.gaps.entry(stream).or_default().push(expected..sequence);
         Order::AfterGap
-    }
-
-    /// The number after the highest that has come.
-    pub(crate) fn next(&self, stream: usize) -> u32 {
-        self.next[stream]
     }
 
     /// How many of the first `sent` messages of `stream` have not come.
@@ -82,7 +77,7 @@ mod tests {
         let next = highest.map_or(0, |highest| highest + 1);
         match sequence.cmp(&next) {
             std::cmp::Ordering::Less => Order::Late,
-            std::cmp::Ordering::Equal => Order::InOrder,
+            std::cmp::Ordering::Equal => Order::Next,
             std::cmp::Ordering::Greater => Order::AfterGap,
         }
     }

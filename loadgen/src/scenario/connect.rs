@@ -76,7 +76,7 @@ impl Traffic for Connect {
 
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         let arrival = Arrival { sender: 0, sequence: 0, due_ns: self.due_ns[slot] };
-        self.ledger.received(arrival, Order::InOrder, now);
+        self.ledger.received(arrival, Order::Next, now);
         self.ledger.last_ns = now;
         self.closing[slot] = true;
         connections.close(slot);

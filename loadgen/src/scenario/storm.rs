@@ -137,7 +137,7 @@ impl Storm {
         }
         *word |= bit;
         self.received += 1;
-        Order::InOrder
+        Order::Next
     }
 }
 
