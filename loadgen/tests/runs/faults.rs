@@ -1,8 +1,6 @@
 //! Every fault of a server is caught: the run fails and says which fault it was.
 
-mod common;
-
-use common::{Fault, Mode, loadgen, serve};
+use crate::server::{Fault, Mode, loadgen, serve};
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! Every scenario against a server that does everything right.
 
-mod common;
-
-use common::{Fault, Mode, loadgen, serve};
+use crate::server::{Fault, Mode, loadgen, serve};
 use serde_json::Value;
 
 fn passes(mode: Mode, name: &str, arguments: &str) -> Value {
