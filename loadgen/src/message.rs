@@ -103,12 +103,13 @@ impl Messages {
 }
 
 fn read_stamp(header: &[u8]) -> Option<Stamp> {
-    let stamp = Stamp {
-        sender: read_number(&header[SENDER_AT..SEQUENCE_AT])? as u32,
-        sequence: u32::try_from(read_number(&header[SEQUENCE_AT..TIME_AT])?).ok()?,
-        time_ns: read_number(&header[TIME_AT..CHECK_AT])?,
-    };
-    (read_number(&header[CHECK_AT..])? == check(stamp)).then_some(stamp)
+    let (sender, sender_faults) = read_number(&header[SENDER_AT..SEQUENCE_AT]);
+    let (sequence, sequence_faults) = read_number(&header[SEQUENCE_AT..TIME_AT]);
+    let (time_ns, time_faults) = read_number(&header[TIME_AT..CHECK_AT]);
+    let (sum, sum_faults) = read_number(&header[CHECK_AT..HEADER_LEN]);
+    let stamp = Stamp { sender: sender as u32, sequence: u32::try_from(sequence).ok()?, time_ns };
+    let is_clean = (sender_faults | sequence_faults | time_faults | sum_faults) & 0x80 == 0;
+    (is_clean && sum == check(stamp)).then_some(stamp)
 }
 
 /// Eighteen bits that depend on every bit of the stamp.
@@ -126,10 +127,11 @@ fn write_number(places: &mut [u8], mut number: u64) {
     }
 }
 
-fn read_number(places: &[u8]) -> Option<u64> {
-    places.iter().try_fold(0, |number, &place| {
+/// Reads what [`write_number`] wrote; bit 7 of the second value is set if one of the places is no digit.
+fn read_number(places: &[u8]) -> (u64, u8) {
+    places.iter().fold((0, 0), |(number, faults), &place| {
         let value = VALUES[usize::from(place)];
-        (value < 64).then_some(number << 6 | u64::from(value))
+        (number << 6 | u64::from(value & 63), faults | value)
     })
 }
 

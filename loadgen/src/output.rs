@@ -55,7 +55,14 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         line("rounds", format!("{:.2}/s; {}", rounds.per_second, milliseconds(&rounds.time)));
     }
     line("latency", milliseconds(&outcome.latency));
-    line("sent late by", milliseconds(&outcome.send_lag));
+    let has_schedule = match outcome.scenario {
+        Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
+        Scenario::Broadcast { .. } => true,
+        Scenario::Storm | Scenario::Idle => false,
+    };
+    if has_schedule {
+        line("sent late by", milliseconds(&outcome.send_lag));
+    }
     line(
         "messages",
         format!(
