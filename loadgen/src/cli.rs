@@ -60,6 +60,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// One process of several that share the connections; the first one starts it.
+    #[command(hide = true)]
+    Helper,
 }
 
 /// What all scenarios have in common.
@@ -113,9 +116,10 @@ pub(crate) struct RunOptions {
 }
 
 impl Command {
-    /// The scenario and its options.
-    pub(crate) fn scenario(self) -> (Scenario, RunOptions) {
-        match self {
+    /// The scenario and its options; nothing for a helper.
+    pub(crate) fn scenario(self) -> Option<(Scenario, RunOptions)> {
+        Some(match self {
+            Self::Helper => return None,
             Self::Echo { pipeline, rate, options } => (Scenario::Echo { pipeline, rate }, options),
             Self::Broadcast { publishers, rate, options } => {
                 (Scenario::Broadcast { publishers, rate }, options)
@@ -123,7 +127,7 @@ impl Command {
             Self::Storm { options } => (Scenario::Storm, options),
             Self::Idle { options } => (Scenario::Idle, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
-        }
+        })
     }
 }
 

@@ -2,25 +2,25 @@
 
 use crate::cli::RunOptions;
 use crate::clock::{SECOND_NS, now_ns};
+use crate::crew::Crew;
 use crate::memory::Snapshot;
 use crate::outcome::{Circumstances, Outcome};
-use crate::plan::{Command, Plan, Report, Scenario, Share, Window};
-use crate::procfs::{CpuUse, Memory, Server};
+use crate::plan::{Command, Plan, Report, Scenario, Window};
+use crate::procfs::{CpuUse, Server};
 use crate::progress::Progress;
-use crate::scenario::storm::Barrier;
 use crate::target::Target;
 use crate::totals::{Times, Totals};
-use crate::worker::{self, Link};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 /// Descriptors that are not connections: the standard streams, the workers' epoll sets and timers, files.
-const OTHER_DESCRIPTORS: usize = 64;
+const OTHER_DESCRIPTORS: usize = 500;
+/// A storm's workers meet in memory, so it has one process; this many send 225 million messages a round.
+const MAX_STORM: usize = 15_000;
 /// Time for all workers to hear of the start, in nanoseconds.
 const START_DELAY_NS: u64 = SECOND_NS / 20;
 
@@ -44,41 +44,21 @@ pub(crate) fn run(
     interrupt: &AtomicBool,
 ) -> Result<(Outcome, Times), RunError> {
     let plan = plan(scenario, options).map_err(RunError::Options)?;
-    check_descriptors(options).map_err(RunError::Options)?;
+    let per_process = connections_per_process().map_err(RunError::Options)?;
     let server = match options.server_pid {
         Some(pid) => Some(Server::with_pid(pid).map_err(RunError::Options)?),
         None => Server::listening_on(plan.target.port()),
     };
-    let workers = options.threads.min(options.connections);
-    let (sender, reports) = channel();
-    let barrier = Arc::new(Barrier::default());
-    let before = Snapshot::take(server.as_ref(), Memory::default());
-    let links = Share::divide(options.connections, workers)
-        .into_iter()
-        .map(|share| worker::start(&plan, share, barrier.clone(), sender.clone()))
-        .collect::<io::Result<Vec<Link>>>()?;
-    drop(sender);
-    let progress = Progress::new(workers, options.quiet);
-    let run = Run {
-        scenario,
-        options,
-        interrupt,
-        links,
-        reports,
-        progress,
-        server,
-        told_stop: false,
-        stop_ns: None,
-    };
-    run.lead(&before)
+    let crew = Crew::start(&plan, options.threads, per_process)?;
+    let progress = Progress::new(crew.len(), options.quiet);
+    Run { scenario, options, interrupt, crew, progress, server, told_stop: false, stop_ns: None }.lead()
 }
 
 struct Run<'a> {
     scenario: Scenario,
     options: &'a RunOptions,
     interrupt: &'a AtomicBool,
-    links: Vec<Link>,
-    reports: Receiver<Report>,
+    crew: Crew,
     progress: Progress,
     server: Option<Server>,
     told_stop: bool,
@@ -87,8 +67,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn lead(mut self, before: &Snapshot) -> Result<(Outcome, Times), RunError> {
+    fn lead(mut self) -> Result<(Outcome, Times), RunError> {
         let mut seen = Circumstances::default();
+        self.gather(|report| matches!(report, Report::Started))?;
+        let before = self.snapshot();
         let began = now_ns();
         let population = self.open_all()?;
         seen.ramp_seconds = (now_ns() - began) as f64 / 1e9;
@@ -97,8 +79,8 @@ impl Run<'_> {
         if (population > 0 || connects) && self.stop_ns.is_none() {
             if self.scenario == Scenario::Idle {
                 self.hold()?;
-                let after = Snapshot::take(self.server.as_ref(), Memory::default());
-                seen.bytes_per_connection = Some(after.per_connection(before, population));
+                let after = self.snapshot();
+                seen.bytes_per_connection = Some(after.per_connection(&before, population));
             }
             sent = self.traffic(population, &mut seen)?;
         }
@@ -117,15 +99,31 @@ impl Run<'_> {
     /// Waits until every worker has opened its connections; says how many are open.
     fn open_all(&mut self) -> Result<usize, RunError> {
         self.progress.enter("connecting");
+        self.crew.tell(&Command::Open);
         let mut population = 0;
-        let mut waiting = self.links.len();
-        while waiting > 0 {
-            if let Some(Report::Ready { open }) = self.next_report(None, 0.0)? {
+        self.gather(|report| match report {
+            Report::Ready { open } => {
                 population += open;
+                true
+            }
+            _ => false,
+        })?;
+        Ok(population)
+    }
+
+    /// Waits until every worker has sent the report that `is_wanted` recognises.
+    fn gather(&mut self, mut is_wanted: impl FnMut(Report) -> bool) -> Result<(), RunError> {
+        let mut waiting = self.crew.len();
+        while waiting > 0 {
+            if self.next_report(None, 0.0)?.is_some_and(&mut is_wanted) {
                 waiting -= 1;
             }
         }
-        Ok(population)
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::take(self.server.as_ref(), self.crew.memory())
     }
 
     /// Lets the connections idle for the duration.
@@ -142,13 +140,13 @@ impl Run<'_> {
     /// Runs the traffic and reads the server's meters at the edges of the window; says what was sent.
     fn traffic(&mut self, population: usize, seen: &mut Circumstances) -> Result<Vec<u32>, RunError> {
         let window = self.window(population);
-        self.tell(&Command::Start(window));
+        self.crew.tell(&Command::Start(window));
         let length = (window.end_ns - window.start_ns).max(1) as f64;
         let cpu = |server: &Option<Server>| server.as_ref().map(Server::cpu);
         let mut first: Option<CpuUse> = None;
         let mut last: Option<CpuUse> = None;
         let mut sent = Vec::new();
-        let mut waiting = self.links.len();
+        let mut waiting = self.crew.len();
         while waiting > 0 {
             let now = now_ns();
             if first.is_none() && now >= window.measure_ns {
@@ -181,15 +179,15 @@ impl Run<'_> {
     /// Has the workers wait for the last messages, and adds up what they found.
     fn collect(&mut self, sent: Vec<u32>) -> Result<Totals, RunError> {
         self.progress.enter("last messages");
-        self.tell(&Command::Finish(sent));
+        self.crew.tell(&Command::Finish(sent));
         let mut totals = Totals::default();
-        let mut waiting = self.links.len();
-        while waiting > 0 {
-            if let Some(Report::Done(part)) = self.next_report(None, 1.0)? {
+        self.gather(|report| match report {
+            Report::Done(part) => {
                 totals.add(*part);
-                waiting -= 1;
+                true
             }
-        }
+            _ => false,
+        })?;
         Ok(totals)
     }
 
@@ -208,10 +206,10 @@ impl Run<'_> {
         if self.interrupt.load(Ordering::Relaxed) && !self.told_stop {
             self.told_stop = true;
             self.stop_ns = Some(now_ns());
-            self.tell(&Command::Stop);
+            self.crew.tell(&Command::Stop);
         }
         let left_ns = until_ns.map_or(u64::MAX, |until| until.saturating_sub(now_ns()));
-        match self.reports.recv_timeout(Duration::from_nanos(left_ns.min(SECOND_NS / 10))) {
+        match self.crew.reports.recv_timeout(Duration::from_nanos(left_ns.min(SECOND_NS / 10))) {
             Ok(Report::Tick(tick)) => self.progress.add(&tick),
             Ok(Report::Broken(reason)) => return Err(RunError::Worker(reason)),
             Ok(report) => return Ok(Some(report)),
@@ -222,12 +220,6 @@ impl Run<'_> {
         }
         self.progress.show(fraction);
         Ok(None)
-    }
-
-    fn tell(&self, command: &Command) {
-        for link in &self.links {
-            link.send(command.clone());
-        }
     }
 }
 
@@ -243,6 +235,9 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     {
         return Err(format!("--publishers {publishers} is more than --connections {}", options.connections));
     }
+    if scenario == Scenario::Storm && options.connections > MAX_STORM {
+        return Err(format!("a storm of more than {MAX_STORM} connections would never end its first round"));
+    }
     Ok(Plan {
         target,
         scenario,
@@ -252,7 +247,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         epoch_ns: now_ns(),
         timeout_ns: nanos(options.connect_timeout),
         grace_ns: nanos(options.grace),
-        in_flight: options.in_flight.div_ceil(options.threads),
+        in_flight: options.in_flight,
     })
 }
 
@@ -266,20 +261,17 @@ fn ports_per_destination() -> usize {
     }
 }
 
-/// Raises the soft limit to the hard one, and says what to do if that is not enough.
-fn check_descriptors(options: &RunOptions) -> Result<(), String> {
+/// Raises the soft limit of descriptors to the hard one; says how many connections a process can have.
+fn connections_per_process() -> Result<usize, String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| error.to_string())?;
     }
-    let needed = options.connections + 3 * options.threads + OTHER_DESCRIPTORS;
-    if needed as u64 > hard {
-        return Err(format!(
-            "{} connections need {needed} descriptors, and the hard limit is {hard}; raise it with `ulimit -Hn`",
-            options.connections
-        ));
+    let room = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    if room == 0 {
+        return Err(format!("the hard limit of {hard} descriptors is too low; raise it with `ulimit -Hn`"));
     }
-    Ok(())
+    Ok(room)
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -1,8 +1,8 @@
 //! A load generator for WebSocket servers that checks every message it gets back.
 //!
 //! ```text
-//! cli ─▶ coordinator ─▶ worker ─▶ population ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                        └─▶ connections ─▶ net, ws
+//! cli ─▶ coordinator ─▶ crew ─▶ worker ─▶ population ─▶ scenario::* ─▶ ledger, pace, sequence, message
+//!            │                                └─▶ connections ─▶ net, ws
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
 //! The [`coordinator`] and its workers share nothing but the messages in [`plan`].
@@ -11,6 +11,7 @@ mod cli;
 mod clock;
 mod connections;
 mod coordinator;
+mod crew;
 mod end;
 mod ledger;
 mod memory;
@@ -52,8 +53,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: cli::Cli) -> Result<bool, String> {
+    let Some((scenario, options)) = cli.command.scenario() else {
+        return crew::help().map(|()| true).map_err(|error| format!("a helper process failed: {error}"));
+    };
     let interrupt = interrupt_flag().map_err(|error| format!("signals cannot be caught: {error}"))?;
-    let (scenario, options) = cli.command.scenario();
     let (outcome, latency) =
         coordinator::run(scenario, &options, &interrupt).map_err(|error| error.to_string())?;
     print!("{}", output::text(&outcome));

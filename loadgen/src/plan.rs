@@ -61,6 +61,8 @@ pub(crate) struct Window {
 /// From the coordinator to a worker, in this order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Command {
+    /// Open the connections.
+    Open,
     /// The traffic begins.
     Start(Window),
     /// Stop early; may come at any time.
@@ -72,6 +74,8 @@ pub(crate) enum Command {
 /// From a worker to the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// The worker is there and has all its memory.
+    Started,
     /// So many connections are open and the others have failed.
     Ready { open: usize },
     /// What happened since the last one.

@@ -40,6 +40,8 @@ pub(crate) struct Population<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// The worker is idle until it is told to open.
+    Wait,
     /// Connections are opened.
     Ramp,
     /// All are open; nothing is sent.
@@ -58,7 +60,7 @@ impl<T: Traffic> Population<T> {
         Self {
             share,
             traffic,
-            stage: Stage::Ramp,
+            stage: Stage::Wait,
             in_flight: plan.in_flight,
             grace_ns: plan.grace_ns,
             ramp_count: if matches!(plan.scenario, Scenario::Connect { .. }) { 0 } else { share.count },
@@ -81,6 +83,7 @@ impl<T: Traffic> Population<T> {
         mut connections: Connections,
         commands: &Receiver<Command>,
     ) -> io::Result<()> {
+        self.report(Report::Started);
         while self.stage != Stage::Over {
             match commands.try_recv() {
                 Ok(command) => self.obey(command, &mut connections),
@@ -105,6 +108,7 @@ impl<T: Traffic> Population<T> {
     fn obey(&mut self, command: Command, connections: &mut Connections) {
         let now = now_ns();
         match command {
+            Command::Open => self.stage = Stage::Ramp,
             Command::Start(window) => {
                 self.meter = Meter::new(window);
                 self.traffic.start(connections, window, now);
@@ -142,7 +146,7 @@ impl<T: Traffic> Population<T> {
                     self.stage = Stage::Over;
                 }
             }
-            Stage::Hold | Stage::Stopped | Stage::Over => {}
+            Stage::Wait | Stage::Hold | Stage::Stopped | Stage::Over => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! Starts one worker: a thread with its own connections.
+//! Starts one worker as a thread with its own connections.
 
 use crate::connections::Connections;
 use crate::net::Net;
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-/// The coordinator's end of a worker.
-pub(crate) struct Link {
+/// The other end of a worker in this process.
+pub(crate) struct Handle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
 }
 
-impl Link {
+impl Handle {
     /// Tells the worker; one that is gone has reported why.
     pub(crate) fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
@@ -37,7 +37,7 @@ pub(crate) fn start(
     share: Share,
     barrier: Arc<Barrier>,
     reports: Sender<Report>,
-) -> io::Result<Link> {
+) -> io::Result<Handle> {
     let net = Net::new()?;
     let waker = net.waker();
     barrier.join(waker.clone());
@@ -49,7 +49,7 @@ pub(crate) fn start(
             let _ = reports.send(Report::Broken(error.to_string()));
         }
     })?;
-    Ok(Link { commands, waker })
+    Ok(Handle { commands, waker })
 }
 
 fn run(
