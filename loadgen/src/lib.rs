@@ -35,7 +35,7 @@ pub mod ws;
 use clap::Parser as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -59,13 +59,15 @@ fn run(cli: cli::Cli) -> Result<bool, String> {
     let interrupt = interrupt_flag().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let (outcome, latency) =
         coordinator::run(scenario, &options, &interrupt).map_err(|error| error.to_string())?;
-    print!("{}", output::text(&outcome));
     if let Some(path) = &options.json {
         output::write_json(&outcome, path)?;
     }
     if let Some(path) = &options.hgrm {
         output::write_hgrm(&latency, path)?;
     }
+    io::stdout()
+        .write_all(output::text(&outcome).as_bytes())
+        .map_err(|error| format!("the result cannot be printed: {error}"))?;
     Ok(outcome.passed)
 }
 

@@ -34,7 +34,10 @@ pub(crate) struct Outcome {
     pub(crate) rounds: Option<Rounds>,
     pub(crate) server: Option<ServerUse>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
+    /// The threads that made the load.
     pub(crate) generator: Vec<ThreadUse>,
+    /// One of them had no time to spare, so that the server could have done more.
+    pub(crate) generator_was_bottleneck: bool,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -135,6 +138,7 @@ impl Outcome {
                 .map(|(pids, cpu, peak)| ServerUse::new(pids, cpu, peak, counts.measured, seconds)),
             bytes_per_connection: seen.bytes_per_connection,
             generator: totals.threads.clone(),
+            generator_was_bottleneck: busiest(&totals.threads) > BUSY_SHARE,
             warnings: Vec::new(),
         };
         outcome.warnings = outcome.find_warnings();
@@ -143,16 +147,14 @@ impl Outcome {
 
     fn find_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let share = |part: u64, thread: &ThreadUse| part as f64 / thread.wall_ns.max(1) as f64;
-        let busiest = self.generator.iter().map(|thread| share(thread.cpu_ns, thread)).fold(0.0, f64::max);
-        let hungriest = self.generator.iter().map(|thread| share(thread.wait_ns, thread)).fold(0.0, f64::max);
-        if busiest > BUSY_SHARE {
+        if self.generator_was_bottleneck {
             warnings.push(format!(
                 "the load generator was the bottleneck: a thread ran {:.0}% of the time; use more --threads on \
                  more cores, or less load",
-                busiest * 100.0
+                busiest(&self.generator) * 100.0
             ));
         }
+        let hungriest = largest(&self.generator, |thread| thread.wait_ns);
         if hungriest > WAIT_SHARE {
             warnings.push(format!(
                 "a thread of the load generator waited for a core {:.0}% of the time; pin server and generator \
@@ -187,6 +189,15 @@ impl Outcome {
         }
         warnings
     }
+}
+
+fn busiest(threads: &[ThreadUse]) -> f64 {
+    largest(threads, |thread| thread.cpu_ns)
+}
+
+/// The largest part of its time that a thread spent so.
+fn largest(threads: &[ThreadUse], part: impl Fn(&ThreadUse) -> u64) -> f64 {
+    threads.iter().map(|thread| part(thread) as f64 / thread.wall_ns.max(1) as f64).fold(0.0, f64::max)
 }
 
 impl ServerUse {

@@ -1,6 +1,7 @@
 //! Prints a result and writes its files.
 
-use crate::outcome::{Outcome, Summary};
+use crate::memory::PerConnection;
+use crate::outcome::{Outcome, ServerUse, Summary};
 use crate::plan::Scenario;
 use crate::totals::{Reasons, Times};
 use std::fmt::Write as _;
@@ -71,38 +72,10 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         ),
     );
     if let Some(server) = &outcome.server {
-        let per_message = server.cpu_us_per_message.map_or_else(|| "-".to_owned(), |us| format!("{us:.3}"));
-        line(
-            "server",
-            format!(
-                "{per_message} µs CPU a message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} + {} switches; \
-                 peak {:.1} MiB",
-                server.user_seconds,
-                server.system_seconds,
-                server.cores * 100.0,
-                server.voluntary_switches,
-                server.involuntary_switches,
-                server.peak_rss_bytes as f64 / f64::from(1 << 20)
-            ),
-        );
+        line("server", server_use(server));
     }
     if let Some(bytes) = &outcome.bytes_per_connection {
-        line(
-            "bytes each",
-            format!(
-                "server {:.0} rss, {:.0} pss, {:.0} private; kernel {:.0} for both ends{}, {:.0} in buffers; \
-                 generator {:.0} private",
-                bytes.server_rss,
-                bytes.server_pss,
-                bytes.server_private,
-                bytes.kernel_slab_both_ends,
-                bytes
-                    .kernel_slab_server
-                    .map_or_else(String::new, |server| format!(" ({server:.0} the server's)")),
-                bytes.kernel_socket_buffers,
-                bytes.generator_private
-            ),
-        );
+        line("bytes each", memory(bytes));
     }
     reasons(&mut out, "not opened", &connected.failed);
     reasons(&mut out, "ended", &connected.ended);
@@ -112,6 +85,33 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let verdict = if outcome.passed { "passed" } else { "FAILED" };
     let _ = writeln!(out, "{verdict}{}", if outcome.interrupted { " (interrupted)" } else { "" });
     out
+}
+
+fn server_use(server: &ServerUse) -> String {
+    let peak_mib = server.peak_rss_bytes as f64 / f64::from(1 << 20);
+    let Some(per_message) = server.cpu_us_per_message else { return format!("peak {peak_mib:.1} MiB") };
+    format!(
+        "{per_message:.3} µs CPU a message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} + {} switches; \
+         peak {peak_mib:.1} MiB",
+        server.user_seconds,
+        server.system_seconds,
+        server.cores * 100.0,
+        server.voluntary_switches,
+        server.involuntary_switches
+    )
+}
+
+fn memory(bytes: &PerConnection) -> String {
+    let server_part = |server| format!(" ({server:.0} the server's)");
+    format!(
+        "server {:.0} rss, {:.0} pss, {:.0} private; kernel {:.0} for both ends{}, {:.0} in buffers",
+        bytes.server_rss,
+        bytes.server_pss,
+        bytes.server_private,
+        bytes.kernel_slab_both_ends,
+        bytes.kernel_slab_server.map_or_else(String::new, server_part),
+        bytes.kernel_socket_buffers
+    )
 }
 
 fn reasons(out: &mut String, label: &str, reasons: &Reasons) {

@@ -13,6 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 /// How often the coordinator hears news, in nanoseconds.
 const TICK_NS: u64 = SECOND_NS / 4;
+/// How often it is looked whether everything has come, in nanoseconds.
+const CHECK_NS: u64 = SECOND_NS / 1000;
 
 /// The worker's state. Its connections lie beside it, so that it can be their handler.
 pub(crate) struct Population<T> {
@@ -29,6 +31,8 @@ pub(crate) struct Population<T> {
     opened: u64,
     /// What each sender of all workers has sent in the end.
     expected: Vec<u32>,
+    /// When it is looked again whether all of that has come, in nanoseconds.
+    next_check_ns: u64,
     failures: Reasons,
     ends: Reasons,
     /// No further connection is attempted.
@@ -68,6 +72,7 @@ impl<T: Traffic> Population<T> {
             open: 0,
             opened: 0,
             expected: Vec::new(),
+            next_check_ns: 0,
             failures: Reasons::default(),
             ends: Reasons::default(),
             hopeless: false,
@@ -93,7 +98,11 @@ impl<T: Traffic> Population<T> {
             let now = now_ns();
             self.step(&mut connections, now);
             connections.flush(&mut self);
-            let until = if self.stage == Stage::Run { self.traffic.next_due() } else { None };
+            let until = match self.stage {
+                Stage::Run => self.traffic.next_due(),
+                Stage::Drain => Some(self.next_check_ns),
+                _ => None,
+            };
             connections.turn(until, &mut self, |worker, connections| worker.on_time(connections))?;
             if now >= self.next_tick_ns {
                 self.next_tick_ns = now + TICK_NS;
@@ -140,13 +149,14 @@ impl<T: Traffic> Population<T> {
                     self.report(Report::Stopped(sent));
                 }
             }
-            Stage::Drain => {
+            Stage::Drain if now >= self.next_check_ns => {
+                self.next_check_ns = now + CHECK_NS;
                 let is_quiet = now > self.traffic.ledger().last_ns + self.grace_ns;
                 if is_quiet || self.traffic.is_complete(&self.expected) {
                     self.stage = Stage::Over;
                 }
             }
-            Stage::Wait | Stage::Hold | Stage::Stopped | Stage::Over => {}
+            Stage::Wait | Stage::Hold | Stage::Stopped | Stage::Drain | Stage::Over => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::clock::{SECOND_NS, now_ns};
 use crate::totals::{Tick, Times};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, stderr};
+use std::io::{IsTerminal as _, Write as _, stderr};
 
 /// Shows what goes on, on standard error.
 pub(crate) struct Progress {
@@ -68,7 +68,11 @@ impl Progress {
                 bar.set_position((fraction.clamp(0.0, 1.0) * 1000.0) as u64);
                 bar.set_message(line);
             }
-            None => eprintln!("{:6.1} s  {line}", (now - self.began_ns) as f64 / 1e9),
+            None => {
+                let seconds = (now - self.began_ns) as f64 / 1e9;
+                // The run goes on when nobody reads its progress any more.
+                let _ = writeln!(stderr(), "{seconds:6.1} s  {line}");
+            }
         }
         self.last_ns = now;
         self.done = 0;

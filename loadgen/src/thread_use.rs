@@ -1,8 +1,12 @@
 //! How busy this thread is, so that the result can say when the generator itself was the bottleneck.
 
+use crate::clock::SECOND_NS;
 use crate::plan::Window;
 use crate::totals::ThreadUse;
 use std::fs;
+
+/// Of a shorter window nothing can be said; the kernel brings its figures up to date a few times a second.
+const MIN_WALL_NS: u64 = SECOND_NS / 10;
 
 /// Measures the thread that owns it over the measured window.
 #[derive(Debug, Default)]
@@ -36,14 +40,15 @@ impl Meter {
         self.last = Reading::of_this_thread(now);
     }
 
-    /// What the thread used between the two readings, if the kernel tells.
+    /// What the thread used between the two readings, if the kernel tells and there was time between them.
     pub(crate) fn used(&self) -> Option<ThreadUse> {
         let (first, last) = (self.first?, self.last?);
-        Some(ThreadUse {
+        let used = ThreadUse {
             wall_ns: last.at_ns - first.at_ns,
             cpu_ns: last.cpu_ns - first.cpu_ns,
             wait_ns: last.wait_ns - first.wait_ns,
-        })
+        };
+        (used.wall_ns >= MIN_WALL_NS).then_some(used)
     }
 }
 

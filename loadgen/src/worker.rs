@@ -41,51 +41,56 @@ pub(crate) fn start(
     let net = Net::new()?;
     let waker = net.waker();
     barrier.join(waker.clone());
-    let connections = Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns);
     let (commands, orders) = channel();
-    let plan = plan.clone();
+    let connections = Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns);
+    let worker = Worker { plan: plan.clone(), share, connections, commands: orders, reports };
     thread::Builder::new().name(format!("worker-{}", share.worker)).spawn(move || {
-        if let Err(error) = run(&plan, share, barrier, connections, &orders, &reports) {
+        let reports = worker.reports.clone();
+        if let Err(error) = worker.choose(barrier) {
+            // A coordinator that is gone needs no reason.
             let _ = reports.send(Report::Broken(error.to_string()));
         }
     })?;
     Ok(Handle { commands, waker })
 }
 
-fn run(
-    plan: &Plan,
+struct Worker {
+    plan: Plan,
     share: Share,
-    barrier: Arc<Barrier>,
     connections: Connections,
-    commands: &Receiver<Command>,
-    reports: &Sender<Report>,
-) -> io::Result<()> {
-    fn go<T: Traffic>(
-        plan: &Plan,
-        share: Share,
-        traffic: T,
-        reports: &Sender<Report>,
-        connections: Connections,
-        commands: &Receiver<Command>,
-    ) -> io::Result<()> {
-        Population::new(plan, share, traffic, reports.clone()).run(connections, commands)
+    commands: Receiver<Command>,
+    reports: Sender<Report>,
+}
+
+impl Worker {
+    /// Does what the scenario says.
+    fn choose(self, barrier: Arc<Barrier>) -> io::Result<()> {
+        let (plan, share) = (&self.plan, self.share);
+        match plan.scenario {
+            Scenario::Echo { pipeline, rate } => {
+                let traffic = Echo::new(plan, share, pipeline, rate);
+                self.run(traffic)
+            }
+            Scenario::Broadcast { publishers, rate } => {
+                let traffic = Broadcast::new(plan, share, publishers, rate);
+                self.run(traffic)
+            }
+            Scenario::Idle => {
+                let traffic = Broadcast::new(plan, share, 1, 1.0);
+                self.run(traffic)
+            }
+            Scenario::Storm => {
+                let traffic = Storm::new(plan, share, barrier);
+                self.run(traffic)
+            }
+            Scenario::Connect { rate } => {
+                let traffic = Connect::new(plan, share, rate);
+                self.run(traffic)
+            }
+        }
     }
-    match plan.scenario {
-        Scenario::Echo { pipeline, rate } => {
-            let traffic = Echo::new(plan, share, pipeline, rate);
-            go(plan, share, traffic, reports, connections, commands)
-        }
-        Scenario::Broadcast { publishers, rate } => {
-            let traffic = Broadcast::new(plan, share, publishers, rate);
-            go(plan, share, traffic, reports, connections, commands)
-        }
-        Scenario::Idle => {
-            let traffic = Broadcast::new(plan, share, 1, 1.0);
-            go(plan, share, traffic, reports, connections, commands)
-        }
-        Scenario::Storm => go(plan, share, Storm::new(plan, share, barrier), reports, connections, commands),
-        Scenario::Connect { rate } => {
-            go(plan, share, Connect::new(plan, share, rate), reports, connections, commands)
-        }
+
+    fn run(self, traffic: impl Traffic) -> io::Result<()> {
+        Population::new(&self.plan, self.share, traffic, self.reports).run(self.connections, &self.commands)
     }
 }

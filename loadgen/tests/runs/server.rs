@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -120,7 +120,7 @@ fn keep_room(mode: Mode, fault: Fault, events: &Receiver<Event>) {
                     }
                     Fault::Stall(time) if seventh => thread::sleep(time),
                     Fault::Close if seventh => {
-                        say(8, client, "\u{3}\u{0}lagged");
+                        say(8, client, "lagged");
                         continue;
                     }
                     _ => {}
@@ -134,12 +134,10 @@ fn keep_room(mode: Mode, fault: Fault, events: &Receiver<Event>) {
     }
 }
 
-/// A server's frame; the close code of [`Fault::Close`] is 0x0300 + 0, which is 768 and replaced by 1013.
+/// A server's frame; a close frame has the code 1013 before `payload`.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut payload = payload.to_vec();
-    if opcode == 8 {
-        payload[..2].copy_from_slice(&1013u16.to_be_bytes());
-    }
+    let code = if opcode == 8 { &1013u16.to_be_bytes()[..] } else { &[] };
+    let payload = [code, payload].concat();
     let mut frame = vec![0x80 | opcode];
     if payload.len() < 126 {
         frame.push(payload.len() as u8);
@@ -151,18 +149,31 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Runs `loadgen` with `arguments`, a short measured window and a JSON file; gives its output and the file.
+/// Runs `loadgen` with `arguments` and no warm-up; gives its output and what it wrote as JSON.
 pub(crate) fn loadgen(address: SocketAddr, name: &str, arguments: &str) -> (Output, Value) {
-    let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"));
-    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(arguments.split_whitespace())
-        .args(["--url", &format!("ws://{address}/room/bench"), "--quiet", "--warmup", "0"])
-        .arg("--json")
-        .arg(&json)
-        .output()
-        .expect("the program can be started");
-    let figures = std::fs::read_to_string(&json).ok();
-    let _ = std::fs::remove_file(&json);
+    finish(name, prepare(Command::new(PROGRAM), address, name, arguments))
+}
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_loadgen");
+
+/// Adds the arguments to `command`, with its output and its JSON file to be read by [`finish`].
+pub(crate) fn prepare(mut command: Command, address: SocketAddr, name: &str, arguments: &str) -> Child {
+    command.args(arguments.split_whitespace());
+    command.args(["--url", &format!("ws://{address}/room/bench"), "--warmup", "0", "--json"]);
+    command.arg(json_path(name)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the program can be started")
+}
+
+/// Waits for the end of the run `name`.
+pub(crate) fn finish(name: &str, run: Child) -> (Output, Value) {
+    let output = run.wait_with_output().expect("the program was started");
+    let figures = std::fs::read_to_string(json_path(name)).ok();
+    let _ = std::fs::remove_file(json_path(name));
     let figures = figures.and_then(|text| serde_json::from_str(&text).ok());
     (output, figures.unwrap_or(Value::Null))
+}
+
+fn json_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.json"))
 }
