@@ -126,7 +126,8 @@ fn fan_out_busy(criterion: &mut Criterion) {
                 bench.order(messages);
                 assert_eq!(bench.poll(), 0, "all are busy");
                 bench.complete();
-                assert_eq!(bench.poll(), messages * u64::from(members));
+                // What lies in the next chunk comes with the next completion.
+                assert!(bench.poll() >= u64::from(members), "everybody gets something");
             });
         });
     }
