@@ -2,6 +2,13 @@
 //!
 //! `ARCHITECTURE.md` is the map of this crate.
 
+pub mod app;
 pub mod chunk;
+pub mod config;
+pub mod hub;
 pub mod io;
 pub mod protocol;
+pub mod server;
+mod shard;
+pub mod stats;
+pub mod timers;

@@ -12,34 +12,51 @@
 //!   (the backend continues short sends), otherwise `Failed`.
 //! - After `Failed` the caller owes a `close`; no `Sent`, `Received` or further `Failed` follows.
 //! - After [`Backend::close`] the only event to come for the slot is `Closed`. What was under way is cancelled,
-//!   and its buffers come back before `Closed` is reported.
+//!   and its buffers come back before `Closed` is reported. Events of the batch that the caller is still
+//!   handling when it closes may name the slot, of course.
+//! - Requests for a connection that has failed or is being closed are ignored, since the caller may not have
+//!   handled the event yet. A span given to such a `send` is dropped without `Sent`.
 //! - Every [`Buffer`] goes back with [`Backend::recycle`]. While all are out, data stays in the kernel, and
 //!   receiving goes on when the first one returns: this is load, not an error.
 
+mod admission;
+mod clock;
+#[cfg(test)]
+mod conformance;
+pub mod epoll;
+pub mod listen;
+mod sends;
+pub mod uring;
 pub mod wake;
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::libc;
+
 use crate::chunk::Span;
+pub use epoll::Epoll;
+pub use uring::Uring;
 pub use wake::Waker;
 
 /// Index of a connection within one backend: small, dense, used again after `Closed`.
 pub type Slot = u32;
 
-/// What a backend reports.
+/// What a backend reports. `slot` is the connection in question.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants' own text says what their fields are")]
 pub enum Event {
-    /// A connection was accepted and is being received from.
+    /// A connection from `peer` was accepted and is being received from.
     Accepted { slot: Slot, peer: SocketAddr },
-    /// Bytes arrived.
+    /// Bytes arrived; they are in `buffer`.
     Received { slot: Slot, buffer: Buffer },
     /// The peer will send no more (end of stream); sending still works.
     Ended { slot: Slot },
     /// The send under way is complete.
     Sent { slot: Slot },
-    /// Receiving or sending failed (reset, time-out, …): the connection is of no more use.
-    Failed { slot: Slot, error: std::io::Error },
+    /// Receiving or sending failed with `error` (reset, time-out, …): the connection is of no more use.
+    Failed { slot: Slot, error: io::Error },
     /// The slot is free; the last event that names this connection.
     Closed { slot: Slot },
     /// No descriptor is left for another connection. Reported once when accepting pauses; it goes on by
@@ -68,6 +85,10 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    fn new(len: usize, id: u16) -> Self {
+        Self { memory: vec![0; len].into_boxed_slice(), len: 0, id }
+    }
+
     /// The bytes that arrived; they may be changed in place.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[..self.len]
@@ -95,10 +116,12 @@ impl Default for Options {
 pub trait Backend {
     /// Hands over what was asked for since the last call, waits for events at most `timeout` (`None`: until
     /// one comes or a [`Waker`] wakes) and appends them to `events`. One system call where that is possible.
+    /// It may come back early and without events, for instance because a signal or readiness of no interest
+    /// ended the wait.
     ///
     /// # Errors
     /// Only when the ring or the epoll instance itself is broken; what happens to one connection is an event.
-    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> std::io::Result<()>;
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Sends `span`; one at a time for a slot.
     fn send(&mut self, slot: Slot, span: Span);
@@ -109,7 +132,7 @@ pub trait Backend {
     /// Goes on receiving after `pause`.
     fn resume(&mut self, slot: Slot);
 
-    /// Ends our direction of the stream (FIN) once the kernel has sent what it took; receiving goes on.
+    /// Ends our direction of the stream (FIN) after the send under way, if there is one; receiving goes on.
     fn shutdown(&mut self, slot: Slot);
 
     /// Ends the connection; `Closed` follows.
@@ -126,4 +149,18 @@ pub trait Backend {
 
     /// A handle with which other threads end a waiting `poll`.
     fn waker(&self) -> Waker;
+}
+
+/// An IPv4 peer of a dual-stack listener under its IPv4 address, so that one host has one address.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        ip if ip == peer.ip() => peer,
+        ip => SocketAddr::new(ip, peer.port()),
+    }
+}
+
+/// Whether accepting failed for want of descriptors or memory, and so would fail again at once.
+fn is_out_of_resources(error: &io::Error) -> bool {
+    let causes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|error| causes.contains(&error))
 }

@@ -1,0 +1,328 @@
+//! `chat`: the article's chat room, with names, rooms and private messages.
+//!
+//! A name belongs to one client of the whole server. The instance that a name's hash points to keeps who holds
+//! it; the others ask that one.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::strip::strip_tags;
+use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
+
+/// Messages that a client sees of the past when it joins a room.
+const HISTORY: u32 = 50;
+/// Longest name, in characters.
+const MAX_NAME: usize = 32;
+/// Names that `/who` lists; further members are counted.
+const LISTED: usize = 100;
+/// Longest name of a room, in bytes.
+pub(crate) const MAX_ROOM_NAME: usize = 64;
+
+const HELP: &str = "* /nick NAME: be called NAME; /join ROOM: go to another room; \
+                    /msg NAME TEXT: tell one person only; /who: who is here; /help: this list";
+
+/// The chat; `/help` lists its commands.
+#[derive(Debug, Default)]
+pub struct Chat {
+    /// Names of clients of this shard that chose one, by client number.
+    names: HashMap<u64, String>,
+    /// Who holds the names that are this instance's to give, by name in lower case.
+    holders: HashMap<String, ClientId>,
+    /// Answers to `/who` that are being put together.
+    lists: HashMap<u64, List>,
+    /// Number of the next one.
+    next_list: u64,
+}
+
+/// An answer to `/who` in the making.
+#[derive(Debug)]
+struct List {
+    client: ClientId,
+    room: String,
+    names: Vec<String>,
+    count: usize,
+    /// Instances that have not answered yet.
+    missing: u16,
+}
+
+/// What one instance asks another.
+enum Ask {
+    /// The client wants the name.
+    Claim { name: String, client: ClientId },
+    /// The client does not need the name any more.
+    Release { name: String, client: ClientId },
+    /// `from`, whose name is `label`, has a word for whoever is called `name`.
+    Whisper { from: ClientId, label: String, name: String, text: String },
+    /// Who is in the room, for the list with this number on that shard?
+    Who { room: String, list: u64, shard: u16 },
+}
+
+/// What it answers.
+enum Tell {
+    /// The name is the client's now.
+    Granted { name: String, client: ClientId },
+    /// A line for one client.
+    Line { client: ClientId, text: String },
+    /// Members of a room on one shard: some names, and how many there are.
+    Here { list: u64, names: Vec<String>, count: usize },
+}
+
+impl App for Chat {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let label = self.label(client);
+        line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
+        context.join(client, room, HISTORY);
+    }
+
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+        let Some(text) = message.text() else {
+            return context.close(client, CloseCode::UNSUPPORTED, "this chat takes text messages only");
+        };
+        if let Some(command) = text.strip_prefix('/') {
+            return self.command(context, client, command);
+        }
+        let stripped = strip_tags(text);
+        if stripped.is_empty() {
+            if !text.is_empty() {
+                line(context, client, &["* nothing was left of your message without its HTML tags"]);
+            }
+            return;
+        }
+        let label = self.label(client);
+        let parts = &[label.as_bytes(), b": ", stripped.as_bytes()];
+        context.say(client, Message { kind: Kind::Text, parts });
+    }
+
+    fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        if let Some(name) = self.names.remove(&client.number) {
+            release(context, name, client);
+        }
+    }
+
+    fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
+        let Ok(ask) = note.downcast::<Ask>() else { return };
+        match *ask {
+            Ask::Claim { name, client } => {
+                let holder = *self.holders.entry(name.to_lowercase()).or_insert(client);
+                let answer = if holder == client {
+                    Tell::Granted { name, client }
+                } else {
+                    Tell::Line { client, text: format!("* the name {name} is taken") }
+                };
+                context.tell(client.shard, answer);
+            }
+            Ask::Release { name, client } => {
+                let name = name.to_lowercase();
+                if self.holders.get(&name) == Some(&client) {
+                    self.holders.remove(&name);
+                }
+            }
+            Ask::Whisper { from, label, name, text } => {
+                let answer = match self.holders.get(&name.to_lowercase()) {
+                    Some(&to) => {
+                        let whisper = format!("* from {label}: {text}");
+                        context.tell(to.shard, Tell::Line { client: to, text: whisper });
+                        format!("* to {name}: {text}")
+                    }
+                    None => format!("* nobody is called {name}; /who lists who is here"),
+                };
+                context.tell(from.shard, Tell::Line { client: from, text: answer });
+            }
+            Ask::Who { room, list, shard } => {
+                let members = context.members(&room);
+                let count = members.len();
+                let names = members.take(LISTED).map(|client| self.label(client)).collect();
+                context.tell(shard, Tell::Here { list, names, count });
+            }
+        }
+    }
+
+    fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
+        let Ok(tell) = note.downcast::<Tell>() else { return };
+        match *tell {
+            Tell::Line { client, text } => line(context, client, &[&text]),
+            Tell::Granted { name, client } => self.rename(context, client, name),
+            Tell::Here { list, names, count } => self.add_to_list(context, list, names, count),
+        }
+    }
+}
+
+impl Chat {
+    /// What the client is called: `alice`, or `User #17 (2)` with the number of its worker.
+    fn label(&self, client: ClientId) -> String {
+        match self.names.get(&client.number) {
+            Some(name) => name.clone(),
+            None => format!("User #{} ({})", client.number, client.shard + 1),
+        }
+    }
+
+    fn command(&mut self, context: &mut Context<'_>, client: ClientId, command: &str) {
+        let (verb, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        match (verb, rest.trim()) {
+            ("nick", name) => self.claim(context, client, name),
+            ("join", room) => join(context, client, room),
+            ("msg", rest) => self.whisper(context, client, rest),
+            ("who", _) => self.who(context, client),
+            ("help", _) => line(context, client, &[HELP]),
+            _ => {
+                let verb: String = strip_tags(verb).chars().take(MAX_NAME).collect();
+                line(context, client, &["* unknown command /", &verb, "; /help lists the commands"]);
+            }
+        }
+    }
+
+    fn claim(&mut self, context: &mut Context<'_>, client: ClientId, name: &str) {
+        if let Err(problem) = check_name(name) {
+            return line(context, client, &["* ", problem, "; try /nick alice"]);
+        }
+        context.ask(home_of_name(name, context), Ask::Claim { name: name.into(), client });
+    }
+
+    /// The client was given the name; its old one is free for others.
+    fn rename(&mut self, context: &mut Context<'_>, client: ClientId, name: String) {
+        if !context.is_here(client) {
+            return release(context, name, client);
+        }
+        let old = self.label(client);
+        let text = format!("* {old} is now {name}");
+        if let Some(old) = self.names.insert(client.number, name.clone())
+            && old.to_lowercase() != name.to_lowercase()
+        {
+            release(context, old, client);
+        }
+        if old != name {
+            context.say(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+        }
+    }
+
+    fn whisper(&mut self, context: &mut Context<'_>, client: ClientId, rest: &str) {
+        let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        let text = strip_tags(text.trim_start());
+        if check_name(name).is_err() || text.is_empty() {
+            return line(context, client, &["* who should hear what? try /msg alice hello"]);
+        }
+        let label = self.label(client);
+        let ask = Ask::Whisper { from: client, label, name: name.into(), text: text.into_owned() };
+        context.ask(home_of_name(name, context), ask);
+    }
+
+    fn who(&mut self, context: &mut Context<'_>, client: ClientId) {
+        let (shard, shards) = context.shard();
+        for room in context.rooms(client) {
+            let list = self.next_list;
+            self.next_list += 1;
+            for other in 0..shards {
+                context.ask(other, Ask::Who { room: room.clone(), list, shard });
+            }
+            self.lists.insert(list, List { client, room, names: Vec::new(), count: 0, missing: shards });
+        }
+    }
+
+    fn add_to_list(&mut self, context: &mut Context<'_>, list: u64, names: Vec<String>, count: usize) {
+        let Some(found) = self.lists.get_mut(&list) else { return };
+        found.names.extend(names);
+        found.count += count;
+        found.missing -= 1;
+        if found.missing > 0 {
+            return;
+        }
+        let Some(List { client, room, mut names, count, .. }) = self.lists.remove(&list) else { return };
+        names.sort_unstable();
+        names.truncate(LISTED);
+        let mut text = format!("* in {room} ({count}): {}", names.join(", "));
+        if count > names.len() {
+            text += &format!(", and {} more", count - names.len());
+        }
+        line(context, client, &[&text]);
+    }
+}
+
+fn join(context: &mut Context<'_>, client: ClientId, room: &str) {
+    if let Err(problem) = check_room(room) {
+        return line(context, client, &["* ", problem, "; try /join garden"]);
+    }
+    for old in context.rooms(client) {
+        context.leave(client, &old);
+    }
+    line(context, client, &["* you are in ", room]);
+    context.join(client, room, HISTORY);
+}
+
+/// Gives a name back to its home.
+fn release(context: &mut Context<'_>, name: String, client: ClientId) {
+    context.ask(home_of_name(&name, context), Ask::Release { name, client });
+}
+
+/// The instance that knows who holds `name`.
+fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    name.to_lowercase().hash(&mut hasher);
+    (hasher.finish() % u64::from(context.shard().1)) as u16
+}
+
+fn line(context: &mut Context<'_>, client: ClientId, parts: &[&str]) {
+    let text = parts.concat();
+    context.send(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+}
+
+/// Names are 1 to 32 visible characters that cannot be taken for a notice or for another user's line.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.chars().count() > MAX_NAME {
+        return Err("a name has 1 to 32 characters");
+    }
+    if !name.chars().all(is_visible) {
+        return Err("a name has no spaces and only visible characters");
+    }
+    if name.starts_with('*') || name.contains([':', ',', '<', '>', '&']) {
+        return Err("a name does not begin with * and has none of : , < > &");
+    }
+    Ok(())
+}
+
+/// Rooms are named by 1 to 64 bytes of visible characters, and single spaces between them, without a slash.
+pub(crate) fn check_room(room: &str) -> Result<(), &'static str> {
+    if room.is_empty() || room.len() > MAX_ROOM_NAME {
+        return Err("a room's name has 1 to 64 bytes");
+    }
+    let words = room.split(' ').all(|word| !word.is_empty() && word.chars().all(is_visible));
+    if !words || room.contains(['/', '<', '>', '&']) {
+        return Err("a room's name has visible words with one space between them, and none of / < > &");
+    }
+    Ok(())
+}
+
+/// Whether a character shows by itself: no space, no control, nothing that reorders or hides its neighbours.
+fn is_visible(char: char) -> bool {
+    let hides = matches!(char,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
+    !char.is_whitespace() && !char.is_control() && !hides
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_visible_and_cannot_be_mistaken() {
+        for name in ["a", "alice", "Zoë", "李", "x_1-2.3", &"n".repeat(32)] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        let long = "n".repeat(33);
+        for name in ["", "a b", "a\tb", "*", "a:", "<b>", "a&b", "a,b", "a\u{200b}", "\u{202e}evil", &long] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn room_names_fit_in_a_path() {
+        for room in ["lobby", "a", "c++", "日本", "café noir", &"r".repeat(64)] {
+            assert_eq!(check_room(room), Ok(()), "{room}");
+        }
+        for room in ["", "a/b", " a", "a ", "a  b", "a\tb", "<i>", &"r".repeat(65)] {
+            assert!(check_room(room).is_err(), "{room:?}");
+        }
+    }
+}

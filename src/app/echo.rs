@@ -1,0 +1,15 @@
+//! `echo`: every message goes back to its sender.
+
+use super::{App, ClientId, Context, Incoming, Message};
+
+/// Sends every message back to its sender, text and binary.
+#[derive(Debug, Default)]
+pub struct Echo;
+
+impl App for Echo {
+    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _room: &str) {}
+
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+        context.send(client, Message { kind: message.kind, parts: &[message.payload] });
+    }
+}

@@ -1,0 +1,174 @@
+//! Applications: what happens when clients come, speak and go.
+//!
+//! An [`App`] is what a user of this library writes. Every shard has an instance of its own, so an application
+//! needs no locks; instances talk to each other by notes.
+
+mod chat;
+mod echo;
+mod relay;
+mod strip;
+
+pub(crate) use chat::check_room;
+
+use std::any::Any;
+
+pub use crate::hub::{ClientId, Kind, Message, Note};
+pub use crate::protocol::frame::CloseCode;
+pub use chat::Chat;
+pub use echo::Echo;
+pub use relay::Relay;
+
+use crate::hub::{Hub, Slot};
+
+/// The page that the server shows in a browser.
+pub const CHAT_PAGE: &str = include_str!("chat.html");
+
+/// What a client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming<'a> {
+    /// Text or binary.
+    pub kind: Kind,
+    /// The payload; that of a text message is valid UTF-8.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Incoming<'a> {
+    /// The text, when it is one.
+    pub fn text(&self) -> Option<&'a str> {
+        match self.kind {
+            Kind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
+            Kind::Binary => None,
+        }
+    }
+}
+
+/// An application. Handlers of one instance are called one after the other, on the thread of its shard; one that
+/// takes long holds up all clients of that shard. One that panics costs the client it was called for its
+/// connection (close code 1011), and nobody else anything.
+pub trait App {
+    /// A client came through the WebSocket handshake; `room` is the one that its address names.
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str);
+
+    /// A client sent a message.
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>);
+
+    /// A client is gone, or will hear nothing new. Nothing can be sent to it any more.
+    fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        let _ = (context, client);
+    }
+
+    /// A message is about to get its place in a room's order. Called once for every message, on the shard that
+    /// orders the room; false drops the message.
+    fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
+        let _ = (room, kind, payload);
+        true
+    }
+
+    /// Under the lag policy `skip`: a client read too slowly and will not get `missed` messages.
+    fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
+        let text = format!("* {missed} messages missed");
+        context.send(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+    }
+
+    /// Another instance, or this one, sent a note by [`Context::ask`].
+    fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
+        let _ = (context, note);
+    }
+
+    /// Another instance, or this one, sent a note by [`Context::tell`].
+    fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
+        let _ = (context, note);
+    }
+}
+
+/// What a handler can do. Everything takes effect after the handler returned.
+pub struct Context<'a> {
+    hub: &'a mut Hub,
+    shard: u16,
+    shards: u16,
+    closing: &'a mut Vec<(Slot, CloseCode, String)>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        hub: &'a mut Hub,
+        (shard, shards): (u16, u16),
+        closing: &'a mut Vec<(Slot, CloseCode, String)>,
+    ) -> Self {
+        Self { hub, shard, shards, closing }
+    }
+
+    /// Index of the shard that this is called on, and the number of shards.
+    pub fn shard(&self) -> (u16, u16) {
+        (self.shard, self.shards)
+    }
+
+    /// Whether a client of this shard is still there.
+    pub fn is_here(&self, client: ClientId) -> bool {
+        self.hub.find(client).is_some()
+    }
+
+    /// Sends a message to one client of this shard. Nothing happens when it is gone.
+    pub fn send(&mut self, client: ClientId, message: Message<'_>) {
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.send(slot, message);
+        }
+    }
+
+    /// Sends a message to all members of a room, on all shards. The sender hears it, too, when it is a member.
+    pub fn publish(&mut self, room: &str, message: Message<'_>) {
+        self.hub.publish(room, message);
+    }
+
+    /// Makes a client of this shard a member of `room`, after at most `history` of the room's kept messages.
+    pub fn join(&mut self, client: ClientId, room: &str, history: u32) {
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.join(slot, room, history);
+        }
+    }
+
+    /// Ends a membership.
+    pub fn leave(&mut self, client: ClientId, room: &str) {
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.leave(slot, room);
+        }
+    }
+
+    /// The rooms of a client of this shard, in no particular order.
+    pub fn rooms(&self, client: ClientId) -> Vec<String> {
+        self.hub
+            .find(client)
+            .map_or_else(Vec::new, |slot| self.hub.rooms_of(slot).map(String::from).collect())
+    }
+
+    /// Publishes a message to every room that the client is a member of.
+    pub fn say(&mut self, client: ClientId, message: Message<'_>) {
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.publish_from(slot, message);
+        }
+    }
+
+    /// The members of `room` that are on this shard.
+    pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
+        self.hub.members(room)
+    }
+
+    /// Closes a client's connection, after it got what it is owed. The reason may have 123 bytes.
+    pub fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) {
+        if let Some(slot) = self.hub.find(client) {
+            self.closing.push((slot, code, reason.into()));
+        }
+    }
+
+    /// Sends a note to the application instance of `shard`, whose [`App::on_ask`] may answer it.
+    pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
+        self.hub.outgoing(shard).requests.note(Box::new(note));
+    }
+
+    /// Answers a note: calls [`App::on_tell`] of the instance of `shard`. Handlers of that kind should ask
+    /// nothing in turn but what a client's request makes necessary, since answers are always taken, however
+    /// busy a shard is.
+    pub fn tell<N: Any + Send>(&mut self, shard: u16, note: N) {
+        self.hub.outgoing(shard).deliveries.note(Box::new(note));
+    }
+}

@@ -1,0 +1,17 @@
+//! `relay`: every message goes verbatim to everyone in the room.
+
+use super::{App, ClientId, Context, Incoming, Message};
+
+/// Sends every message, text and binary, unchanged to all members of its sender's room.
+#[derive(Debug, Default)]
+pub struct Relay;
+
+impl App for Relay {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        context.join(client, room, 0);
+    }
+
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+        context.say(client, Message { kind: message.kind, parts: &[message.payload] });
+    }
+}

@@ -1,0 +1,271 @@
+//! The broadcast log: encoded frames of one room, numbered, with readers at any position.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::chunk::{Chunk, Span};
+
+/// Capacity of a log's first chunk; each further one doubles up to `MAX_CHUNK`, so that a quiet room stays
+/// small and a busy one is sent in large pieces.
+const MIN_CHUNK: usize = 1 << 10;
+const MAX_CHUNK: usize = 64 << 10;
+
+/// An append-only sequence of frames. The frame numbered `n` is the room's `n`-th message; old chunks are
+/// dropped from the front, new frames are appended at [`Log::head`]. No frame straddles two chunks, so every
+/// span ends on a frame boundary.
+#[derive(Debug)]
+pub(crate) struct Log {
+    chunks: VecDeque<Piece>,
+    /// Number of the next frame.
+    head: u64,
+    /// Bytes ever appended: the position of the next frame.
+    end: u64,
+    /// Messages below this are not wanted any more; at least all that was dropped.
+    floor: u64,
+}
+
+/// A chunk of the log and where its frames end.
+#[derive(Debug)]
+struct Piece {
+    chunk: Rc<Chunk>,
+    /// Number of its first frame.
+    first: u64,
+    /// Position of its first byte.
+    start: u64,
+    /// Offset within the chunk of the end of each frame.
+    ends: Vec<u32>,
+}
+
+impl Piece {
+    fn next(&self) -> u64 {
+        self.first + self.ends.len() as u64
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.chunk.len() as u64
+    }
+
+    fn offset(&self, number: u64) -> usize {
+        match number.checked_sub(self.first + 1) {
+            Some(before) => self.ends[before as usize] as usize,
+            None => 0,
+        }
+    }
+}
+
+impl Log {
+    /// An empty log whose first frame will have the number `head`.
+    pub(crate) fn starting_at(head: u64) -> Self {
+        Self { chunks: VecDeque::new(), head, end: 0, floor: head }
+    }
+
+    /// Number of the next frame to be appended.
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Position after the last byte, counted from the log's beginning.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Number of the oldest frame that can still be read.
+    pub(crate) fn first(&self) -> u64 {
+        self.floor
+    }
+
+    /// Bytes of memory held for frames.
+    pub(crate) fn memory(&self) -> usize {
+        self.chunks.iter().map(|piece| piece.chunk.capacity() + piece.ends.capacity() * 4).sum()
+    }
+
+    /// Appends one frame given in parts.
+    pub(crate) fn append(&mut self, parts: &[&[u8]]) {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        self.make_room(len);
+        let piece = self.chunks.back_mut().expect("make_room leaves a chunk");
+        for part in parts {
+            piece.chunk.append(part);
+        }
+        piece.ends.push(piece.chunk.len() as u32);
+        self.head += 1;
+        self.end += len as u64;
+    }
+
+    /// Makes the last chunk one with `len` spare bytes.
+    fn make_room(&mut self, len: usize) {
+        let mut capacity = MIN_CHUNK;
+        if let Some(last) = self.chunks.back_mut() {
+            let consumed = self.floor == self.head && last.chunk.capacity() >= len;
+            if let Some(chunk) = Rc::get_mut(&mut last.chunk).filter(|_| consumed) {
+                chunk.clear();
+                last.ends.clear();
+                last.first = self.head;
+                last.start = self.end;
+                return;
+            }
+            if last.chunk.spare() >= len {
+                return;
+            }
+            capacity = (last.chunk.capacity() * 2).clamp(MIN_CHUNK, MAX_CHUNK);
+        }
+        let chunk = Chunk::with_capacity(capacity.max(len));
+        self.chunks.push_back(Piece { chunk, first: self.head, start: self.end, ends: Vec::new() });
+    }
+
+    /// The frames from number `from` on that lie in one chunk, and the number of the frame after them.
+    ///
+    /// `None` when there is none, or when `from` was dropped already (see [`Log::first`]).
+    pub(crate) fn span(&self, from: u64) -> Option<(Span, u64)> {
+        if from < self.floor || from >= self.head {
+            return None;
+        }
+        let piece = self.piece(from);
+        Some((Span::new(&piece.chunk, piece.offset(from), piece.chunk.len()), piece.next()))
+    }
+
+    /// The frames `first()..head()` one by one, each with its bytes.
+    pub(crate) fn frames(&self, from: u64) -> impl Iterator<Item = &[u8]> {
+        (from.max(self.floor)..self.head).map(|number| {
+            let piece = self.piece(number);
+            &piece.chunk.bytes()[piece.offset(number)..piece.offset(number + 1)]
+        })
+    }
+
+    /// The piece that holds the frame `number`, which exists.
+    fn piece(&self, number: u64) -> &Piece {
+        let last = self.chunks.len() - 1;
+        if self.chunks[last].first <= number {
+            return &self.chunks[last];
+        }
+        &self.chunks[self.chunks.partition_point(|piece| piece.next() <= number)]
+    }
+
+    /// Number of the oldest of the last `count` frames that together have at most `bytes` bytes.
+    pub(crate) fn tail(&self, count: u64, bytes: usize) -> u64 {
+        let mut from = self.head;
+        let oldest = self.floor.max(self.head.saturating_sub(count));
+        let mut left = bytes;
+        while from > oldest {
+            let piece = self.piece(from - 1);
+            let len = piece.offset(from) - piece.offset(from - 1);
+            if len > left {
+                break;
+            }
+            left -= len;
+            from -= 1;
+        }
+        from
+    }
+
+    /// Says that nobody will read frames below `number` again.
+    pub(crate) fn trim(&mut self, number: u64) {
+        self.floor = self.floor.max(number.min(self.head));
+        // The last chunk stays for what comes next, until `release`.
+        while self.chunks.len() > 1 && self.chunks[0].next() <= self.floor {
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Number of the first frame of the oldest chunk that ends less than `window` bytes before `position`.
+    pub(crate) fn window_start(&self, position: u64, window: u64) -> u64 {
+        let inside = self.chunks.iter().find(|piece| piece.end() + window > position);
+        inside.map_or(self.head, |piece| piece.first)
+    }
+
+    /// Gives the memory of a log back in which nothing is wanted any more.
+    pub(crate) fn release(&mut self) {
+        if self.floor == self.head {
+            self.chunks = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(log: &Log, mut from: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some((span, next)) = log.span(from) {
+            bytes.extend_from_slice(span.bytes());
+            from = next;
+        }
+        bytes
+    }
+
+    #[test]
+    fn any_reader_position_sees_the_frames_from_there_on() {
+        let mut log = Log::starting_at(7);
+        let frames: Vec<Vec<u8>> = (0..500_u16).map(|n| vec![n as u8; 1 + usize::from(n % 90)]).collect();
+        for frame in &frames {
+            log.append(&[&frame[..1], &frame[1..]]);
+        }
+        for from in 0..=500 {
+            assert_eq!(read(&log, 7 + from), frames[from as usize..].concat());
+        }
+        assert_eq!(log.frames(490 + 7).map(<[u8]>::to_vec).collect::<Vec<_>>(), frames[490..]);
+    }
+
+    #[test]
+    fn a_frame_larger_than_a_chunk_gets_its_own_and_is_sent_whole() {
+        let mut log = Log::starting_at(0);
+        log.append(&[b"small"]);
+        log.append(&[&[9; MAX_CHUNK * 3]]);
+        log.append(&[b"after"]);
+        let (span, next) = log.span(1).expect("there");
+        assert_eq!((span.len(), next), (MAX_CHUNK * 3, 2));
+    }
+
+    #[test]
+    fn the_tail_obeys_both_bounds() {
+        let mut log = Log::starting_at(0);
+        for _ in 0..100 {
+            log.append(&[&[1; 100]]);
+        }
+        assert_eq!(log.tail(50, 1 << 20), 50);
+        assert_eq!(log.tail(50, 1_000), 90);
+        assert_eq!(log.tail(50, 999), 91);
+        assert_eq!(log.tail(1_000, 1 << 20), 0);
+        assert_eq!(log.tail(50, 0), 100);
+    }
+
+    #[test]
+    fn trimmed_frames_are_gone_and_a_consumed_chunk_is_used_again() {
+        let mut log = Log::starting_at(0);
+        for round in 0..1_000_u64 {
+            log.append(&[&[1; 700]]);
+            log.trim(round + 1);
+            assert_eq!(log.first(), round + 1);
+        }
+        assert!(log.span(999).is_none());
+        assert!(log.memory() <= 2 * MIN_CHUNK, "{} bytes", log.memory());
+        log.release();
+        assert_eq!(log.memory(), 0);
+        log.append(&[b"x"]);
+        assert_eq!(read(&log, 1_000), b"x");
+    }
+
+    #[test]
+    fn a_chunk_being_sent_is_not_used_again() {
+        let mut log = Log::starting_at(0);
+        log.append(&[b"old"]);
+        let (in_flight, _) = log.span(0).expect("there");
+        log.trim(1);
+        log.append(&[b"new"]);
+        assert_eq!(in_flight.bytes(), b"old");
+        assert_eq!(read(&log, 1), b"new");
+    }
+
+    #[test]
+    fn the_window_keeps_at_least_its_bytes() {
+        let mut log = Log::starting_at(0);
+        for _ in 0..10_000 {
+            log.append(&[&[1; 100]]);
+        }
+        let start = log.window_start(log.end(), 100_000);
+        assert!((9_000 - 700..=9_000).contains(&start), "{start}");
+        log.trim(start);
+        assert_eq!(log.first(), start);
+    }
+}

@@ -1,0 +1,90 @@
+//! All rooms of a shard, by name and by index.
+
+use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
+
+use slab::Slab;
+
+use super::room::{Home, Room};
+use crate::timers::Timers;
+
+/// After so long without a message a room whose log is read by nobody gives its memory back.
+pub(crate) const REST_MS: u64 = 5_000;
+
+/// Index of a room on this shard, used again when the room is gone.
+pub(crate) type RoomId = u32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Rooms {
+    slab: Slab<Box<Room>>,
+    by_name: HashMap<Box<str>, RoomId>,
+    /// Serial number of the next room.
+    next: u64,
+    /// Rooms to look at later, with their serial numbers.
+    pub(crate) timers: Timers<(RoomId, u64)>,
+}
+
+impl Rooms {
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.slab.iter().map(|(_, room)| &**room)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn get(&self, id: RoomId) -> Option<&Room> {
+        self.slab.get(id as usize).map(|room| &**room)
+    }
+
+    pub(crate) fn insert(&mut self, name: &str, is_home: bool) -> RoomId {
+        let room = Room::new(name, self.next, is_home.then(Home::default));
+        self.next += 1;
+        let id = self.slab.insert(Box::new(room)) as RoomId;
+        self.by_name.insert(name.into(), id);
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: RoomId) -> Room {
+        let room = *self.slab.remove(id as usize);
+        self.by_name.remove(&room.name);
+        if self.slab.len() < self.by_name.capacity() / 8 {
+            self.by_name.shrink_to(self.slab.len() * 2);
+            self.slab.shrink_to_fit();
+        }
+        room
+    }
+
+    /// Has the hub look at a room when it may rest, or, with nobody in it, when its history may go.
+    pub(crate) fn set_timer(&mut self, id: RoomId, now_ms: u64, history_ms: u64) {
+        let room = &mut self.slab[id as usize];
+        if room.timed {
+            return;
+        }
+        let resting = room.log.memory() == 0 || !room.is_consumed();
+        if resting && !room.is_abandoned() {
+            return;
+        }
+        room.timed = true;
+        let wait_ms = if resting { history_ms } else { REST_MS };
+        self.timers.set(now_ms.max(room.used_ms + wait_ms), (id, room.serial));
+    }
+}
+
+impl Index<RoomId> for Rooms {
+    type Output = Room;
+
+    fn index(&self, id: RoomId) -> &Room {
+        &self.slab[id as usize]
+    }
+}
+
+impl IndexMut<RoomId> for Rooms {
+    fn index_mut(&mut self, id: RoomId) -> &mut Room {
+        &mut self.slab[id as usize]
+    }
+}

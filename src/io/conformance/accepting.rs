@@ -1,0 +1,124 @@
+//! Accepting: who, how many, and until when.
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+
+use super::rig::{Make, Rig, read};
+use crate::io::listen::listen;
+use crate::io::{Backend, Close, Event, Options, Slot};
+
+pub(super) fn peer_addresses<B: Backend>(make: Make<B>) {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let mut rig = Rig::with(make, address, &Options::default());
+        for _ in 0..40 {
+            let client = rig.dial();
+            assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
+        }
+    }
+}
+
+pub(super) fn dual_stack_peer_is_ipv4<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::with(make, "[::]:0", &Options::default());
+    assert_eq!(rig.address.ip(), Ipv6Addr::UNSPECIFIED);
+    let client = TcpStream::connect(("127.0.0.1", rig.address.port())).expect("connect over IPv4");
+    assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
+}
+
+pub(super) fn several_at_once<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let clients: Vec<TcpStream> = (0..100).map(|_| rig.dial()).collect();
+    let expected: HashSet<SocketAddr> =
+        clients.iter().map(|client| client.local_addr().expect("connected")).collect();
+    let accepted: Vec<(Slot, SocketAddr)> = clients.iter().map(|_| rig.accepted()).collect();
+    let slots: HashSet<Slot> = accepted.iter().map(|(slot, _)| *slot).collect();
+    assert_eq!(slots.len(), clients.len());
+    assert_eq!(accepted.iter().map(|(_, peer)| *peer).collect::<HashSet<_>>(), expected);
+    rig.nothing_more();
+}
+
+fn is_full(event: &Event) -> Option<()> {
+    matches!(event, Event::Full).then_some(())
+}
+
+fn is_accepting(event: &Event) -> Option<()> {
+    matches!(event, Event::Accepting).then_some(())
+}
+
+pub(super) fn full_once<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 2, ..Options::default() });
+    let (_first, slot) = rig.connect();
+    let (_second, _) = rig.connect();
+    rig.wait_for(is_full);
+    let mut waiting = rig.dial();
+    waiting.write_all(b"at last").expect("the kernel takes it");
+    rig.nothing_more();
+    rig.rests();
+
+    rig.close(slot, Close::Graceful);
+    rig.wait_for(is_accepting);
+    let (slot, peer) = rig.accepted();
+    assert_eq!(peer, waiting.local_addr().expect("connected"));
+    assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"at last");
+    rig.wait_for(is_full);
+    rig.nothing_more();
+}
+
+/// Clients that wait in vain are none the worse: each comes in as another one leaves.
+pub(super) fn full_of_idle_clients<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 4, ..Options::default() });
+    let clients: Vec<TcpStream> = (0..40).map(|_| rig.dial()).collect();
+    for _ in &clients {
+        let (slot, peer) = rig.accepted();
+        rig.send(slot, peer.to_string().as_bytes());
+        rig.sent(slot);
+        rig.close(slot, Close::Graceful);
+    }
+    for mut client in clients {
+        let mut text = String::new();
+        client.read_to_string(&mut text).expect("the greeting, then the end");
+        assert_eq!(text, client.local_addr().expect("connected").to_string());
+    }
+}
+
+pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    rig.backend.stop_accepting();
+    rig.turn();
+    rig.turn();
+    // The address is free again, or the port is nobody's: the kernel refuses.
+    let refused = TcpStream::connect(rig.address).expect_err("nobody listens");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    rig.send(slot, b"still here");
+    rig.sent(slot);
+    assert_eq!(read(&client, 10), b"still here");
+    rig.nothing_more();
+}
+
+pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 3, ..Options::default() });
+    let mut slots = HashSet::new();
+    for turn in 0..30_u8 {
+        let (mut client, slot) = rig.connect();
+        slots.insert(slot);
+        // A receive of the connection before must not catch these, nor its end this connection.
+        client.write_all(&[turn]).expect("written");
+        assert_eq!(rig.receive(&[(slot, 1)])[&slot], [turn]);
+        rig.close(slot, Close::Graceful);
+        assert_eq!(client.read(&mut [0]).expect("the end"), 0);
+    }
+    assert!(slots.len() <= 3, "dense: {slots:?}");
+    rig.nothing_more();
+}
+
+pub(super) fn two_listeners<B: Backend>(make: Make<B>) {
+    let listeners = ["127.0.0.1:0", "[::1]:0"].map(|at| listen(at.parse().expect("valid")).expect("listen"));
+    let addresses = listeners.each_ref().map(|listener| listener.local_addr().expect("bound"));
+    let backend = make(&Options::default(), listeners.into()).expect("this backend must exist");
+    let mut rig = Rig { backend, address: addresses[0], events: Default::default() };
+    for address in addresses {
+        let client = TcpStream::connect(address).expect("connect");
+        assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
+    }
+}

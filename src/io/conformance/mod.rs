@@ -1,0 +1,47 @@
+//! One suite for every backend: the rules of the module's contract, seen from a caller.
+//!
+//! A backend that this machine cannot have fails its suite. A suite that skips would say nothing.
+
+mod accepting;
+mod closing;
+mod receiving;
+mod rig;
+mod sending;
+mod waking;
+
+/// Instantiates every test of the suite for one backend.
+macro_rules! suite {
+    ($backend:ident: $make:expr) => {
+        mod $backend {
+
+
+            suite!(@tests $make, accepting: peer_addresses, dual_stack_peer_is_ipv4, several_at_once, full_once,
+                full_of_idle_clients, stops_accepting, slots_are_used_again, two_listeners);
+            suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
+                reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
+                fewer_buffers_than_senders, all_buffers_out_does_not_spin, bytes_can_be_changed, closed_while_waiting_for_a_buffer,
+                resumed_while_waiting_for_a_buffer, ends_cost_no_buffers,
+                many_connections_echo);
+            suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
+                shutdown_ends_one_direction, shutdown_waits_for_the_send, to_a_reset_peer,
+                one_chunk_to_many, more_than_the_queue_holds, empty_span);
+            suite!(@tests $make, closing: idle, with_a_send_under_way, delivers_what_was_sent, reset_is_seen_as_one,
+                reset_drops_unsent_bytes, after_failure, after_the_peers_end, ignores_calls_while_closing,
+                many_at_once, dropped_with_everything_under_way);
+            suite!(@tests $make, waking: ends_an_endless_wait, between_prepare_and_poll, costs_nothing_when_awake,
+                time_passes_without_events, rests_when_idle, many_times);
+        }
+    };
+    (@tests $make:expr, $group:ident: $($test:ident),* $(,)?) => {
+        mod $group {
+            $(#[test]
+            fn $test() {
+                super::super::$group::$test($make);
+            })*
+        }
+    };
+}
+
+suite!(epoll: crate::io::Epoll::new);
+suite!(uring: crate::io::Uring::new);
+suite!(uring_with_short_queue: crate::io::Uring::with_short_queue);

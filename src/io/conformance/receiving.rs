@@ -1,0 +1,283 @@
+//! Receiving: pieces, ends, resets, pauses, and too few buffers.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::rig::{Make, Rig, pattern, read};
+use crate::io::{Backend, Buffer, Close, Event, Options, Slot};
+
+pub(super) fn in_pieces<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    for piece in [&b"one"[..], b"two", b"three"] {
+        client.write_all(piece).expect("written");
+        assert_eq!(rig.receive(&[(slot, piece.len())])[&slot], piece);
+    }
+    rig.nothing_more();
+}
+
+pub(super) fn more_than_a_buffer<B: Backend>(make: Make<B>) {
+    let options = Options { buffers: 4, buffer_len: 64, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let (mut client, slot) = rig.connect();
+    // Many times what the buffers hold, and not a multiple of it.
+    let bytes = pattern(100_001);
+    client.write_all(&bytes).expect("the kernel takes it");
+    assert!(rig.receive(&[(slot, bytes.len())])[&slot] == bytes);
+}
+
+pub(super) fn end_of_stream<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    client.shutdown(Shutdown::Write).expect("connected");
+    assert!(rig.receive_all(slot).is_empty());
+    rig.nothing_more();
+}
+
+pub(super) fn data_before_the_end<B: Backend>(make: Make<B>) {
+    let options = Options { buffer_len: 512, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let bytes = pattern(3000);
+    let mut client = rig.dial();
+    // All of it, and the end too, lies there before the backend looks.
+    client.write_all(&bytes).expect("written");
+    drop(client);
+    let (slot, _) = rig.accepted();
+    assert_eq!(rig.receive_all(slot), bytes);
+    rig.nothing_more();
+}
+
+/// Closes `client` so that its peer sees a reset.
+pub(super) fn reset(client: TcpStream) {
+    setsockopt(&client, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).expect("a TCP socket");
+}
+
+pub(super) fn reset_by_peer<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    reset(client);
+    assert_eq!(rig.failed(slot), std::io::ErrorKind::ConnectionReset);
+    rig.nothing_more();
+    rig.close(slot, Close::Graceful);
+    rig.nothing_more();
+}
+
+/// Polls until what may be on its way despite a pause has come, and returns it.
+fn settle<B: Backend>(rig: &mut Rig<B>) -> Vec<u8> {
+    for _ in 0..10 {
+        rig.turn();
+    }
+    let mut bytes = Vec::new();
+    for event in rig.events.drain(..) {
+        match event {
+            Event::Received { mut buffer, .. } => {
+                bytes.extend_from_slice(buffer.bytes_mut());
+                rig.backend.recycle(buffer);
+            }
+            other => panic!("not while paused: {other:?}"),
+        }
+    }
+    bytes
+}
+
+pub(super) fn pause_and_resume<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    for _ in 0..5 {
+        rig.backend.pause(slot);
+        // What was received before the pause took effect may come, but nothing was sent yet.
+        assert!(settle(&mut rig).is_empty());
+        client.write_all(b"held back").expect("written");
+        assert!(settle(&mut rig).is_empty());
+        rig.backend.resume(slot);
+        assert_eq!(rig.receive(&[(slot, 9)])[&slot], b"held back");
+    }
+    rig.backend.pause(slot);
+    assert!(settle(&mut rig).is_empty());
+    client.write_all(b"last").expect("written");
+    drop(client);
+    assert!(settle(&mut rig).is_empty());
+    rig.backend.resume(slot);
+    assert_eq!(rig.receive_all(slot), b"last");
+}
+
+pub(super) fn paused_from_the_start<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    rig.backend.pause(slot);
+    client.write_all(b"early").expect("written");
+    let early = settle(&mut rig);
+    rig.backend.resume(slot);
+    let late = rig.receive(&[(slot, 5 - early.len())]).remove(&slot).unwrap_or_default();
+    assert_eq!([early, late].concat(), b"early");
+    rig.backend.close(slot, Close::Graceful);
+    rig.closed(slot);
+}
+
+pub(super) fn resume_right_after_pause<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    let bytes = pattern(200);
+    for byte in bytes.chunks(1) {
+        rig.backend.pause(slot);
+        rig.turn();
+        rig.backend.resume(slot);
+        rig.backend.pause(slot);
+        rig.backend.resume(slot);
+        client.write_all(byte).expect("written");
+    }
+    assert_eq!(rig.receive(&[(slot, bytes.len())])[&slot], bytes);
+    rig.nothing_more();
+}
+
+pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
+    const SENDERS: usize = 30;
+    let options = Options { buffers: 2, buffer_len: 100, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let mut clients: Vec<(TcpStream, Slot)> = (0..SENDERS).map(|_| rig.connect()).collect();
+    for (at, (client, _)) in clients.iter_mut().enumerate() {
+        client.write_all(&[at as u8; 1000]).expect("written");
+    }
+    // Everything that can be out is out, and the rest waits without an error.
+    let held = [rig.received(), rig.received()];
+    rig.nothing_more();
+
+    let mut goals: Vec<(Slot, usize)> = clients.iter().map(|(_, slot)| (*slot, 1000)).collect();
+    for (slot, mut buffer) in held {
+        let goal = goals.iter_mut().find(|(at, _)| *at == slot).expect("one of ours");
+        goal.1 -= buffer.bytes_mut().len();
+        rig.backend.recycle(buffer);
+    }
+    let received = rig.receive(&goals);
+    for (at, (slot, len)) in goals.into_iter().enumerate() {
+        assert_eq!(received[&slot], vec![at as u8; len]);
+    }
+    rig.nothing_more();
+}
+
+pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
+    let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let (mut client, slot) = rig.connect();
+    client.write_all(b"12345678 and more").expect("written");
+    let (_, mut buffer) = rig.received();
+    assert_eq!(buffer.bytes_mut(), b"12345678");
+    rig.rests();
+    rig.backend.recycle(buffer);
+    assert_eq!(rig.receive(&[(slot, 9)])[&slot], b" and more");
+}
+
+/// A backend with one buffer, which is out, and a second connection whose bytes wait for it.
+fn starved<B: Backend>(make: Make<B>) -> (Rig<B>, Buffer, [TcpStream; 2], Slot) {
+    let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let (mut greedy, _) = rig.connect();
+    greedy.write_all(b"mine").expect("written");
+    let (_, buffer) = rig.received();
+    let (mut client, slot) = rig.connect();
+    client.write_all(b"waiting").expect("written");
+    rig.nothing_more();
+    (rig, buffer, [greedy, client], slot)
+}
+
+pub(super) fn closed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
+    let (mut rig, buffer, _clients, slot) = starved(make);
+    rig.close(slot, Close::Graceful);
+    rig.backend.recycle(buffer);
+    rig.nothing_more();
+    // The next one with this slot receives as ever.
+    let (mut next, slot) = rig.connect();
+    next.write_all(b"hello").expect("written");
+    assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"hello");
+}
+
+/// However a connection ends, and whatever arrives meanwhile, the buffers are there for the others.
+pub(super) fn ends_cost_no_buffers<B: Backend>(make: Make<B>) {
+    let options = Options { buffers: 2, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    for round in 0..12 {
+        let (mut client, slot) = rig.connect();
+        match round % 3 {
+            0 => drop(client),
+            1 => reset(client),
+            _ => client.write_all(b"unheard").expect("written"),
+        }
+        rig.backend.close(slot, Close::Graceful);
+        rig.closed(slot);
+        rig.nothing_more();
+
+        let (client, slot) = rig.connect();
+        drop(client);
+        assert!(rig.receive_all(slot).is_empty());
+        rig.close(slot, Close::Graceful);
+    }
+    let (mut client, slot) = rig.connect();
+    client.write_all(b"hello").expect("written");
+    assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"hello");
+    rig.rests();
+}
+
+pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
+    let (mut rig, buffer, _clients, slot) = starved(make);
+    rig.backend.pause(slot);
+    rig.nothing_more();
+    rig.backend.recycle(buffer);
+    rig.nothing_more();
+    rig.backend.resume(slot);
+    assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"waiting");
+    rig.nothing_more();
+}
+
+pub(super) fn bytes_can_be_changed<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    client.write_all(b"abc").expect("written");
+    let (_, mut buffer) = rig.received();
+    buffer.bytes_mut().reverse();
+    let copy = buffer.bytes_mut().to_vec();
+    rig.backend.recycle(buffer);
+    rig.send(slot, &copy);
+    rig.sent(slot);
+    assert_eq!(read(&client, 3), b"cba");
+}
+
+pub(super) fn many_connections_echo<B: Backend>(make: Make<B>) {
+    const CLIENTS: usize = 500;
+    const ROUNDS: usize = 4;
+    let mut rig = Rig::new(make);
+    let clients: Vec<TcpStream> = (0..CLIENTS).map(|_| rig.dial()).collect();
+    let writer = thread::spawn(move || {
+        for round in 0..ROUNDS {
+            for (at, mut client) in clients.iter().enumerate() {
+                client.write_all(&pattern(at + round)[round..]).expect("written");
+            }
+            for (at, client) in clients.iter().enumerate() {
+                assert!(read(client, at) == pattern(at + round)[round..]);
+            }
+        }
+    });
+    let mut ended = 0;
+    while ended < CLIENTS {
+        rig.poll(Some(Duration::from_millis(100)));
+        for event in std::mem::take(&mut rig.events) {
+            match event {
+                Event::Received { slot, mut buffer } => {
+                    let copy = buffer.bytes_mut().to_vec();
+                    rig.backend.recycle(buffer);
+                    // The client awaits the echo of a round before it writes more, and a round is one segment.
+                    rig.send(slot, &copy);
+                }
+                Event::Ended { slot } => rig.backend.close(slot, Close::Graceful),
+                Event::Closed { .. } => ended += 1,
+                Event::Accepted { .. } | Event::Sent { .. } => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+    writer.join().expect("every client got its echo");
+}

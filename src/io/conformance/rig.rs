@@ -1,0 +1,192 @@
+//! A backend with one listener, driven from a test, and the events that came so far.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::chunk::Span;
+use crate::io::listen::listen;
+use crate::io::{Backend, Close, Event, Options, Slot};
+
+/// Ends a test that would wait for ever; never reached by a passing one.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a suite makes its backend.
+pub(super) type Make<B> = fn(&Options, Vec<TcpListener>) -> std::io::Result<B>;
+
+pub(super) struct Rig<B> {
+    pub(super) backend: B,
+    pub(super) address: SocketAddr,
+    /// Events that no wait has taken yet.
+    pub(super) events: VecDeque<Event>,
+}
+
+impl<B: Backend> Rig<B> {
+    pub(super) fn new(make: Make<B>) -> Self {
+        Self::with(make, "127.0.0.1:0", &Options::default())
+    }
+
+    pub(super) fn with(make: Make<B>, address: &str, options: &Options) -> Self {
+        let listener = listen(address.parse().expect("an address")).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        let backend = make(options, vec![listener]).expect("this backend must exist where it is tested");
+        Self { backend, address, events: VecDeque::new() }
+    }
+
+    /// A client of the backend, not accepted yet.
+    pub(super) fn dial(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).expect("connect");
+        client.set_nodelay(true).expect("a TCP socket");
+        client.set_read_timeout(Some(PATIENCE)).expect("a TCP socket");
+        client.set_write_timeout(Some(PATIENCE)).expect("a TCP socket");
+        client
+    }
+
+    /// A client and its slot.
+    pub(super) fn connect(&mut self) -> (TcpStream, Slot) {
+        let client = self.dial();
+        (client, self.accepted().0)
+    }
+
+    /// The next accepted connection.
+    pub(super) fn accepted(&mut self) -> (Slot, SocketAddr) {
+        self.wait_for(|event| match event {
+            Event::Accepted { slot, peer } => Some((*slot, *peer)),
+            _ => None,
+        })
+    }
+
+    /// Polls once without waiting and keeps what came.
+    pub(super) fn turn(&mut self) {
+        self.poll(Some(Duration::ZERO));
+    }
+
+    pub(super) fn poll(&mut self, timeout: Option<Duration>) {
+        let mut events = Vec::new();
+        self.backend.poll(timeout, &mut events).expect("the backend works");
+        self.events.extend(events);
+    }
+
+    /// Polls until `pick` takes an event, and removes that one.
+    pub(super) fn wait_for<T>(&mut self, pick: impl Fn(&Event) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            let found = self.events.iter().enumerate().find_map(|(at, event)| Some((at, pick(event)?)));
+            if let Some((at, result)) = found {
+                self.events.remove(at);
+                return result;
+            }
+            assert!(start.elapsed() < PATIENCE, "the event did not come; these did: {:?}", self.events);
+            self.poll(Some(Duration::from_millis(100)));
+        }
+    }
+
+    pub(super) fn sent(&mut self, slot: Slot) {
+        self.wait_for(|event| matches!(event, Event::Sent { slot: at } if *at == slot).then_some(()));
+    }
+
+    pub(super) fn closed(&mut self, slot: Slot) {
+        self.wait_for(|event| matches!(event, Event::Closed { slot: at } if *at == slot).then_some(()));
+    }
+
+    pub(super) fn failed(&mut self, slot: Slot) -> std::io::ErrorKind {
+        self.wait_for(|event| match event {
+            Event::Failed { slot: at, error } if *at == slot => Some(error.kind()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn send(&mut self, slot: Slot, bytes: &[u8]) {
+        self.backend.send(slot, Span::copy_of(bytes));
+    }
+
+    pub(super) fn close(&mut self, slot: Slot, how: Close) {
+        self.backend.close(slot, how);
+        self.closed(slot);
+    }
+
+    /// Receives from all connections until those in `goals` have so many bytes, recycling at once.
+    pub(super) fn receive(&mut self, goals: &[(Slot, usize)]) -> HashMap<Slot, Vec<u8>> {
+        let mut got: HashMap<Slot, Vec<u8>> = goals.iter().map(|(slot, _)| (*slot, Vec::new())).collect();
+        while goals.iter().any(|(slot, len)| got[slot].len() < *len) {
+            let (slot, mut buffer) = self.received();
+            got.entry(slot).or_default().extend_from_slice(buffer.bytes_mut());
+            self.backend.recycle(buffer);
+        }
+        got
+    }
+
+    /// The next bytes that arrived, on whatever connection.
+    pub(super) fn received(&mut self) -> (Slot, crate::io::Buffer) {
+        let is_received = |event: &Event| matches!(event, Event::Received { .. });
+        let start = Instant::now();
+        loop {
+            if let Some(at) = self.events.iter().position(is_received)
+                && let Some(Event::Received { slot, buffer }) = self.events.remove(at)
+            {
+                return (slot, buffer);
+            }
+            assert!(start.elapsed() < PATIENCE, "nothing arrived; these came: {:?}", self.events);
+            self.poll(Some(Duration::from_millis(100)));
+        }
+    }
+
+    /// Receives on `slot` to the end of the stream.
+    pub(super) fn receive_all(&mut self, slot: Slot) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            let next = |event: &Event| match event {
+                Event::Received { slot: at, .. } | Event::Ended { slot: at } => *at == slot,
+                _ => false,
+            };
+            let Some(at) = self.events.iter().position(next) else {
+                self.poll(Some(Duration::from_millis(100)));
+                continue;
+            };
+            match self.events.remove(at) {
+                Some(Event::Received { mut buffer, .. }) => {
+                    bytes.extend_from_slice(buffer.bytes_mut());
+                    self.backend.recycle(buffer);
+                }
+                _ => return bytes,
+            }
+        }
+    }
+
+    /// Fails when the backend does not wait although nothing is to be done. One that waits comes back twice in
+    /// this time, or a few times more; one that spins, thousands of times.
+    pub(super) fn rests(&mut self) {
+        let (start, mut polls) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(60) {
+            self.poll(Some(Duration::from_millis(30)));
+            polls += 1;
+        }
+        assert!(polls < 20, "{polls} polls in no time");
+        assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
+    }
+
+    /// Fails when an event came that no wait has taken, in a few more turns than a late one would need.
+    pub(super) fn nothing_more(&mut self) {
+        for _ in 0..10 {
+            self.turn();
+        }
+        assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
+    }
+}
+
+/// Reads exactly `len` bytes.
+pub(super) fn read(mut client: &TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    client.read_exact(&mut bytes).expect("as many bytes");
+    bytes
+}
+
+/// Bytes whose value depends on the position, so that lost or swapped pieces show.
+pub(super) fn pattern(len: usize) -> Vec<u8> {
+    // The length is a prime, so that no power of two is a period; copying is what makes long ones fast.
+    let block: Vec<u8> = (0..65_521_usize).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let mut bytes = block.repeat(len.div_ceil(block.len()));
+    bytes.truncate(len);
+    bytes
+}

@@ -1,0 +1,165 @@
+//! Sending: whole, however the peer reads, and one direction without the other.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use super::receiving::reset;
+use super::rig::{Make, Rig, pattern, read};
+use crate::chunk::{Chunk, Span};
+use crate::io::{Backend, Close, Event};
+
+/// More than the socket buffers of both ends hold, however far they grow.
+pub(super) const LARGE: usize = 24 << 20;
+
+pub(super) fn arrives<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    for text in [&b"hello"[..], b"again"] {
+        rig.send(slot, text);
+        rig.sent(slot);
+        assert_eq!(read(&client, 5), text);
+    }
+    rig.nothing_more();
+}
+
+pub(super) fn large_one_is_continued<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    let bytes = pattern(LARGE);
+    rig.send(slot, &bytes);
+    rig.nothing_more();
+    // Receiving goes on beside a send that cannot.
+    client.write_all(b"busy?").expect("written");
+    assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"busy?");
+    let reader = thread::spawn(move || read(&client, LARGE));
+    rig.sent(slot);
+    assert!(reader.join().expect("read") == bytes);
+    // The peer is gone now; what comes is its end, and no second `Sent`.
+    assert!(rig.receive_all(slot).is_empty());
+    rig.nothing_more();
+}
+
+pub(super) fn sends_after_the_peers_end<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    client.shutdown(Shutdown::Write).expect("connected");
+    assert!(rig.receive_all(slot).is_empty());
+    rig.send(slot, b"good bye");
+    rig.sent(slot);
+    assert_eq!(read(&client, 8), b"good bye");
+    rig.nothing_more();
+}
+
+pub(super) fn shutdown_ends_one_direction<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    rig.send(slot, b"all");
+    rig.sent(slot);
+    rig.backend.shutdown(slot);
+    rig.turn();
+    let mut text = Vec::new();
+    client.read_to_end(&mut text).expect("the text, then the end");
+    assert_eq!(text, b"all");
+    client.write_all(b"not yet").expect("the other direction is open");
+    assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"not yet");
+    drop(client);
+    assert!(rig.receive_all(slot).is_empty());
+    rig.close(slot, Close::Graceful);
+    rig.nothing_more();
+}
+
+pub(super) fn shutdown_waits_for_the_send<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (mut client, slot) = rig.connect();
+    let bytes = pattern(LARGE);
+    rig.send(slot, &bytes);
+    rig.turn();
+    rig.backend.shutdown(slot);
+    rig.turn();
+    let reader = thread::spawn(move || {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).expect("everything, then the end");
+        all
+    });
+    rig.sent(slot);
+    rig.turn();
+    assert!(reader.join().expect("read") == bytes);
+}
+
+pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    rig.send(slot, &pattern(LARGE));
+    rig.nothing_more();
+    reset(client);
+    rig.failed(slot);
+    // The kernel tells of a reset once, and may tell the send. Receiving finds the end then.
+    rig.events.retain(|event| !matches!(event, Event::Ended { .. }));
+    // Whoever has not handled the failure yet may still ask for things.
+    rig.send(slot, b"into the void");
+    rig.backend.shutdown(slot);
+    rig.backend.pause(slot);
+    rig.backend.resume(slot);
+    rig.nothing_more();
+    rig.close(slot, Close::Graceful);
+    rig.nothing_more();
+}
+
+pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let clients: Vec<(TcpStream, u32)> = (0..50).map(|_| rig.connect()).collect();
+    let chunk = Chunk::with_capacity(300);
+    for round in 0..3_u8 {
+        chunk.append(&[round; 100]);
+        let span = Span::new(&chunk, usize::from(round) * 100, usize::from(round) * 100 + 100);
+        for (_, slot) in &clients {
+            rig.backend.send(*slot, span.clone());
+        }
+        // The log grows while it is being sent; `drop` leaves the backend the only holder of the span.
+        drop(span);
+        for (_, slot) in &clients {
+            rig.sent(*slot);
+        }
+    }
+    for (client, _) in &clients {
+        assert_eq!(read(client, 300), [[0_u8; 100], [1; 100], [2; 100]].concat());
+    }
+    assert_eq!(std::rc::Rc::strong_count(&chunk), 1, "every span came back");
+}
+
+/// Every connection asks for several things at once, in far more requests than a short queue holds.
+pub(super) fn more_than_the_queue_holds<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let clients: Vec<(TcpStream, u32)> = (0..300).map(|_| rig.connect()).collect();
+    for (_, slot) in &clients {
+        rig.send(*slot, &slot.to_ne_bytes());
+        rig.backend.pause(*slot);
+        rig.backend.shutdown(*slot);
+    }
+    for (mut client, slot) in clients {
+        rig.sent(slot);
+        rig.turn();
+        let mut text = Vec::new();
+        client.read_to_end(&mut text).expect("the number, then the end");
+        assert_eq!(text, slot.to_ne_bytes());
+        rig.backend.close(slot, Close::Reset);
+    }
+    let mut closed = 0;
+    while closed < 300 {
+        rig.wait_for(|event| matches!(event, Event::Closed { .. }).then_some(()));
+        closed += 1;
+    }
+    rig.nothing_more();
+}
+
+pub(super) fn empty_span<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    rig.send(slot, b"");
+    rig.sent(slot);
+    rig.send(slot, b"more");
+    rig.sent(slot);
+    assert_eq!(read(&client, 4), b"more");
+    assert!(!rig.events.iter().any(|event| matches!(event, Event::Sent { .. })));
+}

@@ -1,0 +1,110 @@
+//! Waking and waiting.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::rig::{Make, Rig, pattern};
+use super::sending::LARGE;
+use crate::io::Backend;
+
+pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let waker = rig.backend.waker();
+    let (message, mailbox) = mpsc::channel();
+    let other = thread::spawn(move || {
+        message.send("work").expect("the mailbox is open");
+        waker.wake();
+    });
+    // As a shard does: announce the sleep, look once more, sleep. Returns because of the wake-up alone.
+    let waker = rig.backend.waker();
+    loop {
+        waker.prepare();
+        if let Ok(work) = mailbox.try_recv() {
+            assert_eq!(work, "work");
+            break;
+        }
+        rig.poll(None);
+    }
+    other.join().expect("woke");
+    assert!(rig.events.is_empty());
+}
+
+pub(super) fn between_prepare_and_poll<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    for _ in 0..3 {
+        let waker = rig.backend.waker();
+        waker.prepare();
+        thread::spawn(move || waker.wake()).join().expect("woke");
+        // The wake-up came before the wait, and the wait ends all the same.
+        rig.poll(None);
+    }
+    rig.rests();
+}
+
+pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    rig.rests();
+    let (mut client, slot) = rig.connect();
+    rig.nothing_more();
+    rig.rests();
+    // Unread bytes and an end behind a pause are nothing to be done either, nor is a send that cannot go on.
+    rig.backend.pause(slot);
+    rig.turn();
+    client.write_all(b"later").expect("written");
+    client.shutdown(Shutdown::Write).expect("connected");
+    rig.send(slot, &pattern(LARGE));
+    rig.rests();
+}
+
+pub(super) fn costs_nothing_when_awake<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    // Gets whatever the start left out of the way, such as readiness of the first registration.
+    rig.turn();
+    let waker = rig.backend.waker();
+    waker.prepare();
+    rig.turn();
+    // The poll took the announcement back, so this writes nothing that could end the next wait early.
+    waker.wake();
+    let before = rig.backend.now_ms();
+    rig.poll(Some(Duration::from_millis(20)));
+    assert!(rig.backend.now_ms() >= before + 20, "woken without need");
+}
+
+pub(super) fn time_passes_without_events<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (_client, _) = rig.connect();
+    rig.nothing_more();
+    let before = rig.backend.now_ms();
+    rig.poll(Some(Duration::from_millis(30)));
+    assert!(rig.backend.now_ms() >= before + 30, "the time-out came too early");
+    assert!(rig.events.is_empty());
+}
+
+pub(super) fn many_times<B: Backend>(make: Make<B>) {
+    const MESSAGES: u32 = 20_000;
+    let mut rig = Rig::new(make);
+    let waker = rig.backend.waker();
+    let (message, mailbox) = mpsc::channel();
+    let other = thread::spawn(move || {
+        for number in 0..MESSAGES {
+            message.send(number).expect("the mailbox is open");
+            waker.wake();
+        }
+    });
+    let waker = rig.backend.waker();
+    let mut expected = 0;
+    while expected < MESSAGES {
+        waker.prepare();
+        if mailbox.try_recv().map(|number| assert_eq!(number, expected)).is_ok() {
+            expected += 1;
+            waker.cancel();
+            continue;
+        }
+        // A lost wake-up would wait here for ever.
+        rig.poll(None);
+    }
+    other.join().expect("all sent");
+}

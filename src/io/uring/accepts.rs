@@ -1,0 +1,113 @@
+//! Accepts in flight, and the peer addresses that the kernel writes for them.
+
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::squeue;
+use nix::libc;
+
+use super::operation;
+
+/// Accepts in flight for one listener. As many connections come in with one turn of the loop.
+const PER_LISTENER: usize = 16;
+
+/// The address buffers of all accepts. One in flight belongs to the kernel, others are in `idle`.
+#[derive(Default)]
+pub(super) struct Accepts {
+    /// Listener `at % listeners.len()` accepts into the buffer at `at`.
+    addresses: Box<[UnsafeCell<Address>]>,
+    listeners: Vec<RawFd>,
+    idle: VecDeque<u32>,
+}
+
+impl Accepts {
+    pub(super) fn new(listeners: &[impl AsRawFd]) -> Self {
+        let count = PER_LISTENER * listeners.len();
+        Self {
+            addresses: (0..count).map(|_| UnsafeCell::new(Address::EMPTY)).collect(),
+            listeners: listeners.iter().map(AsRawFd::as_raw_fd).collect(),
+            idle: (0..count as u32).collect(),
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        (self.addresses.len() - self.idle.len()) as u32
+    }
+
+    /// The request for one more accept. Its memory stays where it is until `finish`.
+    pub(super) fn start(&mut self) -> Option<squeue::Entry> {
+        let at = self.idle.pop_front()?;
+        let cell = &mut self.addresses[at as usize];
+        *cell.get_mut() = Address::EMPTY;
+        let address = cell.get();
+        let len = address.wrapping_byte_add(std::mem::offset_of!(Address, len));
+        let listener = self.listeners[at as usize % self.listeners.len()];
+        Some(operation::accept(at, listener, address.cast(), len.cast()))
+    }
+
+    /// The accept at `at` has completed: its buffer is ours again, and holds this peer if it succeeded.
+    pub(super) fn finish(&mut self, at: u32) -> SocketAddr {
+        self.idle.push_back(at);
+        self.addresses[at as usize].get_mut().peer()
+    }
+
+    /// Requests to cancel all that are in flight.
+    pub(super) fn cancellations(&self) -> Vec<squeue::Entry> {
+        let all = 0..self.addresses.len() as u32;
+        all.filter(|at| !self.idle.contains(at)).map(operation::cancel_accept).collect()
+    }
+}
+
+/// A `sockaddr_in` or `sockaddr_in6` as the kernel writes it, and its length.
+#[repr(C, align(4))]
+struct Address {
+    bytes: [u8; size_of::<libc::sockaddr_in6>()],
+    len: libc::socklen_t,
+}
+
+impl Address {
+    const EMPTY: Self = Self { bytes: [0; 28], len: 28 };
+
+    /// The address; the unspecified one for a family that a TCP listener cannot have.
+    fn peer(&self) -> SocketAddr {
+        let [family_low, family_high, port_high, port_low, ..] = self.bytes;
+        let port = u16::from_be_bytes([port_high, port_low]);
+        match i32::from(u16::from_ne_bytes([family_low, family_high])) {
+            libc::AF_INET => SocketAddr::from((self.array::<4>(4), port)),
+            libc::AF_INET6 => {
+                let flow_info = u32::from_be_bytes(self.array(4));
+                let scope_id = u32::from_ne_bytes(self.array(24));
+                SocketAddrV6::new(Ipv6Addr::from(self.array::<16>(8)), port, flow_info, scope_id).into()
+            }
+            _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        }
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        std::array::from_fn(|index| self.bytes[at + index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        let mut address = Address::EMPTY;
+        address.bytes[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        address.bytes[2..8].copy_from_slice(&[0x1f, 0x90, 192, 0, 2, 7]);
+        assert_eq!(address.peer().to_string(), "192.0.2.7:8080");
+
+        address = Address::EMPTY;
+        address.bytes[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        address.bytes[2..4].copy_from_slice(&[0x00, 0x50]);
+        address.bytes[8..24].copy_from_slice(&"2001:db8::5".parse::<Ipv6Addr>().expect("valid").octets());
+        address.bytes[24..28].copy_from_slice(&3_u32.to_ne_bytes());
+        assert_eq!(address.peer().to_string(), "[2001:db8::5%3]:80");
+
+        assert_eq!(Address::EMPTY.peer().to_string(), "0.0.0.0:0");
+    }
+}

@@ -1,0 +1,473 @@
+//! The backend on io_uring.
+//!
+//! Connections live in the ring's table of direct descriptors, and a slot is an index in it. Each connection
+//! has a multishot receive armed while it is wanted. Requests of the caller go straight to the submission
+//! queue, and `poll` hands them over and waits with one system call.
+
+#![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
+
+mod accepts;
+mod buffers;
+mod operation;
+mod ring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use io_uring::squeue;
+use nix::libc;
+
+use self::accepts::Accepts;
+use self::buffers::Buffers;
+use self::operation::Operation;
+use self::ring::{Completion, Ring};
+use super::admission::Admission;
+use super::clock::now_ms;
+use super::sends::{SendId, Sends};
+use super::{Backend, Buffer, Close, Event, Options, Slot, Waker, canonical};
+use crate::chunk::Span;
+
+/// Requests handed over in one system call. A longer batch takes one more for each so many.
+const SUBMISSIONS: u32 = 2048;
+
+/// One shard's sockets on an io_uring.
+pub struct Uring {
+    /// First, so that it is closed before the memory below is freed.
+    ring: Ring,
+    waker: Waker,
+    /// A wake-up is being waited for.
+    wake_armed: bool,
+    now_ms: u64,
+    listeners: Vec<TcpListener>,
+    admission: Admission,
+    accepts: Accepts,
+    connections: Vec<Connection>,
+    sends: Sends,
+    buffers: Buffers,
+    /// Slots whose receiving ended for want of a buffer, in their order. An entry counts only while the
+    /// connection has `starving` set: closing leaves entries behind.
+    starving: VecDeque<Slot>,
+    /// Slots whose cancellation completed before all it was meant for, to be looked at after the batch.
+    unfinished: Vec<Slot>,
+    /// Room for completions.
+    completions: Vec<Completion>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Connection {
+    send: Option<SendId>,
+    phase: Phase,
+    /// Operations whose last completion has not come.
+    under_way: u8,
+    /// Receiving is armed.
+    receiving: bool,
+    /// A cancellation is under way.
+    cancelling: bool,
+    /// FIN is asked for, and comes after the send under way.
+    shutdown: bool,
+    paused: bool,
+    /// The peer's end of stream was received.
+    ended: bool,
+    /// Waits in the list of that name.
+    starving: bool,
+    /// Never reported, since it was accepted after accepting was stopped.
+    hidden: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Vacant,
+    Open,
+    Failed,
+    /// Waits until every operation has completed.
+    Closing(Close),
+    /// Waits for the close itself.
+    Releasing,
+}
+
+impl Uring {
+    /// A ring for `listeners`. It belongs to the thread that makes it.
+    ///
+    /// # Errors
+    /// When the kernel has no io_uring, is too old for what is used here, or refuses it; the text says which.
+    pub fn new(options: &Options, listeners: Vec<TcpListener>) -> io::Result<Self> {
+        Self::with_queue(options, listeners, SUBMISSIONS)
+    }
+
+    /// A ring with a queue so short that batches do not fit in it.
+    #[cfg(test)]
+    pub(super) fn with_short_queue(options: &Options, listeners: Vec<TcpListener>) -> io::Result<Self> {
+        Self::with_queue(options, listeners, 4)
+    }
+
+    fn with_queue(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
+        let ring = Ring::new(submissions, options.slots)?;
+        for listener in &listeners {
+            // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
+            listener.set_nonblocking(false)?;
+        }
+        Ok(Self {
+            buffers: Buffers::new(options, &ring)?,
+            ring,
+            waker: Waker::new()?,
+            wake_armed: false,
+            now_ms: now_ms(),
+            accepts: Accepts::new(&listeners),
+            listeners,
+            admission: Admission::new(options.slots),
+            connections: Vec::new(),
+            sends: Sends::default(),
+            starving: VecDeque::new(),
+            unfinished: Vec::new(),
+            completions: Vec::new(),
+        })
+    }
+
+    /// # Panics
+    /// When `slot` names no connection.
+    fn at(&mut self, slot: Slot) -> &mut Connection {
+        let connection = &mut self.connections[slot as usize];
+        assert!(connection.phase != Phase::Vacant, "slot {slot} is used from Accepted to Closed");
+        connection
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        // SAFETY: entries come from `operation`. What they point to is a static, an address of `accepts`
+        // until its completion, or a span in `sends` until its completion; `drop` quiesces the ring first.
+        unsafe { self.ring.push(entry) };
+    }
+
+    /// Queues an operation of a connection.
+    fn start(&mut self, slot: Slot, entry: squeue::Entry) {
+        self.at(slot).under_way += 1;
+        self.push(entry);
+    }
+
+    /// Arms whatever does not belong to one connection.
+    fn arm(&mut self) {
+        if !self.wake_armed {
+            self.wake_armed = true;
+            self.push(operation::wake(self.waker.event().as_raw_fd()));
+        }
+        // An accept that finds the table full would take the connection from its queue and drop it. So there
+        // are never more in flight than slots are free.
+        while self.accepts.in_flight() < self.admission.room()
+            && let Some(accept) = self.accepts.start()
+        {
+            self.push(accept);
+        }
+        for _ in 0..self.buffers.available() {
+            let Some(slot) = self.starving.pop_front() else { break };
+            if std::mem::take(&mut self.connections[slot as usize].starving) {
+                self.receive(slot);
+            }
+        }
+    }
+
+    /// Arms receiving if it is wanted.
+    fn receive(&mut self, slot: Slot) {
+        let connection = self.at(slot);
+        let wanted = connection.phase == Phase::Open && !connection.paused && !connection.ended;
+        if wanted && !connection.receiving && !connection.starving {
+            connection.receiving = true;
+            self.start(slot, operation::receive(slot));
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        match completion.operation {
+            Operation::Accept(at) => self.accepted(at, completion.result, events),
+            Operation::CancelAccept(_) => {}
+            Operation::Receive(slot) => self.received(slot, completion, events),
+            Operation::Send(id) => self.sent(id, completion.result, events),
+            Operation::Shutdown(slot) | Operation::Linger(slot) | Operation::Close(slot) => {
+                // Closing always ends the descriptor; the others fail only when the peer is gone already.
+                self.finish_operation(slot, events);
+            }
+            Operation::Cancel(slot) => self.cancelled(slot, events),
+            Operation::Wake => self.wake_armed = !completion.last,
+        }
+    }
+
+    fn accepted(&mut self, at: u32, result: i32, events: &mut Vec<Event>) {
+        let peer = self.accepts.finish(at);
+        match u32::try_from(result) {
+            Ok(slot) => self.adopt(slot, peer, events),
+            Err(_) if super::is_out_of_resources(&error(result)) => {
+                self.admission.refused(self.now_ms, events);
+            }
+            // Cancelled, or the connection broke while it waited (accept(2) lists more causes).
+            Err(_) => {}
+        }
+    }
+
+    fn adopt(&mut self, slot: Slot, peer: SocketAddr, events: &mut Vec<Event>) {
+        if self.connections.len() <= slot as usize {
+            self.connections.resize(slot as usize + 1, Connection::default());
+        }
+        let hidden = self.admission.is_stopped();
+        self.connections[slot as usize] = Connection { phase: Phase::Open, hidden, ..Connection::default() };
+        if hidden {
+            self.admission.opened(events);
+            self.close(slot, Close::Graceful);
+        } else {
+            events.push(Event::Accepted { slot, peer: canonical(peer) });
+            self.admission.opened(events);
+            self.receive(slot);
+        }
+    }
+
+    fn received(&mut self, slot: Slot, completion: Completion, events: &mut Vec<Event>) {
+        let Completion { result, last, buffer, .. } = completion;
+        let buffer = buffer.map(|id| self.buffers.take(id, result.max(0) as usize));
+        let connection = self.at(slot);
+        if last {
+            connection.receiving = false;
+        }
+        let heard = connection.phase == Phase::Open && !connection.ended;
+        match (result, buffer) {
+            (1.., Some(buffer)) if heard => events.push(Event::Received { slot, buffer }),
+            (_, Some(buffer)) => self.buffers.give(buffer),
+            _ => {}
+        }
+        if heard && result <= 0 {
+            self.receiving_ended(slot, result, events);
+        }
+        if last {
+            self.finish_operation(slot, events);
+        }
+    }
+
+    /// A receive completed without data: with 0 or an error.
+    fn receiving_ended(&mut self, slot: Slot, result: i32, events: &mut Vec<Event>) {
+        match -result {
+            0 => {
+                self.at(slot).ended = true;
+                events.push(Event::Ended { slot });
+            }
+            libc::ENOBUFS => {
+                self.at(slot).starving = true;
+                self.starving.push_back(slot);
+            }
+            // Cancelled by a pause, or to be armed again.
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+            _ => self.fail(slot, result, events),
+        }
+    }
+
+    fn sent(&mut self, id: SendId, result: i32, events: &mut Vec<Event>) {
+        let send = self.sends.at(id);
+        let slot = send.slot;
+        if let Ok(count) = usize::try_from(result) {
+            send.span.advance(count);
+        }
+        let open = self.connections[slot as usize].phase == Phase::Open;
+        let again = matches!(-result, libc::EINTR | libc::EAGAIN) || result > 0;
+        if open && again && !send.span.is_empty() {
+            let entry = operation::send(slot, id, send.span.bytes());
+            return self.push(entry);
+        }
+        self.sends.remove(id);
+        self.at(slot).send = None;
+        if open && result < 0 {
+            self.fail(slot, result, events);
+        } else if open {
+            events.push(Event::Sent { slot });
+            if std::mem::take(&mut self.at(slot).shutdown) {
+                self.start(slot, operation::shutdown(slot));
+            }
+        }
+        self.finish_operation(slot, events);
+    }
+
+    fn fail(&mut self, slot: Slot, result: i32, events: &mut Vec<Event>) {
+        self.at(slot).phase = Phase::Failed;
+        events.push(Event::Failed { slot, error: error(result) });
+    }
+
+    fn cancelled(&mut self, slot: Slot, events: &mut Vec<Event>) {
+        let connection = self.at(slot);
+        connection.cancelling = false;
+        if connection.under_way > 1 {
+            self.unfinished.push(slot);
+        }
+        self.finish_operation(slot, events);
+    }
+
+    /// Cancels again where something is still under way. Mostly the operation has completed right after its
+    /// cancellation did, but the kernel does not find one that is between two attempts.
+    fn cancel_unfinished(&mut self) {
+        while let Some(slot) = self.unfinished.pop() {
+            let connection = self.connections[slot as usize];
+            if connection.under_way > 0 && !connection.cancelling {
+                self.cancel(slot);
+            }
+        }
+    }
+
+    /// Cancels what is under way and no longer wanted.
+    fn cancel(&mut self, slot: Slot) {
+        let connection = self.at(slot);
+        let entry = match connection.phase {
+            Phase::Closing(_) => operation::cancel_all(slot),
+            Phase::Open if connection.paused && connection.receiving && !connection.cancelling => {
+                operation::cancel_receive(slot)
+            }
+            _ => return,
+        };
+        connection.cancelling = true;
+        self.start(slot, entry);
+    }
+
+    /// Counts an operation as completed, and goes on with what waited for that.
+    fn finish_operation(&mut self, slot: Slot, events: &mut Vec<Event>) {
+        let connection = self.at(slot);
+        connection.under_way -= 1;
+        match connection.phase {
+            Phase::Open => self.receive(slot),
+            Phase::Closing(how) if connection.under_way == 0 => self.release(slot, how),
+            Phase::Releasing if connection.under_way == 0 => {
+                let hidden = std::mem::take(connection).hidden;
+                if !hidden {
+                    events.push(Event::Closed { slot });
+                }
+                self.admission.closed(events);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes the descriptor, on which nothing is under way.
+    fn release(&mut self, slot: Slot, how: Close) {
+        self.at(slot).phase = Phase::Releasing;
+        if how == Close::Reset {
+            self.start(slot, operation::linger(slot));
+        }
+        self.start(slot, operation::close(slot));
+    }
+}
+
+impl Backend for Uring {
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
+        self.admission.retry(self.now_ms, events);
+        self.arm();
+        let timeout = if events.len() > before {
+            Some(Duration::ZERO)
+        } else {
+            self.admission.limit_wait(timeout, self.now_ms)
+        };
+        let result = self.ring.enter(timeout);
+        self.waker.cancel();
+        self.now_ms = now_ms();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.take_completions(&mut completions);
+        for completion in completions.drain(..) {
+            self.complete(completion, events);
+        }
+        self.completions = completions;
+        self.cancel_unfinished();
+        if self.admission.is_stopped() && self.accepts.in_flight() == 0 {
+            self.listeners.clear();
+        }
+        result
+    }
+
+    fn send(&mut self, slot: Slot, span: Span) {
+        let connection = self.at(slot);
+        assert!(connection.send.is_none(), "slot {slot} has a send under way");
+        if connection.phase == Phase::Open {
+            let id = self.sends.insert(slot, span);
+            self.at(slot).send = Some(id);
+            let entry = operation::send(slot, id, self.sends.at(id).span.bytes());
+            self.start(slot, entry);
+        }
+    }
+
+    fn pause(&mut self, slot: Slot) {
+        self.at(slot).paused = true;
+        self.cancel(slot);
+    }
+
+    fn resume(&mut self, slot: Slot) {
+        self.at(slot).paused = false;
+        self.receive(slot);
+    }
+
+    fn shutdown(&mut self, slot: Slot) {
+        let connection = self.at(slot);
+        if connection.phase != Phase::Open {
+            return;
+        }
+        if connection.send.is_some() {
+            connection.shutdown = true;
+        } else {
+            self.start(slot, operation::shutdown(slot));
+        }
+    }
+
+    fn close(&mut self, slot: Slot, how: Close) {
+        let connection = self.at(slot);
+        match connection.phase {
+            Phase::Open | Phase::Failed if connection.under_way > 0 => {
+                connection.phase = Phase::Closing(how);
+                self.cancel(slot);
+            }
+            Phase::Open | Phase::Failed => self.release(slot, how),
+            // Asked twice, the harder way holds.
+            Phase::Closing(_) if how == Close::Reset => connection.phase = Phase::Closing(how),
+            Phase::Closing(_) | Phase::Releasing | Phase::Vacant => {}
+        }
+    }
+
+    fn recycle(&mut self, buffer: Buffer) {
+        self.buffers.give(buffer);
+    }
+
+    fn stop_accepting(&mut self) {
+        if !self.admission.is_stopped() {
+            self.admission.stop();
+            for cancellation in self.accepts.cancellations() {
+                self.push(cancellation);
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if !self.ring.quiesce() {
+            // The kernel may still read a span or write an address or a buffer, so their memory must stay.
+            std::mem::forget(std::mem::take(&mut self.sends));
+            std::mem::forget(std::mem::take(&mut self.accepts));
+            self.buffers.leak();
+        }
+    }
+}
+
+/// The error of a completion's negative result.
+fn error(result: i32) -> io::Error {
+    io::Error::from_raw_os_error(-result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert_eq!(size_of::<Connection>(), 16);
+    }
+}

@@ -1,0 +1,210 @@
+//! Frames and messages out of reads that cut them anywhere.
+
+use super::client_header::{ClientHeader, Context, MAX_CLIENT_HEADER_LEN};
+use super::frame::{CloseFrame, Failure, Kind, Opcode};
+use super::mask::{unmask, unmask_at};
+use super::{Limits, take_up_to};
+use simdutf8::{basic, compat};
+
+/// What is kept between reads: it exists only while a frame or a message is incomplete.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    /// The first `header_len` bytes of a header that a read cut.
+    header: [u8; MAX_CLIENT_HEADER_LEN],
+    header_len: usize,
+    /// The frame whose payload has not arrived wholly.
+    frame: Option<Frame>,
+    /// The unfinished data message.
+    message: Option<Kind>,
+    /// The message's payload so far, unmasked.
+    payload: Vec<u8>,
+    /// Bytes of `payload` that were found to be UTF-8; less than four follow. Unused for binary messages.
+    valid_len: usize,
+    /// The payload so far of a control frame, which may stand between a message's fragments.
+    control: Vec<u8>,
+    /// What the last event borrows.
+    delivered: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    header: ClientHeader,
+    /// Bytes of the payload that have arrived; less than `header.len` between reads.
+    received: usize,
+}
+
+/// A complete message or control frame.
+pub(super) struct Complete<'i> {
+    /// A control opcode or the kind of the message; never a continuation.
+    pub(super) opcode: Opcode,
+    pub(super) payload: Payload<'i>,
+}
+
+/// Where a complete payload lies.
+pub(super) enum Payload<'i> {
+    InPlace(&'i [u8]),
+    /// In [`Assembly::delivered`].
+    Assembled,
+}
+
+/// Takes frames from `input` until a message or a control frame is complete.
+///
+/// Text is checked; a close payload is checked only as far as it came in parts.
+pub(super) fn next_complete<'i>(
+    assembly: &mut Option<Box<Assembly>>,
+    input: &mut &'i mut [u8],
+    limits: &Limits,
+) -> Result<Option<Complete<'i>>, Failure> {
+    release(assembly);
+    while let Some(frame) = next_frame(assembly, input, limits)? {
+        let header = frame.header;
+        let is_alone = header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation);
+        if frame.received == 0
+            && is_alone
+            && let Some(payload) = input.split_off_mut(..header.len)
+        {
+            unmask(payload, header.key);
+            if header.opcode == Opcode::Text && basic::from_utf8(payload).is_err() {
+                return Err(Failure::TEXT);
+            }
+            return Ok(Some(Complete { opcode: header.opcode, payload: Payload::InPlace(payload) }));
+        }
+        if let Some(opcode) = assembly.get_or_insert_default().take_in(frame, input)? {
+            return Ok(Some(Complete { opcode, payload: Payload::Assembled }));
+        }
+    }
+    Ok(None)
+}
+
+/// Frees what the last event borrowed, and everything when nothing is incomplete.
+fn release(assembly: &mut Option<Box<Assembly>>) {
+    if let Some(kept) = assembly {
+        kept.delivered = Vec::new();
+        if kept.header_len == 0 && kept.frame.is_none() && kept.message.is_none() {
+            *assembly = None;
+        }
+    }
+}
+
+/// Goes on with the frame whose payload is incomplete, or decodes the next header.
+fn next_frame(
+    assembly: &mut Option<Box<Assembly>>,
+    input: &mut &mut [u8],
+    limits: &Limits,
+) -> Result<Option<Frame>, Failure> {
+    if input.is_empty() {
+        return Ok(None);
+    }
+    let Some(kept) = assembly else {
+        let context = Context { in_message: false, room: limits.max_message };
+        let decoded = ClientHeader::decode(input, context)?;
+        if decoded.is_none() {
+            assembly.insert(Box::default()).keep_header(input);
+        }
+        return Ok(decoded.map(|(header, len)| begin(header, input, len)));
+    };
+    if let Some(frame) = kept.frame.take() {
+        return Ok(Some(frame));
+    }
+    let context = Context {
+        in_message: kept.message.is_some(),
+        room: limits.max_message.saturating_sub(kept.payload.len()),
+    };
+    let old_len = kept.header_len;
+    let fresh_len = input.len().min(MAX_CLIENT_HEADER_LEN - old_len);
+    kept.header[old_len..old_len + fresh_len].copy_from_slice(&input[..fresh_len]);
+    match ClientHeader::decode(&kept.header[..old_len + fresh_len], context)? {
+        Some((header, len)) => {
+            kept.header_len = 0;
+            Ok(Some(begin(header, input, len - old_len)))
+        }
+        None => {
+            kept.keep_header(input);
+            Ok(None)
+        }
+    }
+}
+
+/// Consumes the `len` bytes of a header that lie in `input`.
+fn begin(header: ClientHeader, input: &mut &mut [u8], len: usize) -> Frame {
+    take_up_to(len, input);
+    Frame { header, received: 0 }
+}
+
+impl Assembly {
+    /// The payload that belongs to the last [`Payload::Assembled`].
+    pub(super) fn delivered(&self) -> &[u8] {
+        &self.delivered
+    }
+
+    /// Bytes allocated for payloads.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
+    }
+
+    /// Consumes all of `input` into the incomplete header; a complete one would be longer.
+    fn keep_header(&mut self, input: &mut &mut [u8]) {
+        let len = self.header_len + input.len();
+        self.header[self.header_len..len].copy_from_slice(input);
+        self.header_len = len;
+        *input = &mut [];
+    }
+
+    /// Copies what has arrived of `frame`, and tells what it completes.
+    fn take_in(&mut self, mut frame: Frame, input: &mut &mut [u8]) -> Result<Option<Opcode>, Failure> {
+        let ClientHeader { fin, opcode, key, len } = frame.header;
+        let part = take_up_to(len - frame.received, input);
+        unmask_at(part, key, frame.received);
+        frame.received += part.len();
+        let is_whole = frame.received == len;
+        if !is_whole {
+            self.frame = Some(frame);
+            if frame.received == 0 {
+                // The payload may yet lie whole in the next input, and then the message does not begin here.
+                return Ok(None);
+            }
+        }
+        if opcode.is_control() {
+            self.control.extend_from_slice(part);
+            if opcode == Opcode::Close {
+                CloseFrame::check_prefix(&self.control)?;
+            }
+            if !is_whole {
+                return Ok(None);
+            }
+            self.delivered = std::mem::take(&mut self.control);
+            return Ok(Some(opcode));
+        }
+        let kind = match opcode {
+            Opcode::Text => *self.message.insert(Kind::Text),
+            Opcode::Binary => *self.message.insert(Kind::Binary),
+            _ => self.message.ok_or(Failure::NOTHING_TO_CONTINUE)?,
+        };
+        self.payload.extend_from_slice(part);
+        if kind == Kind::Text {
+            self.check_text()?;
+        }
+        if !(is_whole && fin) {
+            return Ok(None);
+        }
+        if kind == Kind::Text && self.valid_len < self.payload.len() {
+            return Err(Failure::TEXT);
+        }
+        self.message = None;
+        self.valid_len = 0;
+        self.delivered = std::mem::take(&mut self.payload);
+        Ok(Some(kind.opcode()))
+    }
+
+    /// Fails at the first byte that no UTF-8 text can contain there. RFC 6455 §8.1
+    fn check_text(&mut self) -> Result<(), Failure> {
+        match compat::from_utf8(&self.payload[self.valid_len..]) {
+            Ok(_) => self.valid_len = self.payload.len(),
+            // A character is cut at the end.
+            Err(error) if error.error_len().is_none() => self.valid_len += error.valid_up_to(),
+            Err(_) => return Err(Failure::TEXT),
+        }
+        Ok(())
+    }
+}

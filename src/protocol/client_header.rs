@@ -1,0 +1,95 @@
+//! The headers of frames that a client sends, and the rules that they must obey. RFC 6455 §5.2
+
+use super::frame::{Failure, MAX_CONTROL_LEN, MAX_HEADER_LEN, Opcode};
+
+/// The most bytes of a header sent by a client.
+pub(super) const MAX_CLIENT_HEADER_LEN: usize = MAX_HEADER_LEN + 4;
+
+/// The decoded header of a frame sent by a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientHeader {
+    pub(super) fin: bool,
+    pub(super) opcode: Opcode,
+    pub(super) key: [u8; 4],
+    /// Bytes of payload; no more than the limits allow.
+    pub(super) len: usize,
+}
+
+/// What a header is judged by besides its own bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    /// Whether a fragmented message is unfinished.
+    pub(super) in_message: bool,
+    /// Bytes that the message may still grow by.
+    pub(super) room: usize,
+}
+
+impl ClientHeader {
+    /// Decodes the header that `bytes` begins with, and tells its length; `None` when it is incomplete.
+    ///
+    /// Every byte is judged as soon as it is there, so that what is wrong does not depend on how the bytes
+    /// were cut into reads.
+    pub(super) fn decode(bytes: &[u8], context: Context) -> Result<Option<(Self, usize)>, Failure> {
+        let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
+        let fin = first & 0x80 != 0;
+        let opcode = decode_first(first, context)?;
+        let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
+        // RFC 6455 §5.1
+        if second & 0x80 == 0 {
+            return Err(Failure::UNMASKED);
+        }
+        let short_len = second & 0x7f;
+        // RFC 6455 §5.5
+        if opcode.is_control() && usize::from(short_len) > MAX_CONTROL_LEN {
+            return Err(Failure::CONTROL_LEN);
+        }
+        if opcode == Opcode::Close && short_len == 1 {
+            return Err(Failure::CLOSE_OF_ONE_BYTE);
+        }
+        let Some((len, rest)) = decode_len(short_len, rest)? else { return Ok(None) };
+        let len = match usize::try_from(len) {
+            Ok(len) if opcode.is_control() || len <= context.room => len,
+            _ => return Err(Failure::TOO_BIG),
+        };
+        let Some((&key, rest)) = rest.split_first_chunk() else { return Ok(None) };
+        Ok(Some((Self { fin, opcode, key, len }, bytes.len() - rest.len())))
+    }
+}
+
+fn decode_first(byte: u8, context: Context) -> Result<Opcode, Failure> {
+    // RFC 6455 §5.2
+    if byte & 0x70 != 0 {
+        return Err(Failure::RESERVED_BITS);
+    }
+    let fin = byte & 0x80 != 0;
+    // RFC 6455 §5.4 and §5.5
+    match Opcode::from_bits(byte & 0x0f).ok_or(Failure::OPCODE)? {
+        Opcode::Close | Opcode::Ping | Opcode::Pong if !fin => Err(Failure::CONTROL_FRAGMENTED),
+        Opcode::Continuation if !context.in_message => Err(Failure::NOTHING_TO_CONTINUE),
+        Opcode::Text | Opcode::Binary if context.in_message => Err(Failure::MESSAGE_INTERRUPTED),
+        opcode => Ok(opcode),
+    }
+}
+
+/// Decodes the extended payload length, and gives what follows it. RFC 6455 §5.2
+fn decode_len(short_len: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Failure> {
+    let (len, rest, least) = match short_len {
+        126 => {
+            let Some((len, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+            (u64::from(u16::from_be_bytes(*len)), rest, 126)
+        }
+        127 => {
+            // The first byte is enough to see that bit, and it is judged before the rest has come.
+            if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
+                return Err(Failure::LEN_HIGH_BIT);
+            }
+            let Some((len, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+            (u64::from_be_bytes(*len), rest, 0x1_0000)
+        }
+        _ => (u64::from(short_len), bytes, 0),
+    };
+    if len < least {
+        return Err(Failure::LEN_NOT_MINIMAL);
+    }
+    Ok(Some((len, rest)))
+}

@@ -1,0 +1,73 @@
+//! Removing the mask from client payloads. RFC 6455 §5.3
+
+/// Applies `key` to `data` in place, `data` being a payload from its first byte on.
+///
+/// Masking and unmasking are the same operation.
+pub fn unmask(data: &mut [u8], key: [u8; 4]) {
+    let key = u32::from_ne_bytes(key);
+    let wide = u64::from(key) << 32 | u64::from(key);
+    // Fixed-size chunks let the compiler turn the loop into vector instructions.
+    let (chunks, tail) = data.as_chunks_mut::<8>();
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    let (chunks, tail) = tail.as_chunks_mut::<4>();
+    for chunk in chunks {
+        *chunk = (u32::from_ne_bytes(*chunk) ^ key).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(key.to_ne_bytes()) {
+        *byte ^= key;
+    }
+}
+
+/// Applies `key` to `data` in place, `data` being the part of a payload that begins `offset` bytes into it.
+pub fn unmask_at(data: &mut [u8], mut key: [u8; 4], offset: usize) {
+    key.rotate_left(offset % 4);
+    unmask(data, key);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tests::{config, naive};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    // RFC 6455 §5.7: a masked "Hello".
+    #[test]
+    fn the_example_of_the_rfc() {
+        let mut payload = [0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        unmask(&mut payload, [0x37, 0xfa, 0x21, 0x3d]);
+        assert_eq!(&payload, b"Hello");
+    }
+
+    proptest! {
+        #![proptest_config(config(256))]
+
+        #[test]
+        fn agrees_with_the_naive_twin(
+            bytes in vec(any::<u8>(), 0..200),
+            key: [u8; 4],
+            start in 0..32_usize,
+            offset in 0..9_usize,
+        ) {
+            let start = start.min(bytes.len());
+            let mut expected = bytes.clone();
+            naive::unmask(&mut expected[start..], key, offset);
+            let mut actual = bytes;
+            unmask_at(&mut actual[start..], key, offset);
+            prop_assert_eq!(actual, expected);
+        }
+
+        #[test]
+        fn a_payload_in_two_parts_equals_the_whole(bytes in vec(any::<u8>(), 0..100), key: [u8; 4], cut in 0..100_usize) {
+            let mut whole = bytes.clone();
+            unmask(&mut whole, key);
+            let mut parts = bytes;
+            let cut = cut.min(parts.len());
+            unmask(&mut parts[..cut], key);
+            unmask_at(&mut parts[cut..], key, cut);
+            prop_assert_eq!(parts, whole);
+        }
+    }
+}

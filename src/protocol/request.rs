@@ -1,0 +1,211 @@
+//! Request heads: gathered over reads, parsed, and judged by the rules of HTTP/1.1. RFC 9112
+
+use super::handshake::{AcceptKey, negotiate, values};
+use super::response::{Refusal, Status};
+use super::take_up_to;
+use httparse::{EMPTY_HEADER, Error, Header};
+
+/// The most bytes of a request head, the final empty line included.
+pub const MAX_HEAD_LEN: usize = 16 * 1024;
+
+/// The most header lines of a request.
+pub const MAX_HEADERS: usize = 64;
+
+/// A request whose head obeys the rules; it has no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// The method, as sent.
+    pub method: &'a str,
+    /// The target up to a `?`; it begins with `/`, or is `*`. Percent-encoding is left as it is.
+    pub path: &'a str,
+    /// What follows the first `?` of the target.
+    pub query: Option<&'a str>,
+    /// Whom the request is for; only HTTP/1.0 may leave it out.
+    pub host: Option<&'a str>,
+    /// The answer to a valid WebSocket handshake, or `None` for plain HTTP.
+    pub upgrade: Option<AcceptKey>,
+    /// The header lines with their final empty line.
+    header_lines: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// The value of the first header field called `name`, in any case; `None` also when it is not UTF-8.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+        let parsed = httparse::parse_headers(self.header_lines, &mut headers).ok()?;
+        let httparse::Status::Complete((_, headers)) = parsed else { return None };
+        values(headers, name).next().and_then(|value| str::from_utf8(value).ok())
+    }
+
+    /// Whether the answer must have no body.
+    pub fn is_head(&self) -> bool {
+        self.method == "HEAD"
+    }
+
+    /// Parses and judges a complete head.
+    pub(super) fn parse(head: &'a [u8]) -> Result<Self, Refusal> {
+        let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let status = parsed.parse(head).map_err(refusal)?;
+        let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+            return Err(refusal(Error::Token));
+        };
+        if status.is_partial() {
+            return Err(refusal(Error::NewLine));
+        }
+        let headers: &[Header<'a>] = parsed.headers;
+        let is_http_1_0 = version == 0;
+        let host = host(headers, is_http_1_0)?;
+        refuse_body(headers)?;
+        let upgrade = negotiate(method, is_http_1_0, headers)?;
+        let (authority, target) = split_target(target)?;
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let request_line_len = head.iter().position(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let header_lines = &head[request_line_len..];
+        Ok(Self { method, path, query, host: authority.or(host), upgrade, header_lines })
+    }
+}
+
+/// RFC 9112 §3.2: exactly one in HTTP/1.1, at most one before.
+fn host<'a>(headers: &[Header<'a>], is_http_1_0: bool) -> Result<Option<&'a str>, Refusal> {
+    let mut hosts = values(headers, "Host");
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (None, _) if is_http_1_0 => return Ok(None),
+        _ => return Err(Refusal::new(Status::BadRequest, "Send the header field Host exactly once.")),
+    };
+    match str::from_utf8(host) {
+        Ok(host) if host.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(host)),
+        _ => {
+            Err(Refusal::new(Status::BadRequest, "The header field Host must be a name or address in ASCII."))
+        }
+    }
+}
+
+/// No request to this server has content, and reading over it is not worth the trouble. RFC 9112 §6
+fn refuse_body(headers: &[Header<'_>]) -> Result<(), Refusal> {
+    const BODY: Refusal = Refusal::new(
+        Status::ContentTooLarge,
+        "This server takes no request content; send the request without it.",
+    );
+    if values(headers, "Transfer-Encoding").next().is_some() {
+        return Err(BODY);
+    }
+    for len in values(headers, "Content-Length") {
+        if len.is_empty() || !len.iter().all(u8::is_ascii_digit) {
+            return Err(Refusal::new(
+                Status::BadRequest,
+                "The header field Content-Length must be a number.",
+            ));
+        }
+        if len.iter().any(|&digit| digit != b'0') {
+            return Err(BODY);
+        }
+    }
+    Ok(())
+}
+
+/// Splits the authority off a target in absolute form, which every server must accept. RFC 9112 §3.2.2
+fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
+    if target.starts_with('/') || target == "*" {
+        return Ok((None, target));
+    }
+    let absolute = target.split_once("://").filter(|(scheme, _)| {
+        ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    });
+    let Some((_, rest)) = absolute else {
+        return Err(Refusal::new(
+            Status::BadRequest,
+            "The request target must be a path that begins with \"/\".",
+        ));
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    // An empty path means the root; with a query but no path there is no slash to borrow.
+    match path {
+        "" => Ok((Some(authority), "/")),
+        _ if path.starts_with('/') => Ok((Some(authority), path)),
+        _ => Err(Refusal::new(Status::BadRequest, "The request target must have a path before its query.")),
+    }
+}
+
+/// What a parser's error means to the person who made the client.
+fn refusal(error: Error) -> Refusal {
+    let (status, reason) = match error {
+        Error::TooManyHeaders => {
+            (Status::HeaderFieldsTooLarge, "The request has too many header lines; send at most 64.")
+        }
+        Error::Version => {
+            (Status::BadRequest, "The request line must end in HTTP/1.1; other versions are not spoken.")
+        }
+        Error::HeaderName => {
+            (Status::BadRequest, "The name of a header field has a character that is not allowed.")
+        }
+        Error::HeaderValue => {
+            (Status::BadRequest, "The value of a header field has a character that is not allowed.")
+        }
+        Error::NewLine => (Status::BadRequest, "A line of the request head does not end in CR LF."),
+        _ => {
+            (Status::BadRequest, "This is not HTTP; a request begins with a line such as \"GET / HTTP/1.1\".")
+        }
+    };
+    Refusal::new(status, reason)
+}
+
+/// The part of a request head that has arrived.
+#[derive(Debug, Default)]
+pub(super) struct HeadBuffer {
+    bytes: Vec<u8>,
+    /// Whether the line that the bytes end in is empty so far, so that a line feed would end the head.
+    line_is_empty: bool,
+    /// The number of bytes at which they are tried next, so that a head in many parts is not tried each time.
+    try_at: usize,
+}
+
+impl HeadBuffer {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Consumes `input` up to the end of the head, and tells whether that has come.
+    pub(super) fn take_in(&mut self, input: &mut &mut [u8]) -> Result<bool, Refusal> {
+        let window = &input[..input.len().min(MAX_HEAD_LEN - self.bytes.len())];
+        let end = head_end(window, &mut self.line_is_empty);
+        let part = take_up_to(end.unwrap_or(window.len()), input);
+        self.bytes.extend_from_slice(part);
+        if end.is_none() && self.bytes.len() >= self.try_at {
+            self.try_at = MAX_HEAD_LEN.min(2 * self.bytes.len());
+            refuse_early(&self.bytes)?;
+        }
+        Ok(end.is_some())
+    }
+}
+
+/// The length of the head that `bytes` begin with, if they contain its end.
+pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> {
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\n' if *line_is_empty => return Some(at + 1),
+            b'\n' => *line_is_empty = true,
+            b'\r' => {}
+            _ => *line_is_empty = false,
+        }
+    }
+    None
+}
+
+/// Finds what is wrong already with a head of which only a beginning has arrived.
+fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
+    let mut headers = [EMPTY_HEADER; MAX_HEADERS];
+    httparse::Request::new(&mut headers).parse(bytes).map_err(refusal)?;
+    match bytes.len() {
+        ..MAX_HEAD_LEN => Ok(()),
+        _ if bytes.contains(&b'\n') => Err(Refusal::new(
+            Status::HeaderFieldsTooLarge,
+            "The request head is too long; send at most 16 KiB.",
+        )),
+        _ => Err(Refusal::new(Status::UriTooLong, "The request line is too long; send at most 16 KiB.")),
+    }
+}

@@ -1,0 +1,138 @@
+//! HTTP responses: short, complete, and the last thing on their connection.
+
+use super::handshake::AcceptKey;
+use std::fmt;
+
+/// The status codes that a server of WebSockets needs. RFC 9110 §15, RFC 6585
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Status {
+    /// The content follows.
+    Ok = 200,
+    /// The request breaks a rule of HTTP or of the WebSocket handshake.
+    BadRequest = 400,
+    /// Understood, but not allowed, for instance from a foreign origin.
+    Forbidden = 403,
+    /// Nothing is at that path.
+    NotFound = 404,
+    /// The method is not for that path.
+    MethodNotAllowed = 405,
+    /// The request head did not come in time.
+    RequestTimeout = 408,
+    /// The request has content, or too much of it.
+    ContentTooLarge = 413,
+    /// The request target is too long.
+    UriTooLong = 414,
+    /// This path speaks WebSocket, or another version of it.
+    UpgradeRequired = 426,
+    /// The client does something too often or has too many connections.
+    TooManyRequests = 429,
+    /// The request head is too long.
+    HeaderFieldsTooLarge = 431,
+    /// The server met a condition that it was not made for.
+    InternalServerError = 500,
+    /// The server is full or shutting down.
+    ServiceUnavailable = 503,
+}
+
+impl Status {
+    /// The number on the status line.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// The words on the status line.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::BadRequest => "Bad Request",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::RequestTimeout => "Request Timeout",
+            Self::ContentTooLarge => "Content Too Large",
+            Self::UriTooLong => "URI Too Long",
+            Self::UpgradeRequired => "Upgrade Required",
+            Self::TooManyRequests => "Too Many Requests",
+            Self::HeaderFieldsTooLarge => "Request Header Fields Too Large",
+            Self::InternalServerError => "Internal Server Error",
+            Self::ServiceUnavailable => "Service Unavailable",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code(), self.phrase())
+    }
+}
+
+/// A refused request: a status and a text that says what was wrong and how to mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {reason}")]
+pub struct Refusal {
+    /// The status to answer with.
+    pub status: Status,
+    /// The body of the answer, for the person who reads it.
+    pub reason: &'static str,
+}
+
+impl Refusal {
+    /// A refusal with `status`, explained by `reason`.
+    pub const fn new(status: Status, reason: &'static str) -> Self {
+        Self { status, reason }
+    }
+
+    /// Appends the response to `out`, with the header fields that its status demands.
+    pub fn respond(&self, out: &mut Vec<u8>) {
+        let headers: &[(&str, &str)] = match self.status {
+            // RFC 9110 §15.5.6
+            Status::MethodNotAllowed => &[("Allow", "GET")],
+            // RFC 6455 §4.2.2 and §4.4; RFC 9110 §15.5.22 and §7.8
+            Status::UpgradeRequired => {
+                &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+            }
+            _ => &[],
+        };
+        let body = format!("{}\n", self.reason);
+        respond(self.status, headers, "text/plain; charset=utf-8", body.as_bytes(), false, out);
+    }
+}
+
+/// Appends a response to `out`; the connection is to be closed after it.
+///
+/// `head_only` answers a HEAD request: all fields, no body. RFC 9110 §9.3.2
+pub fn respond(
+    status: Status,
+    extra_headers: &[(&str, &str)],
+    content_type: &str,
+    body: &[u8],
+    head_only: bool,
+    out: &mut Vec<u8>,
+) {
+    let mut head = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in extra_headers {
+        debug_assert!(
+            !name.contains(['\r', '\n']) && !value.contains(['\r', '\n']),
+            "a line break in {name}"
+        );
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head.push_str("\r\n");
+    out.extend_from_slice(head.as_bytes());
+    if !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends the response that turns the connection into a WebSocket. RFC 6455 §4.2.2
+pub fn switching_protocols(accept: &AcceptKey, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(accept.as_str().as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+}

@@ -1,0 +1,223 @@
+//! Every state with everything that can happen in it.
+
+use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Situation {
+    New,
+    MidHead,
+    AwaitsAnswer,
+    AwaitsAnswerAfterParts,
+    Open,
+    MidHeader,
+    MidPayload,
+    MidMessage,
+    Refused,
+    Closed,
+    Failed,
+    Discarded,
+}
+
+use Situation as S;
+
+const ALL: [Situation; 12] = [
+    S::New,
+    S::MidHead,
+    S::AwaitsAnswer,
+    S::AwaitsAnswerAfterParts,
+    S::Open,
+    S::MidHeader,
+    S::MidPayload,
+    S::MidMessage,
+    S::Refused,
+    S::Closed,
+    S::Failed,
+    S::Discarded,
+];
+
+impl Situation {
+    fn is_over(self) -> bool {
+        matches!(self, S::Refused | S::Closed | S::Failed | S::Discarded)
+    }
+
+    fn is_open(self) -> bool {
+        matches!(self, S::Open | S::MidHeader | S::MidPayload | S::MidMessage)
+    }
+
+    fn awaits_answer(self) -> bool {
+        matches!(self, S::AwaitsAnswer | S::AwaitsAnswerAfterParts)
+    }
+
+    /// A connection in this situation.
+    fn reach(self) -> Protocol {
+        let binary = Frame::new(2, "hello").encode();
+        let (mut protocol, reads): (_, Vec<Vec<u8>>) = match self {
+            S::New => (Protocol::new(), vec![]),
+            S::MidHead => (Protocol::new(), vec![HANDSHAKE[..50].to_vec()]),
+            S::AwaitsAnswer => (Protocol::new(), vec![HANDSHAKE.to_vec()]),
+            S::AwaitsAnswerAfterParts => {
+                (Protocol::new(), vec![HANDSHAKE[..50].to_vec(), HANDSHAKE[50..].to_vec()])
+            }
+            S::Open | S::Discarded => (open(), vec![]),
+            S::MidHeader => (open(), vec![binary[..3].to_vec()]),
+            S::MidPayload => (open(), vec![binary[..8].to_vec()]),
+            S::MidMessage => (open(), vec![Frame::fragment(1, "hello").encode()]),
+            S::Refused => (Protocol::new(), vec![b"\x16\x03\x01".to_vec()]),
+            S::Closed => (open(), vec![Frame::new(8, "").encode()]),
+            S::Failed => (open(), vec![vec![0xff]]),
+        };
+        for mut read in reads {
+            let mut input = &mut read[..];
+            // One event at the most, and nothing is asked after it: the state is the one right behind it.
+            let _ = protocol.next(&mut input, &Limits::default());
+        }
+        if self == S::Discarded {
+            protocol.discard();
+        }
+        protocol
+    }
+}
+
+#[test]
+fn the_questions_are_answered_in_every_state() {
+    for situation in ALL {
+        let protocol = situation.reach();
+        assert_eq!(protocol.is_open(), situation.is_open(), "{situation:?}");
+        assert_eq!(protocol.is_discarding(), situation.is_over(), "{situation:?}");
+        let is_mid_item = matches!(
+            situation,
+            S::MidHead | S::MidHeader | S::MidPayload | S::MidMessage | S::AwaitsAnswerAfterParts
+        );
+        assert_eq!(protocol.is_mid_item(), is_mid_item, "{situation:?}");
+    }
+}
+
+/// The first event of `read` in every situation, and that no byte is left but to who answers the request.
+#[track_caller]
+fn check(read: &[u8], expected: impl Fn(Situation) -> Option<Seen>) {
+    for situation in ALL {
+        let mut protocol = situation.reach();
+        let mut copy = read.to_vec();
+        let mut input = &mut copy[..];
+        let seen = protocol.next(&mut input, &Limits::default()).map(Seen::from);
+        assert_eq!(seen, expected(situation), "{situation:?}");
+        if seen.is_none() {
+            let left = if situation.awaits_answer() { read.len() } else { 0 };
+            assert_eq!(input.len(), left, "{situation:?}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_read_is_nothing_in_every_state() {
+    check(b"", |_| None);
+}
+
+#[test]
+fn a_ping_in_every_state() {
+    check(&Frame::new(9, "?").encode(), |situation| match situation {
+        // In the middle of a head, what is wrong may be found only when the head ends.
+        S::New => Some(Seen::Refused(Status::BadRequest)),
+        S::Open | S::MidMessage => Some(Seen::Ping(b"?".to_vec())),
+        // An incomplete frame takes the bytes for its own; these fill up the payload but not the header.
+        S::MidPayload => {
+            let mut tail = [0x89, 0x81, 0x37];
+            naive::unmask(&mut tail, [0x37, 0xfa, 0x21, 0x3d], 2);
+            Some(Seen::Message(Kind::Binary, [b"he", &tail[..]].concat()))
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn a_close_in_every_state() {
+    check(&Frame::new(8, b"\x03\xe8bye").encode(), |situation| match situation {
+        // In the middle of a head, what is wrong may be found only when the head ends.
+        S::New => Some(Seen::Refused(Status::BadRequest)),
+        S::Open | S::MidMessage => Some(Seen::Close(Some((1000, "bye".to_owned())))),
+        S::MidHeader | S::MidPayload => {
+            let mut protocol = situation.reach();
+            let seen = feed(&mut protocol, &Frame::new(8, b"\x03\xe8bye").encode(), &Limits::default());
+            assert!(matches!(seen[0], Seen::Message(Kind::Binary, _)), "{seen:?}");
+            seen.into_iter().next()
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn a_head_in_every_state() {
+    check(HANDSHAKE, |situation| match situation {
+        S::New => feed(&mut Protocol::new(), HANDSHAKE, &Limits::default()).pop(),
+        S::MidHead => Some(Seen::Refused(Status::BadRequest)),
+        // "GE" is a frame header with reserved bits.
+        S::Open | S::MidMessage => Some(Seen::Failed(CloseCode::PROTOCOL)),
+        S::MidHeader | S::MidPayload => {
+            feed(&mut situation.reach(), HANDSHAKE, &Limits::default()).into_iter().next()
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn only_an_unanswered_request_can_be_upgraded() {
+    for situation in ALL {
+        let mut protocol = situation.reach();
+        let upgraded = catch_unwind(AssertUnwindSafe(|| protocol.upgrade())).is_ok();
+        assert_eq!(upgraded, situation.awaits_answer(), "{situation:?}");
+        if upgraded {
+            let seen = feed(&mut protocol, &Frame::new(1, "hi").encode(), &Limits::default());
+            assert_eq!(seen, [Seen::Message(Kind::Text, b"hi".to_vec())], "{situation:?}");
+        }
+    }
+}
+
+#[test]
+fn after_discard_every_state_ignores_what_follows() {
+    for situation in ALL {
+        let mut protocol = situation.reach();
+        protocol.discard();
+        assert!(protocol.is_discarding() && !protocol.is_open() && !protocol.is_mid_item(), "{situation:?}");
+        assert_eq!(feed(&mut protocol, HANDSHAKE, &Limits::default()), [], "{situation:?}");
+    }
+}
+
+// RFC 6455 §5.5.1, §7.1.7: nothing is processed after a close frame or a failure.
+#[test]
+fn what_follows_the_end_in_the_same_read_is_ignored() {
+    let text = Frame::new(1, "hi").encode();
+    for (end, seen) in
+        [(Frame::new(8, "").encode(), Seen::Close(None)), (vec![0xff], Seen::Failed(CloseCode::PROTOCOL))]
+    {
+        let mut protocol = open();
+        assert_eq!(feed(&mut protocol, &[&end[..], &text].concat(), &Limits::default()), [seen]);
+        assert_eq!(feed(&mut protocol, &text, &Limits::default()), []);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_small_and_owns_no_heap() {
+    assert!(size_of::<Protocol>() <= 16, "{} bytes", size_of::<Protocol>());
+    let owns_nothing = |protocol: &Protocol| {
+        matches!(
+            protocol.state,
+            State::Http { head: None, .. } | State::Open { assembly: None, .. } | State::Discarding
+        )
+    };
+    assert!(owns_nothing(&Protocol::new()));
+    let mut protocol = Protocol::new();
+    let limits = Limits::default();
+    assert_eq!(feed_bytewise(&mut protocol, HANDSHAKE, &limits).len(), 1);
+    assert!(owns_nothing(&protocol), "after a head in parts");
+    for opcode in [1, 2, 9, 10] {
+        let frame = Frame::new(opcode, "hello").encode();
+        assert_eq!(feed(&mut protocol, &frame, &limits).len(), 1);
+        assert!(owns_nothing(&protocol), "after a whole frame, opcode {opcode}");
+        assert_eq!(feed_bytewise(&mut protocol, &frame, &limits).len(), 1);
+        assert!(owns_nothing(&protocol), "after a frame in parts, opcode {opcode}");
+    }
+    assert_eq!(feed_bytewise(&mut protocol, &Frame::new(8, b"\x03\xe8bye").encode(), &limits).len(), 1);
+    feed(&mut protocol, b"", &limits);
+    assert!(owns_nothing(&protocol), "after a close in parts");
+}

@@ -1,0 +1,117 @@
+//! A connection as its shard knows it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::admission::Excess;
+use crate::protocol::Protocol;
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No connection has this slot.
+    Free,
+    /// The request is awaited; one that is over a limit is answered with that.
+    Handshake(Option<Excess>),
+    /// Messages are exchanged.
+    Open,
+    /// Our close frame is on its way, the client's is awaited.
+    Closing,
+    /// The last bytes are on their way; after them our direction ends.
+    Ending,
+    /// Our direction has ended, the client's end is awaited.
+    Lingering,
+    /// The backend was told to close; only `Closed` can come.
+    Gone,
+}
+
+/// Why a connection is not being received from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// The client does not read the answers that it is owed.
+    Unread = 1,
+    /// What it publishes cannot be passed on yet.
+    Published = 2,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) protocol: Protocol,
+    pub(crate) phase: Phase,
+    /// Which [`Pause`]s hold, as bits.
+    pauses: u8,
+    /// Whether the client's direction of the stream has ended.
+    pub(crate) ended: bool,
+    /// Whether a ping is out and nothing was heard since.
+    pub(crate) pinged: bool,
+    pub(crate) peer: IpAddr,
+    /// When something must have happened.
+    pub(crate) deadline_ms: u64,
+    /// When this connection's timer fires, 0 when none is set.
+    pub(crate) timer_ms: u64,
+    /// When something was last received, or taken by the client after it had stopped reading.
+    pub(crate) heard_ms: u64,
+}
+
+impl Connection {
+    pub(crate) fn free() -> Self {
+        Self::new(Phase::Free, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
+    }
+
+    pub(crate) fn new(phase: Phase, peer: IpAddr, now_ms: u64) -> Self {
+        Self {
+            protocol: Protocol::new(),
+            phase,
+            pauses: 0,
+            ended: false,
+            pinged: false,
+            peer,
+            deadline_ms: u64::MAX,
+            timer_ms: 0,
+            heard_ms: now_ms,
+        }
+    }
+
+    /// Notes that something was heard of the client.
+    pub(crate) fn heard(&mut self, now_ms: u64) {
+        self.heard_ms = now_ms;
+        self.pinged = false;
+    }
+
+    /// Adds a reason to pause; true when it is the first.
+    pub(crate) fn pause(&mut self, reason: Pause) -> bool {
+        let first = self.pauses == 0;
+        self.pauses |= reason as u8;
+        first
+    }
+
+    /// Takes a reason away; true when none is left but one was there.
+    pub(crate) fn resume(&mut self, reason: Pause) -> bool {
+        let before = self.pauses;
+        self.pauses &= !(reason as u8);
+        before != 0 && self.pauses == 0
+    }
+
+    pub(crate) fn is_paused(&self, reason: Pause) -> bool {
+        self.pauses & reason as u8 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receiving_goes_on_when_the_last_reason_is_gone() {
+        let mut connection = Connection::free();
+        assert!(connection.pause(Pause::Unread));
+        assert!(!connection.pause(Pause::Published));
+        assert!(!connection.resume(Pause::Unread));
+        assert!(connection.resume(Pause::Published));
+        assert!(!connection.resume(Pause::Published));
+    }
+
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 80, "{} bytes", size_of::<Connection>());
+    }
+}

@@ -1,0 +1,225 @@
+//! What the backend reports, and what the client sent.
+
+use tracing::debug;
+
+use crate::app::Incoming;
+use crate::hub::Slot;
+use crate::io::{Backend, Buffer, Close, Event};
+use crate::protocol::response::switching_protocols;
+use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status};
+
+use super::admission::Excess;
+use super::connection::{Connection, Pause, Phase};
+use super::http::{self, Route};
+use super::{Shard, UNREAD_LIMIT};
+
+impl<B: Backend> Shard<B> {
+    pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Accepted { slot, peer } => self.accepted(slot, peer.ip()),
+            Event::Received { slot, buffer } => self.received(slot, buffer),
+            Event::Ended { slot } => self.ended(slot),
+            Event::Sent { slot } => self.sent(slot),
+            Event::Failed { slot, error } => {
+                debug!(slot, %error, "connection lost");
+                self.abandon(slot);
+            }
+            Event::Closed { slot } => self.closed(slot),
+            Event::Full => tracing::warn!(
+                connections = self.live,
+                "no descriptor is left for another connection; accepting goes on when one closes. \
+                 Raise the limit (ulimit -n) or set --max-connections below it"
+            ),
+            Event::Accepting => tracing::info!("accepting connections again"),
+        }
+    }
+
+    fn accepted(&mut self, slot: Slot, peer: std::net::IpAddr) {
+        let index = slot as usize;
+        if index >= self.connections.len() {
+            self.connections.resize_with(index + 1, Connection::free);
+        }
+        let excess = self.shared.admission.enter(peer).err();
+        self.connections[index] = Connection::new(Phase::Handshake(excess), peer, self.now_ms);
+        self.live += 1;
+        self.stats.accepted.add(1);
+        self.hub.open(slot);
+        self.set_deadline(slot, self.settings.handshake_ms);
+        if self.drain.is_some() {
+            self.leave_client(slot);
+        }
+    }
+
+    fn received(&mut self, slot: Slot, mut buffer: Buffer) {
+        let connection = &mut self.connections[slot as usize];
+        connection.heard(self.now_ms);
+        let mut protocol = std::mem::take(&mut connection.protocol);
+        let mut input = buffer.bytes_mut();
+        self.stats.bytes_in.add(input.len() as u64);
+        let limits = self.settings.limits;
+        while let Some(event) = protocol.next(&mut input, &limits) {
+            match event {
+                protocol::Event::Request(request) => match self.answer(slot, &request) {
+                    Some(room) => {
+                        protocol.upgrade();
+                        self.opened(slot, &room);
+                    }
+                    None => protocol.discard(),
+                },
+                protocol::Event::Refused(refusal) => self.refuse(slot, &refusal),
+                protocol::Event::Message { kind, payload } => {
+                    self.message(slot, Incoming { kind, payload });
+                }
+                protocol::Event::Ping(payload) if self.is_open(slot) => {
+                    self.send_control(slot, Opcode::Pong, payload);
+                }
+                protocol::Event::Ping(_) | protocol::Event::Pong(_) => {}
+                protocol::Event::Close(frame) => {
+                    let code = frame.map_or(CloseCode::NORMAL, |frame| frame.code);
+                    self.closed_by_client(slot, code, frame.is_some());
+                }
+                protocol::Event::Failed(failure) => self.failed(slot, &failure),
+            }
+        }
+        self.connections[slot as usize].protocol = protocol;
+        self.backend.recycle(buffer);
+        self.pause_if_unread(slot);
+    }
+
+    /// Answers a request; the room when it opens a WebSocket.
+    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<String> {
+        let Phase::Handshake(excess) = self.connections[slot as usize].phase else { return None };
+        if let Some(excess) = excess {
+            let refusal = match excess {
+                Excess::Server => Refusal::new(
+                    Status::ServiceUnavailable,
+                    "This server has all the connections that it may have; try again later.",
+                ),
+                Excess::Address => Refusal::new(
+                    Status::TooManyRequests,
+                    "Your address has all the connections that it may have; close one first.",
+                ),
+            };
+            self.refuse(slot, &refusal);
+            return None;
+        }
+        match Route::of(request, self.settings.has_page) {
+            Route::Open(key, room) => {
+                let mut response = Vec::new();
+                switching_protocols(&key, &mut response);
+                self.hub.send_raw(slot, &[&response]);
+                Some(room)
+            }
+            Route::Page { head_only } => {
+                self.end(slot, true, &http::page(head_only));
+                None
+            }
+            Route::Refuse(refusal) => {
+                self.refuse(slot, &refusal);
+                None
+            }
+        }
+    }
+
+    /// Answers with an error, and ends the connection.
+    pub(super) fn refuse(&mut self, slot: Slot, refusal: &Refusal) {
+        debug!(slot, %refusal, "request refused");
+        self.stats.refused.add(1);
+        let mut response = Vec::new();
+        refusal.respond(&mut response);
+        self.end(slot, true, &response);
+    }
+
+    fn opened(&mut self, slot: Slot, room: &str) {
+        self.connections[slot as usize].phase = Phase::Open;
+        self.set_deadline(slot, self.settings.ping_ms);
+        self.stats.opened.add(1);
+        self.with_client(slot, |app, context, client| app.on_open(context, client, room));
+    }
+
+    fn message(&mut self, slot: Slot, message: Incoming<'_>) {
+        if !self.is_open(slot) {
+            return;
+        }
+        self.stats.messages_in.add(1);
+        self.with_client(slot, |app, context, client| app.on_message(context, client, message));
+        if self.is_congested() && self.connections[slot as usize].phase == Phase::Open {
+            self.pause_publisher(slot);
+        }
+    }
+
+    fn failed(&mut self, slot: Slot, failure: &Failure) {
+        debug!(slot, code = failure.code.0, reason = failure.reason, "client broke the protocol");
+        self.stats.failed.add(1);
+        if self.is_open(slot) {
+            let frame = close_frame(failure.code, failure.reason);
+            self.end(slot, true, &frame);
+        } else {
+            self.finish_closing(slot);
+        }
+    }
+
+    /// The client's half of the closing handshake, RFC 6455 §5.5.1: the first or the answer to ours.
+    fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
+        if self.is_open(slot) {
+            let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };
+            self.end(slot, true, &frame);
+        } else {
+            self.finish_closing(slot);
+        }
+    }
+
+    fn ended(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        connection.ended = true;
+        match connection.phase {
+            // It may have said its last word and still be reading: it gets what it is owed.
+            Phase::Open => self.end(slot, true, &[]),
+            Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => connection.phase = Phase::Ending,
+            Phase::Free | Phase::Gone => {}
+            _ => self.close(slot, Close::Graceful),
+        }
+    }
+
+    fn sent(&mut self, slot: Slot) {
+        let drained = self.hub.sent(slot);
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_paused(Pause::Unread) {
+            connection.heard(self.now_ms);
+            if self.hub.outbox_len(slot) == 0 && connection.resume(Pause::Unread) {
+                self.backend.resume(slot);
+            }
+        }
+        if drained && self.connections[slot as usize].phase == Phase::Ending {
+            self.linger(slot);
+        }
+    }
+
+    /// Stops receiving from a client that does not read its answers; TCP tells it to wait.
+    fn pause_if_unread(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        let unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
+        if unread && connection.pause(Pause::Unread) {
+            self.backend.pause(slot);
+        }
+    }
+
+    /// Stops receiving from a client whose messages cannot be passed on yet.
+    fn pause_publisher(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_paused(Pause::Published) {
+            return;
+        }
+        self.paused.push(slot);
+        if connection.pause(Pause::Published) {
+            self.backend.pause(slot);
+        }
+    }
+}
+
+/// A whole close frame.
+pub(super) fn close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
+    let payload = protocol::frame::close_payload(code, reason);
+    let header = protocol::frame::encode_header(Opcode::Close, true, false, payload.as_bytes().len());
+    [header.as_bytes(), payload.as_bytes()].concat()
+}

@@ -1,0 +1,149 @@
+//! What stands behind the paths of the main port.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
+
+use crate::app::{CHAT_PAGE, check_room};
+use crate::protocol::response::respond;
+use crate::protocol::{AcceptKey, Refusal, Request, Status};
+
+/// The room of `/`.
+const LOBBY: &str = "lobby";
+
+/// What to do about a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Open a WebSocket in this room.
+    Open(AcceptKey, String),
+    /// Show the page; without its body for HEAD.
+    Page {
+        /// Whether only the head is wanted.
+        head_only: bool,
+    },
+    /// Say what is wrong.
+    Refuse(Refusal),
+}
+
+impl Route {
+    /// Finds what a request is for. `has_page`: whether browsers get the chat page.
+    pub(crate) fn of(request: &Request<'_>, has_page: bool) -> Self {
+        let room = match request.path {
+            "/" => Ok(LOBBY.to_owned()),
+            path => match path.strip_prefix("/room/") {
+                Some(name) => room_name(name),
+                None => Err(Refusal::new(Status::NotFound, "Nothing is here; try / or /room/NAME.")),
+            },
+        };
+        let is_read = request.method == "GET" || request.is_head();
+        match (room, &request.upgrade) {
+            (Err(refusal), _) => Self::Refuse(refusal),
+            (Ok(room), Some(key)) => Self::Open(*key, room),
+            (Ok(_), None) if !is_read => {
+                let reason = "Only GET and HEAD requests are answered here.";
+                Self::Refuse(Refusal::new(Status::MethodNotAllowed, reason))
+            }
+            (Ok(_), None) if has_page => Self::Page { head_only: request.is_head() },
+            (Ok(_), None) => {
+                let reason = "This is a WebSocket server; connect with a WebSocket client.";
+                Self::Refuse(Refusal::new(Status::UpgradeRequired, reason))
+            }
+        }
+    }
+}
+
+fn room_name(encoded: &str) -> Result<String, Refusal> {
+    let bad = |reason| Refusal::new(Status::BadRequest, reason);
+    let name = percent_decode_str(encoded)
+        .decode_utf8()
+        .map_err(|_| bad("A room's name is UTF-8, percent-encoded where the URL needs it."))?;
+    check_room(&name).map_err(|_| {
+        bad("A room's name has 1 to 64 bytes: visible words with one space between them, without / < > &.")
+    })?;
+    Ok(name.into_owned())
+}
+
+/// The response with the chat page, under a policy that lets nothing run or load but what it holds itself.
+pub(crate) fn page(head_only: bool) -> Vec<u8> {
+    let policy = format!(
+        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self' ws: wss:; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        source_hash(CHAT_PAGE, "script"),
+        source_hash(CHAT_PAGE, "style"),
+    );
+    let headers = [
+        ("Content-Security-Policy", policy.as_str()),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cache-Control", "no-cache"),
+    ];
+    let mut response = Vec::new();
+    respond(Status::Ok, &headers, "text/html; charset=utf-8", CHAT_PAGE.as_bytes(), head_only, &mut response);
+    response
+}
+
+/// The hash by which a policy allows the page's one inline element of this name. CSP 3 §6.7.2.3
+fn source_hash(page: &str, element: &str) -> String {
+    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has one such element");
+    let (content, _) = rest.split_once(&format!("</{element}>")).expect("it ends");
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Event, Limits, Protocol};
+
+    fn route(head: &str, has_page: bool) -> Route {
+        let mut bytes = head.replace('\n', "\r\n").into_bytes();
+        let mut input = &mut bytes[..];
+        match Protocol::new().next(&mut input, &Limits::default()) {
+            Some(Event::Request(request)) => Route::of(&request, has_page),
+            other => panic!("{head:?} gave {other:?}"),
+        }
+    }
+
+    fn status(route: &Route) -> u16 {
+        match route {
+            Route::Open(..) => 101,
+            Route::Page { .. } => 200,
+            Route::Refuse(refusal) => refusal.status.code(),
+        }
+    }
+
+    #[test]
+    fn paths_lead_where_the_design_says() {
+        let upgrade = "Upgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n";
+        for (line, headers, has_page, expected) in [
+            ("GET /", "", true, 200),
+            ("HEAD /", "", true, 200),
+            ("GET /?x=1", "", true, 200),
+            ("GET /room/garden", "", true, 200),
+            ("GET /", "", false, 426),
+            ("POST /", "", true, 405),
+            ("GET /nowhere", "", true, 404),
+            ("GET /nowhere", upgrade, true, 404),
+            ("GET /", upgrade, true, 101),
+            ("GET /room/", upgrade, true, 400),
+            ("GET /room/a/b", upgrade, true, 400),
+            ("GET /room/a%2Fb", upgrade, true, 400),
+            ("GET /room/%ff", upgrade, true, 400),
+        ] {
+            let head = format!("{line} HTTP/1.1\nHost: x\n{headers}\n");
+            assert_eq!(status(&route(&head, has_page)), expected, "{line}");
+        }
+        let head = format!("GET /room/caf%C3%A9 HTTP/1.1\nHost: x\n{upgrade}\n");
+        assert!(matches!(route(&head, true), Route::Open(_, room) if room == "café"));
+    }
+
+    #[test]
+    fn the_page_allows_only_its_own_script_and_style() {
+        let response = String::from_utf8(page(false)).expect("text");
+        assert_eq!(CHAT_PAGE.matches("<script").count(), 1);
+        assert_eq!(CHAT_PAGE.matches("<style").count(), 1);
+        assert!(response.contains("default-src 'none'; script-src 'sha256-"));
+        assert!(!response.contains("unsafe-inline"));
+    }
+}

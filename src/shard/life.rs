@@ -1,0 +1,279 @@
+//! Connections' ends: time-outs, closing handshakes, panics, and the end of the server.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+use tracing::{debug, error, info};
+
+use crate::app::{App, ClientId, Context};
+use crate::config::LagPolicy;
+use crate::hub::{Lagged, Slot};
+use crate::io::{Backend, Close};
+use crate::protocol::frame::encode_header;
+use crate::protocol::{CloseCode, Opcode, Refusal, Status};
+
+use super::connection::{Connection, Pause, Phase};
+use super::events::close_frame;
+use super::{Settings, Shard};
+
+/// How often a few more clients are closed while the server ends.
+const DRAIN_STEP_MS: u64 = 50;
+
+/// The end of the server, as a shard goes through it.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Clients to close in each step.
+    batch: usize,
+    /// Slots below this have been told.
+    next: usize,
+    step_ms: u64,
+    /// When the shard ends whatever its clients do.
+    end_ms: u64,
+}
+
+impl<B: Backend> Shard<B> {
+    pub(super) fn is_open(&self, slot: Slot) -> bool {
+        self.connections[slot as usize].phase == Phase::Open
+    }
+
+    /// Calls a handler for a client. When it panics, that client is closed, and nobody else notices.
+    pub(super) fn with_client(
+        &mut self,
+        slot: Slot,
+        handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId),
+    ) {
+        let client = self.hub.client(slot);
+        if self.with_app(|app, context| handler(app, context, client)).is_none() {
+            self.begin_closing(slot, true, CloseCode::INTERNAL, "the server made a mistake");
+        }
+    }
+
+    /// Calls a handler, and does what it asked for; `None` when it panics.
+    pub(super) fn with_app<R>(
+        &mut self,
+        handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let ids = (self.settings.shard, self.settings.shards);
+        let mut context = Context::new(&mut self.hub, ids, &mut self.closing);
+        let app = &mut *self.app;
+        let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
+        if result.is_err() {
+            error!("a handler of the application panicked");
+            self.stats.panics.add(1);
+        }
+        while let Some((slot, code, reason)) = self.closing.pop() {
+            self.begin_closing(slot, true, code, &reason);
+        }
+        result.ok()
+    }
+
+    pub(super) fn send_control(&mut self, slot: Slot, opcode: Opcode, payload: &[u8]) {
+        let header = encode_header(opcode, true, false, payload.len());
+        self.hub.send_raw(slot, &[header.as_bytes(), payload]);
+    }
+
+    /// Starts the closing handshake from our side.
+    pub(super) fn begin_closing(&mut self, slot: Slot, owed: bool, code: CloseCode, reason: &str) {
+        if !self.is_open(slot) {
+            return;
+        }
+        debug!(slot, code = code.0, reason, "closing");
+        self.farewell(slot, owed, &close_frame(code, reason), Phase::Closing);
+    }
+
+    /// Sends the last bytes, `owed` ones before them; then our direction of the stream ends.
+    pub(super) fn end(&mut self, slot: Slot, owed: bool, last: &[u8]) {
+        if matches!(self.connections[slot as usize].phase, Phase::Handshake(_) | Phase::Open) {
+            self.farewell(slot, owed, last, Phase::Ending);
+            self.finish_closing(slot);
+        }
+    }
+
+    fn farewell(&mut self, slot: Slot, owed: bool, last: &[u8], phase: Phase) {
+        let was_open = self.is_open(slot);
+        self.connections[slot as usize].phase = phase;
+        self.hub.finish(slot, owed, last);
+        self.set_deadline(slot, self.settings.close_ms);
+        if was_open {
+            self.with_client(slot, |app, context, client| app.on_close(context, client));
+        }
+    }
+
+    /// Nothing more is awaited of the client: our direction ends when all is sent.
+    pub(super) fn finish_closing(&mut self, slot: Slot) {
+        if matches!(self.connections[slot as usize].phase, Phase::Closing | Phase::Ending) {
+            self.connections[slot as usize].phase = Phase::Ending;
+            if self.hub.is_idle(slot) {
+                self.linger(slot);
+            }
+        }
+    }
+
+    /// All is sent: says so to the client, and waits for it to end its direction, so that what it still sends
+    /// does not turn our end into a reset that eats our last words.
+    pub(super) fn linger(&mut self, slot: Slot) {
+        if self.connections[slot as usize].ended {
+            return self.close(slot, Close::Graceful);
+        }
+        self.connections[slot as usize].phase = Phase::Lingering;
+        self.backend.shutdown(slot);
+    }
+
+    /// Drops a connection that is of no more use.
+    pub(super) fn abandon(&mut self, slot: Slot) {
+        if self.is_open(slot) {
+            self.connections[slot as usize].phase = Phase::Gone;
+            self.hub.finish(slot, false, &[]);
+            self.with_client(slot, |app, context, client| app.on_close(context, client));
+        }
+        self.close(slot, Close::Reset);
+    }
+
+    pub(super) fn close(&mut self, slot: Slot, how: Close) {
+        self.connections[slot as usize].phase = Phase::Gone;
+        self.backend.close(slot, how);
+    }
+
+    /// The slot is free again.
+    pub(super) fn closed(&mut self, slot: Slot) {
+        let gone = std::mem::replace(&mut self.connections[slot as usize], Connection::free());
+        if gone.is_paused(Pause::Published) {
+            self.paused.retain(|other| *other != slot);
+        }
+        self.hub.close(slot);
+        self.shared.admission.leave(gone.peer);
+        self.live -= 1;
+        self.stats.closed.add(1);
+    }
+
+    pub(super) fn lagged(&mut self, lagged: &Lagged) {
+        let Lagged { slot, missed } = *lagged;
+        if !self.is_open(slot) {
+            return;
+        }
+        self.stats.lagged.add(1);
+        match self.settings.lag_policy {
+            LagPolicy::Close => self.begin_closing(slot, false, CloseCode::TRY_AGAIN, "lagged"),
+            LagPolicy::Skip => {
+                self.with_client(slot, |app, context, client| app.on_lag(context, client, missed));
+            }
+        }
+    }
+
+    /// Has [`Shard::fire_timers`] look at the connection after `wait_ms`. A timer that is set already and comes
+    /// earlier does for both.
+    pub(super) fn set_deadline(&mut self, slot: Slot, wait_ms: u64) {
+        let connection = &mut self.connections[slot as usize];
+        connection.deadline_ms = self.now_ms + wait_ms;
+        if connection.timer_ms == 0 || connection.deadline_ms < connection.timer_ms {
+            connection.timer_ms = connection.deadline_ms;
+            self.timers.set(connection.deadline_ms, slot);
+        }
+    }
+
+    pub(super) fn fire_timers(&mut self) {
+        while let Some(slots) = self.timers.expired(self.now_ms) {
+            for slot in slots {
+                let connection = &mut self.connections[slot as usize];
+                if connection.timer_ms > self.now_ms {
+                    // An earlier timer of this slot did the work already and set the later one.
+                    continue;
+                }
+                connection.timer_ms = 0;
+                if connection.phase == Phase::Free || connection.phase == Phase::Gone {
+                    continue;
+                }
+                if connection.deadline_ms <= self.now_ms {
+                    self.timed_out(slot);
+                } else {
+                    let wait_ms = connection.deadline_ms - self.now_ms;
+                    self.set_deadline(slot, wait_ms);
+                }
+            }
+        }
+    }
+
+    fn timed_out(&mut self, slot: Slot) {
+        match self.connections[slot as usize].phase {
+            Phase::Handshake(_) => {
+                let reason = "The request did not come in time; send it right after connecting.";
+                self.refuse(slot, &Refusal::new(Status::RequestTimeout, reason));
+            }
+            Phase::Open => self.check_life(slot),
+            Phase::Closing | Phase::Ending | Phase::Lingering => {
+                debug!(slot, "the client did not close in time");
+                self.close(slot, Close::Reset);
+            }
+            Phase::Free | Phase::Gone => {}
+        }
+    }
+
+    /// Pings a client that has been silent, and closes one that did not answer.
+    fn check_life(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        let silent_ms = self.now_ms - connection.heard_ms;
+        if connection.is_paused(Pause::Published) {
+            // It may have answered; we have not looked.
+            self.set_deadline(slot, self.settings.pong_ms);
+        } else if connection.pinged {
+            self.begin_closing(slot, false, CloseCode::POLICY, "no answer to a ping");
+        } else if silent_ms < self.settings.ping_ms {
+            self.set_deadline(slot, self.settings.ping_ms - silent_ms);
+        } else {
+            connection.pinged = true;
+            self.send_control(slot, Opcode::Ping, b"");
+            self.set_deadline(slot, self.settings.pong_ms);
+        }
+    }
+
+    /// Tells a client that the server ends.
+    pub(super) fn leave_client(&mut self, slot: Slot) {
+        match self.connections[slot as usize].phase {
+            Phase::Handshake(_) => {
+                let reason = "This server is shutting down; connect again.";
+                self.refuse(slot, &Refusal::new(Status::ServiceUnavailable, reason));
+            }
+            _ => self.begin_closing(slot, true, CloseCode::GOING_AWAY, "the server is shutting down"),
+        }
+    }
+
+    /// While the server ends: closes a few more clients.
+    pub(super) fn drain_step(&mut self) {
+        if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
+            self.backend.stop_accepting();
+            let Settings { drain_ms, close_ms, .. } = self.settings;
+            let steps = usize::try_from(drain_ms / DRAIN_STEP_MS).unwrap_or(usize::MAX).max(1);
+            self.drain = Some(Drain {
+                batch: self.live.div_ceil(steps),
+                next: 0,
+                step_ms: self.now_ms,
+                end_ms: self.now_ms + drain_ms + close_ms + DRAIN_STEP_MS,
+            });
+            info!(connections = self.live, "closing all connections");
+        }
+        let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
+        drain.step_ms = self.now_ms + DRAIN_STEP_MS;
+        let (mut left, mut slot) = (drain.batch, drain.next);
+        while left > 0 && slot < self.connections.len() {
+            if !matches!(self.connections[slot].phase, Phase::Free | Phase::Gone) {
+                left -= 1;
+                self.leave_client(slot as Slot);
+            }
+            slot += 1;
+        }
+        if let Some(drain) = &mut self.drain {
+            drain.next = slot;
+        }
+    }
+
+    pub(super) fn next_drain_ms(&self) -> Option<u64> {
+        self.drain.as_ref().map(|drain| drain.step_ms)
+    }
+
+    /// Whether the server has ended. Rooms of other shards' clients may live here, so the last shard waits for
+    /// the last client of all.
+    pub(super) fn is_over(&self) -> bool {
+        let time_is_up = self.drain.as_ref().is_some_and(|drain| drain.end_ms <= self.now_ms);
+        time_is_up || self.drain.is_some() && self.shared.admission.count() == 0
+    }
+}

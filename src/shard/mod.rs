@@ -1,0 +1,184 @@
+//! The shard: the loop that brings sockets, protocol, application and rooms together.
+//!
+//! A turn handles what the backend reports, then the mail of other shards, then timers, then hands a bounded
+//! number of sends to the backend, which gives them to the kernel in the next turn's one system call.
+
+pub(crate) mod admission;
+mod connection;
+mod events;
+mod http;
+mod life;
+mod mail;
+mod mailbox;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::app::App;
+use crate::config::LagPolicy;
+use crate::hub::{Hub, Slot};
+use crate::io::{Backend, Event, Waker};
+use crate::protocol::{CloseCode, Limits};
+use crate::stats::Stats;
+use crate::timers::Timers;
+use admission::Admission;
+use connection::Connection;
+pub(crate) use mailbox::{Address, Mailbox, mailbox};
+
+/// Clients looked at in one turn for something to send. What is left waits for the next turn, after new events.
+const SENDS_PER_TURN: usize = 1024;
+/// Bytes of answers that a client may leave unread before nothing more is received from it.
+const UNREAD_LIMIT: usize = 64 << 10;
+/// How soon a full mailbox is tried again, should its owner not have said that there is room.
+const STUCK_RETRY_MS: u64 = 10;
+
+/// What all shards of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) admission: Admission,
+    /// Set once: the server is to end.
+    pub(crate) stopping: AtomicBool,
+}
+
+/// Settings of a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) shard: u16,
+    pub(crate) shards: u16,
+    pub(crate) limits: Limits,
+    pub(crate) lag_policy: LagPolicy,
+    pub(crate) has_page: bool,
+    pub(crate) handshake_ms: u64,
+    pub(crate) ping_ms: u64,
+    pub(crate) pong_ms: u64,
+    pub(crate) close_ms: u64,
+    pub(crate) drain_ms: u64,
+}
+
+/// One worker: everything that lives on its thread.
+pub(crate) struct Shard<B> {
+    settings: Settings,
+    backend: B,
+    waker: Waker,
+    hub: Hub,
+    app: Box<dyn App>,
+    /// By slot.
+    connections: Vec<Connection>,
+    /// Connections that have a slot.
+    live: usize,
+    timers: Timers<Slot>,
+    mailbox: Mailbox,
+    /// By shard; our own is there too.
+    addresses: Vec<Address>,
+    /// Whether some shard's mailbox has not taken all that is meant for it.
+    stuck: bool,
+    /// How many bytes that is.
+    stuck_len: usize,
+    /// Connections paused since what they publish cannot be passed on.
+    paused: Vec<Slot>,
+    /// What the application asked to be closed.
+    closing: Vec<(Slot, CloseCode, String)>,
+    /// Set while the server ends.
+    drain: Option<life::Drain>,
+    shared: Arc<Shared>,
+    stats: Arc<Stats>,
+    now_ms: u64,
+}
+
+impl<B: Backend> Shard<B> {
+    pub(crate) fn new(
+        settings: Settings,
+        (backend, hub, app): (B, Hub, Box<dyn App>),
+        (mailbox, addresses): (Mailbox, Vec<Address>),
+        (shared, stats): (Arc<Shared>, Arc<Stats>),
+    ) -> Self {
+        let now_ms = backend.now_ms();
+        Self {
+            settings,
+            waker: backend.waker(),
+            backend,
+            hub,
+            app,
+            connections: Vec::new(),
+            live: 0,
+            timers: Timers::default(),
+            mailbox,
+            addresses,
+            stuck: false,
+            stuck_len: 0,
+            paused: Vec::new(),
+            closing: Vec::new(),
+            drain: None,
+            shared,
+            stats,
+            now_ms,
+        }
+    }
+
+    /// Runs until the server ends.
+    ///
+    /// # Errors
+    /// When the backend itself is broken.
+    pub(crate) fn run(&mut self) -> std::io::Result<()> {
+        let mut events = Vec::new();
+        while !self.is_over() {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    /// One turn: one wait of the backend, and all that follows from it.
+    fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+        let timeout = self.timeout();
+        self.backend.poll(timeout, events)?;
+        self.now_ms = self.backend.now_ms();
+        self.hub.tick(self.now_ms);
+        self.stats.turns.add(1);
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        self.take_mail();
+        self.fire_timers();
+        self.drain_step();
+        self.send();
+        self.post();
+        self.resume_publishers();
+        Ok(())
+    }
+
+    /// How long the backend may wait; the waker is ready when it may wait at all.
+    fn timeout(&mut self) -> Option<Duration> {
+        if self.has_work() {
+            return Some(Duration::ZERO);
+        }
+        self.waker.prepare();
+        if self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some() {
+            self.waker.cancel();
+            return Some(Duration::ZERO);
+        }
+        let retry = self.stuck.then_some(self.now_ms + STUCK_RETRY_MS);
+        let deadlines = [self.timers.next_due_ms(), self.hub.next_tick_ms(), self.next_drain_ms(), retry];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
+    }
+
+    fn has_work(&mut self) -> bool {
+        let own = self.hub.outgoing(self.settings.shard);
+        !own.requests.is_empty() || !own.deliveries.is_empty() || self.hub.has_more()
+    }
+
+    /// Hands what clients are owed to the backend, up to the bound of a turn.
+    fn send(&mut self) {
+        let mut budget = SENDS_PER_TURN;
+        while let Some(outbound) = self.hub.poll_send(&mut budget) {
+            self.stats.sends.add(1);
+            self.stats.deliveries.add(outbound.messages);
+            self.stats.bytes_out.add(outbound.span.len() as u64);
+            self.backend.send(outbound.slot, outbound.span);
+        }
+        while let Some(lagged) = self.hub.poll_lagged() {
+            self.lagged(&lagged);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// What the browser test and the screenshot share: a server, a wire that can be cut, and pages in Debian's Chromium.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+export const repository = path.resolve(here, '../..');
+
+/** Starts the server on a free port; gives its address as { host, port } and `stop`. */
+export async function startServer() {
+  const binary = process.env.UPROAR_BIN ?? path.join(repository, 'target/release/uproar');
+  const backend = process.env.UPROAR_BACKEND ?? 'auto';
+  const server = spawn(binary, ['--listen', '127.0.0.1:0', '--backend', backend], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const exited = once(server, 'exit');
+  const stop = async () => {
+    if (server.exitCode === null && server.signalCode === null) server.kill('SIGTERM');
+    await exited;
+  };
+  let said = '';
+  let timer;
+  const address = await new Promise((resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`no "listening on" line within 20 s:\n${said}`)), 20_000);
+    const hear = chunk => {
+      // Colours of the log are no part of the line.
+      said += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '');
+      const found = /listening on (?:\w+:\/\/)?([\d.]+):(\d+)/.exec(said);
+      if (found) resolve({ host: found[1], port: Number(found[2]) });
+    };
+    server.stdout.on('data', hear);
+    server.stderr.on('data', hear);
+    exited.then(
+      ([code]) => reject(new Error(`${binary} ended with code ${code}:\n${said}`)),
+      error => reject(new Error(`${error.message}; build the server, or name it in UPROAR_BIN`)),
+    );
+  }).catch(error => {
+    server.kill('SIGKILL');
+    throw error;
+  }).finally(() => clearTimeout(timer));
+  return { ...address, stop };
+}
+
+/** A TCP proxy in front of `target`: `cut` resets what is connected and refuses what comes, `mend` lets it through. */
+export async function startWire(target) {
+  const sockets = new Set();
+  let whole = true;
+  let refusals = 0;
+  const proxy = net.createServer(near => {
+    if (!whole) { refusals++; near.resetAndDestroy(); return; }
+    const far = net.connect(target.port, target.host);
+    for (const [socket, other] of [[near, far], [far, near]]) {
+      sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => { sockets.delete(socket); other.destroy(); });
+      socket.pipe(other);
+    }
+  });
+  proxy.listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  const destroyAll = () => { for (const socket of sockets) socket.destroy(); };
+  return {
+    host: '127.0.0.1',
+    port: proxy.address().port,
+    cut() { whole = false; destroyAll(); },
+    mend() { whole = true; },
+    refusals: () => refusals,
+    async stop() { destroyAll(); proxy.close(); await once(proxy, 'close'); },
+  };
+}
+
+export function startBrowser() {
+  return chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [
+      '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking', '--disable-component-update', '--disable-sync',
+    ],
+  });
+}
+
+/** Opens the page as somebody of their own, with their own storage. `complaints` gathers what the console should not say. */
+export async function openPage(browser, address, { at = '/', options = {}, prepare } = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const complaints = [];
+  page.on('console', message => {
+    if (['error', 'warning'].includes(message.type())) complaints.push(message.text());
+  });
+  page.on('pageerror', error => complaints.push(String(error)));
+  await page.addInitScript(() => {
+    document.addEventListener('securitypolicyviolation', event => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));
+  });
+  await prepare?.(page);
+  await page.goto(`http://${address.host}:${address.port}${at}`);
+  return { page, context, complaints };
+}
+
+export async function online(page) {
+  await page.locator('#state.online').waitFor();
+  // The server's welcome has come when the page knows its name.
+  await page.locator('#people small', { hasText: 'you' }).waitFor({ state: 'attached' });
+}
+
+export async function call(page, name) {
+  await page.locator('#nick').fill(name);
+  await page.locator('#nick').press('Enter');
+  await page.locator('#people li', { has: page.locator('small') }).filter({ hasText: name }).waitFor({ state: 'attached' });
+}
+
+export async function say(page, text) {
+  await page.locator('#text').fill(text);
+  await page.locator('#text').press('Enter');
+}
+
+/** Waits until the log shows exactly this text from `name` (or a notice, without a name). */
+export async function hears(page, text, name) {
+  await page.waitForFunction(([text, name]) => [...document.querySelectorAll('#log > div')].some(entry => name === undefined
+    ? entry.matches('.notice') && entry.textContent === text
+    : entry.querySelector('.name')?.textContent === name && entry.querySelector('p').textContent === text), [text, name]);
+}
