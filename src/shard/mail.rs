@@ -6,6 +6,9 @@ use crate::io::Backend;
 use super::Shard;
 use super::connection::Pause;
 
+/// Bytes that may wait for full mailboxes before publishers must.
+const STUCK_LIMIT: usize = 256 << 10;
+
 impl<B: Backend> Shard<B> {
     /// Whether there is mail that would be taken now.
     pub(super) fn has_mail(&self) -> bool {
@@ -16,7 +19,7 @@ impl<B: Backend> Shard<B> {
 
     /// Takes what other shards, and this one, have for us. While a room's members have not been offered what is
     /// there already, mail waits: that ends by itself, as offering waits for no client. Requests wait also while
-    /// a delivery is stuck, as they would make more of them.
+    /// much is stuck, as they would make more of it.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         while !self.hub.is_saturated()
@@ -55,7 +58,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn takes_requests(&self) -> bool {
-        !self.hub.is_saturated() && !self.stuck
+        !self.is_congested()
     }
 
     fn take_request(&mut self, from: u16, request: Request, bytes: &[u8]) {
@@ -100,17 +103,20 @@ impl<B: Backend> Shard<B> {
     /// Hands the gathered mail to the other shards.
     pub(super) fn post(&mut self) {
         self.stuck = false;
+        self.stuck_len = 0;
         for (shard, address) in (0_u16..).zip(&self.addresses) {
-            if shard != self.settings.shard && address.post(self.settings.shard, self.hub.outgoing(shard)) {
+            let outgoing = self.hub.outgoing(shard);
+            if shard != self.settings.shard && address.post(self.settings.shard, outgoing) {
                 self.stuck = true;
+                self.stuck_len += outgoing.requests.byte_len() + outgoing.deliveries.byte_len();
                 self.stats.mailbox_full.add(1);
             }
         }
     }
 
-    /// Whether what a client publishes now would have to wait.
+    /// Whether so much waits, here or for other shards, that what a client publishes now should wait, too.
     pub(super) fn is_congested(&self) -> bool {
-        self.stuck || self.hub.is_saturated()
+        self.hub.is_saturated() || self.stuck_len > STUCK_LIMIT
     }
 
     /// Receives from publishers again, once what they had published is on its way.

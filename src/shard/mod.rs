@@ -73,6 +73,8 @@ pub(crate) struct Shard<B> {
     addresses: Vec<Address>,
     /// Whether some shard's mailbox has not taken all that is meant for it.
     stuck: bool,
+    /// How many bytes that is.
+    stuck_len: usize,
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
     /// What the application asked to be closed.
@@ -104,6 +106,7 @@ impl<B: Backend> Shard<B> {
             mailbox,
             addresses,
             stuck: false,
+            stuck_len: 0,
             paused: Vec::new(),
             closing: Vec::new(),
             drain: None,

@@ -107,7 +107,7 @@ impl Uring {
     fn with_queue(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
         let ring = Ring::new(submissions, options.slots)?;
         for listener in &listeners {
-            // On a non-blocking descriptor the ring would report EAGAIN instead of waiting.
+            // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
             listener.set_nonblocking(false)?;
         }
         Ok(Self {
