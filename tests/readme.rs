@@ -13,11 +13,8 @@ fn table() -> String {
     for argument in Cli::command().get_arguments().filter(|argument| argument.get_long() != Some("help")) {
         let Some(long) = argument.get_long().filter(|long| *long != "version") else { continue };
         let value = argument.get_value_names().map_or_else(String::new, |names| format!(" {}", names[0]));
-        let choices: Vec<String> = argument
-            .get_possible_values()
-            .iter()
-            .map(|choice| choice.get_name().to_owned())
-            .collect();
+        let choices: Vec<String> =
+            argument.get_possible_values().iter().map(|choice| choice.get_name().to_owned()).collect();
         let value = if choices.is_empty() { value } else { format!(" {}", choices.join("\\|")) };
         let default = argument.get_default_values().first().map(|default| default.to_string_lossy());
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();

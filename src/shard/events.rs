@@ -40,7 +40,7 @@ impl<B: Backend> Shard<B> {
             self.connections.resize_with(index + 1, Connection::free);
         }
         let excess = self.shared.admission.enter(peer).err();
-        self.connections[index] = Connection::new(Phase::Handshake(excess), peer, self.now_ms);
+        self.connections[index] = Connection::new(peer, excess, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
         self.hub.open(slot);
@@ -88,8 +88,11 @@ impl<B: Backend> Shard<B> {
 
     /// Answers a request; the room when it opens a WebSocket.
     fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<String> {
-        let Phase::Handshake(excess) = self.connections[slot as usize].phase else { return None };
-        if let Some(excess) = excess {
+        let connection = &self.connections[slot as usize];
+        if connection.phase != Phase::Handshake {
+            return None;
+        }
+        if let Some(excess) = connection.excess {
             let refusal = match excess {
                 Excess::Server => Refusal::new(
                     Status::ServiceUnavailable,
