@@ -74,10 +74,10 @@ impl Connection {
         }
     }
 
-    /// Notes that something was heard of the client.
-    pub(crate) fn heard(&mut self, now_ms: u64) {
+    /// Notes that something was heard of the client. True when it is what a ping asked for.
+    pub(crate) fn heard(&mut self, now_ms: u64) -> bool {
         self.heard_ms = now_ms;
-        self.pinged = false;
+        std::mem::take(&mut self.pinged)
     }
 
     /// Adds a reason to pause; true when it is the first.

@@ -51,9 +51,8 @@ impl<B: Backend> Shard<B> {
     }
 
     fn received(&mut self, slot: Slot, mut buffer: Buffer) {
-        let connection = &mut self.connections[slot as usize];
-        connection.heard(self.now_ms);
-        let mut protocol = std::mem::take(&mut connection.protocol);
+        self.heard(slot);
+        let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
         let limits = self.settings.limits;
@@ -186,10 +185,9 @@ impl<B: Backend> Shard<B> {
 
     fn sent(&mut self, slot: Slot) {
         let drained = self.hub.sent(slot);
-        let connection = &mut self.connections[slot as usize];
-        if connection.is_paused(Pause::Unread) {
-            connection.heard(self.now_ms);
-            if self.hub.outbox_len(slot) == 0 && connection.resume(Pause::Unread) {
+        if self.connections[slot as usize].is_paused(Pause::Unread) {
+            self.heard(slot);
+            if self.hub.outbox_len(slot) == 0 && self.connections[slot as usize].resume(Pause::Unread) {
                 self.backend.resume(slot);
             }
         }

@@ -208,6 +208,14 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Something was heard of the client, so it lives.
+    pub(super) fn heard(&mut self, slot: Slot) {
+        let answered = self.connections[slot as usize].heard(self.now_ms);
+        if answered && self.is_open(slot) {
+            self.set_deadline(slot, self.settings.ping_ms);
+        }
+    }
+
     /// Pings a client that has been silent, and closes one that did not answer.
     fn check_life(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
