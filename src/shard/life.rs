@@ -140,6 +140,7 @@ impl<B: Backend> Shard<B> {
         if gone.is_paused(Pause::Published) {
             self.paused.retain(|other| *other != slot);
         }
+        self.held.remove(&slot);
         self.hub.close(slot);
         self.shared.admission.leave(gone.peer, gone.excess);
         self.live -= 1;

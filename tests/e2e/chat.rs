@@ -128,7 +128,7 @@ fn private_messages_find_their_reader(backend: BackendName) {
     let server = chat(backend, WORKERS);
     for worker in 1..=WORKERS {
         let mut ada = Chatter::enter_on(server.address(), "here", 1);
-        let mut bob = Chatter::enter_on(server.address(), "there", worker);
+        let mut bob = Chatter::enter_on(server.address(), &format!("there-{worker}"), worker);
         let name = format!("bob-{worker}");
         bob.take_name(&name);
         ada.say(&format!("/msg {name} hello <b>you</b> & me"));
