@@ -17,9 +17,10 @@ on_both_backends!(
 fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Process::start(&["--workers=2", "--drain-seconds=0.2", backend_arg(backend)]);
-        let clients: Vec<_> = (0..20).map(|_| Client::open(server.address, "/")).collect();
+        // It comes first, so it is accepted when the others are.
         let mut waiting = Raw::connect(server.address);
         waiting.send(b"GET / HTTP/1.1\r\n");
+        let clients: Vec<_> = (0..20).map(|_| Client::open(server.address, "/")).collect();
         server.signal(signal);
         for mut client in clients {
             assert_eq!(client.closed(), (1001, "the server is shutting down".into()));

@@ -129,9 +129,9 @@ impl Raw {
         setsockopt(&self.reader.get_ref().as_fd(), sockopt::Linger, &linger).expect("linger");
     }
 
-    /// Lets the kernel hold only little that we have not read.
+    /// Lets the kernel hold less that we have not read; with still less, loopback segments would not fit.
     pub(crate) fn with_small_window(self) -> Self {
-        setsockopt(&self.reader.get_ref().as_fd(), sockopt::RcvBuf, &(16 << 10)).expect("a buffer size");
+        setsockopt(&self.reader.get_ref().as_fd(), sockopt::RcvBuf, &(256 << 10)).expect("a buffer size");
         self
     }
 
