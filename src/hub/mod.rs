@@ -16,6 +16,8 @@ mod log;
 mod outbox;
 mod room;
 mod rooms;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -146,7 +148,8 @@ pub struct Hub {
     passes: VecDeque<RoomId>,
     /// Visits left for the first room of `passes`.
     slice: usize,
-    lagged: VecDeque<Lagged>,
+    /// Clients that lagged, with their numbers: the connection may be another one's by now.
+    lagged: VecDeque<(u64, Lagged)>,
     outgoing: Vec<Outgoing>,
     /// Number of rooms that ask publishers to wait.
     saturated: usize,
@@ -262,7 +265,7 @@ impl Hub {
         outbox.append(parts);
         if outbox.len() > lag_window && outbox.len() > total_len(parts) {
             outbox.clear();
-            self.lagged.push_back(Lagged { slot, missed: 1 });
+            self.lag(slot, 1);
         }
         self.look_at(slot);
     }
@@ -354,6 +357,9 @@ impl Hub {
             log.append(&[frame]);
         }
         self.rooms[id].start(log, self.options.history_bytes);
+        if self.rooms[id].members.is_empty() {
+            return self.maybe_forget(id);
+        }
         self.appended(id);
     }
 
@@ -389,7 +395,7 @@ impl Hub {
             let clients = &self.clients;
             match self.rooms[id].visit(|slot| clients[slot as usize].is_busy()) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
-                Visit::Lagged(slot, missed) => self.lagged.push_back(Lagged { slot, missed }),
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
                 Visit::Nothing => {}
                 Visit::Over => self.finish_pass(id),
             }
@@ -421,7 +427,12 @@ impl Hub {
 
     /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
-        self.lagged.pop_front()
+        while let Some((number, lagged)) = self.lagged.pop_front() {
+            if self.clients[lagged.slot as usize].number == number {
+                return Some(lagged);
+            }
+        }
+        None
     }
 
     /// Bytes that the client's outbox holds: answers that it does not read.
@@ -469,6 +480,11 @@ impl Hub {
         let spare = &mut self.spare;
         let outbox = &mut self.clients[slot as usize].outbox;
         outbox.get_or_insert_with(|| spare.pop().unwrap_or_default())
+    }
+
+    fn lag(&mut self, slot: Slot, missed: u64) {
+        let number = self.clients[slot as usize].number;
+        self.lagged.push_back((number, Lagged { slot, missed }));
     }
 
     fn find_or_make(&mut self, room: &str) -> RoomId {
@@ -530,7 +546,9 @@ impl Hub {
             client.seats.rotate_left(1);
             match self.rooms[seat.room].take(seat.index as usize) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
-                Visit::Lagged(slot, missed) => self.lagged.push_back(Lagged { slot, missed }),
+                Visit::Lagged(slot, missed) => {
+                    self.lagged.push_back((client.number, Lagged { slot, missed }));
+                }
                 Visit::Nothing | Visit::Over => {}
             }
         }
@@ -569,8 +587,11 @@ impl Hub {
     /// Gives up a seat that was taken off the client's list; what is `owed` moves to its outbox.
     fn leave_seat(&mut self, slot: Slot, seat: Seat, owed: bool) {
         while owed {
-            let Visit::Send(_, span, _) = self.rooms[seat.room].take(seat.index as usize) else { break };
-            self.outbox(slot).push(span);
+            match self.rooms[seat.room].take(seat.index as usize) {
+                Visit::Send(_, span, _) => self.outbox(slot).push(span),
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Nothing | Visit::Over => break,
+            }
         }
         let room = &mut self.rooms[seat.room];
         let clients = &mut self.clients;
@@ -584,10 +605,11 @@ impl Hub {
         self.maybe_forget(seat.room);
     }
 
-    /// A room without members is kept only at home, and only for its history.
+    /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
+    /// comes, so that no later subscription takes it for its own.
     fn maybe_forget(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
-        if !room.members.is_empty() {
+        if !room.members.is_empty() || !room.live {
             return;
         }
         room.used_ms = self.now_ms;

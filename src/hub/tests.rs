@@ -1,0 +1,210 @@
+//! The hub's rules, alone and in a mesh of shards.
+
+mod lagging;
+mod memory;
+mod model;
+mod passes;
+mod rules;
+
+use std::collections::{HashMap, VecDeque};
+
+use super::*;
+
+/// Options with which nobody lags: a test changes what it is about.
+fn options(shard: u16, shards: u16) -> Options {
+    Options { shard, shards, lag_window: 1 << 20, history: 5, history_bytes: 1_000, history_ms: 60_000 }
+}
+
+/// The `n`-th room whose home is `home`.
+fn room_at(home: u16, shards: u16, n: usize) -> String {
+    let mut names = (0..).map(|n| format!("room {n}")).filter(|name| home_of(name, shards) == home);
+    names.nth(n).expect("there is always one more")
+}
+
+fn text<'a>(parts: &'a [&'a [u8]]) -> Message<'a> {
+    Message { kind: Kind::Text, parts }
+}
+
+/// The payloads of the frames that `bytes` consists of. Panics when a frame is cut off.
+fn payloads(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let (header, len) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => (10, u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize),
+            short => (2, usize::from(short)),
+        };
+        assert!(matches!(bytes[0], 0x81 | 0x82 | 0x88), "a frame begins with {:#x}", bytes[0]);
+        all.push(bytes[header..header + len].to_vec());
+        bytes = &bytes[header + len..];
+    }
+    all
+}
+
+fn take_request(hub: &mut Hub, from: u16, request: &Request, bytes: &[u8]) {
+    let name = |len: usize| str::from_utf8(&bytes[..len]).expect("text");
+    match request {
+        Request::Subscribe { name_len } => hub.subscribe(from, name(*name_len)),
+        Request::Unsubscribe { name_len } => hub.unsubscribe(from, name(*name_len)),
+        Request::Publish { name_len, kind, .. } => {
+            hub.order(name(*name_len), Message { kind: *kind, parts: &[&bytes[*name_len..]] });
+        }
+        Request::Note(_) => panic!("no test sends notes"),
+    }
+}
+
+fn take_delivery(hub: &mut Hub, delivery: &Delivery, bytes: &[u8]) {
+    let name = |len: usize| str::from_utf8(&bytes[..len]).expect("text");
+    match delivery {
+        Delivery::Snapshot { name_len, first, frame_lens } => {
+            let mut rest = &bytes[*name_len..];
+            let frames = frame_lens.iter().map(|len| {
+                let (frame, after) = rest.split_at(*len as usize);
+                rest = after;
+                frame
+            });
+            hub.snapshot(name(*name_len), *first, frames);
+        }
+        Delivery::Frame { name_len, number, .. } => {
+            hub.deliver(name(*name_len), *number, &bytes[*name_len..]);
+        }
+        Delivery::Note(_) => panic!("no test sends notes"),
+    }
+}
+
+/// Hubs joined by mail that arrives when the test says so, and clients that read at once, unless held.
+struct Mesh {
+    hubs: Vec<Hub>,
+    /// What each client has received, by shard and slot.
+    received: HashMap<(u16, Slot), Vec<Vec<u8>>>,
+    /// Clients that do not read, with what is being sent to them.
+    held: HashMap<(u16, Slot), Option<Span>>,
+    lagged: Vec<(u16, Lagged)>,
+}
+
+impl Mesh {
+    fn new(shards: u16, change: impl Fn(&mut Options)) -> Self {
+        let hub = |shard| {
+            let mut options = options(shard, shards);
+            change(&mut options);
+            Hub::new(options)
+        };
+        Self {
+            hubs: (0..shards).map(hub).collect(),
+            received: HashMap::new(),
+            held: HashMap::new(),
+            lagged: Vec::new(),
+        }
+    }
+
+    fn open(&mut self, shard: u16, slot: Slot) -> ClientId {
+        self.hubs[shard as usize].open(slot)
+    }
+
+    fn join(&mut self, shard: u16, slot: Slot, room: &str, history: u32) {
+        self.hubs[shard as usize].join(slot, room, history);
+    }
+
+    fn publish(&mut self, shard: u16, room: &str, payload: &str) {
+        self.hubs[shard as usize].publish(room, text(&[payload.as_bytes()]));
+    }
+
+    fn send(&mut self, shard: u16, slot: Slot, payload: &str) {
+        self.hubs[shard as usize].send(slot, text(&[payload.as_bytes()]));
+    }
+
+    /// Requests from `from` reach their destinations.
+    fn bring_requests(&mut self, from: u16) {
+        for to in 0..self.hubs.len() {
+            let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).requests);
+            batch.drain(|request, bytes| take_request(&mut self.hubs[to], from, &request, bytes));
+        }
+    }
+
+    /// Deliveries from `from` reach their destinations.
+    fn bring_deliveries(&mut self, from: u16) {
+        for to in 0..self.hubs.len() {
+            let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).deliveries);
+            batch.drain(|delivery, bytes| take_delivery(&mut self.hubs[to], &delivery, bytes));
+        }
+    }
+
+    fn bring_mail(&mut self) {
+        let has_mail = |hub: &mut Hub, to| {
+            let outgoing = hub.outgoing(to);
+            !outgoing.requests.is_empty() || !outgoing.deliveries.is_empty()
+        };
+        let shards = self.hubs.len() as u16;
+        while self.hubs.iter_mut().any(|hub| (0..shards).any(|to| has_mail(hub, to))) {
+            (0..shards).for_each(|from| self.bring_requests(from));
+            (0..shards).for_each(|from| self.bring_deliveries(from));
+        }
+    }
+
+    /// Hands out all that can be handed out, until only clients that do not read have a send under way.
+    fn send_all(&mut self) {
+        for shard in 0..self.hubs.len() as u16 {
+            let hub = &mut self.hubs[shard as usize];
+            while let Some(Outbound { slot, span, .. }) = hub.poll_send(&mut usize::MAX.clone()) {
+                match self.held.get_mut(&(shard, slot)) {
+                    Some(in_flight) => {
+                        assert!(in_flight.replace(span).is_none(), "one send at a time");
+                    }
+                    None => {
+                        self.received.entry((shard, slot)).or_default().extend(payloads(span.bytes()));
+                        drop(span);
+                        hub.sent(slot);
+                    }
+                }
+            }
+            self.lagged.extend(std::iter::from_fn(|| hub.poll_lagged()).map(|lagged| (shard, lagged)));
+        }
+    }
+
+    fn settle(&mut self) {
+        self.bring_mail();
+        self.send_all();
+    }
+
+    /// From now on the client does not read: its next send stays under way.
+    fn hold(&mut self, shard: u16, slot: Slot) {
+        self.held.insert((shard, slot), None);
+    }
+
+    /// The client reads again.
+    fn let_go(&mut self, shard: u16, slot: Slot) {
+        if let Some(span) = self.held.remove(&(shard, slot)).expect("was held") {
+            self.received.entry((shard, slot)).or_default().extend(payloads(span.bytes()));
+            drop(span);
+            self.hubs[shard as usize].sent(slot);
+        }
+        self.send_all();
+    }
+
+    /// What the client has received since the last call.
+    fn take(&mut self, shard: u16, slot: Slot) -> Vec<String> {
+        let payloads = self.received.remove(&(shard, slot)).unwrap_or_default();
+        payloads.into_iter().map(|payload| String::from_utf8(payload).expect("text")).collect()
+    }
+}
+
+/// Numbers from a seed (SplitMix64).
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}

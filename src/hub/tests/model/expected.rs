@@ -1,0 +1,283 @@
+//! What the model expects: the order of every room, and of every client the stream that it must receive.
+
+use super::*;
+
+/// A message that was given its place.
+#[derive(Debug)]
+struct Ordered {
+    /// Length of its frame.
+    len: usize,
+}
+
+/// A stretch of a room's order: from the first message that a log has to the one after its last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stretch {
+    base: usize,
+    end: usize,
+}
+
+/// All rooms' messages in the order that their home shards gave them.
+#[derive(Debug)]
+pub(super) struct Orders {
+    rooms: Vec<Vec<Ordered>>,
+    /// Where each message stands: its room and place.
+    places: HashMap<usize, (usize, usize)>,
+    /// What each shard's log of each room has, by room and shard.
+    logs: Vec<Vec<Stretch>>,
+    /// Answers to subscriptions that are under way, by room and shard.
+    answers: Vec<Vec<VecDeque<Stretch>>>,
+    ids: usize,
+}
+
+impl Orders {
+    pub(super) fn new(rooms: usize, shards: u16) -> Self {
+        let shards = usize::from(shards);
+        Self {
+            rooms: (0..rooms).map(|_| Vec::new()).collect(),
+            places: HashMap::new(),
+            logs: vec![vec![Stretch::default(); shards]; rooms],
+            answers: vec![vec![VecDeque::new(); shards]; rooms],
+            ids: 0,
+        }
+    }
+
+    pub(super) fn new_id(&mut self) -> usize {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// The home shard makes the room, with nothing of its past.
+    pub(super) fn begin(&mut self, room: usize, home: u16) {
+        let end = self.rooms[room].len();
+        self.logs[room][home as usize] = Stretch { base: end, end };
+    }
+
+    pub(super) fn order(&mut self, room: usize, home: u16, payload: &[u8]) {
+        let id = number(payload.split(|byte| *byte == b' ').next().expect("a number"));
+        self.places.insert(id, (room, self.rooms[room].len()));
+        self.rooms[room].push(Ordered { len: header_len(payload.len()) + payload.len() });
+        self.logs[room][home as usize].end += 1;
+    }
+
+    pub(super) fn answer(&mut self, room: usize, home: u16, to: u16) {
+        let log = self.logs[room][home as usize];
+        self.answers[room][to as usize].push_back(log);
+    }
+
+    pub(super) fn answered(&mut self, room: usize, shard: u16) -> Stretch {
+        self.answers[room][shard as usize].pop_front().expect("it was asked")
+    }
+
+    pub(super) fn accept(&mut self, room: usize, shard: u16, answer: Stretch) {
+        self.logs[room][shard as usize] = answer;
+    }
+
+    pub(super) fn deliver(&mut self, room: usize, shard: u16) {
+        self.logs[room][shard as usize].end += 1;
+    }
+
+    /// How much of the room's order the shard has.
+    pub(super) fn known(&self, room: usize, shard: u16) -> usize {
+        self.logs[room][shard as usize].end
+    }
+
+    /// The first message that a newcomer on this shard gets.
+    fn history(&self, room: usize, shard: u16, wanted: u32, options: &Options) -> usize {
+        let Stretch { base, end } = self.logs[room][shard as usize];
+        let mut left = options.history_bytes;
+        let old = self.rooms[room][base..end].iter().rev().take(wanted.min(options.history) as usize);
+        let count = old.take_while(|message| match left.checked_sub(message.len) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
+        end - count.count()
+    }
+
+    fn bytes(&self, room: usize, from: usize, to: usize) -> usize {
+        self.rooms[room][from..to].iter().map(|message| message.len).sum()
+    }
+}
+
+pub(super) fn number(digits: &[u8]) -> usize {
+    str::from_utf8(digits).expect("text").parse().expect("a number")
+}
+
+/// One stay of a client in a room.
+#[derive(Debug)]
+struct Stay {
+    wanted: u32,
+    /// The next message to be received, once the room is live.
+    next: Option<usize>,
+    /// After the last message that is owed, once the client has left.
+    end: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: ClientId,
+    /// Messages that the hub said it missed.
+    pub(super) reported: u64,
+    /// Messages that it did miss.
+    missed: u64,
+    /// Stays in each room, of which only the last has no end.
+    stays: Vec<VecDeque<Stay>>,
+    own_sent: usize,
+    own_received: usize,
+    finished: Option<Farewell>,
+    heard_last: bool,
+}
+
+#[derive(Debug)]
+enum Farewell {
+    Owed,
+    Cut,
+}
+
+impl Client {
+    pub(super) fn new(id: ClientId) -> Self {
+        Self {
+            id,
+            reported: 0,
+            missed: 0,
+            stays: (0..ROOMS).map(|_| VecDeque::new()).collect(),
+            own_sent: 0,
+            own_received: 0,
+            finished: None,
+            heard_last: false,
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
+    pub(super) fn is_member(&self, room: usize) -> bool {
+        self.stays[room].back().is_some_and(|stay| stay.end.is_none())
+    }
+
+    /// Bytes of the room that the client may have to get when it leaves now.
+    pub(super) fn owed_bytes(&self, room: usize, shard: u16, orders: &Orders) -> usize {
+        let next = self.stays[room].back().and_then(|stay| stay.next);
+        next.map_or(0, |next| orders.bytes(room, next, orders.known(room, shard)))
+    }
+
+    pub(super) fn next_own(&mut self) -> usize {
+        self.own_sent += 1;
+        self.own_sent - 1
+    }
+
+    pub(super) fn join(&mut self, room: usize, wanted: u32) {
+        self.stays[room].push_back(Stay { wanted, next: None, end: None });
+    }
+
+    /// The shard has the room's log, so it is settled what this client gets first.
+    pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, options: &Options) {
+        let stay = self.stays[room].back_mut().expect("a member");
+        assert!(stay.next.is_none(), "a stay starts once");
+        stay.next = Some(orders.history(room, shard, stay.wanted, options));
+    }
+
+    /// The client is owed the messages before `known`, or nothing when it waited for the room's log.
+    pub(super) fn leave(&mut self, room: usize, known: usize) {
+        let stay = self.stays[room].back_mut().expect("a member");
+        stay.end = Some(if stay.next.is_some() { known } else { 0 });
+        stay.next.get_or_insert(0);
+    }
+
+    pub(super) fn finish(&mut self, owed: bool, known: impl Fn(usize) -> usize) {
+        for room in 0..ROOMS {
+            if self.is_member(room) {
+                self.leave(room, known(room));
+            }
+        }
+        self.finished = Some(if owed { Farewell::Owed } else { Farewell::Cut });
+    }
+
+    pub(super) fn handed_out(&self, bytes: &[u8], messages: u64) {
+        let payloads = payloads(bytes);
+        if messages > 0 {
+            assert_eq!(payloads.len() as u64, messages);
+            assert!(self.finished.is_none(), "no room after the farewell");
+        }
+        if matches!(self.finished, Some(Farewell::Cut)) {
+            assert_eq!(payloads, [b"last"], "only the last word after it");
+        }
+    }
+
+    pub(super) fn receive(&mut self, bytes: &[u8], orders: &Orders, lag_window: usize) {
+        for payload in payloads(bytes) {
+            assert!(!self.heard_last, "something comes after the last word");
+            let mut words = payload.split(|byte| *byte == b' ');
+            match words.next().expect("a word") {
+                b"own" => {
+                    let received = number(words.next().expect("a number"));
+                    assert_eq!(received, self.own_received, "what is meant for one comes in order");
+                    self.own_received += 1;
+                }
+                b"left" => {
+                    let room = number(words.next().expect("a room"));
+                    let mut stay = self.stays[room].pop_front().expect("a stay that ended");
+                    let end = stay.end.expect("only then comes this");
+                    self.missed += skip_to(&mut stay, end, orders, room, lag_window);
+                }
+                b"last" => {
+                    assert!(self.is_finished());
+                    self.heard_last = true;
+                }
+                id => self.receive_message(number(id), &payload, orders, lag_window),
+            }
+        }
+    }
+
+    fn receive_message(&mut self, id: usize, payload: &[u8], orders: &Orders, lag_window: usize) {
+        let (room, place) = orders.places[&id];
+        let mut stay = self.stays[room].pop_front().expect("a message of a room that it is in");
+        assert!(stay.end.is_none_or(|end| place < end), "message {id} comes after leaving");
+        assert_eq!(payload.len(), orders.rooms[room][place].len - header_len(payload.len()), "torn");
+        self.missed += skip_to(&mut stay, place, orders, room, lag_window);
+        stay.next = Some(place + 1);
+        self.stays[room].push_front(stay);
+    }
+
+    /// Everything was sent: the client has it all, but for what it was said to have missed.
+    pub(super) fn is_current(&self, orders: &Orders, shard: u16, lag_window: usize) {
+        assert_eq!(self.heard_last, self.is_finished());
+        if matches!(self.finished, Some(Farewell::Cut)) {
+            return;
+        }
+        assert_eq!(self.own_received, self.own_sent);
+        let mut missed = self.missed;
+        for (room, stays) in self.stays.iter().enumerate() {
+            for stay in stays {
+                let known = orders.known(room, shard);
+                let end = stay.end.unwrap_or(known);
+                assert!(stay.end.is_some() || end == orders.rooms[room].len(), "the shard has all");
+                let mut stay = Stay { wanted: 0, next: stay.next, end: stay.end };
+                missed += skip_to(&mut stay, end, orders, room, lag_window);
+            }
+        }
+        assert_eq!(missed, self.reported, "what is missed is said");
+    }
+}
+
+/// Moves a stay on to `place`; returns the number of messages between, which the client did not get.
+fn skip_to(stay: &mut Stay, place: usize, orders: &Orders, room: usize, lag_window: usize) -> u64 {
+    let next = stay.next.replace(place).expect("the stay has started");
+    assert!(next <= place, "a message is repeated");
+    if next < place {
+        let bytes = orders.bytes(room, next, place);
+        assert!(bytes >= lag_window, "{} messages of only {bytes} bytes are missing", place - next);
+    }
+    (place - next) as u64
+}
+
+fn header_len(payload_len: usize) -> usize {
+    match payload_len {
+        0..126 => 2,
+        126..65_536 => 4,
+        _ => 10,
+    }
+}
