@@ -82,8 +82,9 @@ fn announce(config: &Config, server: &Server) {
 /// What was wrong with the command line, as one line.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    format!("{}; uproar --help lists the options", line.strip_prefix("error: ").unwrap_or(line))
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    format!("{}; uproar --help lists the options", line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 fn refuse(line: &str) -> ExitCode {
