@@ -23,7 +23,7 @@ use nix::libc;
 use self::accepts::Accepts;
 use self::buffers::Buffers;
 use self::operation::Operation;
-use self::ring::{Completion, Ring};
+use self::ring::{Completion, Ring, WORK_A_WAIT};
 use super::admission::Admission;
 use super::clock::now_ms;
 use super::sends::{SendId, Sends};
@@ -366,6 +366,12 @@ impl Backend for Uring {
         self.now_ms = now_ms();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.take_completions(&mut completions);
+        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
+        if arrivals >= WORK_A_WAIT && result.is_ok() {
+            // There may be more: gather it, so that one pass over a room sends it together.
+            self.ring.look()?;
+            self.ring.take_completions(&mut completions);
+        }
         for completion in completions.drain(..) {
             self.complete(completion, events);
         }
