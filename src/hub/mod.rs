@@ -255,19 +255,12 @@ impl Hub {
     /// Sends a message to one client.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
         let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
-        with_header(header.as_bytes(), message.parts, |parts| self.send_raw(slot, parts));
+        with_header(header.as_bytes(), message.parts, |parts| self.send_frame(slot, parts, true));
     }
 
     /// Sends bytes that are not a message: a control frame, an HTTP response.
     pub fn send_raw(&mut self, slot: Slot, parts: &[&[u8]]) {
-        let lag_window = self.options.lag_window;
-        let outbox = self.outbox(slot);
-        outbox.append(parts);
-        if outbox.len() > lag_window && outbox.len() > total_len(parts) {
-            outbox.clear();
-            self.lag(slot, 1);
-        }
-        self.look_at(slot);
+        self.send_frame(slot, parts, false);
     }
 
     /// Says farewell: the client hears nothing new, gets what it is owed (or not, with `owed` false) and then
@@ -278,7 +271,7 @@ impl Hub {
             outbox.clear();
         }
         if !last.is_empty() {
-            self.outbox(slot).append(&[last]);
+            self.outbox(slot).append(&[last], false);
         }
         self.clients[slot as usize].finished = true;
         self.look_at(slot);
@@ -475,6 +468,17 @@ impl Hub {
 }
 
 impl Hub {
+    fn send_frame(&mut self, slot: Slot, parts: &[&[u8]], is_message: bool) {
+        let lag_window = self.options.lag_window;
+        let outbox = self.outbox(slot);
+        outbox.append(parts, is_message);
+        if outbox.len() > lag_window && outbox.len() > total_len(parts) {
+            let missed = outbox.clear();
+            self.lag(slot, missed);
+        }
+        self.look_at(slot);
+    }
+
     /// The client's outbox, made when there is none.
     fn outbox(&mut self, slot: Slot) -> &mut Outbox {
         let spare = &mut self.spare;
@@ -538,8 +542,8 @@ impl Hub {
         if client.sending {
             return None;
         }
-        if let Some(span) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
-            return Some(self.start_sending(slot, span, 0));
+        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
+            return Some(self.start_sending(slot, span, count));
         }
         for _ in 0..client.seats.len() {
             let seat = client.seats[0];
@@ -588,7 +592,7 @@ impl Hub {
     fn leave_seat(&mut self, slot: Slot, seat: Seat, owed: bool) {
         while owed {
             match self.rooms[seat.room].take(seat.index as usize) {
-                Visit::Send(_, span, _) => self.outbox(slot).push(span),
+                Visit::Send(_, span, count) => self.outbox(slot).push(span, count),
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
                 Visit::Nothing | Visit::Over => break,
             }
