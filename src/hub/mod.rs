@@ -145,7 +145,8 @@ pub struct Hub {
     /// Clients that may be owed something and are not in a room's pass.
     ready: VecDeque<Slot>,
     /// Rooms with something to send, each with a pass under way or due.
-    passes: VecDeque<RoomId>,
+    /// Their serial numbers tell when they are gone.
+    passes: VecDeque<(RoomId, u64)>,
     /// Visits left for the first room of `passes`.
     slice: usize,
     /// Clients that lagged, with their numbers: the connection may be another one's by now.
@@ -378,7 +379,11 @@ impl Hub {
                 }
                 continue;
             }
-            let id = *self.passes.front()?;
+            let (id, serial) = *self.passes.front()?;
+            if self.rooms.get(id).is_none_or(|room| room.serial != serial) {
+                self.next_pass();
+                continue;
+            }
             if self.slice == 0 {
                 self.slice = SLICE;
                 self.passes.rotate_left(1);
@@ -510,7 +515,7 @@ impl Hub {
         room.used_ms = self.now_ms;
         if !room.queued {
             room.queued = true;
-            self.passes.push_back(id);
+            self.passes.push_back((id, room.serial));
         }
         if !room.saturated && room.is_saturated(self.options.lag_window) {
             room.saturated = true;
@@ -518,14 +523,18 @@ impl Hub {
         }
     }
 
-    fn finish_pass(&mut self, id: RoomId) {
+    fn next_pass(&mut self) {
         self.passes.pop_front();
         self.slice = SLICE;
+    }
+
+    fn finish_pass(&mut self, id: RoomId) {
+        self.next_pass();
         let Options { lag_window, history, history_bytes, .. } = self.options;
         let room = &mut self.rooms[id];
         room.queued = room.finish_pass(lag_window, history, history_bytes);
         if room.queued {
-            self.passes.push_back(id);
+            self.passes.push_back((id, room.serial));
         }
         if room.saturated && !room.is_saturated(lag_window) {
             room.saturated = false;
@@ -633,10 +642,6 @@ impl Hub {
 
     fn forget(&mut self, id: RoomId) {
         let room = self.rooms.remove(id);
-        if room.queued {
-            self.passes.retain(|other| *other != id);
-            self.slice = SLICE;
-        }
         self.saturated -= usize::from(room.saturated);
     }
 
