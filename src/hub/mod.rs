@@ -154,6 +154,7 @@ pub struct Hub {
     outgoing: Vec<Outgoing>,
     /// Number of rooms that ask publishers to wait.
     saturated: usize,
+    #[expect(clippy::vec_box, reason = "the box itself goes from client to client")]
     spare: Vec<Box<Outbox>>,
     /// Connections opened so far.
     opened: u64,
@@ -259,7 +260,7 @@ impl Hub {
         with_header(header.as_bytes(), message.parts, |parts| self.send_frame(slot, parts, true));
     }
 
-    /// Sends bytes that are not a message: a control frame, an HTTP response.
+    /// Sends bytes that are not a message: a control frame, an HTTP response. After the farewell nothing is sent.
     pub fn send_raw(&mut self, slot: Slot, parts: &[&[u8]]) {
         self.send_frame(slot, parts, false);
     }
@@ -474,6 +475,9 @@ impl Hub {
 
 impl Hub {
     fn send_frame(&mut self, slot: Slot, parts: &[&[u8]], is_message: bool) {
+        if self.clients[slot as usize].finished {
+            return;
+        }
         let lag_window = self.options.lag_window;
         let outbox = self.outbox(slot);
         outbox.append(parts, is_message);
@@ -599,12 +603,8 @@ impl Hub {
 
     /// Gives up a seat that was taken off the client's list; what is `owed` moves to its outbox.
     fn leave_seat(&mut self, slot: Slot, seat: Seat, owed: bool) {
-        while owed {
-            match self.rooms[seat.room].take(seat.index as usize) {
-                Visit::Send(_, span, count) => self.outbox(slot).push(span, count),
-                Visit::Lagged(slot, missed) => self.lag(slot, missed),
-                Visit::Nothing | Visit::Over => break,
-            }
+        if owed {
+            self.take_owed(slot, seat);
         }
         let room = &mut self.rooms[seat.room];
         let clients = &mut self.clients;
@@ -616,6 +616,16 @@ impl Hub {
         });
         self.look_at(slot);
         self.maybe_forget(seat.room);
+    }
+
+    fn take_owed(&mut self, slot: Slot, seat: Seat) {
+        loop {
+            match self.rooms[seat.room].take(seat.index as usize) {
+                Visit::Send(_, span, count) => self.outbox(slot).push(span, count),
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Nothing | Visit::Over => return,
+            }
+        }
     }
 
     /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
