@@ -1,7 +1,7 @@
 //! Random commands on up to four shards, against what each client must receive.
 //!
 //! Mail between two shards keeps its order within a lane (requests, deliveries) and nothing else does; sends
-//! take as long as they like. One seed drives a run; a failing one is printed, and `a_seed` runs it again.
+//! take as long as they like. One seed drives a run; a failing one is printed; UPROAR_MODEL_SEED runs it again.
 
 mod expected;
 
