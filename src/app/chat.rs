@@ -279,13 +279,14 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Rooms are named by 1 to 64 bytes of visible characters without a slash.
+/// Rooms are named by 1 to 64 bytes of visible characters, and single spaces between them, without a slash.
 pub(crate) fn check_room(room: &str) -> Result<(), &'static str> {
     if room.is_empty() || room.len() > MAX_ROOM_NAME {
         return Err("a room's name has 1 to 64 bytes");
     }
-    if !room.chars().all(is_visible) || room.contains(['/', '<', '>', '&']) {
-        return Err("a room's name has only visible characters, without spaces and none of / < > &");
+    let words = room.split(' ').all(|word| !word.is_empty() && word.chars().all(is_visible));
+    if !words || room.contains(['/', '<', '>', '&']) {
+        return Err("a room's name has visible words with one space between them, and none of / < > &");
     }
     Ok(())
 }
@@ -317,10 +318,10 @@ mod tests {
 
     #[test]
     fn room_names_fit_in_a_path() {
-        for room in ["lobby", "a", "c++", "日本", &"r".repeat(64)] {
+        for room in ["lobby", "a", "c++", "日本", "café noir", &"r".repeat(64)] {
             assert_eq!(check_room(room), Ok(()), "{room}");
         }
-        for room in ["", "a/b", "a b", "<i>", &"r".repeat(65)] {
+        for room in ["", "a/b", " a", "a ", "a  b", "a\tb", "<i>", &"r".repeat(65)] {
             assert!(check_room(room).is_err(), "{room:?}");
         }
     }

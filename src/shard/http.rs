@@ -58,8 +58,9 @@ fn room_name(encoded: &str) -> Result<String, Refusal> {
     let name = percent_decode_str(encoded)
         .decode_utf8()
         .map_err(|_| bad("A room's name is UTF-8, percent-encoded where the URL needs it."))?;
-    check_room(&name)
-        .map_err(|_| bad("A room's name has 1 to 64 bytes of visible characters, without / < > &."))?;
+    check_room(&name).map_err(|_| {
+        bad("A room's name has 1 to 64 bytes: visible words with one space between them, without / < > &.")
+    })?;
     Ok(name.into_owned())
 }
 

@@ -53,6 +53,7 @@ pub(super) fn full_once<B: Backend>(make: Make<B>) {
     let mut waiting = rig.dial();
     waiting.write_all(b"at last").expect("the kernel takes it");
     rig.nothing_more();
+    rig.rests();
 
     rig.close(slot, Close::Graceful);
     rig.wait_for(is_accepting);

@@ -20,7 +20,7 @@ macro_rules! suite {
             suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
                 fewer_buffers_than_senders, all_buffers_out_does_not_spin, bytes_can_be_changed, closed_while_waiting_for_a_buffer,
-                resumed_while_waiting_for_a_buffer,
+                resumed_while_waiting_for_a_buffer, ends_cost_no_buffers,
                 many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
                 shutdown_ends_one_direction, shutdown_waits_for_the_send, to_a_reset_peer,
@@ -29,7 +29,7 @@ macro_rules! suite {
                 reset_drops_unsent_bytes, after_failure, after_the_peers_end, ignores_calls_while_closing,
                 many_at_once, dropped_with_everything_under_way);
             suite!(@tests $make, waking: ends_an_endless_wait, between_prepare_and_poll, costs_nothing_when_awake,
-                time_passes_without_events, many_times);
+                time_passes_without_events, rests_when_idle, many_times);
         }
     };
     (@tests $make:expr, $group:ident: $($test:ident),* $(,)?) => {

@@ -154,6 +154,18 @@ impl<B: Backend> Rig<B> {
         }
     }
 
+    /// Fails when the backend does not wait although nothing is to be done. One that waits comes back twice in
+    /// this time, or a few times more; one that spins, thousands of times.
+    pub(super) fn rests(&mut self) {
+        let (start, mut polls) = (Instant::now(), 0);
+        while start.elapsed() < Duration::from_millis(60) {
+            self.poll(Some(Duration::from_millis(30)));
+            polls += 1;
+        }
+        assert!(polls < 20, "{polls} polls in no time");
+        assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
+    }
+
     /// Fails when an event came that no wait has taken, in a few more turns than a late one would need.
     pub(super) fn nothing_more(&mut self) {
         for _ in 0..10 {
@@ -172,5 +184,9 @@ pub(super) fn read(mut client: &TcpStream, len: usize) -> Vec<u8> {
 
 /// Bytes whose value depends on the position, so that lost or swapped pieces show.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+    // The length is a prime, so that no power of two is a period; copying is what makes long ones fast.
+    let block: Vec<u8> = (0..65_521_usize).map(|at| (at ^ (at >> 8)) as u8).collect();
+    let mut bytes = block.repeat(len.div_ceil(block.len()));
+    bytes.truncate(len);
+    bytes
 }

@@ -1,10 +1,13 @@
 //! Waking and waiting.
 
+use std::io::Write;
+use std::net::Shutdown;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::rig::{Make, Rig};
+use super::rig::{Make, Rig, pattern};
+use super::sending::LARGE;
 use crate::io::Backend;
 
 pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
@@ -38,7 +41,22 @@ pub(super) fn between_prepare_and_poll<B: Backend>(make: Make<B>) {
         // The wake-up came before the wait, and the wait ends all the same.
         rig.poll(None);
     }
-    assert!(rig.events.is_empty());
+    rig.rests();
+}
+
+pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    rig.rests();
+    let (mut client, slot) = rig.connect();
+    rig.nothing_more();
+    rig.rests();
+    // Unread bytes and an end behind a pause are nothing to be done either, nor is a send that cannot go on.
+    rig.backend.pause(slot);
+    rig.turn();
+    client.write_all(b"later").expect("written");
+    client.shutdown(Shutdown::Write).expect("connected");
+    rig.send(slot, &pattern(LARGE));
+    rig.rests();
 }
 
 pub(super) fn costs_nothing_when_awake<B: Backend>(make: Make<B>) {

@@ -23,7 +23,7 @@ use nix::libc;
 use self::accepts::Accepts;
 use self::buffers::Buffers;
 use self::operation::Operation;
-use self::ring::{Completion, Ring};
+use self::ring::{Completion, Ring, WORK_A_WAIT};
 use super::admission::Admission;
 use super::clock::now_ms;
 use super::sends::{SendId, Sends};
@@ -107,7 +107,7 @@ impl Uring {
     fn with_queue(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
         let ring = Ring::new(submissions, options.slots)?;
         for listener in &listeners {
-            // On a non-blocking descriptor the ring would report EAGAIN instead of waiting.
+            // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
             listener.set_nonblocking(false)?;
         }
         Ok(Self {
@@ -366,6 +366,12 @@ impl Backend for Uring {
         self.now_ms = now_ms();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.take_completions(&mut completions);
+        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
+        if arrivals >= WORK_A_WAIT && result.is_ok() {
+            // There may be more: gather it, so that one pass over a room sends it together.
+            self.ring.look()?;
+            self.ring.take_completions(&mut completions);
+        }
         for completion in completions.drain(..) {
             self.complete(completion, events);
         }

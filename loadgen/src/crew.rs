@@ -1,0 +1,146 @@
+//! The workers of a run: threads of this process, or processes of their own when their connections are more
+//! than one process may have descriptors.
+
+use crate::plan::{Command, Plan, Report, Share};
+use crate::procfs::{Memory, memory};
+use crate::scenario::storm::Barrier;
+use crate::worker::{self, Handle};
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::io::{self, BufRead as _, BufReader, Write};
+use std::process::{self, Child, ChildStdin, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::{env, thread};
+
+/// All the workers, and what they report.
+pub(crate) struct Crew {
+    links: Vec<Link>,
+    pub(crate) reports: Receiver<Report>,
+}
+
+enum Link {
+    Thread(Handle),
+    Process {
+        child: Child,
+        /// Commands go in here, a line of JSON each; the helper ends when it is closed.
+        input: Option<ChildStdin>,
+    },
+}
+
+impl Crew {
+    /// Starts `threads` workers, or as many processes as it takes when one has room for `per_process`
+    /// connections only.
+    pub(crate) fn start(plan: &Plan, threads: usize, per_process: usize) -> io::Result<Self> {
+        let (sender, reports) = channel();
+        let is_alone = plan.connections <= per_process;
+        let needed = if is_alone { threads } else { plan.connections.div_ceil(per_process).max(threads) };
+        let workers = needed.min(plan.connections);
+        let plan = Plan { in_flight: plan.in_flight.div_ceil(workers), ..plan.clone() };
+        let barrier = Arc::new(Barrier::default());
+        let start = |share| {
+            if is_alone {
+                worker::start(&plan, share, barrier.clone(), sender.clone()).map(Link::Thread)
+            } else {
+                start_process(&plan, share, sender.clone())
+            }
+        };
+        let links =
+            Share::divide(plan.connections, workers).into_iter().map(start).collect::<io::Result<_>>()?;
+        Ok(Self { links, reports })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Tells every worker.
+    pub(crate) fn tell(&mut self, command: &Command) {
+        for link in &mut self.links {
+            match link {
+                Link::Thread(handle) => handle.send(command.clone()),
+                // That a helper is gone is noticed where its reports end.
+                Link::Process { input, .. } => drop(input.as_mut().map(|input| write_line(input, command))),
+            }
+        }
+    }
+
+    /// What the processes beside this one have in memory, in bytes.
+    pub(crate) fn memory(&self) -> Memory {
+        let pid = |link: &Link| match link {
+            Link::Thread(_) => None,
+            Link::Process { child, .. } => Some(child.id()),
+        };
+        let helpers = self.links.iter().filter_map(pid);
+        helpers.map(|pid| memory(&pid.to_string())).fold(Memory::default(), Memory::plus)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Self::Process { child, input } = self {
+            drop(input.take());
+            // It ends because its input has ended; how does not matter any more.
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The program of a helper process: one worker, commanded through standard input.
+pub(crate) fn help() -> io::Result<()> {
+    // A terminal sends Ctrl-C to the helpers too, but they end when they are told.
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    let mut lines = BufReader::new(io::stdin()).lines();
+    let first = lines.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+    let (plan, share): (Plan, Share) = serde_json::from_str(&first)?;
+    let (sender, reports) = channel();
+    let handle = worker::start(&plan, share, Arc::new(Barrier::default()), sender)?;
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            match serde_json::from_str(&line) {
+                Ok(command) => handle.send(command),
+                Err(_) => break,
+            }
+        }
+    });
+    let mut output = io::stdout().lock();
+    for report in reports {
+        write_line(&mut output, &report)?;
+    }
+    Ok(())
+}
+
+fn start_process(plan: &Plan, share: Share, reports: Sender<Report>) -> io::Result<Link> {
+    let program = env::current_exe()?;
+    let mut child =
+        process::Command::new(program).arg("helper").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take();
+    if let Some(input) = &mut input {
+        write_line(input, &(plan, share))?;
+    }
+    if let Some(output) = child.stdout.take() {
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let report =
+                    serde_json::from_str(&line).unwrap_or_else(|error| Report::Broken(error.to_string()));
+                let is_last = matches!(report, Report::Done(_) | Report::Broken(_));
+                if reports.send(report).is_err() || is_last {
+                    return;
+                }
+            }
+            let _ = reports.send(Report::Broken("a helper process ended without a word".to_owned()));
+        });
+    }
+    Ok(Link::Process { child, input })
+}
+
+fn write_line(output: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    output.write_all(&line)?;
+    output.flush()
+}

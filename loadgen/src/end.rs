@@ -1,0 +1,57 @@
+//! Why a connection ended, in words that say what to do.
+
+use crate::ws::ProtocolError;
+use nix::errno::Errno;
+use std::io;
+use std::net::SocketAddr;
+
+/// Why a connection could not be opened, or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum End {
+    #[error("{0} refused the connection; start the server there or correct --url")]
+    Refused(SocketAddr),
+    #[error(
+        "{0} refused the connection; the load is spread over 127.0.0.0/8, so the server must listen on 0.0.0.0 \
+         (or give --destinations 1)"
+    )]
+    RefusedSpread(SocketAddr),
+    #[error("{0} is not to be reached: {1}; correct --url")]
+    Unreachable(SocketAddr, String),
+    #[error("no local port is free towards {0}; spread the load with --destinations, or wait a minute")]
+    PortsExhausted(SocketAddr),
+    #[error("the descriptor limit of this process is reached; raise it with `ulimit -n`")]
+    Descriptors,
+    #[error("the handshake was not answered in time; the server is full or its backlog is too short")]
+    TimedOut,
+    #[error("{0}")]
+    Protocol(ProtocolError),
+    #[error("the server closed with code {}{}{reason}", code.map_or("none".to_owned(), |code| code.to_string()),
+        if reason.is_empty() { "" } else { ": " })]
+    Closed { code: Option<u16>, reason: String },
+    #[error("the server ended the connection without a close frame; see its log")]
+    Eof,
+    #[error("the server reset the connection; see its log")]
+    Reset,
+    #[error("the server did not answer our close frame in time")]
+    CloseTimedOut,
+    #[error("{0}")]
+    Io(String),
+}
+
+impl End {
+    /// What `error` means for a connection to `address`; `spread`: other than the address of the URL.
+    pub(crate) fn from_io(error: &io::Error, address: SocketAddr, spread: bool) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECONNREFUSED) if spread => Self::RefusedSpread(address),
+            Some(Errno::ECONNREFUSED) => Self::Refused(address),
+            Some(Errno::EADDRNOTAVAIL) => Self::PortsExhausted(address),
+            Some(Errno::EMFILE | Errno::ENFILE) => Self::Descriptors,
+            Some(Errno::ECONNRESET | Errno::EPIPE) => Self::Reset,
+            Some(Errno::ETIMEDOUT) => Self::TimedOut,
+            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL) => {
+                Self::Unreachable(address, error.to_string())
+            }
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}

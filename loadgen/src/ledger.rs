@@ -1,0 +1,115 @@
+//! Writes the messages of a worker, reads what comes back, and keeps count of both.
+
+use crate::connections::{Connections, Payload};
+use crate::message::Stamp;
+use crate::message::{Messages, Reading};
+use crate::plan::{Plan, Window};
+use crate::sequence::Order;
+use crate::totals::{Counts, Tick, Times};
+
+/// The live figures are of so many messages of each tick, and then of one in so many, because every
+/// nanosecond that the generator spends on a message is missing where it is the bottleneck.
+const LIVE_ALL: u64 = 1000;
+const LIVE_ONE_IN: u64 = 64;
+
+/// What the traffic of a worker keeps while it runs.
+pub(crate) struct Ledger {
+    messages: Messages,
+    epoch_ns: u64,
+    text: Vec<u8>,
+    pub(crate) window: Window,
+    pub(crate) counts: Counts,
+    pub(crate) latency: Times,
+    pub(crate) lag: Times,
+    pub(crate) rounds: Times,
+    pub(crate) tick: Tick,
+    /// When the last message came, in nanoseconds.
+    pub(crate) last_ns: u64,
+}
+
+/// An intact message of this run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) sender: u32,
+    pub(crate) sequence: u32,
+    /// When it was to be sent, in nanoseconds.
+    pub(crate) due_ns: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            messages: Messages::new(plan.tag, plan.size),
+            epoch_ns: plan.epoch_ns,
+            text: Vec::new(),
+            window: Window::default(),
+            counts: Counts::default(),
+            latency: Times::default(),
+            lag: Times::default(),
+            rounds: Times::default(),
+            tick: Tick::default(),
+            last_ns: 0,
+        }
+    }
+
+    /// Queues the message `(sender, sequence)` that was due at `due_ns`.
+    pub(crate) fn send(
+        &mut self,
+        connections: &mut Connections,
+        slot: usize,
+        (sender, sequence): (u32, u32),
+        due_ns: u64,
+        now: u64,
+    ) {
+        let stamp = Stamp { sender, sequence, time_ns: due_ns - self.epoch_ns };
+        self.messages.write(stamp, &mut self.text);
+        connections.queue_text(slot, &self.text);
+        self.counts.sent += 1;
+        if self.window.measures(due_ns) {
+            self.lag.record(now.saturating_sub(due_ns));
+        }
+    }
+
+    /// Checks a message; what is not intact is counted here and is nothing more to the caller.
+    pub(crate) fn read(&mut self, message: Payload<'_>, now: u64) -> Option<Arrival> {
+        self.last_ns = now;
+        match self.messages.read(message.bytes) {
+            Reading::Intact(stamp) if message.is_text => {
+                let Stamp { sender, sequence, time_ns } = stamp;
+                return Some(Arrival { sender, sequence, due_ns: self.epoch_ns + time_ns });
+            }
+            Reading::Intact(_) | Reading::Corrupt => self.corrupt(),
+            Reading::Foreign => self.counts.foreign += 1,
+        }
+        None
+    }
+
+    /// Counts a message that is not what it ought to be.
+    pub(crate) fn corrupt(&mut self) {
+        self.counts.corrupt += 1;
+    }
+
+    /// Counts an intact message and how it stands in its stream.
+    pub(crate) fn received(&mut self, arrival: Arrival, order: Order, now: u64) {
+        match order {
+            Order::Next | Order::AfterGap => {}
+            Order::Late => self.counts.reordered += 1,
+            Order::Duplicate => {
+                self.counts.duplicated += 1;
+                return;
+            }
+        }
+        let latency = now.saturating_sub(arrival.due_ns);
+        self.counts.received += 1;
+        self.tick.done += 1;
+        if self.tick.done < LIVE_ALL || self.tick.done.is_multiple_of(LIVE_ONE_IN) {
+            self.tick.latency.record(latency);
+        }
+        if self.window.measures(now) {
+            self.counts.measured += 1;
+        }
+        if self.window.measures(arrival.due_ns) {
+            self.latency.record(latency);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! A load generator for WebSocket servers that checks every message it gets back.
+//!
+//! ```text
+//! cli ─▶ coordinator ─▶ crew ─▶ worker ─▶ population ─▶ scenario::* ─▶ ledger, pace, sequence, message
+//!            │                                └─▶ connections ─▶ net, ws
+//!            └─▶ procfs, memory, progress, outcome, output
+//! ```
+//! The coordinator and its workers share nothing but the messages in `plan`.
+
+mod cli;
+mod clock;
+mod connections;
+mod coordinator;
+mod crew;
+mod end;
+mod ledger;
+mod memory;
+mod message;
+mod net;
+mod outcome;
+mod output;
+mod pace;
+mod plan;
+mod population;
+mod procfs;
+mod progress;
+mod scenario;
+mod sequence;
+mod target;
+mod thread_use;
+mod totals;
+mod worker;
+pub mod ws;
+
+use clap::Parser as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Reads the command line, makes the run and prints its result.
+pub fn main() -> ExitCode {
+    match run(cli::Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(reason) => {
+            eprintln!("loadgen: {reason}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: cli::Cli) -> Result<bool, String> {
+    let Some((scenario, options)) = cli.command.scenario() else {
+        return crew::help().map(|()| true).map_err(|error| format!("a helper process failed: {error}"));
+    };
+    let interrupt = interrupt_flag().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let (outcome, latency) =
+        coordinator::run(scenario, &options, &interrupt).map_err(|error| error.to_string())?;
+    if let Some(path) = &options.json {
+        output::write_json(&outcome, path)?;
+    }
+    if let Some(path) = &options.hgrm {
+        output::write_hgrm(&latency, path)?;
+    }
+    io::stdout()
+        .write_all(output::text(&outcome).as_bytes())
+        .map_err(|error| format!("the result cannot be printed: {error}"))?;
+    Ok(outcome.passed)
+}
+
+/// Set by the first SIGINT or SIGTERM; the second ends the process.
+fn interrupt_flag() -> io::Result<Arc<AtomicBool>> {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, interrupt.clone())?;
+        flag::register(signal, interrupt.clone())?;
+    }
+    Ok(interrupt)
+}

@@ -1,0 +1,82 @@
+//! What idle connections cost in memory, on both sides and in the kernel.
+
+use crate::procfs::{Memory, Server, field_kib, memory};
+use serde::Serialize;
+use std::fs;
+
+/// One look at all memory that connections can be in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Snapshot {
+    server: Memory,
+    generator: Memory,
+    slab: u64,
+    socket_buffers: u64,
+}
+
+/// Bytes for each connection, as the difference between two looks.
+#[derive(Debug, Serialize)]
+pub(crate) struct PerConnection {
+    /// Of the server's processes.
+    pub(crate) server_rss: f64,
+    pub(crate) server_pss: f64,
+    pub(crate) server_private: f64,
+    /// Of the load generator's processes.
+    pub(crate) generator_private: f64,
+    /// Kernel objects of both ends of the connection.
+    pub(crate) kernel_slab_both_ends: f64,
+    /// Those among them that the generator's end is known to be made of, if /proc/slabinfo can be read.
+    pub(crate) kernel_slab_generator: Option<f64>,
+    /// What is left is the server's.
+    pub(crate) kernel_slab_server: Option<f64>,
+    /// Pages that the kernel counts as TCP buffers, of both ends.
+    pub(crate) kernel_socket_buffers: f64,
+}
+
+impl Snapshot {
+    pub(crate) fn take(server: Option<&Server>, generator: Memory) -> Self {
+        Self {
+            server: server.map_or_else(Memory::default, Server::memory),
+            generator: memory("self").plus(generator),
+            slab: field_kib("/proc/meminfo", "Slab:").unwrap_or(0),
+            socket_buffers: socket_buffers().unwrap_or(0),
+        }
+    }
+
+    /// The difference to the look `before`, divided by `connections`.
+    pub(crate) fn per_connection(&self, before: &Self, connections: usize) -> PerConnection {
+        let each = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
+        let slab = each(self.slab, before.slab);
+        let own = own_kernel_bytes().map(|bytes| bytes as f64);
+        PerConnection {
+            server_rss: each(self.server.rss, before.server.rss),
+            server_pss: each(self.server.pss, before.server.pss),
+            server_private: each(self.server.private, before.server.private),
+            generator_private: each(self.generator.private, before.generator.private),
+            kernel_slab_both_ends: slab,
+            kernel_slab_generator: own,
+            kernel_slab_server: own.map(|own| slab - own),
+            kernel_socket_buffers: each(self.socket_buffers, before.socket_buffers),
+        }
+    }
+}
+
+/// What `mem` in /proc/net/sockstat says, in bytes; it is counted in pages.
+fn socket_buffers() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat").ok()?;
+    let line = text.lines().find(|line| line.starts_with("TCP:"))?;
+    let pages: u64 = line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+/// The generator's end of a connection: a TCP socket with its inode, file and directory entry, in one epoll set.
+fn own_kernel_bytes() -> Option<u64> {
+    const CACHES: [&str; 7] =
+        ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "lsm_inode_cache", "lsm_file_cache"];
+    let text = fs::read_to_string("/proc/slabinfo").ok()?;
+    let size = |line: &str| {
+        let mut words = line.split_whitespace();
+        let is_ours = CACHES.contains(&words.next()?);
+        words.nth(2).filter(|_| is_ours)?.parse::<u64>().ok()
+    };
+    Some(text.lines().filter_map(size).sum())
+}

@@ -1,0 +1,173 @@
+//! The messages that a run sends: text that names its sender, number and time, and can be checked.
+//!
+//! ```text
+//! tag 3 | sender 4 | sequence 6 | time 8 | check 3 | filler up to the size
+//! ```
+//! All are base64 digits. The tag is drawn for each run, so what an earlier run left in a room's history is
+//! told apart from this run's messages. The filler depends on sender and sequence.
+
+/// The shortest message, in bytes.
+pub(crate) const MIN_SIZE: usize = HEADER_LEN;
+
+const HEADER_LEN: usize = CHECK_AT + 3;
+const SENDER_AT: usize = 3;
+const SEQUENCE_AT: usize = 7;
+const TIME_AT: usize = 13;
+const CHECK_AT: usize = 21;
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// The value of each digit, or 255 for a byte that is none.
+const VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 64 {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+/// The filler of a message starts at one of so many places in the pattern.
+const FILLER_STARTS: u64 = 4093;
+
+/// What a message says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Who sent it; what the number means is the scenario's matter.
+    pub(crate) sender: u32,
+    /// Counts the sender's messages from 0.
+    pub(crate) sequence: u32,
+    /// When it was to be sent, in nanoseconds since the start of the run.
+    pub(crate) time_ns: u64,
+}
+
+/// What became of a received payload.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// A message of this run, byte for byte as it was sent.
+    Intact(Stamp),
+    /// A message of this run that was altered.
+    Corrupt,
+    /// Something else: a greeting, a notice, another run's message.
+    Foreign,
+}
+
+/// Writes and checks the messages of one run, all of one size.
+pub(crate) struct Messages {
+    tag: [u8; 3],
+    size: usize,
+    pattern: Vec<u8>,
+}
+
+impl Messages {
+    /// Messages of `size` bytes, at least [`MIN_SIZE`].
+    pub(crate) fn new(tag: u32, size: usize) -> Self {
+        assert!(size >= MIN_SIZE, "the command line refuses shorter messages");
+        let mut rng = fastrand::Rng::with_seed(u64::from(tag));
+        let pattern = (0..size + FILLER_STARTS as usize).map(|_| rng.alphanumeric() as u8).collect();
+        let mut digits = [0; 3];
+        write_number(&mut digits, u64::from(tag));
+        Self { tag: digits, size, pattern }
+    }
+
+    /// Puts the message for `stamp` in the place of what `out` held.
+    pub(crate) fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
+        out.clear();
+        out.resize(HEADER_LEN, 0);
+        out[..SENDER_AT].copy_from_slice(&self.tag);
+        write_number(&mut out[SENDER_AT..SEQUENCE_AT], u64::from(stamp.sender));
+        write_number(&mut out[SEQUENCE_AT..TIME_AT], u64::from(stamp.sequence));
+        write_number(&mut out[TIME_AT..CHECK_AT], stamp.time_ns);
+        write_number(&mut out[CHECK_AT..], check(stamp));
+        out.extend_from_slice(self.filler(stamp));
+    }
+
+    /// Checks every byte of `payload`.
+    pub(crate) fn read(&self, payload: &[u8]) -> Reading {
+        if !payload.starts_with(&self.tag) {
+            return Reading::Foreign;
+        }
+        if payload.len() != self.size {
+            return Reading::Corrupt;
+        }
+        let (header, filler) = payload.split_at(HEADER_LEN);
+        match read_stamp(header) {
+            Some(stamp) if filler == self.filler(stamp) => Reading::Intact(stamp),
+            _ => Reading::Corrupt,
+        }
+    }
+
+    fn filler(&self, stamp: Stamp) -> &[u8] {
+        let mixed = u64::from(stamp.sender) * 31 + u64::from(stamp.sequence);
+        let start = (mixed % FILLER_STARTS) as usize;
+        &self.pattern[start..start + self.size - HEADER_LEN]
+    }
+}
+
+fn read_stamp(header: &[u8]) -> Option<Stamp> {
+    let (sender, sender_faults) = read_number(&header[SENDER_AT..SEQUENCE_AT]);
+    let (sequence, sequence_faults) = read_number(&header[SEQUENCE_AT..TIME_AT]);
+    let (time_ns, time_faults) = read_number(&header[TIME_AT..CHECK_AT]);
+    let (sum, sum_faults) = read_number(&header[CHECK_AT..HEADER_LEN]);
+    let stamp = Stamp { sender: sender as u32, sequence: u32::try_from(sequence).ok()?, time_ns };
+    let is_clean = (sender_faults | sequence_faults | time_faults | sum_faults) & 0x80 == 0;
+    (is_clean && sum == check(stamp)).then_some(stamp)
+}
+
+/// Eighteen bits that depend on every bit of the stamp.
+fn check(stamp: Stamp) -> u64 {
+    let mixed =
+        (u64::from(stamp.sender) << 32 | u64::from(stamp.sequence)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ stamp.time_ns).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 46
+}
+
+/// Writes the lowest bits of `number`, six in each place.
+fn write_number(places: &mut [u8], mut number: u64) {
+    for place in places.iter_mut().rev() {
+        *place = DIGITS[(number & 63) as usize];
+        number >>= 6;
+    }
+}
+
+/// Reads what [`write_number`] wrote; bit 7 of the second value is set if one of the places is no digit.
+fn read_number(places: &[u8]) -> (u64, u8) {
+    places.iter().fold((0, 0), |(number, faults), &place| {
+        let value = VALUES[usize::from(place)];
+        (number << 6 | u64::from(value & 63), faults | value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp { sender: 999_999, sequence: u32::MAX, time_ns: (1 << 48) - 1 };
+
+    #[test]
+    fn a_message_comes_back_as_it_was_written() {
+        for size in [MIN_SIZE, 64, 5000] {
+            let messages = Messages::new(77, size);
+            let mut out = b"before".to_vec();
+            for stamp in [STAMP, Stamp { sender: 0, sequence: 0, time_ns: 0 }] {
+                messages.write(stamp, &mut out);
+                assert_eq!(out.len(), size);
+                assert!(out.is_ascii());
+                assert_eq!(messages.read(&out), Reading::Intact(stamp));
+            }
+        }
+    }
+
+    #[test]
+    fn every_altered_byte_is_noticed() {
+        let messages = Messages::new(77, 64);
+        let mut out = Vec::new();
+        messages.write(STAMP, &mut out);
+        for at in 0..out.len() {
+            let mut altered = out.clone();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let expected = if at < 3 { Reading::Foreign } else { Reading::Corrupt };
+            assert_eq!(messages.read(&altered), expected, "byte {at}");
+        }
+        assert_eq!(messages.read(&out[..63]), Reading::Corrupt);
+        assert_eq!(messages.read(b"* welcome"), Reading::Foreign);
+        assert_eq!(Messages::new(78, 64).read(&out), Reading::Foreign);
+    }
+}

@@ -1,0 +1,106 @@
+//! Readiness of sockets, a precise timer and a way to be woken: all that a worker needs of the kernel.
+
+use crate::clock::{SECOND_NS, now_ns};
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+const TIMER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+/// A wait never lasts longer, so that time-outs are looked at, in nanoseconds.
+const MAX_WAIT_NS: u64 = SECOND_NS / 10;
+
+/// A socket that can be read or written again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ready {
+    /// The number it was opened with.
+    pub(crate) slot: usize,
+    /// Bytes or the end may be read.
+    pub(crate) readable: bool,
+    /// The peer has closed: read until the end, even after a short read.
+    pub(crate) ended: bool,
+    /// Bytes may be written, or the connection attempt has ended.
+    pub(crate) writable: bool,
+}
+
+/// The sockets of one worker, edge-triggered.
+pub(crate) struct Net {
+    poll: Poll,
+    events: Events,
+    waker: Arc<Waker>,
+    /// `epoll_wait` counts in milliseconds; an open loop needs better than that.
+    timer: TimerFd,
+    /// The timer is set to fire at this time, in nanoseconds; 0: not set.
+    armed_ns: u64,
+}
+
+impl Net {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        SourceFd(&timer.as_fd().as_raw_fd()).register(poll.registry(), TIMER, Interest::READABLE)?;
+        Ok(Self { poll, events: Events::with_capacity(1024), waker, timer, armed_ns: 0 })
+    }
+
+    /// Ends a wait from another thread.
+    pub(crate) fn waker(&self) -> Arc<Waker> {
+        self.waker.clone()
+    }
+
+    /// Begins to connect; `slot` becomes writable when that has ended.
+    pub(crate) fn connect(&self, slot: usize, address: SocketAddr) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(address)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(slot), interest)?;
+        Ok(stream)
+    }
+
+    /// Waits for sockets, for the time `until_ns`, for a wake-up, or for at most a tenth of a second.
+    pub(crate) fn wait(&mut self, until_ns: Option<u64>, ready: &mut Vec<Ready>) -> io::Result<()> {
+        let now = now_ns();
+        let mut timeout_ns = MAX_WAIT_NS;
+        match until_ns {
+            Some(until) if until <= now => timeout_ns = 0,
+            Some(until) if until < now + MAX_WAIT_NS => self.arm(until)?,
+            _ => {}
+        }
+        match self.poll.poll(&mut self.events, Some(Duration::from_nanos(timeout_ns))) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        ready.clear();
+        for event in &self.events {
+            match event.token() {
+                TIMER => self.armed_ns = 0,
+                WAKER => {}
+                Token(slot) => ready.push(Ready {
+                    slot,
+                    readable: event.is_readable(),
+                    ended: event.is_read_closed() || event.is_error(),
+                    writable: event.is_writable(),
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, until_ns: u64) -> io::Result<()> {
+        if self.armed_ns == until_ns {
+            return Ok(());
+        }
+        let at = TimeSpec::from_duration(Duration::from_nanos(until_ns));
+        self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+        self.armed_ns = until_ns;
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! Prints a result and writes its files.
+
+use crate::memory::PerConnection;
+use crate::outcome::{Outcome, ServerUse, Summary};
+use crate::plan::Scenario;
+use crate::totals::{Reasons, Times};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// Writes all figures of the run to `path`.
+pub(crate) fn write_json(outcome: &Outcome, path: &Path) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(outcome).map_err(|error| error.to_string())?;
+    write(path, &(text + "\n"))
+}
+
+/// Writes the distribution of `times` in milliseconds, in the format of HdrHistogram's plotter.
+pub(crate) fn write_hgrm(times: &Times, path: &Path) -> Result<(), String> {
+    let histogram = &times.0;
+    let mut text =
+        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut count = 0;
+    for step in histogram.iter_quantiles(5) {
+        let (value_ms, quantile) = (step.value_iterated_to() as f64 / 1e6, step.quantile_iterated_to());
+        count += step.count_since_last_iteration();
+        let _ = write!(text, "{value_ms:12.6} {quantile:2.12} {count:10}");
+        let _ =
+            if quantile < 1.0 { writeln!(text, " {:14.2}", 1.0 / (1.0 - quantile)) } else { writeln!(text) };
+    }
+    let (mean, deviation) = (histogram.mean() / 1e6, histogram.stdev() / 1e6);
+    let (max, total) = (histogram.max() as f64 / 1e6, histogram.len());
+    let _ = writeln!(text, "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]");
+    let _ = writeln!(text, "#[Max     = {max:12.6}, Total count    = {total:12}]");
+    write(path, &text)
+}
+
+/// The result in a few lines.
+pub(crate) fn text(outcome: &Outcome) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:<13} {value}");
+    };
+    let counts = outcome.messages.counts;
+    let connected = &outcome.connections;
+    line("connections", format!("{} opened in {:.2} s", connected.opened, connected.ramp_seconds));
+    if outcome.seconds > 0.001 {
+        let what =
+            if matches!(outcome.scenario, Scenario::Connect { .. }) { "handshakes" } else { "received" };
+        line(
+            what,
+            format!("{:.0}/s ({} in {:.2} s)", outcome.messages.per_second, counts.measured, outcome.seconds),
+        );
+    }
+    if let Some(rounds) = &outcome.rounds {
+        line("rounds", format!("{:.2}/s; {}", rounds.per_second, milliseconds(&rounds.time)));
+    }
+    line("latency", milliseconds(&outcome.latency));
+    let has_schedule = match outcome.scenario {
+        Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
+        Scenario::Broadcast { .. } => true,
+        Scenario::Storm | Scenario::Idle => false,
+    };
+    if has_schedule {
+        line("sent late by", milliseconds(&outcome.send_lag));
+    }
+    line(
+        "messages",
+        format!(
+            "{} sent, {} received; {} lost, {} duplicated, {} reordered, {} corrupt",
+            counts.sent, counts.received, counts.lost, counts.duplicated, counts.reordered, counts.corrupt
+        ),
+    );
+    if let Some(server) = &outcome.server {
+        line("server", server_use(server));
+    }
+    if let Some(bytes) = &outcome.bytes_per_connection {
+        line("bytes each", memory(bytes));
+    }
+    reasons(&mut out, "not opened", &connected.failed);
+    reasons(&mut out, "ended", &connected.ended);
+    for warning in &outcome.warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+    let verdict = if outcome.passed { "passed" } else { "FAILED" };
+    let _ = writeln!(out, "{verdict}{}", if outcome.interrupted { " (interrupted)" } else { "" });
+    out
+}
+
+fn server_use(server: &ServerUse) -> String {
+    let peak_mib = server.peak_rss_bytes as f64 / f64::from(1 << 20);
+    let Some(per_message) = server.cpu_us_per_message else { return format!("peak {peak_mib:.1} MiB") };
+    format!(
+        "{per_message:.3} µs CPU a message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} + {} switches; \
+         peak {peak_mib:.1} MiB",
+        server.user_seconds,
+        server.system_seconds,
+        server.cores * 100.0,
+        server.voluntary_switches,
+        server.involuntary_switches
+    )
+}
+
+fn memory(bytes: &PerConnection) -> String {
+    let server_part = |server| format!(" ({server:.0} the server's)");
+    format!(
+        "server {:.0} rss, {:.0} pss, {:.0} private; kernel {:.0} for both ends{}, {:.0} in buffers",
+        bytes.server_rss,
+        bytes.server_pss,
+        bytes.server_private,
+        bytes.kernel_slab_both_ends,
+        bytes.kernel_slab_server.map_or_else(String::new, server_part),
+        bytes.kernel_socket_buffers
+    )
+}
+
+fn reasons(out: &mut String, label: &str, reasons: &Reasons) {
+    for (reason, times) in &reasons.0 {
+        let _ = writeln!(out, "{label:<13} {times} times: {reason}");
+    }
+}
+
+fn milliseconds(times: &Summary) -> String {
+    if times.count == 0 {
+        return "-".to_owned();
+    }
+    format!(
+        "p50 {:.3} ms, p90 {:.3}, p99 {:.3}, p99.9 {:.3}, max {:.3}",
+        times.p50_us / 1e3,
+        times.p90_us / 1e3,
+        times.p99_us / 1e3,
+        times.p999_us / 1e3,
+        times.max_us / 1e3
+    )
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))
+}

@@ -1,0 +1,117 @@
+//! The schedule of an open loop: what is due is fixed in advance, whatever the server does.
+
+use crate::connections::Connections;
+use crate::ledger::Ledger;
+use crate::plan::Window;
+
+/// A sender is not given more to write while so much of its waits, in bytes.
+const MAX_QUEUED: usize = 64 * 1024;
+
+/// Messages of many senders at one total rate, the senders taking turns.
+///
+/// Message `k` of the whole run is due at `start + k * period`; sender `k % stride` sends it. A worker has
+/// some of the senders. What the socket does not take is held back, and keeps its time.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    window: Window,
+    period_ns: f64,
+    stride: usize,
+    senders: Vec<Sender>,
+    stopped: bool,
+    /// The next message due: this number of this one of `senders`.
+    sequence: u32,
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Sender {
+    number: u32,
+    slot: usize,
+    /// So many messages are written; those up to the schedule's are held back.
+    written: u32,
+}
+
+impl Pace {
+    /// `rate` messages a second from `stride` senders in all, of which this worker has `senders`: number and
+    /// slot, in rising order.
+    pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<(u32, usize)>) -> Self {
+        let senders = senders.into_iter().map(|(number, slot)| Sender { number, slot, written: 0 }).collect();
+        Self { window, period_ns: 1e9 / rate, stride, senders, stopped: false, sequence: 0, turn: 0 }
+    }
+
+    /// When the next message is due, in nanoseconds.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let sender = self.senders.get(self.turn)?;
+        let due = self.due(sender.number, self.sequence);
+        (!self.stopped && due < self.window.end_ns).then_some(due)
+    }
+
+    /// Writes everything that is due by `now`.
+    pub(crate) fn run(&mut self, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
+        while self.next_due().is_some_and(|due| due <= now) {
+            let index = self.turn;
+            self.turn += 1;
+            if self.turn == self.senders.len() {
+                self.turn = 0;
+                self.sequence += 1;
+            }
+            self.write(index, connections, ledger, now);
+        }
+    }
+
+    /// Writes what was held back, now that `slot` has room again.
+    pub(crate) fn resume(
+        &mut self,
+        slot: usize,
+        connections: &mut Connections,
+        ledger: &mut Ledger,
+        now: u64,
+    ) {
+        if self.stopped {
+            return;
+        }
+        if let Some(index) = self.senders.iter().position(|sender| sender.slot == slot) {
+            self.write(index, connections, ledger, now);
+        }
+    }
+
+    /// Ends the schedule now; what is held back will not be sent.
+    pub(crate) fn stop(&mut self, ledger: &mut Ledger) {
+        self.stopped = true;
+        ledger.counts.unsent = self.held_back();
+    }
+
+    /// How many messages each sender has written.
+    pub(crate) fn sent(&self) -> Vec<(u32, u32)> {
+        self.senders.iter().map(|sender| (sender.number, sender.written)).collect()
+    }
+
+    fn held_back(&self) -> u64 {
+        (0..self.senders.len())
+            .map(|index| u64::from(self.scheduled(index) - self.senders[index].written))
+            .sum()
+    }
+
+    /// How many messages of the sender have fallen due.
+    fn scheduled(&self, index: usize) -> u32 {
+        self.sequence + u32::from(index < self.turn)
+    }
+
+    fn due(&self, number: u32, sequence: u32) -> u64 {
+        let order = u64::from(sequence) * self.stride as u64 + u64::from(number);
+        self.window.start_ns + (order as f64 * self.period_ns) as u64
+    }
+
+    fn write(&mut self, index: usize, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
+        let scheduled = self.scheduled(index);
+        loop {
+            let Sender { number, slot, written } = self.senders[index];
+            if written == scheduled || !connections.is_open(slot) || !connections.has_room(slot, MAX_QUEUED) {
+                return;
+            }
+            let due = self.due(number, written);
+            ledger.send(connections, slot, (number, written), due, now);
+            self.senders[index].written += 1;
+        }
+    }
+}

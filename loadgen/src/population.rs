@@ -1,0 +1,246 @@
+//! A worker: opens its share of the connections, runs the traffic on them, and reports.
+
+use crate::clock::{SECOND_NS, now_ns};
+use crate::connections::{Connections, Handler, Payload};
+use crate::end::End;
+use crate::plan::{Command, Plan, Report, Scenario, Share};
+use crate::scenario::{HOPELESS, Traffic};
+use crate::thread_use::Meter;
+use crate::totals::{Reasons, Totals};
+use std::io;
+use std::mem;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+
+/// How often the coordinator hears news, in nanoseconds.
+const TICK_NS: u64 = SECOND_NS / 4;
+/// How often it is looked whether everything has come, in nanoseconds.
+const CHECK_NS: u64 = SECOND_NS / 1000;
+
+/// The worker's state. Its connections lie beside it, so that it can be their handler.
+pub(crate) struct Population<T> {
+    share: Share,
+    traffic: T,
+    stage: Stage,
+    in_flight: usize,
+    grace_ns: u64,
+    /// So many slots are opened before the traffic starts, and this one is the next.
+    ramp_count: usize,
+    next: usize,
+    /// Connections open now, and opened so far.
+    open: usize,
+    opened: u64,
+    /// What each sender of all workers has sent in the end.
+    expected: Vec<u32>,
+    /// When it is looked again whether all of that has come, in nanoseconds.
+    next_check_ns: u64,
+    failures: Reasons,
+    ends: Reasons,
+    /// No further connection is attempted.
+    hopeless: bool,
+    meter: Meter,
+    next_tick_ns: u64,
+    reports: Sender<Report>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The worker is idle until it is told to open.
+    Wait,
+    /// Connections are opened.
+    Ramp,
+    /// All are open; nothing is sent.
+    Hold,
+    /// The traffic runs.
+    Run,
+    /// It has stopped, and what the others have sent is not known yet.
+    Stopped,
+    /// The last messages are awaited.
+    Drain,
+    Over,
+}
+
+impl<T: Traffic> Population<T> {
+    pub(crate) fn new(plan: &Plan, share: Share, traffic: T, reports: Sender<Report>) -> Self {
+        Self {
+            share,
+            traffic,
+            stage: Stage::Wait,
+            in_flight: plan.in_flight,
+            grace_ns: plan.grace_ns,
+            ramp_count: if matches!(plan.scenario, Scenario::Connect { .. }) { 0 } else { share.count },
+            next: 0,
+            open: 0,
+            opened: 0,
+            expected: Vec::new(),
+            next_check_ns: 0,
+            failures: Reasons::default(),
+            ends: Reasons::default(),
+            hopeless: false,
+            meter: Meter::default(),
+            next_tick_ns: 0,
+            reports,
+        }
+    }
+
+    /// Works until all is over or the coordinator is gone.
+    pub(crate) fn run(
+        mut self,
+        mut connections: Connections,
+        commands: &Receiver<Command>,
+    ) -> io::Result<()> {
+        self.report(Report::Started);
+        while self.stage != Stage::Over {
+            match commands.try_recv() {
+                Ok(command) => self.obey(command, &mut connections),
+                Err(TryRecvError::Disconnected) => return Ok(()),
+                Err(TryRecvError::Empty) => {}
+            }
+            let now = now_ns();
+            self.step(&mut connections, now);
+            connections.flush(&mut self);
+            let until = match self.stage {
+                Stage::Run => self.traffic.next_due(),
+                Stage::Drain => Some(self.next_check_ns),
+                _ => None,
+            };
+            connections.turn(until, &mut self, |worker, connections| worker.on_time(connections))?;
+            if now >= self.next_tick_ns {
+                self.next_tick_ns = now + TICK_NS;
+                connections.expire(now, &mut self);
+                self.tick();
+            }
+        }
+        self.finish(connections);
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command, connections: &mut Connections) {
+        let now = now_ns();
+        match command {
+            Command::Open => self.stage = Stage::Ramp,
+            Command::Start(window) => {
+                self.meter = Meter::new(window);
+                self.traffic.start(connections, window, now);
+                self.stage = Stage::Run;
+            }
+            Command::Stop => {
+                self.hopeless = true;
+                let window = &mut self.traffic.ledger().window;
+                window.end_ns = window.end_ns.min(now);
+            }
+            Command::Finish(sent) => {
+                self.traffic.ledger().last_ns = now;
+                self.expected = sent;
+                self.stage = Stage::Drain;
+            }
+        }
+    }
+
+    fn step(&mut self, connections: &mut Connections, now: u64) {
+        match self.stage {
+            Stage::Ramp => self.ramp(connections),
+            Stage::Run => {
+                self.meter.read(now);
+                self.traffic.on_time(connections, now);
+                if self.traffic.is_over(now) {
+                    self.meter.stop(now);
+                    self.stage = Stage::Stopped;
+                    let sent = self.traffic.stop();
+                    self.report(Report::Stopped(sent));
+                }
+            }
+            Stage::Drain if now >= self.next_check_ns => {
+                self.next_check_ns = now + CHECK_NS;
+                let is_quiet = now > self.traffic.ledger().last_ns + self.grace_ns;
+                if is_quiet || self.traffic.is_complete(&self.expected) {
+                    self.stage = Stage::Over;
+                }
+            }
+            Stage::Wait | Stage::Hold | Stage::Stopped | Stage::Drain | Stage::Over => {}
+        }
+    }
+
+    /// Keeps the wanted number of handshakes under way.
+    fn ramp(&mut self, connections: &mut Connections) {
+        while !self.hopeless && self.next < self.ramp_count && connections.pending() < self.in_flight {
+            let slot = self.next;
+            self.next += 1;
+            connections.open(slot, self.share.first + slot);
+        }
+        if connections.pending() == 0 && (self.hopeless || self.next == self.ramp_count) {
+            self.stage = Stage::Hold;
+            self.report(Report::Ready { open: self.open });
+        }
+    }
+
+    fn failed(&mut self, end: End) {
+        let local = matches!(end, End::Descriptors | End::PortsExhausted(_));
+        self.failures.note(end.to_string());
+        self.hopeless |= local || self.opened == 0 && self.failures.total() >= HOPELESS;
+    }
+
+    fn on_time(&mut self, connections: &mut Connections) {
+        if self.stage == Stage::Run {
+            self.traffic.on_time(connections, now_ns());
+        }
+    }
+
+    fn tick(&mut self) {
+        let ledger = self.traffic.ledger();
+        let mut tick = mem::take(&mut ledger.tick);
+        tick.worker = self.share.worker;
+        tick.faults = ledger.counts.faults();
+        tick.open = self.open;
+        self.report(Report::Tick(tick));
+    }
+
+    /// Gives all results away and closes the connections.
+    fn finish(mut self, mut connections: Connections) {
+        let mut totals = Totals { opened: self.opened, ..Totals::default() };
+        totals.threads.extend(self.meter.used());
+        self.traffic.finish(&self.expected, &mut totals);
+        self.tick();
+        let ledger = self.traffic.ledger();
+        totals.counts = ledger.counts;
+        totals.latency = mem::take(&mut ledger.latency);
+        totals.lag = mem::take(&mut ledger.lag);
+        totals.rounds = mem::take(&mut ledger.rounds);
+        totals.failures = mem::take(&mut self.failures);
+        totals.ends = mem::take(&mut self.ends);
+        connections.leave(&mut self);
+        self.report(Report::Done(Box::new(totals)));
+    }
+
+    fn report(&self, report: Report) {
+        // A coordinator that is gone is noticed at its command channel.
+        let _ = self.reports.send(report);
+    }
+}
+
+impl<T: Traffic> Handler for Population<T> {
+    fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        self.open += 1;
+        self.opened += 1;
+        if self.stage != Stage::Ramp {
+            self.traffic.on_open(connections, slot, now);
+        }
+    }
+
+    fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
+        self.traffic.on_message(connections, slot, message, now);
+    }
+
+    fn on_drained(&mut self, connections: &mut Connections, slot: usize) {
+        self.traffic.on_drained(connections, slot, now_ns());
+    }
+
+    fn on_end(&mut self, slot: usize, end: End, was_open: bool) {
+        self.open -= usize::from(was_open);
+        let is_fault = self.traffic.on_end(slot, &end);
+        if !was_open {
+            self.failed(end);
+        } else if is_fault {
+            self.ends.note(end.to_string());
+        }
+    }
+}

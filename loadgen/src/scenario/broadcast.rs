@@ -1,0 +1,140 @@
+//! Some connections publish; everybody in the room hears everything, in order.
+
+use super::Traffic;
+use crate::connections::{Connections, Payload};
+use crate::end::End;
+use crate::ledger::Ledger;
+use crate::pace::Pace;
+use crate::plan::{Plan, Share, Window};
+use crate::sequence::{Order, Sequences};
+use crate::totals::Totals;
+
+/// The open loop of a room. The idle scenario is one message of it.
+pub(crate) struct Broadcast {
+    share: Share,
+    connections: usize,
+    publishers: usize,
+    rate: f64,
+    pace: Pace,
+    ledger: Ledger,
+    /// One stream for each publisher, for each slot.
+    sequences: Sequences,
+    receivers: Vec<Receiver>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Receiver {
+    takes_part: bool,
+    /// Its connection has ended, so that nothing more will come.
+    ended: bool,
+    /// Different messages that came.
+    received: u64,
+    /// A digest of their order.
+    order: u64,
+}
+
+impl Broadcast {
+    pub(crate) fn new(plan: &Plan, share: Share, publishers: u32, rate: f64) -> Self {
+        let publishers = publishers as usize;
+        Self {
+            share,
+            connections: plan.connections,
+            publishers,
+            rate,
+            pace: Pace::default(),
+            ledger: Ledger::new(plan),
+            sequences: Sequences::new(share.count * publishers),
+            receivers: vec![Receiver::default(); share.count],
+        }
+    }
+
+    /// Which of this worker's slots publish, and as whom. They are spread evenly over all connections.
+    fn own_publishers(&self) -> impl Iterator<Item = (u32, usize)> {
+        let Share { first, count, .. } = self.share;
+        let connection = |publisher: usize| publisher * self.connections / self.publishers;
+        (0..self.publishers)
+            .map(move |publisher| (publisher as u32, connection(publisher)))
+            .filter(move |(_, id)| (first..first + count).contains(id))
+            .map(move |(publisher, id)| (publisher, id - first))
+    }
+}
+
+impl Traffic for Broadcast {
+    fn start(&mut self, connections: &mut Connections, window: Window, _now: u64) {
+        self.ledger.window = window;
+        for (slot, receiver) in self.receivers.iter_mut().enumerate() {
+            receiver.takes_part = connections.is_open(slot);
+        }
+        let publishers = self.own_publishers().filter(|&(_, slot)| connections.is_open(slot)).collect();
+        self.pace = Pace::new(window, self.rate, self.publishers, publishers);
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        self.pace.next_due()
+    }
+
+    fn on_time(&mut self, connections: &mut Connections, now: u64) {
+        self.pace.run(connections, &mut self.ledger, now);
+    }
+
+    fn on_message(&mut self, _connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
+        let Some(arrival) = self.ledger.read(message, now) else { return };
+        if arrival.sender as usize >= self.publishers {
+            return self.ledger.corrupt();
+        }
+        let stream = slot * self.publishers + arrival.sender as usize;
+        let order = self.sequences.observe(stream, arrival.sequence);
+        if order != Order::Duplicate {
+            self.receivers[slot].note(arrival.sender, arrival.sequence);
+        }
+        self.ledger.received(arrival, order, now);
+    }
+
+    fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        self.pace.resume(slot, connections, &mut self.ledger, now);
+    }
+
+    fn on_end(&mut self, slot: usize, _end: &End) -> bool {
+        self.receivers[slot].ended = true;
+        true
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        now >= self.ledger.window.end_ns
+    }
+
+    fn stop(&mut self) -> Vec<(u32, u32)> {
+        self.pace.stop(&mut self.ledger);
+        self.pace.sent()
+    }
+
+    fn is_complete(&self, sent: &[u32]) -> bool {
+        let all: u64 = sent.iter().copied().map(u64::from).sum();
+        let waits = |receiver: &Receiver| receiver.takes_part && !receiver.ended && receiver.received < all;
+        !self.receivers.iter().any(waits)
+    }
+
+    fn finish(&mut self, sent: &[u32], totals: &mut Totals) {
+        for (slot, receiver) in self.receivers.iter().enumerate().filter(|(_, receiver)| receiver.takes_part)
+        {
+            for (publisher, &sent) in sent.iter().enumerate() {
+                self.ledger.counts.lost += self.sequences.missing(slot * self.publishers + publisher, sent);
+            }
+            if !receiver.ended {
+                *totals.orders.entry(receiver.order).or_default() += 1;
+            }
+        }
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+}
+
+impl Receiver {
+    fn note(&mut self, sender: u32, sequence: u32) {
+        self.received += 1;
+        let message = u64::from(sender) << 32 | u64::from(sequence);
+        self.order = (self.order.rotate_left(5) ^ message).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

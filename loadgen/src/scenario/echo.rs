@@ -1,0 +1,162 @@
+//! Every message comes back to its sender, and to nobody else.
+
+use super::Traffic;
+use crate::connections::{Connections, Payload};
+use crate::end::End;
+use crate::ledger::Ledger;
+use crate::pace::Pace;
+use crate::plan::{Plan, Share, Window};
+use crate::sequence::{Order, Sequences};
+use crate::totals::Totals;
+
+/// Closed loop: each connection keeps some messages under way. Open loop: all keep to a rate together.
+pub(crate) struct Echo {
+    share: Share,
+    connections: usize,
+    drive: Drive,
+    ledger: Ledger,
+    /// One stream for each slot.
+    sequences: Sequences,
+    /// Replies that open connections still wait for are what `sent` is more than this.
+    received: Vec<u32>,
+}
+
+enum Drive {
+    Closed {
+        pipeline: u32,
+        /// So many messages of each slot are written.
+        sent: Vec<u32>,
+        stopped: bool,
+    },
+    Open {
+        rate: f64,
+        pace: Pace,
+    },
+}
+
+impl Echo {
+    pub(crate) fn new(plan: &Plan, share: Share, pipeline: u32, rate: Option<f64>) -> Self {
+        let drive = match rate {
+            Some(rate) => Drive::Open { rate, pace: Pace::default() },
+            None => Drive::Closed { pipeline, sent: vec![0; share.count], stopped: false },
+        };
+        Self {
+            share,
+            connections: plan.connections,
+            drive,
+            ledger: Ledger::new(plan),
+            sequences: Sequences::new(share.count),
+            received: vec![0; share.count],
+        }
+    }
+
+    fn sender(&self, slot: usize) -> u32 {
+        (self.share.first + slot) as u32
+    }
+
+    /// Closed loop: writes the next message of `slot`.
+    fn send_next(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        let sender = self.sender(slot);
+        if let Drive::Closed { sent, stopped: false, .. } = &mut self.drive {
+            self.ledger.send(connections, slot, (sender, sent[slot]), now, now);
+            sent[slot] += 1;
+        }
+    }
+
+    fn sent(&self) -> Vec<(u32, u32)> {
+        match &self.drive {
+            Drive::Closed { sent, .. } => {
+                (0..).zip(sent).map(|(slot, &sent)| (self.sender(slot), sent)).collect()
+            }
+            Drive::Open { pace, .. } => pace.sent(),
+        }
+    }
+}
+
+impl Traffic for Echo {
+    fn start(&mut self, connections: &mut Connections, window: Window, now: u64) {
+        self.ledger.window = window;
+        let open: Vec<usize> = (0..self.share.count).filter(|&slot| connections.is_open(slot)).collect();
+        match &mut self.drive {
+            Drive::Open { rate, pace } => {
+                let first = self.share.first;
+                let senders = open.iter().map(|&slot| ((first + slot) as u32, slot)).collect();
+                *pace = Pace::new(window, *rate, self.connections, senders);
+            }
+            Drive::Closed { pipeline, .. } => {
+                for _ in 0..*pipeline {
+                    for &slot in &open {
+                        self.send_next(connections, slot, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        match &self.drive {
+            Drive::Open { pace, .. } => pace.next_due(),
+            Drive::Closed { stopped, .. } => (!stopped).then_some(self.ledger.window.end_ns),
+        }
+    }
+
+    fn on_time(&mut self, connections: &mut Connections, now: u64) {
+        if let Drive::Open { pace, .. } = &mut self.drive {
+            pace.run(connections, &mut self.ledger, now);
+        }
+    }
+
+    fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
+        let Some(arrival) = self.ledger.read(message, now) else { return };
+        if arrival.sender != self.sender(slot) {
+            return self.ledger.corrupt();
+        }
+        let order = self.sequences.observe(slot, arrival.sequence);
+        let is_new = order != Order::Duplicate;
+        self.ledger.received(arrival, order, now);
+        if is_new {
+            self.received[slot] += 1;
+            self.send_next(connections, slot, now);
+        }
+    }
+
+    fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        if let Drive::Open { pace, .. } = &mut self.drive {
+            pace.resume(slot, connections, &mut self.ledger, now);
+        }
+    }
+
+    fn on_end(&mut self, slot: usize, _end: &End) -> bool {
+        // Nobody waits for what cannot come any more; `finish` counts it as lost.
+        self.received[slot] = u32::MAX;
+        true
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        now >= self.ledger.window.end_ns
+    }
+
+    fn stop(&mut self) -> Vec<(u32, u32)> {
+        match &mut self.drive {
+            Drive::Closed { stopped, .. } => *stopped = true,
+            Drive::Open { pace, .. } => pace.stop(&mut self.ledger),
+        }
+        // Replies concern nobody but this worker.
+        Vec::new()
+    }
+
+    fn is_complete(&self, _sent: &[u32]) -> bool {
+        let first = self.share.first;
+        self.sent().into_iter().all(|(sender, sent)| self.received[sender as usize - first] >= sent)
+    }
+
+    fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
+        for (sender, sent) in self.sent() {
+            self.ledger.counts.lost += self.sequences.missing(sender as usize - self.share.first, sent);
+        }
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+}

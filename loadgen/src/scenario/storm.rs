@@ -1,0 +1,207 @@
+//! Everybody says one thing, everybody hears everything, and then again: the quadratic test.
+
+use super::Traffic;
+use crate::clock::now_ns;
+use crate::connections::{Connections, Payload};
+use crate::end::End;
+use crate::ledger::{Arrival, Ledger};
+use crate::plan::{Plan, Share, Window};
+use crate::sequence::Order;
+use crate::totals::Totals;
+use mio::Waker;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// One worker's part of the storm. The messages of round `n` have the number `n`.
+pub(crate) struct Storm {
+    share: Share,
+    barrier: Arc<Barrier>,
+    grace_ns: u64,
+    ledger: Ledger,
+    round: u32,
+    /// The connections that take part, in this worker and in all.
+    slots: Vec<usize>,
+    population: usize,
+    /// For each slot a bit for each sender that was heard in this round.
+    heard: Vec<u64>,
+    words: usize,
+    /// Messages of this round that this worker has received.
+    received: usize,
+    /// This worker has sent its first round.
+    begun: bool,
+    /// This worker has said that its round is complete.
+    arrived: bool,
+}
+
+/// Where the workers wait for each other at the end of a round.
+#[derive(Default)]
+pub(crate) struct Barrier {
+    arrived: AtomicUsize,
+    round: AtomicU32,
+    /// When the round began, in nanoseconds.
+    began_ns: AtomicU64,
+    /// No further round begins.
+    over: AtomicBool,
+    wakers: Mutex<Vec<Arc<Waker>>>,
+}
+
+impl Barrier {
+    /// Adds a worker, which `waker` wakes when a round begins.
+    pub(crate) fn join(&self, waker: Arc<Waker>) {
+        self.wakers.lock().expect("no worker panics while it joins").push(waker);
+    }
+
+    /// One worker's round is complete; the last of `workers` begins the next.
+    fn arrive(&self, workers: usize, end_ns: u64, ledger: &mut Ledger) {
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 < workers {
+            return;
+        }
+        let now = now_ns();
+        let began = self.began_ns.swap(now, Ordering::AcqRel);
+        if ledger.window.measures(began) && now < end_ns {
+            ledger.rounds.record(now - began);
+        }
+        self.arrived.store(0, Ordering::Release);
+        if now >= end_ns {
+            self.over.store(true, Ordering::Release);
+        }
+        self.round.fetch_add(1, Ordering::AcqRel);
+        if workers > 1 {
+            for waker in &*self.wakers.lock().expect("no worker panics while it wakes") {
+                // A worker that cannot be woken looks by itself in a tenth of a second.
+                let _ = waker.wake();
+            }
+        }
+    }
+}
+
+impl Storm {
+    pub(crate) fn new(plan: &Plan, share: Share, barrier: Arc<Barrier>) -> Self {
+        let words = plan.connections.div_ceil(64);
+        Self {
+            share,
+            barrier,
+            grace_ns: plan.grace_ns,
+            ledger: Ledger::new(plan),
+            round: 0,
+            slots: Vec::new(),
+            population: 0,
+            heard: vec![0; share.count * words],
+            words,
+            received: 0,
+            begun: false,
+            arrived: false,
+        }
+    }
+
+    fn send_round(&mut self, connections: &mut Connections, now: u64) {
+        self.ledger.last_ns = now;
+        for &slot in &self.slots {
+            if connections.is_open(slot) {
+                let message = ((self.share.first + slot) as u32, self.round);
+                self.ledger.send(connections, slot, message, now, now);
+            }
+        }
+    }
+
+    /// Tells the others when the round is complete here, and begins the next when it is complete everywhere.
+    fn advance(&mut self, connections: &mut Connections) {
+        if self.begun && !self.arrived && self.received == self.slots.len() * self.population {
+            self.arrived = true;
+            self.barrier.arrive(self.share.workers, self.ledger.window.end_ns, &mut self.ledger);
+        }
+        if self.arrived && self.barrier.round.load(Ordering::Acquire) > self.round && !self.barrier_is_over()
+        {
+            self.round += 1;
+            self.arrived = false;
+            self.received = 0;
+            self.heard.fill(0);
+            self.send_round(connections, now_ns());
+        }
+    }
+
+    fn barrier_is_over(&self) -> bool {
+        self.barrier.over.load(Ordering::Acquire)
+    }
+
+    fn hear(&mut self, slot: usize, arrival: Arrival) -> Order {
+        if arrival.sequence != self.round {
+            // All of an earlier round has come, so this comes a second time.
+            return Order::Duplicate;
+        }
+        let sender = arrival.sender as usize;
+        let word = &mut self.heard[slot * self.words + sender / 64];
+        let bit = 1 << (sender % 64);
+        if *word & bit != 0 {
+            return Order::Duplicate;
+        }
+        *word |= bit;
+        self.received += 1;
+        Order::Next
+    }
+}
+
+impl Traffic for Storm {
+    fn start(&mut self, connections: &mut Connections, window: Window, _now: u64) {
+        self.ledger.window = window;
+        self.population = window.population;
+        self.slots = (0..self.share.count).filter(|&slot| connections.is_open(slot)).collect();
+        self.ledger.last_ns = window.start_ns;
+    }
+
+    fn next_due(&self) -> Option<u64> {
+        (!self.begun).then_some(self.ledger.window.start_ns)
+    }
+
+    fn on_time(&mut self, connections: &mut Connections, now: u64) {
+        if self.begun {
+            self.advance(connections);
+        } else if now >= self.ledger.window.start_ns {
+            // What faster workers have sent before is heard already.
+            self.begun = true;
+            self.barrier.began_ns.store(self.ledger.window.start_ns, Ordering::Release);
+            self.send_round(connections, now);
+        }
+    }
+
+    fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
+        let Some(arrival) = self.ledger.read(message, now) else { return };
+        if arrival.sequence > self.round {
+            // Another worker was faster to begin the round.
+            self.advance(connections);
+        }
+        if arrival.sequence > self.round || arrival.sender as usize >= self.words * 64 {
+            return self.ledger.corrupt();
+        }
+        let order = self.hear(slot, arrival);
+        self.ledger.received(arrival, order, now);
+        self.advance(connections);
+    }
+
+    fn on_drained(&mut self, _connections: &mut Connections, _slot: usize, _now: u64) {}
+
+    fn on_end(&mut self, _slot: usize, _end: &End) -> bool {
+        true
+    }
+
+    fn is_over(&self, now: u64) -> bool {
+        self.barrier_is_over() || now > self.ledger.last_ns + self.grace_ns
+    }
+
+    fn stop(&mut self) -> Vec<(u32, u32)> {
+        self.barrier.over.store(true, Ordering::Release);
+        Vec::new()
+    }
+
+    fn is_complete(&self, _sent: &[u32]) -> bool {
+        true
+    }
+
+    fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
+        self.ledger.counts.lost += (self.slots.len() * self.population - self.received) as u64;
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+}

@@ -1,0 +1,61 @@
+//! How busy this thread is, so that the result can say when the generator itself was the bottleneck.
+
+use crate::clock::SECOND_NS;
+use crate::plan::Window;
+use crate::totals::ThreadUse;
+use std::fs;
+
+/// Of a shorter window nothing can be said; the kernel brings its figures up to date a few times a second.
+const MIN_WALL_NS: u64 = SECOND_NS / 10;
+
+/// Measures the thread that owns it over the measured window.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    window: Window,
+    first: Option<Reading>,
+    last: Option<Reading>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    at_ns: u64,
+    cpu_ns: u64,
+    wait_ns: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(window: Window) -> Self {
+        Self { window, first: None, last: None }
+    }
+
+    /// Call it often: it takes the first reading when the warm-up is over.
+    pub(crate) fn read(&mut self, now: u64) {
+        if self.first.is_none() && now >= self.window.measure_ns {
+            self.first = Reading::of_this_thread(now);
+        }
+    }
+
+    /// The window has ended.
+    pub(crate) fn stop(&mut self, now: u64) {
+        self.last = Reading::of_this_thread(now);
+    }
+
+    /// What the thread used between the two readings, if the kernel tells and there was time between them.
+    pub(crate) fn used(&self) -> Option<ThreadUse> {
+        let (first, last) = (self.first?, self.last?);
+        let used = ThreadUse {
+            wall_ns: last.at_ns - first.at_ns,
+            cpu_ns: last.cpu_ns - first.cpu_ns,
+            wait_ns: last.wait_ns - first.wait_ns,
+        };
+        (used.wall_ns >= MIN_WALL_NS).then_some(used)
+    }
+}
+
+impl Reading {
+    fn of_this_thread(at_ns: u64) -> Option<Self> {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        let mut fields = text.split_whitespace().map(str::parse);
+        Some(Self { at_ns, cpu_ns: fields.next()?.ok()?, wait_ns: fields.next()?.ok()? })
+    }
+}

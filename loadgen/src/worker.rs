@@ -1,0 +1,96 @@
+//! Starts one worker as a thread with its own connections.
+
+use crate::connections::Connections;
+use crate::net::Net;
+use crate::plan::{Command, Plan, Report, Scenario, Share};
+use crate::population::Population;
+use crate::scenario::Traffic;
+use crate::scenario::broadcast::Broadcast;
+use crate::scenario::connect::Connect;
+use crate::scenario::echo::Echo;
+use crate::scenario::storm::{Barrier, Storm};
+use mio::Waker;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+/// The other end of a worker in this process.
+pub(crate) struct Handle {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Handle {
+    /// Tells the worker; one that is gone has reported why.
+    pub(crate) fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            // A worker that cannot be woken looks by itself in a tenth of a second.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// Starts the thread that takes `share` of `plan`.
+pub(crate) fn start(
+    plan: &Plan,
+    share: Share,
+    barrier: Arc<Barrier>,
+    reports: Sender<Report>,
+) -> io::Result<Handle> {
+    let net = Net::new()?;
+    let waker = net.waker();
+    barrier.join(waker.clone());
+    let (commands, orders) = channel();
+    let connections = Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns);
+    let worker = Worker { plan: plan.clone(), share, connections, commands: orders, reports };
+    thread::Builder::new().name(format!("worker-{}", share.worker)).spawn(move || {
+        let reports = worker.reports.clone();
+        if let Err(error) = worker.choose(barrier) {
+            // A coordinator that is gone needs no reason.
+            let _ = reports.send(Report::Broken(error.to_string()));
+        }
+    })?;
+    Ok(Handle { commands, waker })
+}
+
+struct Worker {
+    plan: Plan,
+    share: Share,
+    connections: Connections,
+    commands: Receiver<Command>,
+    reports: Sender<Report>,
+}
+
+impl Worker {
+    /// Does what the scenario says.
+    fn choose(self, barrier: Arc<Barrier>) -> io::Result<()> {
+        let (plan, share) = (&self.plan, self.share);
+        match plan.scenario {
+            Scenario::Echo { pipeline, rate } => {
+                let traffic = Echo::new(plan, share, pipeline, rate);
+                self.run(traffic)
+            }
+            Scenario::Broadcast { publishers, rate } => {
+                let traffic = Broadcast::new(plan, share, publishers, rate);
+                self.run(traffic)
+            }
+            Scenario::Idle => {
+                let traffic = Broadcast::new(plan, share, 1, 1.0);
+                self.run(traffic)
+            }
+            Scenario::Storm => {
+                let traffic = Storm::new(plan, share, barrier);
+                self.run(traffic)
+            }
+            Scenario::Connect { rate } => {
+                let traffic = Connect::new(plan, share, rate);
+                self.run(traffic)
+            }
+        }
+    }
+
+    fn run(self, traffic: impl Traffic) -> io::Result<()> {
+        Population::new(&self.plan, self.share, traffic, self.reports).run(self.connections, &self.commands)
+    }
+}

@@ -1,0 +1,167 @@
+//! The opening handshake from the client's side (RFC 6455 §4.1).
+
+use super::ProtocolError;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha1::{Digest as _, Sha1};
+
+/// A response head longer than this is refused, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// So much of a refusal's body is shown, in bytes.
+const MAX_BODY: usize = 512;
+const MAX_HEADERS: usize = 64;
+
+/// What the server's answer amounts to so far.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The head or the body of a refusal is not whole yet.
+    NeedsMore,
+    /// The connection is a WebSocket now; the response took so many bytes.
+    Accepted(usize),
+}
+
+/// Base64 of the 16 bytes that name this handshake.
+pub(super) fn encode_key(nonce: [u8; 16]) -> String {
+    BASE64_STANDARD.encode(nonce)
+}
+
+/// What a server must answer to `key` (RFC 6455 §4.2.2).
+pub(super) fn accept_for(key: &str) -> String {
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    BASE64_STANDARD.encode(digest)
+}
+
+/// Appends the request that asks `host` for a WebSocket on `path`.
+pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str) {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    );
+    out.extend_from_slice(request.as_bytes());
+}
+
+/// Reads the server's answer; `at_end` says that the server has closed and nothing will follow.
+pub(super) fn read_response(bytes: &[u8], accept: &str, at_end: bool) -> Result<Answer, ProtocolError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let head_len = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(head_len)) => head_len,
+        Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => {
+            return Err(ProtocolError::Handshake(format!("the response head is over {MAX_HEAD} bytes")));
+        }
+        Ok(httparse::Status::Partial) if at_end => return Err(ProtocolError::HandshakeCut(bytes.len())),
+        Ok(httparse::Status::Partial) => return Ok(Answer::NeedsMore),
+        Err(error) => return Err(ProtocolError::Handshake(format!("not an HTTP response: {error}"))),
+    };
+    let status = response.code.unwrap_or(0);
+    if status != 101 {
+        let body = &bytes[head_len..];
+        let body_len = header(&response, "content-length").and_then(|len| len.parse().ok());
+        if !at_end && body.len() < body_len.unwrap_or(MAX_BODY).min(MAX_BODY) {
+            return Ok(Answer::NeedsMore);
+        }
+        let reason = response.reason.unwrap_or("");
+        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_BODY)]).trim().to_owned();
+        return Err(ProtocolError::Refused { status, reason: reason.to_owned(), body });
+    }
+    check_switch(&response, accept)?;
+    Ok(Answer::Accepted(head_len))
+}
+
+/// The conditions on a 101 response, in the order of RFC 6455 §4.1.
+fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(), ProtocolError> {
+    let fault = |text: String| Err(ProtocolError::Handshake(text));
+    if !header(response, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+        return fault("the 101 response has no `Upgrade: websocket`".to_owned());
+    }
+    let upgrades = |value: &str| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    if !header(response, "connection").is_some_and(upgrades) {
+        return fault("the 101 response has no `Connection: Upgrade`".to_owned());
+    }
+    match header(response, "sec-websocket-accept") {
+        Some(value) if value == accept => {}
+        Some(value) => return fault(format!("Sec-WebSocket-Accept is `{value}` where `{accept}` is right")),
+        None => return fault("the 101 response has no Sec-WebSocket-Accept".to_owned()),
+    }
+    for name in ["sec-websocket-extensions", "sec-websocket-protocol"] {
+        if let Some(value) = header(response, name) {
+            return fault(format!("the server chose {name} `{value}`, which was not offered"));
+        }
+    }
+    Ok(())
+}
+
+fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a str> {
+    let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    fn good() -> String {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        )
+    }
+
+    #[test]
+    fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
+        // RFC 6455 §1.3.
+        assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), ACCEPT);
+        assert_eq!(encode_key(*b"the sample nonce"), "dGhlIHNhbXBsZSBub25jZQ==");
+    }
+
+    #[test]
+    fn a_good_answer_is_accepted_whole_and_awaited_when_cut() {
+        let bytes = [good().as_bytes(), &[0x81, 0]].concat();
+        let head_len = bytes.len() - 2;
+        for cut in 0..head_len {
+            assert_eq!(read_response(&bytes[..cut], ACCEPT, false), Ok(Answer::NeedsMore));
+        }
+        assert_eq!(read_response(&bytes, ACCEPT, false), Ok(Answer::Accepted(head_len)));
+    }
+
+    #[test]
+    fn wrong_answers_are_named() {
+        let swaps = [
+            ("Upgrade: WebSocket", "Upgrade: h2c", "Upgrade: websocket"),
+            ("keep-alive, Upgrade", "close", "Connection: Upgrade"),
+            (ACCEPT, "s3pPLMBiTxaQ9kYGzzhZRbK+xOp=", ACCEPT),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: x\r\n\r\n", "not offered"),
+        ];
+        for (from, to, named) in swaps {
+            let Err(ProtocolError::Handshake(text)) =
+                read_response(good().replace(from, to).as_bytes(), ACCEPT, false)
+            else {
+                panic!("`{to}` was accepted");
+            };
+            assert!(text.contains(named), "{text}");
+        }
+        assert!(matches!(read_response(b"SSH-2.0\r\n", ACCEPT, false), Err(ProtocolError::Handshake(_))));
+    }
+
+    #[test]
+    fn a_refusal_shows_its_status_and_body() {
+        let text = b"HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\nno room";
+        assert_eq!(read_response(&text[..text.len() - 1], ACCEPT, false), Ok(Answer::NeedsMore));
+        let refused = ProtocolError::Refused {
+            status: 404,
+            reason: "Not Found".to_owned(),
+            body: "no room".to_owned(),
+        };
+        assert_eq!(read_response(text, ACCEPT, false), Err(refused));
+        let unmeasured = b"HTTP/1.1 503 Busy\r\n\r\nlater";
+        assert_eq!(read_response(unmeasured, ACCEPT, false), Ok(Answer::NeedsMore));
+        assert!(matches!(
+            read_response(unmeasured, ACCEPT, true),
+            Err(ProtocolError::Refused { status: 503, body, .. }) if body == "later"
+        ));
+        assert_eq!(read_response(b"HTTP/1.1 1", ACCEPT, true), Err(ProtocolError::HandshakeCut(10)));
+    }
+}

@@ -1,0 +1,98 @@
+//! The protocol as the caller sees it: the same bytes give the same events however they are cut.
+
+use super::*;
+
+const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+fn started() -> Client {
+    let mut request = Vec::new();
+    let client = Client::start("localhost:8000", "/room/bench", *b"the sample nonce", &mut request);
+    let request = String::from_utf8(request).expect("the request is text");
+    assert!(request.starts_with("GET /room/bench HTTP/1.1\r\nHost: localhost:8000\r\n"));
+    assert!(request.contains("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"));
+    client
+}
+
+/// Feeds `bytes` in reads that end at `cuts` and writes down every event.
+fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
+    let mut client = started();
+    let mut seen = Vec::new();
+    let mut buffer: Vec<u8> = Vec::new();
+    let mut fed = 0;
+    for &cut in cuts.iter().chain([&bytes.len()]) {
+        buffer.extend_from_slice(&bytes[fed..cut]);
+        fed = cut;
+        let mut done = 0;
+        loop {
+            match client.next(&buffer[done..]) {
+                Err(error) => {
+                    seen.push(format!("{error:?}"));
+                    return seen;
+                }
+                Ok(Step { consumed, event: Event::NeedsMore }) => {
+                    done += consumed;
+                    break;
+                }
+                Ok(Step { consumed, event }) => {
+                    done += consumed;
+                    seen.push(format!("{event:?}"));
+                }
+            }
+        }
+        buffer.drain(..done);
+    }
+    seen
+}
+
+fn conversation() -> Vec<u8> {
+    let mut bytes = HEAD.as_bytes().to_vec();
+    bytes.extend([0x81, 2, b'h', b'i']);
+    bytes.extend([0x01, 2, 0xC3, 0xA9, 0x89, 1, b'p', 0x00, 1, 0xE2, 0x80, 2, 0x82, 0xAC]);
+    bytes.extend([0x82, 126, 0, 130]);
+    bytes.extend([7; 130]);
+    bytes.extend([0x8A, 0, 0x88, 4, 0x03, 0xF5, b'o', b'k', 0x81, 1, b'x']);
+    bytes
+}
+
+#[test]
+fn any_cut_gives_the_same_events() {
+    let bytes = conversation();
+    let whole = events(&bytes, &[]);
+    assert_eq!(whole.len(), 9);
+    assert_eq!(whole[1], "Text(\"hi\")");
+    assert_eq!(whole[3], "Ping([112])");
+    assert_eq!(whole[5], "Text(\"é€\")");
+    assert_eq!(whole[8], "Closed { code: Some(1013), reason: \"ok\" }");
+    for cut in 0..bytes.len() {
+        assert_eq!(events(&bytes, &[cut]), whole, "cut at {cut}");
+    }
+    let one_at_a_time: Vec<usize> = (0..bytes.len()).collect();
+    assert_eq!(events(&bytes, &one_at_a_time), whole);
+}
+
+#[test]
+fn what_breaks_the_protocol_is_refused_with_its_code() {
+    let faults: [(&[u8], ProtocolError, u16); 7] = [
+        (&[0x81, 1, 0xFF], ProtocolError::Utf8, 1007),
+        (&[0x88, 3, 0x03, 0xE8, 0xFF], ProtocolError::Utf8, 1007),
+        (&[0x88, 1, 0x03], ProtocolError::Close, 1002),
+        (&[0x88, 2, 0x03, 0xED], ProtocolError::Close, 1002),
+        (&[0x88, 2, 0x13, 0x88], ProtocolError::Close, 1002),
+        (&[0x80, 0], ProtocolError::Fragments(Opcode::Continuation, "outside a fragmented message"), 1002),
+        (&[0x01, 0, 0x81, 0], ProtocolError::Fragments(Opcode::Text, "inside a fragmented message"), 1002),
+    ];
+    for (bytes, fault, code) in faults {
+        let seen = events(&[HEAD.as_bytes(), bytes].concat(), &[]);
+        assert_eq!(seen.last(), Some(&format!("{fault:?}")));
+        assert_eq!(fault.close_code(), code);
+    }
+}
+
+#[test]
+fn an_end_inside_the_handshake_is_an_error_and_later_it_is_not() {
+    let mut client = started();
+    assert!(client.end_of_stream(b"").is_err());
+    assert!(client.next(HEAD.as_bytes()).is_ok());
+    assert_eq!(client.end_of_stream(b"\x81"), Ok(()));
+}

@@ -1,0 +1,6 @@
+//! Runs of the program against small servers: one that does everything right, and those that do one thing wrong.
+
+mod faults;
+mod processes;
+mod scenarios;
+mod server;

@@ -1,0 +1,65 @@
+//! Every scenario against a server that does everything right.
+
+use crate::server::{Fault, Mode, loadgen, serve};
+use serde_json::Value;
+
+fn passes(mode: Mode, name: &str, arguments: &str) -> Value {
+    let (output, figures) = loadgen(serve(mode, Fault::None), name, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(figures["passed"], true);
+    let messages = &figures["messages"];
+    for fault in ["lost", "duplicated", "reordered", "corrupt", "foreign"] {
+        assert_eq!(messages[fault], 0, "{fault} in {messages}");
+    }
+    figures
+}
+
+#[test]
+fn echo_closed_loop() {
+    let figures = passes(Mode::Echo, "closed", "echo -c 5 --threads 2 --pipeline 3 --duration 300ms");
+    assert_eq!(figures["messages"]["sent"], figures["messages"]["received"]);
+    assert!(figures["messages"]["received"].as_u64() >= Some(15));
+}
+
+#[test]
+fn echo_open_loop() {
+    let figures = passes(Mode::Echo, "open", "echo -c 5 --threads 2 --rate 200 --duration 500ms --size 300");
+    assert_eq!(figures["messages"]["sent"], 100);
+    assert_eq!(figures["latency"]["count"], 100);
+}
+
+#[test]
+fn broadcast() {
+    let figures = passes(
+        Mode::Relay,
+        "broadcast",
+        "broadcast -c 9 --threads 2 --publishers 3 --rate 60 --duration 500ms",
+    );
+    assert_eq!(figures["messages"]["sent"], 30);
+    assert_eq!(figures["messages"]["received"], 270);
+    assert_eq!(figures["one_order"], true);
+}
+
+#[test]
+fn storm() {
+    let figures = passes(Mode::Relay, "storm", "storm -c 6 --threads 3 --duration 300ms");
+    let (sent, received) = (&figures["messages"]["sent"], &figures["messages"]["received"]);
+    assert_eq!(sent.as_u64().map(|sent| sent * 6), received.as_u64());
+    assert!(figures["rounds"]["time"]["count"].as_u64() >= Some(1));
+}
+
+#[test]
+fn idle() {
+    let figures = passes(Mode::Relay, "idle", "idle -c 20 --duration 200ms");
+    assert_eq!(figures["messages"]["received"], 20);
+    assert_eq!(figures["latency"]["count"], 20);
+    assert!(figures["bytes_per_connection"]["server_rss"].is_number());
+}
+
+#[test]
+fn connect() {
+    let figures = passes(Mode::Echo, "connect", "connect -c 8 --threads 2 --rate 100 --duration 300ms");
+    assert_eq!(figures["messages"]["sent"], figures["messages"]["received"]);
+    assert_eq!(figures["connections"]["opened"], figures["messages"]["received"]);
+    assert_eq!(figures["connections"]["ended"], serde_json::json!({}));
+}

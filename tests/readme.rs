@@ -1,0 +1,38 @@
+//! The README's table of options is what the program says of itself.
+//!
+//! `UPDATE_README=1 cargo test --test readme` writes it anew.
+
+use clap::CommandFactory;
+use uproar::config::Cli;
+
+const BEGIN: &str = "<!-- options: begin -->\n";
+const END: &str = "<!-- options: end -->";
+
+fn table() -> String {
+    let mut table = String::from("| option | default | what it does |\n|---|---|---|\n");
+    for argument in Cli::command().get_arguments().filter(|argument| argument.get_long() != Some("help")) {
+        let Some(long) = argument.get_long().filter(|long| *long != "version") else { continue };
+        let value = argument.get_value_names().map_or_else(String::new, |names| format!(" {}", names[0]));
+        let choices: Vec<String> =
+            argument.get_possible_values().iter().map(|choice| choice.get_name().to_owned()).collect();
+        let value = if choices.is_empty() { value } else { format!(" {}", choices.join("\\|")) };
+        let default = argument.get_default_values().first().map(|default| default.to_string_lossy());
+        let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        let default = default.map_or_else(String::new, |default| format!("`{default}`"));
+        table += &format!("| `--{long}{value}` | {default} | {help} |\n");
+    }
+    table
+}
+
+#[test]
+fn the_table_of_options_is_what_the_program_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).expect("the README is there");
+    let (before, rest) = readme.split_once(BEGIN).expect("the README marks where the table begins");
+    let (written, after) = rest.split_once(END).expect("the README marks where the table ends");
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).expect("the README is ours");
+        return;
+    }
+    assert_eq!(written, table(), "run: UPDATE_README=1 cargo test --test readme");
+}
