@@ -88,6 +88,30 @@ fn messages_that_come_after_a_visit_do_not_count_before_the_next() {
 }
 
 #[test]
+fn messages_that_come_during_a_pass_do_not_count_at_its_end() {
+    let mut mesh = mesh();
+    let hub = &mut mesh.hubs[0];
+    hub.poll_send(&mut 2);
+    hub.order("room", text(&[b"under way"]));
+    let slow = hub.poll_send(&mut 1).expect("the pass begins");
+    let quick = hub.poll_send(&mut 2).expect("and goes on");
+    assert!(hub.poll_send(&mut 1).is_none() && !hub.has_more(), "the pass is over");
+    hub.sent(quick.slot);
+    drop(quick);
+    hub.order("room", text(&[b"waits"]));
+    assert!(hub.poll_send(&mut 1).is_none(), "the slow one is passed over");
+    let quick = hub.poll_send(&mut 1).expect("the quick one is not");
+    (0..100).for_each(|n| hub.order("room", text(&[large(n).as_bytes()])));
+    assert!(hub.poll_send(&mut 1).is_none(), "this pass is over too");
+    for Outbound { slot, .. } in [slow, quick] {
+        assert!(!hub.sent(slot), "all the others wait");
+    }
+    mesh.send_all();
+    assert_eq!(mesh.lagged, []);
+    assert_eq!([0, 1].map(|slot| mesh.take(0, slot).len()), [101, 100]);
+}
+
+#[test]
 fn one_message_larger_than_the_window_lags_nobody_who_reads() {
     let mut mesh = mesh();
     for n in 0..5 {

@@ -84,12 +84,30 @@ fn a_room_in_use_does_not_rest_and_has_one_timer() {
         mesh.settle();
         assert!(mesh.hubs[0].memory().1 > 0);
     }
-    let hub = &mut mesh.hubs[0];
-    let mut timers = 0;
-    while let Some(due) = hub.rooms.timers.expired(u64::MAX) {
-        timers += due.len();
+    assert_eq!(count_timers(&mut mesh.hubs[0]), 1);
+}
+
+#[test]
+fn timers_of_rooms_that_are_gone_are_not_taken_over() {
+    let mut mesh = Mesh::new(1, |options| options.history = 0);
+    mesh.open(0, 0);
+    for round in 0..100 {
+        mesh.hubs[0].leave(0, "room");
+        tick_until(&mut mesh, round * 25);
+        mesh.join(0, 0, "room", 0);
+        mesh.publish(0, "room", "hello");
+        mesh.settle();
     }
-    assert_eq!(timers, 1);
+    for turn in 0..100 {
+        tick_until(&mut mesh, 3_000 + turn * 100);
+        mesh.publish(0, "room", "hello");
+        mesh.settle();
+    }
+    assert_eq!(count_timers(&mut mesh.hubs[0]), 1);
+}
+
+fn count_timers(hub: &mut Hub) -> usize {
+    std::iter::from_fn(|| hub.rooms.timers.expired(u64::MAX)).map(|due| due.len()).sum()
 }
 
 #[test]

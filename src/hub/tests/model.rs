@@ -80,7 +80,8 @@ impl World {
                 65..75 => self.bring(shard, false),
                 75..85 => self.bring(shard, true),
                 85..93 => {
-                    let budget = 1 + self.random.below(300);
+                    let most = [3, 10, 300][self.random.below(3)];
+                    let budget = 1 + self.random.below(most);
                     self.poll(shard, budget);
                 }
                 93..95 => self.tick(),
