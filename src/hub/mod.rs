@@ -145,7 +145,8 @@ pub struct Hub {
     /// Clients that may be owed something and are not in a room's pass.
     ready: VecDeque<Slot>,
     /// Rooms with something to send, each with a pass under way or due.
-    passes: VecDeque<RoomId>,
+    /// Their serial numbers tell when they are gone.
+    passes: VecDeque<(RoomId, u64)>,
     /// Visits left for the first room of `passes`.
     slice: usize,
     /// Clients that lagged, with their numbers: the connection may be another one's by now.
@@ -153,6 +154,7 @@ pub struct Hub {
     outgoing: Vec<Outgoing>,
     /// Number of rooms that ask publishers to wait.
     saturated: usize,
+    #[expect(clippy::vec_box, reason = "the box itself goes from client to client")]
     spare: Vec<Box<Outbox>>,
     /// Connections opened so far.
     opened: u64,
@@ -255,19 +257,12 @@ impl Hub {
     /// Sends a message to one client.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
         let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
-        with_header(header.as_bytes(), message.parts, |parts| self.send_raw(slot, parts));
+        with_header(header.as_bytes(), message.parts, |parts| self.send_frame(slot, parts, true));
     }
 
-    /// Sends bytes that are not a message: a control frame, an HTTP response.
+    /// Sends bytes that are not a message: a control frame, an HTTP response. After the farewell nothing is sent.
     pub fn send_raw(&mut self, slot: Slot, parts: &[&[u8]]) {
-        let lag_window = self.options.lag_window;
-        let outbox = self.outbox(slot);
-        outbox.append(parts);
-        if outbox.len() > lag_window && outbox.len() > total_len(parts) {
-            outbox.clear();
-            self.lag(slot, 1);
-        }
-        self.look_at(slot);
+        self.send_frame(slot, parts, false);
     }
 
     /// Says farewell: the client hears nothing new, gets what it is owed (or not, with `owed` false) and then
@@ -278,7 +273,7 @@ impl Hub {
             outbox.clear();
         }
         if !last.is_empty() {
-            self.outbox(slot).append(&[last]);
+            self.outbox(slot).append(&[last], false);
         }
         self.clients[slot as usize].finished = true;
         self.look_at(slot);
@@ -385,7 +380,11 @@ impl Hub {
                 }
                 continue;
             }
-            let id = *self.passes.front()?;
+            let (id, serial) = *self.passes.front()?;
+            if self.rooms.get(id).is_none_or(|room| room.serial != serial) {
+                self.next_pass();
+                continue;
+            }
             if self.slice == 0 {
                 self.slice = SLICE;
                 self.passes.rotate_left(1);
@@ -475,6 +474,20 @@ impl Hub {
 }
 
 impl Hub {
+    fn send_frame(&mut self, slot: Slot, parts: &[&[u8]], is_message: bool) {
+        if self.clients[slot as usize].finished {
+            return;
+        }
+        let lag_window = self.options.lag_window;
+        let outbox = self.outbox(slot);
+        outbox.append(parts, is_message);
+        if outbox.len() > lag_window && outbox.len() > total_len(parts) {
+            let missed = outbox.clear();
+            self.lag(slot, missed);
+        }
+        self.look_at(slot);
+    }
+
     /// The client's outbox, made when there is none.
     fn outbox(&mut self, slot: Slot) -> &mut Outbox {
         let spare = &mut self.spare;
@@ -506,7 +519,7 @@ impl Hub {
         room.used_ms = self.now_ms;
         if !room.queued {
             room.queued = true;
-            self.passes.push_back(id);
+            self.passes.push_back((id, room.serial));
         }
         if !room.saturated && room.is_saturated(self.options.lag_window) {
             room.saturated = true;
@@ -514,14 +527,18 @@ impl Hub {
         }
     }
 
-    fn finish_pass(&mut self, id: RoomId) {
+    fn next_pass(&mut self) {
         self.passes.pop_front();
         self.slice = SLICE;
+    }
+
+    fn finish_pass(&mut self, id: RoomId) {
+        self.next_pass();
         let Options { lag_window, history, history_bytes, .. } = self.options;
         let room = &mut self.rooms[id];
         room.queued = room.finish_pass(lag_window, history, history_bytes);
         if room.queued {
-            self.passes.push_back(id);
+            self.passes.push_back((id, room.serial));
         }
         if room.saturated && !room.is_saturated(lag_window) {
             room.saturated = false;
@@ -538,8 +555,8 @@ impl Hub {
         if client.sending {
             return None;
         }
-        if let Some(span) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
-            return Some(self.start_sending(slot, span, 0));
+        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
+            return Some(self.start_sending(slot, span, count));
         }
         for _ in 0..client.seats.len() {
             let seat = client.seats[0];
@@ -586,12 +603,8 @@ impl Hub {
 
     /// Gives up a seat that was taken off the client's list; what is `owed` moves to its outbox.
     fn leave_seat(&mut self, slot: Slot, seat: Seat, owed: bool) {
-        while owed {
-            match self.rooms[seat.room].take(seat.index as usize) {
-                Visit::Send(_, span, _) => self.outbox(slot).push(span),
-                Visit::Lagged(slot, missed) => self.lag(slot, missed),
-                Visit::Nothing | Visit::Over => break,
-            }
+        if owed {
+            self.take_owed(slot, seat);
         }
         let room = &mut self.rooms[seat.room];
         let clients = &mut self.clients;
@@ -603,6 +616,16 @@ impl Hub {
         });
         self.look_at(slot);
         self.maybe_forget(seat.room);
+    }
+
+    fn take_owed(&mut self, slot: Slot, seat: Seat) {
+        loop {
+            match self.rooms[seat.room].take(seat.index as usize) {
+                Visit::Send(_, span, count) => self.outbox(slot).push(span, count),
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Nothing | Visit::Over => return,
+            }
+        }
     }
 
     /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
@@ -629,10 +652,6 @@ impl Hub {
 
     fn forget(&mut self, id: RoomId) {
         let room = self.rooms.remove(id);
-        if room.queued {
-            self.passes.retain(|other| *other != id);
-            self.slice = SLICE;
-        }
         self.saturated -= usize::from(room.saturated);
     }
 
