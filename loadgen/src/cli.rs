@@ -3,7 +3,7 @@
 use crate::message::MIN_SIZE;
 use crate::plan::Scenario;
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -79,9 +79,11 @@ pub(crate) struct RunOptions {
     pub(crate) size: usize,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
     pub(crate) duration: Duration,
     /// Traffic before the measured window.
     #[arg(long, default_value = "2s", value_parser = parse_duration)]
+    #[serde(rename = "warmup_seconds", serialize_with = "as_seconds")]
     pub(crate) warmup: Duration,
     /// Threads that share the connections; half the cores if not given.
     #[arg(long, default_value_t = default_threads(), value_parser = parse_threads)]
@@ -94,9 +96,11 @@ pub(crate) struct RunOptions {
     pub(crate) server_pid: Option<u32>,
     /// Limit for each handshake.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[serde(rename = "connect_timeout_seconds", serialize_with = "as_seconds")]
     pub(crate) connect_timeout: Duration,
     /// Messages count as lost when nothing has come for so long after the end.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    #[serde(rename = "grace_seconds", serialize_with = "as_seconds")]
     pub(crate) grace: Duration,
     /// Handshakes under way at once.
     #[arg(long, default_value_t = 100, value_parser = parse_threads)]
@@ -178,6 +182,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     } else {
         Err("give a time such as 10, 10s, 500ms or 2m, up to a day".to_owned())
     }
+}
+
+fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //!            │                                └─▶ connections ─▶ net, ws
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
-//! The [`coordinator`] and its workers share nothing but the messages in [`plan`].
+//! The coordinator and its workers share nothing but the messages in `plan`.
 
 mod cli;
 mod clock;

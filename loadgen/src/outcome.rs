@@ -165,8 +165,8 @@ impl Outcome {
         let Counts { unsent, foreign, received, .. } = self.messages.counts;
         if unsent > 0 {
             warnings.push(format!(
-                "{unsent} messages that were due were not sent, because the server took no more; the rate is \
-                 beyond what it can do"
+                "{unsent} messages that were due were not sent, because the server took no more or had closed; \
+                 the rate or the size is beyond what it can do"
             ));
         }
         if foreign > 0 {

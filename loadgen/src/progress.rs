@@ -31,7 +31,7 @@ impl Progress {
         Self {
             bar,
             quiet,
-            phase: "",
+            phase: "starting",
             began_ns: now,
             next_ns: 0,
             last_ns: now,

@@ -108,7 +108,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { buffers: 64, buffer_len: 16 * 1024, slots: 20_000 }
+        Self { buffers: 256, buffer_len: 8 * 1024, slots: 20_000 }
     }
 }
 

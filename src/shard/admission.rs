@@ -6,15 +6,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts connections, and says which one is too many. Every connection is counted from its accept to the
-/// release of its descriptor, whatever became of its handshake.
+/// release of its descriptor, whatever became of its handshake. One that is over a limit takes nobody's place.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// Most connections that are served at a time.
     limit: u64,
     /// Most of them from one address; 0: no limit.
     limit_per_address: u32,
+    /// All connections.
     count: AtomicU64,
-    /// Connections by address; empty when there is no limit.
+    /// Those that are not over a limit.
+    served: AtomicU64,
+    /// Those that are not over a limit, by address; empty when there is none for addresses.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
 
@@ -30,40 +33,29 @@ pub(crate) enum Excess {
 impl Admission {
     /// Limits of the whole server and per address (0: none).
     pub(crate) fn new(limit: u64, limit_per_address: u32) -> Self {
-        Self { limit, limit_per_address, count: AtomicU64::new(0), by_address: Mutex::default() }
+        let (count, served) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { limit, limit_per_address, count, served, by_address: Mutex::default() }
     }
 
-    /// Counts a connection from `address`. One that is over a limit is to be told so; it counts all the same.
+    /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
     pub(crate) fn enter(&self, address: IpAddr) -> Result<(), Excess> {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut from_here = 0;
-        if self.limit_per_address > 0 {
-            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
-            let entry = by_address.entry(key(address)).or_default();
-            *entry += 1;
-            from_here = *entry;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.enter_address(address)?;
+        let has_room = |served| (served < self.limit).then_some(served + 1);
+        if self.served.fetch_update(Ordering::Relaxed, Ordering::Relaxed, has_room).is_err() {
+            self.leave_address(address);
+            return Err(Excess::Server);
         }
-        if from_here > self.limit_per_address {
-            Err(Excess::Address)
-        } else if count > self.limit {
-            Err(Excess::Server)
-        } else {
-            Ok(())
-        }
+        Ok(())
     }
 
-    /// The connection from `address` is gone.
-    pub(crate) fn leave(&self, address: IpAddr) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        if self.limit_per_address > 0 {
-            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
-            let key = key(address);
-            let count = by_address.get_mut(&key).expect("who leaves has entered");
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&key);
-            }
+    /// The connection from `address` is gone, of which `enter` said that it was over a limit, or not.
+    pub(crate) fn leave(&self, address: IpAddr, excess: Option<Excess>) {
+        if excess.is_none() {
+            self.served.fetch_sub(1, Ordering::Relaxed);
+            self.leave_address(address);
         }
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Connections at this moment.
@@ -74,6 +66,30 @@ impl Admission {
     /// Addresses that have connections at this moment, when they are counted.
     pub(crate) fn addresses(&self) -> usize {
         self.by_address.lock().expect("nobody panics while counting").len()
+    }
+
+    fn enter_address(&self, address: IpAddr) -> Result<(), Excess> {
+        if self.limit_per_address > 0 {
+            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
+            let count = by_address.entry(key(address)).or_default();
+            if *count == self.limit_per_address {
+                return Err(Excess::Address);
+            }
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    fn leave_address(&self, address: IpAddr) {
+        if self.limit_per_address > 0 {
+            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
+            let key = key(address);
+            let count = by_address.get_mut(&key).expect("who leaves has entered");
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&key);
+            }
+        }
     }
 }
 
@@ -99,11 +115,16 @@ mod tests {
         assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
         assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
         assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
-        admission.leave(ip("10.0.0.1"));
         assert_eq!(admission.enter(ip("10.0.0.2")), Ok(()));
         assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Server));
-        for address in ["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.3"] {
-            admission.leave(ip(address));
+        admission.leave(ip("10.0.0.1"), None);
+        // Those who are over a limit are still there, and in nobody's way.
+        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(()));
+        assert_eq!(admission.count(), 5);
+        admission.leave(ip("10.0.0.1"), Some(Excess::Address));
+        admission.leave(ip("10.0.0.3"), Some(Excess::Server));
+        for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
+            admission.leave(ip(address), None);
         }
         assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }

@@ -10,8 +10,8 @@ use crate::protocol::Protocol;
 pub(crate) enum Phase {
     /// No connection has this slot.
     Free,
-    /// The request is awaited; one that is over a limit is answered with that.
-    Handshake(Option<Excess>),
+    /// The request is awaited.
+    Handshake,
     /// Messages are exchanged.
     Open,
     /// Our close frame is on its way, the client's is awaited.
@@ -44,6 +44,8 @@ pub(crate) struct Connection {
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
     pub(crate) peer: IpAddr,
+    /// The limit that this connection is over, which its request is answered with.
+    pub(crate) excess: Option<Excess>,
     /// When something must have happened.
     pub(crate) deadline_ms: u64,
     /// When this connection's timer fires, 0 when none is set.
@@ -54,27 +56,28 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn free() -> Self {
-        Self::new(Phase::Free, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
+        Self { phase: Phase::Free, ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), None, 0) }
     }
 
-    pub(crate) fn new(phase: Phase, peer: IpAddr, now_ms: u64) -> Self {
+    pub(crate) fn new(peer: IpAddr, excess: Option<Excess>, now_ms: u64) -> Self {
         Self {
             protocol: Protocol::new(),
-            phase,
+            phase: Phase::Handshake,
             pauses: 0,
             ended: false,
             pinged: false,
             peer,
+            excess,
             deadline_ms: u64::MAX,
             timer_ms: 0,
             heard_ms: now_ms,
         }
     }
 
-    /// Notes that something was heard of the client.
-    pub(crate) fn heard(&mut self, now_ms: u64) {
+    /// Notes that something was heard of the client. True when it is what a ping asked for.
+    pub(crate) fn heard(&mut self, now_ms: u64) -> bool {
         self.heard_ms = now_ms;
-        self.pinged = false;
+        std::mem::take(&mut self.pinged)
     }
 
     /// Adds a reason to pause; true when it is the first.

@@ -1,5 +1,7 @@
 //! What the backend reports, and what the client sent.
 
+use std::collections::VecDeque;
+
 use tracing::debug;
 
 use crate::app::Incoming;
@@ -11,7 +13,7 @@ use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status
 use super::admission::Excess;
 use super::connection::{Connection, Pause, Phase};
 use super::http::{self, Route};
-use super::{Shard, UNREAD_LIMIT};
+use super::{Held, Shard, UNREAD_LIMIT};
 
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
@@ -40,7 +42,7 @@ impl<B: Backend> Shard<B> {
             self.connections.resize_with(index + 1, Connection::free);
         }
         let excess = self.shared.admission.enter(peer).err();
-        self.connections[index] = Connection::new(Phase::Handshake(excess), peer, self.now_ms);
+        self.connections[index] = Connection::new(peer, excess, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
         self.hub.open(slot);
@@ -51,11 +53,20 @@ impl<B: Backend> Shard<B> {
     }
 
     fn received(&mut self, slot: Slot, mut buffer: Buffer) {
-        let connection = &mut self.connections[slot as usize];
-        connection.heard(self.now_ms);
-        let mut protocol = std::mem::take(&mut connection.protocol);
-        let mut input = buffer.bytes_mut();
+        self.heard(slot);
+        let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
+        if self.connections[slot as usize].is_paused(Pause::Unread) {
+            self.held.entry(slot).or_default().push_back(Held::Bytes(input.to_vec()));
+        } else {
+            self.take_in(slot, input);
+            self.pause_if_unread(slot);
+        }
+        self.backend.recycle(buffer);
+    }
+
+    fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
+        let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let limits = self.settings.limits;
         while let Some(event) = protocol.next(&mut input, &limits) {
             match event {
@@ -82,14 +93,15 @@ impl<B: Backend> Shard<B> {
             }
         }
         self.connections[slot as usize].protocol = protocol;
-        self.backend.recycle(buffer);
-        self.pause_if_unread(slot);
     }
 
     /// Answers a request; the room when it opens a WebSocket.
     fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<String> {
-        let Phase::Handshake(excess) = self.connections[slot as usize].phase else { return None };
-        if let Some(excess) = excess {
+        let connection = &self.connections[slot as usize];
+        if connection.phase != Phase::Handshake {
+            return None;
+        }
+        if let Some(excess) = connection.excess {
             let refusal = match excess {
                 Excess::Server => Refusal::new(
                     Status::ServiceUnavailable,
@@ -170,6 +182,9 @@ impl<B: Backend> Shard<B> {
     }
 
     fn ended(&mut self, slot: Slot) {
+        if let Some(held) = self.held.get_mut(&slot) {
+            return held.push_back(Held::End);
+        }
         let connection = &mut self.connections[slot as usize];
         connection.ended = true;
         match connection.phase {
@@ -182,15 +197,14 @@ impl<B: Backend> Shard<B> {
     }
 
     fn sent(&mut self, slot: Slot) {
-        let drained = self.hub.sent(slot);
-        let connection = &mut self.connections[slot as usize];
-        if connection.is_paused(Pause::Unread) {
-            connection.heard(self.now_ms);
-            if self.hub.outbox_len(slot) == 0 && connection.resume(Pause::Unread) {
-                self.backend.resume(slot);
+        self.hub.sent(slot);
+        if self.connections[slot as usize].is_paused(Pause::Unread) {
+            self.heard(slot);
+            if self.hub.outbox_len(slot) == 0 {
+                self.listen_again(slot);
             }
         }
-        if drained && self.connections[slot as usize].phase == Phase::Ending {
+        if self.connections[slot as usize].phase == Phase::Ending && self.hub.is_idle(slot) {
             self.linger(slot);
         }
     }
@@ -201,6 +215,27 @@ impl<B: Backend> Shard<B> {
         let unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
         if unread && connection.pause(Pause::Unread) {
             self.backend.pause(slot);
+        }
+    }
+
+    /// Goes on with a client that has read its answers: with what is held of it, then with what comes.
+    fn listen_again(&mut self, slot: Slot) {
+        while self.hub.outbox_len(slot) <= UNREAD_LIMIT {
+            let next = self.held.get_mut(&slot).and_then(VecDeque::pop_front);
+            match next {
+                Some(Held::Bytes(mut bytes)) => self.take_in(slot, &mut bytes),
+                Some(Held::End) => {
+                    self.held.remove(&slot);
+                    return self.ended(slot);
+                }
+                None => {
+                    self.held.remove(&slot);
+                    if self.connections[slot as usize].resume(Pause::Unread) {
+                        self.backend.resume(slot);
+                    }
+                    return;
+                }
+            }
         }
     }
 

@@ -83,7 +83,7 @@ impl<B: Backend> Shard<B> {
 
     /// Sends the last bytes, `owed` ones before them; then our direction of the stream ends.
     pub(super) fn end(&mut self, slot: Slot, owed: bool, last: &[u8]) {
-        if matches!(self.connections[slot as usize].phase, Phase::Handshake(_) | Phase::Open) {
+        if matches!(self.connections[slot as usize].phase, Phase::Handshake | Phase::Open) {
             self.farewell(slot, owed, last, Phase::Ending);
             self.finish_closing(slot);
         }
@@ -140,8 +140,9 @@ impl<B: Backend> Shard<B> {
         if gone.is_paused(Pause::Published) {
             self.paused.retain(|other| *other != slot);
         }
+        self.held.remove(&slot);
         self.hub.close(slot);
-        self.shared.admission.leave(gone.peer);
+        self.shared.admission.leave(gone.peer, gone.excess);
         self.live -= 1;
         self.stats.closed.add(1);
     }
@@ -195,7 +196,7 @@ impl<B: Backend> Shard<B> {
 
     fn timed_out(&mut self, slot: Slot) {
         match self.connections[slot as usize].phase {
-            Phase::Handshake(_) => {
+            Phase::Handshake => {
                 let reason = "The request did not come in time; send it right after connecting.";
                 self.refuse(slot, &Refusal::new(Status::RequestTimeout, reason));
             }
@@ -205,6 +206,14 @@ impl<B: Backend> Shard<B> {
                 self.close(slot, Close::Reset);
             }
             Phase::Free | Phase::Gone => {}
+        }
+    }
+
+    /// Something was heard of the client, so it lives.
+    pub(super) fn heard(&mut self, slot: Slot) {
+        let answered = self.connections[slot as usize].heard(self.now_ms);
+        if answered && self.is_open(slot) {
+            self.set_deadline(slot, self.settings.ping_ms);
         }
     }
 
@@ -229,7 +238,7 @@ impl<B: Backend> Shard<B> {
     /// Tells a client that the server ends.
     pub(super) fn leave_client(&mut self, slot: Slot) {
         match self.connections[slot as usize].phase {
-            Phase::Handshake(_) => {
+            Phase::Handshake => {
                 let reason = "This server is shutting down; connect again.";
                 self.refuse(slot, &Refusal::new(Status::ServiceUnavailable, reason));
             }

@@ -11,6 +11,7 @@ mod life;
 mod mail;
 mod mailbox;
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,6 +57,15 @@ pub(crate) struct Settings {
     pub(crate) drain_ms: u64,
 }
 
+/// An event that waits.
+#[derive(Debug)]
+enum Held {
+    /// These bytes arrived.
+    Bytes(Vec<u8>),
+    /// The client's direction of the stream ended.
+    End,
+}
+
 /// One worker: everything that lives on its thread.
 pub(crate) struct Shard<B> {
     settings: Settings,
@@ -77,6 +87,9 @@ pub(crate) struct Shard<B> {
     stuck_len: usize,
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
+    /// What still arrived from clients of which nothing more was to be received, since they do not read their
+    /// answers. What answers it waits with it, so that being told to wait makes nobody lag.
+    held: HashMap<Slot, VecDeque<Held>>,
     /// What the application asked to be closed.
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
@@ -108,6 +121,7 @@ impl<B: Backend> Shard<B> {
             stuck: false,
             stuck_len: 0,
             paused: Vec::new(),
+            held: HashMap::new(),
             closing: Vec::new(),
             drain: None,
             shared,

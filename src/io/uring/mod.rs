@@ -23,7 +23,7 @@ use nix::libc;
 use self::accepts::Accepts;
 use self::buffers::Buffers;
 use self::operation::Operation;
-use self::ring::{Completion, Ring};
+use self::ring::{Completion, Ring, WORK_A_WAIT};
 use super::admission::Admission;
 use super::clock::now_ms;
 use super::sends::{SendId, Sends};
@@ -68,6 +68,8 @@ struct Connection {
     cancelling: bool,
     /// FIN is asked for, and comes after the send under way.
     shutdown: bool,
+    /// FIN is under way.
+    shutting_down: bool,
     paused: bool,
     /// The peer's end of stream was received.
     ended: bool,
@@ -184,7 +186,11 @@ impl Uring {
             Operation::CancelAccept(_) => {}
             Operation::Receive(slot) => self.received(slot, completion, events),
             Operation::Send(id) => self.sent(id, completion.result, events),
-            Operation::Shutdown(slot) | Operation::Linger(slot) | Operation::Close(slot) => {
+            Operation::Shutdown(slot) => {
+                self.at(slot).shutting_down = false;
+                self.finish_operation(slot, events);
+            }
+            Operation::Linger(slot) | Operation::Close(slot) => {
                 // Closing always ends the descriptor; the others fail only when the peer is gone already.
                 self.finish_operation(slot, events);
             }
@@ -278,7 +284,7 @@ impl Uring {
         } else if open {
             events.push(Event::Sent { slot });
             if std::mem::take(&mut self.at(slot).shutdown) {
-                self.start(slot, operation::shutdown(slot));
+                self.start_shutdown(slot);
             }
         }
         self.finish_operation(slot, events);
@@ -299,14 +305,20 @@ impl Uring {
     }
 
     /// Cancels again where something is still under way. Mostly the operation has completed right after its
-    /// cancellation did, but the kernel does not find one that is between two attempts.
+    /// cancellation did, but the kernel does not find one that is between two attempts. A FIN, which a thread of
+    /// the kernel sends, comes to its end by itself and is waited for.
     fn cancel_unfinished(&mut self) {
         while let Some(slot) = self.unfinished.pop() {
             let connection = self.connections[slot as usize];
-            if connection.under_way > 0 && !connection.cancelling {
+            if connection.under_way > u8::from(connection.shutting_down) && !connection.cancelling {
                 self.cancel(slot);
             }
         }
+    }
+
+    fn start_shutdown(&mut self, slot: Slot) {
+        self.at(slot).shutting_down = true;
+        self.start(slot, operation::shutdown(slot));
     }
 
     /// Cancels what is under way and no longer wanted.
@@ -366,6 +378,12 @@ impl Backend for Uring {
         self.now_ms = now_ms();
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.take_completions(&mut completions);
+        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
+        if arrivals >= WORK_A_WAIT && result.is_ok() {
+            // There may be more: gather it, so that one pass over a room sends it together.
+            self.ring.look()?;
+            self.ring.take_completions(&mut completions);
+        }
         for completion in completions.drain(..) {
             self.complete(completion, events);
         }
@@ -406,7 +424,7 @@ impl Backend for Uring {
         if connection.send.is_some() {
             connection.shutdown = true;
         } else {
-            self.start(slot, operation::shutdown(slot));
+            self.start_shutdown(slot);
         }
     }
 

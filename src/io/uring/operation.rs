@@ -45,6 +45,11 @@ impl Operation {
         kind << 32 | u64::from(index)
     }
 
+    /// Whether this sends, which mostly completes as it is handed over.
+    pub(super) fn is_send(self) -> bool {
+        matches!(self, Self::Send(_))
+    }
+
     /// # Panics
     /// When `user_data` is not from `encode`: the kernel gives back what it was given.
     pub(super) fn decode(user_data: u64) -> Self {

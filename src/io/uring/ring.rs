@@ -5,10 +5,16 @@ use std::io;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, squeue};
+use io_uring::{IoUring, cqueue, squeue};
 use nix::libc;
 
 use super::operation::Operation;
+
+/// Pieces of deferred work, each the arrival of data for one connection, that the kernel runs when it waits for
+/// one completion (`IO_LOCAL_TW_DEFAULT_MAX`).
+pub(super) const WORK_A_WAIT: usize = 20;
+/// Completions to ask for when all are wanted.
+const MANY: usize = 1024;
 
 /// How often, and how long each time, to wait for cancelled operations when the ring is given up.
 const QUIESCE_ROUNDS: u32 = 20;
@@ -88,7 +94,8 @@ impl Ring {
         }
     }
 
-    /// Hands over all requests and waits for a completion, at most `timeout`.
+    /// Hands over all requests and waits for a completion, at most `timeout`. Where much has happened, not all of
+    /// it is reported: see [`Ring::look`].
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         while !self.overflow.is_empty() {
             passable(self.ring.submit())?;
@@ -98,6 +105,13 @@ impl Ring {
             }
         }
         self.wait(timeout)
+    }
+
+    /// Has the kernel report what has happened, without waiting. When it waits for one completion it runs at most
+    /// [`WORK_A_WAIT`] pieces of deferred work; when it is to wait for many it runs as many.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        let none = Timespec::new();
+        passable(self.ring.submitter().submit_with_args(MANY, &SubmitArgs::new().timespec(&none)))
     }
 
     /// Takes all completions there are.
@@ -153,21 +167,13 @@ impl Ring {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let result = match timeout {
             None => self.ring.submit_and_wait(1),
-            Some(Duration::ZERO) => self.submit_and_look(),
+            Some(Duration::ZERO) => return self.look(),
             Some(timeout) => {
                 let timespec = timespec(timeout);
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         };
         passable(result)
-    }
-
-    /// Hands over requests and lets the kernel post what has completed, without waiting. The crate's `submit`
-    /// leaves out the second half, on which deferred task work depends.
-    fn submit_and_look(&mut self) -> io::Result<usize> {
-        let count = self.ring.submission().len() as u32;
-        // SAFETY: the count is that of the queue, and no argument is passed.
-        unsafe { self.ring.submitter().enter::<libc::sigset_t>(count, 0, EnterFlags::GETEVENTS.bits(), None) }
     }
 }
 

@@ -1,0 +1,61 @@
+//! Every option refuses what it cannot be, and says what it wants.
+
+use crate::process::refuses;
+use crate::support::process::{output, uproar};
+
+/// Options with values that they refuse.
+const BAD: &[(&str, &[&str])] = &[
+    ("--listen", &["8000", "localhost:8000", "127.0.0.1:70000", "127.0.0.1"]),
+    ("--app", &["game"]),
+    ("--backend", &["kqueue"]),
+    ("--workers", &["0", "1025", "many", "-1"]),
+    ("--max-connections", &["-1", "x", "4294967296"]),
+    ("--max-connections-per-ip", &["-1", "x"]),
+    ("--max-message", &["0", "1073741825", "1M"]),
+    ("--lag-window", &["0", "1023", "1073741825"]),
+    ("--lag-policy", &["forgive"]),
+    ("--history-bytes", &["-1", "64K", "524289"]),
+    ("--history-seconds", &["-1", "soon", "nan", "inf", "1e9"]),
+    ("--handshake-seconds", &["0", "-1", "0.0001"]),
+    ("--ping-seconds", &["0", "x"]),
+    ("--pong-seconds", &["0", "x"]),
+    ("--close-seconds", &["0", "x"]),
+    ("--drain-seconds", &["-1", "x"]),
+    ("--log", &["uproar=loud", "=,="]),
+];
+
+#[test]
+fn every_option_refuses_bad_values() {
+    for (option, values) in BAD {
+        for value in *values {
+            let argument = format!("{option}={value}");
+            refuses(&mut uproar(&[&argument]), &[option, value]);
+            let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
+            refuses(uproar(&[]).env(name, value), &[option, value]);
+        }
+    }
+}
+
+/// Whoever adds an option gives it a row above.
+#[test]
+fn every_option_is_in_the_table() {
+    let help = output(&mut uproar(&["--help"]));
+    let text = String::from_utf8(help.stdout).expect("text");
+    let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    let names: Vec<_> = named.filter_map(|rest| rest.split_whitespace().next()).collect();
+    let known: Vec<_> = BAD.iter().map(|(option, _)| &option[2..]).collect();
+    assert_eq!(names, known);
+}
+
+#[test]
+fn unknown_words_are_refused_with_a_hint() {
+    refuses(&mut uproar(&["--wrokers=2"]), &["--wrokers", "'--workers'", "--help"]);
+    refuses(&mut uproar(&["--app=chatt"]), &["chatt", "chat, relay, echo"]);
+    refuses(&mut uproar(&["dance"]), &["dance", "--help"]);
+}
+
+#[test]
+fn what_cannot_be_together_is_refused_with_a_way_out() {
+    let parts = ["--history-bytes 4096", "--lag-window 4096", "lower the one or raise the other"];
+    refuses(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
+}

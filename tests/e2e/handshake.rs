@@ -1,0 +1,146 @@
+//! Requests, good and bad, over the wire.
+
+use uproar::config::AppName;
+use uproar::config::BackendName;
+
+use crate::support::raw::{CLOSE, Raw, Response, TEXT, close_payload, frame, upgrade_request};
+use crate::support::{TestServer, config, until};
+
+on_both_backends!(
+    bad_requests_are_told_why,
+    the_page_is_served,
+    the_handshake_answers_the_key,
+    a_request_in_single_bytes_opens_too,
+    messages_may_come_with_the_request,
+    a_request_costs_a_bounded_number_of_turns,
+);
+
+fn ask(server: &TestServer, request: &[u8]) -> Response {
+    let mut raw = Raw::connect(server.address());
+    raw.try_send(request);
+    raw.response()
+}
+
+/// The good request with one thing changed.
+fn with(from: &str, to: &str) -> Vec<u8> {
+    let good = upgrade_request("/");
+    assert!(good.contains(from));
+    good.replace(from, to).into_bytes()
+}
+
+fn bad_requests_are_told_why(backend: BackendName) {
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+    let server = TestServer::echo(backend);
+    let rows: Vec<(&str, u16, Vec<u8>)> = vec![
+        ("no HTTP", 400, b"\x16\x03\x01 hello\r\n\r\n".to_vec()),
+        ("another version of HTTP", 400, with("HTTP/1.1", "HTTP/3.0")),
+        ("HTTP/1.0", 400, with("HTTP/1.1", "HTTP/1.0")),
+        ("no host", 400, with("Host: test\r\n", "")),
+        ("two hosts", 400, with("Host: test\r\n", "Host: test\r\nHost: test\r\n")),
+        ("a name with a space", 400, with("Host: ", "Host : ")),
+        ("a bare target", 400, with("GET / ", "GET room ")),
+        ("no Connection", 400, with("Connection: Upgrade\r\n", "")),
+        ("another token in Connection", 400, with("Connection: Upgrade", "Connection: Upgraded")),
+        ("no key", 400, with(KEY, "")),
+        ("two keys", 400, with(KEY, &KEY.repeat(2))),
+        ("a key of 15 bytes", 400, with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j")),
+        ("a key that is no base64", 400, with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZ!==")),
+        ("a bad length", 400, with(KEY, "Content-Length: x\r\n")),
+        ("a room without a name", 400, upgrade_request("/room/").into_bytes()),
+        ("a room with a slash", 400, upgrade_request("/room/a%2Fb").into_bytes()),
+        ("a room that is not UTF-8", 400, upgrade_request("/room/%ff").into_bytes()),
+        ("nothing is there", 404, upgrade_request("/nowhere").into_bytes()),
+        ("POST", 405, with("GET /", "POST /")),
+        ("a body", 413, with(KEY, "Content-Length: 5\r\n")),
+        ("a chunked body", 413, with(KEY, "Transfer-Encoding: chunked\r\n")),
+        ("a long target", 414, upgrade_request(&format!("/{}", "x".repeat(17_000))).into_bytes()),
+        ("no version", 426, with(VERSION, "")),
+        ("version 8", 426, with("Version: 13", "Version: 8")),
+        ("two versions", 426, with(VERSION, &VERSION.repeat(2))),
+        ("no upgrade", 426, with("Upgrade: websocket\r\n", "")),
+        ("another upgrade", 426, with("Upgrade: websocket", "Upgrade: h2c")),
+        ("65 lines", 431, with("Host: test\r\n", &format!("Host: test\r\n{}", "X: y\r\n".repeat(60)))),
+        ("a long head", 431, with("Host: test\r\n", &format!("Host: test\r\nX: {}\r\n", "y".repeat(17_000)))),
+    ];
+    for (what, status, request) in rows {
+        let response = ask(&server, &request);
+        assert_eq!(response.status, status, "{what}: {response:?}");
+        let Response { head, body, .. } = &response;
+        assert!(head.contains("\r\nConnection: close\r\n"), "{what}: {head}");
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{what}: {head}");
+        assert!(body.len() > 20 && body.ends_with(".\n"), "{what}: {body:?} says too little");
+        match status {
+            405 => assert!(head.contains("\r\nAllow: GET\r\n"), "{head}"),
+            426 => assert!(head.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{head}"),
+            _ => {}
+        }
+    }
+    assert_eq!(server.totals().opened, 0);
+}
+
+fn the_page_is_served(backend: BackendName) {
+    let server = TestServer::start(&config(backend, AppName::Chat, 1));
+    for path in ["/", "/room/garden", "/?x=1"] {
+        let response = ask(&server, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        assert_eq!(response.status, 200, "{path}");
+        assert!(response.head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{path}");
+        assert!(response.body.contains("<title>"), "{path}");
+        assert!(
+            response.head.contains(&format!("\r\nContent-Length: {}\r\n", response.body.len())),
+            "{path}"
+        );
+    }
+    let head_only = ask(&server, b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!((head_only.status, head_only.body.as_str()), (200, ""));
+}
+
+// RFC 6455 §1.3 has this key and its answer.
+fn the_handshake_answers_the_key(backend: BackendName) {
+    let server = TestServer::echo(backend);
+    let mut raw = Raw::connect(server.address());
+    raw.send(upgrade_request("/room/caf%C3%A9?token=1").as_bytes());
+    raw.half_close();
+    let response = raw.response();
+    assert_eq!(response.status, 101);
+    assert!(
+        response.head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+        "{response:?}"
+    );
+}
+
+fn a_request_in_single_bytes_opens_too(backend: BackendName) {
+    let server = TestServer::echo(backend);
+    let mut raw = Raw::connect(server.address());
+    for byte in upgrade_request("/").bytes() {
+        raw.send(&[byte]);
+    }
+    raw.switched();
+    for byte in frame(TEXT, "grüße".as_bytes()) {
+        raw.send(&[byte]);
+    }
+    assert_eq!(raw.frame(), (TEXT, "grüße".into()));
+}
+
+fn messages_may_come_with_the_request(backend: BackendName) {
+    let server = TestServer::echo(backend);
+    let mut raw = Raw::connect(server.address());
+    let close = frame(CLOSE, &close_payload(1000, "done"));
+    raw.send(&[upgrade_request("/").as_bytes(), &frame(TEXT, b"one"), &frame(TEXT, b"two"), &close].concat());
+    raw.switched();
+    assert_eq!(raw.frame(), (TEXT, b"one".to_vec()));
+    assert_eq!(raw.frame(), (TEXT, b"two".to_vec()));
+    assert_eq!(raw.close_frame(), (1000, String::new()));
+    raw.end();
+}
+
+fn a_request_costs_a_bounded_number_of_turns(backend: BackendName) {
+    const REQUESTS: u64 = 50;
+    let server = TestServer::echo(backend);
+    for _ in 0..REQUESTS {
+        assert_eq!(ask(&server, b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").status, 404);
+    }
+    until("all are forgotten", || server.connections().0 == 0);
+    let turns = server.totals().turns;
+    assert!(turns < 20 * REQUESTS, "{turns} turns");
+}

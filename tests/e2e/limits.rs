@@ -1,0 +1,175 @@
+//! How many connections there may be, and that their count is right whatever happens to them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use uproar::config::{AppName, BackendName, Config};
+
+use crate::support::client::Client;
+use crate::support::raw::{BINARY, CLOSE, Raw, close_payload, connect_from, frame, upgrade_request};
+use crate::support::{TestServer, config, until};
+
+on_both_backends!(
+    the_server_has_a_limit,
+    every_address_has_a_limit,
+    who_is_refused_takes_no_place,
+    the_count_is_right_after_any_order,
+    ipv6_works_and_is_counted,
+    an_ipv4_client_of_an_ipv6_listener_is_counted_as_such,
+);
+
+fn from(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+/// Tries until a client gets in.
+fn get_in(address: SocketAddr, source: IpAddr) -> Client {
+    let mut client = None;
+    until("there is room again", || {
+        client = Client::open_on(connect_from(source, address), "/").ok();
+        client.is_some()
+    });
+    client.expect("it got in")
+}
+
+fn the_server_has_a_limit(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 4);
+    let server = TestServer::start(&Config { max_connections: 10, ..base });
+    let mut clients: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
+    let mut refused = Raw::connect(server.address());
+    refused.send(upgrade_request("/").as_bytes());
+    let response = refused.response();
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.head.contains("\r\nConnection: close\r\n") && !response.body.is_empty(), "{response:?}");
+    drop(refused);
+    for client in &mut clients {
+        client.say("still here");
+        client.hears("still here");
+    }
+    clients.pop();
+    clients.push(get_in(server.address(), from(1)));
+}
+
+fn every_address_has_a_limit(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 4);
+    let server = TestServer::start(&Config { max_connections_per_ip: 3, ..base });
+    let open = |last| Client::open_on(connect_from(from(last), server.address()), "/");
+    let mut first: Vec<_> = (0..3).map(|_| open(1).expect("below the limit")).collect();
+    let second: Vec<_> = (0..3).map(|_| open(2).expect("below the limit")).collect();
+    assert_eq!(server.connections(), (6, 2));
+    assert_eq!(open(1).err(), Some(429));
+    assert_eq!(open(2).err(), Some(429));
+    let third = open(3).expect("another address");
+    first.pop();
+    first.push(get_in(server.address(), from(1)));
+    assert_eq!(open(2).err(), Some(429));
+    drop((first, second, third));
+}
+
+fn who_is_refused_takes_no_place(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let server = TestServer::start(&Config { max_connections: 8, max_connections_per_ip: 2, ..base });
+    // One address has more connections than the whole server may have, and says nothing on them.
+    let silent: Vec<_> = (0..20).map(|_| connect_from(from(1), server.address())).collect();
+    until("all are accepted", || server.totals().accepted == 20);
+    let others: Vec<_> = (2..5)
+        .map(|last| Client::open_on(connect_from(from(last), server.address()), "/").expect("there is room"))
+        .collect();
+    drop((silent, others));
+}
+
+/// What a client may do between connecting and its end.
+fn misbehave(address: SocketAddr, seed: u64) {
+    let source = from((seed % 5) as u8 + 1);
+    let mut raw = Raw::over(connect_from(source, address));
+    let request = upgrade_request("/");
+    match seed / 5 % 10 {
+        0 => {}
+        1 => raw.abort(),
+        2 => raw.half_close(),
+        3 => raw.send(&request.as_bytes()[..40]),
+        4 => {
+            raw.send(b"GET / HTTP/1.1\r\n\r\n");
+            assert!(matches!(raw.response().status, 400 | 429 | 503));
+        }
+        5 => {
+            raw.try_send(request.as_bytes());
+            raw.abort();
+        }
+        6 => {
+            raw.try_send(&[request.as_bytes(), &frame(CLOSE, &close_payload(1000, ""))].concat());
+            drop(raw);
+        }
+        7 => {
+            raw.try_send(&[request.as_bytes(), &frame(BINARY, &[1; 1000]), b"garbage"].concat());
+            drop(raw);
+        }
+        8 => {
+            raw.try_send(request.as_bytes());
+            raw.half_close();
+            raw.response();
+        }
+        _ => {
+            // Time-outs: it says nothing until the server has had enough.
+            let _ = raw.response();
+        }
+    }
+}
+
+fn the_count_is_right_after_any_order(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 4);
+    let server = TestServer::start(&Config {
+        max_connections: 30,
+        max_connections_per_ip: 8,
+        handshake_seconds: Duration::from_millis(100),
+        ..base
+    });
+    let address = server.address();
+    let threads: Vec<_> = (0..8_u64)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                let mut state = thread + 1;
+                for _ in 0..60 {
+                    // Constants of Knuth's MMIX generator.
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    misbehave(address, state >> 33);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("no surprise");
+    }
+    until("all are gone", || server.connections() == (0, 0));
+    // Everybody has room again, so nothing was counted twice either.
+    for last in 1..=5 {
+        drop(Client::open_on(connect_from(from(last), address), "/").expect("there is room"));
+    }
+}
+
+fn ipv6_works_and_is_counted(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let listen = vec!["[::1]:0".parse().expect("an address")];
+    let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });
+    let mut client = Client::open(server.address(), "/");
+    client.say("hello");
+    client.hears("hello");
+    assert_eq!(server.connections(), (1, 1));
+    let source = server.address().ip();
+    assert_eq!(Client::open_on(connect_from(source, server.address()), "/").err(), Some(429));
+    drop(client);
+    drop(get_in(server.address(), source));
+}
+
+fn an_ipv4_client_of_an_ipv6_listener_is_counted_as_such(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let listen = ["[::]:0", "127.0.0.1:0"].map(|address| address.parse().expect("an address")).to_vec();
+    let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });
+    let [dual, plain] = server.addresses() else { panic!("two addresses") };
+    let dual = SocketAddr::from(([127, 0, 0, 1], dual.port()));
+    let client = Client::open(dual, "/");
+    assert_eq!(Client::open_on(connect_from(from(1), *plain), "/").err(), Some(429));
+    let other = Client::open_on(connect_from(from(2), *plain), "/").expect("another address");
+    drop((client, other));
+}

@@ -1,0 +1,45 @@
+//! An application's mistake ends one connection, not the server.
+
+use uproar::app::{App, ClientId, Context, Incoming, Message};
+use uproar::config::{AppName, BackendName};
+
+use crate::support::client::Client;
+use crate::support::{TestServer, config};
+
+on_both_backends!(a_panic_closes_its_client_alone);
+
+/// Says everything to everyone, and does not survive the word `boom`.
+struct Fragile;
+
+impl App for Fragile {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        assert_ne!(room, "boom", "told to panic");
+        context.join(client, room, 0);
+    }
+
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+        assert_ne!(message.text(), Some("boom"), "told to panic");
+        context.say(client, Message { kind: message.kind, parts: &[message.payload] });
+    }
+
+    fn on_close(&mut self, _context: &mut Context<'_>, _client: ClientId) {
+        panic!("told to panic, even at the end");
+    }
+}
+
+fn a_panic_closes_its_client_alone(backend: BackendName) {
+    let server = TestServer::start_app(&config(backend, AppName::Relay, 2), |_| Box::new(Fragile));
+    let mut others: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
+    let mut speaker = Client::open(server.address(), "/");
+    speaker.say("boom");
+    assert_eq!(speaker.closed(), (1011, "the server made a mistake".into()));
+    let mut newcomer = Client::open(server.address(), "/room/boom");
+    assert_eq!(newcomer.closed(), (1011, "the server made a mistake".into()));
+    for other in &mut others {
+        other.say("go on");
+        while other.line() != "go on" {}
+    }
+    // One for the message and one for the room, and each end made another.
+    assert_eq!(server.totals().panics, 4);
+    drop(others);
+}

@@ -1,0 +1,166 @@
+//! The relay: order, completeness, and what a delivery costs.
+
+use std::collections::HashSet;
+
+use tungstenite::Message;
+use uproar::config::{AppName, BackendName, Config};
+use uproar::hub::{self, Hub};
+
+use crate::support::client::Client;
+use crate::support::crowd::Crowd;
+use crate::support::{TestServer, config};
+
+on_both_backends!(
+    messages_arrive_verbatim_in_text_and_binary,
+    all_see_the_same_order,
+    publishers_at_full_speed_lose_nothing,
+    a_storm_costs_few_sends,
+);
+
+fn messages_arrive_verbatim_in_text_and_binary(backend: BackendName) {
+    let server = TestServer::relay(backend, 2);
+    let mut ada = Client::open(server.address(), "/");
+    for message in [
+        Message::text("plain"),
+        Message::text("<b>not stripped</b> /help"),
+        Message::text(""),
+        Message::text("0"),
+        Message::binary(vec![0, 255, 10]),
+        Message::binary(vec![]),
+        Message::binary(vec![7; 70_000]),
+    ] {
+        ada.send(message.clone());
+        assert_eq!(ada.message(), message);
+    }
+}
+
+fn all_see_the_same_order(backend: BackendName) {
+    const CLIENTS: u16 = 50;
+    const EACH: u16 = 200;
+    let server = TestServer::relay(backend, 4);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::open(server.address(), "/room/order")).collect();
+    // Whoever hears itself is a member; after the last of these words only what is counted comes.
+    for (at, client) in clients.iter_mut().enumerate() {
+        let here = Message::text(format!("here {at}"));
+        client.send(here.clone());
+        while client.message() != here {}
+    }
+    clients[0].say("begin");
+    let readers: Vec<_> = clients
+        .into_iter()
+        .zip(0..)
+        .map(|(mut client, own): (_, u16)| {
+            std::thread::spawn(move || {
+                while client.message() != Message::text("begin") {}
+                for number in 0..EACH {
+                    client.send(Message::binary([own.to_be_bytes(), number.to_be_bytes()].concat()));
+                }
+                (0..u32::from(CLIENTS) * u32::from(EACH))
+                    .map(|_| match client.message() {
+                        Message::Binary(bytes) => u32::from_be_bytes(bytes[..].try_into().expect("4 bytes")),
+                        other => panic!("{other:?}"),
+                    })
+                    .collect::<Vec<u32>>()
+            })
+        })
+        .collect();
+    let orders: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("it read all")).collect();
+    assert!(orders.iter().all(|order| *order == orders[0]), "two clients saw different orders");
+    let distinct: HashSet<u32> = orders[0].iter().copied().collect();
+    assert_eq!(distinct.len(), usize::from(CLIENTS) * usize::from(EACH), "one came twice, so one is missing");
+    for own in 0..u32::from(CLIENTS) {
+        let numbers: Vec<u32> = orders[0]
+            .iter()
+            .filter(|message| **message >> 16 == own)
+            .map(|message| message & 0xffff)
+            .collect();
+        assert!(numbers.is_sorted(), "the messages of client {own} changed places");
+    }
+}
+
+/// Two room names whose messages are put in order on different workers.
+fn rooms_of_different_homes(workers: u16) -> [String; 2] {
+    let options = hub::Options {
+        shard: 0,
+        shards: workers,
+        lag_window: 0,
+        history: 0,
+        history_bytes: 0,
+        history_ms: 0,
+    };
+    let hub = Hub::new(options);
+    let first = String::from("first");
+    let other = (0..).map(|number| format!("other-{number}"));
+    let second =
+        other.into_iter().find(|name| hub.home_of(name) != hub.home_of(&first)).expect("there is one");
+    [first, second]
+}
+
+fn publishers_at_full_speed_lose_nothing(backend: BackendName) {
+    const EACH: u32 = 150;
+    const LEN: usize = 10_000;
+    const MEMBERS: usize = 8;
+    let base = config(backend, AppName::Relay, 4);
+    // Nobody lags within the total, so whatever is lost was lost by us.
+    let total = EACH as usize * MEMBERS * (LEN + 4);
+    let server = TestServer::start(&Config { lag_window: 2 * total as u32, ..base });
+    let address = server.address();
+    let sides: Vec<_> = rooms_of_different_homes(4)
+        .into_iter()
+        .map(|room| {
+            std::thread::spawn(move || {
+                let mut crowd = Crowd::gather(address, &room, MEMBERS);
+                let mut payload = vec![0; LEN];
+                // All of it is on its way before anybody reads.
+                for number in 0..EACH {
+                    for member in 0..MEMBERS {
+                        payload[0] = member as u8;
+                        payload[1..5].copy_from_slice(&number.to_be_bytes());
+                        crowd.say(member, &payload);
+                    }
+                }
+                let mut next = [[0_u32; MEMBERS]; MEMBERS];
+                let mut missing = EACH as usize * MEMBERS * MEMBERS;
+                while missing > 0 {
+                    crowd.poll(|reader, _, payload| {
+                        let number = u32::from_be_bytes(payload[1..5].try_into().expect("4 bytes"));
+                        let expected = &mut next[reader][usize::from(payload[0])];
+                        assert_eq!((number, payload.len()), (*expected, LEN));
+                        *expected += 1;
+                        missing -= 1;
+                    });
+                }
+                crowd
+            })
+        })
+        .collect();
+    let crowds: Vec<_> = sides.into_iter().map(|side| side.join().expect("all came")).collect();
+    assert_eq!(server.totals().lagged, 0);
+    drop(crowds);
+}
+
+fn a_storm_costs_few_sends(backend: BackendName) {
+    const MEMBERS: usize = 500;
+    const ROUNDS: usize = 4;
+    let server = TestServer::relay(backend, 2);
+    let mut crowd = Crowd::gather(server.address(), "storm", MEMBERS);
+    let before = server.totals();
+    for _ in 0..ROUNDS {
+        for member in 0..MEMBERS {
+            crowd.say(member, b"hello, everybody");
+        }
+        let mut missing = MEMBERS * crowd.len();
+        while missing > 0 {
+            crowd.poll(|_, _, payload| {
+                assert_eq!(payload, b"hello, everybody");
+                missing -= 1;
+            });
+        }
+    }
+    let after = server.totals();
+    assert_eq!(after.messages_in - before.messages_in, (ROUNDS * MEMBERS) as u64);
+    assert_eq!(after.deliveries - before.deliveries, (ROUNDS * MEMBERS * MEMBERS) as u64);
+    let sends_per_delivery =
+        (after.sends - before.sends) as f64 / (after.deliveries - before.deliveries) as f64;
+    assert!(sends_per_delivery < 0.05, "{sends_per_delivery}");
+}

@@ -1,0 +1,93 @@
+//! Servers to test and clients to test them with.
+
+pub(crate) mod chatter;
+pub(crate) mod client;
+pub(crate) mod crowd;
+pub(crate) mod process;
+pub(crate) mod raw;
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::time::{Duration, Instant};
+
+use uproar::app::App;
+use uproar::config::{AppName, BackendName, Config};
+use uproar::server::Server;
+
+/// How long a test waits for what must come. Long, since it only delays failures.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Settings of a server on a port that the kernel chooses.
+pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config {
+    Config {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        app,
+        backend,
+        workers: Some(workers),
+        drain_seconds: Duration::ZERO,
+        ..Config::default()
+    }
+}
+
+/// A server in this process. At its end it must have forgotten all its clients.
+pub(crate) struct TestServer {
+    server: Server,
+}
+
+impl TestServer {
+    pub(crate) fn start(config: &Config) -> Self {
+        Self { server: Server::start(config).expect("the server starts") }
+    }
+
+    pub(crate) fn start_app<F>(config: &Config, make: F) -> Self
+    where
+        F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
+    {
+        Self { server: Server::start_app(config, make).expect("the server starts") }
+    }
+
+    /// A relay with the defaults otherwise.
+    pub(crate) fn relay(backend: BackendName, workers: u16) -> Self {
+        Self::start(&config(backend, AppName::Relay, workers))
+    }
+
+    /// An echo with the defaults otherwise.
+    pub(crate) fn echo(backend: BackendName) -> Self {
+        Self::start(&config(backend, AppName::Echo, 2))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.addresses()[0]
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The test has failed for a reason of its own.
+            return self.server.stop();
+        }
+        until("every connection is forgotten", || self.server.connections() == (0, 0));
+        self.server.stop();
+        self.server.join();
+        let totals = self.server.totals();
+        assert_eq!(totals.accepted, totals.closed, "{totals:?}");
+    }
+}
+
+/// Waits until `condition` holds; for what nobody tells us about.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,125 @@
+//! The server as its users start it: a process with arguments, output and an exit code.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use uproar::config::BackendName;
+
+const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
+
+/// The command line of `backend`.
+pub(crate) fn backend_arg(backend: BackendName) -> &'static str {
+    if backend == BackendName::IoUring { "--backend=io-uring" } else { "--backend=epoll" }
+}
+
+/// A server process; killed when it is dropped before its end.
+pub(crate) struct Process {
+    child: Child,
+    /// What it printed when it was ready.
+    pub(crate) ready_line: String,
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<String>>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+/// How a process ended.
+pub(crate) struct Ended {
+    /// The exit code; none after a signal.
+    pub(crate) code: Option<i32>,
+    /// All that it wrote to stderr.
+    pub(crate) log: String,
+}
+
+impl Process {
+    /// Starts it on a free port.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::run(uproar(args).args(["--listen", "127.0.0.1:0"]))
+    }
+
+    /// Starts it with room for so many descriptors.
+    pub(crate) fn start_with_descriptors(limit: u32, args: &[&str]) -> Self {
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, UPROAR, "--listen", "127.0.0.1:0"]).args(args);
+        Self::run(&mut command)
+    }
+
+    pub(crate) fn run(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("piped");
+        let written = Arc::clone(&log);
+        let log_reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = written.lock().expect("nobody panics with it");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut ready_line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut ready_line).expect("a line");
+        // What else it prints must not stop it.
+        std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let address = ready_line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
+        let Some(address) = address.and_then(|address| address.parse().ok()) else {
+            panic!("{ready_line:?}, and on stderr: {}", log.lock().expect("readable"));
+        };
+        Self { child, ready_line, address, log, log_reader: Some(log_reader) }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with it").clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(mut self) -> Ended {
+        let code = self.child.wait().expect("it ends").code();
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().expect("all was read");
+        }
+        Ended { code, log: self.log() }
+    }
+
+    /// A value of `/proc/PID/status` in KiB; `VmHWM` is the most memory that was ever resident.
+    pub(crate) fn memory_kib(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let value = line.and_then(|value| value.trim().strip_suffix(" kB")).expect("a value in kB");
+        value.parse().expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The command with arguments, and nothing of our environment's settings.
+pub(crate) fn uproar(args: &[&str]) -> Command {
+    let mut command = Command::new(UPROAR);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("UPROAR_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+/// Runs a command that ends by itself.
+pub(crate) fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("it runs")
+}

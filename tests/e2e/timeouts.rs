@@ -1,0 +1,86 @@
+//! What becomes of clients that fall silent.
+
+use std::time::Duration;
+
+use tungstenite::Message;
+use uproar::config::{AppName, BackendName, Config};
+
+use crate::support::client::Client;
+use crate::support::raw::{CLOSE, PING, PONG, Raw, close_payload, frame, upgrade_request};
+use crate::support::{TestServer, config, until};
+
+on_both_backends!(
+    a_request_that_does_not_come_is_answered_with_408,
+    silent_clients_are_pinged_and_then_closed,
+    who_answers_pings_stays,
+    a_closing_handshake_has_its_time,
+    a_refused_client_that_stays_is_reset,
+);
+
+const SHORT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(600);
+
+fn a_request_that_does_not_come_is_answered_with_408(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { handshake_seconds: SHORT, ..base });
+    for beginning in [&b""[..], b"\r\n", b"G", b"GET / HTTP/1.1\r\nHost: test\r\n"] {
+        let mut raw = Raw::connect(server.address());
+        raw.send(beginning);
+        let response = raw.response();
+        assert_eq!(response.status, 408, "{response:?}");
+    }
+    // The time is for the whole request, not for each byte.
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"GET / HTTP/1.1\r\nX: ");
+    until("the server has had enough", || {
+        raw.try_send(b"x");
+        server.totals().refused == 5
+    });
+    assert_eq!(raw.response().status, 408);
+}
+
+fn silent_clients_are_pinged_and_then_closed(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { ping_seconds: SHORT, pong_seconds: SHORT, ..base });
+    let mut raw = Raw::open(server.address(), "/");
+    assert_eq!(raw.frame(), (PING, vec![]));
+    raw.send(&frame(PONG, b""));
+    assert_eq!(raw.frame(), (PING, vec![]), "the answer counts, and the next silence is the same");
+    assert_eq!(raw.close_frame(), (1008, "no answer to a ping".into()));
+    raw.send(&frame(CLOSE, &close_payload(1008, "")));
+    raw.end();
+}
+
+fn who_answers_pings_stays(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { ping_seconds: SHORT, pong_seconds: LONG, ..base });
+    let mut client = Client::open(server.address(), "/");
+    for _ in 0..5 {
+        // The answer goes out by itself.
+        assert!(matches!(client.socket.read(), Ok(Message::Ping(_))));
+    }
+    client.say("still here");
+    client.hears("still here");
+}
+
+fn a_closing_handshake_has_its_time(backend: BackendName) {
+    let base = config(backend, AppName::Chat, 1);
+    let server = TestServer::start(&Config { close_seconds: SHORT, ..base });
+    let mut raw = Raw::open(server.address(), "/");
+    assert!(raw.frame().1.starts_with(b"* welcome"));
+    raw.send(&frame(0x82, b"binary"));
+    assert_eq!(raw.close_frame().0, 1003);
+    // It neither answers nor closes, so it is thrown out.
+    raw.reset();
+    until("it is forgotten", || server.connections().0 == 0);
+}
+
+fn a_refused_client_that_stays_is_reset(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { close_seconds: SHORT, ..base });
+    let mut raw = Raw::connect(server.address());
+    raw.send(upgrade_request("/nowhere").as_bytes());
+    assert_eq!(raw.response().status, 404);
+    until("it is forgotten although it is there", || server.connections().0 == 0);
+    drop(raw);
+}

@@ -1,0 +1,293 @@
+//! Who may import whom: the table of the design, checked in the sources.
+//!
+//! Modules reach each other by paths that begin with `crate::` (or with enough `super::` to leave the module), and
+//! other crates by paths that begin with their name. Code for tests alone may do as it likes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module, what it may use of this crate, and which other crates. A path stands for everything below it.
+struct Rule {
+    module: &'static str,
+    own: &'static [&'static str],
+    others: &'static [&'static str],
+}
+
+const TABLE: &[Rule] = &[
+    Rule {
+        module: "protocol",
+        own: &["protocol"],
+        others: &["base64", "httparse", "sha1", "simdutf8", "thiserror"],
+    },
+    Rule { module: "io", own: &["io", "chunk"], others: &["io_uring", "nix"] },
+    Rule {
+        module: "hub",
+        own: &["hub", "protocol::frame", "chunk", "timers"],
+        others: &["slab", "smallvec"],
+    },
+    Rule { module: "app", own: &["app", "hub", "protocol"], others: &["html5gum", "simdutf8"] },
+    Rule {
+        module: "shard",
+        own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "timers"],
+        others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
+    },
+    Rule {
+        module: "server",
+        own: &["server", "app", "config", "hub", "io", "protocol", "shard", "stats"],
+        others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
+    },
+    Rule {
+        module: "main",
+        own: &["config", "server"],
+        others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
+    },
+    Rule { module: "lib", own: &[], others: &[] },
+    Rule { module: "chunk", own: &[], others: &[] },
+    Rule { module: "config", own: &[], others: &["clap"] },
+    Rule { module: "stats", own: &[], others: &[] },
+    Rule { module: "timers", own: &[], others: &[] },
+];
+
+#[test]
+fn modules_import_only_what_the_table_allows() {
+    let known = crates();
+    let mut wrong = Vec::new();
+    for path in sources(Path::new("src")) {
+        let text = fs::read_to_string(&path).expect("readable");
+        let found = violations(&path, &text, &known);
+        wrong.extend(found.into_iter().map(|import| format!("{} imports {import}", path.display())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The test can fail: it sees each way to reach a module.
+#[test]
+fn a_forbidden_import_is_found() {
+    for (path, text, import) in [
+        ("src/protocol/frame.rs", "use crate::io::Slot;", "crate::io::Slot"),
+        ("src/io/epoll.rs", "use crate::protocol::frame;", "crate::protocol::frame"),
+        ("src/io/epoll.rs", "fn f() { tracing::info!(\"x\"); }", "tracing::info"),
+        ("src/io/mod.rs", "use super::hub::Hub;", "crate::hub::Hub"),
+        ("src/io/uring/ring.rs", "use super::super::super::hub::Hub;", "crate::hub::Hub"),
+        (
+            "src/hub/log.rs",
+            "use crate::{chunk::Span, protocol::{frame::Kind, Protocol}};",
+            "crate::protocol::Protocol",
+        ),
+        ("src/hub/mod.rs", "fn f(a: crate::app::App) {}", "crate::app::App"),
+        ("src/hub/mod.rs", "pub use crate::{\n    stats,\n    timers::Timers,\n};", "crate::stats"),
+        ("src/stats.rs", "use super::config::Config;", "crate::config::Config"),
+        ("src/chunk.rs", "use nix::libc;", "nix::libc"),
+        ("src/main.rs", "use uproar::hub::Hub;", "crate::hub::Hub"),
+    ] {
+        let found = violations(Path::new(path), text, &crates());
+        assert_eq!(found, [import], "{path}: {text}");
+    }
+}
+
+#[test]
+fn words_and_test_code_are_no_imports() {
+    let text = "//! See crate::io.\nuse crate::chunk::Span; // not crate::io\nconst A: &str = \"crate::io\";\n\
+                const B: char = '\"'; fn f<'a>(_: &'a str) {}\n/* crate::io */\n\
+                #[cfg(test)]\nmod tests {\n    use crate::io::Slot;\n    fn g() { { proptest::x() } }\n}\n";
+    assert_eq!(violations(Path::new("src/hub/log.rs"), text, &crates()), [""; 0]);
+}
+
+/// Imports of a file that the table does not allow, in order and each once.
+fn violations(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<String> {
+    let names: Vec<_> =
+        path.with_extension("").iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    let rule = TABLE.iter().find(|rule| rule.module == names[1]);
+    let Some(rule) = rule else {
+        return vec![format!("what it likes: {} has no row in the table", names[1])];
+    };
+    // `mod.rs`, `lib.rs` and `main.rs` are their directory's module.
+    let is_directory = ["mod", "lib", "main"].contains(&names[names.len() - 1].as_str());
+    let depth = names.len() - 1 - usize::from(is_directory);
+    let mut found: Vec<String> = Vec::new();
+    for import in imports(&tokens(&without_tests(&without_words(text))), depth, known) {
+        let allowed = match import.strip_prefix("crate::") {
+            Some(own) => rule.own.iter().any(|allowed| is_below(own, allowed)),
+            None => rule.others.iter().any(|allowed| is_below(&import, allowed)),
+        };
+        if !allowed && !found.contains(&import) {
+            found.push(import);
+        }
+    }
+    found
+}
+
+fn is_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// All paths to other modules and crates: `crate::…` or with the name of another crate.
+fn imports(tokens: &[String], depth: usize, known: &BTreeSet<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at + 1 < tokens.len() {
+        let is_start = at == 0 || tokens[at - 1] != "::";
+        if is_start && tokens[at + 1] == "::" {
+            let mut paths = Vec::new();
+            at = path_end(tokens, at, "", &mut paths);
+            found.extend(paths.iter().filter_map(|path| foreign(path, depth, known)));
+        } else {
+            at += 1;
+        }
+    }
+    found
+}
+
+/// Reads the path at `at`, with all that its braces hold; returns where it ends.
+fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<String>) -> usize {
+    let mut path = before.to_owned();
+    loop {
+        match tokens.get(at).map(String::as_str) {
+            Some("{") => {
+                at += 1;
+                while at < tokens.len() && tokens[at] != "}" {
+                    at = if tokens[at] == "," { at + 1 } else { path_end(tokens, at, &path, paths) };
+                }
+                return at + 1;
+            }
+            Some(name) => path += name,
+            None => return at,
+        }
+        at += 1;
+        if tokens.get(at).is_none_or(|next| next != "::") {
+            paths.push(path);
+            // A new name given with `as` is not another path.
+            return if tokens.get(at).is_some_and(|next| next == "as") { at + 2 } else { at };
+        }
+        path += "::";
+        at += 1;
+    }
+}
+
+/// The path from the crate's root, when it leaves the module or the crate.
+fn foreign(path: &str, depth: usize, known: &BTreeSet<String>) -> Option<String> {
+    let (first, rest) = path.split_once("::")?;
+    match first {
+        "crate" | "uproar" => Some(format!("crate::{rest}")),
+        "super" => {
+            let names: Vec<&str> = path.split("::").collect();
+            let ups = names.iter().take_while(|name| **name == "super").count();
+            (ups >= depth).then(|| format!("crate::{}", names[ups..].join("::")))
+        }
+        _ => known.contains(first).then(|| path.to_owned()),
+    }
+}
+
+/// Names, double colons, and single other characters.
+fn tokens(text: &str) -> Vec<String> {
+    let mut tokens: Vec<String> = Vec::new();
+    let mut previous = ' ';
+    for char in text.chars() {
+        let is_name = |char: char| char.is_alphanumeric() || char == '_';
+        match tokens.last_mut() {
+            Some(last) if is_name(char) && is_name(previous) => last.push(char),
+            Some(last) if char == ':' && previous == ':' && last == ":" => last.push(':'),
+            _ if char.is_whitespace() => {}
+            _ => tokens.push(char.into()),
+        }
+        previous = char;
+    }
+    tokens
+}
+
+/// The source without comments and without what stands between quotes.
+fn without_words(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some(char) = rest.chars().next() {
+        let skip = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if char == '"' {
+            quoted_len(rest)
+        } else if rest.starts_with("'\\") {
+            // An escaped character, which has no quote within but after the backslash.
+            3 + rest[3..].find('\'').map_or(0, |end| end + 1)
+        } else if char == '\'' && rest.chars().nth(2) == Some('\'') {
+            rest.char_indices().nth(3).map_or(rest.len(), |(end, _)| end)
+        } else {
+            kept.push(char);
+            rest = &rest[char.len_utf8()..];
+            continue;
+        };
+        kept.push(' ');
+        rest = &rest[skip..];
+    }
+    kept
+}
+
+/// Length of the string literal that `text` begins with.
+fn quoted_len(text: &str) -> usize {
+    let mut is_escaped = false;
+    for (at, char) in text.char_indices().skip(1) {
+        match char {
+            '"' if !is_escaped => return at + 1,
+            '\\' => is_escaped = !is_escaped,
+            _ => is_escaped = false,
+        }
+    }
+    text.len()
+}
+
+/// The source without what follows `#[cfg(test)]`: an item that ends with its braces or with a semicolon.
+fn without_tests(text: &str) -> String {
+    let mut parts = text.split("#[cfg(test)]");
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut open = 0;
+        let end = part.char_indices().find(|(_, char)| match char {
+            '{' => {
+                open += 1;
+                false
+            }
+            '}' => {
+                open -= 1;
+                open == 0
+            }
+            ';' => open == 0,
+            _ => false,
+        });
+        kept.push_str(end.map_or("", |(at, _)| &part[at + 1..]));
+    }
+    kept
+}
+
+/// The sources, without modules that are for tests alone.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("readable") {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if path.is_dir() && !["tests", "conformance"].contains(&name.as_str()) {
+            found.extend(sources(&path));
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            found.push(path);
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no sources in {}", directory.display());
+    found
+}
+
+/// The names of all crates that the sources could use, as paths have them.
+fn crates() -> BTreeSet<String> {
+    let manifest = fs::read_to_string("Cargo.toml").expect("readable");
+    let mut is_dependency = false;
+    let mut names = BTreeSet::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_dependency = line.ends_with("dependencies]");
+        } else if let Some((name, _)) = line.split_once('=').filter(|_| is_dependency) {
+            names.insert(name.trim().replace('-', "_"));
+        }
+    }
+    assert!(names.contains("httparse") && names.contains("tungstenite"), "{names:?}");
+    names
+}
