@@ -10,6 +10,8 @@ mod http;
 mod life;
 mod mail;
 mod mailbox;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
