@@ -74,7 +74,7 @@ pub(crate) struct RunOptions {
     /// Connections in all.
     #[arg(long, short, default_value_t = 500, value_parser = parse_connections)]
     pub(crate) connections: usize,
-    /// Payload of each message in bytes, 24 or more.
+    /// Payload of each message in bytes, 20 or more.
     #[arg(long, default_value_t = 64, value_parser = parse_size)]
     pub(crate) size: usize,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
@@ -102,6 +102,10 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     #[serde(rename = "grace_seconds", serialize_with = "as_seconds")]
     pub(crate) grace: Duration,
+    /// What still comes so long after the end is not waited for; it does not count as lost.
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    #[serde(rename = "drain_seconds", serialize_with = "as_seconds")]
+    pub(crate) drain: Duration,
     /// Handshakes under way at once.
     #[arg(long, default_value_t = 100, value_parser = parse_threads)]
     pub(crate) in_flight: usize,
