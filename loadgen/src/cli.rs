@@ -1,7 +1,9 @@
 //! The command line.
 
+use crate::compare::CompareOptions;
 use crate::message::MIN_SIZE;
 use crate::plan::Scenario;
+use crate::report::ReportOptions;
 use clap::{Args, Parser, Subcommand};
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
@@ -60,9 +62,21 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Runs servers side by side and writes figures, tables and pictures into a directory of their own.
+    Compare(CompareOptions),
+    /// Writes the README's table from the newest results, or checks it against them.
+    Report(ReportOptions),
     /// One process of several that share the connections; the first one starts it.
     #[command(hide = true)]
     Helper,
+}
+
+/// What the program can be told to do.
+pub(crate) enum Task {
+    Run(Scenario, RunOptions),
+    Compare(CompareOptions),
+    Report(ReportOptions),
+    Help,
 }
 
 /// What all scenarios have in common.
@@ -74,7 +88,7 @@ pub(crate) struct RunOptions {
     /// Connections in all.
     #[arg(long, short, default_value_t = 500, value_parser = parse_connections)]
     pub(crate) connections: usize,
-    /// Payload of each message in bytes, 24 or more.
+    /// Payload of each message in bytes, 20 or more.
     #[arg(long, default_value_t = 64, value_parser = parse_size)]
     pub(crate) size: usize,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
@@ -102,6 +116,10 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     #[serde(rename = "grace_seconds", serialize_with = "as_seconds")]
     pub(crate) grace: Duration,
+    /// What still comes so long after the end is not waited for; it does not count as lost.
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    #[serde(rename = "drain_seconds", serialize_with = "as_seconds")]
+    pub(crate) drain: Duration,
     /// Handshakes under way at once.
     #[arg(long, default_value_t = 100, value_parser = parse_threads)]
     pub(crate) in_flight: usize,
@@ -120,10 +138,12 @@ pub(crate) struct RunOptions {
 }
 
 impl Command {
-    /// The scenario and its options; nothing for a helper.
-    pub(crate) fn scenario(self) -> Option<(Scenario, RunOptions)> {
-        Some(match self {
-            Self::Helper => return None,
+    /// What is to be done.
+    pub(crate) fn task(self) -> Task {
+        let (scenario, options) = match self {
+            Self::Helper => return Task::Help,
+            Self::Compare(options) => return Task::Compare(options),
+            Self::Report(options) => return Task::Report(options),
             Self::Echo { pipeline, rate, options } => (Scenario::Echo { pipeline, rate }, options),
             Self::Broadcast { publishers, rate, options } => {
                 (Scenario::Broadcast { publishers, rate }, options)
@@ -131,7 +151,8 @@ impl Command {
             Self::Storm { options } => (Scenario::Storm, options),
             Self::Idle { options } => (Scenario::Idle, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
-        })
+        };
+        Task::Run(scenario, options)
     }
 }
 
@@ -139,7 +160,7 @@ fn default_threads() -> usize {
     available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
-fn parse_connections(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_connections(text: &str) -> Result<usize, String> {
     // A sender's number has 24 bits in a message.
     parse_between(text, 1, 1 << 24)
 }
@@ -166,7 +187,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|symbol: char| symbol.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "ms" => 1e-3,
@@ -184,7 +205,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
 

@@ -195,7 +195,7 @@ impl Run<'_> {
         let start_ns = now_ns() + START_DELAY_NS;
         if self.scenario == Scenario::Idle {
             // One message is due at the start, and the next would be a second later.
-            return Window { start_ns, measure_ns: start_ns, end_ns: start_ns + 1, population };
+            return Window { start_ns, measure_ns: start_ns, end_ns: start_ns + 1000, population };
         }
         let measure_ns = start_ns + nanos(self.options.warmup);
         Window { start_ns, measure_ns, end_ns: measure_ns + nanos(self.options.duration), population }
@@ -247,6 +247,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         epoch_ns: now_ns(),
         timeout_ns: nanos(options.connect_timeout),
         grace_ns: nanos(options.grace),
+        drain_ns: nanos(options.drain),
         in_flight: options.in_flight,
     })
 }

@@ -4,7 +4,7 @@ use crate::connections::{Connections, Payload};
 use crate::message::Stamp;
 use crate::message::{Messages, Reading};
 use crate::plan::{Plan, Window};
-use crate::sequence::Order;
+use crate::sequence::{Missing, Order};
 use crate::totals::{Counts, Tick, Times};
 
 /// The live figures are of so many messages of each tick, and then of one in so many, because every
@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     pub(crate) tick: Tick,
     /// When the last message came, in nanoseconds.
     pub(crate) last_ns: u64,
+    /// The time was up while messages still came.
+    pub(crate) is_cut: bool,
 }
 
 /// An intact message of this run.
@@ -49,6 +51,7 @@ impl Ledger {
             rounds: Times::default(),
             tick: Tick::default(),
             last_ns: 0,
+            is_cut: false,
         }
     }
 
@@ -87,6 +90,16 @@ impl Ledger {
     /// Counts a message that is not what it ought to be.
     pub(crate) fn corrupt(&mut self) {
         self.counts.corrupt += 1;
+    }
+
+    /// Counts what has not come by the end.
+    pub(crate) fn count_missing(&mut self, missing: Missing) {
+        self.counts.lost += missing.inside;
+        if self.is_cut {
+            self.counts.unfinished += missing.after;
+        } else {
+            self.counts.lost += missing.after;
+        }
     }
 
     /// Counts an intact message and how it stands in its stream.

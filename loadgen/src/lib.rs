@@ -5,10 +5,12 @@
 //!            │                                └─▶ connections ─▶ net, ws
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
+//! `compare` starts servers and runs this program against them; `report` reads what `compare` wrote.
 //! The coordinator and its workers share nothing but the messages in `plan`.
 
 mod cli;
 mod clock;
+mod compare;
 mod connections;
 mod coordinator;
 mod crew;
@@ -24,6 +26,7 @@ mod plan;
 mod population;
 mod procfs;
 mod progress;
+mod report;
 mod scenario;
 mod sequence;
 mod target;
@@ -33,6 +36,7 @@ mod worker;
 pub mod ws;
 
 use clap::Parser as _;
+use cli::Task;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::{self, Write as _};
@@ -53,10 +57,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: cli::Cli) -> Result<bool, String> {
-    let Some((scenario, options)) = cli.command.scenario() else {
-        return crew::help().map(|()| true).map_err(|error| format!("a helper process failed: {error}"));
+    let caught = || interrupt_flag().map_err(|error| format!("signals cannot be caught: {error}"));
+    let (scenario, options) = match cli.command.task() {
+        Task::Run(scenario, options) => (scenario, options),
+        Task::Compare(options) => return compare::compare(&options, &*caught()?),
+        Task::Report(options) => return report::report(&options),
+        Task::Help => {
+            return crew::help().map(|()| true).map_err(|error| format!("a helper process failed: {error}"));
+        }
     };
-    let interrupt = interrupt_flag().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let interrupt = caught()?;
     let (outcome, latency) =
         coordinator::run(scenario, &options, &interrupt).map_err(|error| error.to_string())?;
     if let Some(path) = &options.json {

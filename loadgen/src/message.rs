@@ -1,19 +1,21 @@
 //! The messages that a run sends: text that names its sender, number and time, and can be checked.
 //!
 //! ```text
-//! tag 3 | sender 4 | sequence 6 | time 8 | check 3 | filler up to the size
+//! tag 2 | sender 4 | sequence 5 | time 7 | check 2 | filler up to the size
 //! ```
-//! All are base64 digits. The tag is drawn for each run, so what an earlier run left in a room's history is
-//! told apart from this run's messages. The filler depends on sender and sequence.
+//! All are base64 digits; the time counts units of 64 ns. The tag is drawn for each run, so what an earlier run
+//! left in a room's history is told apart from this run's messages. The filler depends on sender and sequence.
 
 /// The shortest message, in bytes.
 pub(crate) const MIN_SIZE: usize = HEADER_LEN;
 
-const HEADER_LEN: usize = CHECK_AT + 3;
-const SENDER_AT: usize = 3;
-const SEQUENCE_AT: usize = 7;
-const TIME_AT: usize = 13;
-const CHECK_AT: usize = 21;
+const HEADER_LEN: usize = CHECK_AT + 2;
+const SENDER_AT: usize = 2;
+const SEQUENCE_AT: usize = 6;
+const TIME_AT: usize = 11;
+const CHECK_AT: usize = 18;
+/// Times are rounded up to this, in nanoseconds.
+const TIME_UNIT_NS: u64 = 64;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// The value of each digit, or 255 for a byte that is none.
 const VALUES: [u8; 256] = {
@@ -33,9 +35,9 @@ const FILLER_STARTS: u64 = 4093;
 pub(crate) struct Stamp {
     /// Who sent it; what the number means is the scenario's matter.
     pub(crate) sender: u32,
-    /// Counts the sender's messages from 0.
+    /// Counts the sender's messages from 0, up to 2^30.
     pub(crate) sequence: u32,
-    /// When it was to be sent, in nanoseconds since the start of the run.
+    /// When it was to be sent, in nanoseconds since the start of the run. It comes back rounded up to 64.
     pub(crate) time_ns: u64,
 }
 
@@ -52,7 +54,8 @@ pub(crate) enum Reading {
 
 /// Writes and checks the messages of one run, all of one size.
 pub(crate) struct Messages {
-    tag: [u8; 3],
+    tag: u32,
+    tag_digits: [u8; SENDER_AT],
     size: usize,
     pattern: Vec<u8>,
 }
@@ -63,36 +66,54 @@ impl Messages {
         assert!(size >= MIN_SIZE, "the command line refuses shorter messages");
         let mut rng = fastrand::Rng::with_seed(u64::from(tag));
         let pattern = (0..size + FILLER_STARTS as usize).map(|_| rng.alphanumeric() as u8).collect();
-        let mut digits = [0; 3];
-        write_number(&mut digits, u64::from(tag));
-        Self { tag: digits, size, pattern }
+        let mut tag_digits = [0; SENDER_AT];
+        write_number(&mut tag_digits, u64::from(tag));
+        Self { tag, tag_digits, size, pattern }
     }
 
     /// Puts the message for `stamp` in the place of what `out` held.
     pub(crate) fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
         out.clear();
         out.resize(HEADER_LEN, 0);
-        out[..SENDER_AT].copy_from_slice(&self.tag);
+        out[..SENDER_AT].copy_from_slice(&self.tag_digits);
         write_number(&mut out[SENDER_AT..SEQUENCE_AT], u64::from(stamp.sender));
         write_number(&mut out[SEQUENCE_AT..TIME_AT], u64::from(stamp.sequence));
-        write_number(&mut out[TIME_AT..CHECK_AT], stamp.time_ns);
-        write_number(&mut out[CHECK_AT..], check(stamp));
+        let time = stamp.time_ns.div_ceil(TIME_UNIT_NS);
+        write_number(&mut out[TIME_AT..CHECK_AT], time);
+        write_number(&mut out[CHECK_AT..], self.check(stamp, time));
         out.extend_from_slice(self.filler(stamp));
     }
 
     /// Checks every byte of `payload`.
     pub(crate) fn read(&self, payload: &[u8]) -> Reading {
-        if !payload.starts_with(&self.tag) {
+        if !payload.starts_with(&self.tag_digits) {
             return Reading::Foreign;
         }
         if payload.len() != self.size {
             return Reading::Corrupt;
         }
         let (header, filler) = payload.split_at(HEADER_LEN);
-        match read_stamp(header) {
+        match self.read_stamp(header) {
             Some(stamp) if filler == self.filler(stamp) => Reading::Intact(stamp),
             _ => Reading::Corrupt,
         }
+    }
+
+    fn read_stamp(&self, header: &[u8]) -> Option<Stamp> {
+        let (sender, sender_faults) = read_number(&header[SENDER_AT..SEQUENCE_AT]);
+        let (sequence, sequence_faults) = read_number(&header[SEQUENCE_AT..TIME_AT]);
+        let (time, time_faults) = read_number(&header[TIME_AT..CHECK_AT]);
+        let (sum, sum_faults) = read_number(&header[CHECK_AT..HEADER_LEN]);
+        let stamp = Stamp { sender: sender as u32, sequence: sequence as u32, time_ns: time * TIME_UNIT_NS };
+        let is_clean = (sender_faults | sequence_faults | time_faults | sum_faults) & 0x80 == 0;
+        (is_clean && sum == self.check(stamp, time)).then_some(stamp)
+    }
+
+    /// Twelve bits that depend on every bit of the stamp and of the run's tag.
+    fn check(&self, stamp: Stamp, time: u64) -> u64 {
+        let mixed =
+            (u64::from(stamp.sender) << 32 | u64::from(stamp.sequence)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed ^ time ^ u64::from(self.tag) << 32).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 52
     }
 
     fn filler(&self, stamp: Stamp) -> &[u8] {
@@ -100,23 +121,6 @@ impl Messages {
         let start = (mixed % FILLER_STARTS) as usize;
         &self.pattern[start..start + self.size - HEADER_LEN]
     }
-}
-
-fn read_stamp(header: &[u8]) -> Option<Stamp> {
-    let (sender, sender_faults) = read_number(&header[SENDER_AT..SEQUENCE_AT]);
-    let (sequence, sequence_faults) = read_number(&header[SEQUENCE_AT..TIME_AT]);
-    let (time_ns, time_faults) = read_number(&header[TIME_AT..CHECK_AT]);
-    let (sum, sum_faults) = read_number(&header[CHECK_AT..HEADER_LEN]);
-    let stamp = Stamp { sender: sender as u32, sequence: u32::try_from(sequence).ok()?, time_ns };
-    let is_clean = (sender_faults | sequence_faults | time_faults | sum_faults) & 0x80 == 0;
-    (is_clean && sum == check(stamp)).then_some(stamp)
-}
-
-/// Eighteen bits that depend on every bit of the stamp.
-fn check(stamp: Stamp) -> u64 {
-    let mixed =
-        (u64::from(stamp.sender) << 32 | u64::from(stamp.sequence)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed ^ stamp.time_ns).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 46
 }
 
 /// Writes the lowest bits of `number`, six in each place.
@@ -139,7 +143,7 @@ fn read_number(places: &[u8]) -> (u64, u8) {
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp { sender: 999_999, sequence: u32::MAX, time_ns: (1 << 48) - 1 };
+    const STAMP: Stamp = Stamp { sender: 999_999, sequence: (1 << 30) - 1, time_ns: (1 << 48) - 64 };
 
     #[test]
     fn a_message_comes_back_as_it_was_written() {
@@ -156,6 +160,14 @@ mod tests {
     }
 
     #[test]
+    fn times_are_rounded_up() {
+        let messages = Messages::new(77, MIN_SIZE);
+        let mut out = Vec::new();
+        messages.write(Stamp { time_ns: 65, ..STAMP }, &mut out);
+        assert_eq!(messages.read(&out), Reading::Intact(Stamp { time_ns: 128, ..STAMP }));
+    }
+
+    #[test]
     fn every_altered_byte_is_noticed() {
         let messages = Messages::new(77, 64);
         let mut out = Vec::new();
@@ -163,7 +175,7 @@ mod tests {
         for at in 0..out.len() {
             let mut altered = out.clone();
             altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
-            let expected = if at < 3 { Reading::Foreign } else { Reading::Corrupt };
+            let expected = if at < 2 { Reading::Foreign } else { Reading::Corrupt };
             assert_eq!(messages.read(&altered), expected, "byte {at}");
         }
         assert_eq!(messages.read(&out[..63]), Reading::Corrupt);

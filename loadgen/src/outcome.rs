@@ -77,7 +77,9 @@ pub(crate) struct Summary {
 /// The rounds of a storm.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rounds {
+    /// Deliveries in the measured window divided by those of a round, so that a part of a round counts, too.
     pub(crate) per_second: f64,
+    /// Of the rounds that lie wholly in the window.
     pub(crate) time: Summary,
 }
 
@@ -130,7 +132,7 @@ impl Outcome {
             latency: Summary::of(&totals.latency),
             send_lag: Summary::of(&totals.lag),
             rounds: (scenario == Scenario::Storm).then(|| Rounds {
-                per_second: totals.rounds.0.len() as f64 / seconds,
+                per_second: counts.measured as f64 / (totals.opened as f64).powi(2) / seconds,
                 time: Summary::of(&totals.rounds),
             }),
             server: seen
@@ -162,7 +164,13 @@ impl Outcome {
                 hungriest * 100.0
             ));
         }
-        let Counts { unsent, foreign, received, .. } = self.messages.counts;
+        let Counts { unsent, unfinished, foreign, received, .. } = self.messages.counts;
+        if unfinished > 0 {
+            warnings.push(format!(
+                "{unfinished} messages were still to come when the time was up: the server is slower than the \
+                 load, and the latency is that of those that came"
+            ));
+        }
         if unsent > 0 {
             warnings.push(format!(
                 "{unsent} messages that were due were not sent, because the server took no more or had closed; \

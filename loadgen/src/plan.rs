@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) timeout_ns: u64,
     /// A run is over when nothing has come for so long, in nanoseconds.
     pub(crate) grace_ns: u64,
+    /// What still comes so long after the end is not waited for, in nanoseconds.
+    pub(crate) drain_ns: u64,
     /// Handshakes under way at once, in each worker.
     pub(crate) in_flight: usize,
 }

@@ -23,6 +23,9 @@ pub(crate) struct Population<T> {
     stage: Stage,
     in_flight: usize,
     grace_ns: u64,
+    drain_ns: u64,
+    /// The end of the time for the last messages, in nanoseconds.
+    drained_ns: u64,
     /// So many slots are opened before the traffic starts, and this one is the next.
     ramp_count: usize,
     next: usize,
@@ -67,6 +70,8 @@ impl<T: Traffic> Population<T> {
             stage: Stage::Wait,
             in_flight: plan.in_flight,
             grace_ns: plan.grace_ns,
+            drain_ns: plan.drain_ns,
+            drained_ns: 0,
             ramp_count: if matches!(plan.scenario, Scenario::Connect { .. }) { 0 } else { share.count },
             next: 0,
             open: 0,
@@ -130,6 +135,7 @@ impl<T: Traffic> Population<T> {
             }
             Command::Finish(sent) => {
                 self.traffic.ledger().last_ns = now;
+                self.drained_ns = now + self.drain_ns;
                 self.expected = sent;
                 self.stage = Stage::Drain;
             }
@@ -153,6 +159,9 @@ impl<T: Traffic> Population<T> {
                 self.next_check_ns = now + CHECK_NS;
                 let is_quiet = now > self.traffic.ledger().last_ns + self.grace_ns;
                 if is_quiet || self.traffic.is_complete(&self.expected) {
+                    self.stage = Stage::Over;
+                } else if now > self.drained_ns {
+                    self.traffic.ledger().is_cut = true;
                     self.stage = Stage::Over;
                 }
             }

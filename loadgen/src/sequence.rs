@@ -16,6 +16,15 @@ pub(crate) enum Order {
     Duplicate,
 }
 
+/// How many messages of a stream have not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// Although later ones have.
+    pub(crate) inside: u64,
+    /// After the last one that has.
+    pub(crate) after: u64,
+}
+
 /// The state of a fixed number of streams, each counting from 0.
 pub(crate) struct Sequences {
     /// The number after the highest that has come, for each stream.
@@ -44,11 +53,11 @@ impl Sequences {
         Order::AfterGap
     }
 
-    /// How many of the first `sent` messages of `stream` have not come.
-    pub(crate) fn missing(&self, stream: usize, sent: u32) -> u64 {
+    /// Which of the first `sent` messages of `stream` have not come.
+    pub(crate) fn missing(&self, stream: usize, sent: u32) -> Missing {
         let gaps = self.gaps.get(&stream).map_or(&[][..], Vec::as_slice);
-        let inside: u64 = gaps.iter().map(|gap| u64::from(gap.end - gap.start)).sum();
-        inside + u64::from(sent.saturating_sub(self.next[stream]))
+        let inside = gaps.iter().map(|gap| u64::from(gap.end - gap.start)).sum();
+        Missing { inside, after: u64::from(sent.saturating_sub(self.next[stream])) }
     }
 
     fn fill(&mut self, stream: usize, sequence: u32) -> Order {
@@ -91,10 +100,12 @@ mod tests {
             for _ in 0..100 {
                 let sequence = rng.u32(..60);
                 assert_eq!(sequences.observe(1, sequence), naive(&mut seen, sequence), "seed {seed}");
-                let missing = (0..70).filter(|sequence| !seen.contains(sequence)).count();
-                assert_eq!(sequences.missing(1, 70), missing as u64, "seed {seed}");
+                let next = seen.iter().max().map_or(0, |highest| highest + 1);
+                let inside = (0..next).filter(|sequence| !seen.contains(sequence)).count() as u64;
+                let missing = Missing { inside, after: u64::from(70 - next) };
+                assert_eq!(sequences.missing(1, 70), missing, "seed {seed}");
             }
-            assert_eq!(sequences.missing(0, 70), 70);
+            assert_eq!(sequences.missing(0, 70), Missing { inside: 0, after: 70 });
         }
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Counts {
     pub(crate) foreign: u64,
     /// Due, but held back because the server took no more.
     pub(crate) unsent: u64,
+    /// Still to come when the time was up, while others came.
+    pub(crate) unfinished: u64,
 }
 
 /// How often each reason was given.
@@ -116,6 +118,7 @@ impl Counts {
         self.corrupt += other.corrupt;
         self.foreign += other.foreign;
         self.unsent += other.unsent;
+        self.unfinished += other.unfinished;
     }
 }
 

@@ -118,7 +118,8 @@ impl Traffic for Broadcast {
         for (slot, receiver) in self.receivers.iter().enumerate().filter(|(_, receiver)| receiver.takes_part)
         {
             for (publisher, &sent) in sent.iter().enumerate() {
-                self.ledger.counts.lost += self.sequences.missing(slot * self.publishers + publisher, sent);
+                let missing = self.sequences.missing(slot * self.publishers + publisher, sent);
+                self.ledger.count_missing(missing);
             }
             if !receiver.ended {
                 *totals.orders.entry(receiver.order).or_default() += 1;

@@ -152,7 +152,8 @@ impl Traffic for Echo {
 
     fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
         for (sender, sent) in self.sent() {
-            self.ledger.counts.lost += self.sequences.missing(sender as usize - self.share.first, sent);
+            let missing = self.sequences.missing(sender as usize - self.share.first, sent);
+            self.ledger.count_missing(missing);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::{Arrival, Ledger};
 use crate::plan::{Plan, Share, Window};
-use crate::sequence::Order;
+use crate::sequence::{Missing, Order};
 use crate::totals::Totals;
 use mio::Waker;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ pub(crate) struct Storm {
     share: Share,
     barrier: Arc<Barrier>,
     grace_ns: u64,
+    drain_ns: u64,
     ledger: Ledger,
     round: u32,
     /// The connections that take part, in this worker and in all.
@@ -82,6 +83,7 @@ impl Storm {
             share,
             barrier,
             grace_ns: plan.grace_ns,
+            drain_ns: plan.drain_ns,
             ledger: Ledger::new(plan),
             round: 0,
             slots: Vec::new(),
@@ -185,11 +187,14 @@ impl Traffic for Storm {
     }
 
     fn is_over(&self, now: u64) -> bool {
-        self.barrier_is_over() || now > self.ledger.last_ns + self.grace_ns
+        // A round that has begun is finished after the window, so that what is lost can be told from what is slow.
+        let is_quiet = now > self.ledger.last_ns + self.grace_ns;
+        self.barrier_is_over() || is_quiet || now > self.ledger.window.end_ns + self.drain_ns
     }
 
     fn stop(&mut self) -> Vec<(u32, u32)> {
         self.barrier.over.store(true, Ordering::Release);
+        self.ledger.is_cut = now_ns() <= self.ledger.last_ns + self.grace_ns;
         Vec::new()
     }
 
@@ -198,7 +203,8 @@ impl Traffic for Storm {
     }
 
     fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
-        self.ledger.counts.lost += (self.slots.len() * self.population - self.received) as u64;
+        let awaited = self.slots.len() * self.population - self.received;
+        self.ledger.count_missing(Missing { inside: 0, after: awaited as u64 });
     }
 
     fn ledger(&mut self) -> &mut Ledger {

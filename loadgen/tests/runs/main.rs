@@ -1,5 +1,6 @@
 //! Runs of the program against small servers: one that does everything right, and those that do one thing wrong.
 
+mod compare;
 mod faults;
 mod processes;
 mod scenarios;

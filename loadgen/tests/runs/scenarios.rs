@@ -2,6 +2,7 @@
 
 use crate::server::{Fault, Mode, loadgen, serve};
 use serde_json::Value;
+use std::time::Duration;
 
 fn passes(mode: Mode, name: &str, arguments: &str) -> Value {
     let (output, figures) = loadgen(serve(mode, Fault::None), name, arguments);
@@ -62,4 +63,21 @@ fn connect() {
     assert_eq!(figures["messages"]["sent"], figures["messages"]["received"]);
     assert_eq!(figures["connections"]["opened"], figures["messages"]["received"]);
     assert_eq!(figures["connections"]["ended"], serde_json::json!({}));
+}
+
+#[test]
+fn a_storm_that_is_slow_counts_what_it_got_done() {
+    // A round of three messages takes 180 ms at least.
+    let slow = serve(Mode::Relay, Fault::Delay(Duration::from_millis(60)));
+    let arguments = "storm -c 3 --size 20 --duration 100ms --drain 0";
+    let (output, figures) = loadgen(slow, "slow", arguments);
+    let messages = &figures["messages"];
+    assert!(output.status.success(), "{messages}");
+    assert_eq!(figures["rounds"]["time"]["count"], 0);
+    assert_eq!((&messages["sent"], &messages["lost"]), (&3.into(), &0.into()));
+    let counts = ["received", "unfinished"].map(|name| messages[name].as_u64().unwrap_or(0));
+    assert!(counts[1] > 0 && counts[0] + counts[1] == 9, "{messages}");
+    let rounds = figures["rounds"]["per_second"].as_f64().unwrap_or(f64::NAN);
+    let measured = messages["measured"].as_f64().unwrap_or(f64::NAN);
+    assert!((rounds * 9.0 * 0.1 - measured).abs() < 1e-6, "{rounds} rounds/s, {messages}");
 }

@@ -51,6 +51,12 @@ enum Event {
 pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
+    serve_on(listener, mode, fault);
+    address
+}
+
+/// As [`serve`], where `listener` listens.
+pub(crate) fn serve_on(listener: TcpListener, mode: Mode, fault: Fault) {
     let (events, room) = channel();
     thread::spawn(move || {
         for (client, stream) in listener.incoming().flatten().enumerate() {
@@ -59,7 +65,6 @@ pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
         }
     });
     thread::spawn(move || keep_room(mode, fault, &room));
-    address
 }
 
 /// Reads from one client until it leaves. What it says after joining is in the order of its saying.

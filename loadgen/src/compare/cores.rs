@@ -1,0 +1,33 @@
+//! One core for the server and another for the load.
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// This thread, and what it starts from now on.
+const SELF: Pid = Pid::from_raw(0);
+
+/// The cores of a comparison. On a machine with one core both are the same.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cores {
+    pub(crate) server: usize,
+    pub(crate) load: usize,
+}
+
+impl Cores {
+    /// The first and the second of the cores that this process may use.
+    pub(crate) fn choose() -> Result<Self, String> {
+        let allowed = sched_getaffinity(SELF).map_err(|error| format!("the cores are not known: {error}"))?;
+        let is_allowed = |core: &usize| allowed.is_set(*core).unwrap_or(false);
+        let mut cores = (0..CpuSet::count()).filter(is_allowed);
+        let server = cores.next().ok_or("this process may use no core at all")?;
+        Ok(Self { server, load: cores.next().unwrap_or(server) })
+    }
+}
+
+/// Has this thread, and every process that it starts from now on, run on `core` alone.
+pub(crate) fn pin(core: usize) -> Result<(), String> {
+    let failed = |error| format!("core {core} cannot be used: {error}");
+    let mut set = CpuSet::new();
+    set.set(core).map_err(failed)?;
+    sched_setaffinity(SELF, &set).map_err(failed)
+}

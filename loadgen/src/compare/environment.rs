@@ -1,0 +1,52 @@
+//! Where and how the runs are made, so that somebody else can judge them or make them again.
+
+use super::CompareOptions;
+use super::cores::Cores;
+use super::servers::Server;
+use super::store::Environment;
+use crate::procfs::field_kib;
+use std::fs;
+use std::process::Command;
+use std::thread::available_parallelism;
+
+const UNKNOWN: &str = "unknown";
+
+impl Environment {
+    /// Looks at this machine and this repository.
+    pub(crate) fn look(options: &CompareOptions, cores: Cores, servers: &[Server]) -> Result<Self, String> {
+        // The list of changed files without the results themselves, which change while they are made.
+        let changes = output("git", &["status", "--porcelain", "--", ".", ":!results", ":!README.md"]);
+        Ok(Self {
+            started: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown),
+            commit: output("git", &["rev-parse", "HEAD"]).unwrap_or_else(unknown),
+            dirty: changes.is_none_or(|changes| !changes.is_empty()),
+            kernel: output("uname", &["-sr"]).unwrap_or_else(unknown),
+            cpu: cpu_model().unwrap_or_else(unknown),
+            cores: available_parallelism().map_or(1, usize::from),
+            memory_bytes: field_kib("/proc/meminfo", "MemTotal:").unwrap_or(0),
+            rustc: output("rustc", &["--version"]).unwrap_or_else(unknown),
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
+            server_core: cores.server,
+            load_core: cores.load,
+            options: serde_json::to_value(options).map_err(|error| error.to_string())?,
+            servers: servers.to_vec(),
+        })
+    }
+}
+
+fn unknown() -> String {
+    UNKNOWN.to_owned()
+}
+
+/// What a program prints, if it can be run.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+fn cpu_model() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    line.split_once(':').map(|(_, name)| name.trim().to_owned())
+}

@@ -1,0 +1,193 @@
+//! What is read from the outcome of a run, and how several runs become one figure.
+
+use super::schedule::Kind;
+use super::store::{Record, Results};
+use serde_json::Value;
+
+/// One figure of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Metric {
+    /// With its unit.
+    pub(crate) title: &'static str,
+    pub(crate) more_is_better: bool,
+    read: fn(&Value) -> Option<f64>,
+}
+
+/// The figures of some runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+const fn more(title: &'static str, read: fn(&Value) -> Option<f64>) -> Metric {
+    Metric { title, more_is_better: true, read }
+}
+
+const fn less(title: &'static str, read: fn(&Value) -> Option<f64>) -> Metric {
+    Metric { title, more_is_better: false, read }
+}
+
+pub(crate) const PER_SECOND: Metric = more("messages/s", |run| run["messages"]["per_second"].as_f64());
+pub(crate) const ROUNDS: Metric = more("rounds/s", |run| run["rounds"]["per_second"].as_f64());
+pub(crate) const DELIVERIES: Metric = more("deliveries/s", |run| run["messages"]["per_second"].as_f64());
+pub(crate) const HANDSHAKES: Metric = more("handshakes/s", |run| run["messages"]["per_second"].as_f64());
+pub(crate) const CPU_US: Metric = less("server CPU, µs per message", cpu_us);
+pub(crate) const CPU_US_PER_DELIVERY: Metric = less("server CPU, µs per delivery", cpu_us);
+pub(crate) const HANDSHAKES_PER_CPU_SECOND: Metric =
+    more("handshakes per CPU second", |run| cpu_us(run).filter(|us| *us > 0.0).map(|us| 1e6 / us));
+pub(crate) const P50: Metric = less("latency p50, ms", |run| milliseconds(run, "p50_us"));
+pub(crate) const P99: Metric = less("latency p99, ms", |run| milliseconds(run, "p99_us"));
+pub(crate) const TO_LAST: Metric =
+    less("one message to the last receiver, ms", |run| milliseconds(run, "max_us"));
+pub(crate) const PRIVATE: Metric =
+    less("private bytes per idle connection", |run| run["bytes_per_connection"]["server_private"].as_f64());
+pub(crate) const KERNEL: Metric = less("kernel bytes per idle connection, both ends", |run| {
+    run["bytes_per_connection"]["kernel_slab_both_ends"].as_f64()
+});
+
+impl Kind {
+    /// What its runs are judged by.
+    pub(crate) fn metrics(self) -> &'static [Metric] {
+        match self {
+            Self::Echo => &[PER_SECOND, CPU_US, P50, P99],
+            Self::Broadcast => &[CPU_US_PER_DELIVERY, DELIVERIES, P50, P99],
+            Self::Storm => &[ROUNDS, DELIVERIES, CPU_US_PER_DELIVERY],
+            Self::Idle => &[PRIVATE, KERNEL, TO_LAST],
+            Self::Connect => &[HANDSHAKES, HANDSHAKES_PER_CPU_SECOND, P99],
+        }
+    }
+}
+
+impl Metric {
+    /// The figure of those of the runs that passed.
+    pub(crate) fn of(&self, runs: &[&Record]) -> Option<Spread> {
+        Spread::of(runs.iter().filter_map(|run| (self.read)(run.passed()?)).collect())
+    }
+}
+
+impl Spread {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = match values.len() % 2 {
+            0 => f64::midpoint(values[middle - 1], values[middle]),
+            _ => values[middle],
+        };
+        Some(Self { median, min, max })
+    }
+
+    /// How many times the other's median this one's is.
+    pub(crate) fn ratio(&self, other: &Self) -> Option<f64> {
+        (other.median > 0.0).then(|| self.median / other.median)
+    }
+}
+
+impl Results {
+    /// The PHP baseline, if it took part.
+    pub(crate) fn baseline(&self) -> Option<&str> {
+        self.named(|name| name.starts_with("php"))
+    }
+
+    /// uWebSockets, if it took part.
+    pub(crate) fn uwebsockets(&self) -> Option<&str> {
+        self.named(|name| name.starts_with("uwebsockets") || name.starts_with("uws"))
+    }
+
+    /// The bare kernel on the interface that `server` uses: io_uring, which its name says then, or epoll.
+    pub(crate) fn limit(&self, server: &str) -> Option<&str> {
+        self.named(|name| name.starts_with("limit") && name.contains("uring") == server.contains("uring"))
+    }
+
+    /// The runs at `point` of `server`, and the connections they had. What an idle connection costs does not
+    /// depend on their number, so a server that was not run there is taken at its highest point that passed.
+    pub(crate) fn nearest<'a>(
+        &'a self,
+        server: &str,
+        kind: Kind,
+        point: &str,
+    ) -> Option<(Vec<&'a Record>, usize)> {
+        let exact = self.runs(server, point);
+        if let Some(run) = exact.first() {
+            let connections = run.connections;
+            return Some((exact, connections));
+        }
+        let points = if kind == Kind::Idle { self.points(kind) } else { Vec::new() };
+        let others = points.iter().map(|(name, connections)| (self.runs(server, name), *connections));
+        let passed = others.filter(|(runs, _)| runs.iter().any(|run| run.passed().is_some()));
+        passed.max_by_key(|(_, connections)| *connections)
+    }
+
+    fn named(&self, is_wanted: impl Fn(&str) -> bool) -> Option<&str> {
+        let names = self.environment.servers.iter().map(|server| server.name.as_str());
+        names.into_iter().find(|name| is_wanted(&name.to_ascii_lowercase()))
+    }
+}
+
+fn cpu_us(run: &Value) -> Option<f64> {
+    run["server"]["cpu_us_per_message"].as_f64()
+}
+
+fn milliseconds(run: &Value, quantile: &str) -> Option<f64> {
+    run["latency"]["count"].as_u64().filter(|count| *count > 0)?;
+    run["latency"][quantile].as_f64().map(|us| us / 1e3)
+}
+
+/// A figure with three significant digits, and a comma in the thousands.
+pub(crate) fn figure(value: f64) -> String {
+    let size = value.abs();
+    let digits = match size {
+        _ if size >= 99.95 || size == 0.0 => 0,
+        _ if size >= 9.995 => 1,
+        _ if size >= 0.9995 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.digits$}");
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{sign}{grouped}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_spreads() {
+        assert_eq!(Spread::of(Vec::new()), None);
+        assert_eq!(Spread::of(vec![3.0]), Some(Spread { median: 3.0, min: 3.0, max: 3.0 }));
+        assert_eq!(Spread::of(vec![9.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
+        assert_eq!(Spread::of(vec![4.0, 9.0, 1.0, 2.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_never_of_nothing() {
+        let spread = |median| Spread { median, min: 0.0, max: 100.0 };
+        assert_eq!(spread(6.0).ratio(&spread(4.0)), Some(1.5));
+        assert_eq!(spread(6.0).ratio(&spread(0.0)), None);
+    }
+
+    #[test]
+    fn figures_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.01234, "0.012"),
+            (1.5, "1.50"),
+            (9.996, "10.0"),
+            (99.96, "100"),
+            (-1234.5, "-1,234"),
+            (1_234_567.8, "1,234,568"),
+        ] {
+            assert_eq!(figure(value), text);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Runs servers side by side, one at a time and in turns, and writes what came of it into a directory.
+//!
+//! ```text
+//! servers ─▶ schedule ─▶ run ─▶ process, cores          environment ─▶ store
+//!                         └─▶ store ─▶ metric ─▶ summary, plot
+//! ```
+
+mod cores;
+mod environment;
+pub(crate) mod metric;
+pub(crate) mod plot;
+mod process;
+mod run;
+pub(crate) mod schedule;
+mod servers;
+pub(crate) mod store;
+pub(crate) mod summary;
+
+use crate::cli::{as_seconds, parse_connections, parse_duration};
+use clap::Args;
+use cores::Cores;
+use schedule::{Kind, Point, Schedule};
+use serde::Serialize;
+use std::collections::HashSet;
+use std::io::{Write as _, stderr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use store::{Environment, Record, Results, Store};
+
+/// What is to be compared, and how long.
+#[derive(Debug, Args, Serialize)]
+pub(crate) struct CompareOptions {
+    /// Scenarios, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "echo,broadcast,storm,idle,connect")]
+    pub(crate) scenarios: Vec<Kind>,
+    /// Names of servers, separated by commas; all of the file if not given.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) servers: Vec<String>,
+    /// How often each server is run at each point, in turns with the others.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// What there is to compare: names, commands and versions.
+    #[arg(long, default_value = "benches/peers/servers.json")]
+    pub(crate) servers_file: PathBuf,
+    /// The results go to <RESULTS>/<date>-<NAME>.
+    #[arg(long, default_value = "comparison")]
+    pub(crate) name: String,
+    /// Where directories of results lie.
+    #[arg(long, default_value = "results")]
+    pub(crate) results: PathBuf,
+    /// Length of the measured window of each run.
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
+    pub(crate) duration: Duration,
+    /// Traffic before the measured window.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    #[serde(rename = "warmup_seconds", serialize_with = "as_seconds")]
+    pub(crate) warmup: Duration,
+    /// Connections of each scenario, separated by commas, instead of the usual points.
+    #[arg(long, value_delimiter = ',', value_parser = parse_connections)]
+    pub(crate) connections: Vec<usize>,
+    /// Fewer points with fewer connections; `report` passes such results over.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Prints the plan and the time it will take, and does nothing.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) dry_run: bool,
+}
+
+/// Makes all the runs and writes the results; says whether it came to its end.
+pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Result<bool, String> {
+    let servers = servers::read(&options.servers_file, &options.servers)?;
+    let cores = Cores::choose()?;
+    let environment = Environment::look(options, cores, &servers)?;
+    let schedule = Schedule::new(options, servers);
+    say(&schedule.text());
+    if options.dry_run {
+        return Ok(true);
+    }
+    if cfg!(debug_assertions) {
+        say("warning: this load generator was built without --release; its figures are worth nothing\n");
+    }
+    let mut store = Store::create(&options.results, &options.name, &environment)?;
+    let mut comparison = Comparison {
+        schedule: &schedule,
+        cores,
+        interrupt,
+        began: Instant::now(),
+        done: 0,
+        expected_done: 0.0,
+    };
+    for point in &schedule.points {
+        comparison.measure(point, &mut store)?;
+    }
+    let results = Results::read(&store.directory)?;
+    store.write("summary.md", &summary::markdown(&results))?;
+    plot::draw_all(&results, &store.directory)?;
+    say(&format!("the results are in {}\n", store.directory.display()));
+    Ok(!interrupt.load(Ordering::Relaxed))
+}
+
+struct Comparison<'a> {
+    schedule: &'a Schedule,
+    cores: Cores,
+    interrupt: &'a AtomicBool,
+    began: Instant,
+    done: usize,
+    /// What the runs so far were expected to take, in seconds.
+    expected_done: f64,
+}
+
+impl Comparison<'_> {
+    /// All rounds of all servers at one point, in turns.
+    fn measure(&mut self, point: &Point, store: &mut Store) -> Result<(), String> {
+        let mut records: Vec<Record> = Vec::new();
+        let mut broken: HashSet<&str> = HashSet::new();
+        for round in 1..=self.schedule.rounds {
+            for server in self.schedule.servers_at(point) {
+                self.done += 1;
+                self.expected_done += point.seconds;
+                if broken.contains(server.name.as_str()) || self.interrupt.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let record = run::run((server, point, round), self.cores, store, self.interrupt);
+                if self.interrupt.load(Ordering::Relaxed) {
+                    continue;
+                }
+                // What cannot be run would only cost time again.
+                if record.error.is_some() {
+                    broken.insert(&server.name);
+                }
+                store.add(&record)?;
+                self.say(&record);
+                records.push(record);
+            }
+        }
+        if point.kind.has_latency() {
+            for server in self.schedule.servers_at(point) {
+                let own: Vec<&Record> =
+                    records.iter().filter(|record| record.server == server.name).collect();
+                store.keep_median_hgrm(&own)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, record: &Record) {
+        let total = self.schedule.seconds();
+        let pace = (self.began.elapsed().as_secs_f64() / self.expected_done).max(1.0);
+        let left_minutes = (total - self.expected_done) * pace / 60.0;
+        let figures = record.kind.metrics().iter().filter_map(|metric| {
+            let spread = metric.of(&[record])?;
+            Some(format!("{} {}", metric::figure(spread.median), metric.title))
+        });
+        let figures: Vec<String> = figures.chain(summary::remark(&[record])).collect();
+        say(&format!(
+            "[{}/{}, {left_minutes:.1} min left] {} {} {}: {}\n",
+            self.done,
+            self.schedule.runs(),
+            record.point,
+            record.server,
+            record.round,
+            figures.join("; ")
+        ));
+    }
+}
+
+fn say(text: &str) {
+    // The comparison goes on when nobody reads its progress any more.
+    let _ = stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,213 @@
+//! The pictures of a comparison. Labels are SVG text, so no font is needed to draw them.
+
+use super::metric::{CPU_US_PER_DELIVERY, DELIVERIES, Metric, PRIVATE, figure};
+use super::schedule::Kind;
+use super::store::{Results, hgrm_path};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use std::fs;
+use std::path::Path;
+
+/// What the article says that a connection costs, in bytes.
+const ARTICLE_BYTES: f64 = 9000.0;
+const ARTICLE: &str = "the article's PHP";
+const SIZE: (u32, u32) = (900, 520);
+const FONT: &str = "sans-serif";
+/// Distinct colours, one for each server, in the order of the file.
+const COLOURS: [RGBColor; 12] = [
+    RGBColor(214, 39, 40),
+    RGBColor(255, 127, 14),
+    RGBColor(31, 119, 180),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(140, 86, 75),
+    RGBColor(227, 119, 194),
+    RGBColor(127, 127, 127),
+    RGBColor(188, 189, 34),
+    RGBColor(23, 190, 207),
+    RGBColor(0, 0, 0),
+    RGBColor(100, 149, 237),
+];
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// A line: its name, its colour, and its points.
+type Line<'a> = (&'a str, RGBColor, Vec<(f64, f64)>);
+
+/// Draws whatever the results have data for.
+pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String> {
+    for kind in [Kind::Echo, Kind::Broadcast] {
+        for (point, _) in results.points(kind) {
+            let lines = each_server(results, |name| percentiles(directory, &point, name));
+            let words = [&format!("{point}: latency by percentile"), "percentile", "ms"];
+            let path = directory.join(format!("{point}-latency.svg"));
+            draw_lines(&path, words, lines, percentile_label)?;
+        }
+    }
+    for (metric, file, title) in [
+        (DELIVERIES, "storm-deliveries.svg", "storm: deliveries a second by number of clients"),
+        (CPU_US_PER_DELIVERY, "storm-cost.svg", "storm: server CPU per delivery by number of clients"),
+    ] {
+        let lines = each_server(results, |name| by_clients(results, &metric, name));
+        draw_lines(&directory.join(file), [title, "clients", metric.title], lines, |x| figure(*x))?;
+    }
+    draw_memory(results, &directory.join("memory.svg"))
+}
+
+fn each_server(results: &Results, points: impl Fn(&str) -> Vec<(f64, f64)>) -> Vec<Line<'_>> {
+    let servers = results.environment.servers.iter().zip(COLOURS.iter().cycle());
+    let lines = servers.map(|(server, &colour)| (server.name.as_str(), colour, points(&server.name)));
+    lines.filter(|(_, _, points)| !points.is_empty()).collect()
+}
+
+/// The latencies in milliseconds over 1 / (1 - percentile).
+fn percentiles(directory: &Path, point: &str, server: &str) -> Vec<(f64, f64)> {
+    let text = fs::read_to_string(hgrm_path(directory, point, server)).unwrap_or_default();
+    let row = |line: &str| {
+        let mut fields = line.split_whitespace().map(str::parse);
+        let value: f64 = fields.next()?.ok()?;
+        let odds: f64 = fields.nth(2)?.ok()?;
+        // A logarithmic axis has no zero.
+        (value > 0.0).then_some((odds, value))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+fn percentile_label(odds: &f64) -> String {
+    let percent = 100.0 - 100.0 / odds;
+    format!("{}%", (percent * 1e6).round() / 1e6)
+}
+
+/// The figure of each storm over its clients.
+fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64)> {
+    let points = results.points(Kind::Storm).into_iter();
+    let value = |(point, clients): (String, usize)| {
+        let median = metric.of(&results.runs(server, &point))?.median;
+        (median > 0.0).then_some((clients as f64, median))
+    };
+    points.filter_map(value).collect()
+}
+
+/// Both axes are logarithmic.
+fn draw_lines(
+    path: &Path,
+    [title, x_title, y_title]: [&str; 3],
+    lines: Vec<Line<'_>>,
+    x_label: impl Fn(&f64) -> String,
+) -> Result<(), String> {
+    let all = || lines.iter().flat_map(|(_, _, points)| points);
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (x_least, x_most) = bounds(all().map(|point| point.0), 1.0);
+    let (y_least, y_most) = bounds(all().map(|point| point.1), 1.3);
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    let draw = || -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+        area.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, (FONT, 20))
+            .margin(12)
+            .x_label_area_size(46)
+            .y_label_area_size(76)
+            .build_cartesian_2d((x_least..x_most).log_scale(), (y_least..y_most).log_scale())?;
+        chart
+            .configure_mesh()
+            .x_desc(x_title)
+            .y_desc(y_title)
+            .x_label_formatter(&x_label)
+            .y_label_formatter(&|y| figure(*y))
+            .light_line_style(BLACK.mix(0.06))
+            .draw()?;
+        for (name, colour, points) in lines {
+            let style = colour.stroke_width(if name.starts_with("uproar") { 3 } else { 1 });
+            chart
+                .draw_series(LineSeries::new(points, style).point_size(2))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
+        area.present()
+    };
+    draw().map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
+}
+
+/// The smallest and the largest, with some room, and never the same.
+fn bounds(values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
+    let (least, most) = values
+        .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));
+    (least / room, (most * room).max(least * 1.01))
+}
+
+/// One bar for each server, beside what the article says.
+fn draw_memory(results: &Results, path: &Path) -> Result<(), String> {
+    let points = results.points(Kind::Idle);
+    let Some((point, _)) = points.iter().max_by_key(|(_, connections)| *connections) else { return Ok(()) };
+    let servers = results.environment.servers.iter().zip(COLOURS.iter().cycle());
+    let measured = servers.filter_map(|(server, &colour)| {
+        let (runs, connections) = results.nearest(&server.name, Kind::Idle, point)?;
+        let bytes = PRIVATE.of(&runs)?.median.max(0.0);
+        Some((format!("{} ({connections})", server.name), colour, bytes))
+    });
+    let mut bars: Vec<(String, RGBColor, f64)> = measured.collect();
+    if bars.is_empty() {
+        return Ok(());
+    }
+    bars.push((ARTICLE.to_owned(), RGBColor(190, 190, 190), ARTICLE_BYTES));
+    bars.sort_by(|one, other| one.2.total_cmp(&other.2));
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    draw_bars(&area, &bars).map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
+}
+
+fn draw_bars(
+    area: &Area<'_>,
+    bars: &[(String, RGBColor, f64)],
+) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    let most = bars.iter().map(|bar| bar.2).fold(1.0, f64::max) * 1.15;
+    let rows = bars.len() as f64;
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(area)
+        .caption("private memory of the server per idle connection (connections held)", (FONT, 20))
+        .margin(12)
+        .x_label_area_size(46)
+        .y_label_area_size(200)
+        .build_cartesian_2d(0.0..most, 0.0..rows)?;
+    // The rows count from the top; their names are written beside them, not along an axis.
+    chart
+        .configure_mesh()
+        .disable_y_axis()
+        .disable_y_mesh()
+        .x_desc("bytes")
+        .x_label_formatter(&|x| figure(*x))
+        .draw()?;
+    for (row, (name, colour, bytes)) in bars.iter().enumerate() {
+        let top = rows - row as f64;
+        let bar = Rectangle::new([(0.0, top - 0.2), (*bytes, top - 0.8)], colour.filled());
+        chart.draw_series([bar])?;
+        let (x, y) = chart.backend_coord(&(*bytes, top - 0.5));
+        area.draw(&Text::new(figure(*bytes), (x + 6, y - 7), (FONT, 14)))?;
+        area.draw(&Text::new(name.clone(), (12, y - 7), (FONT, 14)))?;
+    }
+    area.present()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_have_an_extent() {
+        assert_eq!(bounds([2.0, 8.0].into_iter(), 2.0), (1.0, 16.0));
+        assert_eq!(bounds([2.0].into_iter(), 1.0), (2.0, 2.02));
+    }
+
+    #[test]
+    fn percentiles_have_names() {
+        for (odds, label) in [(1.0, "0%"), (10.0, "90%"), (1000.0, "99.9%"), (100_000.0, "99.999%")] {
+            assert_eq!(percentile_label(&odds), label);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Starts servers and load generators as processes, and sees to it that each of them ends.
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A server says `listening on` within this time of its start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// A process that was told to end does so within this time, or is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it is looked whether a process has ended.
+const LOOK: Duration = Duration::from_millis(5);
+/// So many lines of a process are kept for the message that explains its end.
+const KEPT_LINES: usize = 5;
+
+/// A server that listens. It ends when this is dropped.
+pub(crate) struct Running {
+    process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+/// A process with a group of its own, so that a Ctrl-C on the terminal is passed on in order, by us.
+pub(crate) struct Process {
+    child: Child,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+/// An address where nobody listens, for the next server.
+pub(crate) fn free_address() -> Result<SocketAddr, String> {
+    let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    bound.map_err(|error| format!("no port is free: {error}"))
+}
+
+impl Running {
+    /// Starts `command` and waits until it says that it listens on `address`.
+    pub(crate) fn start(command: &[String], address: SocketAddr) -> Result<Self, String> {
+        let (lines, news) = channel();
+        let process = Process::start(command, Some(lines))?;
+        let mut running = Self { process, address };
+        running.await_listening(&news)?;
+        Ok(running)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    fn await_listening(&mut self, news: &Receiver<String>) -> Result<(), String> {
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.to_ascii_lowercase().contains("listening on") => return Ok(()),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = START_TIMEOUT.as_secs();
+                    return Err(format!(
+                        "it did not say `listening on` within {seconds} s{}",
+                        self.process.words()
+                    ));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.process.end();
+                    return Err(format!("it ended before it listened ({status}){}", self.process.words()));
+                }
+            }
+        }
+    }
+}
+
+impl Process {
+    /// Starts `command`; its output goes, line by line, to `lines`, and the last lines are kept.
+    pub(crate) fn start(command: &[String], lines: Option<Sender<String>>) -> Result<Self, String> {
+        let (program, arguments) = command.split_first().ok_or("the command is empty")?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("{program} cannot be started: {error}"))?;
+        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
+        for pipe in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
+            let (kept, lines) = (last_lines.clone(), lines.clone());
+            thread::spawn(move || listen(pipe, &kept, lines.as_ref()));
+        }
+        Ok(Self { child, last_lines })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end, until `until`.
+    pub(crate) fn wait(&mut self, until: Instant) -> Option<ExitStatus> {
+        loop {
+            let status = self.ended();
+            if status.is_some() || Instant::now() >= until {
+                return status;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // It may have ended meanwhile.
+        let _: Result<(), Errno> = kill(self.pid(), signal);
+    }
+
+    /// Its last words, to be appended to a message.
+    pub(crate) fn words(&self) -> String {
+        let lines = self.last_lines.lock().expect("no reader panics");
+        if lines.is_empty() { String::new() } else { format!(": {}", Vec::from(lines.clone()).join(" / ")) }
+    }
+
+    /// Asks it to end and, after some time, makes it end, with what it has started; says how it ended.
+    fn end(&mut self) -> String {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGTERM);
+        }
+        let status = self.wait(Instant::now() + END_TIMEOUT);
+        // Its group is ours alone: whoever is left in it is its child.
+        let _: Result<(), Errno> = killpg(self.pid(), Signal::SIGKILL);
+        let status = status.or_else(|| self.child.wait().ok());
+        status.map_or_else(|| "no exit status".to_owned(), |status| status.to_string())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn boxed(pipe: impl Read + Send + 'static) -> Box<dyn Read + Send> {
+    Box::new(pipe)
+}
+
+fn listen(pipe: Box<dyn Read + Send>, kept: &Mutex<VecDeque<String>>, mut lines: Option<&Sender<String>>) {
+    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+        let mut last = kept.lock().expect("no reader panics");
+        last.push_back(line.clone());
+        if last.len() > KEPT_LINES {
+            last.pop_front();
+        }
+        drop(last);
+        // Nobody waits for the lines any more once the server listens; the pipe is emptied all the same.
+        lines = lines.filter(|lines| lines.send(line).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(script: &str) -> Result<Running, String> {
+        let command = ["sh", "-c", script].map(str::to_owned);
+        Running::start(&command, SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
+    #[test]
+    fn a_server_that_does_not_listen_says_why() {
+        let reason = start("echo no port for you >&2; exit 3").err().expect("it cannot listen");
+        assert!(reason.contains("exit status: 3") && reason.contains("no port for you"), "{reason}");
+        let reason = Running::start(&["/no/such/server".to_owned()], SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert!(reason.is_err_and(|reason| reason.contains("/no/such/server cannot be started")));
+    }
+
+    #[test]
+    fn a_server_ends_with_its_children_even_if_it_does_not_want_to() {
+        // The children hold the pipe open for as long as they live.
+        let mut server = start("trap '' TERM; sleep 1000 & echo listening on $!; wait; sleep 1000")
+            .unwrap_or_else(|reason| panic!("{reason}"));
+        let child = server.process.words().rsplit(' ').next().and_then(|pid| pid.parse().ok());
+        let child = Pid::from_raw(child.expect("it named its child"));
+        assert_eq!(kill(child, None), Ok(()));
+        server.process.end();
+        let is_gone = |pid: Pid| {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            state.map_or(true, |state| state.contains(") Z "))
+        };
+        let until = Instant::now() + START_TIMEOUT;
+        while !is_gone(child) && Instant::now() < until {
+            thread::yield_now();
+        }
+        assert!(is_gone(child));
+    }
+}

@@ -1,0 +1,245 @@
+//! What is to be run: the points of every scenario, the servers that take part, and the time it will take.
+
+use super::CompareOptions;
+use super::servers::Server;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+/// Connections of the points, as in the published results and for a quick look.
+const STORMS: [&[usize]; 2] = [&[50, 200, 500, 1000], &[50, 200]];
+const IDLES: [usize; 2] = [10_000, 2000];
+/// What a server that has a limit is shown at, below it and above.
+const LIMITED_IDLES: [&[usize]; 2] = [&[100, 500, 900, 1100], &[900]];
+/// Handshakes a second that the expected time reckons with.
+const RAMP_PER_SECOND: f64 = 8000.0;
+/// To start a server and the load, and to end both.
+const OVERHEAD_SECONDS: f64 = 0.6;
+/// How long connections idle.
+const HOLD_SECONDS: f64 = 1.0;
+
+/// A scenario of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// Messages come back to their sender.
+    Echo,
+    /// One publishes and everybody hears it.
+    Broadcast,
+    /// Everybody says one thing and hears everything.
+    Storm,
+    /// Connections that are open and silent.
+    Idle,
+    /// Connections are opened and closed.
+    Connect,
+}
+
+/// One scenario with one number of connections.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Point {
+    pub(crate) kind: Kind,
+    pub(crate) connections: usize,
+    /// It is only for servers that have a limit, and shows them at it.
+    pub(crate) at_limit: bool,
+    /// For the load generator.
+    pub(crate) arguments: Vec<String>,
+    /// What one run is expected to take.
+    pub(crate) seconds: f64,
+}
+
+/// All that is to be run.
+pub(crate) struct Schedule {
+    pub(crate) points: Vec<Point>,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) rounds: u32,
+}
+
+impl Kind {
+    /// What the server must do for it.
+    pub(crate) fn app(self) -> &'static str {
+        match self {
+            Self::Echo | Self::Connect => "echo",
+            Self::Broadcast | Self::Storm | Self::Idle => "relay",
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Broadcast => "broadcast",
+            Self::Storm => "storm",
+            Self::Idle => "idle",
+            Self::Connect => "connect",
+        }
+    }
+
+    /// Whether the distribution of its latencies is kept.
+    pub(crate) fn has_latency(self) -> bool {
+        matches!(self, Self::Echo | Self::Broadcast)
+    }
+
+    fn connections(self, quick: bool) -> Vec<usize> {
+        let set = usize::from(quick);
+        match self {
+            Self::Echo => vec![100],
+            Self::Broadcast => vec![1000],
+            Self::Storm => STORMS[set].to_vec(),
+            Self::Idle => vec![IDLES[set]],
+            Self::Connect => vec![32],
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Echo => &["--size", "64"],
+            Self::Broadcast => &["--publishers", "1", "--rate", "100", "--size", "64"],
+            Self::Storm => &["--size", "20"],
+            Self::Idle | Self::Connect => &[],
+        }
+    }
+}
+
+impl Point {
+    fn new(kind: Kind, connections: usize, at_limit: bool, options: &CompareOptions) -> Self {
+        let (warmup, duration) = (options.warmup.as_secs_f64(), options.duration.as_secs_f64());
+        let (warmup, duration) = match kind {
+            Kind::Idle => (0.0, duration.min(HOLD_SECONDS)),
+            _ => (warmup, duration),
+        };
+        let ramp = if kind == Kind::Connect { 0.0 } else { connections as f64 / RAMP_PER_SECOND };
+        let own = [kind.name().to_owned(), "--connections".to_owned(), connections.to_string()];
+        let times =
+            ["--warmup".to_owned(), format!("{warmup}s"), "--duration".to_owned(), format!("{duration}s")];
+        let arguments = kind.arguments().iter().map(|&word| word.to_owned());
+        Self {
+            kind,
+            connections,
+            at_limit,
+            arguments: own.into_iter().chain(arguments).chain(times).collect(),
+            seconds: OVERHEAD_SECONDS + ramp + warmup + duration,
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}-{}", self.kind.name(), self.connections)
+    }
+
+    /// Whether the server is run here.
+    pub(crate) fn takes(&self, server: &Server) -> bool {
+        let fits = match server.max_connections {
+            Some(most) => self.at_limit || self.connections <= most,
+            None => !self.at_limit,
+        };
+        fits && server.apps.iter().any(|app| app == self.kind.app())
+    }
+}
+
+impl Schedule {
+    pub(crate) fn new(options: &CompareOptions, servers: Vec<Server>) -> Self {
+        let mut points = Vec::new();
+        for &kind in &options.scenarios {
+            let given = &options.connections;
+            let counts = if given.is_empty() { kind.connections(options.quick) } else { given.clone() };
+            points.extend(counts.into_iter().map(|count| Point::new(kind, count, false, options)));
+            if kind == Kind::Idle && given.is_empty() {
+                let limited = LIMITED_IDLES[usize::from(options.quick)];
+                points.extend(limited.iter().map(|&count| Point::new(kind, count, true, options)));
+            }
+        }
+        points.retain(|point| servers.iter().any(|server| point.takes(server)));
+        Self { points, servers, rounds: options.rounds }
+    }
+
+    /// The servers that are run at `point`.
+    pub(crate) fn servers_at(&self, point: &Point) -> impl Iterator<Item = &Server> {
+        self.servers.iter().filter(|server| point.takes(server))
+    }
+
+    /// How many runs `point` has.
+    pub(crate) fn runs_at(&self, point: &Point) -> usize {
+        self.servers_at(point).count() * self.rounds as usize
+    }
+
+    pub(crate) fn runs(&self) -> usize {
+        self.points.iter().map(|point| self.runs_at(point)).sum()
+    }
+
+    /// What all of it is expected to take.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.points.iter().map(|point| self.runs_at(point) as f64 * point.seconds).sum()
+    }
+
+    /// The plan in a few lines.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        for point in &self.points {
+            let servers: Vec<&str> = self.servers_at(point).map(|server| server.name.as_str()).collect();
+            let _ = writeln!(
+                out,
+                "{:<15} {} rounds of {:.1} s: {}",
+                point.name(),
+                self.rounds,
+                point.seconds,
+                servers.join(", ")
+            );
+        }
+        let (runs, minutes) = (self.runs(), self.seconds() / 60.0);
+        let _ = writeln!(out, "{runs} runs, about {minutes:.1} minutes");
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        options: CompareOptions,
+    }
+
+    fn schedule(arguments: &str) -> Schedule {
+        let words = ["compare"].into_iter().chain(arguments.split_whitespace());
+        let server = |number: usize| Server {
+            name: format!("server-{number}"),
+            version: String::new(),
+            command: Vec::new(),
+            apps: vec!["echo".to_owned(), "relay".to_owned()],
+            build: String::new(),
+            notes: String::new(),
+            max_connections: (number == 0).then_some(1000),
+        };
+        Schedule::new(&Program::parse_from(words).options, (0..10).map(server).collect())
+    }
+
+    #[test]
+    fn the_sets_keep_to_their_time_with_ten_servers() {
+        let full = schedule("");
+        assert!(full.seconds() < 22.0 * 60.0, "{}", full.text());
+        // The options of `just compare-quick`.
+        let quick = schedule("--quick --rounds 1 --duration 1s --warmup 300ms");
+        assert!(quick.seconds() < 2.5 * 60.0, "{}", quick.text());
+    }
+
+    #[test]
+    fn a_server_with_a_limit_has_points_of_its_own() {
+        let schedule = schedule("");
+        let names = |index: usize| -> Vec<String> {
+            let server = &schedule.servers[index];
+            schedule.points.iter().filter(|point| point.takes(server)).map(Point::name).collect()
+        };
+        assert!(names(0).iter().any(|name| name == "idle-1100"));
+        assert!(!names(0).iter().any(|name| name == "idle-10000"));
+        assert!(!names(1).iter().any(|name| name == "idle-1100"));
+        assert!(names(1).iter().any(|name| name == "idle-10000"));
+    }
+
+    #[test]
+    fn given_connections_replace_the_set() {
+        let schedule = schedule("--scenarios storm,echo --connections 3,7");
+        let names: Vec<String> = schedule.points.iter().map(Point::name).collect();
+        assert_eq!(names, ["storm-3", "storm-7", "echo-3", "echo-7"]);
+    }
+}

@@ -1,0 +1,207 @@
+//! The results' place in the README, written from the raw data of a comparison and held to them.
+
+use crate::compare::metric::{
+    CPU_US, CPU_US_PER_DELIVERY, HANDSHAKES_PER_CPU_SECOND, KERNEL, Metric, P99, PRIVATE, ROUNDS, figure,
+};
+use crate::compare::schedule::Kind;
+use crate::compare::store::{RAW, Results};
+use crate::compare::summary::machine;
+use clap::Args;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const BEGIN: &str = "<!-- results: begin -->";
+const END: &str = "<!-- results: end -->";
+const NO_RESULTS: &str = "There are no results yet; `just compare` makes them.\n";
+/// The point of a scenario that has several, if the results have it; the largest otherwise.
+const STORM: &str = "storm-500";
+const PLOTS: [(&str, &str); 2] = [
+    ("storm-cost.svg", "Server CPU per delivery as clients grow"),
+    ("memory.svg", "Memory of an idle connection"),
+];
+
+/// Which results go where.
+#[derive(Debug, Args)]
+pub(crate) struct ReportOptions {
+    /// A directory of results; the newest one in `results` that is not of a quick comparison if not given.
+    #[arg(long)]
+    pub(crate) from: Option<PathBuf>,
+    /// Where directories of results lie.
+    #[arg(long, default_value = "results")]
+    pub(crate) results: PathBuf,
+    /// The file that has the markers.
+    #[arg(long, default_value = "README.md")]
+    pub(crate) readme: PathBuf,
+    /// Changes nothing, and fails if the file has other figures than the raw data.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Writes the README's part, or checks it; says whether it is as it should be.
+pub(crate) fn report(options: &ReportOptions) -> Result<bool, String> {
+    let newest = match &options.from {
+        Some(directory) => Some((directory.clone(), Results::read(directory)?)),
+        None => newest(&options.results)?,
+    };
+    let section = match &newest {
+        Some((directory, results)) => section(results, &relative(directory, &options.readme)),
+        None => NO_RESULTS.to_owned(),
+    };
+    let path = options.readme.display();
+    let old =
+        fs::read_to_string(&options.readme).map_err(|error| format!("{path} cannot be read: {error}"))?;
+    let new = insert(&old, &section).ok_or_else(|| {
+        format!("{path} has no place for the results; put the lines `{BEGIN}` and `{END}` where they belong")
+    })?;
+    if options.check {
+        return Ok(agrees(&old, &new, &options.readme));
+    }
+    fs::write(&options.readme, new).map_err(|error| format!("{path} cannot be written: {error}"))?;
+    Ok(true)
+}
+
+fn agrees(old: &str, new: &str, readme: &Path) -> bool {
+    let differs = |(old, new): &(&str, &str)| old != new;
+    let Some((is, ought)) = old.lines().chain([""]).zip(new.lines().chain([""])).find(differs) else {
+        return true;
+    };
+    eprintln!(
+        "loadgen: {} does not say what the raw data says; run `loadgen report`\n  it says:   {is}\n  it should: {ought}",
+        readme.display()
+    );
+    false
+}
+
+/// The text with `section` between the markers.
+fn insert(text: &str, section: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
+}
+
+/// The directory that was begun last, without those of quick comparisons.
+fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
+    let Ok(entries) = fs::read_dir(parent) else { return Ok(None) };
+    let directories = entries.flatten().map(|entry| entry.path()).filter(|path| path.join(RAW).exists());
+    let mut all = Vec::new();
+    for directory in directories {
+        let results = Results::read(&directory)?;
+        if results.environment.options["quick"] != true {
+            all.push((directory, results));
+        }
+    }
+    Ok(all.into_iter().max_by(|one, other| one.1.environment.started.cmp(&other.1.environment.started)))
+}
+
+/// The directory as a link in the README names it.
+fn relative(directory: &Path, readme: &Path) -> String {
+    let below = readme.parent().and_then(|base| directory.strip_prefix(base).ok());
+    let path = below.unwrap_or(directory);
+    path.display().to_string().trim_end_matches('/').to_owned()
+}
+
+/// A column of the table: the scenario, the figure, and its head.
+const COLUMNS: [(Kind, Metric, &str); 8] = [
+    (Kind::Storm, ROUNDS, "rounds/s"),
+    (Kind::Storm, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
+    (Kind::Broadcast, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
+    (Kind::Broadcast, P99, "p99 ms"),
+    (Kind::Echo, CPU_US, "CPU µs per message"),
+    (Kind::Idle, PRIVATE, "bytes per connection"),
+    (Kind::Idle, KERNEL, "kernel bytes, both ends"),
+    (Kind::Connect, HANDSHAKES_PER_CPU_SECOND, "handshakes per CPU second"),
+];
+
+fn section(results: &Results, directory: &str) -> String {
+    let environment = &results.environment;
+    let columns: Vec<(Kind, Metric, String, String)> = COLUMNS
+        .iter()
+        .filter_map(|&(kind, metric, head)| {
+            let point = point(results, kind)?;
+            let head = format!("{point}: {head}");
+            Some((kind, metric, point, head))
+        })
+        .collect();
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let heads: Vec<&str> = columns.iter().map(|(_, _, _, head)| head.as_str()).collect();
+    let _ = writeln!(out, "| server | {} |\n|---|{}", heads.join(" | "), "---|".repeat(columns.len()));
+    let mut elsewhere = false;
+    for server in &environment.servers {
+        let cell = |(kind, metric, point, _): &(Kind, Metric, String, String)| {
+            let (runs, connections) = results.nearest(&server.name, *kind, point)?;
+            let median = figure(metric.of(&runs)?.median);
+            let is_here = runs.first().is_some_and(|run| run.point == *point);
+            Some(if is_here {
+                (median, true)
+            } else {
+                (format!("{median} (at {})", figure(connections as f64)), false)
+            })
+        };
+        let cells = columns.iter().map(|column| {
+            let has_run = !results.runs(&server.name, &column.2).is_empty();
+            match cell(column) {
+                Some((text, is_here)) => {
+                    elsewhere |= !is_here;
+                    text
+                }
+                None if has_run => "failed".to_owned(),
+                None => "–".to_owned(),
+            }
+        });
+        let cells: Vec<String> = cells.collect();
+        let _ = writeln!(out, "| {} {} | {} |", server.name, server.version, cells.join(" | "));
+    }
+    let rounds = environment.options["rounds"].as_u64().unwrap_or(1);
+    let date = environment.started.get(..10).unwrap_or("undated");
+    let elsewhere = if elsewhere {
+        " `(at N)`: with N connections, because it does not hold as many as the others."
+    } else {
+        ""
+    };
+    let _ = writeln!(
+        out,
+        "\nMedians of {rounds} rounds in turns, {date}. {} In `storm-N` each of N clients says something and hears \
+         everybody; `broadcast-N` has one publisher and N listeners.{elsewhere} The spread, the ratios and the \
+         failures are in [the summary]({directory}/summary.md), every run in [the raw data]({directory}/{RAW}).",
+        machine(environment)
+    );
+    for (file, title) in PLOTS {
+        let _ = writeln!(out, "\n![{title}]({directory}/{file})");
+    }
+    out
+}
+
+/// The point of `kind` that the table shows.
+fn point(results: &Results, kind: Kind) -> Option<String> {
+    let points = results.points(kind);
+    let largest = points.iter().max_by_key(|(_, connections)| *connections);
+    points.iter().find(|(name, _)| name == STORM).or(largest).map(|(name, _)| name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::summary::tests::example;
+
+    #[test]
+    fn the_table_has_the_medians_and_says_where_they_come_from() {
+        let text = section(&example(), "results/2026-01-31-x");
+        assert!(text.contains("| server | echo-100: CPU µs per message |"), "{text}");
+        assert!(text.contains("| ours 1 | 2.00 |") && text.contains("| broken 1 | failed |"), "{text}");
+        for part in ["2026-01-31.", "0123456789ab", "a CPU", "results/2026-01-31-x/raw.jsonl", "/memory.svg"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_section_replaces_what_is_between_the_markers() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = insert(&text, "new\n").expect("both markers are there");
+        assert_eq!(new, format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
+        assert_eq!(insert(&new, "new\n").as_ref(), Some(&new));
+        assert_eq!(insert("no markers", "new\n"), None);
+    }
+}

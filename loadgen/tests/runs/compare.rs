@@ -1,0 +1,152 @@
+//! A comparison from end to end, and the README's figures.
+
+use crate::server::{Fault, Mode, PROGRAM, serve_on};
+use serde_json::{Value, json};
+use std::env;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+/// Where the server of [`a_server_process`] is to listen, and what it does.
+const LISTEN: &str = "TEST_SERVER_LISTEN";
+const APP: &str = "TEST_SERVER_APP";
+const FAULT: &str = "TEST_SERVER_FAULT";
+
+/// Not a test by itself: the comparison starts it, with the variables set, as a server.
+#[test]
+#[ignore = "it is the server of another test"]
+fn a_server_process() {
+    let Ok(address) = env::var(LISTEN) else { return };
+    let is = |variable, value| env::var(variable).is_ok_and(|set| set == value);
+    let listener = TcpListener::bind(&address).expect("the address is free");
+    let mode = if is(APP, "echo") { Mode::Echo } else { Mode::Relay };
+    serve_on(listener, mode, if is(FAULT, "drop") { Fault::Drop } else { Fault::None });
+    println!("\nlistening on {address}");
+    loop {
+        thread::park();
+    }
+}
+
+fn server(name: &str, fault: &str, apps: &[&str]) -> Value {
+    let program = env::current_exe().expect("the test has a program");
+    let test = ["--exact", "compare::a_server_process", "--ignored", "--nocapture"];
+    let mut command = vec!["env".to_owned(), format!("{LISTEN}={{listen}}"), format!("{APP}={{app}}")];
+    command.extend([format!("{FAULT}={fault}"), program.to_string_lossy().into_owned()]);
+    command.extend(test.map(str::to_owned));
+    json!({"name": name, "version": "1", "command": command, "apps": apps, "build": "", "notes": "a test"})
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).output().expect("the program can be started")
+}
+
+/// An empty directory of this test.
+fn directory(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("the directory of temporary files can be written");
+    path
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("the directory of temporary files can be written");
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn servers_are_compared_and_the_readme_reports_it() {
+    let home = directory("compare");
+    let absent = json!({
+        "name": "absent", "version": "1", "command": ["/no/such/program", "{listen}"], "apps": ["echo"],
+        "build": "make absent",
+    });
+    let both = ["echo", "relay"];
+    let servers =
+        [server("one", "", &both), server("two", "", &both), server("lossy", "drop", &["echo"]), absent];
+    let file = home.join("servers.json");
+    write(&file, &json!({ "servers": servers }).to_string());
+    let [file, results] = [file, home.join("results")].map(|path| path.to_string_lossy().into_owned());
+    let output = run(&[
+        "compare",
+        "--servers-file",
+        &file,
+        "--results",
+        &results,
+        "--name",
+        "test",
+        "--connections",
+        "5",
+        "--rounds",
+        "1",
+        "--duration",
+        "200ms",
+        "--warmup",
+        "0",
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("14 runs, about"), "{said}");
+
+    let made = fs::read_dir(&results).expect("it was made").flatten().next().expect("there is one").path();
+    let raw = read(&made.join("raw.jsonl"));
+    let records: Vec<Value> =
+        raw.lines().map(|line| serde_json::from_str(line).expect("each line is a run")).collect();
+    assert_eq!(records.len(), 14);
+    let passed = |name: &str, kind: &str| {
+        let wanted = |record: &&Value| record["server"] == name && record["kind"] == kind;
+        records.iter().find(wanted).map(|record| record["outcome"]["passed"].clone())
+    };
+    for kind in ["echo", "broadcast", "storm", "idle", "connect"] {
+        assert_eq!(
+            (passed("one", kind), passed("two", kind)),
+            (Some(true.into()), Some(true.into())),
+            "{kind}"
+        );
+    }
+    assert_eq!(passed("lossy", "echo"), Some(false.into()));
+    assert_eq!(passed("absent", "echo"), Some(Value::Null));
+
+    let summary = read(&made.join("summary.md"));
+    assert!(summary.contains("- lossy: failed: 1 messages lost"), "{summary}");
+    assert!(summary.contains("make absent"), "{summary}");
+    for name in ["storm-cost", "storm-deliveries", "memory", "echo-5-latency", "broadcast-5-latency"] {
+        assert!(read(&made.join(format!("{name}.svg"))).contains("two"), "{name}");
+    }
+    assert!(read(&made.join("echo-5-one.hgrm")).contains("Percentile"));
+    let environment: Value = serde_json::from_str(&read(&made.join("env.json"))).expect("it is JSON");
+    assert!(environment["servers"][0]["notes"] == "a test" && environment["kernel"] != "unknown");
+
+    let readme = home.join("README.md");
+    write(&readme, "before\n<!-- results: begin -->\n<!-- results: end -->\nafter\n");
+    let readme_path = readme.to_string_lossy();
+    let report = ["report", "--results", &results, "--readme", &readme_path];
+    let check = [&report[..], &["--check"]].concat();
+    assert_eq!(run(&check).status.code(), Some(1), "an empty place has no figures");
+    assert!(run(&report).status.success() && run(&check).status.success());
+    let text = read(&readme);
+    assert!(
+        text.starts_with("before\n") && text.contains("| one 1 |") && text.ends_with("\nafter\n"),
+        "{text}"
+    );
+
+    // One digit of one figure is another.
+    let at = text.find("| one 1 |").expect("it has a row") + "| one 1 | ".len();
+    let digit = if text[at..].starts_with('7') { "8" } else { "7" };
+    write(&readme, &format!("{}{digit}{}", &text[..at], &text[at + 1..]));
+    let output = run(&check);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("run `loadgen report`"));
+}
+
+#[test]
+fn the_figures_of_this_readme_are_those_of_the_raw_data() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(PROGRAM).args(["report", "--check"]).current_dir(root).output();
+    let output = output.expect("the program can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
