@@ -20,11 +20,11 @@ use crate::shard::admission::Admission;
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, mailbox};
 use crate::stats::{Stats, Totals};
 
-/// Messages of a room's past that its members may ask for.
-const HISTORY: u32 = 50;
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
 const OTHER_DESCRIPTORS: u64 = 32;
+/// Most direct descriptors that a ring may have (`IORING_MAX_FIXED_FILES`).
+const MAX_SLOTS: u64 = 1 << 20;
 
 /// What keeps a server from starting: one line, with the way out.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The application could not be made.
+    #[error("cannot start the application: it panicked; its message stands above")]
+    Application,
     /// The kernel refused something else.
     #[error("cannot {what}: {error}")]
     System {
@@ -210,8 +213,13 @@ struct Plan {
 impl Plan {
     fn new(config: &Config, worker_count: u16, descriptors: u64) -> Self {
         let workers = u64::from(worker_count);
+        let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
+        let free = descriptors.saturating_sub(other).max(1);
+        let with_slots =
+            |slots: u64| Options { slots: u32::try_from(slots).unwrap_or(u32::MAX), ..Options::default() };
+        let ring = with_slots(free.min(MAX_SLOTS));
         let backend = match config.backend {
-            BackendName::Auto => match Uring::new(&Options { slots: 1, ..Options::default() }, Vec::new()) {
+            BackendName::Auto => match Uring::new(&ring, Vec::new()) {
                 Ok(_) => BackendName::IoUring,
                 Err(error) => {
                     warn!(%error, "io_uring is not to be had; using epoll");
@@ -220,10 +228,9 @@ impl Plan {
             },
             chosen => chosen,
         };
-        let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
-        let free = descriptors.saturating_sub(other).max(1);
+        let io = if backend == BackendName::IoUring { ring } else { with_slots(free) };
         // A ring has its own table of descriptors, and the limit holds for each.
-        let possible = if backend == BackendName::IoUring { free * workers } else { free };
+        let possible = if backend == BackendName::IoUring { u64::from(io.slots) * workers } else { free };
         let wanted = u64::from(config.max_connections);
         if wanted > possible {
             warn!(
@@ -232,12 +239,11 @@ impl Plan {
                 if backend == BackendName::IoUring { ", or --workers" } else { "" }
             );
         }
-        let slots = u32::try_from(free).unwrap_or(u32::MAX);
         Self {
             workers: worker_count,
             backend,
             max_connections: if wanted == 0 { possible } else { wanted },
-            io: Options { slots, ..Options::default() },
+            io,
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
     }
@@ -310,11 +316,15 @@ impl Start<'_> {
     ) {
         let result = match backend {
             Ok(backend) => {
+                let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
+                    let _ = ready.send(Err(StartError::Application));
+                    return;
+                };
                 let _ = ready.send(Ok(backend.waker()));
                 let Ok(go) = self.go.recv() else { return };
-                let hub = Hub::new(hub_options(self.config, self.ids));
-                let settings = settings(self.config, self.ids);
-                let own = (backend, hub, (self.make)(self.ids.0));
+                let hub = Hub::new(hub_options(self.config, self.ids, &*app));
+                let settings = settings(self.config, self.ids, &*app);
+                let own = (backend, hub, app);
                 let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
             }
@@ -333,8 +343,8 @@ impl Start<'_> {
     }
 }
 
-fn hub_options(config: &Config, (shard, shards): (u16, u16)) -> hub::Options {
-    let history = if config.app == AppName::Chat && config.history_bytes > 0 { HISTORY } else { 0 };
+fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::Options {
+    let history = if config.history_bytes > 0 { app.history() } else { 0 };
     hub::Options {
         shard,
         shards,
@@ -345,13 +355,13 @@ fn hub_options(config: &Config, (shard, shards): (u16, u16)) -> hub::Options {
     }
 }
 
-fn settings(config: &Config, (shard, shards): (u16, u16)) -> Settings {
+fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Settings {
     Settings {
         shard,
         shards,
         limits: Limits { max_message: config.max_message as usize },
         lag_policy: config.lag_policy,
-        has_page: config.app == AppName::Chat,
+        has_page: app.has_page(),
         handshake_ms: millis(config.handshake_seconds),
         ping_ms: millis(config.ping_seconds),
         pong_ms: millis(config.pong_seconds),

@@ -68,6 +68,14 @@ enum Tell {
 }
 
 impl App for Chat {
+    fn history(&self) -> u32 {
+        HISTORY
+    }
+
+    fn has_page(&self) -> bool {
+        true
+    }
+
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
         let label = self.label(client);
         line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);

@@ -46,6 +46,16 @@ impl<'a> Incoming<'a> {
 /// takes long holds up all clients of that shard. One that panics costs the client it was called for its
 /// connection (close code 1011), and nobody else anything.
 pub trait App {
+    /// How many of a room's last messages are kept for clients that join it, if they want them.
+    fn history(&self) -> u32 {
+        0
+    }
+
+    /// Whether browsers that ask for a room get the chat page.
+    fn has_page(&self) -> bool {
+        false
+    }
+
     /// A client came through the WebSocket handshake; `room` is the one that its address names.
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str);
 
@@ -58,7 +68,7 @@ pub trait App {
     }
 
     /// A message is about to get its place in a room's order. Called once for every message, on the shard that
-    /// orders the room; false drops the message.
+    /// orders the room; false, or a panic, drops the message.
     fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
         let _ = (room, kind, payload);
         true
@@ -81,7 +91,7 @@ pub trait App {
     }
 }
 
-/// What a handler can do. Everything takes effect after the handler returned.
+/// What a handler can do. Memberships change at once; what is sent or published leaves after the handler returned.
 pub struct Context<'a> {
     hub: &'a mut Hub,
     shard: u16,
@@ -153,14 +163,18 @@ impl<'a> Context<'a> {
         self.hub.members(room)
     }
 
-    /// Closes a client's connection, after it got what it is owed. The reason may have 123 bytes.
+    /// Closes a client's connection, after it got what it is owed. Of the reason 123 bytes are sent.
+    ///
+    /// # Panics
+    /// When the code is one that no close frame may carry (RFC 6455 §7.4.1).
     pub fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) {
+        assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
         if let Some(slot) = self.hub.find(client) {
             self.closing.push((slot, code, reason.into()));
         }
     }
 
-    /// Sends a note to the application instance of `shard`, whose [`App::on_ask`] may answer it.
+    /// Sends a small note to the application instance of `shard`, whose [`App::on_ask`] may answer it.
     pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
         self.hub.outgoing(shard).requests.note(Box::new(note));
     }

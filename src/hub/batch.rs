@@ -11,6 +11,9 @@ const KEPT_ENTRIES: usize = 4 << 10;
 /// Something that one instance of an application tells another; the engine only carries it.
 pub type Note = Box<dyn Any + Send>;
 
+/// What an entry weighs beside its bytes: about what it takes in memory, a small note included.
+const ENTRY_WEIGHT: usize = 256;
+
 /// Entries for one shard, in order. Their names and payloads lie one after the other in `bytes`.
 #[derive(Debug)]
 pub struct Batch<E> {
@@ -82,9 +85,9 @@ impl<E> Batch<E> {
         self.entries.is_empty()
     }
 
-    /// Bytes of names and payloads.
-    pub fn byte_len(&self) -> usize {
-        self.bytes.len()
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        self.bytes.len() + self.entries.len() * ENTRY_WEIGHT
     }
 
     /// Hands the entries out in order, each with its bytes, and leaves the batch empty for further use.

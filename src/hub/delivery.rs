@@ -71,6 +71,12 @@ impl Hub {
         None
     }
 
+    /// Whether one of the client's own rooms asks publishers to wait.
+    pub fn is_saturated_for(&self, slot: Slot) -> bool {
+        self.saturated > 0
+            && self.clients[slot as usize].seats.iter().any(|seat| self.rooms[seat.room].saturated)
+    }
+
     /// Whether publishers should wait, since a room's members have not been offered what is there already.
     pub fn is_saturated(&self) -> bool {
         self.saturated > 0
@@ -106,7 +112,7 @@ impl Hub {
         if client.sending {
             return None;
         }
-        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
+        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop(self.now_ms)) {
             return Some(self.start_sending(slot, span, count));
         }
         for _ in 0..client.seats.len() {

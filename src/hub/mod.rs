@@ -40,6 +40,10 @@ use rooms::{RoomId, Rooms};
 const SLICE: usize = 256;
 /// Drained outboxes kept for the next client that is owed something.
 const SPARE_OUTBOXES: usize = 64;
+/// A client that takes nothing of its outbox for so long is not reading.
+const STALL_MS: u64 = 1_000;
+/// How many lag windows of answers may wait for a client that is.
+const BURST: usize = 16;
 
 /// What a hub needs to know at the start.
 #[derive(Clone, Debug)]
@@ -48,7 +52,8 @@ pub struct Options {
     pub shard: u16,
     /// Number of shards.
     pub shards: u16,
-    /// Bytes that a client may be behind in a room, or leave unread in its outbox, before it has lagged.
+    /// Bytes that a client may be behind in a room, or leave in its outbox without taking any, before it has
+    /// lagged.
     pub lag_window: usize,
     /// Messages that a room keeps for newcomers.
     pub history: u32,
@@ -325,10 +330,12 @@ impl Hub {
         if self.clients[slot as usize].finished {
             return;
         }
-        let lag_window = self.options.lag_window;
+        let (lag_window, now_ms) = (self.options.lag_window, self.now_ms);
         let outbox = self.outbox(slot);
         outbox.append(parts, is_message);
-        if outbox.len() > lag_window && outbox.len() > total_len(parts) {
+        // A burst alone makes nobody lag: only what waits for a client that takes nothing does.
+        let limit = if now_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
+        if outbox.len() > limit && outbox.len() > total_len(parts) {
             let missed = outbox.clear();
             self.lag(slot, missed);
         }
@@ -337,9 +344,13 @@ impl Hub {
 
     /// The client's outbox, made when there is none.
     fn outbox(&mut self, slot: Slot) -> &mut Outbox {
-        let spare = &mut self.spare;
+        let (spare, now_ms) = (&mut self.spare, self.now_ms);
         let outbox = &mut self.clients[slot as usize].outbox;
-        outbox.get_or_insert_with(|| spare.pop().unwrap_or_default())
+        outbox.get_or_insert_with(|| {
+            let mut outbox = spare.pop().unwrap_or_default();
+            outbox.moved_ms = now_ms;
+            outbox
+        })
     }
 
     fn leave_all(&mut self, slot: Slot, owed: bool) {

@@ -7,6 +7,8 @@ use crate::chunk::{Chunk, Span};
 
 /// Smallest chunk that private frames are gathered in.
 const MIN_CHUNK: usize = 256;
+/// Each further one doubles up to this, so that many answers leave in large pieces.
+const MAX_CHUNK: usize = 256 << 10;
 /// Largest one that an empty outbox keeps for its next owner.
 const KEPT_CHUNK: usize = 4 << 10;
 /// Most parcels that it keeps the memory of.
@@ -20,6 +22,8 @@ pub(crate) struct Outbox {
     /// Where the next private bytes go.
     tail: Option<Rc<Chunk>>,
     len: usize,
+    /// When it was made, or last handed something out.
+    pub(crate) moved_ms: u64,
 }
 
 /// Bytes that are handed out together, and what they hold.
@@ -44,7 +48,7 @@ impl Outbox {
         let tail = match &mut self.tail {
             Some(tail) if tail.spare() >= len => tail,
             tail => {
-                let capacity = tail.as_ref().map_or(MIN_CHUNK, |full| full.capacity() * 2).min(KEPT_CHUNK);
+                let capacity = tail.as_ref().map_or(MIN_CHUNK, |full| full.capacity() * 2).min(MAX_CHUNK);
                 tail.insert(Chunk::with_capacity(capacity.max(len)))
             }
         };
@@ -74,7 +78,8 @@ impl Outbox {
     }
 
     /// The next bytes to send, and the number of messages of rooms among them.
-    pub(crate) fn pop(&mut self) -> Option<(Span, u64)> {
+    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(Span, u64)> {
+        self.moved_ms = now_ms;
         let Parcel { span, of_rooms, .. } = self.parcels.pop_front()?;
         self.len -= span.len();
         Some((span, of_rooms))
@@ -122,7 +127,7 @@ mod tests {
     fn what_is_dropped_is_counted_in_messages() {
         let mut outbox = Outbox::default();
         outbox.append(&[b"handed out"], true);
-        outbox.pop();
+        outbox.pop(0);
         outbox.append(&[b"message"], true);
         outbox.append(&[b"ping"], false);
         outbox.push(Span::copy_of(b"room"), 3);
@@ -134,11 +139,11 @@ mod tests {
     fn a_drained_outbox_is_used_again_only_when_nothing_reads_its_chunk() {
         let mut outbox = Outbox::default();
         outbox.append(&[b"x"], true);
-        let in_flight = outbox.pop();
+        let in_flight = outbox.pop(0);
         assert!(!outbox.reset(), "the chunk is still being sent");
         drop(in_flight);
         outbox.append(&[b"y"], true);
-        drop(outbox.pop());
+        drop(outbox.pop(0));
         assert!(outbox.reset());
         outbox.append(&[b"z"], true);
         assert_eq!(pop(&mut outbox), Some((b"z".to_vec(), 0)));
@@ -155,6 +160,6 @@ mod tests {
     }
 
     fn pop(outbox: &mut Outbox) -> Option<(Vec<u8>, u64)> {
-        outbox.pop().map(|(span, messages)| (span.bytes().to_vec(), messages))
+        outbox.pop(0).map(|(span, messages)| (span.bytes().to_vec(), messages))
     }
 }

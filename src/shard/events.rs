@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::app::Incoming;
 use crate::hub::Slot;
@@ -14,6 +14,11 @@ use super::admission::Excess;
 use super::connection::{Connection, Pause, Phase};
 use super::http::{self, Route};
 use super::{Held, Shard, UNREAD_LIMIT};
+
+/// How long a connection over a limit may take to read that it is.
+const EXCESS_MS: u64 = 1_000;
+/// How often the log says that no descriptor is left.
+const FULL_LOG_MS: u64 = 60_000;
 
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
@@ -27,12 +32,22 @@ impl<B: Backend> Shard<B> {
                 self.abandon(slot);
             }
             Event::Closed { slot } => self.closed(slot),
-            Event::Full => tracing::warn!(
+            Event::Full => self.full(),
+            Event::Accepting if std::mem::take(&mut self.full_told) => info!("accepting connections again"),
+            Event::Accepting => {}
+        }
+    }
+
+    /// The table of descriptors is full. Under a churn of connections that happens often; it is said now and then.
+    fn full(&mut self) {
+        if self.full_logged_ms.is_none_or(|logged_ms| self.now_ms - logged_ms >= FULL_LOG_MS) {
+            self.full_logged_ms = Some(self.now_ms);
+            self.full_told = true;
+            warn!(
                 connections = self.live,
                 "no descriptor is left for another connection; accepting goes on when one closes. \
                  Raise the limit (ulimit -n) or set --max-connections below it"
-            ),
-            Event::Accepting => tracing::info!("accepting connections again"),
+            );
         }
     }
 
@@ -47,7 +62,11 @@ impl<B: Backend> Shard<B> {
         self.stats.accepted.add(1);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
-        if self.drain.is_some() {
+        if let Some(excess) = excess {
+            // At once: whoever is over a limit and says nothing keeps no descriptor from others.
+            self.refuse(slot, &excess_refusal(excess));
+            self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
+        } else if self.drain.is_some() {
             self.leave_client(slot);
         }
     }
@@ -97,22 +116,7 @@ impl<B: Backend> Shard<B> {
 
     /// Answers a request; the room when it opens a WebSocket.
     fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<String> {
-        let connection = &self.connections[slot as usize];
-        if connection.phase != Phase::Handshake {
-            return None;
-        }
-        if let Some(excess) = connection.excess {
-            let refusal = match excess {
-                Excess::Server => Refusal::new(
-                    Status::ServiceUnavailable,
-                    "This server has all the connections that it may have; try again later.",
-                ),
-                Excess::Address => Refusal::new(
-                    Status::TooManyRequests,
-                    "Your address has all the connections that it may have; close one first.",
-                ),
-            };
-            self.refuse(slot, &refusal);
+        if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
         match Route::of(request, self.settings.has_page) {
@@ -155,7 +159,8 @@ impl<B: Backend> Shard<B> {
         }
         self.stats.messages_in.add(1);
         self.with_client(slot, |app, context, client| app.on_message(context, client, message));
-        if self.is_congested() && self.connections[slot as usize].phase == Phase::Open {
+        let congested = self.is_congested() || self.hub.is_saturated_for(slot);
+        if congested && self.is_open(slot) {
             self.pause_publisher(slot);
         }
     }
@@ -249,6 +254,20 @@ impl<B: Backend> Shard<B> {
         if connection.pause(Pause::Published) {
             self.backend.pause(slot);
         }
+    }
+}
+
+/// What a connection over a limit is told.
+fn excess_refusal(excess: Excess) -> Refusal {
+    match excess {
+        Excess::Server => Refusal::new(
+            Status::ServiceUnavailable,
+            "This server has all the connections that it may have; try again later.",
+        ),
+        Excess::Address => Refusal::new(
+            Status::TooManyRequests,
+            "Your address has all the connections that it may have; close one first.",
+        ),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::io::Backend;
 use super::Shard;
 use super::connection::Pause;
 
-/// Bytes that may wait for full mailboxes before publishers must.
+/// Bytes, about, that may wait for full mailboxes before publishers must.
 const STUCK_LIMIT: usize = 256 << 10;
 
 /// What other shards' mailboxes have not taken yet.
@@ -28,21 +28,25 @@ impl<B: Backend> Shard<B> {
             && (!self.mailbox.deliveries.is_empty() || self.takes_requests() && self.mailbox.has_mail())
     }
 
-    /// Takes what other shards, and this one, have for us. While a room's members have not been offered what is
+    /// Takes what other shards, and this one, have for us, as much as there is now. While a room's members have not been offered what is
     /// there already, mail waits: that ends by itself, as offering waits for no client. Requests wait also while
     /// many deliveries are stuck, as they would make more of them; not while requests are, or two shards could wait
     /// for each other.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
-        while !self.hub.is_saturated()
-            && let Ok(mut batch) = self.mailbox.deliveries.try_recv()
-        {
+        for _ in 0..self.mailbox.deliveries.len() {
+            if self.hub.is_saturated() {
+                break;
+            }
+            let Ok(mut batch) = self.mailbox.deliveries.try_recv() else { break };
             batch.drain(|delivery, bytes| self.take_delivery(delivery, bytes));
             took = true;
         }
-        while self.takes_requests()
-            && let Ok((from, mut batch)) = self.mailbox.requests.try_recv()
-        {
+        for _ in 0..self.mailbox.requests.len() {
+            if !self.takes_requests() {
+                break;
+            }
+            let Ok((from, mut batch)) = self.mailbox.requests.try_recv() else { break };
             batch.drain(|request, bytes| self.take_request(from, request, bytes));
             took = true;
         }
@@ -119,21 +123,21 @@ impl<B: Backend> Shard<B> {
             let outgoing = self.hub.outgoing(shard);
             if shard != self.settings.shard && address.post(self.settings.shard, outgoing) {
                 self.stuck.any = true;
-                self.stuck.requests += outgoing.requests.byte_len();
-                self.stuck.deliveries += outgoing.deliveries.byte_len();
+                self.stuck.requests += outgoing.requests.weight();
+                self.stuck.deliveries += outgoing.deliveries.weight();
                 self.stats.mailbox_full.add(1);
             }
         }
     }
 
-    /// Whether so much waits, here or for other shards, that what a client publishes now should wait, too.
+    /// Whether so much waits for other shards that what a client publishes now should wait, too.
     pub(super) fn is_congested(&self) -> bool {
-        self.hub.is_saturated() || self.stuck.requests + self.stuck.deliveries > STUCK_LIMIT
+        self.stuck.requests + self.stuck.deliveries > STUCK_LIMIT
     }
 
     /// Receives from publishers again, once what they had published is on its way.
     pub(super) fn resume_publishers(&mut self) {
-        if self.paused.is_empty() || self.is_congested() {
+        if self.paused.is_empty() || self.is_congested() || self.hub.is_saturated() {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {

@@ -84,6 +84,10 @@ pub(crate) struct Shard<B> {
     /// By shard; our own is there too.
     addresses: Vec<Address>,
     stuck: mail::Stuck,
+    /// When the log last said that no descriptor is left.
+    full_logged_ms: Option<u64>,
+    /// Whether it is to say when there is one again.
+    full_told: bool,
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
     /// What still arrived from clients of which nothing more was to be received, since they do not read their
@@ -118,6 +122,8 @@ impl<B: Backend> Shard<B> {
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
+            full_logged_ms: None,
+            full_told: false,
             paused: Vec::new(),
             held: HashMap::new(),
             closing: Vec::new(),

@@ -152,6 +152,7 @@ fn answers_over_the_window_are_dropped_and_counted() {
     mesh.hold(0, 0);
     mesh.send(0, 0, "under way");
     mesh.settle();
+    mesh.hubs[0].tick(2_000);
     let mut sent = 0;
     while mesh.lagged.is_empty() {
         mesh.send(0, 0, &large(sent));
@@ -169,10 +170,20 @@ fn answers_over_the_window_are_dropped_and_counted() {
 }
 
 #[test]
+fn a_burst_of_answers_makes_nobody_lag_who_was_reading_a_moment_ago() {
+    let mut mesh = mesh();
+    (0..4 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
+    mesh.settle();
+    assert_eq!((mesh.take(0, 0).len(), &*mesh.lagged), (4 * WINDOW / LARGE, &[][..]));
+}
+
+#[test]
 fn a_new_connection_does_not_hear_that_the_former_one_lagged() {
     let mut mesh = mesh();
     let large = vec![b'x'; WINDOW / 2 + 1];
-    (0..2).for_each(|_| mesh.hubs[0].send(0, text(&[&large])));
+    mesh.hubs[0].send(0, text(&[&large]));
+    mesh.hubs[0].tick(2_000);
+    mesh.hubs[0].send(0, text(&[&large]));
     mesh.hubs[0].close(0);
     mesh.hubs[0].open(0);
     assert_eq!(mesh.hubs[0].poll_lagged(), None);
