@@ -137,8 +137,8 @@ impl Comparison<'_> {
                 if self.interrupt.load(Ordering::Relaxed) {
                     continue;
                 }
-                // What cannot be run would only cost time again.
-                if record.error.is_some() {
+                // What cannot be run, or does not end, would only cost time again.
+                if record.outcome.as_ref().is_none_or(|outcome| outcome["interrupted"] == true) {
                     broken.insert(&server.name);
                 }
                 store.add(&record)?;
