@@ -17,6 +17,14 @@ check:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Micro-benchmarks of the protocol and the hub
+bench *ARGS:
+    cargo bench --workspace {{ARGS}}
+
+# The load generator, e.g. `just load storm --connections 500`
+load *ARGS:
+    cargo run --release --package loadgen -- {{ARGS}}
+
 # The page in a real Chromium, on both backends
 browser:
     tests/browser/run

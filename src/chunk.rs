@@ -200,6 +200,39 @@ mod tests {
     }
 
     #[test]
+    fn many_spans_see_their_bytes_whatever_is_appended_later() {
+        let chunk = Chunk::with_capacity(1_000);
+        let all: Vec<u8> = (0..1_000_u32).map(|n| (n * 7) as u8).collect();
+        let mut spans = Vec::new();
+        for len in (0..).take_while(|len| (len + 1) * len / 2 <= all.len()) {
+            let start = chunk.len();
+            chunk.append(&all[start..start + len]);
+            spans.push((start / 2, Span::new(&chunk, start / 2, start + len)));
+        }
+        drop(chunk);
+        for (start, span) in &spans {
+            assert_eq!(span.bytes(), &all[*start..start + span.len()]);
+        }
+    }
+
+    #[test]
+    fn a_chunk_can_be_filled_from_itself_and_can_be_empty() {
+        let chunk = Chunk::with_capacity(6);
+        chunk.append(b"abc");
+        chunk.append(chunk.bytes());
+        assert_eq!(chunk.bytes(), b"abcabc");
+        let empty = Chunk::with_capacity(0);
+        empty.append(b"");
+        assert!(empty.is_empty() && Span::new(&empty, 0, 0).is_empty() && Span::copy_of(b"").is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "is not within")]
+    fn a_span_of_bytes_that_are_not_there_is_our_mistake() {
+        Span::new(&Chunk::with_capacity(8), 0, 1);
+    }
+
+    #[test]
     #[should_panic(expected = "do not fit")]
     fn an_append_past_the_capacity_is_our_mistake() {
         Chunk::with_capacity(1).append(b"ab");

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return refuse(&first_line(&error)),
+        Err(error) => return refuse(&one_line(&error)),
     };
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,11 +79,16 @@ fn announce(config: &Config, server: &Server) {
     }
 }
 
-/// What was wrong with the command line, as one line.
-fn first_line(error: &clap::Error) -> String {
+/// What was wrong with the command line, and what would be right, as one line.
+fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    format!("{}; uproar --help lists the options", line.strip_prefix("error: ").unwrap_or(line))
+    let mut lines = text.lines().map(str::trim);
+    let line = lines.next().unwrap_or_default();
+    let mut all = line.strip_prefix("error: ").unwrap_or(line).to_owned();
+    for hint in lines.filter(|line| line.starts_with("[possible values: ") || line.starts_with("tip: ")) {
+        all.extend(["; ", hint]);
+    }
+    all + "; uproar --help lists the options"
 }
 
 fn refuse(line: &str) -> ExitCode {

@@ -136,6 +136,7 @@ impl Server {
             stats.push(worker.stats);
         }
         let stopper = Stopper { shared, shards: shards.into() };
+        info!("room for {} connections with {descriptors} descriptors", plan.max_connections);
         Ok(Self { addresses, backend: plan.backend_name(), workers: threads, stats, stopper })
     }
 

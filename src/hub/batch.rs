@@ -4,6 +4,10 @@ use std::any::Any;
 
 use super::{Kind, Message};
 
+/// Bytes and entries that an emptied batch keeps the memory of.
+const KEPT_BYTES: usize = 256 << 10;
+const KEPT_ENTRIES: usize = 4 << 10;
+
 /// Something that one instance of an application tells another; the engine only carries it.
 pub type Note = Box<dyn Any + Send>;
 
@@ -95,6 +99,8 @@ impl<E> Batch<E> {
             each(entry, own);
         }
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+        self.entries.shrink_to(KEPT_ENTRIES);
     }
 
     /// Moves `other`'s entries behind ours.
@@ -181,5 +187,40 @@ impl Batch<Delivery> {
     /// Adds a note to the application instance of the destination.
     pub(crate) fn note(&mut self, note: Note) {
         self.push(Delivery::Note(note), &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_batch_does_not_keep_the_memory_of_a_burst() {
+        let mut batch = Batch::default();
+        let message = Message { kind: Kind::Text, parts: &[&[1; 1_000]] };
+        (0..10_000).for_each(|_| batch.publish("room", message));
+        let mut bytes = 0;
+        batch.drain(|_, own| bytes += own.len());
+        assert_eq!(bytes, 10_000 * 1_004);
+        assert!(batch.is_empty() && batch.bytes.capacity() <= KEPT_BYTES);
+        assert!(batch.entries.capacity() <= KEPT_ENTRIES);
+    }
+
+    #[test]
+    fn entries_come_in_order_each_with_its_bytes() {
+        let mut batch = Batch::default();
+        batch.snapshot("a", 7, [&b"one"[..], b"three"].into_iter());
+        let mut later = Batch::default();
+        later.frame("bb", 9, &[b"x", b"yz"]);
+        later.note(Box::new(5_u8));
+        later.snapshot("c", 0, std::iter::empty());
+        batch.absorb(&mut later);
+        assert!(later.is_empty());
+        let mut seen = Vec::new();
+        batch.drain(|entry, bytes| seen.push((entry.byte_len(), bytes.to_vec())));
+        assert_eq!(
+            seen,
+            [(9, b"aonethree".to_vec()), (5, b"bbxyz".to_vec()), (0, vec![]), (1, b"c".to_vec())]
+        );
     }
 }

@@ -96,7 +96,9 @@ impl Log {
     fn make_room(&mut self, len: usize) {
         let mut capacity = MIN_CHUNK;
         if let Some(last) = self.chunks.back_mut() {
-            let consumed = self.floor == self.head && last.chunk.capacity() >= len;
+            // A chunk made for one large frame goes, so that a busy room does not hold it for ever.
+            let usable = (len..=MAX_CHUNK).contains(&last.chunk.capacity());
+            let consumed = self.floor == self.head && usable;
             if let Some(chunk) = Rc::get_mut(&mut last.chunk).filter(|_| consumed) {
                 chunk.clear();
                 last.ends.clear();
@@ -244,6 +246,16 @@ mod tests {
         assert_eq!(log.memory(), 0);
         log.append(&[b"x"]);
         assert_eq!(read(&log, 1_000), b"x");
+    }
+
+    #[test]
+    fn the_chunk_of_a_large_frame_is_not_kept_for_small_ones() {
+        let mut log = Log::starting_at(0);
+        log.append(&[&[1; 8 * MAX_CHUNK]]);
+        log.trim(1);
+        log.append(&[b"small"]);
+        log.trim(2);
+        assert!(log.memory() <= 2 * MAX_CHUNK, "{} bytes", log.memory());
     }
 
     #[test]

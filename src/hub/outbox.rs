@@ -9,15 +9,27 @@ use crate::chunk::{Chunk, Span};
 const MIN_CHUNK: usize = 256;
 /// Largest one that an empty outbox keeps for its next owner.
 const KEPT_CHUNK: usize = 4 << 10;
+/// Most parcels that it keeps the memory of.
+const KEPT_PARCELS: usize = 16;
 
 /// A log with one reader: made when there is something to say, gone when it is drained. It holds frames made
 /// for this client, and what is left of rooms that the client has left.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    spans: VecDeque<Span>,
+    parcels: VecDeque<Parcel>,
     /// Where the next private bytes go.
     tail: Option<Rc<Chunk>>,
     len: usize,
+}
+
+/// Bytes that are handed out together, and what they hold.
+#[derive(Debug)]
+struct Parcel {
+    span: Span,
+    /// Messages of rooms.
+    of_rooms: u64,
+    /// Messages made for this client; control frames are none.
+    own: u64,
 }
 
 impl Outbox {
@@ -26,8 +38,8 @@ impl Outbox {
         self.len
     }
 
-    /// Appends bytes given in parts; they stay together in one span.
-    pub(crate) fn append(&mut self, parts: &[&[u8]]) {
+    /// Appends bytes given in parts, which stay together in one span: a message, or something else.
+    pub(crate) fn append(&mut self, parts: &[&[u8]], is_message: bool) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let tail = match &mut self.tail {
             Some(tail) if tail.spare() >= len => tail,
@@ -41,33 +53,43 @@ impl Outbox {
             tail.append(part);
         }
         let span = Span::new(tail, start, start + len);
-        self.push(span);
+        self.add(Parcel { span, of_rooms: 0, own: u64::from(is_message) });
     }
 
-    /// Appends what lies in another log's chunk.
-    pub(crate) fn push(&mut self, span: Span) {
-        self.len += span.len();
-        if !self.spans.back_mut().is_some_and(|last| last.try_join(&span)) {
-            self.spans.push_back(span);
+    /// Appends so many messages of a room, which lie in its log's chunk.
+    pub(crate) fn push(&mut self, span: Span, messages: u64) {
+        self.add(Parcel { span, of_rooms: messages, own: 0 });
+    }
+
+    fn add(&mut self, parcel: Parcel) {
+        self.len += parcel.span.len();
+        if let Some(last) = self.parcels.back_mut()
+            && last.span.try_join(&parcel.span)
+        {
+            last.of_rooms += parcel.of_rooms;
+            last.own += parcel.own;
+            return;
         }
+        self.parcels.push_back(parcel);
     }
 
-    /// The next bytes to send.
-    pub(crate) fn pop(&mut self) -> Option<Span> {
-        let span = self.spans.pop_front()?;
+    /// The next bytes to send, and the number of messages of rooms among them.
+    pub(crate) fn pop(&mut self) -> Option<(Span, u64)> {
+        let Parcel { span, of_rooms, .. } = self.parcels.pop_front()?;
         self.len -= span.len();
-        Some(span)
+        Some((span, of_rooms))
     }
 
-    /// Drops what was not handed out.
-    pub(crate) fn clear(&mut self) {
-        self.spans.clear();
+    /// Drops what was not handed out; returns the number of messages among it.
+    pub(crate) fn clear(&mut self) -> u64 {
         self.len = 0;
+        self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own).sum()
     }
 
     /// Makes an empty outbox whose sends are complete fit for another client; false when it is not worth it.
     pub(crate) fn reset(&mut self) -> bool {
-        debug_assert!(self.spans.is_empty(), "only an empty outbox changes hands");
+        debug_assert!(self.parcels.is_empty(), "only an empty outbox changes hands");
+        self.parcels.shrink_to(KEPT_PARCELS);
         match self.tail.as_mut().map(|tail| (tail.capacity() <= KEPT_CHUNK, Rc::get_mut(tail))) {
             Some((true, Some(tail))) => tail.clear(),
             Some(_) => self.tail = None,
@@ -82,31 +104,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbouring_frames_leave_together_and_bytes_are_counted() {
+    fn neighbouring_frames_leave_together_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"ab", b"c"]);
-        outbox.append(&[b"de"]);
+        outbox.append(&[b"ab", b"c"], true);
+        outbox.append(&[b"de"], false);
         assert_eq!(outbox.len(), 5);
-        outbox.push(Span::copy_of(b"room"));
-        assert_eq!(outbox.pop().expect("first").bytes(), b"abcde");
-        outbox.append(&[b"f"]);
-        assert_eq!(outbox.pop().expect("second").bytes(), b"room");
-        assert_eq!(outbox.pop().expect("third").bytes(), b"f");
-        assert!(outbox.pop().is_none());
+        outbox.push(Span::copy_of(b"room"), 3);
+        assert_eq!(pop(&mut outbox), Some((b"abcde".to_vec(), 0)));
+        outbox.append(&[b"f"], true);
+        assert_eq!(pop(&mut outbox), Some((b"room".to_vec(), 3)));
+        assert_eq!(pop(&mut outbox), Some((b"f".to_vec(), 0)));
+        assert_eq!(pop(&mut outbox), None);
         assert_eq!(outbox.len(), 0);
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_in_messages() {
+        let mut outbox = Outbox::default();
+        outbox.append(&[b"handed out"], true);
+        outbox.pop();
+        outbox.append(&[b"message"], true);
+        outbox.append(&[b"ping"], false);
+        outbox.push(Span::copy_of(b"room"), 3);
+        assert_eq!(outbox.clear(), 4);
+        assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
     }
 
     #[test]
     fn a_drained_outbox_is_used_again_only_when_nothing_reads_its_chunk() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"x"]);
+        outbox.append(&[b"x"], true);
         let in_flight = outbox.pop();
         assert!(!outbox.reset(), "the chunk is still being sent");
         drop(in_flight);
-        outbox.append(&[b"y"]);
+        outbox.append(&[b"y"], true);
         drop(outbox.pop());
         assert!(outbox.reset());
-        outbox.append(&[b"z"]);
-        assert_eq!(outbox.pop().expect("there").bytes(), b"z");
+        outbox.append(&[b"z"], true);
+        assert_eq!(pop(&mut outbox), Some((b"z".to_vec(), 0)));
+    }
+
+    #[test]
+    fn an_outbox_keeps_little_memory_for_its_next_owner() {
+        let mut outbox = Outbox::default();
+        (0..1_000).for_each(|_| outbox.push(Span::copy_of(b"room"), 1));
+        outbox.append(&[&[0; KEPT_CHUNK + 1]], true);
+        outbox.clear();
+        assert!(!outbox.reset(), "its chunk is too large");
+        assert!(outbox.parcels.capacity() <= 2 * KEPT_PARCELS);
+    }
+
+    fn pop(outbox: &mut Outbox) -> Option<(Vec<u8>, u64)> {
+        outbox.pop().map(|(span, messages)| (span.bytes().to_vec(), messages))
     }
 }

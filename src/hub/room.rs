@@ -97,9 +97,7 @@ impl Room {
             true => self.log.tail(history.into(), bytes),
             false => WAITING + u64::from(history),
         };
-        if let Some(pass) = &mut self.pass {
-            pass.min_cursor = pass.min_cursor.min(cursor);
-        }
+        // A pass under way will come to it, as it stands last.
         self.members.push(Member { slot, cursor });
         self.members.len() - 1
     }

@@ -29,6 +29,11 @@ impl Rooms {
         self.slab.len()
     }
 
+    /// Rooms that there is memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slab.capacity().max(self.by_name.capacity())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Room> {
         self.slab.iter().map(|(_, room)| &**room)
     }
@@ -52,8 +57,10 @@ impl Rooms {
     pub(crate) fn remove(&mut self, id: RoomId) -> Room {
         let room = *self.slab.remove(id as usize);
         self.by_name.remove(&room.name);
-        if self.slab.len() < self.by_name.capacity() / 8 {
-            self.by_name.shrink_to(self.slab.len() * 2);
+        // Tried again at every halving: places can only be given up behind the last room.
+        let len = self.slab.len();
+        if (len == 0 || len.is_power_of_two()) && len < self.capacity() / 8 {
+            self.by_name.shrink_to(len * 2);
             self.slab.shrink_to_fit();
         }
         room

@@ -197,14 +197,14 @@ impl<B: Backend> Shard<B> {
     }
 
     fn sent(&mut self, slot: Slot) {
-        let drained = self.hub.sent(slot);
+        self.hub.sent(slot);
         if self.connections[slot as usize].is_paused(Pause::Unread) {
             self.heard(slot);
             if self.hub.outbox_len(slot) == 0 {
                 self.listen_again(slot);
             }
         }
-        if drained && self.connections[slot as usize].phase == Phase::Ending {
+        if self.connections[slot as usize].phase == Phase::Ending && self.hub.is_idle(slot) {
             self.linger(slot);
         }
     }

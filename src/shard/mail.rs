@@ -9,6 +9,17 @@ use super::connection::Pause;
 /// Bytes that may wait for full mailboxes before publishers must.
 const STUCK_LIMIT: usize = 256 << 10;
 
+/// What other shards' mailboxes have not taken yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stuck {
+    /// Whether there is anything.
+    pub(super) any: bool,
+    /// Bytes of requests.
+    requests: usize,
+    /// Bytes of deliveries.
+    deliveries: usize,
+}
+
 impl<B: Backend> Shard<B> {
     /// Whether there is mail that would be taken now.
     pub(super) fn has_mail(&self) -> bool {
@@ -19,7 +30,8 @@ impl<B: Backend> Shard<B> {
 
     /// Takes what other shards, and this one, have for us. While a room's members have not been offered what is
     /// there already, mail waits: that ends by itself, as offering waits for no client. Requests wait also while
-    /// much is stuck, as they would make more of it.
+    /// many deliveries are stuck, as they would make more of them; not while requests are, or two shards could wait
+    /// for each other.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         while !self.hub.is_saturated()
@@ -58,7 +70,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn takes_requests(&self) -> bool {
-        !self.is_congested()
+        !self.hub.is_saturated() && self.stuck.deliveries <= STUCK_LIMIT
     }
 
     fn take_request(&mut self, from: u16, request: Request, bytes: &[u8]) {
@@ -102,13 +114,13 @@ impl<B: Backend> Shard<B> {
 
     /// Hands the gathered mail to the other shards.
     pub(super) fn post(&mut self) {
-        self.stuck = false;
-        self.stuck_len = 0;
+        self.stuck = Stuck::default();
         for (shard, address) in (0_u16..).zip(&self.addresses) {
             let outgoing = self.hub.outgoing(shard);
             if shard != self.settings.shard && address.post(self.settings.shard, outgoing) {
-                self.stuck = true;
-                self.stuck_len += outgoing.requests.byte_len() + outgoing.deliveries.byte_len();
+                self.stuck.any = true;
+                self.stuck.requests += outgoing.requests.byte_len();
+                self.stuck.deliveries += outgoing.deliveries.byte_len();
                 self.stats.mailbox_full.add(1);
             }
         }
@@ -116,7 +128,7 @@ impl<B: Backend> Shard<B> {
 
     /// Whether so much waits, here or for other shards, that what a client publishes now should wait, too.
     pub(super) fn is_congested(&self) -> bool {
-        self.hub.is_saturated() || self.stuck_len > STUCK_LIMIT
+        self.hub.is_saturated() || self.stuck.requests + self.stuck.deliveries > STUCK_LIMIT
     }
 
     /// Receives from publishers again, once what they had published is on its way.

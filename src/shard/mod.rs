@@ -10,6 +10,8 @@ mod http;
 mod life;
 mod mail;
 mod mailbox;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -81,10 +83,7 @@ pub(crate) struct Shard<B> {
     mailbox: Mailbox,
     /// By shard; our own is there too.
     addresses: Vec<Address>,
-    /// Whether some shard's mailbox has not taken all that is meant for it.
-    stuck: bool,
-    /// How many bytes that is.
-    stuck_len: usize,
+    stuck: mail::Stuck,
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
     /// What still arrived from clients of which nothing more was to be received, since they do not read their
@@ -118,8 +117,7 @@ impl<B: Backend> Shard<B> {
             timers: Timers::default(),
             mailbox,
             addresses,
-            stuck: false,
-            stuck_len: 0,
+            stuck: mail::Stuck::default(),
             paused: Vec::new(),
             held: HashMap::new(),
             closing: Vec::new(),
@@ -171,7 +169,7 @@ impl<B: Backend> Shard<B> {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }
-        let retry = self.stuck.then_some(self.now_ms + STUCK_RETRY_MS);
+        let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
         let deadlines = [self.timers.next_due_ms(), self.hub.next_tick_ms(), self.next_drain_ms(), retry];
         let next = deadlines.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))

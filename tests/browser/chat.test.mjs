@@ -88,7 +88,7 @@ test('a page changes rooms, and its address with it', async () => {
 
 test('the socket follows the address, under the prefix of a proxy too', async () => {
   for (const [at, expected] of [
-    ['/', '/'], ['/#tea', '/room/tea'], ['/room/tea', '/room/tea'], ['/room/caf%C3%A9%20noir', '/room/caf%C3%A9%20noir'],
+    ['/', '/'], ['/#tea', '/room/tea'], ['/room/tea', '/room/tea'], ['/room/caf%C3%A9', '/room/caf%C3%A9'],
     ['/chat/', '/chat/'], ['/chat/#tea', '/chat/room/tea'], ['/chat/room/tea', '/chat/room/tea'],
   ]) {
     const address = new Promise(resolve => {
@@ -168,6 +168,31 @@ test('a page that was cut off comes back by itself and catches up', async t => {
   await b.context.close();
 });
 
+test('what is replayed after a reconnection is not shown twice', async () => {
+  const lines = (...texts) => texts.map(text => text.startsWith('* ') ? text : `alice: ${text}`);
+  const gap = 'some messages may be missing here';
+  for (const [first, second, shown] of [
+    [lines('a', 'b', 'c'), lines('b', 'c', 'd'), ['a', 'b', 'c', 'd']],
+    [lines('a', 'b', 'a'), lines('a', 'x'), ['a', 'b', 'a', 'x']],
+    [lines('a', 'a', 'a'), lines('a', 'a', 'a', 'x'), ['a', 'a', 'a', 'x']],
+    [lines('a', 'b'), lines('x', 'y'), ['a', 'b', gap, 'x', 'y']],
+    [lines('a', '* bob is now rob', 'b'), lines('* bob is now rob', 'b', 'x'), ['a', 'bob is now rob', 'b', 'x']],
+    [lines('a', 'b'), lines('a', 'b'), ['a', 'b']],
+  ]) {
+    const { page, context } = await staged((socket, count) => {
+      socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+      for (const line of count === 1 ? first : second) socket.send(line);
+      answer(socket);
+      if (count === 1) socket.close({ code: 1001 });
+      else socket.send('* that was all');
+    });
+    await hears(page, 'that was all');
+    const texts = await page.locator('#log > div').evaluateAll(entries => entries.map(entry => (entry.querySelector('p') ?? entry).textContent));
+    assert.deepEqual(texts.filter(text => !/^welcome|^that was all/.test(text)), shown);
+    await context.close();
+  }
+});
+
 test('close codes are told in words, "Try now" does not wait, and the page tries by itself', async () => {
   const { page, context, sockets } = await staged((socket, count) => {
     answer(socket);
@@ -185,7 +210,7 @@ test('close codes are told in words, "Try now" does not wait, and the page tries
   await page.locator('#retry').click();
   await page.locator('#reason', { hasText: 'The server is going away.' }).waitFor();
   assert.equal(sockets.length, 2);
-  await page.clock.runFor(30_000);
+  await page.clock.runFor(2000);
   await page.locator('#state.online').waitFor();
   await page.locator('#banner').waitFor({ state: 'hidden' });
   assert.equal(sockets.length, 3);

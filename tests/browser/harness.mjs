@@ -83,6 +83,8 @@ export function startBrowser() {
 /** Opens the page as somebody of their own, with their own storage. `complaints` gathers what the console should not say. */
 export async function openPage(browser, address, { at = '/', options = {}, prepare } = {}) {
   const context = await browser.newContext(options);
+  // A busy machine is no failure.
+  context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   const complaints = [];
   page.on('console', message => {

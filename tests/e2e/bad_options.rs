@@ -49,7 +49,8 @@ fn every_option_is_in_the_table() {
 
 #[test]
 fn unknown_words_are_refused_with_a_hint() {
-    refuses(&mut uproar(&["--wrokers=2"]), &["--wrokers", "--help"]);
+    refuses(&mut uproar(&["--wrokers=2"]), &["--wrokers", "'--workers'", "--help"]);
+    refuses(&mut uproar(&["--app=chatt"]), &["chatt", "chat, relay, echo"]);
     refuses(&mut uproar(&["dance"]), &["dance", "--help"]);
 }
 

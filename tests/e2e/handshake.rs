@@ -4,7 +4,7 @@ use uproar::config::AppName;
 use uproar::config::BackendName;
 
 use crate::support::raw::{CLOSE, Raw, Response, TEXT, close_payload, frame, upgrade_request};
-use crate::support::{TestServer, config};
+use crate::support::{TestServer, config, until};
 
 on_both_backends!(
     bad_requests_are_told_why,
@@ -12,6 +12,7 @@ on_both_backends!(
     the_handshake_answers_the_key,
     a_request_in_single_bytes_opens_too,
     messages_may_come_with_the_request,
+    a_request_costs_a_bounded_number_of_turns,
 );
 
 fn ask(server: &TestServer, request: &[u8]) -> Response {
@@ -131,4 +132,15 @@ fn messages_may_come_with_the_request(backend: BackendName) {
     assert_eq!(raw.frame(), (TEXT, b"two".to_vec()));
     assert_eq!(raw.close_frame(), (1000, String::new()));
     raw.end();
+}
+
+fn a_request_costs_a_bounded_number_of_turns(backend: BackendName) {
+    const REQUESTS: u64 = 50;
+    let server = TestServer::echo(backend);
+    for _ in 0..REQUESTS {
+        assert_eq!(ask(&server, b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").status, 404);
+    }
+    until("all are forgotten", || server.connections().0 == 0);
+    let turns = server.totals().turns;
+    assert!(turns < 20 * REQUESTS, "{turns} turns");
 }

@@ -1,1 +1,152 @@
-//! Pending.
+//! Passes over a room: who is visited, in what slices, and who waits meanwhile.
+
+use super::*;
+
+/// A room with members at the slots `0..count`, and a message on its way to them.
+fn crowd(hub: &mut Hub, count: Slot) {
+    for slot in 0..count {
+        hub.open(slot);
+        hub.join(slot, "crowd", 0);
+    }
+    assert!(hub.poll_send(&mut usize::MAX.clone()).is_none(), "an empty room owes nothing");
+    hub.order("crowd", text(&[b"to all"]));
+}
+
+#[test]
+fn who_leaves_during_a_pass_leaves_nobody_unvisited_or_visited_twice() {
+    const COUNT: Slot = 12;
+    // Every place to stop at, with every one or two members who leave there.
+    for visited in 0..=COUNT {
+        for leavers in (0..COUNT).flat_map(|one| (0..COUNT).map(move |two| [one, two])) {
+            let mut hub = Hub::new(options(0, 1));
+            crowd(&mut hub, COUNT);
+            let mut got = vec![0; COUNT as usize];
+            for _ in 0..visited {
+                got[hub.poll_send(&mut 1).expect("unvisited").slot as usize] += 1;
+            }
+            let was_visited = leavers.map(|slot| got[slot as usize]);
+            leavers.into_iter().for_each(|slot| hub.close(slot));
+            hub.open(COUNT);
+            hub.join(COUNT, "crowd", 0);
+            while let Some(outbound) = hub.poll_send(&mut usize::MAX.clone()) {
+                got[outbound.slot as usize] += 1;
+            }
+            for slot in 0..COUNT {
+                let left = leavers.iter().position(|leaver| *leaver == slot);
+                let expected = left.map_or(1, |at| was_visited[at]);
+                assert_eq!(got[slot as usize], expected, "{slot}, {leavers:?} left after {visited}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_small_room_waits_for_one_slice_of_a_large_one() {
+    let count = if cfg!(miri) { 1_000 } else { 20_000 };
+    let mut hub = Hub::new(options(0, 1));
+    crowd(&mut hub, count);
+    hub.open(count);
+    hub.join(count, "small", 0);
+    hub.poll_send(&mut 2).expect("the pass begins");
+    hub.order("small", text(&[b"quick"]));
+    let mut budget = SLICE + 3;
+    let slots = std::iter::from_fn(|| hub.poll_send(&mut budget)).map(|outbound| outbound.slot);
+    let before = slots.take_while(|slot| *slot != count).count();
+    assert!(before <= SLICE, "{before} others came first");
+    assert!(budget > 0, "and it came");
+}
+
+#[test]
+fn rooms_that_end_do_not_lengthen_the_slice_of_another() {
+    let mut hub = Hub::new(Options { history: 0, ..options(0, 1) });
+    let count = 4 * SLICE as Slot;
+    crowd(&mut hub, count);
+    let room = |slot| format!("room {slot}");
+    for slot in count..=count + 10 {
+        hub.open(slot);
+        hub.join(slot, &room(slot), 0);
+    }
+    hub.poll_send(&mut 12).expect("the pass begins");
+    for slot in count..=count + 10 {
+        hub.order(&room(slot), text(&[b"quick"]));
+    }
+    let mut before = 0;
+    for slot in count..count + 10 {
+        (0..SLICE / 10).for_each(|_| before += usize::from(hub.poll_send(&mut 1).is_some()));
+        hub.close(slot);
+    }
+    let mut budget = 2 * SLICE;
+    let slots = std::iter::from_fn(|| hub.poll_send(&mut budget)).map(|outbound| outbound.slot);
+    before += slots.take_while(|slot| *slot != count + 10).count();
+    assert!(before <= SLICE, "{before} others came first");
+}
+
+#[test]
+fn no_more_clients_are_looked_at_than_the_budget_says() {
+    let mut hub = Hub::new(options(0, 1));
+    crowd(&mut hub, 100);
+    let mut sent = 0;
+    for _ in 0..10 {
+        let mut budget = 7;
+        while hub.poll_send(&mut budget).is_some() {
+            sent += 1;
+        }
+        assert_eq!(budget, 0);
+    }
+    assert_eq!(sent, 70);
+    assert!(hub.has_more());
+    while hub.poll_send(&mut 7).is_some() {
+        sent += 1;
+    }
+    assert_eq!((sent, hub.has_more()), (100, false));
+}
+
+#[test]
+fn messages_that_come_during_a_pass_leave_together_in_the_next() {
+    let mut hub = Hub::new(options(0, 1));
+    crowd(&mut hub, 10);
+    let first = hub.poll_send(&mut 1).expect("the pass begins");
+    (0..5).for_each(|_| hub.order("crowd", text(&[b"more"])));
+    assert_eq!(first.messages, 1);
+    drop(first);
+    hub.sent(0);
+    let mut got = [0; 10];
+    got[0] = 1;
+    let mut sends = 1;
+    while let Some(Outbound { slot, span, messages }) = hub.poll_send(&mut usize::MAX.clone()) {
+        assert_eq!(payloads(span.bytes()).len() as u64, messages);
+        got[slot as usize] += messages;
+        sends += 1;
+        drop(span);
+        hub.sent(slot);
+    }
+    assert_eq!(got, [6; 10]);
+    assert_eq!(sends, 11, "six messages in one or two sends for each");
+}
+
+#[test]
+fn a_client_gets_its_rooms_in_turn() {
+    let mut hub = Hub::new(options(0, 1));
+    hub.open(0);
+    let rooms = ["a", "b", "c"];
+    rooms.iter().for_each(|room| hub.join(0, room, 0));
+    // A hundred chunks wait in each room while the first send is under way.
+    hub.send(0, text(&[b"own"]));
+    hub.poll_send(&mut 1).expect("own");
+    let large = vec![b'x'; 70_000];
+    for room in rooms {
+        hub.options.lag_window = 1 << 30;
+        (0..100).for_each(|_| hub.order(room, text(&[room.as_bytes(), &large])));
+    }
+    let mut turns = Vec::new();
+    while !hub.sent(0) {
+        let outbound = hub.poll_send(&mut usize::MAX.clone()).expect("more is owed");
+        turns.push(payloads(outbound.span.bytes())[0][0]);
+    }
+    assert_eq!(turns.len(), 300);
+    for round in turns.chunks(3) {
+        let mut round = round.to_vec();
+        round.sort_unstable();
+        assert_eq!(round, b"abc");
+    }
+}

@@ -68,6 +68,8 @@ struct Connection {
     cancelling: bool,
     /// FIN is asked for, and comes after the send under way.
     shutdown: bool,
+    /// FIN is under way.
+    shutting_down: bool,
     paused: bool,
     /// The peer's end of stream was received.
     ended: bool,
@@ -184,7 +186,11 @@ impl Uring {
             Operation::CancelAccept(_) => {}
             Operation::Receive(slot) => self.received(slot, completion, events),
             Operation::Send(id) => self.sent(id, completion.result, events),
-            Operation::Shutdown(slot) | Operation::Linger(slot) | Operation::Close(slot) => {
+            Operation::Shutdown(slot) => {
+                self.at(slot).shutting_down = false;
+                self.finish_operation(slot, events);
+            }
+            Operation::Linger(slot) | Operation::Close(slot) => {
                 // Closing always ends the descriptor; the others fail only when the peer is gone already.
                 self.finish_operation(slot, events);
             }
@@ -278,7 +284,7 @@ impl Uring {
         } else if open {
             events.push(Event::Sent { slot });
             if std::mem::take(&mut self.at(slot).shutdown) {
-                self.start(slot, operation::shutdown(slot));
+                self.start_shutdown(slot);
             }
         }
         self.finish_operation(slot, events);
@@ -299,14 +305,20 @@ impl Uring {
     }
 
     /// Cancels again where something is still under way. Mostly the operation has completed right after its
-    /// cancellation did, but the kernel does not find one that is between two attempts.
+    /// cancellation did, but the kernel does not find one that is between two attempts. A FIN, which a thread of
+    /// the kernel sends, comes to its end by itself and is waited for.
     fn cancel_unfinished(&mut self) {
         while let Some(slot) = self.unfinished.pop() {
             let connection = self.connections[slot as usize];
-            if connection.under_way > 0 && !connection.cancelling {
+            if connection.under_way > u8::from(connection.shutting_down) && !connection.cancelling {
                 self.cancel(slot);
             }
         }
+    }
+
+    fn start_shutdown(&mut self, slot: Slot) {
+        self.at(slot).shutting_down = true;
+        self.start(slot, operation::shutdown(slot));
     }
 
     /// Cancels what is under way and no longer wanted.
@@ -412,7 +424,7 @@ impl Backend for Uring {
         if connection.send.is_some() {
             connection.shutdown = true;
         } else {
-            self.start(slot, operation::shutdown(slot));
+            self.start_shutdown(slot);
         }
     }
 

@@ -1,0 +1,153 @@
+//! The hub's sends: who gets what next.
+
+use super::room::{Slot, Visit};
+use super::rooms::RoomId;
+use super::{Hub, Lagged, Options, Outbound, SLICE, SPARE_OUTBOXES, Span};
+
+impl Hub {
+    /// The next bytes to send, or `None` when there is none or `budget`, the number of clients to look at, is
+    /// used up. Each client gets nothing further until [`Hub::sent`].
+    pub fn poll_send(&mut self, budget: &mut usize) -> Option<Outbound> {
+        while *budget > 0 {
+            *budget -= 1;
+            if let Some(slot) = self.ready.pop_front() {
+                self.clients[slot as usize].queued = false;
+                if let Some(outbound) = self.next_for(slot) {
+                    return Some(outbound);
+                }
+                continue;
+            }
+            let (id, serial) = *self.passes.front()?;
+            if self.rooms.get(id).is_none_or(|room| room.serial != serial) {
+                self.next_pass();
+                continue;
+            }
+            if self.slice == 0 {
+                self.slice = SLICE;
+                self.passes.rotate_left(1);
+                continue;
+            }
+            self.slice -= 1;
+            let clients = &self.clients;
+            match self.rooms[id].visit(|slot| clients[slot as usize].is_busy()) {
+                Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Nothing => {}
+                Visit::Over => self.finish_pass(id),
+            }
+        }
+        None
+    }
+
+    /// Whether [`Hub::poll_send`] stopped for its budget alone.
+    pub fn has_more(&self) -> bool {
+        !self.ready.is_empty() || !self.passes.is_empty()
+    }
+
+    /// The backend took all of the client's last [`Outbound`]. True when nothing more is owed for now.
+    pub fn sent(&mut self, slot: Slot) -> bool {
+        let client = &mut self.clients[slot as usize];
+        client.sending = false;
+        if client.outbox.as_ref().is_some_and(|outbox| outbox.len() == 0) {
+            let drained = client.outbox.take();
+            if self.spare.len() < SPARE_OUTBOXES {
+                self.spare.extend(drained.and_then(|mut outbox| outbox.reset().then_some(outbox)));
+            }
+        }
+        if self.is_owed(slot) {
+            self.look_at(slot);
+            return false;
+        }
+        true
+    }
+
+    /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.
+    pub fn poll_lagged(&mut self) -> Option<Lagged> {
+        while let Some((number, lagged)) = self.lagged.pop_front() {
+            if self.clients[lagged.slot as usize].number == number {
+                return Some(lagged);
+            }
+        }
+        None
+    }
+
+    /// Whether publishers should wait, since a room's members have not been offered what is there already.
+    pub fn is_saturated(&self) -> bool {
+        self.saturated > 0
+    }
+}
+
+impl Hub {
+    pub(super) fn next_pass(&mut self) {
+        self.passes.pop_front();
+        self.slice = SLICE;
+    }
+
+    pub(super) fn finish_pass(&mut self, id: RoomId) {
+        self.next_pass();
+        let Options { lag_window, history, history_bytes, .. } = self.options;
+        let room = &mut self.rooms[id];
+        room.queued = room.finish_pass(lag_window, history, history_bytes);
+        if room.queued {
+            self.passes.push_back((id, room.serial));
+        }
+        if room.saturated && !room.is_saturated(lag_window) {
+            room.saturated = false;
+            self.saturated -= 1;
+        }
+        if !room.queued {
+            self.set_timer(id);
+        }
+    }
+
+    /// What this client is owed next: its own first, then its rooms in turn.
+    pub(super) fn next_for(&mut self, slot: Slot) -> Option<Outbound> {
+        let client = &mut self.clients[slot as usize];
+        if client.sending {
+            return None;
+        }
+        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop()) {
+            return Some(self.start_sending(slot, span, count));
+        }
+        for _ in 0..client.seats.len() {
+            let seat = client.seats[0];
+            client.seats.rotate_left(1);
+            match self.rooms[seat.room].take(seat.index as usize) {
+                Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
+                Visit::Lagged(slot, missed) => {
+                    self.lagged.push_back((client.number, Lagged { slot, missed }));
+                }
+                Visit::Nothing | Visit::Over => {}
+            }
+        }
+        None
+    }
+
+    pub(super) fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
+        self.clients[slot as usize].sending = true;
+        Outbound { slot, span, messages }
+    }
+
+    pub(super) fn is_owed(&self, slot: Slot) -> bool {
+        let client = &self.clients[slot as usize];
+        client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0)
+            || client.seats.iter().any(|seat| {
+                let room = &self.rooms[seat.room];
+                !room.is_current(&room.members[seat.index as usize])
+            })
+    }
+
+    /// Has the client looked at by the next [`Hub::poll_send`].
+    pub(super) fn look_at(&mut self, slot: Slot) {
+        let client = &mut self.clients[slot as usize];
+        if !client.queued && !client.sending {
+            client.queued = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    pub(super) fn lag(&mut self, slot: Slot, missed: u64) {
+        let number = self.clients[slot as usize].number;
+        self.lagged.push_back((number, Lagged { slot, missed }));
+    }
+}
