@@ -40,12 +40,12 @@ deny:
 # All servers side by side, under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:
     cargo build --release --workspace
-    target/release/loadgen compare {{ARGS}}
+    target/release/loadgen compare --build {{ARGS}}
 
 # The same in 3 minutes, for a first look
 compare-quick *ARGS:
     cargo build --release --workspace
-    target/release/loadgen compare --quick --rounds 1 --duration 1s --warmup 300ms --name quick {{ARGS}}
+    target/release/loadgen compare --build --quick --rounds 1 --duration 1s --warmup 300ms --name quick {{ARGS}}
 
 # The README's table from the newest results
 report *ARGS:

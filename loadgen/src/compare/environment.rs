@@ -17,7 +17,8 @@ impl Environment {
         // The list of changed files without the results themselves, which change while they are made.
         let changes = output("git", &["status", "--porcelain", "--", ".", ":!results", ":!README.md"]);
         Ok(Self {
-            started: output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown),
+            started: now(),
+            finished: None,
             commit: output("git", &["rev-parse", "HEAD"]).unwrap_or_else(unknown),
             dirty: changes.is_none_or(|changes| !changes.is_empty()),
             kernel: output("uname", &["-sr"]).unwrap_or_else(unknown),
@@ -28,10 +29,16 @@ impl Environment {
             profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
             server_core: cores.server,
             load_core: cores.load,
+            load_average: fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned(),
             options: serde_json::to_value(options).map_err(|error| error.to_string())?,
             servers: servers.to_vec(),
         })
     }
+}
+
+/// Universal time, as the environment has it.
+pub(crate) fn now() -> String {
+    output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown)
 }
 
 fn unknown() -> String {

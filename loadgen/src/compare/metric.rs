@@ -142,7 +142,8 @@ pub(crate) fn figure(value: f64) -> String {
         _ if size >= 99.95 || size == 0.0 => 0,
         _ if size >= 9.995 => 1,
         _ if size >= 0.9995 => 2,
-        _ => 3,
+        _ if size >= 0.09995 => 3,
+        _ => 4,
     };
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -180,7 +181,8 @@ mod tests {
     fn figures_are_short() {
         for (value, text) in [
             (0.0, "0"),
-            (0.01234, "0.012"),
+            (0.01234, "0.0123"),
+            (0.1, "0.100"),
             (1.5, "1.50"),
             (9.996, "10.0"),
             (99.96, "100"),

@@ -63,6 +63,10 @@ pub(crate) struct CompareOptions {
     /// Fewer points with fewer connections; `report` passes such results over.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Builds the servers first, each with the command that the file gives.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) build: bool,
     /// Prints the plan and the time it will take, and does nothing.
     #[arg(long)]
     #[serde(skip)]
@@ -73,12 +77,15 @@ pub(crate) struct CompareOptions {
 pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Result<bool, String> {
     let servers = servers::read(&options.servers_file, &options.servers)?;
     let cores = Cores::choose()?;
-    let environment = Environment::look(options, cores, &servers)?;
     let schedule = Schedule::new(options, servers);
     say(&schedule.text());
     if options.dry_run {
         return Ok(true);
     }
+    if options.build {
+        servers::build(&schedule.servers);
+    }
+    let mut environment = Environment::look(options, cores, &schedule.servers)?;
     if cfg!(debug_assertions) {
         say("warning: this load generator was built without --release; its figures are worth nothing\n");
     }
@@ -94,11 +101,14 @@ pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Resul
     for point in &schedule.points {
         comparison.measure(point, &mut store)?;
     }
+    let is_whole = !interrupt.load(Ordering::Relaxed);
+    environment.finished = is_whole.then(environment::now);
+    store.describe(&environment)?;
     let results = Results::read(&store.directory)?;
     store.write("summary.md", &summary::markdown(&results))?;
     plot::draw_all(&results, &store.directory)?;
     say(&format!("the results are in {}\n", store.directory.display()));
-    Ok(!interrupt.load(Ordering::Relaxed))
+    Ok(is_whole)
 }
 
 struct Comparison<'a> {
@@ -127,8 +137,8 @@ impl Comparison<'_> {
                 if self.interrupt.load(Ordering::Relaxed) {
                     continue;
                 }
-                // What cannot be run would only cost time again.
-                if record.error.is_some() {
+                // What cannot be run, or does not end, would only cost time again.
+                if record.outcome.as_ref().is_none_or(|outcome| outcome["interrupted"] == true) {
                     broken.insert(&server.name);
                 }
                 store.add(&record)?;

@@ -11,7 +11,9 @@ use std::path::Path;
 /// What the article says that a connection costs, in bytes.
 const ARTICLE_BYTES: f64 = 9000.0;
 const ARTICLE: &str = "the article's PHP";
-const SIZE: (u32, u32) = (900, 520);
+const SIZE: (u32, u32) = (960, 520);
+/// Room for the names of the lines, right of them.
+const LEGEND_WIDTH: u32 = 180;
 const FONT: &str = "sans-serif";
 /// Distinct colours, one for each server, in the order of the file.
 const COLOURS: [RGBColor; 12] = [
@@ -106,6 +108,7 @@ fn draw_lines(
         let mut chart = ChartBuilder::on(&area)
             .caption(title, (FONT, 20))
             .margin(12)
+            .margin_right(LEGEND_WIDTH + 24)
             .x_label_area_size(46)
             .y_label_area_size(76)
             .build_cartesian_2d((x_least..x_most).log_scale(), (y_least..y_most).log_scale())?;
@@ -117,19 +120,14 @@ fn draw_lines(
             .y_label_formatter(&|y| figure(*y))
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
-        for (name, colour, points) in lines {
+        let left = (SIZE.0 - LEGEND_WIDTH) as i32;
+        for ((name, colour, points), row) in lines.into_iter().zip(0..) {
             let style = colour.stroke_width(if name.starts_with("uproar") { 3 } else { 1 });
-            chart
-                .draw_series(LineSeries::new(points, style).point_size(2))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            chart.draw_series(LineSeries::new(points, style).point_size(2))?;
+            let y = 60 + 22 * row;
+            area.draw(&PathElement::new([(left, y), (left + 22, y)], style))?;
+            area.draw(&Text::new(name, (left + 30, y - 7), (FONT, 14)))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
         area.present()
     };
     draw().map_err(|error| format!("{} cannot be drawn: {error}", path.display()))

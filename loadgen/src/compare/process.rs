@@ -54,6 +54,12 @@ impl Running {
         self.process.child.id()
     }
 
+    /// How it ended and its last words, if it has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        let status = self.process.ended()?;
+        Some(format!("{status}{}", self.process.words()))
+    }
+
     fn await_listening(&mut self, news: &Receiver<String>) -> Result<(), String> {
         let until = Instant::now() + START_TIMEOUT;
         loop {

@@ -48,7 +48,7 @@ fn measure(
     let address = free_address()?;
     pin(cores.server)?;
     let command = server.command(&address.to_string(), record.kind.app(), 1);
-    let running = Running::start(&command, address).map_err(|reason| with_build(reason, server))?;
+    let mut running = Running::start(&command, address).map_err(|reason| with_build(reason, server))?;
     pin(cores.load)?;
 
     let program = env::current_exe().map_err(|error| format!("the load generator is not found: {error}"))?;
@@ -67,6 +67,9 @@ fn measure(
     let stopped = await_end(&mut load, patience, interrupt);
     record.outcome = take_json(&json);
     stopped?;
+    if let Some(end) = running.ended() {
+        return Err(format!("the server ended during the run ({end})"));
+    }
     match record.outcome {
         Some(_) => Ok(()),
         None => Err(format!("the load could not be made{}", load.words())),

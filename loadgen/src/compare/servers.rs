@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// One server of the file. Paths in its command are relative to the root of the repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +80,20 @@ fn check(server: &Server) -> Result<(), String> {
         return Err(format!("the apps of `{name}` are {:?}; give echo, relay or both", server.apps));
     }
     Ok(())
+}
+
+/// Builds them all. One that cannot be built has said why, and will be a row without figures.
+pub(crate) fn build(servers: &[Server]) {
+    let mut done: Vec<&str> = vec![""];
+    for server in servers {
+        if !done.contains(&server.build.as_str()) {
+            done.push(&server.build);
+            let status = Command::new("sh").args(["-c", &server.build]).status();
+            if !status.is_ok_and(|status| status.success()) {
+                eprintln!("loadgen: `{}` failed, so {} may be missing", server.build, server.name);
+            }
+        }
+    }
 }
 
 impl Server {

@@ -16,6 +16,8 @@ pub(crate) const RAW: &str = "raw.jsonl";
 pub(crate) struct Environment {
     /// In universal time, as in 2026-01-31T23:59:00Z.
     pub(crate) started: String,
+    /// When all runs were done; nothing if they were interrupted.
+    pub(crate) finished: Option<String>,
     pub(crate) commit: String,
     /// Files differed from the commit.
     pub(crate) dirty: bool,
@@ -29,6 +31,8 @@ pub(crate) struct Environment {
     /// The core that the servers had, and the one that the load generator had.
     pub(crate) server_core: usize,
     pub(crate) load_core: usize,
+    /// What the machine was busy with before, as /proc/loadavg says it.
+    pub(crate) load_average: String,
     /// Of `loadgen compare`.
     pub(crate) options: Value,
     pub(crate) servers: Vec<Server>,
@@ -94,12 +98,17 @@ impl Store {
         let is_free = |path: &PathBuf| !path.exists();
         let directory = (1..).map(numbered).find(is_free).expect("there are numbers enough");
         fs::create_dir_all(&directory).map_err(|error| failed(&directory, &error))?;
-        let text = serde_json::to_string_pretty(environment).map_err(|error| error.to_string())? + "\n";
         let path = directory.join(RAW);
         let raw = File::create(&path).map_err(|error| failed(&path, &error))?;
         let store = Self { directory, raw };
-        store.write(ENVIRONMENT, &text)?;
+        store.describe(environment)?;
         Ok(store)
+    }
+
+    /// Writes the environment, in the place of what was there.
+    pub(crate) fn describe(&self, environment: &Environment) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(environment).map_err(|error| error.to_string())?;
+        self.write(ENVIRONMENT, &(text + "\n"))
     }
 
     pub(crate) fn add(&mut self, record: &Record) -> Result<(), String> {

@@ -192,6 +192,7 @@ pub(crate) mod tests {
         ];
         let environment = Environment {
             started: "2026-01-31T10:00:00Z".to_owned(),
+            finished: None,
             commit: "0123456789abcdef".to_owned(),
             dirty: false,
             kernel: "Linux".to_owned(),
@@ -202,6 +203,7 @@ pub(crate) mod tests {
             profile: "release".to_owned(),
             server_core: 0,
             load_core: 1,
+            load_average: String::new(),
             options: Value::Null,
             servers: ["ours", "php", "broken"].map(server).to_vec(),
         };
