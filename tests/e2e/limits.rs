@@ -13,6 +13,7 @@ on_both_backends!(
     the_server_has_a_limit,
     every_address_has_a_limit,
     who_is_refused_takes_no_place,
+    who_is_refused_and_says_nothing_is_gone_soon,
     the_count_is_right_after_any_order,
     ipv6_works_and_is_counted,
     an_ipv4_client_of_an_ipv6_listener_is_counted_as_such,
@@ -30,6 +31,18 @@ fn get_in(address: SocketAddr, source: IpAddr) -> Client {
         client.is_some()
     });
     client.expect("it got in")
+}
+
+/// The answer comes without a request, and the end soon after it.
+fn who_is_refused_and_says_nothing_is_gone_soon(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { max_connections: 1, ..base });
+    let _inside = Client::open(server.address(), "/");
+    let mut silent: Vec<_> = (0..50).map(|_| Raw::connect(server.address())).collect();
+    for raw in &mut silent {
+        assert_eq!(raw.response().status, 503);
+    }
+    until("all of them are gone", || server.connections().0 == 1);
 }
 
 fn the_server_has_a_limit(backend: BackendName) {
