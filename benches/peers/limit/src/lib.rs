@@ -165,7 +165,8 @@ fn answer(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Ended> {
     let key_at = find(bytes, KEY_HEADER).ok_or(Ended)? + KEY_HEADER.len();
     let key = bytes.get(key_at..key_at + KEY_LEN).ok_or(Ended)?;
     // RFC 6455 §4.2.2.
-    let digest = Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
     let accept = BASE64_STANDARD.encode(digest);
     out.extend_from_slice(format!("{head}Sec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes());

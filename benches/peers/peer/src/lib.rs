@@ -1,7 +1,9 @@
 //! What all the compared servers have in common: the command line, the listener, the start.
 
 #[cfg(feature = "tokio")]
-pub mod tokio;
+pub mod rooms;
+#[cfg(feature = "tokio")]
+pub mod runtime;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

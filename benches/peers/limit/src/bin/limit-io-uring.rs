@@ -101,7 +101,9 @@ impl Server {
             self.push(accept.build(), Operation::Accept, 0);
         }
         match self.ring.submit_and_wait(1) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => return Err(error),
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {
+                return Err(error);
+            }
             _ => {}
         }
         let completions: Vec<cqueue::Entry> = self.ring.completion().collect();

@@ -1,4 +1,4 @@
-//! What the servers on tokio have in common.
+//! The start of a server on tokio.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +24,7 @@ where
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    let runtime = builder.worker_threads(arguments.workers).enable_io().build()?;
+    let runtime = builder.worker_threads(arguments.workers).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listen(arguments.listen)?)?;
         loop {
