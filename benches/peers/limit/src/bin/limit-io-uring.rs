@@ -68,7 +68,9 @@ struct Client {
     receiving: bool,
     sending: bool,
     ended: bool,
+    /// The socket was shut down, and the kernel has done so.
     shut: bool,
+    shut_done: bool,
 }
 
 impl Server {
@@ -130,6 +132,7 @@ impl Server {
                 self.received(slot, result, last, cqueue::buffer_select(completion.flags()));
             }
             operation if operation == Operation::Send as u8 => self.sent(slot, result),
+            operation if operation == Operation::Shutdown as u8 => self.shut(slot),
             _ => {}
         }
     }
@@ -216,10 +219,17 @@ impl Server {
         }
     }
 
-    /// A direct descriptor is closed when no operation holds it any more.
+    fn shut(&mut self, slot: usize) {
+        let Some(client) = &mut self.clients[slot] else { return };
+        client.shut_done = true;
+        self.send(slot);
+    }
+
+    /// A direct descriptor is closed when no operation is under way on it: one that the kernel begins later, as it does
+    /// with a shutdown, would meet the next connection there.
     fn end(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
-        if !client.receiving {
+        if !client.receiving && client.shut == client.shut_done {
             self.clients[slot] = None;
             self.push(opcode::Close::new(Fixed(slot as u32)).build(), Operation::Close, slot);
         } else if !client.shut {
