@@ -1,0 +1,197 @@
+//! What both limit programs do with the bytes. It is the least that the load generator's checks let pass.
+//!
+//! The limit is no WebSocket server. It tells what the kernel takes for the receives and sends of a scenario, so
+//! that the distance of a real server to it is what that server's own code costs. On one thread it
+//!
+//! - answers a request for its `Sec-WebSocket-Key` alone, on any path, and holds everybody in one room;
+//! - takes the size of the first frame of each client for the size of all its frames, so that no header is read;
+//! - unmasks, because every client masks with keys of its own and the load generator compares each byte;
+//! - looks at the opcode for the one reason that it must notice a close frame, which it answers;
+//! - sends what one turn of the loop has gathered with one send a client.
+//!
+//! It has no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no message
+//! limit. It has no timers, no limits per client or address, no history, no application and no metrics. Messages of
+//! different sizes from one client break it, and so does a client that falls more than 64 MiB behind.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use peer::App;
+use sha1::{Digest as _, Sha1};
+
+/// Bytes of the room that are kept for those who are behind.
+const ROOM_LEN: usize = 64 << 20;
+const KEY_HEADER: &[u8] = b"Sec-WebSocket-Key: ";
+/// Length of a key, in bytes (RFC 6455 §4.1: base64 of 16 bytes).
+const KEY_LEN: usize = 24;
+const CLOSE_NORMALLY: [u8; 4] = [0x88, 2, 0x03, 0xE8];
+
+/// The connection is to be closed, after what is owed to it was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended;
+
+/// What is known of one client's bytes.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// The handshake is over.
+    pub is_open: bool,
+    /// The start of a request or frame that is not whole yet.
+    kept: Vec<u8>,
+    /// Lengths of the first frame's header and of the frame; 0 before it came.
+    header_len: usize,
+    frame_len: usize,
+}
+
+impl Input {
+    /// Takes what was received. Server frames go to `own` or to `room`, as the app has it; other answers to `own`.
+    ///
+    /// # Errors
+    /// When the client has closed or makes no sense.
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        app: App,
+        own: &mut Vec<u8>,
+        room: &mut Vec<u8>,
+    ) -> Result<(), Ended> {
+        if self.kept.is_empty() {
+            let used = self.take(bytes, app, own, room)?;
+            self.kept.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut kept = std::mem::take(&mut self.kept);
+            kept.extend_from_slice(bytes);
+            let used = self.take(&kept, app, own, room)?;
+            kept.drain(..used);
+            self.kept = kept;
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        app: App,
+        own: &mut Vec<u8>,
+        room: &mut Vec<u8>,
+    ) -> Result<usize, Ended> {
+        let mut used = 0;
+        if !self.is_open {
+            let Some(head_len) = answer(bytes, own)? else { return Ok(0) };
+            self.is_open = true;
+            used = head_len;
+        }
+        let out = if app == App::Echo { &mut *own } else { room };
+        let mut rest = &bytes[used..];
+        while let [first, second, ..] = *rest {
+            if first & 0x08 != 0 {
+                own.extend_from_slice(&CLOSE_NORMALLY);
+                return Err(Ended);
+            }
+            if self.frame_len == 0 && !self.measure(rest, second) {
+                break;
+            }
+            let Some((frame, next)) = rest.split_at_checked(self.frame_len) else { break };
+            unmask(frame, self.header_len, out);
+            used += self.frame_len;
+            rest = next;
+        }
+        Ok(used)
+    }
+
+    /// Reads the lengths of the first frame; false when its header is not whole.
+    fn measure(&mut self, frame: &[u8], second: u8) -> bool {
+        let (header_len, payload_len) = match (second & 0x7F, frame) {
+            (126, &[_, _, a, b, ..]) => (4, usize::from(u16::from_be_bytes([a, b]))),
+            (127, &[_, _, a, b, c, d, e, f, g, h, ..]) => {
+                (10, u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
+            }
+            (126 | 127, _) => return false,
+            (len, _) => (2, usize::from(len)),
+        };
+        self.header_len = header_len;
+        self.frame_len = header_len + 4 + payload_len;
+        true
+    }
+}
+
+/// Everything that was said in the room, as it is sent: the last 64 MiB of it.
+///
+/// Positions count all bytes ever appended.
+pub struct Room {
+    ring: Box<[u8]>,
+    head: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { ring: vec![0; ROOM_LEN].into(), head: 0 }
+    }
+}
+
+impl Room {
+    /// Where the next byte will be.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Appends frames.
+    pub fn append(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let at = self.head as usize % ROOM_LEN;
+            let count = bytes.len().min(ROOM_LEN - at);
+            self.ring[at..at + count].copy_from_slice(&bytes[..count]);
+            self.head += count as u64;
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Bytes from `position` on, all or as many as lie together.
+    ///
+    /// # Errors
+    /// When they are no longer kept.
+    pub fn since(&self, position: u64) -> Result<&[u8], Ended> {
+        let len = (self.head - position) as usize;
+        if len > ROOM_LEN {
+            return Err(Ended);
+        }
+        let at = position as usize % ROOM_LEN;
+        Ok(&self.ring[at..(at + len).min(ROOM_LEN)])
+    }
+}
+
+/// Answers the request if it is whole; says how long it is.
+fn answer(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Ended> {
+    let Some(end) = find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    let key_at = find(bytes, KEY_HEADER).ok_or(Ended)? + KEY_HEADER.len();
+    let key = bytes.get(key_at..key_at + KEY_LEN).ok_or(Ended)?;
+    // RFC 6455 §4.2.2.
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
+    let accept = BASE64_STANDARD.encode(digest);
+    out.extend_from_slice(format!("{head}Sec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes());
+    Ok(Some(end + 4))
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// Appends the server frame for a client frame (RFC 6455 §5.3).
+fn unmask(frame: &[u8], header_len: usize, out: &mut Vec<u8>) {
+    let (header, rest) = frame.split_at(header_len);
+    let (key, payload) = rest.split_at(4);
+    out.extend_from_slice(&[header[0], header[1] & 0x7F]);
+    out.extend_from_slice(&header[2..]);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    let [a, b, c, d] = [key[0], key[1], key[2], key[3]];
+    let wide_key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, last) = out[start..].as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide_key).to_ne_bytes();
+    }
+    for (byte, key) in last.iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+}

@@ -1,0 +1,92 @@
+//! What all the compared servers have in common: the command line, the listener, the start.
+
+#[cfg(feature = "tokio")]
+pub mod rooms;
+#[cfg(feature = "tokio")]
+pub mod runtime;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::process::exit;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// What a server does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum App {
+    /// They go back to their sender.
+    Echo,
+    /// They go to everybody in the room that the path names, the sender too.
+    Relay,
+}
+
+/// The command line.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    /// `--listen ADDR:PORT`.
+    pub listen: SocketAddr,
+    /// `--app echo|relay`.
+    pub app: App,
+    /// `--workers N`: threads.
+    pub workers: usize,
+}
+
+impl Arguments {
+    /// Reads the command line of this process, which ends with an explanation when it is wrong.
+    #[must_use]
+    pub fn parse() -> Self {
+        Self::read(std::env::args().skip(1)).unwrap_or_else(|message| {
+            eprintln!("{message}; usage: --listen ADDR:PORT --app echo|relay --workers N");
+            exit(2)
+        })
+    }
+
+    fn read(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut arguments = Self { listen: ([127, 0, 0, 1], 8000).into(), app: App::Relay, workers: 1 };
+        while let Some(name) = words.next() {
+            let value = words.next().ok_or_else(|| format!("{name} needs a value"))?;
+            let wrong = || format!("{name} {value} makes no sense");
+            match (name.as_str(), value.as_str()) {
+                ("--listen", _) => arguments.listen = value.parse().map_err(|_| wrong())?,
+                ("--app", "echo") => arguments.app = App::Echo,
+                ("--app", "relay") => arguments.app = App::Relay,
+                ("--workers", _) => {
+                    let workers = value.parse().ok().filter(|&workers| workers > 0);
+                    arguments.workers = workers.ok_or_else(wrong)?;
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one, which is returned.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(hard)
+}
+
+/// A non-blocking listener whose connections have `TCP_NODELAY` from the start, and one line that says so.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
+    println!("listening on {}", listener.local_addr()?);
+    Ok(listener)
+}

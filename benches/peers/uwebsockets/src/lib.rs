@@ -1,0 +1,1 @@
+//! No Rust: see `server.cpp` and `Cargo.toml`.
