@@ -1,6 +1,6 @@
 //! The `uproar` server.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -60,7 +60,8 @@ fn run(config: &Config) -> Result<(), String> {
 fn announce(config: &Config, server: &Server) {
     let app = format!("{:?}", config.app).to_lowercase();
     for address in server.addresses() {
-        println!(
+        let _ = writeln!(
+            std::io::stdout(),
             "listening on {address} (app {app}, backend {}, workers {})",
             server.backend(),
             server.workers()
@@ -75,7 +76,7 @@ fn announce(config: &Config, server: &Server) {
                 std::net::Ipv6Addr::LOCALHOST.into()
             });
         }
-        println!("open http://{address}/ in two windows to chat");
+        let _ = writeln!(std::io::stdout(), "open http://{address}/ in two windows to chat");
     }
 }
 

@@ -3,10 +3,10 @@
 //! A name belongs to one client of the whole server. The instance that a name's hash points to keeps who holds
 //! it; the others ask that one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::strip::strip_tags;
+use super::strip::{clean, strip_tags};
 use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
 
 /// Messages that a client sees of the past when it joins a room.
@@ -26,6 +26,9 @@ const HELP: &str = "* /nick NAME: be called NAME; /join ROOM: go to another room
 pub struct Chat {
     /// Names of clients of this shard that chose one, by client number.
     names: HashMap<u64, String>,
+    /// Clients of this shard whose last claim is not answered yet, by number. One at a time: with two, giving the
+    /// old name back for the first could give away the name that the second was granted.
+    claiming: HashSet<u64>,
     /// Who holds the names that are this instance's to give, by name in lower case.
     holders: HashMap<String, ClientId>,
     /// Answers to `/who` that are being put together.
@@ -61,6 +64,8 @@ enum Ask {
 enum Tell {
     /// The name is the client's now.
     Granted { name: String, client: ClientId },
+    /// Somebody else has the name.
+    Taken { name: String, client: ClientId },
     /// A line for one client.
     Line { client: ClientId, text: String },
     /// Members of a room on one shard: some names, and how many there are.
@@ -89,7 +94,7 @@ impl App for Chat {
         if let Some(command) = text.strip_prefix('/') {
             return self.command(context, client, command);
         }
-        let stripped = strip_tags(text);
+        let stripped = clean(text);
         if stripped.is_empty() {
             if !text.is_empty() {
                 line(context, client, &["* nothing was left of your message without its HTML tags"]);
@@ -102,6 +107,7 @@ impl App for Chat {
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.claiming.remove(&client.number);
         if let Some(name) = self.names.remove(&client.number) {
             release(context, name, client);
         }
@@ -115,7 +121,7 @@ impl App for Chat {
                 let answer = if holder == client {
                     Tell::Granted { name, client }
                 } else {
-                    Tell::Line { client, text: format!("* the name {name} is taken") }
+                    Tell::Taken { name, client }
                 };
                 context.tell(client.shard, answer);
             }
@@ -150,6 +156,10 @@ impl App for Chat {
         match *tell {
             Tell::Line { client, text } => line(context, client, &[&text]),
             Tell::Granted { name, client } => self.rename(context, client, name),
+            Tell::Taken { name, client } => {
+                self.claiming.remove(&client.number);
+                line(context, client, &["* the name ", &name, " is taken"]);
+            }
             Tell::Here { list, names, count } => self.add_to_list(context, list, names, count),
         }
     }
@@ -183,11 +193,15 @@ impl Chat {
         if let Err(problem) = check_name(name) {
             return line(context, client, &["* ", problem, "; try /nick alice"]);
         }
+        if !self.claiming.insert(client.number) {
+            return line(context, client, &["* one moment: your last /nick is not answered yet"]);
+        }
         context.ask(home_of_name(name, context), Ask::Claim { name: name.into(), client });
     }
 
     /// The client was given the name; its old one is free for others.
     fn rename(&mut self, context: &mut Context<'_>, client: ClientId, name: String) {
+        self.claiming.remove(&client.number);
         if !context.is_here(client) {
             return release(context, name, client);
         }
@@ -205,7 +219,7 @@ impl Chat {
 
     fn whisper(&mut self, context: &mut Context<'_>, client: ClientId, rest: &str) {
         let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        let text = strip_tags(text.trim_start());
+        let text = clean(text.trim_start());
         if check_name(name).is_err() || text.is_empty() {
             return line(context, client, &["* who should hear what? try /msg alice hello"]);
         }

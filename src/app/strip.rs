@@ -1,8 +1,18 @@
-//! Taking HTML tags out of what people write.
+//! Taking HTML tags and control characters out of what people write.
 
 use std::borrow::Cow;
 
 use html5gum::{Token, Tokenizer};
+
+/// `text` without its HTML tags, and on one line: a line break or another control character becomes a space, so that
+/// nobody's message can look like somebody else's next line. Text that has neither is handed back untouched.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    let stripped = strip_tags(text);
+    if !stripped.contains(char::is_control) {
+        return stripped;
+    }
+    Cow::Owned(stripped.chars().map(|char| if char.is_control() { ' ' } else { char }).collect())
+}
 
 /// `text` without its HTML tags and comments, as a browser would find them; entities stay as they were written.
 ///
@@ -62,6 +72,12 @@ mod tests {
             let again = strip_tags(&stripped).into_owned();
             assert_eq!(again, stripped, "{text}");
         }
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(clean("hi\n* from admin: <b>pay</b>\u{1b}[1m\tme"), "hi * from admin: pay [1m me");
+        assert!(matches!(clean("one line, 1 & 2"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl<B: Backend> Shard<B> {
                 Some(room)
             }
             Route::Page { head_only } => {
-                self.end(slot, true, &http::page(head_only));
+                self.end(slot, true, http::page(head_only));
                 None
             }
             Route::Refuse(refusal) => {

@@ -1,5 +1,7 @@
 //! What stands behind the paths of the main port.
 
+use std::sync::LazyLock;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
@@ -64,10 +66,17 @@ fn room_name(encoded: &str) -> Result<String, Refusal> {
     Ok(name.into_owned())
 }
 
-/// The response with the chat page, under a policy that lets nothing run or load but what it holds itself.
-pub(crate) fn page(head_only: bool) -> Vec<u8> {
+/// The response with the chat page.
+pub(crate) fn page(head_only: bool) -> &'static [u8] {
+    static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(true));
+    static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(false));
+    if head_only { &HEAD } else { &WHOLE }
+}
+
+/// Under a policy that lets nothing run or load but what the page holds itself.
+fn page_response(head_only: bool) -> Vec<u8> {
     let policy = format!(
-        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self' ws: wss:; img-src data:; \
+        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         source_hash(CHAT_PAGE, "script"),
         source_hash(CHAT_PAGE, "style"),
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_page_allows_only_its_own_script_and_style() {
-        let response = String::from_utf8(page(false)).expect("text");
+        let response = str::from_utf8(page(false)).expect("text");
         assert_eq!(CHAT_PAGE.matches("<script").count(), 1);
         assert_eq!(CHAT_PAGE.matches("<style").count(), 1);
         assert!(response.contains("default-src 'none'; script-src 'sha256-"));

@@ -14,6 +14,8 @@ on_both_backends!(
     one_worker_is_enough,
     names,
     only_one_gets_a_name,
+    haste_loses_no_name,
+    a_message_is_one_line,
     private_messages_find_their_reader,
     rooms_keep_to_themselves,
     who_lists_all_workers,
@@ -122,6 +124,39 @@ fn only_one_gets_a_name(backend: BackendName) {
     fresh.hears("* the name round-19 is taken");
     drop(users);
     claim_until_granted(&mut fresh, "round-19");
+}
+
+/// Two claims at once: whatever ada is called then, nobody else can be.
+fn haste_loses_no_name(backend: BackendName) {
+    let server = chat(backend, 1);
+    let mut ada = Chatter::enter(server.address(), "ada");
+    let mut bob = Chatter::enter(server.address(), "bob");
+    ada.take_name("a");
+    for _ in 0..10 {
+        ada.say_at_once(&["/nick b", "/nick a"]);
+        let answers = [ada.line(), ada.line()];
+        let name = if answers.contains(&"* b is now a".to_owned()) { "a" } else { "b" };
+        assert!(answers.contains(&"* a is now b".to_owned()), "{answers:?}");
+        bob.say(&format!("/nick {name}"));
+        bob.hears(&format!("* the name {name} is taken"));
+        if name == "b" {
+            ada.say("/nick a");
+            ada.hears("* b is now a");
+        }
+    }
+}
+
+fn a_message_is_one_line(backend: BackendName) {
+    let server = chat(backend, 1);
+    let mut ada = Chatter::enter(server.address(), "lobby");
+    let mut bob = Chatter::enter(server.address(), "lobby");
+    ada.take_name("ada");
+    bob.hears(&format!("* {} is now ada", ada.label()));
+    ada.say("hi\n* from admin: pay");
+    bob.hears("ada: hi * from admin: pay");
+    bob.say("/msg ada hi\r\nada: no");
+    ada.hears("ada: hi * from admin: pay");
+    ada.hears(&format!("* from {}: hi  ada: no", bob.label()));
 }
 
 fn private_messages_find_their_reader(backend: BackendName) {

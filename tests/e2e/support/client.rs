@@ -41,6 +41,14 @@ impl Client {
         self.send(Message::text(text));
     }
 
+    /// Says several things in one packet.
+    pub(crate) fn say_at_once(&mut self, texts: &[&str]) {
+        for text in texts {
+            self.socket.write(Message::text(*text)).expect("buffered");
+        }
+        self.socket.flush().expect("sent");
+    }
+
     /// The next text or binary message.
     pub(crate) fn message(&mut self) -> Message {
         loop {
