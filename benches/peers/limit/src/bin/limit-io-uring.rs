@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use io_uring::types::{BufRingEntry, Fd, Fixed};
+use io_uring::types::{BufRingEntry, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use limit::{Input, Room};
 use nix::libc;
@@ -22,6 +22,9 @@ const BUFFERS: u16 = 1024;
 const BUFFER_LEN: usize = 16 * 1024;
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
+/// How often a turn looks for more before it sends.
+const SWEEPS: u32 = 8;
+const NOW: Timespec = Timespec::new();
 
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
@@ -102,17 +105,18 @@ impl Server {
             let accept = opcode::AcceptMulti::new(Fd(self.listener.as_raw_fd())).allocate_file_index(true);
             self.push(accept.build(), Operation::Accept, 0);
         }
-        match self.ring.submit_and_wait(1) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY)) => {
-                return Err(error);
-            }
-            _ => {}
-        }
-        let completions: Vec<cqueue::Entry> = self.ring.completion().collect();
-        for completion in &completions {
-            self.complete(completion);
-        }
+        passable(self.ring.submit_and_wait(1))?;
+        self.complete_all();
         if !self.gathered.is_empty() {
+            // The wait is over with the first completions, such as those of the last turn's sends, though more has been
+            // said by then. It shall go out with the rest: 500 clients who all speak cost five times as much otherwise.
+            for _ in 0..SWEEPS {
+                let arguments = SubmitArgs::new().timespec(&NOW);
+                passable(self.ring.submitter().submit_with_args(SUBMISSIONS as usize, &arguments))?;
+                if self.complete_all() == 0 {
+                    break;
+                }
+            }
             self.room.append(&self.gathered);
             self.gathered.clear();
             for slot in 0..self.clients.len() {
@@ -120,6 +124,15 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Says how many there were.
+    fn complete_all(&mut self) -> usize {
+        let completions: Vec<cqueue::Entry> = self.ring.completion().collect();
+        for completion in &completions {
+            self.complete(completion);
+        }
+        completions.len()
     }
 
     fn complete(&mut self, completion: &cqueue::Entry) {
@@ -250,6 +263,15 @@ impl Server {
             }
             self.ring.submit().expect("a ring takes requests while completions have room");
         }
+    }
+}
+
+fn passable(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::ETIME)) => {
+            Err(error)
+        }
+        _ => Ok(()),
     }
 }
 
