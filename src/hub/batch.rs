@@ -47,8 +47,9 @@ pub enum Request {
     Note(Note),
 }
 
-/// From a room's home shard. Handling these makes nothing for other shards, so they can always be handled, and
-/// two shards never wait for each other.
+/// From a room's home shard. Handling these makes no deliveries, so they can always be handled, and two shards never
+/// wait for each other. (A snapshot that comes too late gives up its subscription, and an application may ask
+/// something on being told: at most one request for each.)
 #[derive(Debug)]
 pub enum Delivery {
     /// The answer to `Subscribe`: the room's kept frames.

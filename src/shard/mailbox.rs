@@ -1,6 +1,6 @@
 //! How shards reach each other: a bounded mailbox each, and a wake-up only for one that sleeps.
 //!
-//! Requests and deliveries have a channel each. Deliveries make no work for other shards and are always taken;
+//! Requests and deliveries have a channel each. Deliveries lead to no further deliveries and are always taken;
 //! requests are taken only while few deliveries are stuck. So shards never wait for each other in a circle.
 
 use std::sync::Arc;
