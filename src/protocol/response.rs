@@ -75,19 +75,23 @@ pub struct Refusal {
     pub status: Status,
     /// The body of the answer, for the person who reads it.
     pub reason: &'static str,
+    /// The methods that a [`Status::MethodNotAllowed`] names. RFC 9110 §10.2.1
+    pub allow: &'static str,
+    /// Whether the request was a HEAD request, whose answer has no body. RFC 9110 §9.3.2
+    pub head_only: bool,
 }
 
 impl Refusal {
-    /// A refusal with `status`, explained by `reason`.
+    /// A refusal with `status`, explained by `reason`, of a request that should have been a GET.
     pub const fn new(status: Status, reason: &'static str) -> Self {
-        Self { status, reason }
+        Self { status, reason, allow: "GET", head_only: false }
     }
 
     /// Appends the response to `out`, with the header fields that its status demands.
     pub fn respond(&self, out: &mut Vec<u8>) {
         let headers: &[(&str, &str)] = match self.status {
             // RFC 9110 §15.5.6
-            Status::MethodNotAllowed => &[("Allow", "GET")],
+            Status::MethodNotAllowed => &[("Allow", self.allow)],
             // RFC 6455 §4.2.2 and §4.4; RFC 9110 §15.5.22 and §7.8
             Status::UpgradeRequired => {
                 &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
@@ -95,7 +99,7 @@ impl Refusal {
             _ => &[],
         };
         let body = format!("{}\n", self.reason);
-        respond(self.status, headers, "text/plain; charset=utf-8", body.as_bytes(), false, out);
+        respond(self.status, headers, "text/plain; charset=utf-8", body.as_bytes(), self.head_only, out);
     }
 }
 

@@ -38,18 +38,19 @@ impl Route {
                 None => Err(Refusal::new(Status::NotFound, "Nothing is here; try / or /room/NAME.")),
             },
         };
+        let refuse = |refusal| Self::Refuse(Refusal { head_only: request.is_head(), ..refusal });
         let is_read = request.method == "GET" || request.is_head();
         match (room, &request.upgrade) {
-            (Err(refusal), _) => Self::Refuse(refusal),
+            (Err(refusal), _) => refuse(refusal),
             (Ok(room), Some(key)) => Self::Open(*key, room),
             (Ok(_), None) if !is_read => {
                 let reason = "Only GET and HEAD requests are answered here.";
-                Self::Refuse(Refusal::new(Status::MethodNotAllowed, reason))
+                refuse(Refusal { allow: "GET, HEAD", ..Refusal::new(Status::MethodNotAllowed, reason) })
             }
             (Ok(_), None) if has_page => Self::Page { head_only: request.is_head() },
             (Ok(_), None) => {
                 let reason = "This is a WebSocket server; connect with a WebSocket client.";
-                Self::Refuse(Refusal::new(Status::UpgradeRequired, reason))
+                refuse(Refusal::new(Status::UpgradeRequired, reason))
             }
         }
     }

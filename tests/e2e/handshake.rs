@@ -9,6 +9,8 @@ use crate::support::{TestServer, config, until};
 on_both_backends!(
     bad_requests_are_told_why,
     the_page_is_served,
+    a_refusal_of_a_head_request_has_no_body,
+    a_refused_method_is_told_the_allowed_ones,
     the_handshake_answers_the_key,
     a_request_in_single_bytes_opens_too,
     messages_may_come_with_the_request,
@@ -93,6 +95,26 @@ fn the_page_is_served(backend: BackendName) {
     }
     let head_only = ask(&server, b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert_eq!((head_only.status, head_only.body.as_str()), (200, ""));
+}
+
+// RFC 9110 §9.3.2
+fn a_refusal_of_a_head_request_has_no_body(backend: BackendName) {
+    let server = TestServer::echo(backend);
+    for (path, status) in [("/nowhere", 404), ("/room/a%2Fb", 400), ("/", 426)] {
+        let [get, head] = ["GET", "HEAD"]
+            .map(|method| ask(&server, format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()));
+        assert_eq!((get.status, head.status), (status, status), "{path}");
+        assert_eq!(get.head, head.head, "{path}");
+        assert!(!get.body.is_empty() && head.body.is_empty(), "{path}: {:?}", head.body);
+    }
+}
+
+// RFC 9110 §15.5.6
+fn a_refused_method_is_told_the_allowed_ones(backend: BackendName) {
+    let server = TestServer::start(&config(backend, AppName::Chat, 1));
+    let response = ask(&server, b"DELETE /room/garden HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(response.status, 405);
+    assert!(response.head.contains("\r\nAllow: GET, HEAD\r\n"), "{}", response.head);
 }
 
 // RFC 6455 §1.3 has this key and its answer.
