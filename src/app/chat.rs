@@ -4,7 +4,6 @@
 //! it; the others ask that one.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::strip::{clean, strip_tags};
 use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
@@ -277,9 +276,7 @@ fn release(context: &mut Context<'_>, name: String, client: ClientId) {
 
 /// The instance that knows who holds `name`.
 fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
-    let mut hasher = DefaultHasher::new();
-    name.to_lowercase().hash(&mut hasher);
-    (hasher.finish() % u64::from(context.shard().1)) as u16
+    context.home_of(&name.to_lowercase())
 }
 
 fn line(context: &mut Context<'_>, client: ClientId, parts: &[&str]) {

@@ -113,6 +113,12 @@ impl<'a> Context<'a> {
         (self.shard, self.shards)
     }
 
+    /// The shard that a name belongs to: it orders the messages of the room of that name, and its instance may keep
+    /// what there is one of on the whole server.
+    pub fn home_of(&self, name: &str) -> u16 {
+        self.hub.home_of(name)
+    }
+
     /// Whether a client of this shard is still there.
     pub fn is_here(&self, client: ClientId) -> bool {
         self.hub.find(client).is_some()

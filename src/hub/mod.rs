@@ -262,8 +262,7 @@ impl Hub {
 
     /// Sends a message to one client.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
-        let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
-        with_header(header.as_bytes(), message.parts, |parts| self.send_frame(slot, parts, true));
+        with_frame(message, |parts| self.send_frame(slot, parts, true));
     }
 
     /// Sends bytes that are not a message: a control frame, an HTTP response. After the farewell nothing is sent.
@@ -299,7 +298,7 @@ impl Hub {
         }
     }
 
-    /// The shard that orders the messages of `room`.
+    /// The shard that orders the messages of `room`; applications share out other names by it, too.
     pub fn home_of(&self, room: &str) -> u16 {
         home_of(room, self.options.shards)
     }
@@ -399,10 +398,11 @@ fn total_len(parts: &[&[u8]]) -> usize {
     parts.iter().map(|part| part.len()).sum()
 }
 
-/// Calls `with` with `header` put before `parts`.
-fn with_header<R>(header: &[u8], parts: &[&[u8]], with: impl FnOnce(&[&[u8]]) -> R) -> R {
-    let mut all = SmallVec::<[&[u8]; 8]>::new();
-    all.push(header);
-    all.extend_from_slice(parts);
-    with(&all)
+/// Calls `with` with the message as one frame: its header, then its parts.
+fn with_frame<R>(message: Message<'_>, with: impl FnOnce(&[&[u8]]) -> R) -> R {
+    let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
+    let mut parts = SmallVec::<[&[u8]; 8]>::new();
+    parts.push(header.as_bytes());
+    parts.extend_from_slice(message.parts);
+    with(&parts)
 }

@@ -2,7 +2,7 @@
 
 use super::log::Log;
 use super::rooms::RoomId;
-use super::{Hub, Message, encode_header, home_of, rooms, total_len, with_header};
+use super::{Hub, Message, home_of, rooms, with_frame};
 
 impl Hub {
     /// As the home shard, gives a message its place in the room's order and brings it on its way to all members.
@@ -12,8 +12,7 @@ impl Hub {
             return;
         }
         let id = self.find_or_make(room);
-        let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
-        with_header(header.as_bytes(), message.parts, |parts| {
+        with_frame(message, |parts| {
             let number = self.rooms[id].log.head();
             let subscribers = self.rooms[id].home.iter().flat_map(|home| &home.subscribers);
             for &shard in subscribers {
