@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use uproar::protocol::frame::encode_header;
 use uproar::protocol::mask::unmask;
-use uproar::protocol::{Event, Limits, Opcode, Protocol, response};
+use uproar::protocol::{Event, Opcode, Protocol, Reader, response};
 
 /// All its bytes are below 32, so that it turns ASCII into ASCII: a buffer that was decoded in place is valid
 /// once more, and an iteration needs no fresh copy.
@@ -191,11 +191,12 @@ fn open_connection() -> Protocol {
 
 /// Upgrades the connection when `input` completes the request head, with the response in `out`.
 fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
-    let Some(event) = protocol.next(&mut input, &Limits::default()) else { return };
+    let mut reader = Reader::default();
+    let Some(event) = protocol.next(&mut input, &mut reader) else { return };
     match event {
         Event::Request(request) => {
-            response::switching_protocols(&request.upgrade.expect("a handshake"), out);
-            protocol.upgrade();
+            response::switching_protocols(&request.upgrade.expect("a handshake"), None, out);
+            protocol.upgrade(None);
         }
         other => panic!("the request is valid, not {other:?}"),
     }
@@ -203,9 +204,9 @@ fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
 
 /// Decodes all of `input`, and counts the messages.
 fn events(protocol: &mut Protocol, mut input: &mut [u8]) -> usize {
-    let limits = Limits::default();
+    let mut reader = Reader::default();
     let mut count = 0;
-    while let Some(event) = protocol.next(&mut input, &limits) {
+    while let Some(event) = protocol.next(&mut input, &mut reader) {
         match event {
             Event::Message { kind, payload } => {
                 black_box((kind, payload));

@@ -62,6 +62,17 @@ pub enum LagPolicy {
     Skip,
 }
 
+/// In which form clients that offer permessage-deflate are sent their messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// As they are; offers are declined.
+    Off,
+    /// Compressed without reference to earlier messages, so that one copy serves a whole room.
+    Shared,
+    /// Compressed for each client alone, which makes them smaller and costs each client's share of work and memory.
+    Dedicated,
+}
+
 /// Settings of the server. Each is a flag and a variable `UPROAR_…`; the flag wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -103,6 +114,18 @@ pub struct Config {
     /// What happens to a client that has lagged.
     #[arg(long, env = "UPROAR_LAG_POLICY", value_name = "POLICY", default_value = "close")]
     pub lag_policy: LagPolicy,
+
+    /// How messages are compressed for clients that offer permessage-deflate.
+    #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE", default_value = "shared")]
+    pub compression: Compression,
+
+    /// Messages shorter than this are sent plain.
+    #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES", default_value_t = 128)]
+    pub compression_threshold: u32,
+
+    /// Most memory for what compression refers back to, over all clients; further ones do without context takeover.
+    #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub context_memory: u32,
 
     /// How much of a room's past is kept for newcomers to the chat, who see its last 50 messages. 0: nothing.
     #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = 64 << 10)]
@@ -176,6 +199,9 @@ impl Default for Config {
             max_message: 1 << 20,
             lag_window: 1 << 20,
             lag_policy: LagPolicy::Close,
+            compression: Compression::Shared,
+            compression_threshold: 128,
+            context_memory: 64 << 20,
             history_bytes: 64 << 10,
             history_seconds: seconds(600),
             handshake_seconds: seconds(10),

@@ -352,6 +352,7 @@ fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> h
         history,
         history_bytes: config.history_bytes as usize,
         history_ms: millis(config.history_seconds),
+        compression_threshold: config.compression_threshold as usize,
     }
 }
 
@@ -360,6 +361,8 @@ fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Sett
         shard,
         shards,
         limits: Limits { max_message: config.max_message as usize },
+        compression: config.compression,
+        context_memory: config.context_memory as usize / usize::from(shards),
         lag_policy: config.lag_policy,
         has_page: app.has_page(),
         handshake_ms: millis(config.handshake_seconds),

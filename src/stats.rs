@@ -75,6 +75,10 @@ stats! {
     panics,
     /// Turns of the loop.
     turns,
+    /// Bytes set aside for the windows of connections that compress with context takeover.
+    context_bytes_reserved,
+    /// Those of connections that are gone.
+    context_bytes_released,
     /// Batches that another shard's mailbox did not take at once.
     mailbox_full,
 }

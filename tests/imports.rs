@@ -18,12 +18,12 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "protocol",
         own: &["protocol"],
-        others: &["base64", "httparse", "sha1", "simdutf8", "thiserror"],
+        others: &["base64", "flate2", "httparse", "sha1", "simdutf8", "smallvec", "thiserror"],
     },
     Rule { module: "io", own: &["io", "chunk"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
-        own: &["hub", "protocol::frame", "chunk", "timers"],
+        own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "timers"],
         others: &["slab", "smallvec"],
     },
     Rule { module: "app", own: &["app", "hub", "protocol"], others: &["html5gum", "simdutf8"] },

@@ -2,7 +2,8 @@
 
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
-use super::{Hub, Lagged, Options, Outbound, SLICE, SPARE_OUTBOXES, Span};
+use super::{Compression, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES, Span};
+use crate::protocol::frame::frames;
 
 impl Hub {
     /// The next bytes to send, or `None` when there is none or `budget`, the number of clients to look at, is
@@ -112,8 +113,12 @@ impl Hub {
         if client.sending {
             return None;
         }
-        if let Some((span, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop(self.now_ms)) {
-            return Some(self.start_sending(slot, span, count));
+        if let Some((span, framed, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop(self.now_ms))
+        {
+            return Some(match framed {
+                true => self.start_sending(slot, span, count),
+                false => self.hand_over(slot, span, count),
+            });
         }
         for _ in 0..client.seats.len() {
             let seat = client.seats[0];
@@ -129,9 +134,28 @@ impl Hub {
         None
     }
 
+    /// Sends frames, in the form that was agreed with the client.
     pub(super) fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
+        let span = match self.clients[slot as usize].compression {
+            Compression::Own => self.pack_for(slot, span),
+            Compression::Plain | Compression::Shared => span,
+        };
+        self.hand_over(slot, span, messages)
+    }
+
+    fn hand_over(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
         self.clients[slot as usize].sending = true;
         Outbound { slot, span, messages }
+    }
+
+    /// Compresses frames for one client as they leave, since each may refer to what left before it.
+    fn pack_for(&mut self, slot: Slot, span: Span) -> Span {
+        let Some(Own { window, takeover }) = self.own.get_mut(&slot) else { return span };
+        let mut packed = Vec::with_capacity(span.len());
+        for frame in frames(span.bytes()) {
+            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
+        }
+        if packed.len() == span.len() { span } else { Span::copy_of(&packed) }
     }
 
     pub(super) fn is_owed(&self, slot: Slot) -> bool {

@@ -134,6 +134,11 @@ impl Log {
         })
     }
 
+    /// The newest frame, if there is one.
+    pub(crate) fn last(&self) -> Option<&[u8]> {
+        self.frames(self.head.saturating_sub(1)).next()
+    }
+
     /// The piece that holds the frame `number`, which exists.
     fn piece(&self, number: u64) -> &Piece {
         let last = self.chunks.len() - 1;

@@ -21,7 +21,7 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -31,8 +31,9 @@ pub use room::Slot;
 pub use crate::protocol::frame::Kind;
 
 use crate::chunk::Span;
+use crate::protocol::deflate::{Deflater, Window};
 use crate::protocol::frame::encode_header;
-use outbox::Outbox;
+use outbox::{Content, Outbox};
 use room::Visit;
 use rooms::{RoomId, Rooms};
 
@@ -61,6 +62,28 @@ pub struct Options {
     pub history_bytes: usize,
     /// Milliseconds that they are kept after the last member left.
     pub history_ms: u64,
+    /// Bytes from which on a message is compressed for those who can read that.
+    pub compression_threshold: usize,
+}
+
+/// In which form a client is sent its messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    Plain,
+    /// Compressed so that everybody can read them, once for all.
+    Shared,
+    /// Compressed for this client alone.
+    Own,
+}
+
+/// What it takes to compress for one client alone.
+#[derive(Debug)]
+struct Own {
+    window: Window,
+    /// Whether what is sent may refer to earlier messages.
+    takeover: bool,
 }
 
 /// A message given in parts, which are sent as one.
@@ -127,6 +150,7 @@ struct Client {
     number: u64,
     outbox: Option<Box<Outbox>>,
     seats: SmallVec<[Seat; 2]>,
+    compression: Compression,
     /// Whether the backend is sending for this client.
     sending: bool,
     /// Whether the client stands in the queue of those to be looked at.
@@ -162,6 +186,9 @@ pub struct Hub {
     saturated: usize,
     #[expect(clippy::vec_box, reason = "the box itself goes from client to client")]
     spare: Vec<Box<Outbox>>,
+    deflater: Deflater,
+    /// Of clients with [`Compression::Own`].
+    own: HashMap<Slot, Own>,
     /// Connections opened so far.
     opened: u64,
     now_ms: u64,
@@ -175,7 +202,6 @@ impl Hub {
         }
         let outgoing = (0..options.shards).map(|_| Outgoing::default()).collect();
         Self {
-            options,
             clients: Vec::new(),
             rooms: Rooms::default(),
             ready: VecDeque::new(),
@@ -185,6 +211,9 @@ impl Hub {
             outgoing,
             saturated: 0,
             spare: Vec::new(),
+            deflater: Deflater::new(options.compression_threshold),
+            own: HashMap::new(),
+            options,
             opened: 0,
             now_ms: 0,
         }
@@ -205,6 +234,19 @@ impl Hub {
         ClientId { shard, slot, number }
     }
 
+    /// From now on the client gets its messages compressed in a way that every client can read. To be said before
+    /// it joins a room.
+    pub fn compress(&mut self, slot: Slot) {
+        self.set_compression(slot, Compression::Shared);
+    }
+
+    /// The same, but for this client alone, which reads with a window of 2^`window_bits` bytes; with `takeover` what
+    /// it is sent may refer to what it was sent before.
+    pub fn compress_alone(&mut self, slot: Slot, window_bits: u8, takeover: bool) {
+        self.set_compression(slot, Compression::Own);
+        self.own.insert(slot, Own { window: Window::new(window_bits), takeover });
+    }
+
     /// The client at `slot`.
     pub fn client(&self, slot: Slot) -> ClientId {
         ClientId { shard: self.options.shard, slot, number: self.clients[slot as usize].number }
@@ -221,6 +263,9 @@ impl Hub {
     pub fn close(&mut self, slot: Slot) {
         self.leave_all(slot, false);
         let client = &mut self.clients[slot as usize];
+        if client.compression == Compression::Own {
+            self.own.remove(&slot);
+        }
         *client = Client { queued: client.queued, ..Client::default() };
     }
 
@@ -234,7 +279,8 @@ impl Hub {
         }
         let history_bytes = self.options.history_bytes;
         let room = &mut self.rooms[id];
-        let index = room.add(slot, history.min(self.options.history), history_bytes) as u32;
+        let packed = self.clients[slot as usize].compression == Compression::Shared;
+        let index = room.add(slot, packed, history.min(self.options.history), history_bytes) as u32;
         self.clients[slot as usize].seats.push(Seat { room: id, index });
         self.look_at(slot);
     }
@@ -262,12 +308,25 @@ impl Hub {
 
     /// Sends a message to one client.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
-        with_frame(message, |parts| self.send_frame(slot, parts, true));
+        let is_shared = self.clients[slot as usize].compression == Compression::Shared;
+        if is_shared && self.deflater.takes(total_len(message.parts)) {
+            let frame = with_frame(message, |parts| parts.concat());
+            let mut deflater = std::mem::take(&mut self.deflater);
+            self.send_bytes(slot, &[deflater.pack(&frame)], Content::Message);
+            self.deflater = deflater;
+            return;
+        }
+        with_frame(message, |parts| self.send_bytes(slot, parts, Content::Message));
     }
 
-    /// Sends bytes that are not a message: a control frame, an HTTP response. After the farewell nothing is sent.
-    pub fn send_raw(&mut self, slot: Slot, parts: &[&[u8]]) {
-        self.send_frame(slot, parts, false);
+    /// Sends a frame that is no message. After the farewell nothing is sent.
+    pub fn send_control(&mut self, slot: Slot, parts: &[&[u8]]) {
+        self.send_bytes(slot, parts, Content::Control);
+    }
+
+    /// Sends an HTTP response.
+    pub fn send_response(&mut self, slot: Slot, response: &[u8]) {
+        self.send_bytes(slot, &[response], Content::Response);
     }
 
     /// Says farewell: the client hears nothing new, gets what it is owed (or not, with `owed` false) and then
@@ -278,7 +337,7 @@ impl Hub {
             outbox.clear();
         }
         if !last.is_empty() {
-            self.outbox(slot).append(&[last], false);
+            self.outbox(slot).append(&[last], Content::Control);
         }
         self.clients[slot as usize].finished = true;
         self.look_at(slot);
@@ -320,18 +379,24 @@ impl Hub {
 
     /// Number of rooms on this shard and the bytes that their logs hold.
     pub fn memory(&self) -> (usize, usize) {
-        (self.rooms.len(), self.rooms.iter().map(|room| room.log.memory()).sum())
+        (self.rooms.len(), self.rooms.iter().map(|room| room.memory()).sum())
     }
 }
 
 impl Hub {
-    fn send_frame(&mut self, slot: Slot, parts: &[&[u8]], is_message: bool) {
+    fn set_compression(&mut self, slot: Slot, compression: Compression) {
+        let client = &mut self.clients[slot as usize];
+        debug_assert!(client.seats.is_empty(), "what a room sends a member depends on it");
+        client.compression = compression;
+    }
+
+    fn send_bytes(&mut self, slot: Slot, parts: &[&[u8]], content: Content) {
         if self.clients[slot as usize].finished {
             return;
         }
         let (lag_window, now_ms) = (self.options.lag_window, self.now_ms);
         let outbox = self.outbox(slot);
-        outbox.append(parts, is_message);
+        outbox.append(parts, content);
         // A burst alone makes nobody lag: only what waits for a client that takes nothing does.
         let limit = if now_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
         if outbox.len() > limit && outbox.len() > total_len(parts) {

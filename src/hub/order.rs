@@ -18,7 +18,7 @@ impl Hub {
             for &shard in subscribers {
                 self.outgoing[shard as usize].deliveries.frame(room, number, parts);
             }
-            self.rooms[id].log.append(parts);
+            self.rooms[id].append(parts, &mut self.deflater);
         });
         self.appended(id);
     }
@@ -63,9 +63,9 @@ impl Hub {
     pub fn deliver(&mut self, room: &str, number: u64, frame: &[u8]) {
         // Before the snapshot come messages of a subscription that ended; the snapshot has them.
         let Some(id) = self.rooms.find(room).filter(|id| self.rooms[*id].live) else { return };
-        let log = &mut self.rooms[id].log;
-        assert_eq!(number, log.head(), "messages of {room} come in order and without a hole");
-        log.append(&[frame]);
+        let known = &mut self.rooms[id];
+        assert_eq!(number, known.log.head(), "messages of {room} come in order and without a hole");
+        known.append(&[frame], &mut self.deflater);
         self.appended(id);
     }
 
@@ -155,9 +155,9 @@ impl Hub {
             return self.forget(id);
         }
         if room.is_consumed() && !room.queued && idle_ms >= rooms::REST_MS {
-            room.log.release();
+            room.release();
         }
-        if room.is_abandoned() || room.log.memory() > 0 && room.is_consumed() {
+        if room.is_abandoned() || room.memory() > 0 && room.is_consumed() {
             self.set_timer(id);
         }
     }

@@ -14,6 +14,16 @@ const KEPT_CHUNK: usize = 4 << 10;
 /// Most parcels that it keeps the memory of.
 const KEPT_PARCELS: usize = 16;
 
+/// What is sent to one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Message,
+    /// A frame that is no message.
+    Control,
+    /// HTTP.
+    Response,
+}
+
 /// A log with one reader: made when there is something to say, gone when it is drained. It holds frames made
 /// for this client, and what is left of rooms that the client has left.
 #[derive(Debug, Default)]
@@ -30,6 +40,8 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 struct Parcel {
     span: Span,
+    /// Whether these are frames; an HTTP response is none.
+    framed: bool,
     /// Messages of rooms.
     of_rooms: u64,
     /// Messages made for this client; control frames are none.
@@ -42,8 +54,8 @@ impl Outbox {
         self.len
     }
 
-    /// Appends bytes given in parts, which stay together in one span: a message, or something else.
-    pub(crate) fn append(&mut self, parts: &[&[u8]], is_message: bool) {
+    /// Appends bytes given in parts, which stay together in one span.
+    pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let tail = match &mut self.tail {
             Some(tail) if tail.spare() >= len => tail,
@@ -57,17 +69,19 @@ impl Outbox {
             tail.append(part);
         }
         let span = Span::new(tail, start, start + len);
-        self.add(Parcel { span, of_rooms: 0, own: u64::from(is_message) });
+        let own = u64::from(content == Content::Message);
+        self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own });
     }
 
     /// Appends so many messages of a room, which lie in its log's chunk.
     pub(crate) fn push(&mut self, span: Span, messages: u64) {
-        self.add(Parcel { span, of_rooms: messages, own: 0 });
+        self.add(Parcel { span, framed: true, of_rooms: messages, own: 0 });
     }
 
     fn add(&mut self, parcel: Parcel) {
         self.len += parcel.span.len();
         if let Some(last) = self.parcels.back_mut()
+            && last.framed == parcel.framed
             && last.span.try_join(&parcel.span)
         {
             last.of_rooms += parcel.of_rooms;
@@ -77,12 +91,12 @@ impl Outbox {
         self.parcels.push_back(parcel);
     }
 
-    /// The next bytes to send, and the number of messages of rooms among them.
-    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(Span, u64)> {
+    /// The next bytes to send, whether they are frames, and the number of messages of rooms among them.
+    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(Span, bool, u64)> {
         self.moved_ms = now_ms;
-        let Parcel { span, of_rooms, .. } = self.parcels.pop_front()?;
+        let Parcel { span, framed, of_rooms, .. } = self.parcels.pop_front()?;
         self.len -= span.len();
-        Some((span, of_rooms))
+        Some((span, framed, of_rooms))
     }
 
     /// Drops what was not handed out; returns the number of messages among it.
@@ -111,12 +125,12 @@ mod tests {
     #[test]
     fn neighbouring_frames_leave_together_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"ab", b"c"], true);
-        outbox.append(&[b"de"], false);
+        outbox.append(&[b"ab", b"c"], Content::Message);
+        outbox.append(&[b"de"], Content::Control);
         assert_eq!(outbox.len(), 5);
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(pop(&mut outbox), Some((b"abcde".to_vec(), 0)));
-        outbox.append(&[b"f"], true);
+        outbox.append(&[b"f"], Content::Message);
         assert_eq!(pop(&mut outbox), Some((b"room".to_vec(), 3)));
         assert_eq!(pop(&mut outbox), Some((b"f".to_vec(), 0)));
         assert_eq!(pop(&mut outbox), None);
@@ -126,10 +140,10 @@ mod tests {
     #[test]
     fn what_is_dropped_is_counted_in_messages() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"handed out"], true);
+        outbox.append(&[b"handed out"], Content::Message);
         outbox.pop(0);
-        outbox.append(&[b"message"], true);
-        outbox.append(&[b"ping"], false);
+        outbox.append(&[b"message"], Content::Message);
+        outbox.append(&[b"ping"], Content::Control);
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(outbox.clear(), 4);
         assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
@@ -138,14 +152,14 @@ mod tests {
     #[test]
     fn a_drained_outbox_is_used_again_only_when_nothing_reads_its_chunk() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"x"], true);
+        outbox.append(&[b"x"], Content::Message);
         let in_flight = outbox.pop(0);
         assert!(!outbox.reset(), "the chunk is still being sent");
         drop(in_flight);
-        outbox.append(&[b"y"], true);
+        outbox.append(&[b"y"], Content::Message);
         drop(outbox.pop(0));
         assert!(outbox.reset());
-        outbox.append(&[b"z"], true);
+        outbox.append(&[b"z"], Content::Message);
         assert_eq!(pop(&mut outbox), Some((b"z".to_vec(), 0)));
     }
 
@@ -153,13 +167,13 @@ mod tests {
     fn an_outbox_keeps_little_memory_for_its_next_owner() {
         let mut outbox = Outbox::default();
         (0..1_000).for_each(|_| outbox.push(Span::copy_of(b"room"), 1));
-        outbox.append(&[&[0; KEPT_CHUNK + 1]], true);
+        outbox.append(&[&[0; KEPT_CHUNK + 1]], Content::Message);
         outbox.clear();
         assert!(!outbox.reset(), "its chunk is too large");
         assert!(outbox.parcels.capacity() <= 2 * KEPT_PARCELS);
     }
 
     fn pop(outbox: &mut Outbox) -> Option<(Vec<u8>, u64)> {
-        outbox.pop(0).map(|(span, messages)| (span.bytes().to_vec(), messages))
+        outbox.pop(0).map(|(span, _, messages)| (span.bytes().to_vec(), messages))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::log::Log;
 use crate::chunk::Span;
+use crate::protocol::deflate::Deflater;
 
 /// Index of a connection within the shard.
 pub type Slot = u32;
@@ -14,6 +15,8 @@ const WAITING: u64 = u64::MAX - u32::MAX as u64;
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
+    /// Whether it reads the room's compressed log where there is one.
+    pub(crate) packed: bool,
     /// Number of the next message that the member has not been sent.
     pub(crate) cursor: u64,
 }
@@ -54,6 +57,11 @@ pub(crate) struct Room {
     /// Tells rooms apart that had the same index one after the other.
     pub(crate) serial: u64,
     pub(crate) log: Log,
+    /// The same messages compressed, from when the first member came that reads it until the last one is gone.
+    /// What is older it reads from the other log: a plain message is always allowed. RFC 7692 §6
+    packed: Option<Log>,
+    /// Members that read it.
+    packed_members: usize,
     pub(crate) members: Vec<Member>,
     /// Present on the room's home shard.
     pub(crate) home: Option<Home>,
@@ -79,6 +87,8 @@ impl Room {
             name: name.into(),
             serial,
             log: Log::starting_at(0),
+            packed: None,
+            packed_members: 0,
             members: Vec::new(),
             home,
             live,
@@ -91,14 +101,40 @@ impl Room {
         }
     }
 
+    /// Appends a frame given in parts.
+    pub(crate) fn append(&mut self, parts: &[&[u8]], deflater: &mut Deflater) {
+        self.log.append(parts);
+        if let (Some(packed), Some(frame)) = (&mut self.packed, self.log.last()) {
+            packed.append(&[deflater.pack(frame)]);
+        }
+    }
+
+    /// Bytes of memory that the logs hold.
+    pub(crate) fn memory(&self) -> usize {
+        self.log.memory() + self.packed.as_ref().map_or(0, Log::memory)
+    }
+
+    /// Gives the memory of the logs back in which nothing is wanted any more.
+    pub(crate) fn release(&mut self) {
+        self.log.release();
+        if let Some(packed) = &mut self.packed {
+            packed.release();
+        }
+    }
+
     /// Adds a member that wants at most `history` old messages of at most `bytes` together; returns its index.
-    pub(crate) fn add(&mut self, slot: Slot, history: u32, bytes: usize) -> usize {
+    pub(crate) fn add(&mut self, slot: Slot, packed: bool, history: u32, bytes: usize) -> usize {
         let cursor = match self.live {
             true => self.log.tail(history.into(), bytes),
             false => WAITING + u64::from(history),
         };
         // A pass under way will come to it, as it stands last.
-        self.members.push(Member { slot, cursor });
+        self.members.push(Member { slot, packed, cursor });
+        if packed {
+            self.packed_members += 1;
+            let log = &self.log;
+            self.packed.get_or_insert_with(|| Log::starting_at(log.head()));
+        }
         self.members.len() - 1
     }
 
@@ -116,6 +152,10 @@ impl Room {
             }
         }
         let member = self.members.swap_remove(gap);
+        if member.packed {
+            self.packed_members -= 1;
+            self.packed = self.packed.take().filter(|_| self.packed_members > 0);
+        }
         if let Some(last) = self.members.get(gap) {
             moved(last.slot, gap);
         }
@@ -128,6 +168,7 @@ impl Room {
     /// Begins to follow the room's order with the log that the home shard sent.
     pub(crate) fn start(&mut self, log: Log, history_bytes: usize) {
         self.offered = log.end();
+        self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
         self.log = log;
         self.live = true;
         for member in &mut self.members {
@@ -152,7 +193,8 @@ impl Room {
         if !self.live || member.cursor == self.log.head() {
             return Visit::Nothing;
         }
-        match self.log.span(member.cursor) {
+        let packed = self.packed.as_ref().filter(|_| member.packed);
+        match packed.and_then(|log| log.span(member.cursor)).or_else(|| self.log.span(member.cursor)) {
             Some((span, next)) => {
                 let count = next - member.cursor;
                 member.cursor = next;
@@ -192,7 +234,12 @@ impl Room {
         let kept = self.log.tail(history.into(), history_bytes);
         // Only what every member has been offered can count as missed.
         let window = self.log.window_start(self.offered, lag_window as u64);
-        self.log.trim(pass.min_cursor.min(kept).max(window.min(pass.head)));
+        let oldest = pass.min_cursor.min(kept).max(window.min(pass.head));
+        self.log.trim(oldest);
+        if let Some(packed) = &mut self.packed {
+            // No history: a newcomer reads that from the plain log.
+            packed.trim(pass.min_cursor.max(oldest));
+        }
         self.log.head() > pass.head
     }
 

@@ -72,7 +72,7 @@ impl Rooms {
         if room.timed {
             return;
         }
-        let resting = room.log.memory() == 0 || !room.is_consumed();
+        let resting = room.memory() == 0 || !room.is_consumed();
         if resting && !room.is_abandoned() {
             return;
         }

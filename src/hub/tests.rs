@@ -12,7 +12,15 @@ use super::*;
 
 /// Options with which nobody lags: a test changes what it is about.
 fn options(shard: u16, shards: u16) -> Options {
-    Options { shard, shards, lag_window: 1 << 20, history: 5, history_bytes: 1_000, history_ms: 60_000 }
+    Options {
+        shard,
+        shards,
+        lag_window: 1 << 20,
+        history: 5,
+        history_bytes: 1_000,
+        history_ms: 60_000,
+        compression_threshold: 100,
+    }
 }
 
 /// The `n`-th room whose home is `home`.

@@ -1,12 +1,22 @@
 //! Frames and messages out of reads that cut them anywhere.
 
 use super::client_header::{ClientHeader, Context, MAX_CLIENT_HEADER_LEN};
+use super::deflate::Window;
 use super::frame::{CloseFrame, Failure, Kind, Opcode};
 use super::mask::{unmask, unmask_at};
-use super::{Limits, take_up_to};
+use super::take_up_to;
 use simdutf8::{basic, compat};
 
-/// What is kept between reads: it exists only while a frame or a message is incomplete.
+/// Bytes that a message may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rooms {
+    pub(super) plain: usize,
+    /// As it travels; `None` where compression was not agreed.
+    pub(super) compressed: Option<usize>,
+}
+
+/// What is kept between reads: it exists only while a frame or a message is incomplete, or for a client with context
+/// takeover.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     /// The first `header_len` bytes of a header that a read cut.
@@ -15,15 +25,24 @@ pub(super) struct Assembly {
     /// The frame whose payload has not arrived wholly.
     frame: Option<Frame>,
     /// The unfinished data message.
-    message: Option<Kind>,
+    message: Option<Begun>,
     /// The message's payload so far, unmasked.
     payload: Vec<u8>,
-    /// Bytes of `payload` that were found to be UTF-8; less than four follow. Unused for binary messages.
+    /// Bytes of `payload` that were found to be UTF-8; less than four follow. Used for plain text only.
     valid_len: usize,
     /// The payload so far of a control frame, which may stand between a message's fragments.
     control: Vec<u8>,
     /// What the last event borrows.
     delivered: Vec<u8>,
+    /// What compressed messages may refer to.
+    window: Option<Window>,
+}
+
+/// What the first frame of a message said.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    kind: Kind,
+    compressed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +56,8 @@ struct Frame {
 pub(super) struct Complete<'i> {
     /// A control opcode or the kind of the message; never a continuation.
     pub(super) opcode: Opcode,
+    /// Whether the payload is to be inflated, and is checked only then.
+    pub(super) compressed: bool,
     pub(super) payload: Payload<'i>,
 }
 
@@ -49,14 +70,14 @@ pub(super) enum Payload<'i> {
 
 /// Takes frames from `input` until a message or a control frame is complete.
 ///
-/// Text is checked; a close payload is checked only as far as it came in parts.
+/// Plain text is checked; a close payload is checked only as far as it came in parts.
 pub(super) fn next_complete<'i>(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
-    limits: &Limits,
+    rooms: Rooms,
 ) -> Result<Option<Complete<'i>>, Failure> {
     release(assembly);
-    while let Some(frame) = next_frame(assembly, input, limits)? {
+    while let Some(frame) = next_frame(assembly, input, rooms)? {
         let header = frame.header;
         let is_alone = header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation);
         if frame.received == 0
@@ -64,13 +85,14 @@ pub(super) fn next_complete<'i>(
             && let Some(payload) = input.split_off_mut(..header.len)
         {
             unmask(payload, header.key);
-            if header.opcode == Opcode::Text && basic::from_utf8(payload).is_err() {
+            let ClientHeader { opcode, compressed, .. } = header;
+            if opcode == Opcode::Text && !compressed && basic::from_utf8(payload).is_err() {
                 return Err(Failure::TEXT);
             }
-            return Ok(Some(Complete { opcode: header.opcode, payload: Payload::InPlace(payload) }));
+            return Ok(Some(Complete { opcode, compressed, payload: Payload::InPlace(payload) }));
         }
-        if let Some(opcode) = assembly.get_or_insert_default().take_in(frame, input)? {
-            return Ok(Some(Complete { opcode, payload: Payload::Assembled }));
+        if let Some((opcode, compressed)) = assembly.get_or_insert_default().take_in(frame, input)? {
+            return Ok(Some(Complete { opcode, compressed, payload: Payload::Assembled }));
         }
     }
     Ok(None)
@@ -80,7 +102,7 @@ pub(super) fn next_complete<'i>(
 fn release(assembly: &mut Option<Box<Assembly>>) {
     if let Some(kept) = assembly {
         kept.delivered = Vec::new();
-        if kept.header_len == 0 && kept.frame.is_none() && kept.message.is_none() {
+        if kept.window.is_none() && !kept.is_mid_item() {
             *assembly = None;
         }
     }
@@ -90,13 +112,13 @@ fn release(assembly: &mut Option<Box<Assembly>>) {
 fn next_frame(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &mut [u8],
-    limits: &Limits,
+    rooms: Rooms,
 ) -> Result<Option<Frame>, Failure> {
     if input.is_empty() {
         return Ok(None);
     }
     let Some(kept) = assembly else {
-        let context = Context { in_message: false, room: limits.max_message };
+        let context = Context { in_message: false, room: rooms.plain, compressed_room: rooms.compressed };
         let decoded = ClientHeader::decode(input, context)?;
         if decoded.is_none() {
             assembly.insert(Box::default()).keep_header(input);
@@ -106,9 +128,12 @@ fn next_frame(
     if let Some(frame) = kept.frame.take() {
         return Ok(Some(frame));
     }
+    let is_compressed = kept.message.is_some_and(|message| message.compressed);
+    let room = rooms.compressed.filter(|_| is_compressed).unwrap_or(rooms.plain);
     let context = Context {
         in_message: kept.message.is_some(),
-        room: limits.max_message.saturating_sub(kept.payload.len()),
+        room: room.saturating_sub(kept.payload.len()),
+        compressed_room: rooms.compressed,
     };
     let old_len = kept.header_len;
     let fresh_len = input.len().min(MAX_CLIENT_HEADER_LEN - old_len);
@@ -132,9 +157,19 @@ fn begin(header: ClientHeader, input: &mut &mut [u8], len: usize) -> Frame {
 }
 
 impl Assembly {
-    /// The payload that belongs to the last [`Payload::Assembled`].
-    pub(super) fn delivered(&self) -> &[u8] {
-        &self.delivered
+    /// For a client whose compressed messages may refer to earlier ones.
+    pub(super) fn with_window(window: Window) -> Self {
+        Self { window: Some(window), ..Self::default() }
+    }
+
+    /// The payload that belongs to the last [`Payload::Assembled`], and the window if there is one.
+    pub(super) fn delivered(&mut self) -> (&[u8], Option<&mut Window>) {
+        (&self.delivered, self.window.as_mut())
+    }
+
+    /// Whether a frame or a message is incomplete.
+    pub(super) fn is_mid_item(&self) -> bool {
+        self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
     /// Bytes allocated for payloads.
@@ -151,9 +186,13 @@ impl Assembly {
         *input = &mut [];
     }
 
-    /// Copies what has arrived of `frame`, and tells what it completes.
-    fn take_in(&mut self, mut frame: Frame, input: &mut &mut [u8]) -> Result<Option<Opcode>, Failure> {
-        let ClientHeader { fin, opcode, key, len } = frame.header;
+    /// Copies what has arrived of `frame`, and tells what it completes, and whether that is compressed.
+    fn take_in(
+        &mut self,
+        mut frame: Frame,
+        input: &mut &mut [u8],
+    ) -> Result<Option<(Opcode, bool)>, Failure> {
+        let ClientHeader { fin, opcode, compressed, key, len } = frame.header;
         let part = take_up_to(len - frame.received, input);
         unmask_at(part, key, frame.received);
         frame.received += part.len();
@@ -174,27 +213,28 @@ impl Assembly {
                 return Ok(None);
             }
             self.delivered = std::mem::take(&mut self.control);
-            return Ok(Some(opcode));
+            return Ok(Some((opcode, false)));
         }
-        let kind = match opcode {
-            Opcode::Text => *self.message.insert(Kind::Text),
-            Opcode::Binary => *self.message.insert(Kind::Binary),
+        let Begun { kind, compressed } = match opcode {
+            Opcode::Text => *self.message.insert(Begun { kind: Kind::Text, compressed }),
+            Opcode::Binary => *self.message.insert(Begun { kind: Kind::Binary, compressed }),
             _ => self.message.ok_or(Failure::NOTHING_TO_CONTINUE)?,
         };
         self.payload.extend_from_slice(part);
-        if kind == Kind::Text {
+        let is_text = kind == Kind::Text && !compressed;
+        if is_text {
             self.check_text()?;
         }
         if !(is_whole && fin) {
             return Ok(None);
         }
-        if kind == Kind::Text && self.valid_len < self.payload.len() {
+        if is_text && self.valid_len < self.payload.len() {
             return Err(Failure::TEXT);
         }
         self.message = None;
         self.valid_len = 0;
         self.delivered = std::mem::take(&mut self.payload);
-        Ok(Some(kind.opcode()))
+        Ok(Some((kind.opcode(), compressed)))
     }
 
     /// Fails at the first byte that no UTF-8 text can contain there. RFC 6455 §8.1

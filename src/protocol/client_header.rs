@@ -5,11 +5,16 @@ use super::frame::{Failure, MAX_CONTROL_LEN, MAX_HEADER_LEN, Opcode};
 /// The most bytes of a header sent by a client.
 pub(super) const MAX_CLIENT_HEADER_LEN: usize = MAX_HEADER_LEN + 4;
 
+/// The bit of the first byte that marks a compressed message. RFC 7692 §6
+const RSV1: u8 = 0x40;
+
 /// The decoded header of a frame sent by a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ClientHeader {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
+    /// Whether this begins a compressed message.
+    pub(super) compressed: bool,
     pub(super) key: [u8; 4],
     /// Bytes of payload; no more than the limits allow.
     pub(super) len: usize,
@@ -22,6 +27,8 @@ pub(super) struct Context {
     pub(super) in_message: bool,
     /// Bytes that the message may still grow by.
     pub(super) room: usize,
+    /// The same for a compressed one; `None` where compression was not agreed.
+    pub(super) compressed_room: Option<usize>,
 }
 
 impl ClientHeader {
@@ -33,6 +40,7 @@ impl ClientHeader {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         let fin = first & 0x80 != 0;
         let opcode = decode_first(first, context)?;
+        let compressed = first & RSV1 != 0;
         let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
         // RFC 6455 §5.1
         if second & 0x80 == 0 {
@@ -47,18 +55,21 @@ impl ClientHeader {
             return Err(Failure::CLOSE_OF_ONE_BYTE);
         }
         let Some((len, rest)) = decode_len(short_len, rest)? else { return Ok(None) };
+        let room = context.compressed_room.filter(|_| compressed).unwrap_or(context.room);
         let len = match usize::try_from(len) {
-            Ok(len) if opcode.is_control() || len <= context.room => len,
+            Ok(len) if opcode.is_control() || len <= room => len,
             _ => return Err(Failure::TOO_BIG),
         };
         let Some((&key, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Self { fin, opcode, key, len }, bytes.len() - rest.len())))
+        Ok(Some((Self { fin, opcode, compressed, key, len }, bytes.len() - rest.len())))
     }
 }
 
 fn decode_first(byte: u8, context: Context) -> Result<Opcode, Failure> {
-    // RFC 6455 §5.2
-    if byte & 0x70 != 0 {
+    // RFC 6455 §5.2; RFC 7692 §6: only the first frame of a message may have the first of these bits.
+    let begins_message = matches!(byte & 0x0f, 0x1 | 0x2);
+    let allowed = if context.compressed_room.is_some() && begins_message { RSV1 } else { 0 };
+    if byte & 0x70 & !allowed != 0 {
         return Err(Failure::RESERVED_BITS);
     }
     let fin = byte & 0x80 != 0;

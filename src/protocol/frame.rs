@@ -115,6 +115,47 @@ pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, len: usize) -> Heade
     Header { bytes, len: header_len }
 }
 
+/// A frame as a server sends it, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// What it is.
+    pub opcode: Opcode,
+    /// Whether its message is compressed.
+    pub rsv1: bool,
+    /// What follows the header.
+    pub payload: &'a [u8],
+    /// The frame with its header.
+    pub whole: &'a [u8],
+}
+
+/// Takes apart the frame that `bytes` begin with; `None` when they are no whole frame of a server.
+pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
+    let (&[first, second], rest) = bytes.split_first_chunk()?;
+    let (len, rest) = match second {
+        0..126 => (u64::from(second), rest),
+        126 => rest.split_first_chunk().map(|(len, rest)| (u64::from(u16::from_be_bytes(*len)), rest))?,
+        127 => rest.split_first_chunk().map(|(len, rest)| (u64::from_be_bytes(*len), rest))?,
+        _ => return None,
+    };
+    let payload = rest.get(..usize::try_from(len).ok()?)?;
+    let whole_len = bytes.len() - rest.len() + payload.len();
+    Some(Frame {
+        opcode: Opcode::from_bits(first & 0x0f)?,
+        rsv1: first & 0x40 != 0,
+        payload,
+        whole: &bytes[..whole_len],
+    })
+}
+
+/// Takes apart all the frames that `bytes` consist of.
+pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    std::iter::from_fn(move || {
+        let frame = first(bytes)?;
+        bytes = &bytes[frame.whole.len()..];
+        Some(frame)
+    })
+}
+
 /// Why an endpoint closes. RFC 6455 §7.4
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(pub u16);
@@ -229,7 +270,7 @@ pub struct Failure {
 
 impl Failure {
     pub(super) const RESERVED_BITS: Self =
-        Self::protocol("a reserved bit is set, but no extension was negotiated");
+        Self::protocol("a reserved bit is set that no negotiated extension gives a meaning here");
     pub(super) const OPCODE: Self = Self::protocol("the opcode is reserved; it must be 0, 1, 2, 8, 9 or 10");
     pub(super) const UNMASKED: Self = Self::protocol("the frame is not masked; a client masks every frame");
     pub(super) const CONTROL_FRAGMENTED: Self =
@@ -248,6 +289,8 @@ impl Failure {
     pub(super) const TOO_BIG: Self =
         Self { code: CloseCode::TOO_BIG, reason: "the message is longer than this server accepts" };
     pub(super) const TEXT: Self = Self { code: CloseCode::INVALID, reason: "the text message is not UTF-8" };
+    pub(super) const DEFLATE: Self =
+        Self { code: CloseCode::INVALID, reason: "the compressed message is not valid DEFLATE data" };
 
     const fn protocol(reason: &'static str) -> Self {
         assert!(reason.len() <= MAX_CONTROL_LEN - 2, "a reason must fit in a close frame");
@@ -307,7 +350,14 @@ mod tests {
     // RFC 6455 §5.5.1: what we send must be what we would accept, so every failure makes a valid close frame.
     #[test]
     fn failures_fit_in_a_close_frame() {
-        for failure in [Failure::RESERVED_BITS, Failure::TEXT, Failure::TOO_BIG, Failure::CLOSE_REASON] {
+        let failures = [
+            Failure::RESERVED_BITS,
+            Failure::TEXT,
+            Failure::DEFLATE,
+            Failure::TOO_BIG,
+            Failure::CLOSE_REASON,
+        ];
+        for failure in failures {
             let payload = close_payload(failure.code, failure.reason);
             let decoded = CloseFrame::decode(payload.as_bytes()).expect("a valid payload");
             assert_eq!(decoded, Some(CloseFrame { code: failure.code, reason: failure.reason }));

@@ -1,4 +1,4 @@
-//! RFC 6455, server side, without I/O: bytes in, events out.
+//! RFC 6455 and RFC 7692, server side, without I/O: bytes in, events out.
 //!
 //! A [`Protocol`] first awaits a request head. The caller answers [`Event::Request`] with bytes that
 //! [`response`] writes, then says [`Protocol::upgrade`] or [`Protocol::discard`]. What follows an upgrade are
@@ -6,6 +6,7 @@
 
 mod assembly;
 mod client_header;
+pub mod deflate;
 pub mod frame;
 mod handshake;
 pub mod mask;
@@ -19,14 +20,30 @@ pub use handshake::AcceptKey;
 pub use request::{MAX_HEAD_LEN, MAX_HEADERS, Request};
 pub use response::{Refusal, Status};
 
-use assembly::{Assembly, Payload, next_complete};
+use assembly::{Assembly, Payload, Rooms, next_complete};
+use deflate::{Agreement, Inflater, Window};
 use request::{HeadBuffer, head_end};
+use simdutf8::basic;
 
 /// What a client may ask for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a message, all its fragments together.
+    /// Bytes of a message, all its fragments together and inflated.
     pub max_message: usize,
+}
+
+/// What the connections of a shard have in common when they read: their limits, and one engine to inflate with.
+#[derive(Debug, Default)]
+pub struct Reader {
+    limits: Limits,
+    inflater: Inflater,
+}
+
+impl Reader {
+    /// A reader that keeps to `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, inflater: Inflater::default() }
+    }
 }
 
 impl Default for Limits {
@@ -46,7 +63,7 @@ pub enum Event<'a> {
     Message {
         /// Whether it is text.
         kind: Kind,
-        /// Its bytes, unmasked, within the input when it lay there whole.
+        /// Its bytes, unmasked and inflated; within the input when it lay there whole and plain.
         payload: &'a [u8],
     },
     /// A ping to answer with a pong of the same payload, of 125 bytes at most.
@@ -59,20 +76,21 @@ pub enum Event<'a> {
     Failed(Failure),
 }
 
-/// One connection's state. It holds heap memory only while a head, frame or message is incomplete.
+/// One connection's state. It holds heap memory only while a head, frame or message is incomplete, and for the
+/// [`Window`] of a client that compresses with context takeover.
 ///
 /// ```
-/// use uproar::protocol::{Event, Limits, Protocol, response};
+/// use uproar::protocol::{Event, Limits, Protocol, Reader, response};
 ///
 /// let mut read = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
-/// let (mut protocol, limits, mut out) = (Protocol::new(), Limits::default(), Vec::new());
+/// let (mut protocol, mut reader, mut out) = (Protocol::new(), Reader::new(Limits::default()), Vec::new());
 /// let mut input = &mut read[..];
-/// while let Some(event) = protocol.next(&mut input, &limits) {
+/// while let Some(event) = protocol.next(&mut input, &mut reader) {
 ///     match event {
 ///         Event::Request(request) => match request.upgrade {
 ///             Some(accept) => {
-///                 response::switching_protocols(&accept, &mut out);
-///                 protocol.upgrade();
+///                 response::switching_protocols(&accept, None, &mut out);
+///                 protocol.upgrade(None);
 ///             }
 ///             None => {
 ///                 response::respond(response::Status::Ok, &[], "text/plain", b"hi", request.is_head(), &mut out);
@@ -97,9 +115,10 @@ enum State {
         progress: Progress,
         head: Option<Box<HeadBuffer>>,
     },
-    /// `is_over` once the close frame or the failure was handed out.
+    /// `is_over` once the close frame or the failure was handed out. `compresses`: messages may come compressed.
     Open {
         is_over: bool,
+        compresses: bool,
         assembly: Option<Box<Assembly>>,
     },
     Discarding,
@@ -122,14 +141,20 @@ impl Protocol {
     ///
     /// Call it until it returns `None`: that also frees what the last event borrowed. While a request waits
     /// for [`Protocol::upgrade`] or [`Protocol::discard`] it returns `None` and consumes nothing.
-    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'a>> {
+    pub fn next<'a, 'i: 'a>(
+        &'a mut self,
+        input: &mut &'i mut [u8],
+        reader: &'a mut Reader,
+    ) -> Option<Event<'a>> {
         if self.is_discarding() {
             self.discard();
         }
         match &mut self.state {
             State::Http { progress: Progress::AwaitsAnswer, .. } => None,
             State::Http { progress, head } => next_request(progress, head, input),
-            State::Open { is_over, assembly } => next_frame_event(is_over, assembly, input, limits),
+            State::Open { is_over, compresses, assembly } => {
+                next_frame_event(is_over, *compresses, assembly, input, reader)
+            }
             State::Discarding => {
                 *input = &mut [];
                 None
@@ -137,14 +162,21 @@ impl Protocol {
         }
     }
 
-    /// Says that the request was answered with 101: what follows are frames.
+    /// Says that the request was answered with 101 and, if so, what was agreed about compression: what follows are
+    /// frames.
     ///
     /// # Panics
     /// When no request waits for its answer.
-    pub fn upgrade(&mut self) {
+    pub fn upgrade(&mut self, agreement: Option<Agreement>) {
         let awaits_answer = matches!(self.state, State::Http { progress: Progress::AwaitsAnswer, .. });
         assert!(awaits_answer, "only a request that was not yet answered can be upgraded");
-        self.state = State::Open { is_over: false, assembly: None };
+        let takeover = agreement.filter(|agreement| agreement.client_takeover);
+        self.state = State::Open {
+            is_over: false,
+            compresses: agreement.is_some(),
+            assembly: takeover
+                .map(|agreement| Box::new(Assembly::with_window(Window::new(agreement.client_bits())))),
+        };
     }
 
     /// Says that nothing more is wanted of this client: everything that follows is consumed without an event.
@@ -174,7 +206,7 @@ impl Protocol {
         match &self.state {
             _ if self.is_discarding() => false,
             State::Http { head, .. } => head.is_some(),
-            State::Open { assembly, .. } => assembly.is_some(),
+            State::Open { assembly, .. } => assembly.as_ref().is_some_and(|assembly| assembly.is_mid_item()),
             State::Discarding => false,
         }
     }
@@ -228,15 +260,26 @@ fn next_request<'a, 'i: 'a>(
 
 fn next_frame_event<'a, 'i: 'a>(
     is_over: &mut bool,
+    compresses: bool,
     assembly: &'a mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
-    limits: &Limits,
+    reader: &'a mut Reader,
 ) -> Option<Event<'a>> {
-    let result = next_complete(assembly, input, limits).transpose()?.and_then(|complete| {
-        let payload = match complete.payload {
+    let max_message = reader.limits.max_message;
+    let compressed = compresses.then(|| Inflater::most_compressed(max_message));
+    let complete = next_complete(assembly, input, Rooms { plain: max_message, compressed }).transpose()?;
+    let (delivered, window) = assembly.as_deref_mut().map_or((&[][..], None), Assembly::delivered);
+    let result = complete.and_then(|complete| {
+        let mut payload = match complete.payload {
             Payload::InPlace(payload) => payload,
-            Payload::Assembled => assembly.as_deref().map_or(&[][..], Assembly::delivered),
+            Payload::Assembled => delivered,
         };
+        if complete.compressed {
+            payload = reader.inflater.inflate(payload, window, max_message)?;
+            if complete.opcode == Opcode::Text && basic::from_utf8(payload).is_err() {
+                return Err(Failure::TEXT);
+            }
+        }
         Ok(match complete.opcode {
             Opcode::Ping => Event::Ping(payload),
             Opcode::Pong => Event::Pong(payload),

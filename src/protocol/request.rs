@@ -4,6 +4,7 @@ use super::handshake::{AcceptKey, negotiate, values};
 use super::response::{Refusal, Status};
 use super::take_up_to;
 use httparse::{EMPTY_HEADER, Error, Header};
+use smallvec::SmallVec;
 
 /// The most bytes of a request head, the final empty line included.
 pub const MAX_HEAD_LEN: usize = 16 * 1024;
@@ -31,10 +32,16 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// The value of the first header field called `name`, in any case; `None` also when it is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers(name).next().and_then(|value| str::from_utf8(value).ok())
+    }
+
+    /// The values of all header fields called `name`, in any case.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
-        let parsed = httparse::parse_headers(self.header_lines, &mut headers).ok()?;
-        let httparse::Status::Complete((_, headers)) = parsed else { return None };
-        values(headers, name).next().and_then(|value| str::from_utf8(value).ok())
+        let parsed = httparse::parse_headers(self.header_lines, &mut headers);
+        let headers = if let Ok(httparse::Status::Complete((_, headers))) = parsed { headers } else { &[] };
+        let found: SmallVec<[&'a [u8]; 4]> = values(headers, name).collect();
+        found.into_iter()
     }
 
     /// Whether the answer must have no body.

@@ -1,5 +1,6 @@
 //! HTTP responses: short, complete, and the last thing on their connection.
 
+use super::deflate::Agreement;
 use super::handshake::AcceptKey;
 use std::fmt;
 
@@ -132,11 +133,15 @@ pub fn respond(
     }
 }
 
-/// Appends the response that turns the connection into a WebSocket. RFC 6455 §4.2.2
-pub fn switching_protocols(accept: &AcceptKey, out: &mut Vec<u8>) {
+/// Appends the response that turns the connection into a WebSocket, with what was agreed about compression.
+/// RFC 6455 §4.2.2
+pub fn switching_protocols(accept: &AcceptKey, agreement: Option<&Agreement>, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
     out.extend_from_slice(accept.as_str().as_bytes());
+    if let Some(agreement) = agreement {
+        out.extend_from_slice(format!("\r\nSec-WebSocket-Extensions: {agreement}").as_bytes());
+    }
     out.extend_from_slice(b"\r\n\r\n");
 }

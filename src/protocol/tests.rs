@@ -59,14 +59,15 @@ fn feed(protocol: &mut Protocol, read: &[u8], limits: &Limits) -> Vec<Seen> {
     let mut read = read.to_vec();
     let mut input = &mut read[..];
     let mut seen = Vec::new();
-    while let Some(event) = protocol.next(&mut input, limits) {
+    let mut reader = Reader::new(*limits);
+    while let Some(event) = protocol.next(&mut input, &mut reader) {
         let upgrade = match event {
             Event::Request(request) => Some(request.upgrade.is_some()),
             _ => None,
         };
         seen.push(event.into());
         match upgrade {
-            Some(true) => protocol.upgrade(),
+            Some(true) => protocol.upgrade(None),
             Some(false) => protocol.discard(),
             None => {}
         }

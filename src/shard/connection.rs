@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) ended: bool,
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
+    /// Bytes that its windows may come to.
+    pub(crate) context_memory: u32,
     pub(crate) peer: IpAddr,
     /// The limit that this connection is over, which its request is answered with.
     pub(crate) excess: Option<Excess>,
@@ -66,6 +68,7 @@ impl Connection {
             pauses: 0,
             ended: false,
             pinged: false,
+            context_memory: 0,
             peer,
             excess,
             deadline_ms: u64::MAX,

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use tracing::{debug, info, warn};
 
 use crate::app::Incoming;
+use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Buffer, Close, Event};
+use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status};
 
@@ -86,12 +88,12 @@ impl<B: Backend> Shard<B> {
 
     fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
-        let limits = self.settings.limits;
-        while let Some(event) = protocol.next(&mut input, &limits) {
+        let mut reader = std::mem::take(&mut self.reader);
+        while let Some(event) = protocol.next(&mut input, &mut reader) {
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
-                    Some(room) => {
-                        protocol.upgrade();
+                    Some((room, agreement)) => {
+                        protocol.upgrade(agreement);
                         self.opened(slot, &room);
                     }
                     None => protocol.discard(),
@@ -112,19 +114,21 @@ impl<B: Backend> Shard<B> {
             }
         }
         self.connections[slot as usize].protocol = protocol;
+        self.reader = reader;
     }
 
-    /// Answers a request; the room when it opens a WebSocket.
-    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<String> {
+    /// Answers a request; the room, and what was agreed about compression, when it opens a WebSocket.
+    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<(String, Option<Agreement>)> {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
         match Route::of(request, self.settings.has_page) {
             Route::Open(key, room) => {
+                let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
-                switching_protocols(&key, &mut response);
-                self.hub.send_raw(slot, &[&response]);
-                Some(room)
+                switching_protocols(&key, agreement.as_ref(), &mut response);
+                self.hub.send_response(slot, &response);
+                Some((room, agreement))
             }
             Route::Page { head_only } => {
                 self.end(slot, true, http::page(head_only));
@@ -135,6 +139,33 @@ impl<B: Backend> Shard<B> {
                 None
             }
         }
+    }
+
+    /// What is agreed with a client about compression, and has its messages compressed accordingly.
+    fn agree(&mut self, slot: Slot, request: &Request<'_>) -> Option<Agreement> {
+        let own = match self.settings.compression {
+            Compression::Off => return None,
+            Compression::Shared => false,
+            Compression::Dedicated => true,
+        };
+        let context_memory = self.settings.context_memory.saturating_sub(self.context_memory());
+        let terms = Terms { server_takeover: own, context_memory };
+        let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
+        let reserved = agreement.context_memory() as u32;
+        self.connections[slot as usize].context_memory = reserved;
+        self.stats.context_bytes_reserved.add(reserved.into());
+        match agreement.server_bits() {
+            bits if own => self.hub.compress_alone(slot, bits, agreement.server_takeover),
+            MAX_WINDOW_BITS => self.hub.compress(slot),
+            // What is made for all needs the usual window, so a client with a smaller one is sent plain messages.
+            _ => {}
+        }
+        Some(agreement)
+    }
+
+    /// Bytes that the windows of the connections may come to.
+    fn context_memory(&self) -> usize {
+        (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize
     }
 
     /// Answers with an error, and ends the connection.

@@ -103,12 +103,12 @@ fn source_hash(page: &str, element: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Event, Limits, Protocol};
+    use crate::protocol::{Event, Protocol, Reader};
 
     fn route(head: &str, has_page: bool) -> Route {
         let mut bytes = head.replace('\n', "\r\n").into_bytes();
         let mut input = &mut bytes[..];
-        match Protocol::new().next(&mut input, &Limits::default()) {
+        match Protocol::new().next(&mut input, &mut Reader::default()) {
             Some(Event::Request(request)) => Route::of(&request, has_page),
             other => panic!("{head:?} gave {other:?}"),
         }

@@ -69,7 +69,7 @@ impl<B: Backend> Shard<B> {
 
     pub(super) fn send_control(&mut self, slot: Slot, opcode: Opcode, payload: &[u8]) {
         let header = encode_header(opcode, true, false, payload.len());
-        self.hub.send_raw(slot, &[header.as_bytes(), payload]);
+        self.hub.send_control(slot, &[header.as_bytes(), payload]);
     }
 
     /// Starts the closing handshake from our side.
@@ -142,6 +142,7 @@ impl<B: Backend> Shard<B> {
         }
         self.held.remove(&slot);
         self.hub.close(slot);
+        self.stats.context_bytes_released.add(gone.context_memory.into());
         self.shared.admission.leave(gone.peer, gone.excess);
         self.live -= 1;
         self.stats.closed.add(1);

@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::LagPolicy;
+use crate::config::{Compression, LagPolicy};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, Event, Waker};
-use crate::protocol::{CloseCode, Limits};
+use crate::protocol::{CloseCode, Limits, Reader};
 use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
@@ -50,6 +50,9 @@ pub(crate) struct Settings {
     pub(crate) shard: u16,
     pub(crate) shards: u16,
     pub(crate) limits: Limits,
+    pub(crate) compression: Compression,
+    /// Bytes that the windows of all connections may come to.
+    pub(crate) context_memory: usize,
     pub(crate) lag_policy: LagPolicy,
     pub(crate) has_page: bool,
     pub(crate) handshake_ms: u64,
@@ -75,6 +78,7 @@ pub(crate) struct Shard<B> {
     waker: Waker,
     hub: Hub,
     app: Box<dyn App>,
+    reader: Reader,
     /// By slot.
     connections: Vec<Connection>,
     /// Connections that have a slot.
@@ -111,6 +115,7 @@ impl<B: Backend> Shard<B> {
     ) -> Self {
         let now_ms = backend.now_ms();
         Self {
+            reader: Reader::new(settings.limits),
             settings,
             waker: backend.waker(),
             backend,

@@ -49,11 +49,14 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             history: 10,
             history_bytes: 1 << 10,
             history_ms: 1_000_000,
+            compression_threshold: 128,
         });
         let settings = Settings {
             shard,
             shards: count,
             limits: Limits::default(),
+            compression: Compression::Shared,
+            context_memory: 1 << 20,
             lag_policy: LagPolicy::Close,
             has_page: false,
             handshake_ms: 1_000,

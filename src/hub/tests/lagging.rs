@@ -156,7 +156,7 @@ fn answers_over_the_window_are_dropped_and_counted() {
     let mut sent = 0;
     while mesh.lagged.is_empty() {
         mesh.send(0, 0, &large(sent));
-        mesh.hubs[0].send_raw(0, &[b"\x88\x00"]);
+        mesh.hubs[0].send_control(0, &[b"\x88\x00"]);
         sent += 1;
         mesh.send_all();
         assert!(mesh.hubs[0].outbox_len(0) <= WINDOW);

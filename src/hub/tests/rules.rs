@@ -153,7 +153,7 @@ fn a_farewell_comes_last_after_what_is_owed_or_at_once() {
         mesh.publish(0, "room", "too late");
         mesh.publish(0, "other", "too late");
         mesh.send(0, 0, "too late");
-        mesh.hubs[0].send_raw(0, &[b"\x88\x00"]);
+        mesh.hubs[0].send_control(0, &[b"\x88\x00"]);
         mesh.settle();
         assert!(!mesh.hubs[0].is_idle(0));
         mesh.let_go(0, 0);

@@ -279,7 +279,8 @@ fn a_frame_that_lies_whole_in_the_input_is_not_copied() {
     let range = read.as_ptr_range();
     let mut input = &mut read[..];
     let mut count = 0;
-    while let Some(event) = protocol.next(&mut input, &limits) {
+    let mut reader = Reader::new(limits);
+    while let Some(event) = protocol.next(&mut input, &mut reader) {
         let bytes = match event {
             Event::Message { payload, .. } | Event::Ping(payload) | Event::Pong(payload) => payload,
             Event::Close(Some(frame)) => frame.reason.as_bytes(),
@@ -298,8 +299,7 @@ fn the_head_of_a_request_that_lies_whole_in_the_input_is_not_copied() {
     let range = read.as_ptr_range();
     let mut input = &mut read[..];
     let mut protocol = Protocol::new();
-    let Some(Event::Request(request)) = protocol.next(&mut input, &Limits::default()) else {
-        panic!("no request")
-    };
+    let mut reader = Reader::default();
+    let Some(Event::Request(request)) = protocol.next(&mut input, &mut reader) else { panic!("no request") };
     assert!(range.contains(&request.path.as_ptr()));
 }

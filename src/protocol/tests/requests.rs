@@ -22,7 +22,7 @@ fn judge<T>(head: &[u8], judge: impl Fn(Event<'_>) -> T) -> T {
     let whole = feed(&mut Protocol::new(), head, &limits);
     assert_eq!(feed_bytewise(&mut Protocol::new(), head, &limits), whole, "one byte at a time");
     let mut read = head.to_vec();
-    judge(Protocol::new().next(&mut &mut read[..], &limits).expect("a complete head"))
+    judge(Protocol::new().next(&mut &mut read[..], &mut Reader::new(limits)).expect("a complete head"))
 }
 
 /// The status that a head is refused with, or 101 for an upgrade and 200 for plain HTTP.
@@ -53,7 +53,7 @@ fn the_accept_key_of_the_rfc() {
     let accept = accept.expect("an upgrade");
     assert_eq!(accept.as_str(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     let mut out = Vec::new();
-    response::switching_protocols(&accept, &mut out);
+    response::switching_protocols(&accept, None, &mut out);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&out), expected);

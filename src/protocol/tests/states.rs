@@ -70,7 +70,7 @@ impl Situation {
         for mut read in reads {
             let mut input = &mut read[..];
             // One event at the most, and nothing is asked after it: the state is the one right behind it.
-            let _ = protocol.next(&mut input, &Limits::default());
+            let _ = protocol.next(&mut input, &mut Reader::default());
         }
         if self == S::Discarded {
             protocol.discard();
@@ -100,7 +100,7 @@ fn check(read: &[u8], expected: impl Fn(Situation) -> Option<Seen>) {
         let mut protocol = situation.reach();
         let mut copy = read.to_vec();
         let mut input = &mut copy[..];
-        let seen = protocol.next(&mut input, &Limits::default()).map(Seen::from);
+        let seen = protocol.next(&mut input, &mut Reader::default()).map(Seen::from);
         assert_eq!(seen, expected(situation), "{situation:?}");
         if seen.is_none() {
             let left = if situation.awaits_answer() { read.len() } else { 0 };
@@ -164,7 +164,7 @@ fn a_head_in_every_state() {
 fn only_an_unanswered_request_can_be_upgraded() {
     for situation in ALL {
         let mut protocol = situation.reach();
-        let upgraded = catch_unwind(AssertUnwindSafe(|| protocol.upgrade())).is_ok();
+        let upgraded = catch_unwind(AssertUnwindSafe(|| protocol.upgrade(None))).is_ok();
         assert_eq!(upgraded, situation.awaits_answer(), "{situation:?}");
         if upgraded {
             let seen = feed(&mut protocol, &Frame::new(1, "hi").encode(), &Limits::default());
