@@ -1,5 +1,6 @@
 //! The hub's rules, alone and in a mesh of shards.
 
+mod compression;
 mod lagging;
 mod memory;
 mod model;
@@ -7,6 +8,8 @@ mod passes;
 mod rules;
 
 use std::collections::{HashMap, VecDeque};
+
+use flate2::{Decompress, FlushDecompress};
 
 use super::*;
 
@@ -33,20 +36,51 @@ fn text<'a>(parts: &'a [&'a [u8]]) -> Message<'a> {
     Message { kind: Kind::Text, parts }
 }
 
-/// The payloads of the frames that `bytes` consists of. Panics when a frame is cut off.
-fn payloads(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    while !bytes.is_empty() {
-        let (header, len) = match bytes[1] {
-            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
-            127 => (10, u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize),
-            short => (2, usize::from(short)),
-        };
-        assert!(matches!(bytes[0], 0x81 | 0x82 | 0x88), "a frame begins with {:#x}", bytes[0]);
-        all.push(bytes[header..header + len].to_vec());
-        bytes = &bytes[header + len..];
+/// How a client reads compressed messages: with one engine for its whole life, or each anew.
+#[derive(Debug)]
+struct Ear {
+    engine: Decompress,
+    takeover: bool,
+}
+
+impl Ear {
+    fn new(window_bits: u8, takeover: bool) -> Self {
+        Self { engine: Decompress::new_with_window_bits(false, window_bits), takeover }
     }
-    all
+
+    /// The payloads of the frames that `bytes` consists of. Panics when a frame is cut off.
+    fn payloads(&mut self, mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let (header, len) = match bytes[1] {
+                126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+                127 => (10, u64::from_be_bytes(bytes[2..10].try_into().expect("eight bytes")) as usize),
+                short => (2, usize::from(short)),
+            };
+            let payload = &bytes[header..header + len];
+            all.push(match bytes[0] {
+                0x81 | 0x82 | 0x88 => payload.to_vec(),
+                0xc1 | 0xc2 => self.inflate(payload),
+                first => panic!("a frame begins with {first:#x}"),
+            });
+            bytes = &bytes[header + len..];
+        }
+        all
+    }
+
+    fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
+        if !self.takeover {
+            self.engine.reset(false);
+        }
+        let input = [payload, &[0x00, 0x00, 0xff, 0xff]].concat();
+        let mut out = Vec::with_capacity(1 << 18);
+        self.engine.decompress_vec(&input, &mut out, FlushDecompress::Sync).expect("DEFLATE");
+        out
+    }
+}
+
+fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
+    Ear::new(15, false).payloads(bytes)
 }
 
 fn take_request(hub: &mut Hub, from: u16, request: &Request, bytes: &[u8]) {

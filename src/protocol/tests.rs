@@ -1,5 +1,6 @@
 //! Tests of the whole protocol; each module tests its own parts.
 
+mod compressed;
 mod frames;
 pub(super) mod naive;
 mod properties;

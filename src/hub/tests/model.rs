@@ -101,8 +101,21 @@ impl World {
 
     fn command(&mut self, shard: u16, slot: Slot) {
         let Some(client) = self.clients.get(&(shard, slot)) else {
-            let id = self.hubs[shard as usize].open(slot);
-            self.clients.insert((shard, slot), Client::new(id));
+            let hub = &mut self.hubs[shard as usize];
+            let id = hub.open(slot);
+            let (window_bits, takeover) = (9 + self.random.below(7) as u8, self.random.chance(50));
+            let ear = match self.random.below(3) {
+                0 => Ear::new(15, false),
+                1 => {
+                    hub.compress(slot);
+                    Ear::new(15, false)
+                }
+                _ => {
+                    hub.compress_alone(slot, window_bits, takeover);
+                    Ear::new(window_bits, takeover)
+                }
+            };
+            self.clients.insert((shard, slot), Client::new(id, ear));
             return;
         };
         if client.is_finished() {
@@ -306,7 +319,7 @@ impl World {
         assert_eq!(span.bytes(), bytes, "bytes change while they are being sent");
         drop(span);
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
-        client.receive(&bytes, &self.orders, self.options.lag_window);
+        client.receive(&self.orders, self.options.lag_window);
         let drained = self.hubs[shard as usize].sent(slot);
         assert_eq!(drained, self.hubs[shard as usize].is_idle(slot));
     }

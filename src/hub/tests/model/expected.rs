@@ -128,6 +128,9 @@ pub(super) struct Client {
     own_received: usize,
     finished: Option<Farewell>,
     heard_last: bool,
+    ear: Ear,
+    /// What was handed out and not read yet.
+    unread: VecDeque<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -137,9 +140,11 @@ enum Farewell {
 }
 
 impl Client {
-    pub(super) fn new(id: ClientId) -> Self {
+    pub(super) fn new(id: ClientId, ear: Ear) -> Self {
         Self {
             id,
+            ear,
+            unread: VecDeque::new(),
             reported: 0,
             missed: 0,
             stays: (0..ROOMS).map(|_| VecDeque::new()).collect(),
@@ -196,17 +201,18 @@ impl Client {
         self.finished = Some(if owed { Farewell::Owed } else { Farewell::Cut });
     }
 
-    pub(super) fn handed_out(&self, bytes: &[u8], messages: u64) {
-        let payloads = payloads(bytes);
+    pub(super) fn handed_out(&mut self, bytes: &[u8], messages: u64) {
+        let payloads = self.ear.payloads(bytes);
         let is_of_room = |payload: &&Vec<u8>| payload[0].is_ascii_digit();
         assert_eq!(payloads.iter().filter(is_of_room).count() as u64, messages);
         if matches!(self.finished, Some(Farewell::Cut)) {
             assert_eq!(payloads, [b"last"], "only the last word after it");
         }
+        self.unread.push_back(payloads);
     }
 
-    pub(super) fn receive(&mut self, bytes: &[u8], orders: &Orders, lag_window: usize) {
-        for payload in payloads(bytes) {
+    pub(super) fn receive(&mut self, orders: &Orders, lag_window: usize) {
+        for payload in self.unread.pop_front().expect("it was handed out") {
             assert!(!self.heard_last, "something comes after the last word");
             let mut words = payload.split(|byte| *byte == b' ');
             match words.next().expect("a word") {
