@@ -18,6 +18,7 @@ macro_rules! on_both_backends {
 
 mod bad_options;
 mod chat;
+mod compression;
 mod descriptors;
 mod endings;
 mod frames;

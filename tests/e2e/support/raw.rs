@@ -49,10 +49,11 @@ impl Raw {
         raw
     }
 
-    /// Takes the answer that opens the WebSocket.
-    pub(crate) fn switched(&mut self) {
+    /// Takes the answer that opens the WebSocket; its head.
+    pub(crate) fn switched(&mut self) -> String {
         let head = self.head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        head
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
