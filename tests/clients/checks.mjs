@@ -1,0 +1,75 @@
+// What every client with the interface of browsers must see. The function is also run inside a page, so it uses
+// nothing from outside itself.
+
+/**
+ * `open(url)` makes a WebSocket; `extensions` is what must have been agreed ('' for nothing), or null when the client
+ * does as it likes. Gives a line for each failed check, and their number.
+ */
+export async function checks({ open, echo, chat, extensions, reconnects }) {
+  const failures = [];
+  let count = 0;
+  const check = (what, holds) => {
+    count++;
+    if (!holds) failures.push(what);
+  };
+
+  const connect = url => new Promise((resolve, reject) => {
+    const socket = open(url);
+    socket.binaryType = 'arraybuffer';
+    socket.addEventListener('open', () => resolve(socket));
+    socket.addEventListener('error', event => reject(new Error(`${url}: ${event.message ?? 'error'}`)));
+  });
+  const message = socket => new Promise((resolve, reject) => {
+    const ended = event => reject(new Error(`closed: ${event.code} ${event.reason}`));
+    socket.addEventListener('close', ended, { once: true });
+    socket.addEventListener('message', event => {
+      socket.removeEventListener('close', ended);
+      resolve(event.data);
+    }, { once: true });
+  });
+  const closed = socket => new Promise(resolve => socket.addEventListener('close', resolve, { once: true }));
+
+  const echoed = async (socket, what) => {
+    const answer = message(socket);
+    socket.send(what);
+    return answer;
+  };
+
+  const socket = await connect(echo);
+  if (extensions !== null) check(`agreed on ${socket.extensions}`, socket.extensions.startsWith(extensions) && (extensions !== '' || socket.extensions === ''));
+  // Last a message that repeats the one before, for those who remember it.
+  for (const length of [1, 125, 126, 127, 65535, 65536, 1 << 20, 1 << 20]) {
+    const text = 'grüße 🎉 uproar '.repeat(length / 10 + 1).slice(0, length).toWellFormed();
+    const bytes = new Uint8Array(Math.min(new TextEncoder().encode(text).length, 1 << 20)).map((_, at) => (at * at) >> 3);
+    const short = text.slice(0, Math.floor(length * 0.7)).toWellFormed();
+    check(`text of ${length}`, await echoed(socket, short) === short);
+    const back = new Uint8Array(await echoed(socket, bytes));
+    check(`binary of ${length}`, back.length === bytes.length && back.every((byte, at) => byte === bytes[at]));
+  }
+  check('empty text', await echoed(socket, '') === '');
+
+  // Closing, from both sides.
+  let end = closed(socket);
+  socket.close(3001, 'bye');
+  let { code, reason, wasClean } = await end;
+  check(`our close came back as ${code} ${wasClean}`, code === 3001 && wasClean !== false);
+  const binary = await connect(chat);
+  end = closed(binary);
+  binary.send(new Uint8Array([1]));
+  ({ code, reason } = await end);
+  check(`a binary message to the chat was closed with ${code} ${reason}`, code === 1003 && reason !== '');
+  const long = await connect(echo);
+  end = closed(long);
+  long.send(new Uint8Array((1 << 20) + 1).map((_, at) => (at * 2654435761) >> 11));
+  ({ code } = await end);
+  check(`a message over the limit was closed with ${code}`, code === 1009);
+
+  for (let left = reconnects; left > 0; left--) {
+    const quick = await connect(echo);
+    check('a quick echo', await echoed(quick, `${left}`) === `${left}`);
+    end = closed(quick);
+    quick.close(1000);
+    await end;
+  }
+  return { count, failures };
+}

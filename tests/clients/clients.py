@@ -1,0 +1,105 @@
+"""Python's `websockets` and `aiohttp`, with compression and without it."""
+
+import asyncio
+import os
+import random
+import sys
+
+import aiohttp
+import websockets
+from websockets.asyncio.client import connect
+
+ECHO, CHAT = os.environ["ECHO_URL"], os.environ["CHAT_URL"]
+LIMIT = 1 << 20
+SIZES = [1, 125, 126, 127, 65535, 65536, LIMIT, LIMIT]
+RECONNECTS = 1000
+failures, count = [], 0
+
+
+def check(what, holds):
+    global count
+    count += 1
+    if not holds:
+        failures.append(what)
+
+
+def messages(size):
+    text = ("grüße 🎉 uproar " * (size // 10 + 1)).encode()[:size].decode(errors="ignore")
+    return [text, random.Random(size).randbytes(size), b"abc" * (size // 3)]
+
+
+async def with_websockets(compression):
+    def opened(url):
+        return connect(url, compression=compression, max_size=None)
+
+    async with opened(ECHO) as socket:
+        agreed = [extension.name for extension in socket.protocol.extensions]
+        check(f"websockets agreed on {agreed}", agreed == (["permessage-deflate"] if compression else []))
+        for size in SIZES:
+            for message in messages(size):
+                await socket.send(message)
+                check(f"websockets: {type(message)} of {size}", await socket.recv() == message)
+        await socket.close(3001, "bye")
+        check(f"websockets: our close came back as {socket.close_code}", socket.protocol.close_rcvd.code == 3001)
+    for url, message, code in [(CHAT, b"binary", 1003), (ECHO, random.Random(1).randbytes(LIMIT + 1), 1009)]:
+        async with opened(url) as socket:
+            await socket.send(message)
+            try:
+                while True:
+                    await socket.recv()
+            except websockets.ConnectionClosed as closed:
+                check(f"websockets: closed with {closed.rcvd}", closed.rcvd and closed.rcvd.code == code)
+    for left in range(RECONNECTS):
+        async with opened(ECHO) as socket:
+            await socket.send(str(left))
+            check("websockets: a quick echo", await socket.recv() == str(left))
+
+
+async def with_aiohttp(compress):
+    async with aiohttp.ClientSession() as session:
+
+        def opened(url):
+            return session.ws_connect(url, compress=compress, max_msg_size=0)
+
+        async with opened(ECHO) as socket:
+            check(f"aiohttp compresses: {socket.compress}", bool(socket.compress) == bool(compress))
+            for size in SIZES:
+                for message in messages(size):
+                    is_text = isinstance(message, str)
+                    await (socket.send_str(message) if is_text else socket.send_bytes(message))
+                    answer = await socket.receive()
+                    check(f"aiohttp: {type(message)} of {size}", answer.data == message)
+            await socket.close(code=3001, message=b"bye")
+            check(f"aiohttp: our close came back as {socket.close_code}", socket.close_code == 3001)
+        for url, message, code in [(CHAT, b"binary", 1003), (ECHO, random.Random(1).randbytes(LIMIT + 1), 1009)]:
+            async with opened(url) as socket:
+                await socket.send_bytes(message)
+                while not (answer := await socket.receive()).type == aiohttp.WSMsgType.CLOSE:
+                    if answer.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                        break
+                check(f"aiohttp: closed with {socket.close_code}", socket.close_code == code)
+        for left in range(RECONNECTS):
+            async with opened(ECHO) as socket:
+                await socket.send_str(str(left))
+                check("aiohttp: a quick echo", (await socket.receive()).data == str(left))
+
+
+async def main():
+    for name, run in [
+        ("websockets, permessage-deflate", with_websockets("deflate")),
+        ("websockets, plain", with_websockets(None)),
+        ("aiohttp, permessage-deflate", with_aiohttp(15)),
+        ("aiohttp, plain", with_aiohttp(0)),
+    ]:
+        before = (count, len(failures))
+        await run
+        done, bad = count - before[0], failures[before[1] :]
+        print(f"  {name}: {done - len(bad)} of {done}")
+        for failure in bad[:10]:
+            print(f"    failed: {failure}")
+    print(f"{count - len(failures)} passed, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
