@@ -95,6 +95,15 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub max_message: u32,
 
+    /// Messages and control frames a second that a client may send, 4 s of it at once; a faster one is not received
+    /// from until it has waited. 0: no limit. The chat has 20 if nothing is said, other applications 0.
+    #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N")]
+    pub message_rate: Option<u32>,
+
+    /// Bytes a second that a client may send, as with --message-rate. The chat has 262144 if nothing is said.
+    #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES")]
+    pub byte_rate: Option<u32>,
+
     /// How far a client may fall behind in a room, or leave answers unread, before it has lagged.
     #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
@@ -174,6 +183,8 @@ impl Default for Config {
             max_connections: 0,
             max_connections_per_ip: 0,
             max_message: 1 << 20,
+            message_rate: None,
+            byte_rate: None,
             lag_window: 1 << 20,
             lag_policy: LagPolicy::Close,
             history_bytes: 64 << 10,

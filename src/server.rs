@@ -17,7 +17,7 @@ use crate::hub::{self, Hub};
 use crate::io::{Backend, Epoll, Options, Uring, Waker, listen};
 use crate::protocol::Limits;
 use crate::shard::admission::Admission;
-use crate::shard::{Address, Mailbox, Settings, Shard, Shared, mailbox};
+use crate::shard::{Address, Mailbox, Pace, Settings, Shard, Shared, mailbox};
 use crate::stats::{Stats, Totals};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
@@ -360,6 +360,10 @@ fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Sett
         shard,
         shards,
         limits: Limits { max_message: config.max_message as usize },
+        pace: Pace {
+            messages: config.message_rate.unwrap_or(app.rates().0),
+            bytes: config.byte_rate.unwrap_or(app.rates().1),
+        },
         lag_policy: config.lag_policy,
         has_page: app.has_page(),
         handshake_ms: millis(config.handshake_seconds),

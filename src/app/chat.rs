@@ -10,6 +10,9 @@ use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
 
 /// Messages that a client sees of the past when it joins a room.
 const HISTORY: u32 = 50;
+/// What a client may send where the settings do not say: more than anybody types, and a long message at once.
+const MESSAGES_PER_SECOND: u32 = 20;
+const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Longest name, in characters.
 const MAX_NAME: usize = 32;
 /// Names that `/who` lists; further members are counted.
@@ -78,6 +81,10 @@ impl App for Chat {
 
     fn has_page(&self) -> bool {
         true
+    }
+
+    fn rates(&self) -> (u32, u32) {
+        (MESSAGES_PER_SECOND, BYTES_PER_SECOND)
     }
 
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {

@@ -51,6 +51,12 @@ pub trait App {
         0
     }
 
+    /// How many messages and control frames, and how many bytes, a client may send in a second where the settings
+    /// do not say. 0: as many as it likes.
+    fn rates(&self) -> (u32, u32) {
+        (0, 0)
+    }
+
     /// Whether browsers that ask for a room get the chat page.
     fn has_page(&self) -> bool {
         false

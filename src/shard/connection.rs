@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::admission::Excess;
+use super::pace::Spent;
 use crate::protocol::Protocol;
 
 /// Where a connection is in its life.
@@ -31,6 +32,8 @@ pub(crate) enum Pause {
     Unread = 1,
     /// What it publishes cannot be passed on yet.
     Published = 2,
+    /// It sends faster than it may.
+    Pace = 4,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) timer_ms: u64,
     /// When something was last received, or taken by the client after it had stopped reading.
     pub(crate) heard_ms: u64,
+    /// What it has used of its rates.
+    pub(crate) spent: Spent,
 }
 
 impl Connection {
@@ -71,6 +76,7 @@ impl Connection {
             deadline_ms: u64::MAX,
             timer_ms: 0,
             heard_ms: now_ms,
+            spent: Spent::default(),
         }
     }
 
@@ -92,6 +98,15 @@ impl Connection {
         let before = self.pauses;
         self.pauses &= !(reason as u8);
         before != 0 && self.pauses == 0
+    }
+
+    /// Whether what still arrives is to be held, not handled.
+    pub(crate) fn is_held(&self) -> bool {
+        self.pauses & (Pause::Unread as u8 | Pause::Pace as u8) != 0
+    }
+
+    pub(crate) fn is_received_from(&self) -> bool {
+        self.pauses == 0
     }
 
     pub(crate) fn is_paused(&self, reason: Pause) -> bool {

@@ -94,6 +94,10 @@ impl<B: Backend> Shard<B> {
         self.connections[slot as usize].phase = phase;
         self.hub.finish(slot, owed, last);
         self.set_deadline(slot, self.settings.close_ms);
+        if self.connections[slot as usize].is_paused(Pause::Pace) {
+            // Its own close frame may be among what is held.
+            self.pace_timers.set(self.now_ms, slot);
+        }
         if was_open {
             self.with_client(slot, |app, context, client| app.on_close(context, client));
         }
@@ -221,7 +225,7 @@ impl<B: Backend> Shard<B> {
     fn check_life(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
-        if connection.is_paused(Pause::Published) {
+        if connection.is_paused(Pause::Published) || connection.is_paused(Pause::Pace) {
             // It may have answered; we have not looked.
             self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.pinged {

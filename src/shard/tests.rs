@@ -55,6 +55,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             shards: count,
             limits: Limits::default(),
             lag_policy: LagPolicy::Close,
+            pace: Pace::default(),
             has_page: false,
             handshake_ms: 1_000,
             ping_ms: 1_000,
