@@ -90,6 +90,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N", default_value_t = 0)]
     pub max_connections_per_ip: u32,
 
+    /// Most connections at a time that have not finished their request; further ones get 503. 0: half of what
+    /// --max-connections comes to, but at least 1024.
+    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0)]
+    pub max_handshakes: u32,
+
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
@@ -182,6 +187,7 @@ impl Default for Config {
             workers: None,
             max_connections: 0,
             max_connections_per_ip: 0,
+            max_handshakes: 0,
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,

@@ -23,6 +23,8 @@ use crate::stats::{Stats, Totals};
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
 const OTHER_DESCRIPTORS: u64 = 32;
+/// With fewer connections than twice as many, all of them may be in their handshake at a time.
+const LEAST_HANDSHAKES: u64 = 1024;
 /// Most direct descriptors that a ring may have (`IORING_MAX_FIXED_FILES`).
 const MAX_SLOTS: u64 = 1 << 20;
 
@@ -118,7 +120,11 @@ impl Server {
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
         let shared = Arc::new(Shared {
-            admission: Admission::new(plan.max_connections, config.max_connections_per_ip),
+            admission: Admission::new(
+                plan.max_connections,
+                config.max_connections_per_ip,
+                plan.max_handshakes,
+            ),
             stopping: AtomicBool::new(false),
         });
         let make: Arc<Make> = Arc::new(make);
@@ -205,6 +211,7 @@ struct Plan {
     workers: u16,
     backend: BackendName,
     max_connections: u64,
+    max_handshakes: u64,
     io: Options,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
@@ -239,10 +246,16 @@ impl Plan {
                 if backend == BackendName::IoUring { ", or --workers" } else { "" }
             );
         }
+        let max_connections = if wanted == 0 { possible } else { wanted };
+        let max_handshakes = match config.max_handshakes {
+            0 => (max_connections / 2).max(LEAST_HANDSHAKES),
+            chosen => chosen.into(),
+        };
         Self {
             workers: worker_count,
             backend,
-            max_connections: if wanted == 0 { possible } else { wanted },
+            max_connections,
+            max_handshakes,
             io,
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }

@@ -162,7 +162,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn opened(&mut self, slot: Slot, room: &str) {
-        self.connections[slot as usize].phase = Phase::Open;
+        self.set_phase(slot, Phase::Open);
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
         self.with_client(slot, |app, context, client| app.on_open(context, client, room));
@@ -318,6 +318,10 @@ fn excess_refusal(excess: Excess) -> Refusal {
         Excess::Server => Refusal::new(
             Status::ServiceUnavailable,
             "This server has all the connections that it may have; try again later.",
+        ),
+        Excess::Handshakes => Refusal::new(
+            Status::ServiceUnavailable,
+            "Too many connections have not sent their request yet; try again later.",
         ),
         Excess::Address => Refusal::new(
             Status::TooManyRequests,

@@ -91,7 +91,7 @@ impl<B: Backend> Shard<B> {
 
     fn farewell(&mut self, slot: Slot, owed: bool, last: &[u8], phase: Phase) {
         let was_open = self.is_open(slot);
-        self.connections[slot as usize].phase = phase;
+        self.set_phase(slot, phase);
         self.hub.finish(slot, owed, last);
         self.set_deadline(slot, self.settings.close_ms);
         if self.connections[slot as usize].is_paused(Pause::Pace) {
@@ -134,8 +134,17 @@ impl<B: Backend> Shard<B> {
     }
 
     pub(super) fn close(&mut self, slot: Slot, how: Close) {
-        self.connections[slot as usize].phase = Phase::Gone;
+        self.set_phase(slot, Phase::Gone);
         self.backend.close(slot, how);
+    }
+
+    /// Moves a connection on; one that leaves the handshake makes room for another one's.
+    pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
+        let connection = &mut self.connections[slot as usize];
+        let was = std::mem::replace(&mut connection.phase, phase);
+        if was == Phase::Handshake && phase != Phase::Handshake && connection.excess.is_none() {
+            self.shared.admission.handshake_over();
+        }
     }
 
     /// The slot is free again.

@@ -38,7 +38,7 @@ impl Backend for Quiet {
 
 /// All shards of a server. They keep a history, so that rooms without members take messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
-    let shared = Arc::new(Shared { admission: Admission::new(10, 0), stopping: AtomicBool::new(false) });
+    let shared = Arc::new(Shared { admission: Admission::new(10, 0, 10), stopping: AtomicBool::new(false) });
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {
