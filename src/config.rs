@@ -126,6 +126,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
     pub history_seconds: Duration,
 
+    /// Bytes that the past of all rooms may take. Beyond them the past of rooms without members goes, then that of
+    /// others, always of the least recently used first. 0: no limit.
+    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = 128 << 20)]
+    pub history_memory: u64,
+
     /// How long a client may take for its request.
     #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
@@ -195,6 +200,7 @@ impl Default for Config {
             lag_policy: LagPolicy::Close,
             history_bytes: 64 << 10,
             history_seconds: seconds(600),
+            history_memory: 128 << 20,
             handshake_seconds: seconds(10),
             ping_seconds: seconds(30),
             pong_seconds: seconds(10),

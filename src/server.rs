@@ -365,17 +365,22 @@ fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> h
         history,
         history_bytes: config.history_bytes as usize,
         history_ms: millis(config.history_seconds),
+        history_memory: match usize::try_from(config.history_memory).unwrap_or(usize::MAX) {
+            0 => 0,
+            bytes => (bytes / usize::from(shards)).max(1),
+        },
     }
 }
 
 fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Settings {
+    let (messages, bytes) = app.rates();
     Settings {
         shard,
         shards,
         limits: Limits { max_message: config.max_message as usize },
         pace: Pace {
-            messages: config.message_rate.unwrap_or(app.rates().0),
-            bytes: config.byte_rate.unwrap_or(app.rates().1),
+            messages: config.message_rate.unwrap_or(messages),
+            bytes: config.byte_rate.unwrap_or(bytes),
         },
         lag_policy: config.lag_policy,
         has_page: app.has_page(),

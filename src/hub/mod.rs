@@ -61,6 +61,8 @@ pub struct Options {
     pub history_bytes: usize,
     /// Milliseconds that they are kept after the last member left.
     pub history_ms: u64,
+    /// Bytes that the logs of all rooms may have together before histories are given up; 0: no limit.
+    pub history_memory: usize,
 }
 
 /// A message given in parts, which are sent as one.
@@ -236,6 +238,7 @@ impl Hub {
         let room = &mut self.rooms[id];
         let index = room.add(slot, history.min(self.options.history), history_bytes) as u32;
         self.clients[slot as usize].seats.push(Seat { room: id, index });
+        self.weigh(id);
         self.look_at(slot);
     }
 

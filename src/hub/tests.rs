@@ -1,5 +1,6 @@
 //! The hub's rules, alone and in a mesh of shards.
 
+mod history;
 mod lagging;
 mod memory;
 mod model;
@@ -12,7 +13,15 @@ use super::*;
 
 /// Options with which nobody lags: a test changes what it is about.
 fn options(shard: u16, shards: u16) -> Options {
-    Options { shard, shards, lag_window: 1 << 20, history: 5, history_bytes: 1_000, history_ms: 60_000 }
+    Options {
+        shard,
+        shards,
+        lag_window: 1 << 20,
+        history: 5,
+        history_bytes: 1_000,
+        history_ms: 60_000,
+        history_memory: 0,
+    }
 }
 
 /// The `n`-th room whose home is `home`.

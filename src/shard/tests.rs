@@ -49,6 +49,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             history: 10,
             history_bytes: 1 << 10,
             history_ms: 1_000_000,
+            history_memory: 0,
         });
         let settings = Settings {
             shard,

@@ -87,6 +87,7 @@ fn rooms_of_different_homes(workers: u16) -> [String; 2] {
         history: 0,
         history_bytes: 0,
         history_ms: 0,
+        history_memory: 0,
     };
     let hub = Hub::new(options);
     let first = String::from("first");
