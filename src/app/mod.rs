@@ -5,10 +5,11 @@
 
 mod chat;
 mod echo;
+mod names;
 mod relay;
 mod strip;
 
-pub(crate) use chat::check_room;
+pub(crate) use names::check_room;
 
 use std::any::Any;
 
