@@ -151,6 +151,10 @@ pub struct Config {
     #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     pub drain_seconds: Duration,
 
+    /// Receive buffers of each worker. For tests: fewer of them mean load, and nothing else.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 256, value_parser = parse_buffers)]
+    pub receive_buffers: u16,
+
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -206,6 +210,7 @@ impl Default for Config {
             pong_seconds: seconds(10),
             close_seconds: seconds(5),
             drain_seconds: seconds(5),
+            receive_buffers: 256,
             log: "info".into(),
         }
     }
@@ -213,6 +218,11 @@ impl Default for Config {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "want an address and a port, like 127.0.0.1:8000 or [::1]:8000".into())
+}
+
+fn parse_buffers(text: &str) -> Result<u16, String> {
+    let count = text.parse().ok().filter(|count: &u16| count.is_power_of_two());
+    count.ok_or_else(|| "want a power of two, up to 32768".into())
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

@@ -222,8 +222,11 @@ impl Plan {
         let workers = u64::from(worker_count);
         let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
         let free = descriptors.saturating_sub(other).max(1);
-        let with_slots =
-            |slots: u64| Options { slots: u32::try_from(slots).unwrap_or(u32::MAX), ..Options::default() };
+        let with_slots = |slots: u64| Options {
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            buffers: config.receive_buffers,
+            ..Options::default()
+        };
         let ring = with_slots(free.min(MAX_SLOTS));
         let backend = match config.backend {
             BackendName::Auto => match Uring::new(&ring, Vec::new()) {

@@ -234,9 +234,14 @@ impl<B: Backend> Shard<B> {
     fn check_life(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
-        if connection.is_paused(Pause::Published) || connection.is_paused(Pause::Pace) {
+        if connection.is_paused(Pause::Published) {
             // It may have answered; we have not looked.
             self.set_deadline(slot, self.settings.pong_ms);
+        } else if connection.is_paused(Pause::Pace) {
+            // It may be gone, which its silence would not tell for as long as there is something to receive. Then
+            // this cannot be delivered.
+            self.send_control(slot, Opcode::Ping, b"");
+            self.set_deadline(slot, self.settings.ping_ms);
         } else if connection.pinged {
             self.begin_closing(slot, false, CloseCode::POLICY, "no answer to a ping");
         } else if silent_ms < self.settings.ping_ms {

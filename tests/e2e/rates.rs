@@ -16,6 +16,7 @@ on_both_backends!(
     an_end_behind_too_many_messages_comes_after_them,
     a_flood_of_pings_is_answered_at_the_rate,
     a_server_ends_while_clients_wait,
+    who_waits_and_is_gone_is_forgotten,
 );
 
 fn echo(backend: BackendName, message_rate: u32, byte_rate: u32) -> TestServer {
@@ -102,4 +103,16 @@ fn a_server_ends_while_clients_wait(backend: BackendName) {
     while raw.frame().0 != CLOSE {}
     raw.try_send(&frame(CLOSE, &close_payload(1001, "")));
     raw.end();
+}
+
+/// Though so much was received ahead that it would keep the server busy for an hour.
+fn who_waits_and_is_gone_is_forgotten(backend: BackendName) {
+    let base = config(backend, AppName::Chat, 1);
+    let ping_seconds = Duration::from_millis(100);
+    let server = TestServer::start(&Config { message_rate: Some(1), ping_seconds, ..base });
+    let mut raw = Raw::open(server.address(), "/");
+    raw.send(&frame(PONG, b"").repeat(4_000));
+    until("it has to wait", || server.totals().throttled > 0);
+    raw.abort();
+    until("it is forgotten", || server.connections().0 == 0);
 }
