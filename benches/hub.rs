@@ -152,6 +152,7 @@ impl Bench {
             history_bytes: 64 << 10,
             history_ms: 600_000,
             compression_threshold: 128,
+            history_memory: 0,
         });
         let mut names = (0..).map(|n| format!("room {n}")).filter(|name| hub.home_of(name) == 0);
         let room = names.next().expect("there is always one more");

@@ -101,10 +101,24 @@ pub struct Config {
     #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N", default_value_t = 0)]
     pub max_connections_per_ip: u32,
 
+    /// Most connections at a time that have not finished their request; further ones get 503. 0: half of what
+    /// --max-connections comes to, but at least 1024.
+    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0)]
+    pub max_handshakes: u32,
+
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub max_message: u32,
+
+    /// Messages and control frames a second that a client may send, 4 s of it at once; a faster one is not received
+    /// from until it has waited. 0: no limit. The chat has 20 if nothing is said, other applications 0.
+    #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N")]
+    pub message_rate: Option<u32>,
+
+    /// Bytes a second that a client may send, as with --message-rate. The chat has 262144 if nothing is said.
+    #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES")]
+    pub byte_rate: Option<u32>,
 
     /// How far a client may fall behind in a room, or leave answers unread, before it has lagged.
     #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = 1 << 20,
@@ -135,6 +149,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
     pub history_seconds: Duration,
 
+    /// Bytes that the past of all rooms may take. Beyond them the past of rooms without members goes, then that of
+    /// others, always of the least recently used first. 0: no limit.
+    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = 128 << 20)]
+    pub history_memory: u64,
+
     /// How long a client may take for its request.
     #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
@@ -154,6 +173,10 @@ pub struct Config {
     /// On SIGTERM or SIGINT, the time over which clients are closed.
     #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     pub drain_seconds: Duration,
+
+    /// Receive buffers of each worker. For tests: fewer of them mean load, and nothing else.
+    #[arg(long, hide = true, value_name = "N", default_value_t = 256, value_parser = parse_buffers)]
+    pub receive_buffers: u16,
 
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info")]
@@ -196,7 +219,10 @@ impl Default for Config {
             workers: None,
             max_connections: 0,
             max_connections_per_ip: 0,
+            max_handshakes: 0,
             max_message: 1 << 20,
+            message_rate: None,
+            byte_rate: None,
             lag_window: 1 << 20,
             lag_policy: LagPolicy::Close,
             compression: Compression::Shared,
@@ -204,11 +230,13 @@ impl Default for Config {
             context_memory: 64 << 20,
             history_bytes: 64 << 10,
             history_seconds: seconds(600),
+            history_memory: 128 << 20,
             handshake_seconds: seconds(10),
             ping_seconds: seconds(30),
             pong_seconds: seconds(10),
             close_seconds: seconds(5),
             drain_seconds: seconds(5),
+            receive_buffers: 256,
             log: "info".into(),
         }
     }
@@ -216,6 +244,11 @@ impl Default for Config {
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "want an address and a port, like 127.0.0.1:8000 or [::1]:8000".into())
+}
+
+fn parse_buffers(text: &str) -> Result<u16, String> {
+    let count = text.parse().ok().filter(|count: &u16| count.is_power_of_two());
+    count.ok_or_else(|| "want a power of two, up to 32768".into())
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

@@ -17,12 +17,14 @@ use crate::hub::{self, Hub};
 use crate::io::{Backend, Epoll, Options, Uring, Waker, listen};
 use crate::protocol::Limits;
 use crate::shard::admission::Admission;
-use crate::shard::{Address, Mailbox, Settings, Shard, Shared, mailbox};
+use crate::shard::{Address, Mailbox, Pace, Settings, Shard, Shared, mailbox};
 use crate::stats::{Stats, Totals};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
 const OTHER_DESCRIPTORS: u64 = 32;
+/// With fewer connections than twice as many, all of them may be in their handshake at a time.
+const LEAST_HANDSHAKES: u64 = 1024;
 /// Most direct descriptors that a ring may have (`IORING_MAX_FIXED_FILES`).
 const MAX_SLOTS: u64 = 1 << 20;
 
@@ -118,7 +120,11 @@ impl Server {
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
         let shared = Arc::new(Shared {
-            admission: Admission::new(plan.max_connections, config.max_connections_per_ip),
+            admission: Admission::new(
+                plan.max_connections,
+                config.max_connections_per_ip,
+                plan.max_handshakes,
+            ),
             stopping: AtomicBool::new(false),
         });
         let make: Arc<Make> = Arc::new(make);
@@ -205,6 +211,7 @@ struct Plan {
     workers: u16,
     backend: BackendName,
     max_connections: u64,
+    max_handshakes: u64,
     io: Options,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
@@ -215,8 +222,11 @@ impl Plan {
         let workers = u64::from(worker_count);
         let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
         let free = descriptors.saturating_sub(other).max(1);
-        let with_slots =
-            |slots: u64| Options { slots: u32::try_from(slots).unwrap_or(u32::MAX), ..Options::default() };
+        let with_slots = |slots: u64| Options {
+            slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            buffers: config.receive_buffers,
+            ..Options::default()
+        };
         let ring = with_slots(free.min(MAX_SLOTS));
         let backend = match config.backend {
             BackendName::Auto => match Uring::new(&ring, Vec::new()) {
@@ -239,10 +249,16 @@ impl Plan {
                 if backend == BackendName::IoUring { ", or --workers" } else { "" }
             );
         }
+        let max_connections = if wanted == 0 { possible } else { wanted };
+        let max_handshakes = match config.max_handshakes {
+            0 => (max_connections / 2).max(LEAST_HANDSHAKES),
+            chosen => chosen.into(),
+        };
         Self {
             workers: worker_count,
             backend,
-            max_connections: if wanted == 0 { possible } else { wanted },
+            max_connections,
+            max_handshakes,
             io,
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
@@ -353,16 +369,25 @@ fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> h
         history_bytes: config.history_bytes as usize,
         history_ms: millis(config.history_seconds),
         compression_threshold: config.compression_threshold as usize,
+        history_memory: match usize::try_from(config.history_memory).unwrap_or(usize::MAX) {
+            0 => 0,
+            bytes => (bytes / usize::from(shards)).max(1),
+        },
     }
 }
 
 fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Settings {
+    let (messages, bytes) = app.rates();
     Settings {
         shard,
         shards,
         limits: Limits { max_message: config.max_message as usize },
         compression: config.compression,
         context_memory: config.context_memory as usize / usize::from(shards),
+        pace: Pace {
+            messages: config.message_rate.unwrap_or(messages),
+            bytes: config.byte_rate.unwrap_or(bytes),
+        },
         lag_policy: config.lag_policy,
         has_page: app.has_page(),
         handshake_ms: millis(config.handshake_seconds),

@@ -69,6 +69,8 @@ stats! {
     bytes_out,
     /// Clients that read too slowly.
     lagged,
+    /// Times that a client sent too fast and had to wait.
+    throttled,
     /// Clients closed for breaking a rule of the protocol.
     failed,
     /// Handlers of the application that panicked.

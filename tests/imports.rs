@@ -26,7 +26,11 @@ const TABLE: &[Rule] = &[
         own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "timers"],
         others: &["slab", "smallvec"],
     },
-    Rule { module: "app", own: &["app", "hub", "protocol"], others: &["html5gum", "simdutf8"] },
+    Rule {
+        module: "app",
+        own: &["app", "hub", "protocol"],
+        others: &["html5gum", "simdutf8", "unicode_normalization"],
+    },
     Rule {
         module: "shard",
         own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "timers"],

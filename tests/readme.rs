@@ -10,8 +10,10 @@ const END: &str = "<!-- options: end -->";
 
 fn table() -> String {
     let mut table = String::from("| option | default | what it does |\n|---|---|---|\n");
-    for argument in Cli::command().get_arguments().filter(|argument| argument.get_long() != Some("help")) {
-        let Some(long) = argument.get_long().filter(|long| *long != "version") else { continue };
+    for argument in Cli::command().get_arguments().filter(|argument| !argument.is_hide_set()) {
+        let Some(long) = argument.get_long().filter(|long| !["help", "version"].contains(long)) else {
+            continue;
+        };
         let value = argument.get_value_names().map_or_else(String::new, |names| format!(" {}", names[0]));
         let choices: Vec<String> =
             argument.get_possible_values().iter().map(|choice| choice.get_name().to_owned()).collect();

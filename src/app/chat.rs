@@ -5,17 +5,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::strip::{clean, strip_tags};
+use super::names::{MAX_NAME, check_name, check_room, key};
+use super::strip::clean;
 use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
 
 /// Messages that a client sees of the past when it joins a room.
 const HISTORY: u32 = 50;
-/// Longest name, in characters.
-const MAX_NAME: usize = 32;
+/// What a client may send where the settings do not say: more than anybody types, and a long message at once.
+const MESSAGES_PER_SECOND: u32 = 20;
+const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Names that `/who` lists; further members are counted.
 const LISTED: usize = 100;
-/// Longest name of a room, in bytes.
-pub(crate) const MAX_ROOM_NAME: usize = 64;
 
 const HELP: &str = "* /nick NAME: be called NAME; /join ROOM: go to another room; \
                     /msg NAME TEXT: tell one person only; /who: who is here; /help: this list";
@@ -28,7 +28,7 @@ pub struct Chat {
     /// Clients of this shard whose last claim is not answered yet, by number. One at a time: with two, giving the
     /// old name back for the first could give away the name that the second was granted.
     claiming: HashSet<u64>,
-    /// Who holds the names that are this instance's to give, by name in lower case.
+    /// Who holds the names that are this instance's to give, by the names' keys.
     holders: HashMap<String, ClientId>,
     /// Answers to `/who` that are being put together.
     lists: HashMap<u64, List>,
@@ -80,6 +80,10 @@ impl App for Chat {
         true
     }
 
+    fn rates(&self) -> (u32, u32) {
+        (MESSAGES_PER_SECOND, BYTES_PER_SECOND)
+    }
+
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
         let label = self.label(client);
         line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
@@ -116,7 +120,7 @@ impl App for Chat {
         let Ok(ask) = note.downcast::<Ask>() else { return };
         match *ask {
             Ask::Claim { name, client } => {
-                let holder = *self.holders.entry(name.to_lowercase()).or_insert(client);
+                let holder = *self.holders.entry(key(&name)).or_insert(client);
                 let answer = if holder == client {
                     Tell::Granted { name, client }
                 } else {
@@ -125,13 +129,13 @@ impl App for Chat {
                 context.tell(client.shard, answer);
             }
             Ask::Release { name, client } => {
-                let name = name.to_lowercase();
+                let name = key(&name);
                 if self.holders.get(&name) == Some(&client) {
                     self.holders.remove(&name);
                 }
             }
             Ask::Whisper { from, label, name, text } => {
-                let answer = match self.holders.get(&name.to_lowercase()) {
+                let answer = match self.holders.get(&key(&name)) {
                     Some(&to) => {
                         let whisper = format!("* from {label}: {text}");
                         context.tell(to.shard, Tell::Line { client: to, text: whisper });
@@ -182,7 +186,7 @@ impl Chat {
             ("who", _) => self.who(context, client),
             ("help", _) => line(context, client, &[HELP]),
             _ => {
-                let verb: String = strip_tags(verb).chars().take(MAX_NAME).collect();
+                let verb: String = clean(verb).chars().take(MAX_NAME).collect();
                 line(context, client, &["* unknown command /", &verb, "; /help lists the commands"]);
             }
         }
@@ -207,7 +211,7 @@ impl Chat {
         let old = self.label(client);
         let text = format!("* {old} is now {name}");
         if let Some(old) = self.names.insert(client.number, name.clone())
-            && old.to_lowercase() != name.to_lowercase()
+            && key(&old) != key(&name)
         {
             release(context, old, client);
         }
@@ -276,72 +280,10 @@ fn release(context: &mut Context<'_>, name: String, client: ClientId) {
 
 /// The instance that knows who holds `name`.
 fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
-    context.home_of(&name.to_lowercase())
+    context.home_of(&key(name))
 }
 
 fn line(context: &mut Context<'_>, client: ClientId, parts: &[&str]) {
     let text = parts.concat();
     context.send(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
-}
-
-/// Names are 1 to 32 visible characters that cannot be taken for a notice or for another user's line.
-fn check_name(name: &str) -> Result<(), &'static str> {
-    if name.is_empty() || name.chars().count() > MAX_NAME {
-        return Err("a name has 1 to 32 characters");
-    }
-    if !name.chars().all(is_visible) {
-        return Err("a name has no spaces and only visible characters");
-    }
-    if name.starts_with('*') || name.contains([':', ',', '<', '>', '&']) {
-        return Err("a name does not begin with * and has none of : , < > &");
-    }
-    Ok(())
-}
-
-/// Rooms are named by 1 to 64 bytes of visible characters, and single spaces between them, without a slash.
-pub(crate) fn check_room(room: &str) -> Result<(), &'static str> {
-    if room.is_empty() || room.len() > MAX_ROOM_NAME {
-        return Err("a room's name has 1 to 64 bytes");
-    }
-    let words = room.split(' ').all(|word| !word.is_empty() && word.chars().all(is_visible));
-    if !words || room.contains(['/', '<', '>', '&']) {
-        return Err("a room's name has visible words with one space between them, and none of / < > &");
-    }
-    Ok(())
-}
-
-/// Whether a character shows by itself: no space, no control, nothing that reorders or hides its neighbours.
-fn is_visible(char: char) -> bool {
-    let hides = matches!(char,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
-        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
-        | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}');
-    !char.is_whitespace() && !char.is_control() && !hides
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_visible_and_cannot_be_mistaken() {
-        for name in ["a", "alice", "Zoë", "李", "x_1-2.3", &"n".repeat(32)] {
-            assert_eq!(check_name(name), Ok(()), "{name}");
-        }
-        let long = "n".repeat(33);
-        for name in ["", "a b", "a\tb", "*", "a:", "<b>", "a&b", "a,b", "a\u{200b}", "\u{202e}evil", &long] {
-            assert!(check_name(name).is_err(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn room_names_fit_in_a_path() {
-        for room in ["lobby", "a", "c++", "日本", "café noir", &"r".repeat(64)] {
-            assert_eq!(check_room(room), Ok(()), "{room}");
-        }
-        for room in ["", "a/b", " a", "a ", "a  b", "a\tb", "<i>", &"r".repeat(65)] {
-            assert!(check_room(room).is_err(), "{room:?}");
-        }
-    }
 }

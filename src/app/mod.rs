@@ -5,10 +5,11 @@
 
 mod chat;
 mod echo;
+mod names;
 mod relay;
 mod strip;
 
-pub(crate) use chat::check_room;
+pub(crate) use names::check_room;
 
 use std::any::Any;
 
@@ -49,6 +50,12 @@ pub trait App {
     /// How many of a room's last messages are kept for clients that join it, if they want them.
     fn history(&self) -> u32 {
         0
+    }
+
+    /// How many messages and control frames, and how many bytes, a client may send in a second where the settings
+    /// do not say. 0: as many as it likes.
+    fn rates(&self) -> (u32, u32) {
+        (0, 0)
     }
 
     /// Whether browsers that ask for a room get the chat page.

@@ -3,15 +3,37 @@
 use std::borrow::Cow;
 
 use html5gum::{Token, Tokenizer};
+use unicode_normalization::char::is_combining_mark;
+
+/// Most combining marks on one character: a pile of them covers the lines above and below.
+const MAX_MARKS: usize = 8;
 
 /// `text` without its HTML tags, and on one line: a line break or another control character becomes a space, so that
-/// nobody's message can look like somebody else's next line. Text that has neither is handed back untouched.
+/// nobody's message can look like somebody else's next line. What turns the direction of writing for good is left
+/// out, since it could turn what stands around the message, and so are piles of combining marks. Text that has
+/// none of these is handed back untouched.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     let stripped = strip_tags(text);
-    if !stripped.contains(char::is_control) {
+    if tamed(&stripped).zip(stripped.chars()).all(|(tame, char)| tame == Some(char)) {
         return stripped;
     }
-    Cow::Owned(stripped.chars().map(|char| if char.is_control() { ' ' } else { char }).collect())
+    Cow::Owned(tamed(&stripped).flatten().collect())
+}
+
+/// What becomes of each character.
+fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
+    let mut marks = 0;
+    text.chars().map(move |char| {
+        marks = if char > '~' && is_combining_mark(char) { marks + 1 } else { 0 };
+        match char {
+            // Line and paragraph separators break lines as some controls do.
+            '\u{2028}' | '\u{2029}' => Some(' '),
+            _ if char.is_control() => Some(' '),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
+            _ if marks > MAX_MARKS => None,
+            _ => Some(char),
+        }
+    })
 }
 
 /// `text` without its HTML tags and comments, as a browser would find them; entities stay as they were written.
@@ -78,6 +100,18 @@ mod tests {
     fn a_message_is_one_line() {
         assert_eq!(clean("hi\n* from admin: <b>pay</b>\u{1b}[1m\tme"), "hi * from admin: pay [1m me");
         assert!(matches!(clean("one line, 1 & 2"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_message_cannot_reach_out_of_its_line() {
+        assert_eq!(clean("a\u{2028}* from admin\u{2029}b\u{85}c\0d"), "a * from admin b c d");
+        assert_eq!(clean("\u{202e}\u{2067}txet\u{202c}\u{2069}"), "txet");
+        let flood = format!("a{}b", "\u{300}".repeat(1_000));
+        assert_eq!(clean(&flood), format!("a{}b", "\u{300}".repeat(8)));
+        for text in ["שָׁלוֹם", "नमस्ते", "Nguye\u{302}\u{303}n", "👨\u{200d}👩\u{200d}👧", "a\u{200f}b"]
+        {
+            assert!(matches!(clean(text), Cow::Borrowed(_)), "{text}");
+        }
     }
 
     #[test]

@@ -92,7 +92,10 @@ impl Hub {
 
     pub(super) fn finish_pass(&mut self, id: RoomId) {
         self.next_pass();
-        let Options { lag_window, history, history_bytes, .. } = self.options;
+        let Options { lag_window, history, mut history_bytes, .. } = self.options;
+        if self.has_too_much_history() {
+            history_bytes = 0;
+        }
         let room = &mut self.rooms[id];
         room.queued = room.finish_pass(lag_window, history, history_bytes);
         if room.queued {
@@ -105,6 +108,7 @@ impl Hub {
         if !room.queued {
             self.set_timer(id);
         }
+        self.weigh(id);
     }
 
     /// What this client is owed next: its own first, then its rooms in turn.

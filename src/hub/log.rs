@@ -22,6 +22,8 @@ pub(crate) struct Log {
     end: u64,
     /// Messages below this are not wanted any more; at least all that was dropped.
     floor: u64,
+    /// Bytes of memory that the pieces hold.
+    memory: usize,
 }
 
 /// A chunk of the log and where its frames end.
@@ -41,6 +43,10 @@ impl Piece {
         self.first + self.ends.len() as u64
     }
 
+    fn memory(&self) -> usize {
+        self.chunk.capacity() + self.ends.capacity() * size_of::<u32>()
+    }
+
     fn end(&self) -> u64 {
         self.start + self.chunk.len() as u64
     }
@@ -56,7 +62,7 @@ impl Piece {
 impl Log {
     /// An empty log whose first frame will have the number `head`.
     pub(crate) fn starting_at(head: u64) -> Self {
-        Self { chunks: VecDeque::new(), head, end: 0, floor: head }
+        Self { chunks: VecDeque::new(), head, end: 0, floor: head, memory: 0 }
     }
 
     /// Number of the next frame to be appended.
@@ -76,7 +82,7 @@ impl Log {
 
     /// Bytes of memory held for frames.
     pub(crate) fn memory(&self) -> usize {
-        self.chunks.iter().map(|piece| piece.chunk.capacity() + piece.ends.capacity() * 4).sum()
+        self.memory
     }
 
     /// Appends one frame given in parts.
@@ -87,7 +93,9 @@ impl Log {
         for part in parts {
             piece.chunk.append(part);
         }
+        let before = piece.ends.capacity();
         piece.ends.push(piece.chunk.len() as u32);
+        self.memory += (piece.ends.capacity() - before) * size_of::<u32>();
         self.head += 1;
         self.end += len as u64;
     }
@@ -112,6 +120,7 @@ impl Log {
             capacity = (last.chunk.capacity() * 2).clamp(MIN_CHUNK, MAX_CHUNK);
         }
         let chunk = Chunk::with_capacity(capacity.max(len));
+        self.memory += chunk.capacity();
         self.chunks.push_back(Piece { chunk, first: self.head, start: self.end, ends: Vec::new() });
     }
 
@@ -170,7 +179,7 @@ impl Log {
         self.floor = self.floor.max(number.min(self.head));
         // The last chunk stays for what comes next, until `release`.
         while self.chunks.len() > 1 && self.chunks[0].next() <= self.floor {
-            self.chunks.pop_front();
+            self.memory -= self.chunks.pop_front().map_or(0, |piece| piece.memory());
         }
     }
 
@@ -184,6 +193,7 @@ impl Log {
     pub(crate) fn release(&mut self) {
         if self.floor == self.head {
             self.chunks = VecDeque::new();
+            self.memory = 0;
         }
     }
 }
@@ -251,6 +261,18 @@ mod tests {
         assert_eq!(log.memory(), 0);
         log.append(&[b"x"]);
         assert_eq!(read(&log, 1_000), b"x");
+    }
+
+    #[test]
+    fn its_memory_is_that_of_its_pieces() {
+        let mut log = Log::starting_at(0);
+        for n in 0..2_000_usize {
+            log.append(&[&vec![1; n * 37 % 3_000]]);
+            if n % 3 == 0 {
+                log.trim(n as u64 / 2 + n as u64 % 7 * 50);
+            }
+            assert_eq!(log.memory(), log.chunks.iter().map(Piece::memory).sum::<usize>());
+        }
     }
 
     #[test]

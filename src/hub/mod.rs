@@ -62,6 +62,8 @@ pub struct Options {
     pub history_bytes: usize,
     /// Milliseconds that they are kept after the last member left.
     pub history_ms: u64,
+    /// Bytes that the logs of all rooms may have together before histories are given up; 0: no limit.
+    pub history_memory: usize,
     /// Bytes from which on a message is compressed for those who can read that.
     pub compression_threshold: usize,
 }
@@ -282,6 +284,7 @@ impl Hub {
         let packed = self.clients[slot as usize].compression == Compression::Shared;
         let index = room.add(slot, packed, history.min(self.options.history), history_bytes) as u32;
         self.clients[slot as usize].seats.push(Seat { room: id, index });
+        self.weigh(id);
         self.look_at(slot);
     }
 

@@ -33,6 +33,7 @@ impl Hub {
         if !home.subscribers.contains(&shard) {
             home.subscribers.push(shard);
         }
+        self.weigh(id);
     }
 
     /// As the home shard, stops sending the room's messages to `shard`.
@@ -114,6 +115,7 @@ impl Hub {
             room.saturated = true;
             self.saturated += 1;
         }
+        self.weigh(id);
     }
 
     /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
@@ -130,6 +132,7 @@ impl Hub {
                 self.forget(id);
             } else {
                 self.set_timer(id);
+                self.weigh(id);
             }
             return;
         }
@@ -160,5 +163,28 @@ impl Hub {
         if room.is_abandoned() || room.memory() > 0 && room.is_consumed() {
             self.set_timer(id);
         }
+        self.weigh(id);
+    }
+
+    /// Counts what a room's log holds. When all of them hold too much, rooms give up their histories: those that
+    /// nobody is in go, and then others lose what newcomers would see, always the least recently used first.
+    pub(super) fn weigh(&mut self, id: RoomId) {
+        if self.options.history == 0 || self.options.history_memory == 0 {
+            return;
+        }
+        self.rooms.weigh(id);
+        while self.has_too_much_history() {
+            let Some(least) = self.rooms.take_least() else { return };
+            if self.rooms[least].live && self.rooms[least].is_abandoned() {
+                self.forget(least);
+            } else {
+                self.rooms[least].drop_history();
+                self.rooms.weigh(least);
+            }
+        }
+    }
+
+    pub(super) fn has_too_much_history(&self) -> bool {
+        self.options.history_memory > 0 && self.rooms.weight() > self.options.history_memory
     }
 }

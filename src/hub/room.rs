@@ -1,6 +1,7 @@
 //! A room as one shard knows it: its log, its local members, and the pass that brings the two together.
 
 use super::log::Log;
+use super::rooms::Rank;
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
@@ -75,6 +76,10 @@ pub(crate) struct Room {
     pub(crate) saturated: bool,
     /// When the room was last used.
     pub(crate) used_ms: u64,
+    /// Bytes that the hub counts for the room.
+    pub(crate) weight: usize,
+    /// Where the room stood, or stands, among those that may have to give up their history.
+    pub(crate) rank: Option<Rank>,
     pass: Option<Pass>,
     /// Position in the log that every member has been offered.
     offered: u64,
@@ -96,6 +101,8 @@ impl Room {
             timed: false,
             saturated: false,
             used_ms: 0,
+            weight: 0,
+            rank: None,
             pass: None,
             offered: 0,
         }
@@ -241,6 +248,16 @@ impl Room {
             packed.trim(pass.min_cursor.max(oldest));
         }
         self.log.head() > pass.head
+    }
+
+    /// Gives up what is kept for newcomers alone.
+    pub(crate) fn drop_history(&mut self) {
+        // A pass drops what it can at its end.
+        if self.live && self.pass.is_none() {
+            let needed = self.members.iter().map(|member| member.cursor).min();
+            self.log.trim(needed.unwrap_or_else(|| self.log.head()));
+            self.log.release();
+        }
     }
 
     /// Whether nobody, here or on another shard, is a member.

@@ -1,6 +1,6 @@
 //! All rooms of a shard, by name and by index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Index, IndexMut};
 
 use slab::Slab;
@@ -11,6 +11,12 @@ use crate::timers::Timers;
 /// After so long without a message a room whose log is read by nobody gives its memory back.
 pub(crate) const REST_MS: u64 = 5_000;
 
+/// What a room without members weighs beside its log: about what it takes in memory, with its name.
+const ABANDONED_WEIGHT: usize = 512;
+
+/// How dear a room's history is: whether somebody is there, when it was used, and which room it is.
+pub(crate) type Rank = (bool, u64, u64);
+
 /// Index of a room on this shard, used again when the room is gone.
 pub(crate) type RoomId = u32;
 
@@ -20,6 +26,10 @@ pub(crate) struct Rooms {
     by_name: HashMap<Box<str>, RoomId>,
     /// Serial number of the next room.
     next: u64,
+    /// Rooms that may have to give up their history, the least dear first.
+    ranks: BTreeMap<Rank, RoomId>,
+    /// Weight of all rooms.
+    weight: usize,
     /// Rooms to look at later, with their serial numbers.
     pub(crate) timers: Timers<(RoomId, u64)>,
 }
@@ -57,6 +67,10 @@ impl Rooms {
     pub(crate) fn remove(&mut self, id: RoomId) -> Room {
         let room = *self.slab.remove(id as usize);
         self.by_name.remove(&room.name);
+        self.weight -= room.weight;
+        if let Some(rank) = room.rank {
+            self.ranks.remove(&rank);
+        }
         // Tried again at every halving: places can only be given up behind the last room.
         let len = self.slab.len();
         if (len == 0 || len.is_power_of_two()) && len < self.capacity() / 8 {
@@ -64,6 +78,34 @@ impl Rooms {
             self.slab.shrink_to_fit();
         }
         room
+    }
+
+    /// Weighs a room anew and gives it its rank.
+    pub(crate) fn weigh(&mut self, id: RoomId) {
+        let room = &mut self.slab[id as usize];
+        let is_abandoned = room.live && room.is_abandoned();
+        let weight = room.memory() + if is_abandoned { ABANDONED_WEIGHT } else { 0 };
+        self.weight = self.weight - room.weight + weight;
+        room.weight = weight;
+        // In seconds, about: a busy room is not to be sorted anew for each message.
+        let rank = (!is_abandoned, room.used_ms >> 10, room.serial);
+        if room.rank != Some(rank) {
+            if let Some(former) = room.rank.replace(rank) {
+                self.ranks.remove(&former);
+            }
+            self.ranks.insert(rank, id);
+        }
+    }
+
+    /// Bytes that all rooms weigh, as far as they were weighed.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// The room that is to give up its history first. It has no rank from now on, until a message or a member
+    /// gives it another one.
+    pub(crate) fn take_least(&mut self) -> Option<RoomId> {
+        self.ranks.pop_first().map(|(_, id)| id)
     }
 
     /// Has the hub look at a room when it may rest, or, with nobody in it, when its history may go.

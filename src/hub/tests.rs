@@ -1,6 +1,7 @@
 //! The hub's rules, alone and in a mesh of shards.
 
 mod compression;
+mod history;
 mod lagging;
 mod memory;
 mod model;
@@ -23,6 +24,7 @@ fn options(shard: u16, shards: u16) -> Options {
         history_bytes: 1_000,
         history_ms: 60_000,
         compression_threshold: 100,
+        history_memory: 0,
     }
 }
 

@@ -13,10 +13,14 @@ pub(crate) struct Admission {
     limit: u64,
     /// Most of them from one address; 0: no limit.
     limit_per_address: u32,
+    /// Most of those that are served whose request is not complete.
+    handshake_limit: u64,
     /// All connections.
     count: AtomicU64,
     /// Those that are not over a limit.
     served: AtomicU64,
+    /// Those among them whose request is not complete.
+    handshakes: AtomicU64,
     /// Those that are not over a limit, by address; empty when there is none for addresses.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
@@ -28,25 +32,43 @@ pub(crate) enum Excess {
     Server,
     /// The address has.
     Address,
+    /// So many have not said yet what they want that no further one may.
+    Handshakes,
 }
 
 impl Admission {
-    /// Limits of the whole server and per address (0: none).
-    pub(crate) fn new(limit: u64, limit_per_address: u32) -> Self {
-        let (count, served) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { limit, limit_per_address, count, served, by_address: Mutex::default() }
+    /// Limits of the whole server, per address (0: none), and of connections without a complete request.
+    pub(crate) fn new(limit: u64, limit_per_address: u32, handshake_limit: u64) -> Self {
+        Self {
+            limit,
+            limit_per_address,
+            handshake_limit,
+            count: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            handshakes: AtomicU64::new(0),
+            by_address: Mutex::default(),
+        }
     }
 
     /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
     pub(crate) fn enter(&self, address: IpAddr) -> Result<(), Excess> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.enter_address(address)?;
-        let has_room = |served| (served < self.limit).then_some(served + 1);
-        if self.served.fetch_update(Ordering::Relaxed, Ordering::Relaxed, has_room).is_err() {
+        if !raise(&self.served, self.limit) {
             self.leave_address(address);
             return Err(Excess::Server);
         }
+        if !raise(&self.handshakes, self.handshake_limit) {
+            self.served.fetch_sub(1, Ordering::Relaxed);
+            self.leave_address(address);
+            return Err(Excess::Handshakes);
+        }
         Ok(())
+    }
+
+    /// The request of a connection that is over no limit is complete, or will never be. Said once for each.
+    pub(crate) fn handshake_over(&self) {
+        self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The connection from `address` is gone, of which `enter` said that it was over a limit, or not.
@@ -93,6 +115,12 @@ impl Admission {
     }
 }
 
+/// Counts one more, if that is not too many.
+fn raise(count: &AtomicU64, limit: u64) -> bool {
+    let next = |count| (count < limit).then_some(count + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+}
+
 /// What counts as one address: a subscriber of IPv6 has a /64, an IPv4 address in IPv6 clothes is an IPv4 address.
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -111,7 +139,7 @@ mod tests {
 
     #[test]
     fn each_limit_has_its_own_excess_and_leaving_makes_room() {
-        let admission = Admission::new(3, 2);
+        let admission = Admission::new(3, 2, 100);
         assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
         assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
         assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
@@ -130,8 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn who_has_said_what_it_wants_makes_room_for_another_handshake() {
+        let admission = Admission::new(10, 2, 2);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
+        assert_eq!(admission.enter(ip("10.0.0.2")), Ok(()));
+        assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Handshakes));
+        assert_eq!(admission.addresses(), 2, "who is refused counts for nobody");
+        admission.handshake_over();
+        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(()));
+        assert_eq!(admission.enter(ip("10.0.0.4")), Err(Excess::Handshakes));
+    }
+
+    #[test]
     fn ipv6_counts_by_its_first_64_bits_and_mapped_addresses_as_ipv4() {
-        let admission = Admission::new(10, 1);
+        let admission = Admission::new(10, 1, 100);
         assert_eq!(admission.enter(ip("2001:db8::1")), Ok(()));
         assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Err(Excess::Address));
         assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Ok(()));

@@ -3,7 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::admission::Excess;
+use super::pace::Spent;
 use crate::protocol::Protocol;
+
+/// The smallest window of compression. RFC 7692 §7.1.2
+const MIN_WINDOW: usize = 256;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(crate) enum Pause {
     Unread = 1,
     /// What it publishes cannot be passed on yet.
     Published = 2,
+    /// It sends faster than it may.
+    Pace = 4,
 }
 
 #[derive(Debug)]
@@ -43,8 +49,8 @@ pub(crate) struct Connection {
     pub(crate) ended: bool,
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
-    /// Bytes that its windows may come to.
-    pub(crate) context_memory: u32,
+    /// What its windows may come to, in units of the smallest one.
+    context_units: u16,
     pub(crate) peer: IpAddr,
     /// The limit that this connection is over, which its request is answered with.
     pub(crate) excess: Option<Excess>,
@@ -54,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) timer_ms: u64,
     /// When something was last received, or taken by the client after it had stopped reading.
     pub(crate) heard_ms: u64,
+    /// What it has used of its rates.
+    pub(crate) spent: Spent,
 }
 
 impl Connection {
@@ -68,13 +76,25 @@ impl Connection {
             pauses: 0,
             ended: false,
             pinged: false,
-            context_memory: 0,
+            context_units: 0,
             peer,
             excess,
             deadline_ms: u64::MAX,
             timer_ms: 0,
             heard_ms: now_ms,
+            spent: Spent::default(),
         }
+    }
+
+    /// Notes that its windows may come to so many bytes.
+    pub(crate) fn set_context_memory(&mut self, bytes: usize) {
+        debug_assert_eq!(bytes % MIN_WINDOW, 0, "windows are powers of two");
+        self.context_units = (bytes / MIN_WINDOW) as u16;
+    }
+
+    /// Bytes that its windows may come to.
+    pub(crate) fn context_memory(&self) -> usize {
+        usize::from(self.context_units) * MIN_WINDOW
     }
 
     /// Notes that something was heard of the client. True when it is what a ping asked for.
@@ -95,6 +115,15 @@ impl Connection {
         let before = self.pauses;
         self.pauses &= !(reason as u8);
         before != 0 && self.pauses == 0
+    }
+
+    /// Whether what still arrives is to be held, not handled.
+    pub(crate) fn is_held(&self) -> bool {
+        self.pauses & (Pause::Unread as u8 | Pause::Pace as u8) != 0
+    }
+
+    pub(crate) fn is_received_from(&self) -> bool {
+        self.pauses == 0
     }
 
     pub(crate) fn is_paused(&self, reason: Pause) -> bool {

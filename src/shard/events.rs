@@ -15,7 +15,7 @@ use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status
 use super::admission::Excess;
 use super::connection::{Connection, Pause, Phase};
 use super::http::{self, Route};
-use super::{Held, Shard, UNREAD_LIMIT};
+use super::{Held, Pace, Shard, UNREAD_LIMIT};
 
 /// How long a connection over a limit may take to read that it is.
 const EXCESS_MS: u64 = 1_000;
@@ -77,7 +77,7 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
-        if self.connections[slot as usize].is_paused(Pause::Unread) {
+        if self.connections[slot as usize].is_held() {
             self.held.entry(slot).or_default().push_back(Held::Bytes(input.to_vec()));
         } else {
             self.take_in(slot, input);
@@ -86,10 +86,19 @@ impl<B: Backend> Shard<B> {
         self.backend.recycle(buffer);
     }
 
+    /// Handles what a client sent, up to its rates; what is over them is held.
     fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut reader = std::mem::take(&mut self.reader);
-        while let Some(event) = protocol.next(&mut input, &mut reader) {
+        let mut is_over = false;
+        loop {
+            let before = input.len();
+            let Some(event) = protocol.next(&mut input, &mut reader) else {
+                // Fragments make no event, but are bytes.
+                is_over |= self.charge(slot, 0, before);
+                break;
+            };
+            is_over |= self.charge(slot, 1, before - input.len());
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
                     Some((room, agreement)) => {
@@ -112,9 +121,16 @@ impl<B: Backend> Shard<B> {
                 }
                 protocol::Event::Failed(failure) => self.failed(slot, &failure),
             }
+            if is_over && !input.is_empty() && self.is_open(slot) {
+                self.held.entry(slot).or_default().push_front(Held::Bytes(input.to_vec()));
+                break;
+            }
         }
         self.connections[slot as usize].protocol = protocol;
         self.reader = reader;
+        if is_over {
+            self.pause_paced(slot);
+        }
     }
 
     /// Answers a request; the room, and what was agreed about compression, when it opens a WebSocket.
@@ -151,9 +167,9 @@ impl<B: Backend> Shard<B> {
         let context_memory = self.settings.context_memory.saturating_sub(self.context_memory());
         let terms = Terms { server_takeover: own, context_memory };
         let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
-        let reserved = agreement.context_memory() as u32;
-        self.connections[slot as usize].context_memory = reserved;
-        self.stats.context_bytes_reserved.add(reserved.into());
+        let reserved = agreement.context_memory();
+        self.connections[slot as usize].set_context_memory(reserved);
+        self.stats.context_bytes_reserved.add(reserved as u64);
         match agreement.server_bits() {
             bits if own => self.hub.compress_alone(slot, bits, agreement.server_takeover),
             MAX_WINDOW_BITS => self.hub.compress(slot),
@@ -178,7 +194,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn opened(&mut self, slot: Slot, room: &str) {
-        self.connections[slot as usize].phase = Phase::Open;
+        self.set_phase(slot, Phase::Open);
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
         self.with_client(slot, |app, context, client| app.on_open(context, client, room));
@@ -237,7 +253,7 @@ impl<B: Backend> Shard<B> {
         if self.connections[slot as usize].is_paused(Pause::Unread) {
             self.heard(slot);
             if self.hub.outbox_len(slot) == 0 {
-                self.listen_again(slot);
+                self.listen_again(slot, Pause::Unread);
             }
         }
         if self.connections[slot as usize].phase == Phase::Ending && self.hub.is_idle(slot) {
@@ -254,22 +270,62 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Goes on with a client that has read its answers: with what is held of it, then with what comes.
-    fn listen_again(&mut self, slot: Slot) {
-        while self.hub.outbox_len(slot) <= UNREAD_LIMIT {
-            let next = self.held.get_mut(&slot).and_then(VecDeque::pop_front);
-            match next {
-                Some(Held::Bytes(mut bytes)) => self.take_in(slot, &mut bytes),
+    /// Goes on with a client for which a reason to hold is gone: with what is held of it, then with what comes.
+    fn listen_again(&mut self, slot: Slot, gone: Pause) {
+        self.connections[slot as usize].resume(gone);
+        while !self.connections[slot as usize].is_held() {
+            match self.held.get_mut(&slot).and_then(VecDeque::pop_front) {
+                Some(Held::Bytes(mut bytes)) => {
+                    self.take_in(slot, &mut bytes);
+                    self.pause_if_unread(slot);
+                }
                 Some(Held::End) => {
                     self.held.remove(&slot);
                     return self.ended(slot);
                 }
                 None => {
                     self.held.remove(&slot);
-                    if self.connections[slot as usize].resume(Pause::Unread) {
-                        self.backend.resume(slot);
-                    }
-                    return;
+                    break;
+                }
+            }
+        }
+        if self.connections[slot as usize].is_received_from() {
+            self.backend.resume(slot);
+        }
+    }
+
+    /// Charges an open client for what it sent. True when it is over its rates.
+    fn charge(&mut self, slot: Slot, messages: u32, bytes: usize) -> bool {
+        let (pace, now_ms) = (self.settings.pace, self.now_ms);
+        let connection = &mut self.connections[slot as usize];
+        pace.is_limited()
+            && connection.phase == Phase::Open
+            && pace.charge(&mut connection.spent, now_ms, messages, bytes)
+    }
+
+    /// Stops receiving from a client that sends too fast, until it has waited for as long as it was too fast.
+    fn pause_paced(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.phase != Phase::Open || connection.is_paused(Pause::Pace) {
+            // Of one that is being closed only its answer to that is wanted.
+            return;
+        }
+        self.stats.throttled.add(1);
+        self.pace_timers.set(self.now_ms + Pace::wait_ms(connection.spent, self.now_ms), slot);
+        if connection.pause(Pause::Pace) {
+            self.backend.pause(slot);
+        }
+    }
+
+    /// Goes on with clients that have waited for long enough, or are being closed.
+    pub(super) fn resume_paced(&mut self) {
+        while let Some(slots) = self.pace_timers.expired(self.now_ms) {
+            for slot in slots {
+                let connection = &self.connections[slot as usize];
+                let is_due = Pace::wait_ms(connection.spent, self.now_ms) == 0;
+                // A timer of this slot's last connection comes too early; this one has its own.
+                if connection.is_paused(Pause::Pace) && (is_due || connection.phase != Phase::Open) {
+                    self.listen_again(slot, Pause::Pace);
                 }
             }
         }
@@ -294,6 +350,10 @@ fn excess_refusal(excess: Excess) -> Refusal {
         Excess::Server => Refusal::new(
             Status::ServiceUnavailable,
             "This server has all the connections that it may have; try again later.",
+        ),
+        Excess::Handshakes => Refusal::new(
+            Status::ServiceUnavailable,
+            "Too many connections have not sent their request yet; try again later.",
         ),
         Excess::Address => Refusal::new(
             Status::TooManyRequests,

@@ -91,9 +91,13 @@ impl<B: Backend> Shard<B> {
 
     fn farewell(&mut self, slot: Slot, owed: bool, last: &[u8], phase: Phase) {
         let was_open = self.is_open(slot);
-        self.connections[slot as usize].phase = phase;
+        self.set_phase(slot, phase);
         self.hub.finish(slot, owed, last);
         self.set_deadline(slot, self.settings.close_ms);
+        if self.connections[slot as usize].is_paused(Pause::Pace) {
+            // Its own close frame may be among what is held.
+            self.pace_timers.set(self.now_ms, slot);
+        }
         if was_open {
             self.with_client(slot, |app, context, client| app.on_close(context, client));
         }
@@ -130,8 +134,17 @@ impl<B: Backend> Shard<B> {
     }
 
     pub(super) fn close(&mut self, slot: Slot, how: Close) {
-        self.connections[slot as usize].phase = Phase::Gone;
+        self.set_phase(slot, Phase::Gone);
         self.backend.close(slot, how);
+    }
+
+    /// Moves a connection on; one that leaves the handshake makes room for another one's.
+    pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
+        let connection = &mut self.connections[slot as usize];
+        let was = std::mem::replace(&mut connection.phase, phase);
+        if was == Phase::Handshake && phase != Phase::Handshake && connection.excess.is_none() {
+            self.shared.admission.handshake_over();
+        }
     }
 
     /// The slot is free again.
@@ -142,7 +155,7 @@ impl<B: Backend> Shard<B> {
         }
         self.held.remove(&slot);
         self.hub.close(slot);
-        self.stats.context_bytes_released.add(gone.context_memory.into());
+        self.stats.context_bytes_released.add(gone.context_memory() as u64);
         self.shared.admission.leave(gone.peer, gone.excess);
         self.live -= 1;
         self.stats.closed.add(1);
@@ -225,6 +238,11 @@ impl<B: Backend> Shard<B> {
         if connection.is_paused(Pause::Published) {
             // It may have answered; we have not looked.
             self.set_deadline(slot, self.settings.pong_ms);
+        } else if connection.is_paused(Pause::Pace) {
+            // It may be gone, which its silence would not tell for as long as there is something to receive. Then
+            // this cannot be delivered.
+            self.send_control(slot, Opcode::Ping, b"");
+            self.set_deadline(slot, self.settings.ping_ms);
         } else if connection.pinged {
             self.begin_closing(slot, false, CloseCode::POLICY, "no answer to a ping");
         } else if silent_ms < self.settings.ping_ms {

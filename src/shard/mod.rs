@@ -10,6 +10,7 @@ mod http;
 mod life;
 mod mail;
 mod mailbox;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use crate::timers::Timers;
 use admission::Admission;
 use connection::Connection;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
+pub(crate) use pace::Pace;
 
 /// Clients looked at in one turn for something to send. What is left waits for the next turn, after new events.
 const SENDS_PER_TURN: usize = 1024;
@@ -53,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) compression: Compression,
     /// Bytes that the windows of all connections may come to.
     pub(crate) context_memory: usize,
+    pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
     pub(crate) has_page: bool,
     pub(crate) handshake_ms: u64,
@@ -84,6 +87,8 @@ pub(crate) struct Shard<B> {
     /// Connections that have a slot.
     live: usize,
     timers: Timers<Slot>,
+    /// When clients that send too fast may go on.
+    pace_timers: Timers<Slot>,
     mailbox: Mailbox,
     /// By shard; our own is there too.
     addresses: Vec<Address>,
@@ -95,7 +100,7 @@ pub(crate) struct Shard<B> {
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
     /// What still arrived from clients of which nothing more was to be received, since they do not read their
-    /// answers. What answers it waits with it, so that being told to wait makes nobody lag.
+    /// answers or send too fast. What answers it waits with it, so that being told to wait makes nobody lag.
     held: HashMap<Slot, VecDeque<Held>>,
     /// What the application asked to be closed.
     closing: Vec<(Slot, CloseCode, String)>,
@@ -124,6 +129,7 @@ impl<B: Backend> Shard<B> {
             connections: Vec::new(),
             live: 0,
             timers: Timers::default(),
+            pace_timers: Timers::default(),
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
@@ -163,6 +169,7 @@ impl<B: Backend> Shard<B> {
         }
         self.take_mail();
         self.fire_timers();
+        self.resume_paced();
         self.drain_step();
         self.send();
         self.post();
@@ -181,8 +188,9 @@ impl<B: Backend> Shard<B> {
             return Some(Duration::ZERO);
         }
         let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
-        let deadlines = [self.timers.next_due_ms(), self.hub.next_tick_ms(), self.next_drain_ms(), retry];
-        let next = deadlines.into_iter().flatten().min()?;
+        let timers = [self.timers.next_due_ms(), self.pace_timers.next_due_ms(), self.hub.next_tick_ms()];
+        let deadlines = timers.into_iter().chain([self.next_drain_ms(), retry]);
+        let next = deadlines.flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
     }
 

@@ -38,7 +38,7 @@ impl Backend for Quiet {
 
 /// All shards of a server. They keep a history, so that rooms without members take messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
-    let shared = Arc::new(Shared { admission: Admission::new(10, 0), stopping: AtomicBool::new(false) });
+    let shared = Arc::new(Shared { admission: Admission::new(10, 0, 10), stopping: AtomicBool::new(false) });
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {
@@ -50,6 +50,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             history_bytes: 1 << 10,
             history_ms: 1_000_000,
             compression_threshold: 128,
+            history_memory: 0,
         });
         let settings = Settings {
             shard,
@@ -58,6 +59,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             compression: Compression::Shared,
             context_memory: 1 << 20,
             lag_policy: LagPolicy::Close,
+            pace: Pace::default(),
             has_page: false,
             handshake_ms: 1_000,
             ping_ms: 1_000,

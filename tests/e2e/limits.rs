@@ -13,6 +13,7 @@ on_both_backends!(
     the_server_has_a_limit,
     every_address_has_a_limit,
     who_is_refused_takes_no_place,
+    unfinished_requests_have_a_limit,
     who_is_refused_and_says_nothing_is_gone_soon,
     the_count_is_right_after_any_order,
     ipv6_works_and_is_counted,
@@ -89,6 +90,36 @@ fn who_is_refused_takes_no_place(backend: BackendName) {
         .map(|last| Client::open_on(connect_from(from(last), server.address()), "/").expect("there is room"))
         .collect();
     drop((silent, others));
+}
+
+fn unfinished_requests_have_a_limit(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let server = TestServer::start(&Config { max_handshakes: 5, ..base });
+    let mut inside: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
+    let mut slow: Vec<_> = (0..5).map(|_| Raw::connect(server.address())).collect();
+    slow.iter_mut().for_each(|raw| raw.send(b"GET / HT"));
+    until("all are accepted", || server.totals().accepted == 15);
+    let refused = Raw::connect(server.address()).response();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    for client in &mut inside {
+        client.say("still here");
+        client.hears("still here");
+    }
+    // Whoever finishes or breaks off makes room.
+    slow[0].send(&upgrade_request("/").as_bytes()[8..]);
+    slow[0].switched();
+    inside.push(get_in(server.address(), from(1)));
+    slow.push(Raw::connect(server.address()));
+    until("as many as may be are silent again", || server.totals().accepted >= 18);
+    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    slow.pop().expect("five").abort();
+    inside.push(get_in(server.address(), from(1)));
+    drop((slow, inside));
+    until("all are gone", || server.connections() == (0, 0));
+    let mut silent: Vec<_> = (0..5).map(|_| Raw::connect(server.address())).collect();
+    until("they are in their handshake", || server.connections().0 == 5);
+    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    silent.clear();
 }
 
 /// What a client may do between connecting and its end.

@@ -27,6 +27,7 @@ mod lag;
 mod limits;
 mod panics;
 mod process;
+mod rates;
 mod relay;
 mod support;
 mod timeouts;

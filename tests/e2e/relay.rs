@@ -88,6 +88,7 @@ fn rooms_of_different_homes(workers: u16) -> [String; 2] {
         history_bytes: 0,
         history_ms: 0,
         compression_threshold: 128,
+        history_memory: 0,
     };
     let hub = Hub::new(options);
     let first = String::from("first");

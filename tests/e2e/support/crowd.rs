@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -31,13 +32,7 @@ struct Member {
 impl Crowd {
     /// `count` clients of `room`, each of which the server knows as a member on return.
     pub(crate) fn gather(address: SocketAddr, room: &str, count: usize) -> Self {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll instance");
-        let members = (0..count).map(|_| Member::join(address, room)).collect();
-        let mut crowd = Self { epoll, members, events: vec![EpollEvent::empty(); count] };
-        for (index, member) in crowd.members.iter().enumerate() {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-            crowd.epoll.add(&member.stream, event).expect("added");
-        }
+        let mut crowd = Self::enter(address, std::iter::repeat_n(room, count));
         // Whoever hears itself is a member. What comes before the last word of all is then of no interest.
         for index in 0..count {
             crowd.say(index, format!("here {index}").as_bytes());
@@ -52,6 +47,18 @@ impl Crowd {
             crowd.poll(|_, _, payload| silent -= usize::from(payload == b"all here"));
         }
         crowd
+    }
+
+    /// A client for each of the rooms, which may be the same; the server may not know all of them yet.
+    pub(crate) fn enter<'a>(address: SocketAddr, rooms: impl Iterator<Item = &'a str>) -> Self {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll instance");
+        let members: Vec<_> = rooms.map(|room| Member::join(address, room)).collect();
+        for (index, member) in members.iter().enumerate() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+            epoll.add(&member.stream, event).expect("added");
+        }
+        let events = vec![EpollEvent::empty(); members.len()];
+        Self { epoll, members, events }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -76,10 +83,18 @@ impl Crowd {
 
     /// Waits until something happens, reads once from whoever has something, and hands out whole frames: index
     /// of the member, first byte, payload.
-    pub(crate) fn poll(&mut self, mut each: impl FnMut(usize, u8, &[u8])) {
-        let patience = EpollTimeout::try_from(PATIENCE).expect("short enough");
+    pub(crate) fn poll(&mut self, each: impl FnMut(usize, u8, &[u8])) {
+        assert_ne!(self.poll_within(PATIENCE, each), 0, "waited in vain for a message");
+    }
+
+    /// The same, but waits no longer than `patience`. Says of how many clients something was heard.
+    pub(crate) fn poll_within(
+        &mut self,
+        patience: Duration,
+        mut each: impl FnMut(usize, u8, &[u8]),
+    ) -> usize {
+        let patience = EpollTimeout::try_from(patience).expect("short enough");
         let count = self.epoll.wait(&mut self.events, patience).expect("epoll waits");
-        assert_ne!(count, 0, "waited in vain for a message");
         for at in 0..count {
             let (index, flags) = (self.events[at].data() as usize, self.events[at].events());
             if flags.contains(EpollFlags::EPOLLOUT) {
@@ -92,6 +107,7 @@ impl Crowd {
                 self.members[index].read(|first, payload| each(index, first, payload));
             }
         }
+        count
     }
 
     fn watch(&self, index: usize, flags: EpollFlags) {

@@ -28,6 +28,7 @@ pub(crate) struct Process {
 }
 
 /// How a process ended.
+#[derive(Debug)]
 pub(crate) struct Ended {
     /// The exit code; none after a signal.
     pub(crate) code: Option<i32>,
@@ -50,6 +51,11 @@ impl Process {
     }
 
     pub(crate) fn run(command: &mut Command) -> Self {
+        Self::try_run(command).unwrap_or_else(|ended| panic!("it ended with {:?}: {}", ended.code, ended.log))
+    }
+
+    /// Starts it, or tells how it ended instead.
+    pub(crate) fn try_run(command: &mut Command) -> Result<Self, Ended> {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let log = Arc::new(Mutex::new(String::new()));
@@ -69,9 +75,12 @@ impl Process {
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
         let address = ready_line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
         let Some(address) = address.and_then(|address| address.parse().ok()) else {
-            panic!("{ready_line:?}, and on stderr: {}", log.lock().expect("readable"));
+            let code = child.wait().expect("it ends").code();
+            log_reader.join().expect("all was read");
+            let log = log.lock().expect("nobody panics with it").clone();
+            return Err(Ended { code, log });
         };
-        Self { child, ready_line, address, log, log_reader: Some(log_reader) }
+        Ok(Self { child, ready_line, address, log, log_reader: Some(log_reader) })
     }
 
     pub(crate) fn log(&self) -> String {
@@ -80,6 +89,11 @@ impl Process {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    /// Signals a process that may have ended already.
+    pub(crate) fn try_signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 
     /// Waits for its end.

@@ -96,6 +96,21 @@ impl Raw {
         Response { status, head, body }
     }
 
+    /// The status of the answer, as far as it came: what was sent after the server's last word may have made a
+    /// reset of the rest.
+    pub(crate) fn status(&mut self) -> Option<u16> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).ok()?;
+        line.get(9..12)?.parse().ok()
+    }
+
+    /// All that still comes, to the end.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).expect("the end");
+        rest
+    }
+
     /// The next line of a head up to its empty line.
     fn head(&mut self) -> String {
         let mut head = String::new();

@@ -1,0 +1,142 @@
+//! Attacks by mere quantity.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use uproar::config::{BackendName, Config};
+
+use crate::scene::{beside_chatters, chat, chat_without_rates};
+use crate::support::PATIENCE;
+use crate::support::raw::{PING, PONG, Raw, TEXT, frame};
+
+on_both_backends!(
+    ten_million_empty_fragments,
+    pings,
+    pings_without_rates,
+    pongs,
+    tiny_frames,
+    tiny_frames_without_rates,
+);
+
+/// Connections that flood.
+const FLOODERS: usize = 20;
+/// How long they do.
+const FLOOD: Duration = Duration::from_millis(1_000);
+/// What the chat lets one client send: at once, and in a second.
+const BURST: u64 = 80;
+const RATE: u64 = 20;
+
+/// Opens WebSockets that will never be read from.
+fn flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let open = |_| {
+        let (stream, _) = Raw::open(address, "/room/pit").with_small_window().into_parts();
+        stream.set_nonblocking(true).expect("non-blocking");
+        stream
+    };
+    (0..count).map(open).collect()
+}
+
+/// Writes `unit`s on all streams, as fast as they take them, for a while and until `is_over`, which is told how many
+/// there were.
+fn flood(streams: &mut [TcpStream], unit: &[u8], mut is_over: impl FnMut(usize) -> bool) {
+    let block = unit.repeat((64 << 10) / unit.len());
+    let mut sent = vec![0_usize; streams.len()];
+    let begin = Instant::now();
+    while begin.elapsed() < FLOOD || !is_over(sent.iter().sum::<usize>() / unit.len()) {
+        assert!(begin.elapsed() < PATIENCE, "flooded in vain");
+        for (stream, sent) in streams.iter_mut().zip(&mut sent) {
+            // A short write goes on where it stopped.
+            match stream.write(&block[*sent % block.len()..]) {
+                Ok(len) => *sent += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("the server closed a client that it should only slow down: {error}"),
+            }
+        }
+        let mut awaited: Vec<_> =
+            streams.iter().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLOUT)).collect();
+        poll(&mut awaited, PollTimeout::from(20_u8)).expect("poll waits");
+    }
+}
+
+/// Fragments are no messages of their own, but their bytes count.
+fn ten_million_empty_fragments(backend: BackendName) {
+    const BYTES: u32 = 64 << 10;
+    let config = Config { byte_rate: Some(BYTES), ..chat(backend) };
+    beside_chatters("endless empty fragments", &config, |server| {
+        let mut patient = Raw::open(server.address(), "/room/pit");
+        let mut bytes = frame(0x01, b"as deep as it may be");
+        bytes.extend(frame(0x00, b"").repeat(65_534));
+        bytes.extend(frame(0x80, b""));
+        patient.send(&bytes);
+        while !patient.frame().1.ends_with(b": as deep as it may be") {}
+        let (before, begin) = (server.totals(), Instant::now());
+        let mut streams = flooders(server.address(), 4);
+        for stream in &mut streams {
+            stream.write_all(&frame(0x01, b"never ends")).expect("room for a frame");
+        }
+        // Ten million of them would be 60 MB; the rate lets through what it lets through.
+        flood(&mut streams, &frame(0x00, b""), |_| server.totals().throttled >= before.throttled + 8);
+        let taken = server.totals().bytes_in - before.bytes_in;
+        // The burst, and what was received ahead: a quarter of a second's worth and the backend's buffers.
+        let seconds = begin.elapsed().as_secs() + 1;
+        let allowed = 4 * u64::from(BYTES) * (4 + seconds) + (4 << 20);
+        assert!(taken <= allowed, "{taken} bytes in {seconds} s, {allowed} allowed");
+    });
+}
+
+fn pings(backend: BackendName) {
+    control_frames("ping flood", backend, PING);
+}
+
+fn pongs(backend: BackendName) {
+    control_frames("pong flood", backend, PONG);
+}
+
+fn control_frames(row: &str, backend: BackendName, first: u8) {
+    beside_chatters(row, &chat(backend), |server| {
+        let mut streams = flooders(server.address(), FLOODERS);
+        flood(&mut streams, &frame(first, b""), |sent| {
+            sent > FLOODERS * 1_000 && server.totals().throttled >= FLOODERS as u64
+        });
+    });
+}
+
+/// Without rates the answers themselves are the limit: nobody reads them, and so nothing more is received.
+fn pings_without_rates(backend: BackendName) {
+    beside_chatters("ping flood without rates", &chat_without_rates(backend), |server| {
+        let mut streams = flooders(server.address(), 2);
+        let mut last = 0;
+        flood(&mut streams, &frame(PING, &[7; 125]), |sent| {
+            let is_stuck = sent > 0 && sent == last;
+            last = sent;
+            is_stuck
+        });
+        assert_eq!(server.totals().throttled, 0);
+    });
+}
+
+fn tiny_frames(backend: BackendName) {
+    beside_chatters("tiny frames", &chat(backend), |server| {
+        let begin = Instant::now();
+        let before = server.totals().messages_in;
+        let mut streams = flooders(server.address(), FLOODERS);
+        flood(&mut streams, &frame(TEXT, b"x"), |_| server.totals().throttled >= FLOODERS as u64);
+        let taken = server.totals().messages_in - before;
+        let seconds = begin.elapsed().as_secs() + 1;
+        // The chatters' own ones are among them: 100 a second.
+        let allowed = FLOODERS as u64 * (BURST + 1 + RATE * seconds) + 200 * seconds;
+        assert!(taken <= allowed, "{taken} taken in {seconds} s, {allowed} allowed");
+    });
+}
+
+/// What a relay has by default: who floods a room waits for its members.
+fn tiny_frames_without_rates(backend: BackendName) {
+    beside_chatters("tiny frames without rates", &chat_without_rates(backend), |server| {
+        let mut streams = flooders(server.address(), 2);
+        flood(&mut streams, &frame(TEXT, b"x"), |sent| sent > 10_000);
+        assert_eq!(server.totals().throttled, 0);
+    });
+}

@@ -1,0 +1,101 @@
+//! Attacks with frames that break the rules.
+
+use uproar::config::BackendName;
+
+use crate::scene::{beside_chatters, chat};
+use crate::support::TestServer;
+use crate::support::raw::{Raw, TEXT, frame};
+
+on_both_backends!(
+    frames_announced_as_longer_than_memory,
+    frames_without_a_mask,
+    reserved_bits_and_opcodes,
+    invalid_utf8_cut_anywhere,
+);
+
+/// First byte of a text fragment that is followed by others, and of one in the middle, and of the last.
+const FIRST: u8 = 0x01;
+const MIDDLE: u8 = 0x00;
+const LAST: u8 = 0x80;
+
+/// Sends each of the attacks on a connection of its own, `rounds` times, and checks the close code.
+fn expect_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u16) {
+    for _ in 0..rounds {
+        let mut open: Vec<_> = attacks.iter().map(|_| Raw::open(server.address(), "/room/cell")).collect();
+        for (raw, attack) in open.iter_mut().zip(attacks) {
+            raw.send(attack);
+        }
+        for (raw, attack) in open.iter_mut().zip(attacks) {
+            let mut found = raw.frame();
+            while found.0 == TEXT {
+                found = raw.frame();
+            }
+            assert_eq!(
+                found.1.first_chunk().map(|code| u16::from_be_bytes(*code)),
+                Some(code),
+                "{attack:02x?}"
+            );
+        }
+    }
+}
+
+fn frames_announced_as_longer_than_memory(backend: BackendName) {
+    beside_chatters("frames of 2^62 bytes", &chat(backend), |server| {
+        let announced = |len: u64| [&[TEXT, 0xff][..], &len.to_be_bytes(), &[1, 2, 3, 4]].concat();
+        // A payload longer than the limit is too long; one whose first bit is set is against RFC 6455 §5.2.
+        let too_long = [announced(1 << 62), announced((1 << 63) - 1), announced((1 << 20) + 1)];
+        expect_code(server, 60, &too_long, 1009);
+        expect_code(server, 60, &[announced(1 << 63), announced(u64::MAX)], 1002);
+    });
+}
+
+fn frames_without_a_mask(backend: BackendName) {
+    beside_chatters("unmasked frames", &chat(backend), |server| {
+        let unmasked: Vec<_> = [0x81, 0x82, 0x01, 0x88, 0x89, 0x8a]
+            .map(|first| vec![first, 3, b'a', b'b', b'c'])
+            .into_iter()
+            .chain([vec![0x81, 126, 1, 0], vec![0x81, 0]])
+            .collect();
+        expect_code(server, 40, &unmasked, 1002);
+    });
+}
+
+fn reserved_bits_and_opcodes(backend: BackendName) {
+    beside_chatters("reserved bits", &chat(backend), |server| {
+        let bits = [0x40, 0x20, 0x10, 0x70].into_iter().flat_map(|bits| [TEXT | bits, 0x89 | bits]);
+        let opcodes = [0x83, 0x84, 0x85, 0x86, 0x87, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f];
+        let attacks: Vec<_> = bits.chain(opcodes).map(|first| frame(first, b"x")).collect();
+        expect_code(server, 20, &attacks, 1002);
+    });
+}
+
+fn invalid_utf8_cut_anywhere(backend: BackendName) {
+    beside_chatters("invalid UTF-8 at every cut", &chat(backend), |server| {
+        let invalid: [&[u8]; 9] = [
+            b"ok \xff",
+            b"ok \xc0\xaf",
+            b"\xe0\x80\xaf ok",
+            b"\xed\xa0\x80",
+            b"\xf4\x90\x80\x80",
+            b"\xf8\x88\x80\x80\x80",
+            b"\x80",
+            b"ok \xf0\x9f\x91",
+            b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
+        ];
+        let mut attacks = Vec::new();
+        for bytes in invalid {
+            attacks.push(frame(TEXT, bytes));
+            for cut in 0..=bytes.len() {
+                let (head, tail) = bytes.split_at(cut);
+                attacks.push([frame(FIRST, head), frame(LAST, tail)].concat());
+                attacks.push([frame(FIRST, head), frame(MIDDLE, b""), frame(LAST, tail)].concat());
+            }
+        }
+        // A character that the end of the message cuts is as wrong as any other.
+        let whole = "日本 👋";
+        for cut in (1..whole.len()).filter(|cut| !whole.is_char_boundary(*cut)) {
+            attacks.push(frame(TEXT, &whole.as_bytes()[..cut]));
+        }
+        expect_code(server, 3, &attacks, 1007);
+    });
+}

@@ -1,0 +1,136 @@
+//! Attacks on the chat itself: many rooms, and hostile names.
+
+use uproar::config::{BackendName, Config};
+
+use crate::scene::{beside_chatters, chat, chat_without_rates};
+use crate::support::chatter::Chatter;
+use crate::support::raw::{Raw, upgrade_request};
+use crate::support::until;
+
+on_both_backends!(
+    a_thousand_fresh_rooms,
+    a_thousand_fresh_rooms_at_the_default_rates,
+    nicknames_and_rooms_of_hostile_text,
+    messages_of_hostile_text,
+);
+
+/// What the rooms of one client keep is bounded, and the oldest goes first.
+fn a_thousand_fresh_rooms(backend: BackendName) {
+    const ROOMS: usize = 1_000;
+    let config = Config { history_memory: 512 << 10, ..chat_without_rates(backend) };
+    beside_chatters("a thousand /join", &config, |server| {
+        let mut client = Chatter::enter(server.address(), "pit");
+        let label = client.label();
+        for n in 0..ROOMS {
+            client.say_at_once(&[&format!("/join fresh-{n}"), &format!("in {n}")]);
+            client.hears(&format!("* you are in fresh-{n}"));
+            client.hears(&format!("{label}: in {n}"));
+        }
+        client.say("/join fresh-0");
+        client.hears("* you are in fresh-0");
+        client.say("/who");
+        let list = client.line();
+        assert!(list.starts_with("* in fresh-0 (1): "), "its past should be gone, but there is {list}");
+        client.say(&format!("/join fresh-{}", ROOMS - 1));
+        client.hears(&format!("* you are in fresh-{}", ROOMS - 1));
+        client.hears(&format!("{label}: in {}", ROOMS - 1));
+    });
+}
+
+/// Rooms cost what messages cost.
+fn a_thousand_fresh_rooms_at_the_default_rates(backend: BackendName) {
+    beside_chatters("a thousand /join at the default rates", &chat(backend), |server| {
+        let mut client = Chatter::enter(server.address(), "pit");
+        let joins: Vec<_> = (0..1_000).map(|n| format!("/join fresh-{n}")).collect();
+        client.say_at_once(&joins.iter().map(String::as_str).collect::<Vec<_>>());
+        for n in 0..90 {
+            client.hears(&format!("* you are in fresh-{n}"));
+        }
+        until("it has to wait", || server.totals().throttled > 0);
+    });
+}
+
+/// Names that hide, reorder, pile up or imitate.
+fn hostile_names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "\u{202e}nimda",
+        "ad\u{200b}min",
+        "a\u{2066}b",
+        "\u{feff}",
+        "\u{3164}",
+        "\u{2800}",
+        "<b>x</b>",
+        "<script>",
+        "a&lt;b",
+        "a\u{0}b",
+        "a\u{1b}[31m",
+        "a\u{85}b",
+        "a\u{2028}b",
+        "\u{e000}",
+        "\u{301}a",
+        "a\u{e0041}",
+    ]
+    .map(String::from)
+    .to_vec();
+    names.push(format!("a{}", "\u{300}".repeat(20)));
+    names.push("x".repeat(10_000));
+    names.push("\u{1f468}\u{200d}\u{1f469}".into());
+    names
+}
+
+fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
+    beside_chatters("hostile names", &chat_without_rates(backend), |server| {
+        let mut client = Chatter::enter(server.address(), "pit");
+        for _ in 0..10 {
+            for name in hostile_names() {
+                client.say(&format!("/nick {name}"));
+                let answer = client.line();
+                assert!(answer.ends_with("; try /nick alice"), "{name:?} gave {answer:?}");
+                client.say(&format!("/join {name}"));
+                let answer = client.line();
+                assert!(answer.ends_with("; try /join garden"), "{name:?} gave {answer:?}");
+                if name.len() > 1_000 {
+                    // Too long for any request.
+                    continue;
+                }
+                let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                let mut raw = Raw::connect(server.address());
+                raw.try_send(upgrade_request(&format!("/room/{encoded}")).as_bytes());
+                assert_eq!(raw.status(), Some(400), "{name:?}");
+            }
+        }
+        // Who looks like somebody else does not get the name.
+        client.take_name("Zoë");
+        let mut other = Chatter::enter(server.address(), "pit");
+        for imitation in ["zoë", "Zoe\u{308}", "Ｚｏë"] {
+            other.say(&format!("/nick {imitation}"));
+            let mut answer = other.line();
+            while !answer.starts_with("* the name") {
+                answer = other.line();
+            }
+            assert_eq!(answer, format!("* the name {imitation} is taken"));
+        }
+    });
+}
+
+/// A message stays on its line, whatever it holds.
+fn messages_of_hostile_text(backend: BackendName) {
+    beside_chatters("hostile messages", &chat_without_rates(backend), |server| {
+        let mut client = Chatter::enter(server.address(), "pit");
+        let label = client.label();
+        for (said, heard) in [
+            ("a\n* from admin: b", "a * from admin: b"),
+            ("a\r\nb\u{2028}c\u{2029}d\u{85}e", "a  b c d e"),
+            ("\u{202e}\u{2067}txet", "txet"),
+            ("a\u{0}b\u{1b}[2J", "a b [2J"),
+            ("<img src=x onerror=alert(1)>hi", "hi"),
+            ("<<b>script>x", "script>x"),
+            (&format!("a{}", "\u{300}".repeat(5_000)), &format!("a{}", "\u{300}".repeat(8))),
+        ] {
+            for _ in 0..20 {
+                client.say(said);
+                client.hears(&format!("{label}: {heard}"));
+            }
+        }
+    });
+}
