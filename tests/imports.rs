@@ -20,16 +20,16 @@ const TABLE: &[Rule] = &[
         own: &["protocol"],
         others: &["base64", "httparse", "sha1", "simdutf8", "thiserror"],
     },
-    Rule { module: "io", own: &["io", "chunk"], others: &["io_uring", "nix"] },
+    Rule { module: "io", own: &["io", "chunk", "fault"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
-        own: &["hub", "protocol::frame", "chunk", "timers"],
+        own: &["hub", "protocol::frame", "chunk", "fault", "timers"],
         others: &["slab", "smallvec"],
     },
     Rule { module: "app", own: &["app", "hub", "protocol"], others: &["html5gum", "simdutf8"] },
     Rule {
         module: "shard",
-        own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "timers"],
+        own: &["shard", "app", "chunk", "config", "fault", "hub", "io", "protocol", "stats", "timers"],
         others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
     },
     Rule {
@@ -45,6 +45,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule { module: "config", own: &[], others: &["clap"] },
+    Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
 ];
@@ -265,9 +266,9 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(directory).expect("readable") {
         let path = entry.expect("readable").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if path.is_dir() && !["tests", "conformance"].contains(&name.as_str()) {
+        if path.is_dir() && !["tests", "conformance", "sim"].contains(&name.as_str()) {
             found.extend(sources(&path));
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if name.ends_with(".rs") && name != "tests.rs" && name != "inspect.rs" {
             found.push(path);
         }
     }

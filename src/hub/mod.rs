@@ -324,6 +324,17 @@ impl Hub {
     }
 }
 
+#[cfg(test)]
+impl Hub {
+    /// Clients that are there, or have an outbox, a seat or a send.
+    pub(crate) fn occupied(&self) -> usize {
+        let is_used = |client: &&Client| {
+            client.number > 0 || client.outbox.is_some() || !client.seats.is_empty() || client.sending
+        };
+        self.clients.iter().filter(is_used).count()
+    }
+}
+
 impl Hub {
     fn send_frame(&mut self, slot: Slot, parts: &[&[u8]], is_message: bool) {
         if self.clients[slot as usize].finished {

@@ -1,5 +1,6 @@
 //! Mail: what shards tell each other, and the brakes that keep it bounded.
 
+use crate::fault::{self, Fault};
 use crate::hub::{Delivery, Message, Request};
 use crate::io::Backend;
 
@@ -141,6 +142,9 @@ impl<B: Backend> Shard<B> {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {
+            if fault::is(Fault::NeverResumed) {
+                continue;
+            }
             if self.connections[slot as usize].resume(Pause::Published) {
                 self.backend.resume(slot);
             }

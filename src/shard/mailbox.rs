@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::fault::{self, Fault};
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
 
@@ -58,7 +59,9 @@ impl Address {
             self.awaited.store(true, Ordering::SeqCst);
             stuck = self.try_post(from, outgoing);
         }
-        self.waker.wake();
+        if !fault::is(Fault::LostWake) {
+            self.waker.wake();
+        }
         stuck
     }
 
@@ -74,7 +77,9 @@ impl Address {
         if !outgoing.requests.is_empty() {
             let batch = std::mem::take(&mut outgoing.requests);
             if let Err(TrySendError::Full((_, batch))) = self.requests.try_send((from, batch)) {
-                outgoing.requests = batch;
+                if !fault::is(Fault::DroppedBatch) {
+                    outgoing.requests = batch;
+                }
                 stuck = true;
             }
         }

@@ -7,6 +7,8 @@ pub(crate) mod admission;
 mod connection;
 mod events;
 mod http;
+#[cfg(test)]
+pub(crate) mod inspect;
 mod life;
 mod mail;
 mod mailbox;
@@ -147,9 +149,15 @@ impl<B: Backend> Shard<B> {
     }
 
     /// One turn: one wait of the backend, and all that follows from it.
-    fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+    pub(crate) fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
         let timeout = self.timeout();
         self.backend.poll(timeout, events)?;
+        self.work(events);
+        Ok(())
+    }
+
+    /// What follows from what the backend has reported.
+    pub(crate) fn work(&mut self, events: &mut Vec<Event>) {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.stats.turns.add(1);
@@ -162,11 +170,10 @@ impl<B: Backend> Shard<B> {
         self.send();
         self.post();
         self.resume_publishers();
-        Ok(())
     }
 
     /// How long the backend may wait; the waker is ready when it may wait at all.
-    fn timeout(&mut self) -> Option<Duration> {
+    pub(crate) fn timeout(&mut self) -> Option<Duration> {
         if self.has_work() {
             return Some(Duration::ZERO);
         }
