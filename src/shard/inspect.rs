@@ -17,6 +17,11 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.work(events);
     }
 
+    /// Reaches the bounds with a few clients and messages.
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         self.is_over()
     }

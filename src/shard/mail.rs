@@ -7,9 +7,6 @@ use crate::io::Backend;
 use super::Shard;
 use super::connection::Pause;
 
-/// Bytes, about, that may wait for full mailboxes before publishers must.
-const STUCK_LIMIT: usize = 256 << 10;
-
 /// What other shards' mailboxes have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stuck {
@@ -75,7 +72,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn takes_requests(&self) -> bool {
-        !self.hub.is_saturated() && self.stuck.deliveries <= STUCK_LIMIT
+        !self.hub.is_saturated() && self.stuck.deliveries <= self.bounds.stuck_bytes
     }
 
     fn take_request(&mut self, from: u16, request: Request, bytes: &[u8]) {
@@ -133,7 +130,7 @@ impl<B: Backend> Shard<B> {
 
     /// Whether so much waits for other shards that what a client publishes now should wait, too.
     pub(super) fn is_congested(&self) -> bool {
-        self.stuck.requests + self.stuck.deliveries > STUCK_LIMIT
+        self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
     }
 
     /// Receives from publishers again, once what they had published is on its way.

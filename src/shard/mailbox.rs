@@ -35,8 +35,13 @@ pub(crate) struct Mailbox {
 
 /// A mailbox whose owner is woken by `waker`.
 pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
-    let (request_sender, requests) = bounded(CAPACITY);
-    let (delivery_sender, deliveries) = bounded(CAPACITY);
+    mailbox_of(waker, CAPACITY)
+}
+
+/// One that takes so many batches in each channel.
+pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
+    let (request_sender, requests) = bounded(capacity);
+    let (delivery_sender, deliveries) = bounded(capacity);
     let awaited = Arc::new(AtomicBool::new(false));
     let address = Address {
         requests: request_sender,

@@ -312,8 +312,8 @@ impl Client {
             Frame::Binary(_) if rules.is_chat => panic!("the chat sends no binary message"),
             Frame::Text(_) if rules.is_chat => {}
             Frame::Text(bytes) if bytes.starts_with(b"* ") => self.missed(&bytes),
-            Frame::Text(bytes) => self.heard(truth, Kind::Text, &bytes),
-            Frame::Binary(bytes) => self.heard(truth, Kind::Binary, &bytes),
+            Frame::Text(bytes) => self.heard(net, truth, Kind::Text, &bytes),
+            Frame::Binary(bytes) => self.heard(net, truth, Kind::Binary, &bytes),
         }
     }
 
@@ -325,7 +325,7 @@ impl Client {
         self.next = self.next.map(|next| next + count);
     }
 
-    fn heard(&mut self, truth: &Truth, kind: Kind, bytes: &[u8]) {
+    fn heard(&mut self, net: &mut Net, truth: &Truth, kind: Kind, bytes: &[u8]) {
         let serial = self.serial;
         let Some(id) = id_of(bytes) else { panic!("connection {serial} got what nobody said: {bytes:?}") };
         assert_eq!(kind, kind_of(id), "message {id:x} came as another kind");
@@ -335,6 +335,7 @@ impl Client {
             assert_eq!(position, next, "connection {serial} got message {id:x} out of order");
         }
         self.next = Some(position + 1);
+        net.heard += 1;
     }
 
     /// The server says why it closes.

@@ -353,6 +353,7 @@ impl Core {
         } else if available == 0 {
             0
         } else if self.lent.is_empty() || mishap {
+            net.starved += 1;
             -libc::ENOBUFS
         } else {
             let mut buffer = self.lent.pop_front().expect("not empty");
@@ -442,6 +443,7 @@ impl Core {
             return true;
         }
         if std::mem::take(&mut self.at(slot).receiving) {
+            self.net.borrow_mut().paused += u64::from(!all);
             self.complete(Operation::Receive(slot), -libc::ECANCELED);
         }
         let done = self.at(slot).send.as_ref().filter(|_| all).map(|send| send.done);

@@ -50,12 +50,29 @@ pub(super) struct Net {
     /// Hash over all that has happened.
     pub(super) trace: u64,
     pub(super) verbose: bool,
+    /// Messages that clients have heard.
+    pub(super) heard: u64,
+    /// Receives that found no buffer.
+    pub(super) starved: u64,
+    /// Receives that a pause has cancelled.
+    pub(super) paused: u64,
 }
 
 impl Net {
     pub(super) fn new(random: Random, shards: usize, verbose: bool) -> Self {
         let backlogs = vec![VecDeque::new(); shards];
-        Self { random, now_ms: 1_000, conns: Vec::new(), backlogs, adverse: true, trace: 0, verbose }
+        Self {
+            random,
+            now_ms: 1_000,
+            conns: Vec::new(),
+            backlogs,
+            adverse: true,
+            trace: 0,
+            verbose,
+            heard: 0,
+            starved: 0,
+            paused: 0,
+        }
     }
 
     /// Takes note of something that happened.

@@ -4,36 +4,39 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::world::run;
+use super::world::{Outcome, run};
 use crate::fault::{Fault, PRESENT};
 
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
 
+/// How to run one seed again.
+const REPLAY: &str = "UPROAR_SIM_SEED";
+const COMMAND: &str = "cargo test --lib sim::tests::one -- --nocapture";
+
 /// Runs so many seeds from `first` on over all processors.
-fn run_seeds(first: u64, count: u64) {
+fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let work = || {
+            let mut outcomes = Vec::new();
             loop {
                 let offset = next.fetch_add(1, Ordering::Relaxed);
                 if offset >= count {
-                    return;
+                    return outcomes;
                 }
                 let seed = first.wrapping_add(offset);
-                if catch_unwind(AssertUnwindSafe(|| run(seed, false))).is_err() {
-                    panic!(
-                        "seed {seed} failed: UPROAR_SIM_SEED={seed} cargo test --lib sim::tests::one -- --nocapture"
-                    );
-                }
+                let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
+                outcomes.push(
+                    outcome.unwrap_or_else(|_| panic!("seed {seed} failed; {REPLAY}={seed} {COMMAND}")),
+                );
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            worker.join().expect("a seed failed; the command that runs it again stands above");
-        }
-    });
+        let joined = workers.into_iter().map(|worker| worker.join());
+        joined.flat_map(|outcomes| outcomes.expect("a seed failed; its command stands above")).collect()
+    })
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -44,7 +47,24 @@ fn variable(name: &str) -> Option<u64> {
 
 #[test]
 fn fixed_seeds() {
-    run_seeds(0, FIXED);
+    let outcomes = run_seeds(0, FIXED);
+    // A simulation in which nothing goes wrong would prove nothing.
+    let seeds_with =
+        |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
+    let often = [
+        ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("found no buffer", seeds_with(|outcome| outcome.starved)),
+        ("paused", seeds_with(|outcome| outcome.paused)),
+        ("lagged", seeds_with(|outcome| outcome.totals.lagged)),
+        ("broke the protocol", seeds_with(|outcome| outcome.totals.failed)),
+        ("panicked", seeds_with(|outcome| outcome.totals.panics)),
+        ("were refused", seeds_with(|outcome| outcome.totals.refused)),
+        ("found a mailbox full", seeds_with(|outcome| outcome.totals.mailbox_full)),
+    ];
+    println!("{often:?}");
+    for (what, seeds) in often {
+        assert!(seeds >= 50, "{seeds} of {FIXED} seeds {what}");
+    }
 }
 
 /// `UPROAR_SIM_RUNS` gives another number of them, `UPROAR_SIM_FROM` another first one.
@@ -60,8 +80,8 @@ fn fresh_seeds() {
 /// Runs the seed of `UPROAR_SIM_SEED`, and shows what happens.
 #[test]
 fn one() {
-    let seed = variable("UPROAR_SIM_SEED").unwrap_or(1);
-    println!("trace of seed {seed}: {:x}", run(seed, true));
+    let seed = variable(REPLAY).unwrap_or(1);
+    println!("seed {seed}: {:#?}", run(seed, true));
 }
 
 #[test]

@@ -16,7 +16,8 @@ use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
 use crate::protocol::Limits;
 use crate::shard::admission::Admission;
-use crate::shard::{Address, Settings, Shard, Shared, mailbox};
+use crate::shard::{Address, Bounds, Settings, Shard, Shared, mailbox_of};
+use crate::stats::Totals;
 
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;
@@ -72,13 +73,26 @@ pub(super) struct World {
     addresses: Vec<Address>,
     random: Random,
     steps: usize,
+    /// A shard that gets no turn for a while.
+    stalled: Option<usize>,
 }
 
-/// Runs a seed to its end, and returns the hash of all that happened.
+/// What came of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Hash of all that happened.
+    pub(super) trace: u64,
+    pub(super) totals: Totals,
+    pub(super) heard: u64,
+    pub(super) starved: u64,
+    pub(super) paused: u64,
+}
+
+/// Runs a seed to its end.
 ///
 /// # Panics
 /// When something happened that must not.
-pub(super) fn run(seed: u64, verbose: bool) -> u64 {
+pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
     let mut world = World::new(seed, verbose);
     world.play();
     world.calm();
@@ -86,8 +100,14 @@ pub(super) fn run(seed: u64, verbose: bool) -> u64 {
         world.empty();
     }
     world.drain();
-    let trace = world.net.borrow().trace;
-    trace
+    let net = world.net.borrow();
+    Outcome {
+        trace: net.trace,
+        totals: Totals::of(world.drivers.iter().map(|driver| driver.shard.stats())),
+        heard: net.heard,
+        starved: net.starved,
+        paused: net.paused,
+    }
 }
 
 impl World {
@@ -115,8 +135,9 @@ impl World {
             clients: Vec::new(),
             shared,
             addresses: Vec::new(),
-            steps: random.between(300, 2_500),
+            steps: random.between(300, 3_000),
             random,
+            stalled: None,
         };
         world.add_shards();
         let characters = [
@@ -147,6 +168,11 @@ impl World {
         let lag_window = random.pick(&[2_000, 20_000, 1 << 20]);
         let lag_policy = random.pick(&[LagPolicy::Close, LagPolicy::Close, LagPolicy::Skip]);
         let shards = self.rules.shards as u16;
+        let capacity = random.pick(&[1, 2, 64]);
+        let bounds = Bounds {
+            sends_per_turn: random.pick(&[1, 3, 1_024]),
+            stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
+        };
         let mut backends = Vec::new();
         for shard in 0..self.rules.shards {
             let kernel = Simulated::new(&self.net, shard, &options);
@@ -154,7 +180,7 @@ impl World {
             backends.push((Uring::on(kernel, &options).expect("a descriptor is left"), core));
         }
         let (addresses, mailboxes): (Vec<_>, Vec<_>) =
-            backends.iter().map(|(backend, _)| mailbox(backend.waker())).unzip();
+            backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity)).unzip();
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
             let inner: Box<dyn App> =
                 if self.rules.is_chat { Box::<Chat>::default() } else { Box::<Relay>::default() };
@@ -181,7 +207,8 @@ impl World {
             };
             let own: (_, _, Box<dyn App>) = (backend, hub, app);
             let common = (Arc::clone(&self.shared), Arc::default());
-            let shard = Shard::new(settings, own, (mailbox, addresses.clone()), common);
+            let mut shard = Shard::new(settings, own, (mailbox, addresses.clone()), common);
+            shard.set_bounds(bounds);
             self.drivers.push(Driver { shard, core, events: Vec::new(), wait: None, over: false });
         }
         self.addresses = addresses;
@@ -199,6 +226,9 @@ impl World {
             5..8 => self.drivers[random.below(self.rules.shards)].core.borrow_mut().step(),
             _ => {
                 let at = random.below(self.rules.shards);
+                if self.stalled == Some(at) && !calm {
+                    return false;
+                }
                 let early = !calm && random.once_in(50);
                 self.drivers[at].step(now_ms, early)
             }
@@ -209,6 +239,9 @@ impl World {
     fn play(&mut self) {
         for _ in 0..self.steps {
             self.step(false);
+            if self.random.once_in(150) {
+                self.stalled = Some(self.random.below(2 * self.rules.shards));
+            }
             if self.random.once_in(40) {
                 let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
                 self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
