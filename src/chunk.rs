@@ -125,6 +125,12 @@ impl Span {
         &self.chunk.bytes()[self.start as usize..self.end as usize]
     }
 
+    /// How many spans and logs hold the chunk, this one included, and which chunk it is.
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> (usize, *const Chunk) {
+        (Rc::strong_count(&self.chunk), Rc::as_ptr(&self.chunk))
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize

@@ -5,10 +5,13 @@
 pub mod app;
 pub mod chunk;
 pub mod config;
+mod fault;
 pub mod hub;
 pub mod io;
 pub mod protocol;
 pub mod server;
 mod shard;
+#[cfg(test)]
+mod sim;
 pub mod stats;
 pub mod timers;

@@ -20,10 +20,10 @@ const TABLE: &[Rule] = &[
         own: &["protocol"],
         others: &["base64", "flate2", "httparse", "sha1", "simdutf8", "smallvec", "thiserror"],
     },
-    Rule { module: "io", own: &["io", "chunk"], others: &["io_uring", "nix"] },
+    Rule { module: "io", own: &["io", "chunk", "fault"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
-        own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "timers"],
+        own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "fault", "timers"],
         others: &["slab", "smallvec"],
     },
     Rule {
@@ -33,7 +33,7 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "shard",
-        own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "timers"],
+        own: &["shard", "app", "chunk", "config", "fault", "hub", "io", "protocol", "stats", "timers"],
         others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
     },
     Rule {
@@ -49,6 +49,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule { module: "config", own: &[], others: &["clap"] },
+    Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
 ];
@@ -269,9 +270,9 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(directory).expect("readable") {
         let path = entry.expect("readable").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if path.is_dir() && !["tests", "conformance"].contains(&name.as_str()) {
+        if path.is_dir() && !["tests", "conformance", "sim"].contains(&name.as_str()) {
             found.extend(sources(&path));
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if name.ends_with(".rs") && name != "tests.rs" && name != "inspect.rs" {
             found.push(path);
         }
     }

@@ -3,6 +3,7 @@
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
 use super::{Compression, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES, Span};
+use crate::fault::{self, Fault};
 use crate::protocol::frame::frames;
 
 impl Hub {
@@ -30,7 +31,9 @@ impl Hub {
             }
             self.slice -= 1;
             let clients = &self.clients;
-            match self.rooms[id].visit(|slot| clients[slot as usize].is_busy()) {
+            match self.rooms[id]
+                .visit(|slot| clients[slot as usize].is_busy() && !fault::is(Fault::SecondSend))
+            {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
                 Visit::Nothing => {}
@@ -55,7 +58,7 @@ impl Hub {
                 self.spare.extend(drained.and_then(|mut outbox| outbox.reset().then_some(outbox)));
             }
         }
-        if self.is_owed(slot) {
+        if self.is_owed(slot) && !fault::is(Fault::ForgottenMember) {
             self.look_at(slot);
             return false;
         }

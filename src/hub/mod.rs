@@ -386,6 +386,17 @@ impl Hub {
     }
 }
 
+#[cfg(test)]
+impl Hub {
+    /// Clients that are there, or have an outbox, a seat or a send.
+    pub(crate) fn occupied(&self) -> usize {
+        let is_used = |client: &&Client| {
+            client.number > 0 || client.outbox.is_some() || !client.seats.is_empty() || client.sending
+        };
+        self.clients.iter().filter(is_used).count()
+    }
+}
+
 impl Hub {
     fn set_compression(&mut self, slot: Slot, compression: Compression) {
         let client = &mut self.clients[slot as usize];

@@ -25,7 +25,7 @@ mod clock;
 mod conformance;
 pub mod epoll;
 pub mod listen;
-mod sends;
+pub(crate) mod sends;
 pub mod uring;
 pub mod wake;
 
@@ -85,8 +85,27 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    fn new(len: usize, id: u16) -> Self {
+    pub(crate) fn new(len: usize, id: u16) -> Self {
         Self { memory: vec![0; len].into_boxed_slice(), len: 0, id }
+    }
+
+    /// Puts bytes in, as if they had arrived.
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self, bytes: &[u8]) {
+        self.memory[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len();
+    }
+
+    /// Bytes that fit in.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Index of the buffer.
+    #[cfg(test)]
+    pub(crate) fn id(&self) -> u16 {
+        self.id
     }
 
     /// The bytes that arrived; they may be changed in place.

@@ -7,7 +7,7 @@ use crate::chunk::Span;
 
 /// Names a send from `insert` to `remove`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SendId(NonZeroU32);
+pub(crate) struct SendId(NonZeroU32);
 
 impl SendId {
     /// A number to get the same id back from with `from_number`.
@@ -47,6 +47,11 @@ impl Sends {
         }
         self.entries.push(send);
         SendId(NonZeroU32::new(self.entries.len() as u32).expect("fewer than 2^32 connections send"))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 
     /// # Panics

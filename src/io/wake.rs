@@ -55,6 +55,12 @@ impl Waker {
         self.0.event.as_fd()
     }
 
+    /// Reads the event empty, and says whether something was written to it.
+    #[cfg(test)]
+    pub(crate) fn was_written(&self) -> bool {
+        self.0.event.read().is_ok()
+    }
+
     /// Reads the event empty.
     pub fn drain(&self) {
         let _ = self.0.event.read();

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::fault::{self, Fault};
+
 /// Counts connections, and says which one is too many. Every connection is counted from its accept to the
 /// release of its descriptor, whatever became of its handshake. One that is over a limit takes nobody's place.
 #[derive(Debug)]
@@ -76,6 +78,9 @@ impl Admission {
         if excess.is_none() {
             self.served.fetch_sub(1, Ordering::Relaxed);
             self.leave_address(address);
+            if fault::is(Fault::CountedTwice) {
+                self.leave_address(address);
+            }
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,13 +1,11 @@
 //! Mail: what shards tell each other, and the brakes that keep it bounded.
 
+use crate::fault::{self, Fault};
 use crate::hub::{Delivery, Message, Request};
 use crate::io::Backend;
 
 use super::Shard;
 use super::connection::Pause;
-
-/// Bytes, about, that may wait for full mailboxes before publishers must.
-const STUCK_LIMIT: usize = 256 << 10;
 
 /// What other shards' mailboxes have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +72,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn takes_requests(&self) -> bool {
-        !self.hub.is_saturated() && self.stuck.deliveries <= STUCK_LIMIT
+        !self.hub.is_saturated() && self.stuck.deliveries <= self.bounds.stuck_bytes
     }
 
     fn take_request(&mut self, from: u16, request: Request, bytes: &[u8]) {
@@ -132,7 +130,7 @@ impl<B: Backend> Shard<B> {
 
     /// Whether so much waits for other shards that what a client publishes now should wait, too.
     pub(super) fn is_congested(&self) -> bool {
-        self.stuck.requests + self.stuck.deliveries > STUCK_LIMIT
+        self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
     }
 
     /// Receives from publishers again, once what they had published is on its way.
@@ -141,6 +139,9 @@ impl<B: Backend> Shard<B> {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {
+            if fault::is(Fault::NeverResumed) {
+                continue;
+            }
             if self.connections[slot as usize].resume(Pause::Published) {
                 self.backend.resume(slot);
             }

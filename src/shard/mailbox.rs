@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use crate::fault::{self, Fault};
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
 
@@ -34,8 +35,13 @@ pub(crate) struct Mailbox {
 
 /// A mailbox whose owner is woken by `waker`.
 pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
-    let (request_sender, requests) = bounded(CAPACITY);
-    let (delivery_sender, deliveries) = bounded(CAPACITY);
+    mailbox_of(waker, CAPACITY)
+}
+
+/// One that takes so many batches in each channel.
+pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
+    let (request_sender, requests) = bounded(capacity);
+    let (delivery_sender, deliveries) = bounded(capacity);
     let awaited = Arc::new(AtomicBool::new(false));
     let address = Address {
         requests: request_sender,
@@ -58,7 +64,9 @@ impl Address {
             self.awaited.store(true, Ordering::SeqCst);
             stuck = self.try_post(from, outgoing);
         }
-        self.waker.wake();
+        if !fault::is(Fault::LostWake) {
+            self.waker.wake();
+        }
         stuck
     }
 
@@ -74,7 +82,9 @@ impl Address {
         if !outgoing.requests.is_empty() {
             let batch = std::mem::take(&mut outgoing.requests);
             if let Err(TrySendError::Full((_, batch))) = self.requests.try_send((from, batch)) {
-                outgoing.requests = batch;
+                if !fault::is(Fault::DroppedBatch) {
+                    outgoing.requests = batch;
+                }
                 stuck = true;
             }
         }

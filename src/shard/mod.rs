@@ -7,6 +7,8 @@ pub(crate) mod admission;
 mod connection;
 mod events;
 mod http;
+#[cfg(test)]
+pub(crate) mod inspect;
 mod life;
 mod mail;
 mod mailbox;
@@ -28,11 +30,11 @@ use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
 use connection::Connection;
+#[cfg(test)]
+pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
 pub(crate) use pace::Pace;
 
-/// Clients looked at in one turn for something to send. What is left waits for the next turn, after new events.
-const SENDS_PER_TURN: usize = 1024;
 /// Bytes of answers that a client may leave unread before nothing more is received from it.
 const UNREAD_LIMIT: usize = 64 << 10;
 /// How soon a full mailbox is tried again, should its owner not have said that there is room.
@@ -65,6 +67,22 @@ pub(crate) struct Settings {
     pub(crate) drain_ms: u64,
 }
 
+/// How much of a thing there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Clients looked at in one turn for something to send. What is left waits for the next turn, after new
+    /// events.
+    pub(crate) sends_per_turn: usize,
+    /// Bytes, about, that may wait for full mailboxes before publishers must.
+    pub(crate) stuck_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { sends_per_turn: 1024, stuck_bytes: 256 << 10 }
+    }
+}
+
 /// An event that waits.
 #[derive(Debug)]
 enum Held {
@@ -93,6 +111,7 @@ pub(crate) struct Shard<B> {
     /// By shard; our own is there too.
     addresses: Vec<Address>,
     stuck: mail::Stuck,
+    bounds: Bounds,
     /// When the log last said that no descriptor is left.
     full_logged_ms: Option<u64>,
     /// Whether it is to say when there is one again.
@@ -133,6 +152,7 @@ impl<B: Backend> Shard<B> {
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
+            bounds: Bounds::default(),
             full_logged_ms: None,
             full_told: false,
             paused: Vec::new(),
@@ -158,9 +178,15 @@ impl<B: Backend> Shard<B> {
     }
 
     /// One turn: one wait of the backend, and all that follows from it.
-    fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+    pub(crate) fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
         let timeout = self.timeout();
         self.backend.poll(timeout, events)?;
+        self.work(events);
+        Ok(())
+    }
+
+    /// What follows from what the backend has reported.
+    pub(crate) fn work(&mut self, events: &mut Vec<Event>) {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.stats.turns.add(1);
@@ -174,11 +200,10 @@ impl<B: Backend> Shard<B> {
         self.send();
         self.post();
         self.resume_publishers();
-        Ok(())
     }
 
     /// How long the backend may wait; the waker is ready when it may wait at all.
-    fn timeout(&mut self) -> Option<Duration> {
+    pub(crate) fn timeout(&mut self) -> Option<Duration> {
         if self.has_work() {
             return Some(Duration::ZERO);
         }
@@ -201,7 +226,7 @@ impl<B: Backend> Shard<B> {
 
     /// Hands what clients are owed to the backend, up to the bound of a turn.
     fn send(&mut self) {
-        let mut budget = SENDS_PER_TURN;
+        let mut budget = self.bounds.sends_per_turn;
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
             self.stats.sends.add(1);
             self.stats.deliveries.add(outbound.messages);

@@ -3,60 +3,70 @@
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, RawFd};
 
-use io_uring::squeue;
 use nix::libc;
 
-use super::operation;
+use super::kernel::Request;
 
 /// Accepts in flight for one listener. As many connections come in with one turn of the loop.
-const PER_LISTENER: usize = 16;
+pub(super) const PER_LISTENER: usize = 16;
 
-/// The address buffers of all accepts. One in flight belongs to the kernel, others are in `idle`.
-#[derive(Default)]
+/// Which accepts are in flight; the others are in `idle`.
+#[derive(Debug)]
 pub(super) struct Accepts {
-    /// Listener `at % listeners.len()` accepts into the buffer at `at`.
-    addresses: Box<[UnsafeCell<Address>]>,
-    listeners: Vec<RawFd>,
+    /// Accept `at` is one of listener `at % listeners`.
+    listeners: usize,
     idle: VecDeque<u32>,
 }
 
 impl Accepts {
-    pub(super) fn new(listeners: &[impl AsRawFd]) -> Self {
-        let count = PER_LISTENER * listeners.len();
-        Self {
-            addresses: (0..count).map(|_| UnsafeCell::new(Address::EMPTY)).collect(),
-            listeners: listeners.iter().map(AsRawFd::as_raw_fd).collect(),
-            idle: (0..count as u32).collect(),
-        }
+    pub(super) fn new(listeners: usize) -> Self {
+        Self { listeners, idle: (0..(PER_LISTENER * listeners) as u32).collect() }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        (self.addresses.len() - self.idle.len()) as u32
+        (PER_LISTENER * self.listeners - self.idle.len()) as u32
     }
 
-    /// The request for one more accept. Its memory stays where it is until `finish`.
-    pub(super) fn start(&mut self) -> Option<squeue::Entry> {
+    /// The request for one more accept.
+    pub(super) fn start(&mut self) -> Option<Request<'static>> {
         let at = self.idle.pop_front()?;
-        let cell = &mut self.addresses[at as usize];
-        *cell.get_mut() = Address::EMPTY;
-        let address = cell.get();
-        let len = address.wrapping_byte_add(std::mem::offset_of!(Address, len));
-        let listener = self.listeners[at as usize % self.listeners.len()];
-        Some(operation::accept(at, listener, address.cast(), len.cast()))
+        Some(Request::Accept { at, listener: at as usize % self.listeners })
     }
 
-    /// The accept at `at` has completed: its buffer is ours again, and holds this peer if it succeeded.
-    pub(super) fn finish(&mut self, at: u32) -> SocketAddr {
+    /// The accept at `at` has completed.
+    pub(super) fn finish(&mut self, at: u32) {
         self.idle.push_back(at);
-        self.addresses[at as usize].get_mut().peer()
     }
 
     /// Requests to cancel all that are in flight.
-    pub(super) fn cancellations(&self) -> Vec<squeue::Entry> {
-        let all = 0..self.addresses.len() as u32;
-        all.filter(|at| !self.idle.contains(at)).map(operation::cancel_accept).collect()
+    pub(super) fn cancellations(&self) -> Vec<Request<'static>> {
+        let all = 0..(PER_LISTENER * self.listeners) as u32;
+        all.filter(|at| !self.idle.contains(at)).map(Request::CancelAccept).collect()
+    }
+}
+
+/// The address buffers of all accepts. One of an accept in flight belongs to the kernel.
+#[derive(Default)]
+pub(super) struct Addresses(Box<[UnsafeCell<Address>]>);
+
+impl Addresses {
+    pub(super) fn new(count: usize) -> Self {
+        Self((0..count).map(|_| UnsafeCell::new(Address::EMPTY)).collect())
+    }
+
+    /// Where the kernel writes the peer and its length; both stay there until this is dropped.
+    pub(super) fn lend(&mut self, at: u32) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        let cell = &mut self.0[at as usize];
+        *cell.get_mut() = Address::EMPTY;
+        let address = cell.get();
+        let len = address.wrapping_byte_add(std::mem::offset_of!(Address, len));
+        (address.cast(), len.cast())
+    }
+
+    /// The peer of the accept at `at`, which has completed: its buffer is ours again.
+    pub(super) fn peer(&mut self, at: u32) -> SocketAddr {
+        self.0[at as usize].get_mut().peer()
     }
 }
 

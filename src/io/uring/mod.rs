@@ -8,6 +8,7 @@
 
 mod accepts;
 mod buffers;
+mod kernel;
 mod operation;
 mod ring;
 
@@ -17,36 +18,35 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use io_uring::squeue;
 use nix::libc;
 
 use self::accepts::Accepts;
-use self::buffers::Buffers;
-use self::operation::Operation;
-use self::ring::{Completion, Ring, WORK_A_WAIT};
+pub(crate) use self::kernel::{Kernel, Linux, Request};
+pub(crate) use self::operation::Operation;
+pub(crate) use self::ring::Completion;
+use self::ring::WORK_A_WAIT;
 use super::admission::Admission;
-use super::clock::now_ms;
 use super::sends::{SendId, Sends};
 use super::{Backend, Buffer, Close, Event, Options, Slot, Waker, canonical};
 use crate::chunk::Span;
+use crate::fault::{self, Fault};
 
 /// Requests handed over in one system call. A longer batch takes one more for each so many.
 const SUBMISSIONS: u32 = 2048;
 
 /// One shard's sockets on an io_uring.
-pub struct Uring {
+#[expect(private_bounds, private_interfaces, reason = "only this crate has another kernel, for its tests")]
+pub struct Uring<K: Kernel = Linux> {
     /// First, so that it is closed before the memory below is freed.
-    ring: Ring,
+    kernel: K,
     waker: Waker,
     /// A wake-up is being waited for.
     wake_armed: bool,
     now_ms: u64,
-    listeners: Vec<TcpListener>,
     admission: Admission,
     accepts: Accepts,
     connections: Vec<Connection>,
     sends: Sends,
-    buffers: Buffers,
     /// Slots whose receiving ended for want of a buffer, in their order. An entry counts only while the
     /// connection has `starving` set: closing leaves entries behind.
     starving: VecDeque<Slot>,
@@ -107,19 +107,20 @@ impl Uring {
     }
 
     fn with_queue(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
-        let ring = Ring::new(submissions, options.slots)?;
-        for listener in &listeners {
-            // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
-            listener.set_nonblocking(false)?;
-        }
+        Self::on(Linux::new(options, listeners, submissions)?, options)
+    }
+}
+
+#[expect(private_bounds, reason = "as above")]
+impl<K: Kernel> Uring<K> {
+    /// The backend on a kernel that has the buffers already.
+    pub(crate) fn on(kernel: K, options: &Options) -> io::Result<Self> {
         Ok(Self {
-            buffers: Buffers::new(options, &ring)?,
-            ring,
             waker: Waker::new()?,
             wake_armed: false,
-            now_ms: now_ms(),
-            accepts: Accepts::new(&listeners),
-            listeners,
+            now_ms: kernel.now_ms(),
+            accepts: Accepts::new(kernel.listeners()),
+            kernel,
             admission: Admission::new(options.slots),
             connections: Vec::new(),
             sends: Sends::default(),
@@ -127,6 +128,48 @@ impl Uring {
             unfinished: Vec::new(),
             completions: Vec::new(),
         })
+    }
+
+    /// Sends whose completion has not come.
+    #[cfg(test)]
+    pub(crate) fn sends_under_way(&self) -> usize {
+        self.sends.len()
+    }
+
+    /// The first half of a `poll`: asks for all that is wanted, and says how long to wait.
+    pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Option<Duration> {
+        let before = events.len();
+        self.admission.retry(self.now_ms, events);
+        self.arm();
+        if events.len() > before {
+            Some(Duration::ZERO)
+        } else {
+            self.admission.limit_wait(timeout, self.now_ms)
+        }
+    }
+
+    /// The second half, after the wait: reports what has happened.
+    pub(crate) fn end(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        self.waker.cancel();
+        self.now_ms = self.kernel.now_ms();
+        let mut completions = std::mem::take(&mut self.completions);
+        self.kernel.take_completions(&mut completions);
+        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
+        let mut result = Ok(());
+        if arrivals >= WORK_A_WAIT {
+            // There may be more: gather it, so that one pass over a room sends it together.
+            result = self.kernel.look();
+            self.kernel.take_completions(&mut completions);
+        }
+        for completion in completions.drain(..) {
+            self.complete(completion, events);
+        }
+        self.completions = completions;
+        self.cancel_unfinished();
+        if self.admission.is_stopped() && self.accepts.in_flight() == 0 {
+            self.kernel.close_listeners();
+        }
+        result
     }
 
     /// # Panics
@@ -137,23 +180,30 @@ impl Uring {
         connection
     }
 
-    fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: entries come from `operation`. What they point to is a static, an address of `accepts`
-        // until its completion, or a span in `sends` until its completion; `drop` quiesces the ring first.
-        unsafe { self.ring.push(entry) };
+    fn push(&mut self, request: Request<'static>) {
+        // SAFETY: it has no span.
+        unsafe { self.kernel.push(request) };
     }
 
     /// Queues an operation of a connection.
-    fn start(&mut self, slot: Slot, entry: squeue::Entry) {
+    fn start(&mut self, slot: Slot, request: Request<'static>) {
         self.at(slot).under_way += 1;
-        self.push(entry);
+        self.push(request);
+    }
+
+    /// Queues what is left of a send.
+    fn push_send(&mut self, id: SendId) {
+        let send = self.sends.at(id);
+        let request = Request::Send(send.slot, id, &send.span);
+        // SAFETY: the span stays in `sends` until the completion; `drop` quiesces the kernel first.
+        unsafe { self.kernel.push(request) };
     }
 
     /// Arms whatever does not belong to one connection.
     fn arm(&mut self) {
         if !self.wake_armed {
             self.wake_armed = true;
-            self.push(operation::wake(self.waker.event().as_raw_fd()));
+            self.push(Request::Wake(self.waker.event().as_raw_fd()));
         }
         // An accept that finds the table full would take the connection from its queue and drop it. So there
         // are never more in flight than slots are free.
@@ -162,7 +212,7 @@ impl Uring {
         {
             self.push(accept);
         }
-        for _ in 0..self.buffers.available() {
+        for _ in 0..self.kernel.available() {
             let Some(slot) = self.starving.pop_front() else { break };
             if std::mem::take(&mut self.connections[slot as usize].starving) {
                 self.receive(slot);
@@ -176,7 +226,7 @@ impl Uring {
         let wanted = connection.phase == Phase::Open && !connection.paused && !connection.ended;
         if wanted && !connection.receiving && !connection.starving {
             connection.receiving = true;
-            self.start(slot, operation::receive(slot));
+            self.start(slot, Request::Receive(slot));
         }
     }
 
@@ -200,7 +250,8 @@ impl Uring {
     }
 
     fn accepted(&mut self, at: u32, result: i32, events: &mut Vec<Event>) {
-        let peer = self.accepts.finish(at);
+        self.accepts.finish(at);
+        let peer = self.kernel.peer(at);
         match u32::try_from(result) {
             Ok(slot) => self.adopt(slot, peer, events),
             Err(_) if super::is_out_of_resources(&error(result)) => {
@@ -229,15 +280,16 @@ impl Uring {
 
     fn received(&mut self, slot: Slot, completion: Completion, events: &mut Vec<Event>) {
         let Completion { result, last, buffer, .. } = completion;
-        let buffer = buffer.map(|id| self.buffers.take(id, result.max(0) as usize));
+        let buffer = buffer.map(|id| self.kernel.take(id, result.max(0) as usize));
         let connection = self.at(slot);
-        if last {
+        if last && !fault::is(Fault::ForgottenMore) {
             connection.receiving = false;
         }
         let heard = connection.phase == Phase::Open && !connection.ended;
         match (result, buffer) {
             (1.., Some(buffer)) if heard => events.push(Event::Received { slot, buffer }),
-            (_, Some(buffer)) => self.buffers.give(buffer),
+            (_, Some(_)) if fault::is(Fault::LostBuffer) => {}
+            (_, Some(buffer)) => self.kernel.give(buffer),
             _ => {}
         }
         if heard && result <= 0 {
@@ -273,9 +325,8 @@ impl Uring {
         }
         let open = self.connections[slot as usize].phase == Phase::Open;
         let again = matches!(-result, libc::EINTR | libc::EAGAIN) || result > 0;
-        if open && again && !send.span.is_empty() {
-            let entry = operation::send(slot, id, send.span.bytes());
-            return self.push(entry);
+        if open && again && !send.span.is_empty() && !fault::is(Fault::ShortSend) {
+            return self.push_send(id);
         }
         self.sends.remove(id);
         self.at(slot).send = None;
@@ -318,21 +369,21 @@ impl Uring {
 
     fn start_shutdown(&mut self, slot: Slot) {
         self.at(slot).shutting_down = true;
-        self.start(slot, operation::shutdown(slot));
+        self.start(slot, Request::Shutdown(slot));
     }
 
     /// Cancels what is under way and no longer wanted.
     fn cancel(&mut self, slot: Slot) {
         let connection = self.at(slot);
-        let entry = match connection.phase {
-            Phase::Closing(_) => operation::cancel_all(slot),
+        let request = match connection.phase {
+            Phase::Closing(_) => Request::CancelAll(slot),
             Phase::Open if connection.paused && connection.receiving && !connection.cancelling => {
-                operation::cancel_receive(slot)
+                Request::CancelReceive(slot)
             }
             _ => return,
         };
         connection.cancelling = true;
-        self.start(slot, entry);
+        self.start(slot, request);
     }
 
     /// Counts an operation as completed, and goes on with what waited for that.
@@ -357,42 +408,17 @@ impl Uring {
     fn release(&mut self, slot: Slot, how: Close) {
         self.at(slot).phase = Phase::Releasing;
         if how == Close::Reset {
-            self.start(slot, operation::linger(slot));
+            self.start(slot, Request::Linger(slot));
         }
-        self.start(slot, operation::close(slot));
+        self.start(slot, Request::Close(slot));
     }
 }
 
-impl Backend for Uring {
+impl<K: Kernel> Backend for Uring<K> {
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        let before = events.len();
-        self.admission.retry(self.now_ms, events);
-        self.arm();
-        let timeout = if events.len() > before {
-            Some(Duration::ZERO)
-        } else {
-            self.admission.limit_wait(timeout, self.now_ms)
-        };
-        let result = self.ring.enter(timeout);
-        self.waker.cancel();
-        self.now_ms = now_ms();
-        let mut completions = std::mem::take(&mut self.completions);
-        self.ring.take_completions(&mut completions);
-        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
-        if arrivals >= WORK_A_WAIT && result.is_ok() {
-            // There may be more: gather it, so that one pass over a room sends it together.
-            self.ring.look()?;
-            self.ring.take_completions(&mut completions);
-        }
-        for completion in completions.drain(..) {
-            self.complete(completion, events);
-        }
-        self.completions = completions;
-        self.cancel_unfinished();
-        if self.admission.is_stopped() && self.accepts.in_flight() == 0 {
-            self.listeners.clear();
-        }
-        result
+        let timeout = self.begin(timeout, events);
+        let result = self.kernel.enter(timeout);
+        self.end(events).and(result)
     }
 
     fn send(&mut self, slot: Slot, span: Span) {
@@ -401,8 +427,12 @@ impl Backend for Uring {
         if connection.phase == Phase::Open {
             let id = self.sends.insert(slot, span);
             self.at(slot).send = Some(id);
-            let entry = operation::send(slot, id, self.sends.at(id).span.bytes());
-            self.start(slot, entry);
+            self.at(slot).under_way += 1;
+            self.push_send(id);
+            if fault::is(Fault::SpanLetGo) {
+                let send = self.sends.at(id);
+                send.span = Span::copy_of(send.span.bytes());
+            }
         }
     }
 
@@ -443,7 +473,7 @@ impl Backend for Uring {
     }
 
     fn recycle(&mut self, buffer: Buffer) {
-        self.buffers.give(buffer);
+        self.kernel.give(buffer);
     }
 
     fn stop_accepting(&mut self) {
@@ -464,13 +494,11 @@ impl Backend for Uring {
     }
 }
 
-impl Drop for Uring {
+impl<K: Kernel> Drop for Uring<K> {
     fn drop(&mut self) {
-        if !self.ring.quiesce() {
-            // The kernel may still read a span or write an address or a buffer, so their memory must stay.
+        if !self.kernel.quiesce() {
+            // The kernel may still read a span, so their memory must stay.
             std::mem::forget(std::mem::take(&mut self.sends));
-            std::mem::forget(std::mem::take(&mut self.accepts));
-            self.buffers.leak();
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) const BUFFER_GROUP: u16 = 0;
 /// A completion never names a connection of the past, since a slot is used again only after every operation
 /// on it has completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     /// Accepts into the address buffer of this index.
     Accept(u32),
     CancelAccept(u32),

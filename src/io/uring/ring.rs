@@ -31,14 +31,14 @@ pub(super) struct Ring {
 
 /// The completion of an operation, or one of several of a multishot one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Completion {
-    pub(super) operation: Operation,
+pub(crate) struct Completion {
+    pub(crate) operation: Operation,
     /// What the system call of that name would return, errors as `-errno`.
-    pub(super) result: i32,
+    pub(crate) result: i32,
     /// No other completion of this operation follows.
-    pub(super) last: bool,
+    pub(crate) last: bool,
     /// The buffer of the ring that was used up.
-    pub(super) buffer: Option<u16>,
+    pub(crate) buffer: Option<u16>,
 }
 
 impl Ring {

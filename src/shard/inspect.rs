@@ -1,0 +1,58 @@
+//! What the simulation sees of a shard, and how it drives one between the halves of a poll.
+
+use super::*;
+use crate::io::Uring;
+use crate::io::uring::Kernel;
+
+impl<K: Kernel> Shard<Uring<K>> {
+    /// The part of a turn before the wait: how long it may last. With `work` it makes up a turn.
+    pub(crate) fn begin_turn(&mut self, events: &mut Vec<Event>) -> Option<Duration> {
+        let timeout = self.timeout();
+        self.backend.begin(timeout, events)
+    }
+
+    /// The part after the wait.
+    pub(crate) fn end_turn(&mut self, events: &mut Vec<Event>) {
+        self.backend.end(events).expect("the simulated kernel does not break");
+        self.work(events);
+    }
+
+    /// Reaches the bounds with a few clients and messages.
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_over()
+    }
+
+    pub(crate) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whatever is left although no connection is: empty when all is as it should be.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let (rooms, bytes) = self.hub.memory();
+        let found = [
+            ("connections", self.live),
+            ("held streams", self.held.len()),
+            ("paused publishers", self.paused.len()),
+            ("closings", self.closing.len()),
+            ("rooms", rooms),
+            ("bytes of logs", bytes),
+            ("members owed", self.hub.occupied()),
+            ("sends", self.backend.sends_under_way()),
+            ("timers", usize::from(self.timers.next_due_ms().is_some())),
+            ("room timers", usize::from(self.hub.next_tick_ms().is_some())),
+            (
+                "connections not counted as closed",
+                (self.stats.accepted.get() - self.stats.closed.get()) as usize,
+            ),
+        ];
+        found.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect()
+    }
+}

@@ -1,0 +1,406 @@
+//! Clients of many characters, and what each of them checks of its stream.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::frames::{self, Frame};
+use super::net::Net;
+use super::truth::{BOOM, HUSH, Truth, id_of, kind_of, payload};
+use crate::app::Kind;
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Character {
+    /// Speaks and reads.
+    Lively,
+    /// Reads now and then.
+    Slow,
+    /// Only listens.
+    Silent,
+    /// Speaks and never reads.
+    Deaf,
+    /// Breaks rules.
+    Rude,
+    /// Closes properly, and comes back.
+    Fickle,
+    /// Resets the connection, and comes back.
+    Rough,
+    /// Ends its direction alone, and comes back.
+    Half,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Away,
+    /// The request is sent, the response awaited.
+    Request,
+    Open,
+    /// The server said why it closes; its end of stream is awaited.
+    Told,
+}
+
+/// What holds for all clients of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) shards: usize,
+    pub(super) rooms: Vec<String>,
+    pub(super) is_chat: bool,
+    pub(super) addresses: usize,
+    /// The clock jumps, so that even those who answer may seem dead.
+    pub(super) jumps: bool,
+}
+
+pub(super) struct Client {
+    character: Character,
+    phase: Phase,
+    conn: Option<usize>,
+    /// Number of the connection over all clients.
+    serial: u64,
+    room: String,
+    out: VecDeque<u8>,
+    input: Vec<u8>,
+    said: u64,
+    /// Position in the room's order of the next message.
+    next: Option<usize>,
+    ended: bool,
+    broke_rules: bool,
+    boomed: bool,
+    said_goodbye: bool,
+    visits: usize,
+}
+
+impl Client {
+    pub(super) fn new(character: Character) -> Self {
+        Self {
+            character,
+            phase: Phase::Away,
+            conn: None,
+            serial: 0,
+            room: String::new(),
+            out: VecDeque::new(),
+            input: Vec::new(),
+            said: 0,
+            next: None,
+            ended: false,
+            broke_rules: false,
+            boomed: false,
+            said_goodbye: false,
+            visits: 0,
+        }
+    }
+
+    /// Does one thing, or nothing. With `calm` it begins nothing and reads everything, unless it is deaf.
+    pub(super) fn step(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, calm: bool) -> bool {
+        let Some(conn) = self.conn else {
+            return !calm && net.random.once_in(8) && self.connect(net, rules);
+        };
+        match net.random.below(8) {
+            0 if !calm => self.act(net, rules, conn),
+            0..=3 => self.write(net, conn) || self.read(net, conn, rules, truth, calm),
+            _ => self.read(net, conn, rules, truth, calm) || self.write(net, conn),
+        }
+    }
+
+    /// Leaves in its own way.
+    pub(super) fn leave(&mut self, net: &mut Net) {
+        let Some(conn) = self.conn else { return };
+        match self.character {
+            Character::Deaf | Character::Rough | Character::Rude => self.reset(net, conn),
+            Character::Half => self.end(net, conn),
+            _ => self.say_goodbye(net),
+        }
+    }
+
+    fn connect(&mut self, net: &mut Net, rules: &Rules) -> bool {
+        if self.visits == 4 {
+            return false;
+        }
+        let visits = self.visits + 1;
+        *self = Self { visits, ..Self::new(self.character) };
+        let address = net.random.below(rules.addresses) as u8;
+        let peer = SocketAddr::from(([10, 0, 0, address], 1_000 + net.conns.len() as u16));
+        let shard = net.random.below(rules.shards);
+        self.conn = Some(net.connect(shard, peer));
+        self.serial = net.conns.len() as u64;
+        self.room = rules.rooms[net.random.below(rules.rooms.len())].clone();
+        self.phase = Phase::Request;
+        let rude = self.character == Character::Rude && net.random.once_in(3);
+        self.broke_rules = rude;
+        let line = if rude { net.random.pick(&["\u{1}\u{2}", "POST / HTTP/1.1\r\n", "GET"]) } else { "" };
+        let request = format!(
+            "{line}GET /room/{} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            self.room
+        );
+        self.out.extend(request.bytes());
+        true
+    }
+
+    /// Does what its character is about.
+    fn act(&mut self, net: &mut Net, rules: &Rules, conn: usize) -> bool {
+        if self.phase != Phase::Open {
+            if self.character == Character::Rough && net.random.once_in(16) {
+                self.reset(net, conn);
+            }
+            return false;
+        }
+        if self.ended || self.said_goodbye || self.out.len() > 4_000 {
+            return false;
+        }
+        match self.character {
+            Character::Silent => return false,
+            Character::Fickle if net.random.once_in(8) => self.say_goodbye(net),
+            Character::Rough if net.random.once_in(8) => self.reset(net, conn),
+            Character::Half if net.random.once_in(8) => self.end(net, conn),
+            Character::Rude if net.random.once_in(4) => self.be_rude(net),
+            _ => self.speak(net, rules),
+        }
+        true
+    }
+
+    fn speak(&mut self, net: &mut Net, rules: &Rules) {
+        if rules.is_chat {
+            let number = net.random.below(6);
+            let line = match net.random.below(6) {
+                0 => format!("/nick n{number}"),
+                1 => format!("/join {}", rules.rooms[net.random.below(rules.rooms.len())]),
+                2 => format!("/msg n{number} psst"),
+                3 => "/who".to_owned(),
+                4 if net.random.once_in(8) => return self.boom(net),
+                _ => "hello ".repeat(1 + number),
+            };
+            self.out.extend(frames::encode_message(&mut net.random, 1, line.as_bytes()));
+            return;
+        }
+        if net.random.once_in(60) {
+            return self.boom(net);
+        }
+        if net.random.once_in(30) {
+            self.out.extend(frames::encode(&mut net.random, 1, true, HUSH));
+        }
+        for _ in 0..net.random.between(1, 4) {
+            let id = self.serial << 32 | self.said;
+            self.said += 1;
+            let opcode = if kind_of(id) == Kind::Text { 1 } else { 2 };
+            self.out.extend(frames::encode_message(&mut net.random, opcode, &payload(id)));
+        }
+    }
+
+    fn boom(&mut self, net: &mut Net) {
+        self.boomed = true;
+        self.out.extend(frames::encode(&mut net.random, 1, true, BOOM));
+    }
+
+    fn be_rude(&mut self, net: &mut Net) {
+        self.broke_rules = true;
+        let random = &mut net.random;
+        let bytes = match random.below(6) {
+            0 => frames::encode(random, 3, true, b"no such opcode"),
+            1 => vec![0x81, 2, b'n', b'o'],
+            2 => frames::encode(random, 1, true, b"\xff\xfe"),
+            3 => vec![0x82, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0, 1, 2, 3, 4],
+            4 => frames::encode(random, 8, true, &[3]),
+            _ => (0..20).map(|_| random.next() as u8).collect(),
+        };
+        self.out.extend(bytes);
+    }
+
+    fn say_goodbye(&mut self, net: &mut Net) {
+        if self.phase == Phase::Open && !self.said_goodbye {
+            self.said_goodbye = true;
+            self.out.extend(frames::encode(&mut net.random, 8, true, &[0x03, 0xe8]));
+        } else if self.phase != Phase::Open
+            && let Some(conn) = self.conn
+        {
+            self.end(net, conn);
+        }
+    }
+
+    fn reset(&mut self, net: &mut Net, conn: usize) {
+        net.note("client resets", [conn, 0, 0]);
+        net.conns[conn].broken = true;
+        net.conns[conn].to_server.bytes.clear();
+        self.forget();
+    }
+
+    /// FIN, after what is still to be written.
+    fn end(&mut self, net: &mut Net, conn: usize) {
+        net.note("client ends", [conn, 0, 0]);
+        self.ended = true;
+    }
+
+    fn forget(&mut self) {
+        self.conn = None;
+        self.phase = Phase::Away;
+    }
+
+    fn write(&mut self, net: &mut Net, conn: usize) -> bool {
+        if net.conns[conn].server_gone {
+            self.out.clear();
+        }
+        let (left, room) = (self.out.len(), net.conns[conn].to_server.room());
+        if left == 0 && self.ended && !net.conns[conn].to_server.ended {
+            net.conns[conn].to_server.ended = true;
+            return true;
+        }
+        if left == 0 || room == 0 {
+            return false;
+        }
+        let count = net.random.between(1, left.min(room));
+        net.conns[conn].to_server.bytes.extend(self.out.drain(..count));
+        net.note("client writes", [conn, count, 0]);
+        true
+    }
+
+    fn read(&mut self, net: &mut Net, conn: usize, rules: &Rules, truth: &Truth, calm: bool) -> bool {
+        match self.character {
+            Character::Deaf if !net.conns[conn].server_reset => return false,
+            Character::Slow if !calm && !net.random.once_in(20) => return false,
+            _ => {}
+        }
+        let available = net.conns[conn].to_client.bytes.len();
+        if available == 0 {
+            if net.conns[conn].to_client.ended {
+                self.stream_ended(net, conn, rules);
+                return true;
+            }
+            return false;
+        }
+        let count = net.random.between(1, available);
+        let bytes = net.conns[conn].to_client.take(count);
+        self.input.extend(bytes);
+        net.note("client reads", [conn, count, 0]);
+        self.parse(net, rules, truth);
+        true
+    }
+
+    fn parse(&mut self, net: &mut Net, rules: &Rules, truth: &Truth) {
+        if self.phase == Phase::Request {
+            let Some(at) = self.input.windows(4).position(|end| end == b"\r\n\r\n") else { return };
+            let head: Vec<u8> = self.input.drain(..at + 4).collect();
+            if head.starts_with(b"HTTP/1.1 101 ") {
+                self.phase = Phase::Open;
+            } else {
+                assert!(
+                    head.starts_with(b"HTTP/1.1 4") || head.starts_with(b"HTTP/1.1 5"),
+                    "a response: {head:?}"
+                );
+                self.phase = Phase::Told;
+                self.input.clear();
+            }
+        }
+        if self.phase == Phase::Told {
+            // The body of an error.
+            self.input.clear();
+        }
+        while self.phase == Phase::Open {
+            match frames::decode(&mut self.input) {
+                Ok(Some(frame)) => self.take(net, rules, truth, frame),
+                Ok(None) => return,
+                Err(problem) => panic!("connection {}: {problem}", self.serial),
+            }
+        }
+    }
+
+    fn take(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, frame: Frame) {
+        match frame {
+            Frame::Close(code, reason) => self.told(net, rules, code, &reason),
+            Frame::Ping(payload) if !self.ended && !self.said_goodbye => {
+                self.out.extend(frames::encode(&mut net.random, 10, true, &payload));
+            }
+            Frame::Ping(_) | Frame::Pong => {}
+            Frame::Binary(_) if rules.is_chat => panic!("the chat sends no binary message"),
+            Frame::Text(_) if rules.is_chat => {}
+            Frame::Text(bytes) if bytes.starts_with(b"* ") => self.missed(&bytes),
+            Frame::Text(bytes) => self.heard(net, truth, Kind::Text, &bytes),
+            Frame::Binary(bytes) => self.heard(net, truth, Kind::Binary, &bytes),
+        }
+    }
+
+    /// A notice that some messages will not come.
+    fn missed(&mut self, notice: &[u8]) {
+        let text = str::from_utf8(notice).expect("a notice is text");
+        let count = text.strip_prefix("* ").and_then(|text| text.strip_suffix(" messages missed"));
+        let count: usize = count.and_then(|count| count.parse().ok()).expect("a notice says how many");
+        self.next = self.next.map(|next| next + count);
+    }
+
+    fn heard(&mut self, net: &mut Net, truth: &Truth, kind: Kind, bytes: &[u8]) {
+        let serial = self.serial;
+        let Some(id) = id_of(bytes) else { panic!("connection {serial} got what nobody said: {bytes:?}") };
+        assert_eq!(kind, kind_of(id), "message {id:x} came as another kind");
+        let position = truth.borrow().get(&self.room).and_then(|order| order.position(id));
+        let Some(position) = position else { panic!("{id:x} has no place in the order of {}", self.room) };
+        if let Some(next) = self.next {
+            assert_eq!(position, next, "connection {serial} got message {id:x} out of order");
+        }
+        self.next = Some(position + 1);
+        net.heard += 1;
+    }
+
+    /// The server says why it closes.
+    fn told(&mut self, net: &mut Net, rules: &Rules, code: Option<u16>, reason: &str) {
+        let reads = !matches!(self.character, Character::Slow | Character::Deaf);
+        let allowed = match code {
+            None | Some(1000) => self.said_goodbye || self.broke_rules,
+            Some(1001) => true,
+            Some(1002 | 1007 | 1009) => self.broke_rules,
+            Some(1008) => !reads || self.broke_rules || rules.jumps,
+            Some(1011) => self.boomed,
+            Some(1013) => reason == "lagged",
+            Some(_) => self.broke_rules,
+        };
+        assert!(
+            allowed,
+            "connection {} ({:?}) was closed with {code:?} {reason}",
+            self.serial, self.character
+        );
+        assert!(self.input.is_empty(), "connection {} got something after a close frame", self.serial);
+        self.phase = Phase::Told;
+        if !self.said_goodbye && !self.ended {
+            let code = code.unwrap_or(1000).to_be_bytes();
+            self.out.extend(frames::encode(&mut net.random, 8, true, &code));
+        }
+        self.ended = true;
+    }
+
+    fn stream_ended(&mut self, net: &mut Net, conn: usize, rules: &Rules) {
+        let reset = net.conns[conn].server_reset;
+        let reads = !matches!(self.character, Character::Slow | Character::Deaf);
+        let excused = self.broke_rules || self.ended || rules.jumps;
+        let who = (self.serial, self.character, self.phase);
+        if self.phase != Phase::Told {
+            assert!(excused || reset && !reads, "{who:?} was closed without a word (reset: {reset})");
+            assert!(reset || self.input.is_empty() || self.broke_rules, "{who:?}: its last frame is torn");
+        }
+        net.note("client sees the end", [conn, usize::from(reset), 0]);
+        // It closes its socket, whatever it still had to say.
+        net.conns[conn].to_server.ended = true;
+        self.forget();
+    }
+
+    /// Fails when a client that reads has not got all there is for it.
+    pub(super) fn check_current(&self, truth: &Truth, rules: &Rules) {
+        if rules.is_chat || self.phase != Phase::Open || self.character == Character::Deaf || self.broke_rules
+        {
+            return;
+        }
+        let truth = truth.borrow();
+        let Some(order) = truth.get(&self.room) else { return };
+        let own = order.ids.iter().filter(|id| **id >> 32 == self.serial).count();
+        let who = (self.serial, self.character);
+        match self.next {
+            Some(next) => assert_eq!(next, order.ids.len(), "{who:?} has not got all of {}", self.room),
+            None => assert_eq!(own, 0, "{who:?} has heard nothing, not even itself"),
+        }
+        if !self.boomed && !self.ended && !self.said_goodbye {
+            assert_eq!((own as u64, self.out.len()), (self.said, 0), "what {who:?} said did not arrive");
+        }
+    }
+
+    /// Fails when it has not heard why the server has ended.
+    pub(super) fn check_told(&self) {
+        let waits = self.phase == Phase::Open && self.character != Character::Deaf && !self.broke_rules;
+        assert!(!waits, "{:?} was not told that the server ends", (self.serial, self.character));
+    }
+}

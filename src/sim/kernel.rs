@@ -1,0 +1,456 @@
+//! A kernel for one shard: it may do whatever io_uring may, in the order that the seed wants.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::libc;
+
+use super::net::Net;
+use crate::chunk::Span;
+use crate::io::sends::SendId;
+use crate::io::uring::{Completion, Kernel, Operation, Request};
+use crate::io::{Buffer, Options, Slot};
+
+/// A send under way. The kernel keeps a span of its own, so that memory that was let go is seen and not read.
+struct Sending {
+    id: SendId,
+    span: Span,
+    /// The bytes as they were at first.
+    bytes: Vec<u8>,
+    done: usize,
+}
+
+/// A descriptor.
+struct Descriptor {
+    conn: usize,
+    receiving: bool,
+    send: Option<Sending>,
+    shutdown: bool,
+    /// Cancellations to be carried out: of everything, or of receiving alone.
+    cancels: VecDeque<bool>,
+    linger: bool,
+}
+
+/// The state of one shard's kernel, shared with the world that drives it.
+pub(super) struct Core {
+    pub(super) net: Rc<RefCell<Net>>,
+    shard: usize,
+    /// Pushed and not handed over.
+    queue: VecDeque<Owned>,
+    descriptors: Vec<Option<Descriptor>>,
+    /// Accepts under way.
+    accepts: VecDeque<u32>,
+    peers: Vec<SocketAddr>,
+    wake_armed: bool,
+    /// The event was written once, and so stays readable.
+    ever_woken: bool,
+    pub(super) ready: VecDeque<Completion>,
+    /// Completions that come later than their effect.
+    late: Vec<Completion>,
+    lent: VecDeque<Buffer>,
+    filled: Vec<Buffer>,
+    buffers: usize,
+    pub(super) listening: bool,
+}
+
+/// A request that owns what it points to.
+enum Owned {
+    Send(Slot, SendId, Span),
+    Other(Request<'static>),
+}
+
+/// What the backend holds of it.
+#[derive(Clone)]
+pub(super) struct Simulated(pub(super) Rc<RefCell<Core>>);
+
+impl Simulated {
+    pub(super) fn new(net: &Rc<RefCell<Net>>, shard: usize, options: &Options) -> Self {
+        let lent = (0..options.buffers).map(|id| Buffer::new(options.buffer_len, id)).collect();
+        Self(Rc::new(RefCell::new(Core {
+            net: Rc::clone(net),
+            shard,
+            queue: VecDeque::new(),
+            descriptors: (0..options.slots).map(|_| None).collect(),
+            accepts: VecDeque::new(),
+            peers: vec![SocketAddr::from(([0; 4], 0)); 64],
+            wake_armed: false,
+            ever_woken: false,
+            ready: VecDeque::new(),
+            late: Vec::new(),
+            lent,
+            filled: Vec::new(),
+            buffers: options.buffers.into(),
+            listening: true,
+        })))
+    }
+}
+
+impl Kernel for Simulated {
+    #[expect(unsafe_code, reason = "the contract of the trait")]
+    unsafe fn push(&mut self, request: Request<'_>) {
+        let owned = match request {
+            Request::Send(slot, id, span) => Owned::Send(slot, id, span.clone()),
+            Request::Accept { at, listener } => Owned::Other(Request::Accept { at, listener }),
+            Request::CancelAccept(at) => Owned::Other(Request::CancelAccept(at)),
+            Request::Receive(slot) => Owned::Other(Request::Receive(slot)),
+            Request::Shutdown(slot) => Owned::Other(Request::Shutdown(slot)),
+            Request::CancelReceive(slot) => Owned::Other(Request::CancelReceive(slot)),
+            Request::CancelAll(slot) => Owned::Other(Request::CancelAll(slot)),
+            Request::Linger(slot) => Owned::Other(Request::Linger(slot)),
+            Request::Close(slot) => Owned::Other(Request::Close(slot)),
+            Request::Wake(event) => Owned::Other(Request::Wake(event)),
+        };
+        self.0.borrow_mut().queue.push_back(owned);
+    }
+
+    fn enter(&mut self, _: Option<Duration>) -> std::io::Result<()> {
+        self.0.borrow_mut().submit();
+        Ok(())
+    }
+
+    fn look(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn take_completions(&mut self, into: &mut Vec<Completion>) {
+        let mut core = self.0.borrow_mut();
+        let count = core.ready.len();
+        let count = match core.net.borrow_mut().mishap(4) {
+            true => count.div_ceil(2),
+            false => count,
+        };
+        into.extend(core.ready.drain(..count));
+    }
+
+    fn quiesce(&mut self) -> bool {
+        let mut core = self.0.borrow_mut();
+        core.queue.clear();
+        core.descriptors.clear();
+        true
+    }
+
+    fn peer(&mut self, at: u32) -> SocketAddr {
+        self.0.borrow().peers[at as usize]
+    }
+
+    fn listeners(&self) -> usize {
+        1
+    }
+
+    fn close_listeners(&mut self) {
+        self.0.borrow_mut().listening = false;
+    }
+
+    fn give(&mut self, buffer: Buffer) {
+        self.0.borrow_mut().lent.push_back(buffer);
+    }
+
+    fn take(&mut self, id: u16, len: usize) -> Buffer {
+        let mut core = self.0.borrow_mut();
+        let at =
+            core.filled.iter().position(|buffer| buffer.id() == id).expect("a completion named the buffer");
+        let mut buffer = core.filled.swap_remove(at);
+        assert_eq!(buffer.bytes_mut().len(), len, "buffer {id} has another length");
+        buffer
+    }
+
+    fn available(&self) -> usize {
+        self.0.borrow().lent.len()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.borrow().net.borrow().now_ms
+    }
+}
+
+impl Core {
+    /// Takes what was pushed, as the system call would.
+    pub(super) fn submit(&mut self) {
+        while let Some(request) = self.queue.pop_front() {
+            match request {
+                Owned::Send(slot, id, span) => {
+                    let bytes = span.bytes().to_vec();
+                    let descriptor = self.at(slot);
+                    assert!(descriptor.send.is_none(), "two sends under way on slot {slot}");
+                    descriptor.send = Some(Sending { id, span, bytes, done: 0 });
+                }
+                Owned::Other(request) => self.take_request(request),
+            }
+        }
+    }
+
+    fn take_request(&mut self, request: Request<'static>) {
+        match request {
+            Request::Accept { at, .. } => {
+                self.accepts.push_back(at);
+                let free = self.descriptors.iter().filter(|one| one.is_none()).count();
+                assert!(self.accepts.len() <= free, "an accept that may find the table full");
+            }
+            Request::CancelAccept(at) => {
+                if let Some(position) = self.accepts.iter().position(|other| *other == at) {
+                    self.accepts.remove(position);
+                    self.complete(Operation::Accept(at), -libc::ECANCELED);
+                }
+                self.complete(Operation::CancelAccept(at), 0);
+            }
+            Request::Receive(slot) => {
+                let descriptor = self.at(slot);
+                assert!(!descriptor.receiving, "two receives under way on slot {slot}");
+                descriptor.receiving = true;
+            }
+            Request::Shutdown(slot) => self.at(slot).shutdown = true,
+            Request::CancelReceive(slot) => self.at(slot).cancels.push_back(false),
+            Request::CancelAll(slot) => self.at(slot).cancels.push_back(true),
+            Request::Linger(slot) => {
+                self.at(slot).linger = true;
+                self.complete(Operation::Linger(slot), 0);
+            }
+            Request::Close(slot) => self.close(slot),
+            Request::Wake(_) => {
+                self.wake_armed = true;
+                if self.ever_woken {
+                    self.woken();
+                }
+            }
+            Request::Send(..) => unreachable!("owned sends come apart"),
+        }
+    }
+
+    fn at(&mut self, slot: Slot) -> &mut Descriptor {
+        self.descriptors[slot as usize].as_mut().expect("an operation on a descriptor that is open")
+    }
+
+    fn complete(&mut self, operation: Operation, result: i32) {
+        self.ready.push_back(Completion { operation, result, last: true, buffer: None });
+    }
+
+    /// Completes, now or later.
+    fn complete_late(&mut self, operation: Operation, result: i32) {
+        if self.net.borrow_mut().mishap(3) {
+            self.late.push(Completion { operation, result, last: true, buffer: None });
+        } else {
+            self.complete(operation, result);
+        }
+    }
+
+    /// The event was written.
+    pub(super) fn woken(&mut self) {
+        self.ever_woken = true;
+        if self.wake_armed {
+            let last = self.net.borrow_mut().mishap(8);
+            self.wake_armed = !last;
+            self.ready.push_back(Completion { operation: Operation::Wake, result: 1, last, buffer: None });
+        }
+    }
+
+    fn close(&mut self, slot: Slot) {
+        let descriptor = self.descriptors[slot as usize].take().expect("closed once");
+        let busy = descriptor.receiving || descriptor.send.is_some() || descriptor.shutdown;
+        assert!(!busy && descriptor.cancels.is_empty(), "slot {slot} is closed with something under way");
+        let mut net = self.net.borrow_mut();
+        net.note("close", [self.shard, slot as usize, descriptor.conn]);
+        let conn = &mut net.conns[descriptor.conn];
+        conn.server_gone = true;
+        conn.to_client.ended = true;
+        conn.server_reset = descriptor.linger || !conn.to_server.bytes.is_empty();
+        drop(net);
+        self.complete(Operation::Close(slot), 0);
+    }
+
+    /// What is still under way or lent when nothing should be.
+    pub(super) fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let open = self.descriptors.iter().filter(|one| one.is_some()).count();
+        if open > 0 {
+            found.push(format!("{open} descriptors"));
+        }
+        if self.lent.len() != self.buffers {
+            found.push(format!("{} buffers", self.buffers - self.lent.len()));
+        }
+        found
+    }
+
+    /// Goes on with one thing, if there is one.
+    pub(super) fn step(&mut self) -> bool {
+        if !self.late.is_empty() && self.net.borrow_mut().random.once_in(2) {
+            let at = self.net.borrow_mut().random.below(self.late.len());
+            self.ready.push_back(self.late.swap_remove(at));
+            return true;
+        }
+        let count = self.descriptors.len();
+        let first = self.net.borrow_mut().random.below(count + 1);
+        if first == count && self.accept() {
+            return true;
+        }
+        let any = (0..count).any(|offset| self.step_slot(((first + offset) % count) as Slot));
+        if any || self.accept() {
+            return true;
+        }
+        let late = self.late.pop();
+        self.ready.extend(late);
+        late.is_some()
+    }
+
+    fn accept(&mut self) -> bool {
+        let mut net = self.net.borrow_mut();
+        if self.accepts.is_empty() || net.backlogs[self.shard].is_empty() {
+            return false;
+        }
+        let at = self.accepts.pop_front().expect("not empty");
+        if net.mishap(16) {
+            let error = net.random.pick(&[libc::EMFILE, libc::ECONNABORTED, libc::ENOBUFS, libc::EINTR]);
+            net.note("accept fails", [self.shard, at as usize, error as usize]);
+            drop(net);
+            self.complete(Operation::Accept(at), -error);
+            return true;
+        }
+        let conn = net.backlogs[self.shard].pop_front().expect("not empty");
+        let slot = self.descriptors.iter().position(Option::is_none).expect("asserted in `take_request`");
+        self.peers[at as usize] = net.conns[conn].peer;
+        net.note("accept", [self.shard, slot, conn]);
+        drop(net);
+        self.descriptors[slot] = Some(Descriptor {
+            conn,
+            receiving: false,
+            send: None,
+            shutdown: false,
+            cancels: VecDeque::new(),
+            linger: false,
+        });
+        self.complete(Operation::Accept(at), slot as i32);
+        true
+    }
+
+    /// One step of what is under way on a slot.
+    fn step_slot(&mut self, slot: Slot) -> bool {
+        if self.descriptors[slot as usize].is_none() {
+            return false;
+        }
+        let first = self.net.borrow_mut().random.below(4);
+        (0..4).any(|offset| match (first + offset) % 4 {
+            0 => self.step_receive(slot),
+            1 => self.step_send(slot),
+            2 => self.step_shutdown(slot),
+            _ => self.step_cancel(slot),
+        })
+    }
+
+    fn step_receive(&mut self, slot: Slot) -> bool {
+        let shared = Rc::clone(&self.net);
+        let mut net = shared.borrow_mut();
+        let Descriptor { conn: at, receiving, .. } = *self.at(slot);
+        let mishap = net.mishap(64);
+        let conn = &mut net.conns[at];
+        let available = conn.to_server.bytes.len();
+        if !receiving || available == 0 && !conn.broken && !conn.to_server.ended {
+            return false;
+        }
+        let result = if conn.broken {
+            -libc::ECONNRESET
+        } else if available == 0 {
+            0
+        } else if self.lent.is_empty() || mishap {
+            net.starved += 1;
+            -libc::ENOBUFS
+        } else {
+            let mut buffer = self.lent.pop_front().expect("not empty");
+            let most = available.min(buffer.capacity());
+            let count = if net.adverse { net.random.between(1, most) } else { most };
+            buffer.fill(&net.conns[at].to_server.take(count));
+            let last = net.mishap(6);
+            net.note("receive", [slot as usize, at, count]);
+            let (operation, id) = (Operation::Receive(slot), buffer.id());
+            self.filled.push(buffer);
+            self.ready.push_back(Completion { operation, result: count as i32, last, buffer: Some(id) });
+            self.at(slot).receiving = !last;
+            return true;
+        };
+        net.note("receive ends", [slot as usize, at, -result as usize]);
+        drop(net);
+        self.at(slot).receiving = false;
+        self.complete(Operation::Receive(slot), result);
+        true
+    }
+
+    fn step_send(&mut self, slot: Slot) -> bool {
+        let shared = Rc::clone(&self.net);
+        let mut net = shared.borrow_mut();
+        let descriptor = self.at(slot);
+        let at = descriptor.conn;
+        let Some(send) = &mut descriptor.send else { return false };
+        let left = send.bytes.len() - send.done;
+        let room = net.conns[at].to_client.room();
+        if net.conns[at].broken {
+            let result = if send.done > 0 { send.done as i32 } else { -libc::EPIPE };
+            net.note("send fails", [slot as usize, at, send.done]);
+            drop(net);
+            self.finish_send(slot, result);
+            return true;
+        }
+        if left > 0 && room == 0 {
+            return false;
+        }
+        if left > 0 {
+            let most = left.min(room);
+            let count = if net.adverse { net.random.between(1, most) } else { most };
+            net.conns[at].to_client.bytes.extend(&send.bytes[send.done..send.done + count]);
+            send.done += count;
+            net.note("send", [slot as usize, at, count]);
+        }
+        let (done, len) = (send.done, send.bytes.len());
+        let interrupted = net.mishap(24);
+        drop(net);
+        if done == len || interrupted {
+            self.finish_send(slot, done as i32);
+        }
+        true
+    }
+
+    /// Completes the send, whose memory must have been there all the time.
+    fn finish_send(&mut self, slot: Slot, result: i32) {
+        let send = self.at(slot).send.take().expect("a send is under way");
+        assert!(send.span.bytes() == send.bytes, "bytes changed while they were sent");
+        let (owners, chunk) = send.span.owners();
+        let ours = self.descriptors.iter().flatten().filter_map(|one| one.send.as_ref());
+        let ours = ours.filter(|other| other.span.owners().1 == chunk).count() + 1;
+        assert!(owners > ours, "the memory of a send on slot {slot} was let go");
+        self.complete_late(Operation::Send(send.id), result);
+    }
+
+    fn step_shutdown(&mut self, slot: Slot) -> bool {
+        let descriptor = self.at(slot);
+        if !descriptor.shutdown {
+            return false;
+        }
+        descriptor.shutdown = false;
+        let at = descriptor.conn;
+        let mut net = self.net.borrow_mut();
+        net.note("shutdown", [slot as usize, at, 0]);
+        net.conns[at].to_client.ended = true;
+        drop(net);
+        self.complete_late(Operation::Shutdown(slot), 0);
+        true
+    }
+
+    fn step_cancel(&mut self, slot: Slot) -> bool {
+        let Some(all) = self.at(slot).cancels.pop_front() else { return false };
+        if self.net.borrow_mut().mishap(4) {
+            // The kernel does not find what is between two attempts.
+            self.complete_late(Operation::Cancel(slot), -libc::EALREADY);
+            return true;
+        }
+        if std::mem::take(&mut self.at(slot).receiving) {
+            self.net.borrow_mut().paused += u64::from(!all);
+            self.complete(Operation::Receive(slot), -libc::ECANCELED);
+        }
+        let done = self.at(slot).send.as_ref().filter(|_| all).map(|send| send.done);
+        if let Some(done) = done {
+            self.finish_send(slot, if done > 0 { done as i32 } else { -libc::ECANCELED });
+        }
+        self.complete_late(Operation::Cancel(slot), 1);
+        true
+    }
+}

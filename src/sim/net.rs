@@ -1,0 +1,114 @@
+//! The network between the simulated clients and kernels, and the time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::random::Random;
+
+/// One direction of a stream: what is on its way or waits at its end.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub(super) bytes: VecDeque<u8>,
+    pub(super) capacity: usize,
+    /// The sender has sent FIN.
+    pub(super) ended: bool,
+}
+
+impl Pipe {
+    pub(super) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.bytes.len())
+    }
+
+    pub(super) fn take(&mut self, count: usize) -> Vec<u8> {
+        self.bytes.drain(..count).collect()
+    }
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) peer: SocketAddr,
+    pub(super) to_server: Pipe,
+    pub(super) to_client: Pipe,
+    /// The client, or the network, has reset it.
+    pub(super) broken: bool,
+    /// The server has reset it, on purpose or since it closed with bytes unread.
+    pub(super) server_reset: bool,
+    /// The server holds no descriptor of it any more.
+    pub(super) server_gone: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) random: Random,
+    pub(super) now_ms: u64,
+    pub(super) conns: Vec<Conn>,
+    /// By shard: connections that wait to be accepted.
+    pub(super) backlogs: Vec<VecDeque<usize>>,
+    /// Whether the kernels and the network do what they need not.
+    pub(super) adverse: bool,
+    /// Hash over all that has happened.
+    pub(super) trace: u64,
+    pub(super) verbose: bool,
+    /// Messages that clients have heard.
+    pub(super) heard: u64,
+    /// Receives that found no buffer.
+    pub(super) starved: u64,
+    /// Receives that a pause has cancelled.
+    pub(super) paused: u64,
+}
+
+impl Net {
+    pub(super) fn new(random: Random, shards: usize, verbose: bool) -> Self {
+        let backlogs = vec![VecDeque::new(); shards];
+        Self {
+            random,
+            now_ms: 1_000,
+            conns: Vec::new(),
+            backlogs,
+            adverse: true,
+            trace: 0,
+            verbose,
+            heard: 0,
+            starved: 0,
+            paused: 0,
+        }
+    }
+
+    /// Takes note of something that happened.
+    pub(super) fn note(&mut self, what: &str, numbers: [usize; 3]) {
+        let mut add = |number: u64| {
+            self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(7)
+        };
+        add(self.now_ms);
+        what.bytes().for_each(|byte| add(byte.into()));
+        numbers.iter().for_each(|number| add(*number as u64));
+        if self.verbose {
+            println!("{:>8} {what} {numbers:?}", self.now_ms);
+        }
+    }
+
+    /// A new connection to a shard.
+    pub(super) fn connect(&mut self, shard: usize, peer: SocketAddr) -> usize {
+        let capacity = self.random.pick(&[16, 200, 2_000, 16_000]);
+        let pipe = || Pipe { bytes: VecDeque::new(), capacity, ended: false };
+        let conn = Conn {
+            peer,
+            to_server: pipe(),
+            to_client: pipe(),
+            broken: false,
+            server_reset: false,
+            server_gone: false,
+        };
+        self.conns.push(conn);
+        let at = self.conns.len() - 1;
+        self.backlogs[shard].push_back(at);
+        self.note("connect", [shard, at, capacity]);
+        at
+    }
+
+    /// Something rare that a kernel may do, once in so many times while it is adverse.
+    pub(super) fn mishap(&mut self, times: usize) -> bool {
+        self.adverse && self.random.once_in(times)
+    }
+}

@@ -1,0 +1,125 @@
+//! Seeds to run: fixed ones, fresh ones, one that is asked for, and those that once found something.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::world::{Outcome, run};
+use crate::fault::{Fault, PRESENT};
+
+const FIXED: u64 = 2_000;
+const FRESH: u64 = 500;
+
+/// How to run one seed again.
+const REPLAY: &str = "UPROAR_SIM_SEED";
+const COMMAND: &str = "cargo test --lib sim::tests::one -- --nocapture";
+
+/// Runs so many seeds from `first` on over all processors.
+fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
+    let next = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut outcomes = Vec::new();
+            loop {
+                let offset = next.fetch_add(1, Ordering::Relaxed);
+                if offset >= count {
+                    return outcomes;
+                }
+                let seed = first.wrapping_add(offset);
+                let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
+                outcomes.push(
+                    outcome.unwrap_or_else(|_| panic!("seed {seed} failed; {REPLAY}={seed} {COMMAND}")),
+                );
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(|worker| worker.join());
+        joined.flat_map(|outcomes| outcomes.expect("a seed failed; its command stands above")).collect()
+    })
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+#[test]
+fn fixed_seeds() {
+    let outcomes = run_seeds(0, FIXED);
+    // A simulation in which nothing goes wrong would prove nothing.
+    let seeds_with =
+        |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
+    let often = [
+        ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("found no buffer", seeds_with(|outcome| outcome.starved)),
+        ("paused", seeds_with(|outcome| outcome.paused)),
+        ("lagged", seeds_with(|outcome| outcome.totals.lagged)),
+        ("broke the protocol", seeds_with(|outcome| outcome.totals.failed)),
+        ("panicked", seeds_with(|outcome| outcome.totals.panics)),
+        ("were refused", seeds_with(|outcome| outcome.totals.refused)),
+        ("found a mailbox full", seeds_with(|outcome| outcome.totals.mailbox_full)),
+    ];
+    println!("{often:?}");
+    for (what, seeds) in often {
+        assert!(seeds >= 50, "{seeds} of {FIXED} seeds {what}");
+    }
+}
+
+/// `UPROAR_SIM_RUNS` gives another number of them, `UPROAR_SIM_FROM` another first one.
+#[test]
+fn fresh_seeds() {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let first = variable("UPROAR_SIM_FROM").unwrap_or(clock >> 10);
+    let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
+    println!("{count} seeds from {first} on");
+    run_seeds(first, count);
+}
+
+/// Runs the seed of `UPROAR_SIM_SEED`, and shows what happens.
+#[test]
+fn one() {
+    let seed = variable(REPLAY).unwrap_or(1);
+    println!("seed {seed}: {:#?}", run(seed, true));
+}
+
+#[test]
+fn a_seed_gives_the_same_run_every_time() {
+    for seed in 0..40 {
+        let threads = [(); 2].map(|()| std::thread::spawn(move || run(seed, false)));
+        let [first, second] = threads.map(|thread| thread.join().expect("the seed runs through"));
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// Fails when none of so many seeds notices the fault.
+fn is_caught(fault: Fault, within: u64) {
+    PRESENT.set(Some(fault));
+    let caught = (0..within).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, false))).is_err());
+    PRESENT.set(None);
+    println!("{fault:?} was caught by seed {caught:?}");
+    assert!(caught.is_some(), "{fault:?} was not caught by {within} seeds");
+}
+
+macro_rules! faults {
+    ($($name:ident: $fault:ident within $seeds:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            is_caught(Fault::$fault, $seeds);
+        })*
+    };
+}
+
+faults! {
+    catches_a_forgotten_more: ForgottenMore within 20,
+    catches_a_short_send: ShortSend within 50,
+    catches_a_span_let_go: SpanLetGo within 200,
+    catches_a_lost_buffer: LostBuffer within 100,
+    catches_a_second_send: SecondSend within 20,
+    catches_a_forgotten_member: ForgottenMember within 50,
+    catches_a_connection_counted_twice: CountedTwice within 50,
+    catches_a_lost_wake: LostWake within 50,
+    catches_a_dropped_batch: DroppedBatch within 500,
+    catches_publishers_never_resumed: NeverResumed within 500,
+}

@@ -1,0 +1,346 @@
+//! One run: shards, kernels and clients on one thread, in the order that the seed gives.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::client::{Character, Client, Rules};
+use super::kernel::{Core, Simulated};
+use super::net::Net;
+use super::random::Random;
+use super::truth::{Truth, Watch};
+use crate::app::{App, Chat, Relay};
+use crate::config::{Compression, LagPolicy};
+use crate::hub::{self, Hub};
+use crate::io::{Backend, Event, Options, Uring};
+use crate::protocol::Limits;
+use crate::shard::admission::Admission;
+use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
+use crate::stats::Totals;
+
+const PING_MS: u64 = 3_000;
+const CLOSE_MS: u64 = 500;
+const DRAIN_MS: u64 = 400;
+/// Steps in which whatever is under way must have come to its end.
+const PATIENCE: usize = 400_000;
+
+/// A shard and its kernel.
+struct Driver {
+    shard: Shard<Uring<Simulated>>,
+    core: Rc<RefCell<Core>>,
+    events: Vec<Event>,
+    /// While it waits: until when, if not for ever.
+    wait: Option<Option<u64>>,
+    over: bool,
+}
+
+impl Driver {
+    /// Half a turn, if the shard would not sleep on.
+    fn step(&mut self, now_ms: u64, early: bool) -> bool {
+        if self.over {
+            return false;
+        }
+        let Some(until) = self.wait else {
+            let timeout = self.shard.begin_turn(&mut self.events);
+            self.core.borrow_mut().submit();
+            self.wait = Some(timeout.map(|timeout| now_ms + timeout.as_millis() as u64));
+            return true;
+        };
+        let mut core = self.core.borrow_mut();
+        if self.shard.waker().was_written() {
+            core.woken();
+        }
+        let is_due = !core.ready.is_empty() || until.is_some_and(|until| until <= now_ms);
+        drop(core);
+        if !is_due && !early {
+            return false;
+        }
+        self.shard.end_turn(&mut self.events);
+        self.wait = None;
+        self.over = self.shard.is_finished();
+        true
+    }
+}
+
+pub(super) struct World {
+    net: Rc<RefCell<Net>>,
+    truth: Truth,
+    rules: Rules,
+    drivers: Vec<Driver>,
+    clients: Vec<Client>,
+    shared: Arc<Shared>,
+    addresses: Vec<Address>,
+    random: Random,
+    steps: usize,
+    /// A shard that gets no turn for a while.
+    stalled: Option<usize>,
+    /// Whether clients have a rate.
+    is_paced: bool,
+}
+
+/// What came of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Hash of all that happened.
+    pub(super) trace: u64,
+    pub(super) totals: Totals,
+    pub(super) heard: u64,
+    pub(super) starved: u64,
+    pub(super) paused: u64,
+}
+
+/// Runs a seed to its end.
+///
+/// # Panics
+/// When something happened that must not.
+pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
+    let mut world = World::new(seed, verbose);
+    world.play();
+    world.calm();
+    if world.random.once_in(2) {
+        world.empty();
+    }
+    world.drain();
+    let net = world.net.borrow();
+    Outcome {
+        trace: net.trace,
+        totals: Totals::of(world.drivers.iter().map(|driver| driver.shard.stats())),
+        heard: net.heard,
+        starved: net.starved,
+        paused: net.paused,
+    }
+}
+
+impl World {
+    fn new(seed: u64, verbose: bool) -> Self {
+        let mut random = Random::new(seed);
+        let shards = random.between(1, 3);
+        let net = Rc::new(RefCell::new(Net::new(Random::new(random.next()), shards, verbose)));
+        let rules = Rules {
+            shards,
+            rooms: (0..random.between(1, 3)).map(|number| format!("room{number}")).collect(),
+            is_chat: random.once_in(5),
+            addresses: random.between(1, 4),
+            jumps: random.once_in(8),
+        };
+        let limits = (random.pick(&[5, 1_000]), random.pick(&[0, 0, 3]), random.pick(&[2, 1_000]));
+        let shared = Arc::new(Shared {
+            admission: Admission::new(limits.0, limits.1, limits.2),
+            stopping: AtomicBool::new(false),
+        });
+        let mut world = Self {
+            net,
+            truth: Truth::default(),
+            rules,
+            drivers: Vec::new(),
+            clients: Vec::new(),
+            shared,
+            addresses: Vec::new(),
+            steps: random.between(300, 3_000),
+            random,
+            stalled: None,
+            is_paced: false,
+        };
+        world.add_shards();
+        let characters = [
+            Character::Lively,
+            Character::Lively,
+            Character::Slow,
+            Character::Silent,
+            Character::Deaf,
+            Character::Rude,
+            Character::Fickle,
+            Character::Rough,
+            Character::Half,
+        ];
+        for _ in 0..world.random.between(2, 12) {
+            let character = world.random.pick(&characters);
+            world.clients.push(Client::new(character));
+        }
+        world
+    }
+
+    fn add_shards(&mut self) {
+        let random = &mut self.random;
+        let options = Options {
+            buffers: random.pick(&[2, 4, 16]),
+            buffer_len: random.pick(&[16, 128, 4_096]),
+            slots: random.pick(&[3, 16, 32]),
+        };
+        let lag_window = random.pick(&[2_000, 20_000, 1 << 20]);
+        let lag_policy = random.pick(&[LagPolicy::Close, LagPolicy::Close, LagPolicy::Skip]);
+        let shards = self.rules.shards as u16;
+        let capacity = random.pick(&[1, 2, 64]);
+        let bounds = Bounds {
+            sends_per_turn: random.pick(&[1, 3, 1_024]),
+            stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
+        };
+        // A rate of few bytes would have them wait for minutes.
+        let pace = Pace { messages: random.pick(&[0, 0, 100]), bytes: random.pick(&[0, 0, 20_000]) };
+        self.is_paced = pace.messages > 0 || pace.bytes > 0;
+        let history_memory = random.pick(&[0, 3_000, 1 << 20]);
+        let compression = random.pick(&[Compression::Off, Compression::Shared, Compression::Dedicated]);
+        let context_memory = random.pick(&[0, 40_000, 1 << 20]);
+        let mut backends = Vec::new();
+        for shard in 0..self.rules.shards {
+            let kernel = Simulated::new(&self.net, shard, &options);
+            let core = Rc::clone(&kernel.0);
+            backends.push((Uring::on(kernel, &options).expect("a descriptor is left"), core));
+        }
+        let (addresses, mailboxes): (Vec<_>, Vec<_>) =
+            backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity)).unzip();
+        for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
+            let inner: Box<dyn App> =
+                if self.rules.is_chat { Box::<Chat>::default() } else { Box::<Relay>::default() };
+            let app = Box::new(Watch { inner, truth: Rc::clone(&self.truth) });
+            let hub = Hub::new(hub::Options {
+                shard,
+                shards,
+                lag_window,
+                history: app.history(),
+                history_bytes: 2_000,
+                history_ms: 2_000,
+                history_memory,
+                compression_threshold: 0,
+            });
+            let settings = Settings {
+                shard,
+                shards,
+                limits: Limits { max_message: 60_000 },
+                compression,
+                context_memory,
+                pace,
+                lag_policy,
+                has_page: false,
+                handshake_ms: 1_000,
+                ping_ms: PING_MS,
+                pong_ms: 1_000,
+                close_ms: CLOSE_MS,
+                drain_ms: DRAIN_MS,
+            };
+            let own: (_, _, Box<dyn App>) = (backend, hub, app);
+            let common = (Arc::clone(&self.shared), Arc::default());
+            let mut shard = Shard::new(settings, own, (mailbox, addresses.clone()), common);
+            shard.set_bounds(bounds);
+            self.drivers.push(Driver { shard, core, events: Vec::new(), wait: None, over: false });
+        }
+        self.addresses = addresses;
+    }
+
+    /// One step of somebody, if the one that chance picks has something to do.
+    fn step(&mut self, calm: bool) -> bool {
+        let now_ms = self.net.borrow().now_ms;
+        let random = &mut self.random;
+        match random.below(10) {
+            0..5 => {
+                let client = random.below(self.clients.len());
+                self.clients[client].step(&mut self.net.borrow_mut(), &self.rules, &self.truth, calm)
+            }
+            5..8 => self.drivers[random.below(self.rules.shards)].core.borrow_mut().step(),
+            _ => {
+                let at = random.below(self.rules.shards);
+                if self.stalled == Some(at) && !calm {
+                    return false;
+                }
+                let early = !calm && random.once_in(50);
+                self.drivers[at].step(now_ms, early)
+            }
+        }
+    }
+
+    /// Adversity.
+    fn play(&mut self) {
+        for _ in 0..self.steps {
+            self.step(false);
+            if self.random.once_in(150) {
+                self.stalled = Some(self.random.below(2 * self.rules.shards));
+            }
+            if self.random.once_in(40) {
+                let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
+                self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
+            }
+        }
+    }
+
+    /// Has everybody do what there is to do for so long, without anything new.
+    fn settle(&mut self, duration_ms: u64) {
+        let end_ms = self.net.borrow().now_ms + duration_ms;
+        for _ in 0..PATIENCE {
+            if (0..20).any(|_| self.step(true)) || self.step_everyone() {
+                continue;
+            }
+            let deadlines = self.drivers.iter().filter(|driver| !driver.over);
+            let next = deadlines.filter_map(|driver| driver.wait.flatten()).min();
+            let mut net = self.net.borrow_mut();
+            match next.filter(|next| *next <= end_ms) {
+                Some(next) => net.now_ms = next.max(net.now_ms + 1),
+                None => {
+                    net.now_ms = end_ms;
+                    return;
+                }
+            }
+        }
+        panic!("it comes to no end in {PATIENCE} steps");
+    }
+
+    fn step_everyone(&mut self) -> bool {
+        let now_ms = self.net.borrow().now_ms;
+        let mut any = false;
+        for client in &mut self.clients {
+            any |= client.step(&mut self.net.borrow_mut(), &self.rules, &self.truth, true);
+        }
+        for driver in &mut self.drivers {
+            any |= driver.core.borrow_mut().step();
+            any |= driver.step(now_ms, false);
+        }
+        any
+    }
+
+    /// The kernels do what they are asked, clients only read: everybody must get what there is, and soon.
+    fn calm(&mut self) {
+        self.net.borrow_mut().adverse = false;
+        // Who may send so much a second takes its time with what it still has to say.
+        self.settle(if self.is_paced { 20_000 } else { 800 });
+        for client in &self.clients {
+            client.check_current(&self.truth, &self.rules);
+        }
+    }
+
+    /// Everybody leaves: nothing may be left.
+    fn empty(&mut self) {
+        for _ in 0..3 {
+            for client in &mut self.clients {
+                client.leave(&mut self.net.borrow_mut());
+            }
+            self.settle(PING_MS + 2 * CLOSE_MS);
+        }
+        self.settle(30_000);
+        for (at, driver) in self.drivers.iter().enumerate() {
+            let left = [driver.shard.leftovers(), driver.core.borrow().leftovers()].concat();
+            assert!(left.is_empty(), "shard {at} keeps {}", left.join(", "));
+        }
+        let admission = &self.shared.admission;
+        assert_eq!((admission.count(), admission.addresses()), (0, 0), "connections counted though none is");
+    }
+
+    /// The server ends: it tells everybody, and does not take longer than it may.
+    fn drain(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.addresses.iter().for_each(Address::wake);
+        self.settle(DRAIN_MS + CLOSE_MS + 200);
+        for (at, driver) in self.drivers.iter().enumerate() {
+            assert!(driver.over, "shard {at} did not end");
+        }
+        for client in &self.clients {
+            client.check_told();
+        }
+        for driver in &self.drivers {
+            let stats = driver.shard.stats();
+            let panics = stats.panics.get() as usize;
+            self.net
+                .borrow_mut()
+                .note("end", [stats.turns.get() as usize, panics, stats.lagged.get() as usize]);
+        }
+    }
+}
