@@ -11,4 +11,5 @@ pub mod protocol;
 pub mod server;
 mod shard;
 pub mod stats;
+mod sync;
 pub mod timers;

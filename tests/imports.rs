@@ -20,7 +20,7 @@ const TABLE: &[Rule] = &[
         own: &["protocol"],
         others: &["base64", "httparse", "sha1", "simdutf8", "thiserror"],
     },
-    Rule { module: "io", own: &["io", "chunk"], others: &["io_uring", "nix"] },
+    Rule { module: "io", own: &["io", "chunk", "sync"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
         own: &["hub", "protocol::frame", "chunk", "timers"],
@@ -29,7 +29,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "app", own: &["app", "hub", "protocol"], others: &["html5gum", "simdutf8"] },
     Rule {
         module: "shard",
-        own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "timers"],
+        own: &["shard", "app", "chunk", "config", "hub", "io", "protocol", "stats", "sync", "timers"],
         others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
     },
     Rule {
@@ -45,6 +45,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule { module: "config", own: &[], others: &["clap"] },
+    Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
 ];
