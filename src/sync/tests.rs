@@ -1,8 +1,6 @@
 //! Models of the meetings. A thread that is never woken is a deadlock, which loom reports.
 //!
-//! What the flags guard is read and written without any order of its own, so the models prove that the flags alone
-//! suffice. Each fails when a fence of [`Asleep`] is removed, when [`Awaited::raise`] stores instead of exchanging,
-//! and when who sleeps or waits looks before it raises the flag.
+//! What the flags guard is read and written without any order of its own, so the flags alone must suffice.
 
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::{Arc, Notify};
