@@ -37,6 +37,18 @@ screenshot:
 deny:
     cargo deny check licenses bans sources
 
+# Fuzzes each target for so many seconds, two at a time; needs a nightly compiler
+fuzz SECONDS *TARGETS:
+    fuzz/run {{SECONDS}} {{TARGETS}}
+
+# Memory checkers: valgrind, asan or miri
+memory TOOL:
+    tests/memory/run {{TOOL}}
+
+# Every interleaving of the flags that threads meet on
+loom:
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom
+
 # All servers side by side, under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:
     cargo build --release --workspace

@@ -14,4 +14,5 @@ mod shard;
 #[cfg(test)]
 mod sim;
 pub mod stats;
+mod sync;
 pub mod timers;

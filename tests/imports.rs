@@ -20,7 +20,7 @@ const TABLE: &[Rule] = &[
         own: &["protocol"],
         others: &["base64", "flate2", "httparse", "sha1", "simdutf8", "smallvec", "thiserror"],
     },
-    Rule { module: "io", own: &["io", "chunk", "fault"], others: &["io_uring", "nix"] },
+    Rule { module: "io", own: &["io", "chunk", "fault", "sync"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
         own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "fault", "timers"],
@@ -33,7 +33,9 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "shard",
-        own: &["shard", "app", "chunk", "config", "fault", "hub", "io", "protocol", "stats", "timers"],
+        own: &[
+            "shard", "app", "chunk", "config", "fault", "hub", "io", "protocol", "stats", "sync", "timers",
+        ],
         others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
     },
     Rule {
@@ -50,6 +52,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "chunk", own: &[], others: &[] },
     Rule { module: "config", own: &[], others: &["clap"] },
     Rule { module: "fault", own: &[], others: &[] },
+    Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
 ];

@@ -4,13 +4,13 @@
 //! requests are taken only while few deliveries are stuck. So shards never wait for each other in a circle.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::fault::{self, Fault};
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
+use crate::sync::Awaited;
 
 /// Batches that wait in each channel at most. A batch holds at most what its sender took in during one turn.
 const CAPACITY: usize = 64;
@@ -22,7 +22,7 @@ pub(crate) struct Address {
     deliveries: Sender<Batch<Delivery>>,
     waker: Waker,
     /// Whether somebody found the mailbox full and waits to hear that it is not.
-    awaited: Arc<AtomicBool>,
+    awaited: Arc<Awaited>,
 }
 
 /// The receiving end.
@@ -30,7 +30,7 @@ pub(crate) struct Address {
 pub(crate) struct Mailbox {
     pub(crate) requests: Receiver<(u16, Batch<Request>)>,
     pub(crate) deliveries: Receiver<Batch<Delivery>>,
-    awaited: Arc<AtomicBool>,
+    awaited: Arc<Awaited>,
 }
 
 /// A mailbox whose owner is woken by `waker`.
@@ -42,7 +42,7 @@ pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
 pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
     let (request_sender, requests) = bounded(capacity);
     let (delivery_sender, deliveries) = bounded(capacity);
-    let awaited = Arc::new(AtomicBool::new(false));
+    let awaited = Arc::new(Awaited::new());
     let address = Address {
         requests: request_sender,
         deliveries: delivery_sender,
@@ -61,7 +61,7 @@ impl Address {
         let mut stuck = self.try_post(from, outgoing);
         if stuck {
             // The owner looks at the flag after it took something, so one more try after raising it is enough.
-            self.awaited.store(true, Ordering::SeqCst);
+            self.awaited.raise();
             stuck = self.try_post(from, outgoing);
         }
         if !fault::is(Fault::LostWake) {
@@ -105,6 +105,6 @@ impl Mailbox {
 
     /// After taking something: whether others wait to hear that there is room again.
     pub(crate) fn take_awaited(&self) -> bool {
-        self.awaited.swap(false, Ordering::SeqCst)
+        self.awaited.take()
     }
 }

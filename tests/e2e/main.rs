@@ -29,5 +29,6 @@ mod panics;
 mod process;
 mod rates;
 mod relay;
+#[allow(dead_code, reason = "the tests of hostile clients use what these do not")]
 mod support;
 mod timeouts;

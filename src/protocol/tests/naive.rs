@@ -1,7 +1,6 @@
 //! Slow, plain twins of the protocol's routines, written from the RFC alone.
 
-use super::super::{CloseCode, Kind};
-use super::Seen;
+use super::{CloseCode, Kind, Seen};
 
 /// RFC 6455 §5.3, byte by byte.
 pub(crate) fn unmask(data: &mut [u8], key: [u8; 4], offset: usize) {

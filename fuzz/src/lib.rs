@@ -1,0 +1,115 @@
+//! What the fuzz targets share: how an input says where its reads end, and the judges that they are held to.
+
+mod clients;
+#[path = "../../src/protocol/tests/naive.rs"]
+#[expect(dead_code, reason = "the targets need the decoder, the tests the encoder, too")]
+mod naive;
+#[path = "../../src/protocol/tests/seen.rs"]
+mod seen;
+
+use seen::{Seen, feed, feed_bytewise, feed_cut};
+use uproar::protocol::deflate::{Deflater, Inflater, Window};
+use uproar::protocol::frame::{encode_header, first};
+use uproar::protocol::{CloseCode, Event, Kind, Limits, Opcode, Protocol, Reader, Status};
+
+pub use clients::Clients;
+
+/// The handshake that opens a connection before its frames.
+pub const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// Splits an input into the places where its reads end, and the stream.
+///
+/// The first byte says how many cuts there are, up to 15; each is a byte, its distance from the one before.
+pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
+    let Some((&count, rest)) = input.split_first() else { return (Vec::new(), input) };
+    let (gaps, stream) = rest.split_at(rest.len().min(usize::from(count % 16)));
+    let ends = gaps.iter().scan(0, |end, &gap| {
+        *end += usize::from(gap);
+        Some(*end)
+    });
+    (ends.collect(), stream)
+}
+
+/// A head is judged alike however it is cut; what is taken for a request keeps what its fields promise.
+pub fn judge_head(cuts: &[usize], head: &[u8]) {
+    let limits = Limits::default();
+    // Two line feeds make sure that the head ends, whatever it is.
+    let head = [head, b"\n\n"].concat();
+    let whole = feed(&mut Protocol::new(), &head, &limits);
+    assert_eq!(feed_cut(&mut Protocol::new(), &head, cuts, &limits), whole);
+    assert_eq!(feed_bytewise(&mut Protocol::new(), &head, &limits), whole);
+    let mut copy = head.clone();
+    if let Some(Event::Request(request)) =
+        first_event(&mut Protocol::new(), &mut copy, &mut Reader::default())
+    {
+        assert!(request.path == "*" || request.path.starts_with('/'), "{request:?}");
+        assert!(!request.path.contains('?'), "{request:?}");
+        if let (Some(host), Some(header)) = (request.host, request.header("HOST")) {
+            assert!(host.is_ascii() && header.is_ascii(), "{request:?}");
+        }
+        if request.upgrade.is_some() {
+            assert!(request.method == "GET" && request.header("sec-websocket-key").is_some(), "{request:?}");
+        }
+    }
+}
+
+/// Frames give the same however they are cut, and what the naive decoder makes of them.
+pub fn judge_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
+    let limits = limits(max_message);
+    let expected = naive::decode(stream, max_message);
+    assert_eq!(feed(&mut open(), stream, &limits), expected);
+    assert_eq!(feed_cut(&mut open(), stream, cuts, &limits), expected);
+    assert_eq!(feed_bytewise(&mut open(), stream, &limits), expected);
+}
+
+/// What a client sends as compressed messages never inflates to more than `max_message`, and what we compress comes
+/// back as it was, alone and after others. The cuts divide the stream into messages.
+pub fn judge_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
+    let mut starts: Vec<usize> = cuts.iter().map(|&cut| cut.min(stream.len())).collect();
+    starts.sort_unstable();
+    let ends = starts.iter().copied().chain([stream.len()]);
+    let messages =
+        [0].into_iter().chain(starts.iter().copied()).zip(ends).map(|(start, end)| &stream[start..end]);
+    let (mut inflater, mut deflater) = (Inflater::default(), Deflater::new(1));
+    let (mut said, mut sent, mut heard) = (Window::new(9), Window::new(12), Window::new(12));
+    for message in messages {
+        if let Ok(content) = inflater.inflate(message, Some(&mut said), max_message) {
+            assert!(content.len() <= max_message);
+        }
+        assert!(said.memory() <= 1 << 9);
+        let frame = [encode_header(Opcode::Binary, true, false, message.len()).as_bytes(), message].concat();
+        let alone = first(deflater.pack(&frame)).map(|packed| (packed.rsv1, packed.payload.to_vec()));
+        let after =
+            first(deflater.pack_within(&frame, &mut sent, true)).map(|p| (p.rsv1, p.payload.to_vec()));
+        for (packed, window) in [(alone, None), (after, Some(&mut heard))] {
+            let (is_packed, payload) = packed.expect("a frame");
+            match is_packed {
+                true => assert_eq!(inflater.inflate(&payload, window, message.len()), Ok(message)),
+                false => assert_eq!(payload, message),
+            }
+        }
+        assert_eq!(sent.bytes(), heard.bytes());
+    }
+}
+
+fn first_event<'a>(
+    protocol: &'a mut Protocol,
+    read: &'a mut [u8],
+    reader: &'a mut Reader,
+) -> Option<Event<'a>> {
+    let mut input = read;
+    protocol.next(&mut input, reader)
+}
+
+fn limits(max_message: usize) -> Limits {
+    Limits { max_message }
+}
+
+/// A connection after its handshake.
+fn open() -> Protocol {
+    let mut protocol = Protocol::new();
+    let seen = feed(&mut protocol, HANDSHAKE, &Limits::default());
+    assert!(matches!(seen[..], [Seen::Request(_)]), "{seen:?}");
+    protocol
+}

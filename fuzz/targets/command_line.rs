@@ -1,0 +1,16 @@
+//! The command line, one argument a line: whatever is accepted keeps what the settings promise.
+#![no_main]
+
+use clap::Parser;
+use uproar::config::Cli;
+
+libfuzzer_sys::fuzz_target!(|input: &str| {
+    let arguments = ["uproar"].into_iter().chain(input.split('\n'));
+    let Ok(config) = Cli::try_parse_from(arguments).map(Cli::into_config) else { return };
+    assert!((1..=1024).contains(&config.worker_count()), "{config:?}");
+    assert!((1..=1 << 30).contains(&config.max_message), "{config:?}");
+    assert!(!config.ping_seconds.is_zero() && !config.handshake_seconds.is_zero(), "{config:?}");
+    if let Err(line) = config.check() {
+        assert!(line.contains("--") && !line.contains('\n'), "{line}");
+    }
+});

@@ -1,0 +1,70 @@
+//! What comes of a stream however it is cut into reads: for the tests, and for the fuzz targets, which include
+//! this file and the naive decoder by their paths.
+
+use super::{CloseCode, Event, Kind, Limits, Protocol, Reader, Status};
+
+/// An event that owns what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Request(String),
+    Refused(Status),
+    Message(Kind, Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+    Failed(CloseCode),
+}
+
+impl From<Event<'_>> for Seen {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Request(request) => Self::Request(format!("{request:?}")),
+            Event::Refused(refusal) => Self::Refused(refusal.status),
+            Event::Message { kind, payload } => Self::Message(kind, payload.to_vec()),
+            Event::Ping(payload) => Self::Ping(payload.to_vec()),
+            Event::Pong(payload) => Self::Pong(payload.to_vec()),
+            Event::Close(frame) => Self::Close(frame.map(|frame| (frame.code.0, frame.reason.to_owned()))),
+            Event::Failed(failure) => Self::Failed(failure.code),
+        }
+    }
+}
+
+/// Feeds one read, answers requests as a server does, and checks that all is consumed.
+pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &Limits) -> Vec<Seen> {
+    let mut read = read.to_vec();
+    let mut input = &mut read[..];
+    let mut seen = Vec::new();
+    let mut reader = Reader::new(*limits);
+    while let Some(event) = protocol.next(&mut input, &mut reader) {
+        let upgrade = match event {
+            Event::Request(request) => Some(request.upgrade.is_some()),
+            _ => None,
+        };
+        seen.push(event.into());
+        match upgrade {
+            Some(true) => protocol.upgrade(None),
+            Some(false) => protocol.discard(),
+            None => {}
+        }
+    }
+    assert!(input.is_empty(), "{} bytes were left", input.len());
+    seen
+}
+
+/// Feeds a stream in reads that end at `cuts`, which need not be in order nor within it.
+pub(super) fn feed_cut(protocol: &mut Protocol, stream: &[u8], cuts: &[usize], limits: &Limits) -> Vec<Seen> {
+    let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(stream.len())).collect();
+    ends.push(stream.len());
+    ends.sort_unstable();
+    let mut start = 0;
+    let mut seen = Vec::new();
+    for end in ends {
+        seen.extend(feed(protocol, &stream[start..end], limits));
+        start = end;
+    }
+    seen
+}
+
+pub(super) fn feed_bytewise(protocol: &mut Protocol, stream: &[u8], limits: &Limits) -> Vec<Seen> {
+    stream.iter().flat_map(|&byte| feed(protocol, &[byte], limits)).collect()
+}
