@@ -138,7 +138,7 @@ impl World {
             clients: Vec::new(),
             shared,
             addresses: Vec::new(),
-            steps: if random.once_in(20) { 20_000 } else { random.between(300, 3_000) },
+            steps: if random.once_in(40) { 10_000 } else { random.between(300, 3_000) },
             random,
             stalled: None,
         };
