@@ -32,7 +32,7 @@ pub(super) fn decode(input: &mut Vec<u8>) -> Result<Option<Frame>, String> {
         1 => Frame::Text(payload),
         2 => Frame::Binary(payload),
         8 if payload.is_empty() => Frame::Close(None, String::new()),
-        8 if len >= 2 && len < 126 => {
+        8 if (2..126).contains(&len) => {
             let reason = String::from_utf8(payload[2..].to_vec()).map_err(|_| "a reason that is no text")?;
             Frame::Close(Some(u16::from_be_bytes([payload[0], payload[1]])), reason)
         }
