@@ -11,6 +11,10 @@ run *ARGS:
 test:
     cargo test --workspace
 
+# Whole shards on a simulated kernel: so many fresh seeds
+sim RUNS="100000":
+    UPROAR_SIM_RUNS={{RUNS}} cargo test --release --lib sim::tests::fresh_seeds -- --nocapture
+
 # Formatting, lints, documentation
 check:
     cargo fmt --all --check

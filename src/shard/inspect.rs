@@ -1,5 +1,6 @@
 //! What the simulation sees of a shard, and how it drives one between the halves of a poll.
 
+use super::connection::Pause;
 use super::*;
 use crate::io::Uring;
 use crate::io::uring::Kernel;
@@ -24,6 +25,15 @@ impl<K: Kernel> Shard<Uring<K>> {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.is_over()
+    }
+
+    /// Whether the client's bytes are wanted now.
+    pub(crate) fn listens_to(&self, slot: Slot) -> bool {
+        let Some(connection) = self.connections.get(slot as usize) else { return false };
+        let talks = matches!(connection.phase, connection::Phase::Handshake | connection::Phase::Open);
+        talks
+            && !connection.ended
+            && ![Pause::Unread, Pause::Published].iter().any(|why| connection.is_paused(*why))
     }
 
     pub(crate) fn waker(&self) -> &Waker {

@@ -14,6 +14,10 @@ use crate::io::sends::SendId;
 use crate::io::uring::{Completion, Kernel, Operation, Request};
 use crate::io::{Buffer, Options, Slot};
 
+/// Turns in which a connection that is to be heard must be received from again. With two buffers for thirty
+/// connections it may lose the race for one many times.
+const UNHEARD: usize = 200;
+
 /// A send under way. The kernel keeps a span of its own, so that memory that was let go is seen and not read.
 struct Sending {
     id: SendId,
@@ -32,6 +36,8 @@ struct Descriptor {
     /// Cancellations to be carried out: of everything, or of receiving alone.
     cancels: VecDeque<bool>,
     linger: bool,
+    /// Turns for which bytes have waited though nothing receives them.
+    unheard: usize,
 }
 
 /// The state of one shard's kernel, shared with the world that drives it.
@@ -260,6 +266,19 @@ impl Core {
         self.complete(Operation::Close(slot), 0);
     }
 
+    /// After a turn: nobody who is to be heard may wait for long with nothing receiving.
+    pub(super) fn check_heard(&mut self, is_wanted: impl Fn(Slot) -> bool) {
+        let net = self.net.borrow();
+        for (slot, descriptor) in (0..).zip(&mut self.descriptors) {
+            let Some(descriptor) = descriptor else { continue };
+            let waits = !net.conns[descriptor.conn].to_server.bytes.is_empty() && !descriptor.receiving;
+            let is_known = self.ready.iter().any(|one| one.operation == Operation::Receive(slot));
+            descriptor.unheard =
+                if waits && !is_known && is_wanted(slot) { descriptor.unheard + 1 } else { 0 };
+            assert!(descriptor.unheard < UNHEARD, "slot {slot} is not received from for {UNHEARD} turns");
+        }
+    }
+
     /// What is still under way or lent when nothing should be.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -319,6 +338,7 @@ impl Core {
             shutdown: false,
             cancels: VecDeque::new(),
             linger: false,
+            unheard: 0,
         });
         self.complete(Operation::Accept(at), slot as i32);
         true

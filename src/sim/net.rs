@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 
 use super::random::Random;
 
+/// Bytes under way at most on the narrowest links.
+pub(super) const NARROW: usize = 16;
+
 /// One direction of a stream: what is on its way or waits at its end.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -90,7 +93,7 @@ impl Net {
 
     /// A new connection to a shard.
     pub(super) fn connect(&mut self, shard: usize, peer: SocketAddr) -> usize {
-        let capacity = self.random.pick(&[16, 200, 2_000, 16_000]);
+        let capacity = self.random.pick(&[NARROW, 200, 2_000, 16_000]);
         let pipe = || Pipe { bytes: VecDeque::new(), capacity, ended: false };
         let conn = Conn {
             peer,

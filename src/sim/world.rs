@@ -57,6 +57,7 @@ impl Driver {
             return false;
         }
         self.shard.end_turn(&mut self.events);
+        self.core.borrow_mut().check_heard(|slot| self.shard.listens_to(slot));
         self.wait = None;
         self.over = self.shard.is_finished();
         true
@@ -97,19 +98,20 @@ pub(super) struct Outcome {
 pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
     let mut world = World::new(seed, verbose);
     world.play();
+    if world.random.once_in(4) {
+        world.stop();
+        world.play();
+        world.calm();
+        world.drain();
+        return world.outcome();
+    }
     world.calm();
+    world.check_current();
     if world.random.once_in(2) {
         world.empty();
     }
     world.drain();
-    let net = world.net.borrow();
-    Outcome {
-        trace: net.trace,
-        totals: Totals::of(world.drivers.iter().map(|driver| driver.shard.stats())),
-        heard: net.heard,
-        starved: net.starved,
-        paused: net.paused,
-    }
+    world.outcome()
 }
 
 impl World {
@@ -123,6 +125,7 @@ impl World {
             is_chat: random.once_in(5),
             addresses: random.between(1, 4),
             jumps: random.once_in(8),
+            is_stopping: false,
         };
         let limits = (random.pick(&[5, 1_000]), random.pick(&[0, 0, 3]), random.pick(&[2, 1_000]));
         let shared = Arc::new(Shared {
@@ -137,7 +140,7 @@ impl World {
             clients: Vec::new(),
             shared,
             addresses: Vec::new(),
-            steps: random.between(300, 3_000),
+            steps: if random.once_in(40) { 10_000 } else { random.between(300, 3_000) },
             random,
             stalled: None,
             is_paced: false,
@@ -154,7 +157,8 @@ impl World {
             Character::Rough,
             Character::Half,
         ];
-        for _ in 0..world.random.between(2, 12) {
+        let clients = if world.random.once_in(10) { 40 } else { world.random.between(2, 12) };
+        for _ in 0..clients {
             let character = world.random.pick(&characters);
             world.clients.push(Client::new(character));
         }
@@ -256,7 +260,8 @@ impl World {
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
             }
-            if self.random.once_in(40) {
+            // The more there are, the less each does in a while.
+            if self.random.once_in(40 + 4 * self.clients.len()) {
                 let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
                 self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
             }
@@ -302,6 +307,9 @@ impl World {
         self.net.borrow_mut().adverse = false;
         // Who may send so much a second takes its time with what it still has to say.
         self.settle(if self.is_paced { 20_000 } else { 800 });
+    }
+
+    fn check_current(&self) {
         for client in &self.clients {
             client.check_current(&self.truth, &self.rules);
         }
@@ -324,16 +332,33 @@ impl World {
         assert_eq!((admission.count(), admission.addresses()), (0, 0), "connections counted though none is");
     }
 
-    /// The server ends: it tells everybody, and does not take longer than it may.
-    fn drain(&mut self) {
+    fn outcome(&self) -> Outcome {
+        let net = self.net.borrow();
+        Outcome {
+            trace: net.trace,
+            totals: Totals::of(self.drivers.iter().map(|driver| driver.shard.stats())),
+            heard: net.heard,
+            starved: net.starved,
+            paused: net.paused,
+        }
+    }
+
+    /// Tells the server to end.
+    fn stop(&mut self) {
+        self.rules.is_stopping = true;
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.addresses.iter().for_each(Address::wake);
+    }
+
+    /// The server ends: it tells everybody, and does not take longer than it may.
+    fn drain(&mut self) {
+        self.stop();
         self.settle(DRAIN_MS + CLOSE_MS + 200);
         for (at, driver) in self.drivers.iter().enumerate() {
             assert!(driver.over, "shard {at} did not end");
         }
         for client in &self.clients {
-            client.check_told();
+            client.check_told(&self.rules);
         }
         for driver in &self.drivers {
             let stats = driver.shard.stats();
