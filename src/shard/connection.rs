@@ -6,6 +6,9 @@ use super::admission::Excess;
 use super::pace::Spent;
 use crate::protocol::Protocol;
 
+/// Receive buffers of one client that are handled in a turn, so that those of others do not wait for too many.
+const SHARE: u8 = 4;
+
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -34,6 +37,8 @@ pub(crate) enum Pause {
     Published = 2,
     /// It sends faster than it may.
     Pace = 4,
+    /// It has had its share of this turn.
+    Share = 8,
 }
 
 #[derive(Debug)]
@@ -44,6 +49,10 @@ pub(crate) struct Connection {
     pauses: u8,
     /// Whether the client's direction of the stream has ended.
     pub(crate) ended: bool,
+    /// The turn that `taken` counts in, as far as it fits.
+    turn: u8,
+    /// Buffers that were handled in that turn.
+    taken: u8,
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
     pub(crate) peer: IpAddr,
@@ -70,6 +79,8 @@ impl Connection {
             phase: Phase::Handshake,
             pauses: 0,
             ended: false,
+            turn: 0,
+            taken: 0,
             pinged: false,
             peer,
             excess,
@@ -100,13 +111,19 @@ impl Connection {
         before != 0 && self.pauses == 0
     }
 
-    /// Whether what still arrives is to be held, not handled.
+    /// Whether there is any reason to pause; then what still arrives is to be held, not handled.
     pub(crate) fn is_held(&self) -> bool {
-        self.pauses & (Pause::Unread as u8 | Pause::Pace as u8) != 0
+        self.pauses != 0
     }
 
-    pub(crate) fn is_received_from(&self) -> bool {
-        self.pauses == 0
+    /// Whether another buffer of this client may be handled in this turn; if so, it counts.
+    pub(crate) fn take_share(&mut self, turn: u8) -> bool {
+        if self.turn != turn {
+            (self.turn, self.taken) = (turn, 0);
+        }
+        let has_share = self.taken < SHARE;
+        self.taken += u8::from(has_share);
+        has_share
     }
 
     pub(crate) fn is_paused(&self, reason: Pause) -> bool {
@@ -126,6 +143,14 @@ mod tests {
         assert!(!connection.resume(Pause::Unread));
         assert!(connection.resume(Pause::Published));
         assert!(!connection.resume(Pause::Published));
+    }
+
+    #[test]
+    fn each_turn_has_a_share() {
+        let mut connection = Connection::free();
+        for turn in [7, 8, 7] {
+            assert_eq!((0..300).filter(|_| connection.take_share(turn)).count(), 4);
+        }
     }
 
     #[test]

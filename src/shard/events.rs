@@ -75,7 +75,8 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
-        if self.connections[slot as usize].is_held() {
+        let is_held = self.connections[slot as usize].is_held();
+        if is_held || !self.take_share(slot) {
             self.held.entry(slot).or_default().push_back(Held::Bytes(input.to_vec()));
         } else {
             self.take_in(slot, input);
@@ -239,13 +240,17 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Goes on with a client for which a reason to hold is gone: with what is held of it, then with what comes.
-    fn listen_again(&mut self, slot: Slot, gone: Pause) {
+    pub(super) fn listen_again(&mut self, slot: Slot, gone: Pause) {
         self.connections[slot as usize].resume(gone);
         while !self.connections[slot as usize].is_held() {
             match self.held.get_mut(&slot).and_then(VecDeque::pop_front) {
                 Some(Held::Bytes(mut bytes)) => {
-                    self.take_in(slot, &mut bytes);
-                    self.pause_if_unread(slot);
+                    if self.take_share(slot) {
+                        self.take_in(slot, &mut bytes);
+                        self.pause_if_unread(slot);
+                    } else {
+                        self.held.entry(slot).or_default().push_front(Held::Bytes(bytes));
+                    }
                 }
                 Some(Held::End) => {
                     self.held.remove(&slot);
@@ -257,8 +262,32 @@ impl<B: Backend> Shard<B> {
                 }
             }
         }
-        if self.connections[slot as usize].is_received_from() {
+        if !self.connections[slot as usize].is_held() {
             self.backend.resume(slot);
+        }
+    }
+
+    /// Whether another buffer of this client may be handled in this turn; otherwise it goes on in the next one.
+    /// A flood that a ring has received all at once would hold up the others for as long as it takes to handle.
+    fn take_share(&mut self, slot: Slot) -> bool {
+        let turn = self.stats.turns.get() as u8;
+        let connection = &mut self.connections[slot as usize];
+        if connection.take_share(turn) {
+            return true;
+        }
+        self.served.push(slot);
+        if connection.pause(Pause::Share) {
+            self.backend.pause(slot);
+        }
+        false
+    }
+
+    /// Goes on with clients that had their share of the last turn.
+    pub(super) fn resume_served(&mut self) {
+        for slot in std::mem::take(&mut self.served) {
+            if self.connections[slot as usize].is_paused(Pause::Share) {
+                self.listen_again(slot, Pause::Share);
+            }
         }
     }
 

@@ -141,8 +141,8 @@ impl<B: Backend> Shard<B> {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {
-            if self.connections[slot as usize].resume(Pause::Published) {
-                self.backend.resume(slot);
+            if self.connections[slot as usize].is_paused(Pause::Published) {
+                self.listen_again(slot, Pause::Published);
             }
         }
     }
