@@ -99,5 +99,5 @@ fn exhaust(server: &Process) {
         }
         held.push(stream);
     }
-    server.try_signal(Signal::SIGTERM);
+    server.signal(Signal::SIGTERM);
 }
