@@ -12,7 +12,7 @@ use crate::scene::{beside_chatters, chat, chat_without_rates};
 use crate::support::PATIENCE;
 use crate::support::raw::{PING, PONG, Raw, TEXT, frame};
 
-on_both_backends!(
+at_length_on_both_backends!(
     ten_million_empty_fragments,
     pings,
     pings_without_rates,

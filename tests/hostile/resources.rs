@@ -13,7 +13,7 @@ use crate::support::process::{Process, backend_arg, uproar};
 use crate::support::raw::{BINARY, Raw, TEXT, frame, upgrade_request};
 use crate::support::until;
 
-on_both_backends!(descriptors_run_out_while_people_chat, receive_buffers_run_out, memory_runs_out,);
+at_length_on_both_backends!(descriptors_run_out_while_people_chat, receive_buffers_run_out, memory_runs_out,);
 
 /// Whoever is inside talks on; the others wait in the kernel, and come in as soon as there is room.
 fn descriptors_run_out_while_people_chat(backend: BackendName) {
