@@ -162,10 +162,11 @@ impl<B: Backend> Shard<B> {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.stats.turns.add(1);
-        self.resume_served();
         for event in events.drain(..) {
             self.handle(event);
         }
+        // Not before: one of them may be that the connection is closed, and then its slot names nobody.
+        self.resume_served();
         self.take_mail();
         self.fire_timers();
         self.resume_paced();
