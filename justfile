@@ -29,6 +29,12 @@ bench *ARGS:
 load *ARGS:
     cargo run --release --package loadgen -- {{ARGS}}
 
+# Every attack beside 200 people who talk, in release; FILE gets a line of JSON for each
+hostile FILE="target/hostile.jsonl":
+    cargo test --release --test hostile --no-run
+    rm -f {{FILE}}
+    UPROAR_REPORT="{{absolute_path(FILE)}}" cargo test --release --test hostile -- --include-ignored --test-threads=1 --nocapture
+
 # The page in a real Chromium, on both backends
 browser:
     tests/browser/run

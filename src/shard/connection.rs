@@ -6,8 +6,10 @@ use super::admission::Excess;
 use super::pace::Spent;
 use crate::protocol::Protocol;
 
-/// The smallest window of compression. RFC 7692 §7.1.2
-const MIN_WINDOW: usize = 256;
+/// In what the memory of a connection's windows is counted: two windows of at most 32 KiB fit in a byte.
+const CONTEXT_UNIT: usize = 512;
+/// Receive buffers of one client that are handled in a turn, so that those of others do not wait for too many.
+const SHARE: u8 = 4;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(crate) enum Pause {
     Published = 2,
     /// It sends faster than it may.
     Pace = 4,
+    /// It has had its share of this turn.
+    Share = 8,
 }
 
 #[derive(Debug)]
@@ -47,10 +51,14 @@ pub(crate) struct Connection {
     pauses: u8,
     /// Whether the client's direction of the stream has ended.
     pub(crate) ended: bool,
+    /// The turn that `taken` counts in, as far as it fits.
+    turn: u8,
+    /// Buffers that were handled in that turn.
+    taken: u8,
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
-    /// What its windows may come to, in units of the smallest one.
-    context_units: u16,
+    /// What its windows may come to, in units of [`CONTEXT_UNIT`].
+    context_units: u8,
     pub(crate) peer: IpAddr,
     /// The limit that this connection is over, which its request is answered with.
     pub(crate) excess: Option<Excess>,
@@ -75,6 +83,8 @@ impl Connection {
             phase: Phase::Handshake,
             pauses: 0,
             ended: false,
+            turn: 0,
+            taken: 0,
             pinged: false,
             context_units: 0,
             peer,
@@ -88,13 +98,12 @@ impl Connection {
 
     /// Notes that its windows may come to so many bytes.
     pub(crate) fn set_context_memory(&mut self, bytes: usize) {
-        debug_assert_eq!(bytes % MIN_WINDOW, 0, "windows are powers of two");
-        self.context_units = (bytes / MIN_WINDOW) as u16;
+        self.context_units = bytes.div_ceil(CONTEXT_UNIT) as u8;
     }
 
     /// Bytes that its windows may come to.
     pub(crate) fn context_memory(&self) -> usize {
-        usize::from(self.context_units) * MIN_WINDOW
+        usize::from(self.context_units) * CONTEXT_UNIT
     }
 
     /// Notes that something was heard of the client. True when it is what a ping asked for.
@@ -117,13 +126,19 @@ impl Connection {
         before != 0 && self.pauses == 0
     }
 
-    /// Whether what still arrives is to be held, not handled.
+    /// Whether there is any reason to pause; then what still arrives is to be held, not handled.
     pub(crate) fn is_held(&self) -> bool {
-        self.pauses & (Pause::Unread as u8 | Pause::Pace as u8) != 0
+        self.pauses != 0
     }
 
-    pub(crate) fn is_received_from(&self) -> bool {
-        self.pauses == 0
+    /// Whether another buffer of this client may be handled in this turn; if so, it counts.
+    pub(crate) fn take_share(&mut self, turn: u8) -> bool {
+        if self.turn != turn {
+            (self.turn, self.taken) = (turn, 0);
+        }
+        let has_share = self.taken < SHARE;
+        self.taken += u8::from(has_share);
+        has_share
     }
 
     pub(crate) fn is_paused(&self, reason: Pause) -> bool {
@@ -143,6 +158,14 @@ mod tests {
         assert!(!connection.resume(Pause::Unread));
         assert!(connection.resume(Pause::Published));
         assert!(!connection.resume(Pause::Published));
+    }
+
+    #[test]
+    fn each_turn_has_a_share() {
+        let mut connection = Connection::free();
+        for turn in [7, 8, 7] {
+            assert_eq!((0..300).filter(|_| connection.take_share(turn)).count(), 4);
+        }
     }
 
     #[test]

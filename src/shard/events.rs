@@ -77,7 +77,8 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
-        if self.connections[slot as usize].is_held() {
+        let is_held = self.connections[slot as usize].is_held();
+        if is_held || !self.take_share(slot) {
             self.held.entry(slot).or_default().push_back(Held::Bytes(input.to_vec()));
         } else {
             self.take_in(slot, input);
@@ -167,9 +168,9 @@ impl<B: Backend> Shard<B> {
         let context_memory = self.settings.context_memory.saturating_sub(self.context_memory());
         let terms = Terms { server_takeover: own, context_memory };
         let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
-        let reserved = agreement.context_memory();
-        self.connections[slot as usize].set_context_memory(reserved);
-        self.stats.context_bytes_reserved.add(reserved as u64);
+        let connection = &mut self.connections[slot as usize];
+        connection.set_context_memory(agreement.context_memory());
+        self.stats.context_bytes_reserved.add(connection.context_memory() as u64);
         match agreement.server_bits() {
             bits if own => self.hub.compress_alone(slot, bits, agreement.server_takeover),
             MAX_WINDOW_BITS => self.hub.compress(slot),
@@ -271,13 +272,17 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Goes on with a client for which a reason to hold is gone: with what is held of it, then with what comes.
-    fn listen_again(&mut self, slot: Slot, gone: Pause) {
+    pub(super) fn listen_again(&mut self, slot: Slot, gone: Pause) {
         self.connections[slot as usize].resume(gone);
         while !self.connections[slot as usize].is_held() {
             match self.held.get_mut(&slot).and_then(VecDeque::pop_front) {
                 Some(Held::Bytes(mut bytes)) => {
-                    self.take_in(slot, &mut bytes);
-                    self.pause_if_unread(slot);
+                    if self.take_share(slot) {
+                        self.take_in(slot, &mut bytes);
+                        self.pause_if_unread(slot);
+                    } else {
+                        self.held.entry(slot).or_default().push_front(Held::Bytes(bytes));
+                    }
                 }
                 Some(Held::End) => {
                     self.held.remove(&slot);
@@ -289,8 +294,32 @@ impl<B: Backend> Shard<B> {
                 }
             }
         }
-        if self.connections[slot as usize].is_received_from() {
+        if !self.connections[slot as usize].is_held() {
             self.backend.resume(slot);
+        }
+    }
+
+    /// Whether another buffer of this client may be handled in this turn; otherwise it goes on in the next one.
+    /// A flood that a ring has received all at once would hold up the others for as long as it takes to handle.
+    fn take_share(&mut self, slot: Slot) -> bool {
+        let turn = self.stats.turns.get() as u8;
+        let connection = &mut self.connections[slot as usize];
+        if connection.take_share(turn) {
+            return true;
+        }
+        self.served.push(slot);
+        if connection.pause(Pause::Share) {
+            self.backend.pause(slot);
+        }
+        false
+    }
+
+    /// Goes on with clients that had their share of the last turn.
+    pub(super) fn resume_served(&mut self) {
+        for slot in std::mem::take(&mut self.served) {
+            if self.connections[slot as usize].is_paused(Pause::Share) {
+                self.listen_again(slot, Pause::Share);
+            }
         }
     }
 

@@ -142,8 +142,8 @@ impl<B: Backend> Shard<B> {
             if fault::is(Fault::NeverResumed) {
                 continue;
             }
-            if self.connections[slot as usize].resume(Pause::Published) {
-                self.backend.resume(slot);
+            if self.connections[slot as usize].is_paused(Pause::Published) {
+                self.listen_again(slot, Pause::Published);
             }
         }
     }

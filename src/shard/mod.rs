@@ -116,10 +116,12 @@ pub(crate) struct Shard<B> {
     full_logged_ms: Option<u64>,
     /// Whether it is to say when there is one again.
     full_told: bool,
+    /// Connections paused since they had their share of a turn.
+    served: Vec<Slot>,
     /// Connections paused since what they publish cannot be passed on.
     paused: Vec<Slot>,
-    /// What still arrived from clients of which nothing more was to be received, since they do not read their
-    /// answers or send too fast. What answers it waits with it, so that being told to wait makes nobody lag.
+    /// What still arrived from clients of which nothing more was to be received for now. What answers it waits
+    /// with it, so that being told to wait makes nobody lag.
     held: HashMap<Slot, VecDeque<Held>>,
     /// What the application asked to be closed.
     closing: Vec<(Slot, CloseCode, String)>,
@@ -155,6 +157,7 @@ impl<B: Backend> Shard<B> {
             bounds: Bounds::default(),
             full_logged_ms: None,
             full_told: false,
+            served: Vec::new(),
             paused: Vec::new(),
             held: HashMap::new(),
             closing: Vec::new(),
@@ -193,6 +196,8 @@ impl<B: Backend> Shard<B> {
         for event in events.drain(..) {
             self.handle(event);
         }
+        // Not before: one of them may be that the connection is closed, and then its slot names nobody.
+        self.resume_served();
         self.take_mail();
         self.fire_timers();
         self.resume_paced();
@@ -221,7 +226,8 @@ impl<B: Backend> Shard<B> {
 
     fn has_work(&mut self) -> bool {
         let own = self.hub.outgoing(self.settings.shard);
-        !own.requests.is_empty() || !own.deliveries.is_empty() || self.hub.has_more()
+        let has_mail = !own.requests.is_empty() || !own.deliveries.is_empty();
+        has_mail || self.hub.has_more() || !self.served.is_empty()
     }
 
     /// Hands what clients are owed to the backend, up to the bound of a turn.

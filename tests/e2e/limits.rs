@@ -111,14 +111,14 @@ fn unfinished_requests_have_a_limit(backend: BackendName) {
     inside.push(get_in(server.address(), from(1)));
     slow.push(Raw::connect(server.address()));
     until("as many as may be are silent again", || server.totals().accepted >= 18);
-    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    assert_eq!(Raw::connect(server.address()).status(), Some(503));
     slow.pop().expect("five").abort();
     inside.push(get_in(server.address(), from(1)));
     drop((slow, inside));
     until("all are gone", || server.connections() == (0, 0));
     let mut silent: Vec<_> = (0..5).map(|_| Raw::connect(server.address())).collect();
     until("they are in their handshake", || server.connections().0 == 5);
-    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    assert_eq!(Raw::connect(server.address()).status(), Some(503));
     silent.clear();
 }
 

@@ -9,7 +9,7 @@ use crate::scene::{beside_chatters, chat};
 use crate::support::raw::{Raw, TEXT, frame, upgrade_request};
 use crate::support::until;
 
-on_both_backends!(
+at_length_on_both_backends!(
     requests_that_come_byte_by_byte,
     connections_that_never_speak,
     floods_of_headers,

@@ -16,6 +16,20 @@ macro_rules! on_both_backends {
     };
 }
 
+/// The same for attacks that take seconds: `just hostile` runs them, `cargo test` alone does not.
+macro_rules! at_length_on_both_backends {
+    ($($name:ident),+ $(,)?) => {
+        mod io_uring {
+            $(#[test] #[ignore = "it takes seconds; run: just hostile"]
+            fn $name() { super::$name(uproar::config::BackendName::IoUring); })+
+        }
+        mod epoll {
+            $(#[test] #[ignore = "it takes seconds; run: just hostile"]
+            fn $name() { super::$name(uproar::config::BackendName::Epoll); })+
+        }
+    };
+}
+
 mod chatters;
 mod connections;
 mod floods;

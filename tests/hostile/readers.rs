@@ -12,7 +12,7 @@ use crate::scene::{beside_chatters, chat, chat_without_rates};
 use crate::support::raw::{Raw, TEXT, frame};
 use crate::support::{TestServer, until};
 
-on_both_backends!(
+at_length_on_both_backends!(
     readers_of_a_byte_a_second,
     readers_that_stop,
     publishers_at_full_speed_against_readers_that_stop,

@@ -13,7 +13,7 @@ use crate::support::process::{Process, backend_arg, uproar};
 use crate::support::raw::{BINARY, Raw, TEXT, frame, upgrade_request};
 use crate::support::until;
 
-on_both_backends!(descriptors_run_out_while_people_chat, receive_buffers_run_out, memory_runs_out,);
+at_length_on_both_backends!(descriptors_run_out_while_people_chat, receive_buffers_run_out, memory_runs_out,);
 
 /// Whoever is inside talks on; the others wait in the kernel, and come in as soon as there is room.
 fn descriptors_run_out_while_people_chat(backend: BackendName) {
@@ -57,7 +57,7 @@ fn receive_buffers_run_out(backend: BackendName) {
 fn memory_runs_out(backend: BackendName) {
     let _alone = alone();
     let (mut served, mut refused) = (0, 0);
-    for mebibytes in [8, 40, 80, 120, 160, 200, 300, 400] {
+    for mebibytes in [12, 20, 40, 80, 120, 200, 300, 400] {
         let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", mebibytes << 10);
         let program = uproar(&[]).get_program().to_owned();
         let mut command = Command::new("sh");
@@ -99,5 +99,5 @@ fn exhaust(server: &Process) {
         }
         held.push(stream);
     }
-    server.try_signal(Signal::SIGTERM);
+    server.signal(Signal::SIGTERM);
 }

@@ -88,12 +88,7 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
-    }
-
-    /// Signals a process that may have ended already.
-    pub(crate) fn try_signal(&self, signal: Signal) {
-        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("nobody has waited for its end");
     }
 
     /// Waits for its end.

@@ -123,9 +123,7 @@ impl Raw {
 
     /// Checks that the stream ends here.
     pub(crate) fn end(&mut self) {
-        let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).expect("the end");
-        assert_eq!(rest, [0; 0], "nothing comes after the last word");
+        assert_eq!(self.rest(), [0; 0], "nothing comes after the last word");
     }
 
     /// Waits until the server has reset the connection.
