@@ -10,6 +10,7 @@ use crate::protocol::Protocol;
 const CONTEXT_UNIT: usize = 512;
 /// Receive buffers of one client that are handled in a turn, so that those of others do not wait for too many.
 const SHARE: u8 = 4;
+const SHARE_BITS: u32 = 3;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +52,9 @@ pub(crate) struct Connection {
     pauses: u8,
     /// Whether the client's direction of the stream has ended.
     pub(crate) ended: bool,
-    /// The turn that `taken` counts in, as far as it fits.
-    turn: u8,
-    /// Buffers that were handled in that turn.
-    taken: u8,
+    /// Buffers that were handled in the last turn that there were some; above its [`SHARE_BITS`] that turn, as far as
+    /// it fits.
+    share: u8,
     /// Whether a ping is out and nothing was heard since.
     pub(crate) pinged: bool,
     /// What its windows may come to, in units of [`CONTEXT_UNIT`].
@@ -83,8 +83,7 @@ impl Connection {
             phase: Phase::Handshake,
             pauses: 0,
             ended: false,
-            turn: 0,
-            taken: 0,
+            share: 0,
             pinged: false,
             context_units: 0,
             peer,
@@ -133,11 +132,11 @@ impl Connection {
 
     /// Whether another buffer of this client may be handled in this turn; if so, it counts.
     pub(crate) fn take_share(&mut self, turn: u8) -> bool {
-        if self.turn != turn {
-            (self.turn, self.taken) = (turn, 0);
+        if self.share >> SHARE_BITS != turn & (u8::MAX >> SHARE_BITS) {
+            self.share = turn << SHARE_BITS;
         }
-        let has_share = self.taken < SHARE;
-        self.taken += u8::from(has_share);
+        let has_share = self.share & ((1 << SHARE_BITS) - 1) < SHARE;
+        self.share += u8::from(has_share);
         has_share
     }
 
