@@ -4,6 +4,7 @@ use crate::compare::CompareOptions;
 use crate::message::MIN_SIZE;
 use crate::plan::Scenario;
 use crate::report::ReportOptions;
+use crate::ws::Offer;
 use clap::{Args, Parser, Subcommand};
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
@@ -91,6 +92,9 @@ pub(crate) struct RunOptions {
     /// Payload of each message in bytes, 20 or more.
     #[arg(long, default_value_t = 64, value_parser = parse_size)]
     pub(crate) size: usize,
+    /// permessage-deflate: `on` for each message by itself, `takeover` with all that the server offers.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: Offer,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]

@@ -71,6 +71,9 @@ pub(crate) fn text(outcome: &Outcome) -> String {
             counts.sent, counts.received, counts.lost, counts.duplicated, counts.reordered, counts.corrupt
         ),
     );
+    if let (Some(bytes), Some(ratio)) = (outcome.wire.bytes_per_message, outcome.wire.ratio) {
+        line("on the wire", format!("{bytes:.1} bytes a message received, 1 to {ratio:.2} of what it says"));
+    }
     if let Some(server) = &outcome.server {
         line("server", server_use(server));
     }

@@ -2,6 +2,7 @@
 
 use crate::target::Target;
 use crate::totals::{Tick, Totals};
+use crate::ws::Offer;
 use serde::{Deserialize, Serialize};
 
 /// What a run is to do; every worker gets the same.
@@ -13,6 +14,7 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Payload of each message, in bytes.
     pub(crate) size: usize,
+    pub(crate) compression: Offer,
     /// Tells this run's messages from others.
     pub(crate) tag: u32,
     /// The time that the messages' times count from, in nanoseconds.

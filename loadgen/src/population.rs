@@ -216,6 +216,7 @@ impl<T: Traffic> Population<T> {
         totals.rounds = mem::take(&mut ledger.rounds);
         totals.failures = mem::take(&mut self.failures);
         totals.ends = mem::take(&mut self.ends);
+        totals.wire = connections.wire();
         connections.leave(&mut self);
         self.report(Report::Done(Box::new(totals)));
     }
