@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::compare::CompareOptions;
-use crate::message::MIN_SIZE;
+use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
 use crate::report::ReportOptions;
 use crate::ws::Offer;
@@ -92,6 +92,9 @@ pub(crate) struct RunOptions {
     /// Payload of each message in bytes, 20 or more.
     #[arg(long, default_value_t = 64, value_parser = parse_size)]
     pub(crate) size: usize,
+    /// What messages consist of.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) payload: Filler,
     /// permessage-deflate: `on` for each message by itself, `takeover` with all that the server offers.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) compression: Offer,

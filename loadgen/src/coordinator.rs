@@ -243,6 +243,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         scenario,
         connections: options.connections,
         size: options.size,
+        payload: options.payload,
         compression: options.compression,
         tag: fastrand::u32(..),
         epoch_ns: now_ns(),

@@ -1,5 +1,6 @@
 //! What the coordinator and the workers say to each other. All of it can cross a process boundary.
 
+use crate::message::Filler;
 use crate::target::Target;
 use crate::totals::{Tick, Totals};
 use crate::ws::Offer;
@@ -14,6 +15,7 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Payload of each message, in bytes.
     pub(crate) size: usize,
+    pub(crate) payload: Filler,
     pub(crate) compression: Offer,
     /// Tells this run's messages from others.
     pub(crate) tag: u32,
