@@ -51,7 +51,12 @@ pub(crate) enum Command {
         options: RunOptions,
     },
     /// Connections are opened and held for --duration: memory of each; then one message goes to all.
+    ///
+    /// With --speak the server must be in echo mode, and each sends one message more instead.
     Idle {
+        /// Messages that each connection sends to itself when it opens, so that it has done something.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+        speak: u32,
         #[command(flatten)]
         options: RunOptions,
     },
@@ -156,7 +161,7 @@ impl Command {
                 (Scenario::Broadcast { publishers, rate }, options)
             }
             Self::Storm { options } => (Scenario::Storm, options),
-            Self::Idle { options } => (Scenario::Idle, options),
+            Self::Idle { speak, options } => (Scenario::Idle { speak }, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
         };
         Task::Run(scenario, options)

@@ -59,7 +59,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let has_schedule = match outcome.scenario {
         Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
         Scenario::Broadcast { .. } => true,
-        Scenario::Storm | Scenario::Idle => false,
+        Scenario::Storm | Scenario::Idle { .. } => false,
     };
     if has_schedule {
         line("sent late by", milliseconds(&outcome.send_lag));

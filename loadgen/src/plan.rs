@@ -35,11 +35,22 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
-    Echo { pipeline: u32, rate: Option<f64> },
-    Broadcast { publishers: u32, rate: f64 },
+    Echo {
+        pipeline: u32,
+        rate: Option<f64>,
+    },
+    Broadcast {
+        publishers: u32,
+        rate: f64,
+    },
     Storm,
-    Idle,
-    Connect { rate: Option<f64> },
+    /// Each connection first sends `speak` messages to itself.
+    Idle {
+        speak: u32,
+    },
+    Connect {
+        rate: Option<f64>,
+    },
 }
 
 /// The part of the connections that one worker has: `first..first + count`.

@@ -231,9 +231,7 @@ impl<T: Traffic> Handler for Population<T> {
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         self.open += 1;
         self.opened += 1;
-        if self.stage != Stage::Ramp {
-            self.traffic.on_open(connections, slot, now);
-        }
+        self.traffic.on_open(connections, slot, now);
     }
 
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {

@@ -76,7 +76,11 @@ impl Worker {
                 let traffic = Broadcast::new(plan, share, publishers, rate);
                 self.run(traffic)
             }
-            Scenario::Idle => {
+            Scenario::Idle { speak: 1.. } => {
+                let traffic = Echo::new(plan, share, 1, None);
+                self.run(traffic)
+            }
+            Scenario::Idle { speak: 0 } => {
                 let traffic = Broadcast::new(plan, share, 1, 1.0);
                 self.run(traffic)
             }

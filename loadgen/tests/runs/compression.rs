@@ -220,3 +220,19 @@ fn compressed_messages_that_are_wrong_fail_the_run() {
         assert!(figures["messages"]["lost"].as_u64() >= Some(3), "{text}");
     }
 }
+
+#[test]
+fn idle_connections_speak_first_when_told() {
+    let address = serve(Fault::None);
+    let idle = "idle -c 20 --threads 2 --duration 200ms --speak 2 --compression takeover";
+    let (output, figures) = loadgen(address, "speak", idle);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    // Two each at first, and one each in the end, of which alone the latency is told.
+    assert_eq!((&figures["messages"]["sent"], &figures["messages"]["received"]), (&60.into(), &60.into()));
+    assert_eq!(figures["latency"]["count"], 20);
+    assert!(figures["bytes_per_connection"]["server_rss"].is_number());
+
+    let (output, figures) = loadgen(serve(Fault::Garbage), "mute", idle);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&figures["messages"]["received"], &figures["messages"]["lost"]), (&40.into(), &20.into()));
+}
