@@ -72,7 +72,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         ),
     );
     if let (Some(bytes), Some(ratio)) = (outcome.wire.bytes_per_message, outcome.wire.ratio) {
-        line("on the wire", format!("{bytes:.1} bytes a message received, 1 to {ratio:.2} of what it says"));
+        line("on the wire", format!("{bytes:.1} bytes a message received, {ratio:.2} bytes said for each"));
     }
     if let Some(server) = &outcome.server {
         line("server", server_use(server));
