@@ -5,8 +5,9 @@
 //! ```
 //! Echoes what each case sends, then has the server write its reports.
 
+use loadgen::ws::deflate::Inflation;
 use loadgen::ws::frame::{Opcode, encode};
-use loadgen::ws::{Client, Event};
+use loadgen::ws::{Client, Event, Offer};
 use std::env;
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};
@@ -32,8 +33,9 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
     let mut stream = TcpStream::connect(address)?;
     let mut rng = fastrand::Rng::new();
     let mut out = Vec::new();
-    let mut client = Client::start(address, path, rng.u128(..).to_ne_bytes(), &mut out);
+    let mut client = Client::start(address, path, rng.u128(..).to_ne_bytes(), Offer::Off, &mut out);
     stream.write_all(&out)?;
+    let mut inflation = Inflation::default();
     let mut kept = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     let mut first_text = None;
@@ -48,7 +50,7 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
         out.clear();
         while !is_closed {
             let key = rng.u32(..).to_ne_bytes();
-            let step = match client.next(&kept[done..]) {
+            let step = match client.next(&kept[done..], &mut inflation) {
                 Ok(step) => step,
                 Err(error) => {
                     encode(&mut out, Opcode::Close, &error.close_code().to_be_bytes(), key);

@@ -1,9 +1,10 @@
 //! The command line.
 
 use crate::compare::CompareOptions;
-use crate::message::MIN_SIZE;
+use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
 use crate::report::ReportOptions;
+use crate::ws::Offer;
 use clap::{Args, Parser, Subcommand};
 use serde::{Serialize, Serializer};
 use std::path::PathBuf;
@@ -50,7 +51,12 @@ pub(crate) enum Command {
         options: RunOptions,
     },
     /// Connections are opened and held for --duration: memory of each; then one message goes to all.
+    ///
+    /// With --speak the server must be in echo mode, and each sends one message more instead.
     Idle {
+        /// Messages that each connection sends to itself when it opens, so that it has done something.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+        speak: u32,
         #[command(flatten)]
         options: RunOptions,
     },
@@ -91,6 +97,12 @@ pub(crate) struct RunOptions {
     /// Payload of each message in bytes, 20 or more.
     #[arg(long, default_value_t = 64, value_parser = parse_size)]
     pub(crate) size: usize,
+    /// What messages consist of.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) payload: Filler,
+    /// permessage-deflate: `on` for each message by itself, `takeover` with all that the server offers.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) compression: Offer,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
@@ -149,7 +161,7 @@ impl Command {
                 (Scenario::Broadcast { publishers, rate }, options)
             }
             Self::Storm { options } => (Scenario::Storm, options),
-            Self::Idle { options } => (Scenario::Idle, options),
+            Self::Idle { speak, options } => (Scenario::Idle { speak }, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
         };
         Task::Run(scenario, options)

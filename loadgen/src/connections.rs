@@ -4,8 +4,10 @@ use crate::clock::now_ns;
 use crate::end::End;
 use crate::net::{Net, Ready};
 use crate::target::Target;
-use crate::ws::frame::{Opcode, encode};
-use crate::ws::{Client, Event, ProtocolError};
+use crate::totals::Wire;
+use crate::ws::deflate::{Context, Deflation, Inflation};
+use crate::ws::frame::{Opcode, encode, encode_compressed};
+use crate::ws::{Agreed, Client, Event, Offer, ProtocolError};
 use mio::net::TcpStream;
 use std::collections::HashSet;
 use std::io::{self, Read as _, Write as _};
@@ -52,6 +54,10 @@ pub(crate) struct Connections {
     buffer: Vec<u8>,
     rng: fastrand::Rng,
     timeout_ns: u64,
+    offer: Offer,
+    inflation: Inflation,
+    deflation: Deflation,
+    wire: Wire,
 }
 
 #[derive(Default)]
@@ -63,6 +69,9 @@ struct Slot {
     /// Bytes wait for room in the socket, or somebody waits for room in the outbox.
     blocked: bool,
     client: Client,
+    /// How what is sent is compressed, and what it refers to.
+    agreed: Option<Agreed>,
+    context: Context,
     /// The start of what is not whole yet; owns nothing when idle.
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -83,7 +92,7 @@ enum Phase {
 
 impl Connections {
     /// An empty table of `slots`; `timeout_ns` limits the handshake and the close handshake.
-    pub(crate) fn new(net: Net, target: Target, slots: usize, timeout_ns: u64) -> Self {
+    pub(crate) fn new(net: Net, target: Target, slots: usize, timeout_ns: u64, offer: Offer) -> Self {
         Self {
             net,
             target,
@@ -95,7 +104,16 @@ impl Connections {
             buffer: vec![0; READ_SIZE],
             rng: fastrand::Rng::new(),
             timeout_ns,
+            offer,
+            inflation: Inflation::default(),
+            deflation: Deflation::default(),
+            wire: Wire::default(),
         }
+    }
+
+    /// What the messages that came took on the wire.
+    pub(crate) fn wire(&self) -> Wire {
+        self.wire
     }
 
     /// Handshakes and close handshakes under way.
@@ -114,7 +132,8 @@ impl Connections {
         let entry = &mut self.slots[slot];
         entry.id = id;
         entry.phase = Phase::Opening;
-        entry.client = Client::start(&self.target.host, &self.target.path, nonce, &mut entry.outbox);
+        entry.client =
+            Client::start(&self.target.host, &self.target.path, nonce, self.offer, &mut entry.outbox);
         entry.since_ns = now_ns();
         self.pending.insert(slot);
         match self.net.connect(slot, self.target.address(id)) {
@@ -203,7 +222,17 @@ impl Connections {
         if entry.outbox.is_empty() {
             self.dirty.push(slot);
         }
-        encode(&mut entry.outbox, opcode, payload, self.rng.u32(..).to_ne_bytes());
+        let key = self.rng.u32(..).to_ne_bytes();
+        let compressed = match entry.agreed {
+            Some(agreed) if !opcode.is_control() => {
+                self.deflation.deflate(payload, agreed, &mut entry.context)
+            }
+            _ => None,
+        };
+        match compressed {
+            Some(compressed) => encode_compressed(&mut entry.outbox, opcode, compressed, key),
+            None => encode(&mut entry.outbox, opcode, payload, key),
+        }
     }
 
     fn handle(&mut self, ready: Ready, handler: &mut impl Handler) {
@@ -299,12 +328,25 @@ impl Connections {
 
     /// Handles the whole frames in `input` and says how many bytes they were.
     fn digest(&mut self, slot: usize, input: &[u8], handler: &mut impl Handler) -> usize {
+        let mut inflation = mem::take(&mut self.inflation);
+        let consumed = self.digest_with(&mut inflation, slot, input, handler);
+        self.inflation = inflation;
+        consumed
+    }
+
+    fn digest_with(
+        &mut self,
+        inflation: &mut Inflation,
+        slot: usize,
+        input: &[u8],
+        handler: &mut impl Handler,
+    ) -> usize {
         let now = now_ns();
         let mut client = mem::take(&mut self.slots[slot].client);
         let mut consumed = 0;
         // The handler may close the connection meanwhile.
         while self.slots[slot].phase != Phase::Vacant {
-            let step = match client.next(&input[consumed..]) {
+            let step = match client.next(&input[consumed..], inflation) {
                 Ok(step) => step,
                 Err(error) => {
                     self.fail(slot, error, handler);
@@ -314,9 +356,10 @@ impl Connections {
             consumed += step.consumed;
             match step.event {
                 Event::NeedsMore => break,
-                Event::Nothing => {}
+                Event::Nothing => self.wire.frame_bytes += step.consumed as u64,
                 Event::Opened => {
                     self.slots[slot].phase = Phase::Open;
+                    self.slots[slot].agreed = client.agreed();
                     if self.slots[slot].outbox.is_empty() {
                         // The request was long; an idle connection shall own no buffer.
                         self.slots[slot].outbox = Vec::new();
@@ -326,9 +369,11 @@ impl Connections {
                 }
                 Event::Text(text) => {
                     let message = Payload { is_text: true, bytes: text.as_bytes() };
+                    self.wire.count(step.consumed, text.len());
                     handler.on_message(self, slot, message, now);
                 }
                 Event::Binary(bytes) => {
+                    self.wire.count(step.consumed, bytes.len());
                     handler.on_message(self, slot, Payload { is_text: false, bytes }, now);
                 }
                 Event::Ping(payload) => self.queue(slot, Opcode::Pong, payload),

@@ -77,7 +77,7 @@ impl Run<'_> {
         let connects = matches!(self.scenario, Scenario::Connect { .. });
         let mut sent = Vec::new();
         if (population > 0 || connects) && self.stop_ns.is_none() {
-            if self.scenario == Scenario::Idle {
+            if matches!(self.scenario, Scenario::Idle { .. }) {
                 self.hold()?;
                 let after = self.snapshot();
                 seen.bytes_per_connection = Some(after.per_connection(&before, population));
@@ -193,7 +193,7 @@ impl Run<'_> {
 
     fn window(&self, population: usize) -> Window {
         let start_ns = now_ns() + START_DELAY_NS;
-        if self.scenario == Scenario::Idle {
+        if matches!(self.scenario, Scenario::Idle { .. }) {
             // One message is due at the start, and the next would be a second later.
             return Window { start_ns, measure_ns: start_ns, end_ns: start_ns + 1000, population };
         }
@@ -243,6 +243,8 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         scenario,
         connections: options.connections,
         size: options.size,
+        payload: options.payload,
+        compression: options.compression,
         tag: fastrand::u32(..),
         epoch_ns: now_ns(),
         timeout_ns: nanos(options.connect_timeout),

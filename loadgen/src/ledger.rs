@@ -41,7 +41,7 @@ pub(crate) struct Arrival {
 impl Ledger {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
-            messages: Messages::new(plan.tag, plan.size),
+            messages: Messages::new(plan.tag, plan.size, plan.payload),
             epoch_ns: plan.epoch_ns,
             text: Vec::new(),
             window: Window::default(),

@@ -6,6 +6,8 @@
 //! All are base64 digits; the time counts units of 64 ns. The tag is drawn for each run, so what an earlier run
 //! left in a room's history is told apart from this run's messages. The filler depends on sender and sequence.
 
+use serde::{Deserialize, Serialize};
+
 /// The shortest message, in bytes.
 pub(crate) const MIN_SIZE: usize = HEADER_LEN;
 
@@ -27,8 +29,58 @@ const VALUES: [u8; 256] = {
     }
     values
 };
-/// The filler of a message starts at one of so many places in the pattern.
-const FILLER_STARTS: u64 = 4093;
+/// A message's filler starts at one of so many places in the pattern: prime numbers.
+const RANDOM_STARTS: u64 = 4093;
+const JSON_STARTS: u64 = 1_048_573;
+/// From one message's place to the next. Those of JSON lie far apart, as the golden ratio divides the pattern, so
+/// that a compressor with a window does not find a whole message in an earlier one.
+const RANDOM_STEP: u64 = 1;
+const JSON_STEP: u64 = 648_053;
+const WORDS: [&str; 32] = [
+    "about",
+    "again",
+    "because",
+    "before",
+    "better",
+    "could",
+    "every",
+    "first",
+    "going",
+    "great",
+    "hello",
+    "later",
+    "little",
+    "maybe",
+    "message",
+    "never",
+    "nothing",
+    "people",
+    "please",
+    "really",
+    "right",
+    "server",
+    "should",
+    "something",
+    "still",
+    "thanks",
+    "there",
+    "think",
+    "today",
+    "tomorrow",
+    "where",
+    "would",
+];
+
+/// What a message has besides its stamp.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Filler {
+    /// Letters and digits.
+    #[default]
+    Random,
+    /// A piece of a log of chat messages in JSON: a compressor makes it much shorter.
+    Json,
+}
 
 /// What a message says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +110,27 @@ pub(crate) struct Messages {
     tag_digits: [u8; SENDER_AT],
     size: usize,
     pattern: Vec<u8>,
+    starts: u64,
+    step: u64,
 }
 
 impl Messages {
     /// Messages of `size` bytes, at least [`MIN_SIZE`].
-    pub(crate) fn new(tag: u32, size: usize) -> Self {
+    pub(crate) fn new(tag: u32, size: usize, filler: Filler) -> Self {
         assert!(size >= MIN_SIZE, "the command line refuses shorter messages");
         let mut rng = fastrand::Rng::with_seed(u64::from(tag));
-        let pattern = (0..size + FILLER_STARTS as usize).map(|_| rng.alphanumeric() as u8).collect();
+        let (starts, step) = match filler {
+            Filler::Random => (RANDOM_STARTS, RANDOM_STEP),
+            Filler::Json => (JSON_STARTS, JSON_STEP),
+        };
+        let pattern_len = size + starts as usize;
+        let pattern = match filler {
+            Filler::Random => (0..pattern_len).map(|_| rng.alphanumeric() as u8).collect(),
+            Filler::Json => json(&mut rng, pattern_len),
+        };
         let mut tag_digits = [0; SENDER_AT];
         write_number(&mut tag_digits, u64::from(tag));
-        Self { tag, tag_digits, size, pattern }
+        Self { tag, tag_digits, size, pattern, starts, step }
     }
 
     /// Puts the message for `stamp` in the place of what `out` held.
@@ -118,9 +180,27 @@ impl Messages {
 
     fn filler(&self, stamp: Stamp) -> &[u8] {
         let mixed = u64::from(stamp.sender) * 31 + u64::from(stamp.sequence);
-        let start = (mixed % FILLER_STARTS) as usize;
+        let start = (mixed * self.step % self.starts) as usize;
         &self.pattern[start..start + self.size - HEADER_LEN]
     }
+}
+
+/// Records of a chat, one a line.
+fn json(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
+    let mut text = String::with_capacity(len + 512);
+    while text.len() < len {
+        let (id, user, time) = (rng.u32(..), rng.u16(..1000), rng.u32(..1_000_000));
+        text.push_str(&format!(
+            r#"{{"id":{id},"room":"bench","user":"user{user}","at":1700{time:06},"text":""#
+        ));
+        for _ in 0..rng.usize(3..15) {
+            text.push_str(WORDS[rng.usize(..WORDS.len())]);
+            text.push(' ');
+        }
+        text.push_str("\"}\n");
+    }
+    text.truncate(len);
+    text.into_bytes()
 }
 
 /// Writes the lowest bits of `number`, six in each place.
@@ -147,8 +227,10 @@ mod tests {
 
     #[test]
     fn a_message_comes_back_as_it_was_written() {
-        for size in [MIN_SIZE, 64, 5000] {
-            let messages = Messages::new(77, size);
+        for (size, filler) in
+            [MIN_SIZE, 64, 5000].into_iter().flat_map(|size| [(size, Filler::Random), (size, Filler::Json)])
+        {
+            let messages = Messages::new(77, size, filler);
             let mut out = b"before".to_vec();
             for stamp in [STAMP, Stamp { sender: 0, sequence: 0, time_ns: 0 }] {
                 messages.write(stamp, &mut out);
@@ -161,7 +243,7 @@ mod tests {
 
     #[test]
     fn times_are_rounded_up() {
-        let messages = Messages::new(77, MIN_SIZE);
+        let messages = Messages::new(77, MIN_SIZE, Filler::Random);
         let mut out = Vec::new();
         messages.write(Stamp { time_ns: 65, ..STAMP }, &mut out);
         assert_eq!(messages.read(&out), Reading::Intact(Stamp { time_ns: 128, ..STAMP }));
@@ -169,17 +251,32 @@ mod tests {
 
     #[test]
     fn every_altered_byte_is_noticed() {
-        let messages = Messages::new(77, 64);
-        let mut out = Vec::new();
-        messages.write(STAMP, &mut out);
-        for at in 0..out.len() {
-            let mut altered = out.clone();
-            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
-            let expected = if at < 2 { Reading::Foreign } else { Reading::Corrupt };
-            assert_eq!(messages.read(&altered), expected, "byte {at}");
+        for filler in [Filler::Random, Filler::Json] {
+            let messages = Messages::new(77, 64, filler);
+            let mut out = Vec::new();
+            messages.write(STAMP, &mut out);
+            for at in 0..out.len() {
+                let mut altered = out.clone();
+                altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+                let expected = if at < 2 { Reading::Foreign } else { Reading::Corrupt };
+                assert_eq!(messages.read(&altered), expected, "byte {at}");
+            }
+            assert_eq!(messages.read(&out[..63]), Reading::Corrupt);
+            assert_eq!(messages.read(b"* welcome"), Reading::Foreign);
+            assert_eq!(Messages::new(78, 64, filler).read(&out), Reading::Foreign);
         }
-        assert_eq!(messages.read(&out[..63]), Reading::Corrupt);
-        assert_eq!(messages.read(b"* welcome"), Reading::Foreign);
-        assert_eq!(Messages::new(78, 64).read(&out), Reading::Foreign);
+    }
+
+    #[test]
+    fn no_json_is_found_again_within_a_compressors_window() {
+        for size in [64, 300, 2000] {
+            let messages = Messages::new(77, size, Filler::Json);
+            let stamp = |sequence| Stamp { sender: 3, sequence, time_ns: 0 };
+            let start = |sequence| messages.filler(stamp(sequence)).as_ptr().addr();
+            let window = (32 << 10) / size as u32 + 1;
+            for sequence in 1..=window {
+                assert!(start(0).abs_diff(start(sequence)) >= size, "{sequence} of {size} bytes");
+            }
+        }
     }
 }

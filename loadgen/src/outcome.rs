@@ -4,7 +4,7 @@ use crate::cli::RunOptions;
 use crate::memory::PerConnection;
 use crate::plan::Scenario;
 use crate::procfs::CpuUse;
-use crate::totals::{Counts, Reasons, ThreadUse, Times, Totals};
+use crate::totals::{Counts, Reasons, ThreadUse, Times, Totals, Wire};
 use serde::Serialize;
 
 /// A thread that ran for more than this part of the time had no time to spare.
@@ -25,6 +25,7 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     pub(crate) connections: Connected,
     pub(crate) messages: Messages,
+    pub(crate) wire: OnWire,
     /// Whether all receivers saw the messages of all publishers in the same order.
     pub(crate) one_order: Option<bool>,
     /// From the moment a message was to be sent to its arrival.
@@ -58,6 +59,17 @@ pub(crate) struct Messages {
     pub(crate) counts: Counts,
     /// Received in the measured window.
     pub(crate) per_second: f64,
+}
+
+/// What the messages of the server took on the wire.
+#[derive(Debug, Serialize)]
+pub(crate) struct OnWire {
+    #[serde(flatten)]
+    pub(crate) sums: Wire,
+    /// Frame and header of one message, in bytes.
+    pub(crate) bytes_per_message: Option<f64>,
+    /// Bytes that were said for each byte on the wire.
+    pub(crate) ratio: Option<f64>,
 }
 
 /// A distribution of times.
@@ -128,6 +140,7 @@ impl Outcome {
                 ended: totals.ends.clone(),
             },
             messages: Messages { counts, per_second: counts.measured as f64 / seconds },
+            wire: OnWire::new(totals.wire),
             one_order: (!totals.orders.is_empty()).then_some(totals.orders.len() == 1),
             latency: Summary::of(&totals.latency),
             send_lag: Summary::of(&totals.lag),
@@ -220,6 +233,17 @@ impl ServerUse {
             voluntary_switches: cpu.voluntary_switches,
             involuntary_switches: cpu.involuntary_switches,
             peak_rss_bytes,
+        }
+    }
+}
+
+impl OnWire {
+    fn new(sums: Wire) -> Self {
+        let per = |whole: u64, parts: u64| (parts > 0).then(|| whole as f64 / parts as f64);
+        Self {
+            sums,
+            bytes_per_message: per(sums.frame_bytes, sums.messages),
+            ratio: per(sums.payload_bytes, sums.frame_bytes),
         }
     }
 }

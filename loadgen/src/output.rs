@@ -59,7 +59,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let has_schedule = match outcome.scenario {
         Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
         Scenario::Broadcast { .. } => true,
-        Scenario::Storm | Scenario::Idle => false,
+        Scenario::Storm | Scenario::Idle { .. } => false,
     };
     if has_schedule {
         line("sent late by", milliseconds(&outcome.send_lag));
@@ -71,6 +71,9 @@ pub(crate) fn text(outcome: &Outcome) -> String {
             counts.sent, counts.received, counts.lost, counts.duplicated, counts.reordered, counts.corrupt
         ),
     );
+    if let (Some(bytes), Some(ratio)) = (outcome.wire.bytes_per_message, outcome.wire.ratio) {
+        line("on the wire", format!("{bytes:.1} bytes a message received, {ratio:.2} bytes said for each"));
+    }
     if let Some(server) = &outcome.server {
         line("server", server_use(server));
     }

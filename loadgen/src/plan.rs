@@ -1,7 +1,9 @@
 //! What the coordinator and the workers say to each other. All of it can cross a process boundary.
 
+use crate::message::Filler;
 use crate::target::Target;
 use crate::totals::{Tick, Totals};
+use crate::ws::Offer;
 use serde::{Deserialize, Serialize};
 
 /// What a run is to do; every worker gets the same.
@@ -13,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Payload of each message, in bytes.
     pub(crate) size: usize,
+    pub(crate) payload: Filler,
+    pub(crate) compression: Offer,
     /// Tells this run's messages from others.
     pub(crate) tag: u32,
     /// The time that the messages' times count from, in nanoseconds.
@@ -31,11 +35,22 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
-    Echo { pipeline: u32, rate: Option<f64> },
-    Broadcast { publishers: u32, rate: f64 },
+    Echo {
+        pipeline: u32,
+        rate: Option<f64>,
+    },
+    Broadcast {
+        publishers: u32,
+        rate: f64,
+    },
     Storm,
-    Idle,
-    Connect { rate: Option<f64> },
+    /// Each connection first sends `speak` messages to itself.
+    Idle {
+        speak: u32,
+    },
+    Connect {
+        rate: Option<f64>,
+    },
 }
 
 /// The part of the connections that one worker has: `first..first + count`.

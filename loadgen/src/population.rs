@@ -216,6 +216,7 @@ impl<T: Traffic> Population<T> {
         totals.rounds = mem::take(&mut ledger.rounds);
         totals.failures = mem::take(&mut self.failures);
         totals.ends = mem::take(&mut self.ends);
+        totals.wire = connections.wire();
         connections.leave(&mut self);
         self.report(Report::Done(Box::new(totals)));
     }
@@ -230,9 +231,7 @@ impl<T: Traffic> Handler for Population<T> {
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         self.open += 1;
         self.opened += 1;
-        if self.stage != Stage::Ramp {
-            self.traffic.on_open(connections, slot, now);
-        }
+        self.traffic.on_open(connections, slot, now);
     }
 
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {

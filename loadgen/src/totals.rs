@@ -33,6 +33,18 @@ pub(crate) struct Totals {
     pub(crate) orders: BTreeMap<u64, u64>,
     /// What each thread used of its CPU in the measured window.
     pub(crate) threads: Vec<ThreadUse>,
+    pub(crate) wire: Wire,
+}
+
+/// What messages took on the wire, from the server to us, and what they said.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wire {
+    /// Messages of any kind, intact or not.
+    pub(crate) messages: u64,
+    /// Their frames with headers, compressed or not, in bytes.
+    pub(crate) frame_bytes: u64,
+    /// What they said, in bytes.
+    pub(crate) payload_bytes: u64,
 }
 
 /// Numbers of messages.
@@ -99,6 +111,18 @@ impl Totals {
             *self.orders.entry(order).or_default() += receivers;
         }
         self.threads.extend(other.threads);
+        self.wire.messages += other.wire.messages;
+        self.wire.frame_bytes += other.wire.frame_bytes;
+        self.wire.payload_bytes += other.wire.payload_bytes;
+    }
+}
+
+impl Wire {
+    /// A message came, of which the last or only frame had `frame_len` bytes.
+    pub(crate) fn count(&mut self, frame_len: usize, payload_len: usize) {
+        self.messages += 1;
+        self.frame_bytes += frame_len as u64;
+        self.payload_bytes += payload_len as u64;
     }
 }
 
@@ -183,7 +207,8 @@ mod tests {
 
     #[test]
     fn totals_survive_a_process_boundary_and_add_up() {
-        let mut totals = Totals { opened: 3, ..Totals::default() };
+        let wire = Wire { messages: 2, frame_bytes: 30, payload_bytes: 70 };
+        let mut totals = Totals { opened: 3, wire, ..Totals::default() };
         for time_ns in [1, 999, 123_456, 7_000_000_000] {
             totals.latency.record(time_ns);
         }
@@ -193,6 +218,7 @@ mod tests {
         let copy: Totals = serde_json::from_str(&text).expect("it reads its own form");
         totals.add(copy);
         assert_eq!(totals.opened, 6);
+        assert_eq!(totals.wire, Wire { messages: 4, frame_bytes: 60, payload_bytes: 140 });
         assert_eq!(totals.orders[&u64::MAX], 4);
         assert_eq!(totals.failures.total(), 2);
         let counts: Vec<u64> = totals.latency.0.iter_recorded().map(|step| step.count_at_value()).collect();

@@ -42,7 +42,8 @@ pub(crate) fn start(
     let waker = net.waker();
     barrier.join(waker.clone());
     let (commands, orders) = channel();
-    let connections = Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns);
+    let connections =
+        Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns, plan.compression);
     let worker = Worker { plan: plan.clone(), share, connections, commands: orders, reports };
     thread::Builder::new().name(format!("worker-{}", share.worker)).spawn(move || {
         let reports = worker.reports.clone();
@@ -75,7 +76,11 @@ impl Worker {
                 let traffic = Broadcast::new(plan, share, publishers, rate);
                 self.run(traffic)
             }
-            Scenario::Idle => {
+            Scenario::Idle { speak: 1.. } => {
+                let traffic = Echo::new(plan, share, 1, None);
+                self.run(traffic)
+            }
+            Scenario::Idle { speak: 0 } => {
                 let traffic = Broadcast::new(plan, share, 1, 1.0);
                 self.run(traffic)
             }

@@ -1,13 +1,14 @@
-//! Every message comes back to its sender, and to nobody else.
+//! Every message comes back to its sender, and to nobody else. The idle scenario with `--speak` is some of it.
 
 use super::Traffic;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::Ledger;
 use crate::pace::Pace;
-use crate::plan::{Plan, Share, Window};
+use crate::plan::{Plan, Scenario, Share, Window};
 use crate::sequence::{Order, Sequences};
 use crate::totals::Totals;
+use std::mem;
 
 /// Closed loop: each connection keeps some messages under way. Open loop: all keep to a rate together.
 pub(crate) struct Echo {
@@ -32,13 +33,24 @@ enum Drive {
         rate: f64,
         pace: Pace,
     },
+    /// Nothing follows from a reply.
+    Idle {
+        /// Messages on opening; one more is due at the start of the window.
+        speak: u32,
+        sent: Vec<u32>,
+        /// Those that take part and have not sent that one.
+        waiting: Vec<usize>,
+    },
 }
 
 impl Echo {
     pub(crate) fn new(plan: &Plan, share: Share, pipeline: u32, rate: Option<f64>) -> Self {
-        let drive = match rate {
-            Some(rate) => Drive::Open { rate, pace: Pace::default() },
-            None => Drive::Closed { pipeline, sent: vec![0; share.count], stopped: false },
+        let drive = match (plan.scenario, rate) {
+            (Scenario::Idle { speak }, _) => {
+                Drive::Idle { speak, sent: vec![0; share.count], waiting: Vec::new() }
+            }
+            (_, Some(rate)) => Drive::Open { rate, pace: Pace::default() },
+            (_, None) => Drive::Closed { pipeline, sent: vec![0; share.count], stopped: false },
         };
         Self {
             share,
@@ -63,9 +75,20 @@ impl Echo {
         }
     }
 
+    /// Idle: writes a message of `slot` that is due at `due`, if it is still there.
+    fn speak(&mut self, connections: &mut Connections, slot: usize, due: u64, now: u64) {
+        let sender = self.sender(slot);
+        if let Drive::Idle { sent, .. } = &mut self.drive
+            && connections.is_open(slot)
+        {
+            self.ledger.send(connections, slot, (sender, sent[slot]), due, now);
+            sent[slot] += 1;
+        }
+    }
+
     fn sent(&self) -> Vec<(u32, u32)> {
         match &self.drive {
-            Drive::Closed { sent, .. } => {
+            Drive::Closed { sent, .. } | Drive::Idle { sent, .. } => {
                 (0..).zip(sent).map(|(slot, &sent)| (self.sender(slot), sent)).collect()
             }
             Drive::Open { pace, .. } => pace.sent(),
@@ -90,6 +113,7 @@ impl Traffic for Echo {
                     }
                 }
             }
+            Drive::Idle { waiting, .. } => *waiting = open,
         }
     }
 
@@ -97,12 +121,28 @@ impl Traffic for Echo {
         match &self.drive {
             Drive::Open { pace, .. } => pace.next_due(),
             Drive::Closed { stopped, .. } => (!stopped).then_some(self.ledger.window.end_ns),
+            Drive::Idle { waiting, .. } => (!waiting.is_empty()).then_some(self.ledger.window.start_ns),
         }
     }
 
     fn on_time(&mut self, connections: &mut Connections, now: u64) {
-        if let Drive::Open { pace, .. } = &mut self.drive {
-            pace.run(connections, &mut self.ledger, now);
+        let start = self.ledger.window.start_ns;
+        match &mut self.drive {
+            Drive::Open { pace, .. } => pace.run(connections, &mut self.ledger, now),
+            Drive::Idle { waiting, .. } if now >= start => {
+                for slot in mem::take(waiting) {
+                    self.speak(connections, slot, start, now);
+                }
+            }
+            Drive::Closed { .. } | Drive::Idle { .. } => {}
+        }
+    }
+
+    fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        if let Drive::Idle { speak, .. } = self.drive {
+            for _ in 0..speak {
+                self.speak(connections, slot, now, now);
+            }
         }
     }
 
@@ -140,6 +180,7 @@ impl Traffic for Echo {
         match &mut self.drive {
             Drive::Closed { stopped, .. } => *stopped = true,
             Drive::Open { pace, .. } => pace.stop(&mut self.ledger),
+            Drive::Idle { waiting, .. } => waiting.clear(),
         }
         // Replies concern nobody but this worker.
         Vec::new()

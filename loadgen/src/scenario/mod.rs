@@ -25,7 +25,7 @@ pub(crate) trait Traffic {
     fn next_due(&self) -> Option<u64>;
     /// Sends what is due.
     fn on_time(&mut self, connections: &mut Connections, now: u64);
-    /// A connection that the traffic opened is open.
+    /// A connection is open, whether before the start or opened by the traffic.
     fn on_open(&mut self, _connections: &mut Connections, _slot: usize, _now: u64) {}
     /// A message came.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);

@@ -2,6 +2,9 @@
 
 use super::ProtocolError;
 
+/// The bit of the first byte that permessage-deflate uses.
+const RSV1: u8 = 0x40;
+
 /// What a frame is for (RFC 6455 §5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
@@ -24,6 +27,8 @@ pub enum Opcode {
 pub struct Frame<'a> {
     /// Whether this is the last part of its message.
     pub fin: bool,
+    /// Whether the message is compressed; only its first frame says so.
+    pub rsv1: bool,
     /// What the frame is for.
     pub opcode: Opcode,
     /// The application's bytes.
@@ -73,7 +78,16 @@ impl Opcode {
 
 /// Appends one final frame, masked with `key`, to `out`.
 pub fn encode(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
-    out.push(0x80 | opcode.bits());
+    encode_with(out, 0x80 | opcode.bits(), payload, key);
+}
+
+/// The same with RSV1 set: `payload` is compressed (RFC 7692 §7.2.1).
+pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
+    encode_with(out, 0xC0 | opcode.bits(), payload, key);
+}
+
+fn encode_with(out: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; 4]) {
+    out.push(first);
     match payload.len() {
         len @ 0..=125 => out.push(0x80 | len as u8),
         len @ 126..=0xFFFF => {
@@ -115,13 +129,21 @@ pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
 }
 
 /// Reads the frame that a server put at the start of `bytes`; a payload over `max_payload` bytes is refused.
-pub fn decode(bytes: &[u8], max_payload: usize) -> Result<Decoded<'_>, ProtocolError> {
+///
+/// `compression` says that RSV1 was given a meaning.
+pub fn decode(bytes: &[u8], max_payload: usize, compression: bool) -> Result<Decoded<'_>, ProtocolError> {
     let [first, second, ..] = *bytes else { return Ok(Decoded::NeedsMore) };
-    if first & 0x70 != 0 {
-        // No extension was asked for, so the reserved bits mean nothing (RFC 6455 §5.2).
+    let reserved = first & 0x70;
+    if reserved != 0 && !(compression && reserved == RSV1) {
+        // RFC 6455 §5.2: they mean nothing unless an extension says so.
         return Err(ProtocolError::ReservedBits(first));
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
+    let rsv1 = reserved != 0;
+    if rsv1 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        // RFC 7692 §6.1: it stands in the first frame of a message.
+        return Err(ProtocolError::ReservedBits(first));
+    }
     let fin = first & 0x80 != 0;
     if second & 0x80 != 0 {
         // RFC 6455 §5.1: a server must not mask.
@@ -151,7 +173,7 @@ pub fn decode(bytes: &[u8], max_payload: usize) -> Result<Decoded<'_>, ProtocolE
     if bytes.len() < frame_len {
         return Ok(Decoded::NeedsMore);
     }
-    Ok(Decoded::Frame(Frame { fin, opcode, payload: &bytes[header_len..frame_len], frame_len }))
+    Ok(Decoded::Frame(Frame { fin, rsv1, opcode, payload: &bytes[header_len..frame_len], frame_len }))
 }
 
 #[cfg(test)]
@@ -213,9 +235,14 @@ mod tests {
             out.drain(key_at..key_at + 4);
             out[1] &= 0x7F;
             assert_eq!(out, naive, "length {len}");
-            let expected =
-                Frame { fin: true, opcode: Opcode::Binary, payload: &payload, frame_len: naive.len() };
-            assert_eq!(decode(&naive, 1 << 20), Ok(Decoded::Frame(expected)));
+            let expected = Frame {
+                fin: true,
+                rsv1: false,
+                opcode: Opcode::Binary,
+                payload: &payload,
+                frame_len: naive.len(),
+            };
+            assert_eq!(decode(&naive, 1 << 20, false), Ok(Decoded::Frame(expected)));
         }
     }
 
@@ -224,21 +251,41 @@ mod tests {
         for len in [0, 5, 126, 300] {
             let whole = naive_server_frame(true, 1, &vec![b'y'; len]);
             for cut in 0..whole.len() {
-                assert_eq!(decode(&whole[..cut], 1 << 20), Ok(Decoded::NeedsMore));
+                assert_eq!(decode(&whole[..cut], 1 << 20, true), Ok(Decoded::NeedsMore));
             }
         }
     }
 
     #[test]
     fn what_a_server_must_not_send_is_refused() {
-        assert_eq!(decode(&[0xC1, 0], 9), Err(ProtocolError::ReservedBits(0xC1)));
-        assert_eq!(decode(&[0x83, 0], 9), Err(ProtocolError::Opcode(3)));
-        assert_eq!(decode(&[0x81, 0x80], 9), Err(ProtocolError::Masked));
-        assert_eq!(decode(&[0x09, 0], 9), Err(ProtocolError::Control));
-        assert_eq!(decode(&[0x89, 126], 9), Err(ProtocolError::Control));
+        assert_eq!(decode(&[0xC1, 0], 9, false), Err(ProtocolError::ReservedBits(0xC1)));
+        assert_eq!(decode(&[0x83, 0], 9, false), Err(ProtocolError::Opcode(3)));
+        assert_eq!(decode(&[0x81, 0x80], 9, false), Err(ProtocolError::Masked));
+        assert_eq!(decode(&[0x09, 0], 9, false), Err(ProtocolError::Control));
+        assert_eq!(decode(&[0x89, 126], 9, false), Err(ProtocolError::Control));
         let too_long = ProtocolError::TooLong { payload_len: 10, max_payload: 9 };
-        assert_eq!(decode(&[0x81, 10], 9), Err(too_long));
+        assert_eq!(decode(&[0x81, 10], 9, false), Err(too_long));
         let endless = [0x82, 127, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
-        assert!(matches!(decode(&endless, 9), Err(ProtocolError::TooLong { .. })));
+        assert!(matches!(decode(&endless, 9, false), Err(ProtocolError::TooLong { .. })));
+    }
+
+    #[test]
+    fn rsv1_stands_where_it_was_agreed_and_nowhere_else() {
+        let mut out = Vec::new();
+        encode_compressed(&mut out, Opcode::Text, b"Hello", [0; 4]);
+        assert_eq!(out[0], 0xC1);
+        for first in [0xC1, 0x41, 0xC2, 0x42] {
+            let rsv1 = |compression| match decode(&[first, 0], 9, compression) {
+                Ok(Decoded::Frame(frame)) => Ok(frame.rsv1),
+                other => Err(other.map(drop)),
+            };
+            assert_eq!(rsv1(true), Ok(true));
+            assert_eq!(rsv1(false), Err(Err(ProtocolError::ReservedBits(first))));
+        }
+        // Continuations, control frames, and the other bits.
+        for first in [0xC0, 0x40, 0xC8, 0xC9, 0xCA, 0xA1, 0x91, 0xE1, 0xF1] {
+            assert_eq!(decode(&[first, 0], 9, true), Err(ProtocolError::ReservedBits(first)));
+        }
+        assert!(matches!(decode(&[0x81, 0], 9, true), Ok(Decoded::Frame(Frame { rsv1: false, .. }))));
     }
 }

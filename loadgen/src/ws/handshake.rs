@@ -1,6 +1,7 @@
 //! The opening handshake from the client's side (RFC 6455 §4.1).
 
 use super::ProtocolError;
+use super::offer::{Agreed, Offer};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha1::{Digest as _, Sha1};
@@ -17,7 +18,7 @@ pub(super) enum Answer {
     /// The head or the body of a refusal is not whole yet.
     NeedsMore,
     /// The connection is a WebSocket now; the response took so many bytes.
-    Accepted(usize),
+    Accepted(usize, Option<Agreed>),
 }
 
 /// Base64 of the 16 bytes that name this handshake.
@@ -33,16 +34,23 @@ pub(super) fn accept_for(key: &str) -> String {
 }
 
 /// Appends the request that asks `host` for a WebSocket on `path`.
-pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str) {
+pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str, offer: Offer) {
+    let extensions =
+        offer.header().map_or_else(String::new, |value| format!("Sec-WebSocket-Extensions: {value}\r\n"));
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n"
     );
     out.extend_from_slice(request.as_bytes());
 }
 
 /// Reads the server's answer; `at_end` says that the server has closed and nothing will follow.
-pub(super) fn read_response(bytes: &[u8], accept: &str, at_end: bool) -> Result<Answer, ProtocolError> {
+pub(super) fn read_response(
+    bytes: &[u8],
+    accept: &str,
+    offer: Offer,
+    at_end: bool,
+) -> Result<Answer, ProtocolError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let head_len = match response.parse(bytes) {
@@ -66,7 +74,7 @@ pub(super) fn read_response(bytes: &[u8], accept: &str, at_end: bool) -> Result<
         return Err(ProtocolError::Refused { status, reason: reason.to_owned(), body });
     }
     check_switch(&response, accept)?;
-    Ok(Answer::Accepted(head_len))
+    Ok(Answer::Accepted(head_len, read_extensions(&response, offer)?))
 }
 
 /// The conditions on a 101 response, in the order of RFC 6455 §4.1.
@@ -84,12 +92,27 @@ fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(
         Some(value) => return fault(format!("Sec-WebSocket-Accept is `{value}` where `{accept}` is right")),
         None => return fault("the 101 response has no Sec-WebSocket-Accept".to_owned()),
     }
-    for name in ["sec-websocket-extensions", "sec-websocket-protocol"] {
-        if let Some(value) = header(response, name) {
-            return fault(format!("the server chose {name} `{value}`, which was not offered"));
-        }
+    if let Some(value) = header(response, "sec-websocket-protocol") {
+        return fault(format!("the server chose sec-websocket-protocol `{value}`, which was not offered"));
     }
     Ok(())
+}
+
+/// RFC 6455 §9.1: several headers of this name are one list.
+fn read_extensions(
+    response: &httparse::Response<'_, '_>,
+    offer: Offer,
+) -> Result<Option<Agreed>, ProtocolError> {
+    let is_extensions =
+        |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("sec-websocket-extensions");
+    let values: Vec<_> = response
+        .headers
+        .iter()
+        .filter(is_extensions)
+        .map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+        .collect();
+    let answer = (!values.is_empty()).then(|| values.join(", "));
+    offer.read_answer(answer.as_deref()).map_err(ProtocolError::Handshake)
 }
 
 fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a str> {
@@ -122,9 +145,9 @@ mod tests {
         let bytes = [good().as_bytes(), &[0x81, 0]].concat();
         let head_len = bytes.len() - 2;
         for cut in 0..head_len {
-            assert_eq!(read_response(&bytes[..cut], ACCEPT, false), Ok(Answer::NeedsMore));
+            assert_eq!(read_response(&bytes[..cut], ACCEPT, Offer::Off, false), Ok(Answer::NeedsMore));
         }
-        assert_eq!(read_response(&bytes, ACCEPT, false), Ok(Answer::Accepted(head_len)));
+        assert_eq!(read_response(&bytes, ACCEPT, Offer::Off, false), Ok(Answer::Accepted(head_len, None)));
     }
 
     #[test]
@@ -137,31 +160,57 @@ mod tests {
         ];
         for (from, to, named) in swaps {
             let Err(ProtocolError::Handshake(text)) =
-                read_response(good().replace(from, to).as_bytes(), ACCEPT, false)
+                read_response(good().replace(from, to).as_bytes(), ACCEPT, Offer::Off, false)
             else {
                 panic!("`{to}` was accepted");
             };
             assert!(text.contains(named), "{text}");
         }
-        assert!(matches!(read_response(b"SSH-2.0\r\n", ACCEPT, false), Err(ProtocolError::Handshake(_))));
+        assert!(matches!(
+            read_response(b"SSH-2.0\r\n", ACCEPT, Offer::Off, false),
+            Err(ProtocolError::Handshake(_))
+        ));
     }
 
     #[test]
     fn a_refusal_shows_its_status_and_body() {
         let text = b"HTTP/1.1 404 Not Found\r\nContent-Length: 7\r\n\r\nno room";
-        assert_eq!(read_response(&text[..text.len() - 1], ACCEPT, false), Ok(Answer::NeedsMore));
+        assert_eq!(read_response(&text[..text.len() - 1], ACCEPT, Offer::Off, false), Ok(Answer::NeedsMore));
         let refused = ProtocolError::Refused {
             status: 404,
             reason: "Not Found".to_owned(),
             body: "no room".to_owned(),
         };
-        assert_eq!(read_response(text, ACCEPT, false), Err(refused));
+        assert_eq!(read_response(text, ACCEPT, Offer::Off, false), Err(refused));
         let unmeasured = b"HTTP/1.1 503 Busy\r\n\r\nlater";
-        assert_eq!(read_response(unmeasured, ACCEPT, false), Ok(Answer::NeedsMore));
+        assert_eq!(read_response(unmeasured, ACCEPT, Offer::Off, false), Ok(Answer::NeedsMore));
         assert!(matches!(
-            read_response(unmeasured, ACCEPT, true),
+            read_response(unmeasured, ACCEPT, Offer::Off, true),
             Err(ProtocolError::Refused { status: 503, body, .. }) if body == "later"
         ));
-        assert_eq!(read_response(b"HTTP/1.1 1", ACCEPT, true), Err(ProtocolError::HandshakeCut(10)));
+        assert_eq!(
+            read_response(b"HTTP/1.1 1", ACCEPT, Offer::Off, true),
+            Err(ProtocolError::HandshakeCut(10))
+        );
+    }
+
+    #[test]
+    fn compression_is_offered_and_its_answer_read() {
+        let head = |lines: &str| good().replace("\r\n\r\n", &format!("\r\n{lines}\r\n"));
+        let mut request = Vec::new();
+        write_request(&mut request, "localhost", "/", "key", Offer::Takeover);
+        let offered = "\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        assert!(request.ends_with(offered.as_bytes()));
+
+        let line = "sec-websocket-extensions: permessage-deflate; client_max_window_bits=12\r\n";
+        let agreed = Agreed { server_context: true, client_context: true, client_window_bits: 12 };
+        let bytes = head(line);
+        let read = |text: &str, offer| read_response(text.as_bytes(), ACCEPT, offer, false);
+        assert_eq!(read(&bytes, Offer::Takeover), Ok(Answer::Accepted(bytes.len(), Some(agreed))));
+        for (text, offer) in
+            [(&bytes, Offer::On), (&head(&line.repeat(2)), Offer::Takeover), (&good(), Offer::On)]
+        {
+            assert!(matches!(read(text, offer), Err(ProtocolError::Handshake(_))), "{text}");
+        }
     }
 }

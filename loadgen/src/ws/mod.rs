@@ -4,9 +4,15 @@
 //! out. What is to be sent is appended to a buffer of the caller's. It shares no code with any server on
 //! purpose: two sides with one bug would agree on it.
 
+pub mod deflate;
 pub mod frame;
 mod handshake;
+mod offer;
 
+pub use offer::{Agreed, Offer};
+
+use deflate::Inflation;
+use flate2::Decompress;
 use frame::{Decoded, Frame, Opcode};
 use handshake::Answer;
 
@@ -17,15 +23,25 @@ pub const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Client {
     /// What the server must answer; gone once it has.
-    expected_accept: Option<Box<str>>,
+    expected: Option<Box<Expected>>,
+    agreed: Option<Agreed>,
+    /// What the server's messages may refer to, if it takes its context over; made at the first of them.
+    context: Option<Box<Decompress>>,
     /// The message whose last part has not come yet.
     fragments: Option<Box<Fragments>>,
     closed: bool,
 }
 
 #[derive(Debug)]
+struct Expected {
+    accept: String,
+    offer: Offer,
+}
+
+#[derive(Debug)]
 struct Fragments {
     is_text: bool,
+    is_compressed: bool,
     /// The last part has come and was handed out; the next call forgets the message.
     complete: bool,
     bytes: Vec<u8>,
@@ -86,7 +102,9 @@ pub enum ProtocolError {
     #[error("the server closed after {0} bytes of its handshake; see its log")]
     HandshakeCut(usize),
     /// Reserved bits are set in the first byte of a frame.
-    #[error("a frame begins with {0:#04x}: reserved bits are set although no extension was agreed")]
+    #[error(
+        "a frame begins with {0:#04x}: reserved bits are set where no extension that was agreed allows it"
+    )]
     ReservedBits(u8),
     /// A frame has an opcode that is not defined.
     #[error("a frame has the undefined opcode {0:#x}")]
@@ -111,6 +129,9 @@ pub enum ProtocolError {
     /// Text is not valid UTF-8.
     #[error("a text message or close reason is not valid UTF-8")]
     Utf8,
+    /// A compressed message is not DEFLATE, or refers to what was never sent.
+    #[error("a compressed message cannot be inflated")]
+    Deflate,
     /// A close frame has one byte, or a code that must not be sent.
     #[error("a close frame is malformed or has an illegal code")]
     Close,
@@ -120,7 +141,7 @@ impl ProtocolError {
     /// The code to close with (RFC 6455 §7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
-            Self::Utf8 => 1007,
+            Self::Utf8 | Self::Deflate => 1007,
             Self::TooLong { .. } => 1009,
             _ => 1002,
         }
@@ -129,34 +150,46 @@ impl ProtocolError {
 
 impl Client {
     /// Begins: appends the request for `path` on `host` to `out`. `nonce` names this handshake.
-    pub fn start(host: &str, path: &str, nonce: [u8; 16], out: &mut Vec<u8>) -> Self {
+    pub fn start(host: &str, path: &str, nonce: [u8; 16], offer: Offer, out: &mut Vec<u8>) -> Self {
         let key = handshake::encode_key(nonce);
-        handshake::write_request(out, host, path, &key);
-        Self { expected_accept: Some(handshake::accept_for(&key).into()), ..Self::default() }
+        handshake::write_request(out, host, path, &key, offer);
+        let expected = Expected { accept: handshake::accept_for(&key), offer };
+        Self { expected: Some(Box::new(expected)), ..Self::default() }
+    }
+
+    /// How messages are compressed; known once the handshake has succeeded.
+    pub fn agreed(&self) -> Option<Agreed> {
+        self.agreed
     }
 
     /// Takes the next event off the front of `input`.
     ///
     /// Call it again with the rest until it answers [`Event::NeedsMore`]; keep what it has not consumed in
-    /// front of the next read. After an error or [`Event::Closed`] everything else is discarded.
-    pub fn next<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, ProtocolError> {
+    /// front of the next read. After an error or [`Event::Closed`] everything else is discarded. `inflation` is the
+    /// same for all connections.
+    pub fn next<'a>(
+        &'a mut self,
+        input: &'a [u8],
+        inflation: &'a mut Inflation,
+    ) -> Result<Step<'a>, ProtocolError> {
         if self.closed {
             return Ok(Step { consumed: input.len(), event: Event::NeedsMore });
         }
-        if let Some(accept) = &self.expected_accept {
-            return Ok(match handshake::read_response(input, accept, false)? {
+        if let Some(expected) = &self.expected {
+            return Ok(match handshake::read_response(input, &expected.accept, expected.offer, false)? {
                 Answer::NeedsMore => Step { consumed: 0, event: Event::NeedsMore },
-                Answer::Accepted(consumed) => {
-                    self.expected_accept = None;
+                Answer::Accepted(consumed, agreed) => {
+                    self.expected = None;
+                    self.agreed = agreed;
                     Step { consumed, event: Event::Opened }
                 }
             });
         }
-        match frame::decode(input, MAX_MESSAGE)? {
+        match frame::decode(input, MAX_MESSAGE, self.agreed.is_some())? {
             Decoded::NeedsMore => Ok(Step { consumed: 0, event: Event::NeedsMore }),
             Decoded::Frame(frame) => {
                 let consumed = frame.frame_len;
-                Ok(Step { consumed, event: self.handle_frame(frame)? })
+                Ok(Step { consumed, event: self.handle_frame(frame, inflation)? })
             }
         }
     }
@@ -164,13 +197,19 @@ impl Client {
     /// Says what it means that the server closed the stream with `rest` not consumed: an error when the
     /// handshake had not ended.
     pub fn end_of_stream(&self, rest: &[u8]) -> Result<(), ProtocolError> {
-        match &self.expected_accept {
-            Some(accept) => handshake::read_response(rest, accept, true).map(drop),
+        match &self.expected {
+            Some(expected) => {
+                handshake::read_response(rest, &expected.accept, expected.offer, true).map(drop)
+            }
             None => Ok(()),
         }
     }
 
-    fn handle_frame<'a>(&'a mut self, frame: Frame<'a>) -> Result<Event<'a>, ProtocolError> {
+    fn handle_frame<'a>(
+        &'a mut self,
+        frame: Frame<'a>,
+        inflation: &'a mut Inflation,
+    ) -> Result<Event<'a>, ProtocolError> {
         match frame.opcode {
             Opcode::Ping => Ok(Event::Ping(frame.payload)),
             Opcode::Pong => Ok(Event::Nothing),
@@ -178,11 +217,15 @@ impl Client {
                 self.closed = true;
                 read_close(frame.payload)
             }
-            Opcode::Text | Opcode::Binary | Opcode::Continuation => self.handle_data(frame),
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => self.handle_data(frame, inflation),
         }
     }
 
-    fn handle_data<'a>(&'a mut self, frame: Frame<'a>) -> Result<Event<'a>, ProtocolError> {
+    fn handle_data<'a>(
+        &'a mut self,
+        frame: Frame<'a>,
+        inflation: &'a mut Inflation,
+    ) -> Result<Event<'a>, ProtocolError> {
         if self.fragments.as_ref().is_some_and(|fragments| fragments.complete) {
             self.fragments = None;
         }
@@ -191,14 +234,18 @@ impl Client {
                 return Err(ProtocolError::Fragments(frame.opcode, "inside a fragmented message"));
             }
             let is_text = frame.opcode == Opcode::Text;
+            if frame.fin && frame.rsv1 {
+                return message(is_text, self.inflate(frame.payload, inflation)?);
+            }
             if frame.fin {
                 return message(is_text, frame.payload);
             }
             let bytes = frame.payload.to_vec();
-            self.fragments = Some(Box::new(Fragments { is_text, complete: false, bytes }));
+            let fragments = Fragments { is_text, is_compressed: frame.rsv1, complete: false, bytes };
+            self.fragments = Some(Box::new(fragments));
             return Ok(Event::Nothing);
         }
-        let Some(fragments) = &mut self.fragments else {
+        let Some(mut fragments) = self.fragments.take() else {
             return Err(ProtocolError::Fragments(frame.opcode, "outside a fragmented message"));
         };
         let payload_len = fragments.bytes.len() as u64 + frame.payload.len() as u64;
@@ -206,11 +253,26 @@ impl Client {
             return Err(ProtocolError::TooLong { payload_len, max_payload: MAX_MESSAGE });
         }
         fragments.bytes.extend_from_slice(frame.payload);
-        if !frame.fin {
-            return Ok(Event::Nothing);
+        if frame.fin && fragments.is_compressed {
+            return message(fragments.is_text, self.inflate(&fragments.bytes, inflation)?);
         }
-        fragments.complete = true;
-        message(fragments.is_text, &fragments.bytes)
+        fragments.complete = frame.fin;
+        let fragments = self.fragments.insert(fragments);
+        if frame.fin { message(fragments.is_text, &fragments.bytes) } else { Ok(Event::Nothing) }
+    }
+
+    fn inflate<'a>(
+        &mut self,
+        compressed: &[u8],
+        inflation: &'a mut Inflation,
+    ) -> Result<&'a [u8], ProtocolError> {
+        let context = match self.agreed {
+            Some(Agreed { server_context: true, .. }) => {
+                Some(self.context.get_or_insert_with(|| Box::new(Decompress::new(false))))
+            }
+            _ => None,
+        };
+        inflation.inflate(compressed, context.map(|context| &mut **context))
     }
 }
 

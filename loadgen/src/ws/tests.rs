@@ -7,7 +7,8 @@ const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nCo
 
 fn started() -> Client {
     let mut request = Vec::new();
-    let client = Client::start("localhost:8000", "/room/bench", *b"the sample nonce", &mut request);
+    let client =
+        Client::start("localhost:8000", "/room/bench", *b"the sample nonce", Offer::Off, &mut request);
     let request = String::from_utf8(request).expect("the request is text");
     assert!(request.starts_with("GET /room/bench HTTP/1.1\r\nHost: localhost:8000\r\n"));
     assert!(request.contains("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"));
@@ -17,6 +18,7 @@ fn started() -> Client {
 /// Feeds `bytes` in reads that end at `cuts` and writes down every event.
 fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut client = started();
+    let mut inflation = Inflation::default();
     let mut seen = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
     let mut fed = 0;
@@ -25,7 +27,7 @@ fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
         fed = cut;
         let mut done = 0;
         loop {
-            match client.next(&buffer[done..]) {
+            match client.next(&buffer[done..], &mut inflation) {
                 Err(error) => {
                     seen.push(format!("{error:?}"));
                     return seen;
@@ -93,6 +95,69 @@ fn what_breaks_the_protocol_is_refused_with_its_code() {
 fn an_end_inside_the_handshake_is_an_error_and_later_it_is_not() {
     let mut client = started();
     assert!(client.end_of_stream(b"").is_err());
-    assert!(client.next(HEAD.as_bytes()).is_ok());
+    assert!(client.next(HEAD.as_bytes(), &mut Inflation::default()).is_ok());
     assert_eq!(client.end_of_stream(b"\x81"), Ok(()));
+}
+
+/// As [`events`], after a handshake that agreed on compression, of the messages only.
+fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec<String> {
+    let mut client = Client::start("h", "/", *b"the sample nonce", Offer::Takeover, &mut Vec::new());
+    let mut inflation = Inflation::default();
+    let line = format!("Sec-WebSocket-Extensions: permessage-deflate{parameters}\r\n\r\n");
+    let head = HEAD.replace("\r\n\r\n", &format!("\r\n{line}"));
+    assert!(client.next(head.as_bytes(), &mut inflation).is_ok_and(|step| step.event == Event::Opened));
+    let mut seen = Vec::new();
+    let (mut done, mut fed) = (0, if one_at_a_time { 0 } else { bytes.len() });
+    loop {
+        match client.next(&bytes[done..fed], &mut inflation) {
+            Ok(Step { event: Event::NeedsMore, .. }) if fed < bytes.len() => fed += 1,
+            Ok(Step { event: Event::NeedsMore, .. }) => return seen,
+            Ok(Step { consumed, event }) => {
+                done += consumed;
+                if event != Event::Nothing {
+                    seen.push(format!("{event:?}"));
+                }
+            }
+            Err(error) => {
+                seen.push(format!("{error:?}"));
+                return seen;
+            }
+        }
+    }
+}
+
+/// "Hello" as the RFC compresses it: whole, in two fragments around a ping, and by reference to the first.
+const HELLO: [u8; 9] = [0xC1, 7, 0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+const HELLO_CUT: [u8; 14] = [0x41, 3, 0xF2, 0x48, 0xCD, 0x89, 1, b'p', 0x80, 4, 0xC9, 0xC9, 0x07, 0x00];
+const HELLO_AGAIN: [u8; 7] = [0xC1, 5, 0xF2, 0x00, 0x11, 0x00, 0x00];
+const PLAIN: [u8; 4] = [0x81, 2, b'h', b'i'];
+
+#[test]
+fn compressed_messages_are_inflated_however_they_are_cut() {
+    let hello = "Text(\"Hello\")";
+    let alone = [&HELLO[..], &PLAIN, &HELLO_CUT, &HELLO].concat();
+    let together = [&HELLO[..], &PLAIN, &HELLO_AGAIN, &HELLO_CUT, &HELLO_AGAIN].concat();
+    for one_at_a_time in [false, true] {
+        let seen = compressed_events("; server_no_context_takeover", &alone, one_at_a_time);
+        assert_eq!(seen, [hello, "Text(\"hi\")", "Ping([112])", hello, hello]);
+        let seen = compressed_events("", &together, one_at_a_time);
+        assert_eq!(seen, [hello, "Text(\"hi\")", hello, "Ping([112])", hello, hello]);
+    }
+}
+
+#[test]
+fn what_breaks_the_compression_is_refused() {
+    let refers = [&HELLO[..], &HELLO_AGAIN].concat();
+    for (bytes, fault) in [
+        (&[0x41, 1, 0xF2, 0xC0, 0][..], "ReservedBits(192)"),
+        (&[0xC9, 0][..], "ReservedBits(201)"),
+        (&[0xC1, 2, 0x06, 0x07][..], "Deflate"),
+        (&refers[..], "Deflate"),
+        // "\xFF" in a stored block is no text.
+        (&[0xC1, 7, 0x00, 0x01, 0x00, 0xFE, 0xFF, 0xFF, 0x00][..], "Utf8"),
+    ] {
+        let seen = compressed_events("; server_no_context_takeover", bytes, false);
+        assert_eq!(seen.last().map(String::as_str), Some(fault));
+    }
+    assert_eq!(ProtocolError::Deflate.close_code(), 1007);
 }

@@ -1,0 +1,263 @@
+//! Compressed messages of both directions (RFC 7692 §7.2), and the memory that connections share for them.
+
+use super::offer::Agreed;
+use super::{MAX_MESSAGE, ProtocolError};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use std::fmt;
+use std::hash::{DefaultHasher, Hasher as _};
+
+/// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
+/// The smallest window that the engine has. Where a server wants a smaller one, messages are sent as they are.
+const MIN_WINDOW_BITS: u8 = 9;
+/// How hard the engine tries, of 9.
+const LEVEL: u32 = 3;
+/// What the first message is given room for, in bytes; each further need doubles it.
+const FIRST_ROOM: usize = 4 << 10;
+/// So many messages are remembered, and longer ones only one at a time, in bytes.
+const REMEMBERED: usize = 8192;
+const LONG: usize = 4 << 10;
+
+/// Inflates for all connections of a thread whose server does not take its context over.
+///
+/// Such a server's bytes for one message are the same for everybody, so what they mean is remembered: the
+/// generator shall not be what a run measures.
+#[derive(Default)]
+pub struct Inflation {
+    engine: Option<Box<Decompress>>,
+    remembered: Vec<Remembered>,
+    /// The message of a connection with a context of its own.
+    out: Vec<u8>,
+}
+
+#[derive(Default, Clone)]
+struct Remembered {
+    compressed: Vec<u8>,
+    content: Vec<u8>,
+}
+
+impl Inflation {
+    /// What `compressed` says. `context` is the connection's own, if its server takes its context over.
+    pub(super) fn inflate(
+        &mut self,
+        compressed: &[u8],
+        context: Option<&mut Decompress>,
+    ) -> Result<&[u8], ProtocolError> {
+        if let Some(context) = context {
+            inflate(context, compressed, &mut self.out)?;
+            return Ok(&self.out);
+        }
+        if self.remembered.is_empty() {
+            self.remembered.resize(REMEMBERED, Remembered::default());
+        }
+        let index = if compressed.len() > LONG { 0 } else { place(compressed) };
+        let entry = &mut self.remembered[index];
+        if entry.compressed != compressed || compressed.is_empty() {
+            // It must not be found as long as its content is another's.
+            entry.compressed.clear();
+            let engine = self.engine.get_or_insert_with(|| Box::new(Decompress::new(false)));
+            engine.reset(false);
+            inflate(engine, compressed, &mut entry.content)?;
+            entry.compressed.extend_from_slice(compressed);
+        }
+        Ok(&entry.content)
+    }
+}
+
+fn place(bytes: &[u8]) -> usize {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    (hasher.finish() % REMEMBERED as u64) as usize
+}
+
+/// Puts the content of one message in the place of what `out` held.
+fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+    out.clear();
+    for mut input in [compressed, &TAIL[..]] {
+        loop {
+            if out.len() == out.capacity() {
+                out.reserve(out.len().max(FIRST_ROOM));
+            }
+            let before = engine.total_in();
+            let status = engine
+                .decompress_vec(input, out, FlushDecompress::None)
+                .map_err(|_| ProtocolError::Deflate)?;
+            input = &input[(engine.total_in() - before) as usize..];
+            if out.len() > MAX_MESSAGE {
+                return Err(ProtocolError::TooLong {
+                    payload_len: out.len() as u64,
+                    max_payload: MAX_MESSAGE,
+                });
+            }
+            if status == Status::StreamEnd {
+                // RFC 7692 §7.2.3.4: a final block may end a message, and something else begins after it.
+                engine.reset(false);
+            } else if out.len() < out.capacity() {
+                break;
+            }
+        }
+        if !input.is_empty() {
+            return Err(ProtocolError::Deflate);
+        }
+    }
+    Ok(())
+}
+
+/// Compresses for all connections of a thread.
+#[derive(Default)]
+pub struct Deflation {
+    engine: Option<(u8, Box<Compress>)>,
+    out: Vec<u8>,
+}
+
+/// A connection's own context for what it sends; `None` until it first sends something.
+pub type Context = Option<Box<Compress>>;
+
+impl Deflation {
+    /// `payload` compressed as `agreed`, or nothing when it has to be sent as it is.
+    pub fn deflate(&mut self, payload: &[u8], agreed: Agreed, context: &mut Context) -> Option<&[u8]> {
+        let bits = agreed.client_window_bits;
+        if bits < MIN_WINDOW_BITS {
+            return None;
+        }
+        if payload.is_empty() {
+            // RFC 7692 §7.2.3.6. The engine writes nothing when it is told to flush twice.
+            return Some(&[0]);
+        }
+        let engine = || Box::new(Compress::new_with_window_bits(Compression::new(LEVEL), false, bits));
+        let engine = if agreed.client_context {
+            context.get_or_insert_with(engine)
+        } else {
+            if self.engine.as_ref().is_none_or(|(window, _)| *window != bits) {
+                self.engine = None;
+            }
+            let (_, engine) = self.engine.get_or_insert_with(|| (bits, engine()));
+            engine.reset();
+            engine
+        };
+        self.out.clear();
+        let before = engine.total_in();
+        loop {
+            self.out.reserve(payload.len() / 2 + FIRST_ROOM);
+            let done = (engine.total_in() - before) as usize;
+            engine
+                .compress_vec(&payload[done..], &mut self.out, FlushCompress::Sync)
+                .expect("a stream that has not ended can be continued");
+            if self.out.len() < self.out.capacity() {
+                break;
+            }
+        }
+        assert!(self.out.ends_with(&TAIL), "a flushed stream ends with an empty block");
+        self.out.truncate(self.out.len() - TAIL.len());
+        Some(&self.out)
+    }
+}
+
+impl fmt::Debug for Inflation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inflation").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Deflation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deflation").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALONE: Agreed = Agreed { server_context: false, client_context: false, client_window_bits: 15 };
+    const WITH_CONTEXT: Agreed = Agreed { server_context: true, client_context: true, ..ALONE };
+
+    /// Text that no message has twice.
+    fn noise(seed: u64, len: usize) -> Vec<u8> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        (0..len).map(|_| rng.alphanumeric() as u8).collect()
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc() {
+        // RFC 7692 §7.2.3.1, §7.2.3.3 and §7.2.3.4: compressed, stored, with BFINAL, and in two blocks.
+        let examples: [&[u8]; 4] = [
+            &[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00],
+            &[0x00, 0x05, 0x00, 0xFA, 0xFF, 0x48, 0x65, 0x6C, 0x6C, 0x6F, 0x00],
+            &[0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0x00],
+            &[0xF2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xCA, 0xC9, 0xC9, 0x07, 0x00],
+        ];
+        let mut inflation = Inflation::default();
+        for example in examples.iter().chain(&examples) {
+            assert_eq!(inflation.inflate(example, None), Ok(&b"Hello"[..]));
+        }
+        // RFC 7692 §7.2.3.2: the second message refers to the first.
+        let mut context = Decompress::new(false);
+        let second = [0xF2, 0x00, 0x11, 0x00, 0x00];
+        for message in [examples[0], &second] {
+            assert_eq!(inflation.inflate(message, Some(&mut context)), Ok(&b"Hello"[..]));
+        }
+        assert_eq!(inflation.inflate(&second, None), Err(ProtocolError::Deflate));
+    }
+
+    #[test]
+    fn what_is_deflated_is_inflated_again() {
+        for agreed in [ALONE, WITH_CONTEXT, Agreed { client_window_bits: 9, ..WITH_CONTEXT }] {
+            let (mut deflation, mut inflation) = (Deflation::default(), Inflation::default());
+            let (mut sending, mut receiving) = (None, Decompress::new(false));
+            for len in [0, 1, 20, 64, 300, 4096, 70_000, 0, 1 << 20, 5] {
+                for payload in [noise(len as u64, len), vec![b'a'; len]] {
+                    let compressed =
+                        deflation.deflate(&payload, agreed, &mut sending).expect("it can").to_vec();
+                    let context = agreed.client_context.then_some(&mut receiving);
+                    assert_eq!(
+                        inflation.inflate(&compressed, context),
+                        Ok(&payload[..]),
+                        "{agreed:?}, {len}"
+                    );
+                }
+            }
+            assert_eq!(sending.is_some(), agreed.client_context);
+        }
+        let small = Agreed { client_window_bits: 8, ..ALONE };
+        assert_eq!(Deflation::default().deflate(b"Hello", small, &mut None), None);
+    }
+
+    #[test]
+    fn a_context_is_used_when_it_may_be() {
+        let payload = noise(1, 200);
+        for (agreed, shorter) in [(ALONE, false), (WITH_CONTEXT, true)] {
+            let (mut deflation, mut context) = (Deflation::default(), None);
+            let mut len = || deflation.deflate(&payload, agreed, &mut context).map_or(0, <[u8]>::len);
+            let (first, second) = (len(), len());
+            assert!(first > 100, "{first}");
+            assert_eq!((second < 20, second == first), (shorter, !shorter), "{second} after {first}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_what_was_wrong() {
+        let mut inflation = Inflation::default();
+        // A block of the type that does not exist.
+        for _ in 0..2 {
+            assert_eq!(inflation.inflate(&[0x06, 0x07], None), Err(ProtocolError::Deflate));
+        }
+        let (mut deflation, mut context) = (Deflation::default(), None);
+        for round in 0..2 {
+            for seed in 0..REMEMBERED as u64 {
+                let payload = noise(seed, 40);
+                let compressed = deflation.deflate(&payload, ALONE, &mut context).expect("it can");
+                assert_eq!(inflation.inflate(compressed, None), Ok(&payload[..]), "{round}, {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_never_ends_is_cut_off() {
+        let mut deflation = Deflation::default();
+        let zeros = vec![0; MAX_MESSAGE + 1];
+        let bomb = deflation.deflate(&zeros, ALONE, &mut None).expect("it can");
+        let fault = Inflation::default().inflate(bomb, None).map(<[u8]>::len);
+        assert!(matches!(fault, Err(ProtocolError::TooLong { .. })), "{fault:?}");
+    }
+}
