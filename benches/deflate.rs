@@ -27,7 +27,7 @@ fn of_length(criterion: &mut Criterion, len: usize) {
     let mut deflater = Deflater::new(0);
     let kept = |packed: usize| format!("{:.0} % left", packed as f64 * 100.0 / (frames.len() * len) as f64);
     let shared: usize = frames.iter().map(|frame| deflater.pack(frame).len()).sum();
-    let mut window = Window::new(15);
+    let mut window = Window::new(12);
     let own: usize = frames.iter().map(|frame| deflater.pack_within(frame, &mut window, true).len()).sum();
     let mut group = criterion.benchmark_group(format!("deflate/{len}"));
     group.throughput(Throughput::Bytes(len as u64));

@@ -85,11 +85,15 @@ fn host<'a>(headers: &[Header<'a>], is_http_1_0: bool) -> Result<Option<&'a str>
         _ => return Err(Refusal::new(Status::BadRequest, "Send the header field Host exactly once.")),
     };
     match str::from_utf8(host) {
-        Ok(host) if host.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(host)),
+        Ok(host) if is_host(host) => Ok(Some(host)),
         _ => {
             Err(Refusal::new(Status::BadRequest, "The header field Host must be a name or address in ASCII."))
         }
     }
+}
+
+fn is_host(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// No request to this server has content, and reading over it is not worth the trouble. RFC 9112 §6
@@ -130,6 +134,10 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
         ));
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if !is_host(authority) {
+        let reason = "The host in the request target must be a name or address in ASCII.";
+        return Err(Refusal::new(Status::BadRequest, reason));
+    }
     // An empty path means the root; with a query but no path there is no slash to borrow.
     match path {
         "" => Ok((Some(authority), "/")),

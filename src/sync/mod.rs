@@ -23,7 +23,7 @@ impl Asleep {
 
     /// The sleeper's announcement; it looks for messages once more after this.
     pub(crate) fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 

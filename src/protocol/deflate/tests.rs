@@ -143,9 +143,10 @@ fn wrong_offers_are_declined_one_by_one() {
 fn a_connection_that_would_take_too_much_memory_goes_without_takeover() {
     let terms = |context_memory| Terms { server_takeover: true, context_memory };
     let cases = [
-        (65_536, "permessage-deflate"),
-        (65_535, "permessage-deflate; server_no_context_takeover"),
-        (32_767, "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+        (36_864, "permessage-deflate"),
+        (36_863, "permessage-deflate; server_no_context_takeover"),
+        (32_767, "permessage-deflate; client_no_context_takeover"),
+        (4_095, "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
     ];
     for (memory, answer) in cases {
         assert_eq!(agreed(&["permessage-deflate"], terms(memory)).as_deref(), Some(answer), "{memory}");

@@ -274,3 +274,10 @@ fn a_response_to_head_has_the_length_but_no_body() {
         Content-Length: 3\r\nETag: \"1\"\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&out), expected);
 }
+
+// RFC 3986 §3.2.2: found by fuzzing.
+#[test]
+fn the_host_of_a_target_in_absolute_form_is_ascii_like_that_of_the_field() {
+    assert_eq!(status("GET ws://example/ HTTP/1.1", &["Host: a"]), 200);
+    assert_eq!(status("GET ws://ex\u{71a}mple/ HTTP/1.1", &["Host: a"]), 400);
+}
