@@ -39,6 +39,14 @@ hostile FILE="target/hostile.jsonl":
 browser:
     tests/browser/run
 
+# Autobahn's fuzzing client, all 517 cases, on both backends (needs Python 2.7)
+autobahn SET="full":
+    tests/autobahn/run {{SET}}
+
+# Real clients from the package registries, on both backends
+clients:
+    tests/clients/run
+
 # A new picture of the page for the README
 screenshot:
     tests/browser/run screenshot
@@ -57,7 +65,7 @@ memory TOOL:
 
 # Every interleaving of the flags that threads meet on
 loom:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib loom
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib sync
 
 # All servers side by side, under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:

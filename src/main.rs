@@ -40,7 +40,7 @@ fn run(config: &Config) -> Result<(), String> {
     let mut server = Server::start(config).map_err(|error| error.to_string())?;
     announce(config, &server);
     let stopper = server.stopper();
-    std::thread::spawn(move || {
+    let take_signals = move || {
         let mut seen = 0;
         for _ in &mut signals {
             seen += 1;
@@ -49,7 +49,9 @@ fn run(config: &Config) -> Result<(), String> {
             }
             stopper.stop();
         }
-    });
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);
+    thread.map_err(|error| format!("cannot start a thread: {error}; is memory limited (ulimit -v)?"))?;
     server.join();
     let totals = server.totals();
     info!(?totals, "ended");

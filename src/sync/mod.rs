@@ -23,6 +23,7 @@ impl Asleep {
 
     /// The sleeper's announcement; it looks for messages once more after this.
     pub(crate) fn raise(&self) {
+        // An exchange, so that it and the takes of all senders follow each other in one order.
         self.0.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
