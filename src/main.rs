@@ -38,7 +38,6 @@ fn run(config: &Config) -> Result<(), String> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
     let mut server = Server::start(config).map_err(|error| error.to_string())?;
-    announce(config, &server);
     let stopper = server.stopper();
     let take_signals = move || {
         let mut seen = 0;
@@ -52,6 +51,7 @@ fn run(config: &Config) -> Result<(), String> {
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);
     thread.map_err(|error| format!("cannot start a thread: {error}; is memory limited (ulimit -v)?"))?;
+    announce(config, &server);
     server.join();
     let totals = server.totals();
     info!(?totals, "ended");
