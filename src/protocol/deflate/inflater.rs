@@ -32,7 +32,7 @@ impl Inflater {
     /// The content of a message, of at most `max` bytes. What it says becomes part of the `window`, if there is one.
     ///
     /// # Errors
-    /// [`Failure::TOO_BIG`] as soon as there is more, [`Failure::DEFLATE`] when it is not DEFLATE.
+    /// With code 1009 as soon as there is more, with 1007 when it is not DEFLATE.
     pub fn inflate(
         &mut self,
         compressed: &[u8],
