@@ -1,16 +1,18 @@
 //! Attacks with frames that break the rules.
 
+use flate2::{Compress, Compression, FlushCompress};
 use uproar::config::BackendName;
 
 use crate::scene::{beside_chatters, chat};
 use crate::support::TestServer;
-use crate::support::raw::{Raw, TEXT, frame};
+use crate::support::raw::{Raw, TEXT, frame, upgrade_request};
 
 on_both_backends!(
     frames_announced_as_longer_than_memory,
     frames_without_a_mask,
     reserved_bits_and_opcodes,
     invalid_utf8_cut_anywhere,
+    compression_bombs,
 );
 
 /// First byte of a text fragment that is followed by others, and of one in the middle, and of the last.
@@ -97,5 +99,29 @@ fn invalid_utf8_cut_anywhere(backend: BackendName) {
             attacks.push(frame(TEXT, &whole.as_bytes()[..cut]));
         }
         expect_code(server, 3, &attacks, 1007);
+    });
+}
+
+/// 64 MiB of zeros, in a message of 64 KiB.
+fn compression_bombs(backend: BackendName) {
+    let mut bomb = Vec::with_capacity(1 << 20);
+    let mut engine = Compress::new(Compression::best(), false);
+    engine.compress_vec(&vec![0; 64 << 20], &mut bomb, FlushCompress::Sync).expect("compresses");
+    let bomb = frame(TEXT | 0x40, &bomb[..bomb.len() - 4]);
+    let request = upgrade_request("/room/cell");
+    let (line, rest) = request.split_once("\r\n").expect("a request line");
+    let offer = format!("{line}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n{rest}");
+    beside_chatters("compression bombs", &chat(backend), |server| {
+        for _ in 0..60 {
+            let mut raw = Raw::connect(server.address());
+            raw.send(offer.as_bytes());
+            raw.switched();
+            raw.try_send(&bomb);
+            let mut found = raw.frame();
+            while found.0 & 0x0f == TEXT & 0x0f {
+                found = raw.frame();
+            }
+            assert_eq!(found.1.first_chunk().map(|code| u16::from_be_bytes(*code)), Some(1009));
+        }
     });
 }

@@ -67,8 +67,8 @@ fn connect() {
 
 #[test]
 fn a_storm_that_is_slow_counts_what_it_got_done() {
-    // A round of three messages takes 180 ms at least.
-    let slow = serve(Mode::Relay, Fault::Delay(Duration::from_millis(60)));
+    // A round of three messages takes 900 ms at least.
+    let slow = serve(Mode::Relay, Fault::Delay(Duration::from_millis(300)));
     let arguments = "storm -c 3 --size 20 --duration 100ms --drain 0";
     let (output, figures) = loadgen(slow, "slow", arguments);
     let messages = &figures["messages"];
