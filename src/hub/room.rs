@@ -255,8 +255,12 @@ impl Room {
         // A pass drops what it can at its end.
         if self.live && self.pass.is_none() {
             let needed = self.members.iter().map(|member| member.cursor).min();
-            self.log.trim(needed.unwrap_or_else(|| self.log.head()));
-            self.log.release();
+            let oldest = needed.unwrap_or_else(|| self.log.head());
+            self.log.trim(oldest);
+            if let Some(packed) = &mut self.packed {
+                packed.trim(oldest);
+            }
+            self.release();
         }
     }
 

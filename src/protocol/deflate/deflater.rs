@@ -37,24 +37,21 @@ impl Deflater {
     /// The frame to send instead of `frame`: it refers to nothing but itself and every client with the usual window
     /// can read it. That is `frame` itself when it is no message, short, compressed already or does not get smaller.
     pub fn pack<'a>(&'a mut self, frame: &'a [u8]) -> &'a [u8] {
-        self.pack_for(frame, MAX_WINDOW_BITS, &[]).unwrap_or(frame)
+        frame::first(frame).and_then(|taken| self.pack_for(taken, MAX_WINDOW_BITS, &[])).unwrap_or(frame)
     }
 
     /// The same for one client alone, whose window it knows: it may refer to what that client has got before.
     pub fn pack_within<'a>(&'a mut self, frame: &'a [u8], window: &mut Window, takeover: bool) -> &'a [u8] {
-        match self.pack_for(frame, window.bits(), window.bytes()) {
-            Some(packed) => {
-                if takeover {
-                    window.push(frame::first(frame).map_or(&[][..], |frame| frame.payload));
-                }
-                packed
-            }
-            None => frame,
+        let Some(taken) = frame::first(frame) else { return frame };
+        let Some(packed) = self.pack_for(taken, window.bits(), window.bytes()) else { return frame };
+        if takeover {
+            window.push(taken.payload);
         }
+        packed
     }
 
-    fn pack_for(&mut self, frame: &[u8], window_bits: u8, history: &[u8]) -> Option<&[u8]> {
-        let Frame { opcode, rsv1, payload, .. } = frame::first(frame)?;
+    fn pack_for(&mut self, frame: Frame<'_>, window_bits: u8, history: &[u8]) -> Option<&[u8]> {
+        let Frame { opcode, rsv1, payload, whole } = frame;
         let engine = self.engines.get_mut(usize::from(window_bits.checked_sub(MIN_WINDOW_BITS)?))?;
         if opcode.is_control() || rsv1 || payload.is_empty() || payload.len() < self.threshold {
             return None;
@@ -76,7 +73,7 @@ impl Deflater {
         let len = self.out.len().checked_sub(MAX_HEADER_LEN + TAIL.len())?;
         let header = frame::encode_header(opcode, true, true, len);
         let header = header.as_bytes();
-        if !is_whole || header.len() + len >= frame.len() {
+        if !is_whole || header.len() + len >= whole.len() {
             return None;
         }
         let start = MAX_HEADER_LEN - header.len();
