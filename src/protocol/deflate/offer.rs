@@ -7,8 +7,8 @@ use super::MAX_WINDOW_BITS;
 /// What a client is asked to use when it leaves the choice to us: a chatter's messages find what they repeat within
 /// 4 KiB, and that is what a connection may cost.
 const CLIENT_WINDOW_BITS: u8 = 12;
-/// What we use ourselves for one client alone: the engine takes the whole window up anew for each message, which is
-/// what a message of 512 B costs most of its time for when that is 32 KiB.
+/// What we use ourselves for one client alone: the engine takes the whole window up anew for each message, and a small
+/// one is taken up sooner.
 const OWN_WINDOW_BITS: u8 = 12;
 /// Offers that are looked at; who sends more has made its point.
 const MOST_OFFERS: usize = 16;
