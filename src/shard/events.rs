@@ -19,6 +19,9 @@ use super::{Held, Pace, Shard, UNREAD_LIMIT};
 
 /// How long a connection over a limit may take to read that it is.
 const EXCESS_MS: u64 = 1_000;
+/// What a connection that is being closed may still send: 16 MiB at once, which is more than what was on its way
+/// before the client could know, and then 4 MiB a second. Its answer to the close may come after that.
+const FAREWELL_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 /// How often the log says that no descriptor is left.
 const FULL_LOG_MS: u64 = 60_000;
 
@@ -77,6 +80,10 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
+        if self.is_flooding_the_farewell(slot, input.len()) {
+            self.backend.recycle(buffer);
+            return self.close(slot, Close::Reset);
+        }
         let is_held = self.connections[slot as usize].is_held();
         if is_held || !self.take_share(slot) {
             self.held.entry(slot).or_default().push_back(Held::Bytes(input.to_vec()));
@@ -330,6 +337,13 @@ impl<B: Backend> Shard<B> {
         pace.is_limited()
             && connection.phase == Phase::Open
             && pace.charge(&mut connection.spent, now_ms, messages, bytes)
+    }
+
+    /// Charges a client that is being closed for what it sends nevertheless. True when that is too much.
+    fn is_flooding_the_farewell(&mut self, slot: Slot, bytes: usize) -> bool {
+        let connection = &mut self.connections[slot as usize];
+        matches!(connection.phase, Phase::Closing | Phase::Ending | Phase::Lingering)
+            && FAREWELL_PACE.charge(&mut connection.spent, self.now_ms, 0, bytes)
     }
 
     /// Stops receiving from a client that sends too fast, until it has waited for as long as it was too fast.

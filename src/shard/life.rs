@@ -14,6 +14,7 @@ use crate::protocol::{CloseCode, Opcode, Refusal, Status};
 
 use super::connection::{Connection, Pause, Phase};
 use super::events::close_frame;
+use super::pace::Spent;
 use super::{Settings, Shard};
 
 /// How often a few more clients are closed while the server ends.
@@ -94,6 +95,7 @@ impl<B: Backend> Shard<B> {
         self.set_phase(slot, phase);
         self.hub.finish(slot, owed, last);
         self.set_deadline(slot, self.settings.close_ms);
+        self.connections[slot as usize].spent = Spent::default();
         if self.connections[slot as usize].is_paused(Pause::Pace) {
             // Its own close frame may be among what is held.
             self.pace_timers.set(self.now_ms, slot);

@@ -1,17 +1,22 @@
-//! How the server ends.
+//! How the server ends, and how a connection does.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use uproar::config::{AppName, BackendName};
+use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg};
-use crate::support::raw::Raw;
+use crate::support::raw::{Raw, upgrade_request};
 use crate::support::{TestServer, config};
 
 on_both_backends!(
     a_signal_closes_all_and_ends_with_0,
     a_second_signal_ends_at_once,
     stopping_from_the_library_does_the_same,
+    who_goes_on_sending_after_the_close_is_cut_off,
 );
 
 fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
@@ -54,4 +59,18 @@ fn stopping_from_the_library_does_the_same(backend: BackendName) {
     for mut client in clients {
         assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
     }
+}
+
+/// Long before its time for closing is over, and having cost no more than what could have been on its way.
+fn who_goes_on_sending_after_the_close_is_cut_off(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { close_seconds: Duration::from_secs(600), ..base });
+    let mut flooder = TcpStream::connect(server.address()).expect("a connection");
+    flooder.write_all(upgrade_request("/").as_bytes()).expect("sent");
+    // An unmasked frame: the server closes with 1002 and waits for the client's end.
+    flooder.write_all(&[0x81, 0x00]).expect("sent");
+    let chunk = vec![0; 64 << 10];
+    let taken = (0..4096).take_while(|_| flooder.write_all(&chunk).is_ok()).count() * chunk.len();
+    assert!(taken > 4 << 20, "what was on its way is taken: {taken} bytes");
+    assert!(taken < 128 << 20, "{taken} bytes");
 }
