@@ -123,11 +123,14 @@ pub struct Options {
     pub buffer_len: usize,
     /// Most connections this backend will hold, which sizes the direct descriptor table of a ring.
     pub slots: u32,
+    /// Milliseconds after which a connection that says nothing is parked, which io_uring alone does: between one and
+    /// two of them.
+    pub park_ms: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { buffers: 256, buffer_len: 8 * 1024, slots: 20_000 }
+        Self { buffers: 256, buffer_len: 8 * 1024, slots: 20_000, park_ms: 1000 }
     }
 }
 

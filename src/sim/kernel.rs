@@ -31,6 +31,7 @@ struct Sending {
 struct Descriptor {
     conn: usize,
     receiving: bool,
+    polling: bool,
     send: Option<Sending>,
     shutdown: bool,
     /// Cancellations to be carried out: of everything, or of receiving alone.
@@ -38,6 +39,12 @@ struct Descriptor {
     linger: bool,
     /// Turns for which bytes have waited though nothing receives them.
     unheard: usize,
+}
+
+impl Descriptor {
+    fn is_listening(&self) -> bool {
+        self.receiving || self.polling
+    }
 }
 
 /// The state of one shard's kernel, shared with the world that drives it.
@@ -102,6 +109,7 @@ impl Kernel for Simulated {
             Request::Accept { at, listener } => Owned::Other(Request::Accept { at, listener }),
             Request::CancelAccept(at) => Owned::Other(Request::CancelAccept(at)),
             Request::Receive(slot) => Owned::Other(Request::Receive(slot)),
+            Request::Poll(slot) => Owned::Other(Request::Poll(slot)),
             Request::Shutdown(slot) => Owned::Other(Request::Shutdown(slot)),
             Request::CancelReceive(slot) => Owned::Other(Request::CancelReceive(slot)),
             Request::CancelAll(slot) => Owned::Other(Request::CancelAll(slot)),
@@ -204,8 +212,13 @@ impl Core {
             }
             Request::Receive(slot) => {
                 let descriptor = self.at(slot);
-                assert!(!descriptor.receiving, "two receives under way on slot {slot}");
+                assert!(!descriptor.is_listening(), "two receives under way on slot {slot}");
                 descriptor.receiving = true;
+            }
+            Request::Poll(slot) => {
+                let descriptor = self.at(slot);
+                assert!(!descriptor.is_listening(), "a poll beside a receive on slot {slot}");
+                descriptor.polling = true;
             }
             Request::Shutdown(slot) => self.at(slot).shutdown = true,
             Request::CancelReceive(slot) => self.at(slot).cancels.push_back(false),
@@ -254,7 +267,7 @@ impl Core {
 
     fn close(&mut self, slot: Slot) {
         let descriptor = self.descriptors[slot as usize].take().expect("closed once");
-        let busy = descriptor.receiving || descriptor.send.is_some() || descriptor.shutdown;
+        let busy = descriptor.is_listening() || descriptor.send.is_some() || descriptor.shutdown;
         assert!(!busy && descriptor.cancels.is_empty(), "slot {slot} is closed with something under way");
         let mut net = self.net.borrow_mut();
         net.note("close", [self.shard, slot as usize, descriptor.conn]);
@@ -271,8 +284,9 @@ impl Core {
         let net = self.net.borrow();
         for (slot, descriptor) in (0..).zip(&mut self.descriptors) {
             let Some(descriptor) = descriptor else { continue };
-            let waits = !net.conns[descriptor.conn].to_server.bytes.is_empty() && !descriptor.receiving;
-            let is_known = self.ready.iter().any(|one| one.operation == Operation::Receive(slot));
+            let waits = !net.conns[descriptor.conn].to_server.bytes.is_empty() && !descriptor.is_listening();
+            let known = [Operation::Receive(slot), Operation::Poll(slot)];
+            let is_known = self.ready.iter().chain(&self.late).any(|one| known.contains(&one.operation));
             descriptor.unheard =
                 if waits && !is_known && is_wanted(slot) { descriptor.unheard + 1 } else { 0 };
             assert!(descriptor.unheard < UNHEARD, "slot {slot} is not received from for {UNHEARD} turns");
@@ -334,6 +348,7 @@ impl Core {
         self.descriptors[slot] = Some(Descriptor {
             conn,
             receiving: false,
+            polling: false,
             send: None,
             shutdown: false,
             cancels: VecDeque::new(),
@@ -349,10 +364,11 @@ impl Core {
         if self.descriptors[slot as usize].is_none() {
             return false;
         }
-        let first = self.net.borrow_mut().random.below(4);
-        (0..4).any(|offset| match (first + offset) % 4 {
+        let first = self.net.borrow_mut().random.below(5);
+        (0..5).any(|offset| match (first + offset) % 5 {
             0 => self.step_receive(slot),
             1 => self.step_send(slot),
+            4 => self.step_poll(slot),
             2 => self.step_shutdown(slot),
             _ => self.step_cancel(slot),
         })
@@ -392,6 +408,23 @@ impl Core {
         drop(net);
         self.at(slot).receiving = false;
         self.complete(Operation::Receive(slot), result);
+        true
+    }
+
+    /// Sees that there is something to receive; now and then, that there might be.
+    fn step_poll(&mut self, slot: Slot) -> bool {
+        let Descriptor { conn: at, polling, .. } = *self.at(slot);
+        let mut net = self.net.borrow_mut();
+        let conn = &net.conns[at];
+        let is_ready = !conn.to_server.bytes.is_empty() || conn.broken || conn.to_server.ended;
+        if !polling || !is_ready && !net.mishap(64) {
+            return false;
+        }
+        net.polled += 1;
+        net.note("poll", [slot as usize, at, 0]);
+        drop(net);
+        self.at(slot).polling = false;
+        self.complete_late(Operation::Poll(slot), libc::POLLIN.into());
         true
     }
 
@@ -465,6 +498,9 @@ impl Core {
         if std::mem::take(&mut self.at(slot).receiving) {
             self.net.borrow_mut().paused += u64::from(!all);
             self.complete(Operation::Receive(slot), -libc::ECANCELED);
+        }
+        if all && std::mem::take(&mut self.at(slot).polling) {
+            self.complete(Operation::Poll(slot), -libc::ECANCELED);
         }
         let done = self.at(slot).send.as_ref().filter(|_| all).map(|send| send.done);
         if let Some(done) = done {

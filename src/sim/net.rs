@@ -59,6 +59,8 @@ pub(super) struct Net {
     pub(super) starved: u64,
     /// Receives that a pause has cancelled.
     pub(super) paused: u64,
+    /// Polls of parked connections that completed.
+    pub(super) polled: u64,
 }
 
 impl Net {
@@ -75,6 +77,7 @@ impl Net {
             heard: 0,
             starved: 0,
             paused: 0,
+            polled: 0,
         }
     }
 

@@ -89,6 +89,7 @@ pub(super) struct Outcome {
     pub(super) heard: u64,
     pub(super) starved: u64,
     pub(super) paused: u64,
+    pub(super) polled: u64,
 }
 
 /// Runs a seed to its end.
@@ -171,6 +172,7 @@ impl World {
             buffers: random.pick(&[2, 4, 16]),
             buffer_len: random.pick(&[16, 128, 4_096]),
             slots: random.pick(&[3, 16, 32]),
+            park_ms: random.pick(&[1, 20, 1_000]),
         };
         let lag_window = random.pick(&[2_000, 20_000, 1 << 20]);
         let lag_policy = random.pick(&[LagPolicy::Close, LagPolicy::Close, LagPolicy::Skip]);
@@ -340,6 +342,7 @@ impl World {
             heard: net.heard,
             starved: net.starved,
             paused: net.paused,
+            polled: net.polled,
         }
     }
 

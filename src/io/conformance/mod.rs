@@ -20,7 +20,7 @@ macro_rules! suite {
             suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
                 fewer_buffers_than_senders, all_buffers_out_does_not_spin, bytes_can_be_changed, closed_while_waiting_for_a_buffer,
-                resumed_while_waiting_for_a_buffer, ends_cost_no_buffers,
+                resumed_while_waiting_for_a_buffer, ends_cost_no_buffers, after_silence, many_fall_silent,
                 many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
                 shutdown_ends_one_direction, shutdown_waits_for_the_send, to_a_reset_peer,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -49,6 +49,65 @@ pub(super) fn data_before_the_end<B: Backend>(make: Make<B>) {
     drop(client);
     let (slot, _) = rig.accepted();
     assert_eq!(rig.receive_all(slot), bytes);
+    rig.nothing_more();
+}
+
+/// A backend that soon takes a connection for a silent one.
+fn impatient<B: Backend>(make: Make<B>) -> Rig<B> {
+    Rig::with(make, "127.0.0.1:0", &Options { park_ms: 5, ..Options::default() })
+}
+
+/// Turns for longer than it takes to be silent.
+fn fall_silent<B: Backend>(rig: &mut Rig<B>) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(30) {
+        rig.poll(Some(Duration::from_millis(10)));
+    }
+    rig.rests();
+}
+
+pub(super) fn after_silence<B: Backend>(make: Make<B>) {
+    let mut rig = impatient(make);
+    let (mut client, slot) = rig.connect();
+    for _ in 0..3 {
+        fall_silent(&mut rig);
+        client.write_all(b"heard").expect("written");
+        assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"heard");
+        rig.send(slot, b"and answered");
+        rig.sent(slot);
+        assert_eq!(read(&client, 12), b"and answered");
+    }
+    fall_silent(&mut rig);
+    rig.backend.pause(slot);
+    client.write_all(b"while paused").expect("written");
+    assert!(settle(&mut rig).is_empty());
+    rig.backend.resume(slot);
+    assert_eq!(rig.receive(&[(slot, 12)])[&slot], b"while paused");
+    fall_silent(&mut rig);
+    client.write_all(b"last").expect("written");
+    drop(client);
+    assert_eq!(rig.receive_all(slot), b"last");
+
+    let (client, slot) = rig.connect();
+    fall_silent(&mut rig);
+    reset(client);
+    assert_eq!(rig.failed(slot), std::io::ErrorKind::ConnectionReset);
+
+    let (_client, slot) = rig.connect();
+    fall_silent(&mut rig);
+    rig.close(slot, Close::Graceful);
+    rig.nothing_more();
+}
+
+pub(super) fn many_fall_silent<B: Backend>(make: Make<B>) {
+    let mut rig = impatient(make);
+    let mut clients: Vec<_> = (0..200).map(|_| rig.connect()).collect();
+    fall_silent(&mut rig);
+    for (client, _) in &mut clients {
+        client.write_all(b"hello").expect("written");
+    }
+    let goals: Vec<_> = clients.iter().map(|(_, slot)| (*slot, 5)).collect();
+    assert!(rig.receive(&goals).values().all(|bytes| bytes == b"hello"));
     rig.nothing_more();
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Request<'a> {
     CancelAccept(u32),
     /// Receive into buffers until something ends it.
     Receive(Slot),
+    /// Say when there is something to receive.
+    Poll(Slot),
     /// Send all of the span.
     Send(Slot, SendId, &'a Span),
     Shutdown(Slot),
@@ -109,6 +111,7 @@ impl Kernel for Linux {
             }
             Request::CancelAccept(at) => operation::cancel_accept(at),
             Request::Receive(slot) => operation::receive(slot),
+            Request::Poll(slot) => operation::poll(slot),
             Request::Send(slot, id, span) => operation::send(slot, id, span.bytes()),
             Request::Shutdown(slot) => operation::shutdown(slot),
             Request::CancelReceive(slot) => operation::cancel_receive(slot),

@@ -1,7 +1,8 @@
 //! The backend on io_uring.
 //!
 //! Connections live in the ring's table of direct descriptors, and a slot is an index in it. Each connection
-//! has a multishot receive armed while it is wanted. Requests of the caller go straight to the submission
+//! that has something to say now and then has a multishot receive armed. One that was silent for a while is
+//! parked: it is polled until something comes, which costs the kernel a third of the memory. Requests of the caller go straight to the submission
 //! queue, and `poll` hands them over and waits with one system call.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
@@ -10,6 +11,7 @@ mod accepts;
 mod buffers;
 mod kernel;
 mod operation;
+mod quiet;
 mod ring;
 
 use std::collections::VecDeque;
@@ -23,6 +25,7 @@ use nix::libc;
 use self::accepts::Accepts;
 pub(crate) use self::kernel::{Kernel, Linux, Request};
 pub(crate) use self::operation::Operation;
+use self::quiet::Quiet;
 pub(crate) use self::ring::Completion;
 use self::ring::WORK_A_WAIT;
 use super::admission::Admission;
@@ -50,6 +53,8 @@ pub struct Uring<K: Kernel = Linux> {
     /// Slots whose receiving ended for want of a buffer, in their order. An entry counts only while the
     /// connection has `starving` set: closing leaves entries behind.
     starving: VecDeque<Slot>,
+    /// Connections that receiving is armed for.
+    quiet: Quiet,
     /// Slots whose cancellation completed before all it was meant for, to be looked at after the batch.
     unfinished: Vec<Slot>,
     /// Room for completions.
@@ -62,8 +67,11 @@ struct Connection {
     phase: Phase,
     /// Operations whose last completion has not come.
     under_way: u8,
-    /// Receiving is armed.
-    receiving: bool,
+    listening: Listening,
+    /// Something arrived since `quiet` last looked.
+    heard: bool,
+    /// Stands in `quiet`, this connection or the slot's last one.
+    listed: bool,
     /// A cancellation is under way.
     cancelling: bool,
     /// FIN is asked for, and comes after the send under way.
@@ -73,10 +81,23 @@ struct Connection {
     paused: bool,
     /// The peer's end of stream was received.
     ended: bool,
-    /// Waits in the list of that name.
-    starving: bool,
     /// Never reported, since it was accepted after accepting was stopped.
     hidden: bool,
+}
+
+/// What of the peer is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Listening {
+    #[default]
+    Nothing,
+    /// A receive is armed.
+    Receive,
+    /// It is being cancelled, to be parked.
+    Parking,
+    /// A poll is armed, after which receiving is.
+    Poll,
+    /// Waits in the list of that name.
+    Starving,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +110,22 @@ enum Phase {
     Closing(Close),
     /// Waits for the close itself.
     Releasing,
+}
+
+impl Connection {
+    /// Whether what arrives is to be received.
+    fn is_wanted(&self) -> bool {
+        self.phase == Phase::Open && !self.paused && !self.ended
+    }
+
+    /// Whether a receive is armed that should not be.
+    fn is_to_stop_receiving(&self) -> bool {
+        match self.listening {
+            Listening::Receive => self.paused,
+            Listening::Parking => true,
+            Listening::Nothing | Listening::Poll | Listening::Starving => false,
+        }
+    }
 }
 
 impl Uring {
@@ -125,6 +162,7 @@ impl<K: Kernel> Uring<K> {
             connections: Vec::new(),
             sends: Sends::default(),
             starving: VecDeque::new(),
+            quiet: Quiet::new(options.park_ms),
             unfinished: Vec::new(),
             completions: Vec::new(),
         })
@@ -141,10 +179,12 @@ impl<K: Kernel> Uring<K> {
         let before = events.len();
         self.admission.retry(self.now_ms, events);
         self.arm();
+        self.park_quiet();
         if events.len() > before {
             Some(Duration::ZERO)
         } else {
-            self.admission.limit_wait(timeout, self.now_ms)
+            let timeout = self.admission.limit_wait(timeout, self.now_ms);
+            self.quiet.limit_wait(timeout, self.now_ms)
         }
     }
 
@@ -214,7 +254,9 @@ impl<K: Kernel> Uring<K> {
         }
         for _ in 0..self.kernel.available() {
             let Some(slot) = self.starving.pop_front() else { break };
-            if std::mem::take(&mut self.connections[slot as usize].starving) {
+            let connection = &mut self.connections[slot as usize];
+            if connection.listening == Listening::Starving {
+                connection.listening = Listening::Nothing;
                 self.receive(slot);
             }
         }
@@ -223,10 +265,40 @@ impl<K: Kernel> Uring<K> {
     /// Arms receiving if it is wanted.
     fn receive(&mut self, slot: Slot) {
         let connection = self.at(slot);
-        let wanted = connection.phase == Phase::Open && !connection.paused && !connection.ended;
-        if wanted && !connection.receiving && !connection.starving {
-            connection.receiving = true;
-            self.start(slot, Request::Receive(slot));
+        if !connection.is_wanted() || connection.listening != Listening::Nothing {
+            return;
+        }
+        connection.listening = Listening::Receive;
+        connection.heard = true;
+        if !std::mem::replace(&mut connection.listed, true) {
+            self.quiet.list(slot, self.now_ms);
+        }
+        self.start(slot, Request::Receive(slot));
+    }
+
+    /// Parks connections of which nothing was heard for a while.
+    fn park_quiet(&mut self) {
+        for _ in 0..quiet::LOOKS_A_TURN {
+            let Some(slot) = self.quiet.next(self.now_ms) else { break };
+            let connection = &mut self.connections[slot as usize];
+            if !matches!(connection.listening, Listening::Receive | Listening::Parking) {
+                connection.listed = false;
+                continue;
+            }
+            if !std::mem::take(&mut connection.heard) && connection.phase == Phase::Open {
+                connection.listening = Listening::Parking;
+                self.cancel(slot);
+            }
+            self.quiet.list(slot, self.now_ms);
+        }
+    }
+
+    /// Polls for what comes next, now that nothing receives it.
+    fn park(&mut self, slot: Slot) {
+        let connection = self.at(slot);
+        if connection.is_wanted() {
+            connection.listening = Listening::Poll;
+            self.start(slot, Request::Poll(slot));
         }
     }
 
@@ -235,6 +307,11 @@ impl<K: Kernel> Uring<K> {
             Operation::Accept(at) => self.accepted(at, completion.result, events),
             Operation::CancelAccept(_) => {}
             Operation::Receive(slot) => self.received(slot, completion, events),
+            Operation::Poll(slot) => {
+                // Whatever it found, receiving finds it too.
+                self.at(slot).listening = Listening::Nothing;
+                self.finish_operation(slot, events);
+            }
             Operation::Send(id) => self.sent(id, completion.result, events),
             Operation::Shutdown(slot) => {
                 self.at(slot).shutting_down = false;
@@ -267,7 +344,9 @@ impl<K: Kernel> Uring<K> {
             self.connections.resize(slot as usize + 1, Connection::default());
         }
         let hidden = self.admission.is_stopped();
-        self.connections[slot as usize] = Connection { phase: Phase::Open, hidden, ..Connection::default() };
+        let connection = &mut self.connections[slot as usize];
+        let listed = connection.listed;
+        *connection = Connection { phase: Phase::Open, hidden, listed, ..Connection::default() };
         if hidden {
             self.admission.opened(events);
             self.close(slot, Close::Graceful);
@@ -282,17 +361,21 @@ impl<K: Kernel> Uring<K> {
         let Completion { result, last, buffer, .. } = completion;
         let buffer = buffer.map(|id| self.kernel.take(id, result.max(0) as usize));
         let connection = self.at(slot);
+        let parks = connection.listening == Listening::Parking;
         if last && !fault::is(Fault::ForgottenMore) {
-            connection.receiving = false;
+            connection.listening = Listening::Nothing;
         }
         let heard = connection.phase == Phase::Open && !connection.ended;
+        connection.heard |= result > 0;
         match (result, buffer) {
             (1.., Some(buffer)) if heard => events.push(Event::Received { slot, buffer }),
             (_, Some(_)) if fault::is(Fault::LostBuffer) => {}
             (_, Some(buffer)) => self.kernel.give(buffer),
             _ => {}
         }
-        if heard && result <= 0 {
+        if heard && parks && result == -libc::ECANCELED {
+            self.park(slot);
+        } else if heard && result <= 0 {
             self.receiving_ended(slot, result, events);
         }
         if last {
@@ -308,7 +391,7 @@ impl<K: Kernel> Uring<K> {
                 events.push(Event::Ended { slot });
             }
             libc::ENOBUFS => {
-                self.at(slot).starving = true;
+                self.at(slot).listening = Listening::Starving;
                 self.starving.push_back(slot);
             }
             // Cancelled by a pause, or to be armed again.
@@ -377,7 +460,7 @@ impl<K: Kernel> Uring<K> {
         let connection = self.at(slot);
         let request = match connection.phase {
             Phase::Closing(_) => Request::CancelAll(slot),
-            Phase::Open if connection.paused && connection.receiving && !connection.cancelling => {
+            Phase::Open if connection.is_to_stop_receiving() && !connection.cancelling => {
                 Request::CancelReceive(slot)
             }
             _ => return,
@@ -394,7 +477,8 @@ impl<K: Kernel> Uring<K> {
             Phase::Open => self.receive(slot),
             Phase::Closing(how) if connection.under_way == 0 => self.release(slot, how),
             Phase::Releasing if connection.under_way == 0 => {
-                let hidden = std::mem::take(connection).hidden;
+                let Connection { hidden, listed, .. } = *connection;
+                *connection = Connection { listed, ..Connection::default() };
                 if !hidden {
                     events.push(Event::Closed { slot });
                 }
@@ -511,6 +595,29 @@ fn error(result: i32) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_silent_is_parked_until_it_speaks() {
+        let listener = crate::io::listen::listen("127.0.0.1:0".parse().expect("an address")).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        let options = Options { park_ms: 1, ..Options::default() };
+        let mut uring = Uring::new(&options, vec![listener]).expect("this machine has io_uring");
+        let mut client = std::net::TcpStream::connect(address).expect("connect");
+        let mut await_listening = |listening| {
+            let mut events = Vec::new();
+            for _ in 0..1000 {
+                uring.poll(Some(Duration::from_millis(5)), &mut events).expect("the ring works");
+                if uring.connections.first().is_some_and(|connection| connection.listening == listening) {
+                    return;
+                }
+            }
+            panic!("{:?} instead of {listening:?}", uring.connections);
+        };
+        await_listening(Listening::Poll);
+        io::Write::write_all(&mut client, b"hello").expect("written");
+        await_listening(Listening::Receive);
+        await_listening(Listening::Poll);
+    }
 
     #[test]
     fn an_idle_connection_is_small() {

@@ -21,6 +21,7 @@ pub(crate) enum Operation {
     Accept(u32),
     CancelAccept(u32),
     Receive(Slot),
+    Poll(Slot),
     Send(SendId),
     Shutdown(Slot),
     Cancel(Slot),
@@ -41,6 +42,7 @@ impl Operation {
             Self::Linger(slot) => (6, slot),
             Self::Close(slot) => (7, slot),
             Self::Wake => (8, 0),
+            Self::Poll(slot) => (9, slot),
         };
         kind << 32 | u64::from(index)
     }
@@ -64,6 +66,7 @@ impl Operation {
             6 => Self::Linger(index),
             7 => Self::Close(index),
             8 => Self::Wake,
+            9 => Self::Poll(index),
             _ => panic!("no operation has user_data {user_data:#x}"),
         }
     }
@@ -93,6 +96,11 @@ pub(super) fn cancel_accept(at: u32) -> squeue::Entry {
 /// Receives into buffers of the ring until something ends it.
 pub(super) fn receive(slot: Slot) -> squeue::Entry {
     Operation::Receive(slot).tag(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build())
+}
+
+/// Completes when there is something to receive.
+pub(super) fn poll(slot: Slot) -> squeue::Entry {
+    Operation::Poll(slot).tag(opcode::PollAdd::new(Fixed(slot), libc::POLLIN as u32).build())
 }
 
 /// Sends all of `bytes`, which the kernel reads until the operation completes.
@@ -152,6 +160,7 @@ mod tests {
             Operation::Accept(3),
             Operation::CancelAccept(3),
             Operation::Receive(u32::MAX),
+            Operation::Poll(5),
             Operation::Send(id),
             Operation::Shutdown(0),
             Operation::Cancel(7),
