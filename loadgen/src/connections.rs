@@ -24,6 +24,8 @@ const READ_MORE: usize = 32 * 1024;
 pub(crate) trait Handler {
     /// The handshake succeeded.
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64);
+    /// Bytes came that begin with a frame, or a part of one: what of them it knows already.
+    fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated;
     /// A message came, text or binary.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
     /// All that was queued has been written, after it had to wait or there was no room for more.
@@ -37,6 +39,14 @@ pub(crate) trait Handler {
 pub(crate) struct Payload<'a> {
     pub(crate) is_text: bool,
     pub(crate) bytes: &'a [u8],
+}
+
+/// The start of some input that a handler has recognised and counted: whole messages of one frame each.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Repeated {
+    pub(crate) bytes: usize,
+    pub(crate) messages: usize,
+    pub(crate) payload_bytes: usize,
 }
 
 /// A table of connections in numbered slots.
@@ -346,6 +356,11 @@ impl Connections {
         let mut consumed = 0;
         // The handler may close the connection meanwhile.
         while self.slots[slot].phase != Phase::Vacant {
+            if client.is_between_plain_messages() {
+                let repeated = handler.recognise(self, slot, &input[consumed..], now);
+                self.wire.count_again(repeated);
+                consumed += repeated.bytes;
+            }
             let step = match client.next(&input[consumed..], inflation) {
                 Ok(step) => step,
                 Err(error) => {

@@ -170,6 +170,8 @@ impl Run<'_> {
         let end = self.stop_ns.map_or(window.end_ns, |stop| stop.min(window.end_ns));
         seen.seconds = end.saturating_sub(window.measure_ns) as f64 / 1e9;
         let last = last.or_else(|| cpu(&self.server));
+        // A run that ended before its window has used nothing in it.
+        let first = first.or(last);
         if let (Some(server), Some(first), Some(last)) = (&self.server, first, last) {
             seen.server = Some((server.pids(), last.since(first), server.peak_rss()));
         }

@@ -1,7 +1,7 @@
 //! A worker: opens its share of the connections, runs the traffic on them, and reports.
 
 use crate::clock::{SECOND_NS, now_ns};
-use crate::connections::{Connections, Handler, Payload};
+use crate::connections::{Connections, Handler, Payload, Repeated};
 use crate::end::End;
 use crate::plan::{Command, Plan, Report, Scenario, Share};
 use crate::scenario::{HOPELESS, Traffic};
@@ -232,6 +232,10 @@ impl<T: Traffic> Handler for Population<T> {
         self.open += 1;
         self.opened += 1;
         self.traffic.on_open(connections, slot, now);
+    }
+
+    fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated {
+        self.traffic.recognise(connections, slot, input, now)
     }
 
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {

@@ -1,5 +1,6 @@
 //! What a worker counts and measures, and how the counts of several become one.
 
+use crate::connections::Repeated;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -124,6 +125,13 @@ impl Wire {
         self.frame_bytes += frame_len as u64;
         self.payload_bytes += payload_len as u64;
     }
+
+    /// Messages came that were recognised.
+    pub(crate) fn count_again(&mut self, repeated: Repeated) {
+        self.messages += repeated.messages as u64;
+        self.frame_bytes += repeated.bytes as u64;
+        self.payload_bytes += repeated.payload_bytes as u64;
+    }
 }
 
 impl Counts {
@@ -170,7 +178,11 @@ impl Reasons {
 
 impl Times {
     pub(crate) fn record(&mut self, time_ns: u64) {
-        self.0.saturating_record(time_ns);
+        self.record_n(time_ns, 1);
+    }
+
+    pub(crate) fn record_n(&mut self, time_ns: u64, count: u64) {
+        self.0.saturating_record_n(time_ns, count);
     }
 
     pub(crate) fn add(&mut self, other: &Self) {

@@ -1,11 +1,12 @@
 //! What the connections of a worker say to each other once they are open.
 
 pub(crate) mod broadcast;
+mod chorus;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod storm;
 
-use crate::connections::{Connections, Payload};
+use crate::connections::{Connections, Payload, Repeated};
 use crate::end::End;
 use crate::ledger::Ledger;
 use crate::plan::Window;
@@ -27,6 +28,17 @@ pub(crate) trait Traffic {
     fn on_time(&mut self, connections: &mut Connections, now: u64);
     /// A connection is open, whether before the start or opened by the traffic.
     fn on_open(&mut self, _connections: &mut Connections, _slot: usize, _now: u64) {}
+    /// Bytes came that begin with a frame, or a part of one. What of them the traffic knows already, because another
+    /// connection was told the same, is not looked at further.
+    fn recognise(
+        &mut self,
+        _connections: &mut Connections,
+        _slot: usize,
+        _input: &[u8],
+        _now: u64,
+    ) -> Repeated {
+        Repeated::default()
+    }
     /// A message came.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
     /// A connection takes bytes again.

@@ -1,8 +1,9 @@
 //! Everybody says one thing, everybody hears everything, and then again: the quadratic test.
 
 use super::Traffic;
+use super::chorus::Chorus;
 use crate::clock::now_ns;
-use crate::connections::{Connections, Payload};
+use crate::connections::{Connections, Payload, Repeated};
 use crate::end::End;
 use crate::ledger::{Arrival, Ledger};
 use crate::plan::{Plan, Share, Window};
@@ -23,9 +24,8 @@ pub(crate) struct Storm {
     /// The connections that take part, in this worker and in all.
     slots: Vec<usize>,
     population: usize,
-    /// For each slot a bit for each sender that was heard in this round.
-    heard: Vec<u64>,
-    words: usize,
+    /// What was heard in this round.
+    chorus: Chorus,
     /// Messages of this round that this worker has received.
     received: usize,
     /// This worker has sent its first round.
@@ -78,7 +78,6 @@ impl Barrier {
 
 impl Storm {
     pub(crate) fn new(plan: &Plan, share: Share, barrier: Arc<Barrier>) -> Self {
-        let words = plan.connections.div_ceil(64);
         Self {
             share,
             barrier,
@@ -88,8 +87,7 @@ impl Storm {
             round: 0,
             slots: Vec::new(),
             population: 0,
-            heard: vec![0; share.count * words],
-            words,
+            chorus: Chorus::new(share.count, plan.connections),
             received: 0,
             begun: false,
             arrived: false,
@@ -117,7 +115,7 @@ impl Storm {
             self.round += 1;
             self.arrived = false;
             self.received = 0;
-            self.heard.fill(0);
+            self.chorus.begin();
             self.send_round(connections, now_ns());
         }
     }
@@ -126,18 +124,14 @@ impl Storm {
         self.barrier.over.load(Ordering::Acquire)
     }
 
-    fn hear(&mut self, slot: usize, arrival: Arrival) -> Order {
+    fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> Order {
         if arrival.sequence != self.round {
             // All of an earlier round has come, so this comes a second time.
             return Order::Duplicate;
         }
-        let sender = arrival.sender as usize;
-        let word = &mut self.heard[slot * self.words + sender / 64];
-        let bit = 1 << (sender % 64);
-        if *word & bit != 0 {
+        if !self.chorus.hear(slot, arrival, payload) {
             return Order::Duplicate;
         }
-        *word |= bit;
         self.received += 1;
         Order::Next
     }
@@ -166,16 +160,28 @@ impl Traffic for Storm {
         }
     }
 
+    fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated {
+        let ledger = &mut self.ledger;
+        let repeated = self.chorus.recognise(slot, input, |due_ns, count| {
+            ledger.received_again(due_ns, count, now);
+        });
+        if repeated.messages > 0 {
+            self.received += repeated.messages;
+            self.advance(connections);
+        }
+        repeated
+    }
+
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
         let Some(arrival) = self.ledger.read(message, now) else { return };
         if arrival.sequence > self.round {
             // Another worker was faster to begin the round.
             self.advance(connections);
         }
-        if arrival.sequence > self.round || arrival.sender as usize >= self.words * 64 {
+        if arrival.sequence > self.round || arrival.sender as usize >= self.chorus.senders() {
             return self.ledger.corrupt();
         }
-        let order = self.hear(slot, arrival);
+        let order = self.hear(slot, arrival, message.bytes);
         self.ledger.received(arrival, order, now);
         self.advance(connections);
     }

@@ -162,6 +162,12 @@ impl Client {
         self.agreed
     }
 
+    /// Whether a frame that comes next begins a message, and none is compressed.
+    pub fn is_between_plain_messages(&self) -> bool {
+        let is_within = self.fragments.as_ref().is_some_and(|fragments| !fragments.complete);
+        self.expected.is_none() && self.agreed.is_none() && !self.closed && !is_within
+    }
+
     /// Takes the next event off the front of `input`.
     ///
     /// Call it again with the rest until it answers [`Event::NeedsMore`]; keep what it has not consumed in

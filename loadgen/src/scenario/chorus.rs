@@ -1,0 +1,200 @@
+//! What the connections of a worker hear in one round of a storm.
+//!
+//! A server that has one order tells everybody the same. So the first connection that hears a message checks it, and
+//! the others only compare their bytes with those that were checked: that takes a few nanoseconds a message, and
+//! not a bit less is seen. A connection that hears anything else from there on is checked by itself.
+
+use crate::connections::Repeated;
+use crate::ledger::Arrival;
+use std::collections::HashMap;
+
+/// The frames of a round in the order of who heard most of them, and who heard what.
+pub(crate) struct Chorus {
+    /// The frames as they lie on the wire, all of one length.
+    frames: Vec<u8>,
+    payload_len: usize,
+    /// For each the sender, and when it was to be sent, in nanoseconds.
+    stamps: Vec<(u32, u64)>,
+    /// Who is among the senders.
+    sung: Senders,
+    /// For each connection how many of the frames it has heard, or [`ALONE`].
+    heard: Vec<usize>,
+    /// The senders that connections heard which have an order of their own.
+    alone: HashMap<usize, Senders>,
+    senders: usize,
+}
+
+/// In the place of a number of frames.
+const ALONE: usize = usize::MAX;
+
+/// A bit for each sender.
+#[derive(Clone)]
+struct Senders(Vec<u64>);
+
+impl Senders {
+    fn none(senders: usize) -> Self {
+        Self(vec![0; senders.div_ceil(64)])
+    }
+
+    /// Whether the sender was not there before.
+    fn insert(&mut self, sender: u32) -> bool {
+        let (word, bit) = (&mut self.0[sender as usize / 64], 1 << (sender % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
+    }
+}
+
+impl Chorus {
+    /// For a worker with so many `connections`, which hear so many `senders`.
+    pub(crate) fn new(connections: usize, senders: usize) -> Self {
+        Self {
+            frames: Vec::new(),
+            payload_len: 0,
+            stamps: Vec::new(),
+            sung: Senders::none(senders),
+            heard: vec![0; connections],
+            alone: HashMap::new(),
+            senders,
+        }
+    }
+
+    /// Senders have numbers below this.
+    pub(crate) fn senders(&self) -> usize {
+        self.senders
+    }
+
+    /// Forgets the round for the next one.
+    pub(crate) fn begin(&mut self) {
+        self.frames.clear();
+        self.stamps.clear();
+        self.sung.0.fill(0);
+        self.heard.fill(0);
+        self.alone.clear();
+    }
+
+    /// Compares what came on a connection with what others have heard. Calls `heard` with the time and the number
+    /// of messages that are the same, several times when they have different times.
+    pub(crate) fn recognise(
+        &mut self,
+        slot: usize,
+        input: &[u8],
+        mut heard: impl FnMut(u64, u64),
+    ) -> Repeated {
+        let from = self.heard[slot];
+        if from >= self.stamps.len() {
+            return Repeated::default();
+        }
+        let frame_len = self.frames.len() / self.stamps.len();
+        let known = &self.frames[from * frame_len..];
+        let compared = known.len().min(input.len() / frame_len * frame_len);
+        let (known, input) = (&known[..compared], &input[..compared]);
+        let messages = if known == input {
+            compared / frame_len
+        } else {
+            known
+                .chunks_exact(frame_len)
+                .zip(input.chunks_exact(frame_len))
+                .take_while(|(a, b)| a == b)
+                .count()
+        };
+        let bytes = messages * frame_len;
+        for run in self.stamps[from..from + messages].chunk_by(|a, b| a.1 == b.1) {
+            heard(run[0].1, run.len() as u64);
+        }
+        self.heard[slot] += messages;
+        if bytes < compared {
+            self.part(slot);
+        }
+        Repeated { bytes, messages, payload_bytes: messages * self.payload_len }
+    }
+
+    /// Notes a message that was checked; false when the connection has heard it before.
+    pub(crate) fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
+        if self.heard[slot] != ALONE {
+            if self.heard[slot] == self.stamps.len() && self.sung.insert(arrival.sender) {
+                self.frames.extend_from_slice(&frame_header(payload.len()));
+                self.frames.extend_from_slice(payload);
+                self.payload_len = payload.len();
+                self.stamps.push((arrival.sender, arrival.due_ns));
+                self.heard[slot] += 1;
+                return true;
+            }
+            self.part(slot);
+        }
+        self.alone.get_mut(&slot).is_some_and(|senders| senders.insert(arrival.sender))
+    }
+
+    /// From here on the connection is checked by itself.
+    fn part(&mut self, slot: usize) {
+        let mut senders = Senders::none(self.senders);
+        for &(sender, _) in &self.stamps[..self.heard[slot]] {
+            senders.insert(sender);
+        }
+        self.alone.insert(slot, senders);
+        self.heard[slot] = ALONE;
+    }
+}
+
+/// The header of a text frame from a server (RFC 6455 §5.2).
+fn frame_header(payload_len: usize) -> Vec<u8> {
+    match payload_len {
+        0..=125 => vec![0x81, payload_len as u8],
+        126..=0xFFFF => [&[0x81, 126][..], &(payload_len as u16).to_be_bytes()].concat(),
+        _ => [&[0x81, 127][..], &(payload_len as u64).to_be_bytes()].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(sender: u32) -> Arrival {
+        Arrival { sender, sequence: 0, due_ns: u64::from(sender / 2) }
+    }
+
+    fn frame(sender: u32) -> Vec<u8> {
+        [frame_header(20), vec![sender as u8; 20]].concat()
+    }
+
+    /// What a connection makes of `input`: messages recognised, and then those that were new to it.
+    fn listen(chorus: &mut Chorus, slot: usize, senders: &[u32]) -> (usize, usize) {
+        let bytes: Vec<u8> = senders.iter().flat_map(|&sender| frame(sender)).collect();
+        let (mut recognised, mut new, mut at) = (0, 0, 0);
+        while at < bytes.len() {
+            let mut counted = 0;
+            let repeated = chorus.recognise(slot, &bytes[at..], |_, count| counted += count as usize);
+            assert_eq!(counted, repeated.messages);
+            assert_eq!((repeated.bytes, repeated.payload_bytes), (counted * 22, counted * 20));
+            recognised += repeated.messages;
+            at += repeated.bytes;
+            if at < bytes.len() {
+                let sender = u32::from(bytes[at + 2]);
+                new += usize::from(chorus.hear(slot, arrival(sender), &bytes[at + 2..at + 22]));
+                at += 22;
+            }
+        }
+        (recognised, new)
+    }
+
+    #[test]
+    fn what_one_has_checked_the_others_recognise() {
+        let mut chorus = Chorus::new(3, 10);
+        assert_eq!(listen(&mut chorus, 0, &[3, 1]), (0, 2));
+        assert_eq!(listen(&mut chorus, 1, &[3, 1, 4, 5]), (2, 2));
+        assert_eq!(listen(&mut chorus, 2, &[3]), (1, 0));
+        assert_eq!(listen(&mut chorus, 2, &[1, 4, 5, 6]), (3, 1));
+        assert_eq!(listen(&mut chorus, 0, &[4, 5, 6]), (3, 0));
+        chorus.begin();
+        assert_eq!(listen(&mut chorus, 0, &[3, 1]), (0, 2));
+    }
+
+    #[test]
+    fn another_order_is_checked_by_itself_and_a_repetition_is_seen() {
+        let mut chorus = Chorus::new(3, 10);
+        assert_eq!(listen(&mut chorus, 0, &[1, 2, 3, 4]), (0, 4));
+        assert_eq!(listen(&mut chorus, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
+        assert_eq!(listen(&mut chorus, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
+        assert_eq!(listen(&mut chorus, 0, &[5, 1]), (0, 1));
+    }
+}
