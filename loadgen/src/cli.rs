@@ -103,6 +103,9 @@ pub(crate) struct RunOptions {
     /// permessage-deflate: `on` for each message by itself, `takeover` with all that the server offers.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) compression: Offer,
+    /// The server puts a name, a colon and a space before each message, and says things of its own, as uproar's chat does.
+    #[arg(long)]
+    pub(crate) chat: bool,
     /// Length of the measured window, as in 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]

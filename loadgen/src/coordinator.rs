@@ -247,6 +247,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         size: options.size,
         payload: options.payload,
         compression: options.compression,
+        chat: options.chat,
         tag: fastrand::u32(..),
         epoch_ns: now_ns(),
         timeout_ns: nanos(options.connect_timeout),

@@ -15,6 +15,7 @@ const LIVE_ONE_IN: u64 = 64;
 /// What the traffic of a worker keeps while it runs.
 pub(crate) struct Ledger {
     messages: Messages,
+    chat: bool,
     epoch_ns: u64,
     text: Vec<u8>,
     pub(crate) window: Window,
@@ -42,6 +43,7 @@ impl Ledger {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
             messages: Messages::new(plan.tag, plan.size, plan.payload),
+            chat: plan.chat,
             epoch_ns: plan.epoch_ns,
             text: Vec::new(),
             window: Window::default(),
@@ -76,12 +78,14 @@ impl Ledger {
     /// Checks a message; what is not intact is counted here and is nothing more to the caller.
     pub(crate) fn read(&mut self, message: Payload<'_>, now: u64) -> Option<Arrival> {
         self.last_ns = now;
-        match self.messages.read(message.bytes) {
+        let said = if self.chat { without_name(message.bytes) } else { message.bytes };
+        match self.messages.read(said) {
             Reading::Intact(stamp) if message.is_text => {
                 let Stamp { sender, sequence, time_ns } = stamp;
                 return Some(Arrival { sender, sequence, due_ns: self.epoch_ns + time_ns });
             }
             Reading::Intact(_) | Reading::Corrupt => self.corrupt(),
+            Reading::Foreign if self.chat => {}
             Reading::Foreign => self.counts.foreign += 1,
         }
         None
@@ -131,4 +135,10 @@ impl Ledger {
             self.latency.record_n(latency, count);
         }
     }
+}
+
+/// A line of a chat without the name of who said it.
+fn without_name(line: &[u8]) -> &[u8] {
+    let colon = line.windows(2).position(|two| two == b": ");
+    colon.map_or(line, |at| &line[at + 2..])
 }

@@ -192,7 +192,8 @@ impl Outcome {
         }
         if foreign > 0 {
             let hint = if received == 0 {
-                "; this server does not send messages back verbatim, which its relay or echo mode must do"
+                "; this server does not send messages back verbatim, which its relay or echo mode must do (or give \
+                 --chat for uproar's chat)"
             } else {
                 ""
             };

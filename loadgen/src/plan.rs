@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     pub(crate) payload: Filler,
     pub(crate) compression: Offer,
+    /// Messages come with a name in front, and others come too.
+    pub(crate) chat: bool,
     /// Tells this run's messages from others.
     pub(crate) tag: u32,
     /// The time that the messages' times count from, in nanoseconds.

@@ -6,6 +6,9 @@ use super::{Compression, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBO
 use crate::fault::{self, Fault};
 use crate::protocol::frame::frames;
 
+static LOOKS: std::sync::LazyLock<u32> =
+    std::sync::LazyLock::new(|| std::env::var("LOOKS").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
+
 impl Hub {
     /// The next bytes to send, or `None` when there is none or `budget`, the number of clients to look at, is
     /// used up. Each client gets nothing further until [`Hub::sent`].
@@ -18,6 +21,9 @@ impl Hub {
                     return Some(outbound);
                 }
                 continue;
+            }
+            if self.holding {
+                return None;
             }
             let (id, serial) = *self.passes.front()?;
             if self.rooms.get(id).is_none_or(|room| room.serial != serial) {
@@ -43,6 +49,18 @@ impl Hub {
         None
     }
 
+    /// To be called once a turn, before [`Hub::poll_send`]: whether rooms wait for more messages.
+    pub fn gather(&mut self) {
+        let came = std::mem::take(&mut self.came);
+        let is_crowd = self
+            .passes
+            .front()
+            .and_then(|(id, _)| self.rooms.get(*id))
+            .is_some_and(|room| room.members.len() >= 64);
+        self.holding = came > 1 && is_crowd && self.held < *LOOKS;
+        self.held = if self.holding { self.held + 1 } else { 0 };
+    }
+
     /// Whether [`Hub::poll_send`] stopped for its budget alone.
     pub fn has_more(&self) -> bool {
         !self.ready.is_empty() || !self.passes.is_empty()
@@ -58,11 +76,30 @@ impl Hub {
                 self.spare.extend(drained.and_then(|mut outbox| outbox.reset().then_some(outbox)));
             }
         }
-        if self.is_owed(slot) && !fault::is(Fault::ForgottenMember) {
-            self.look_at(slot);
-            return false;
+        let is_owed = self.is_owed(slot);
+        if is_owed && !fault::is(Fault::ForgottenMember) {
+            self.serve_again(slot);
         }
-        true
+        !is_owed
+    }
+
+    /// Sees to it that a client gets what has gathered for it. What the end of a room's log owes it comes with the
+    /// room's pass where there is one: served at once, each message would take a send to those who were served first.
+    fn serve_again(&mut self, slot: Slot) {
+        let client = &self.clients[slot as usize];
+        let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
+        for seat in &client.seats {
+            let room = &mut self.rooms[seat.room];
+            if room.is_current(&room.members[seat.index as usize]) {
+                continue;
+            }
+            let can_gather = room.queued && room.is_nearly_current(&room.members[seat.index as usize]);
+            room.revisit |= can_gather;
+            at_once |= !can_gather;
+        }
+        if at_once {
+            self.look_at(slot);
+        }
     }
 
     /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.

@@ -135,6 +135,11 @@ impl Log {
         Some((Span::new(&piece.chunk, piece.offset(from), piece.chunk.len()), piece.next()))
     }
 
+    /// Number of the first frame of the chunk that is appended to.
+    pub(crate) fn last_chunk(&self) -> u64 {
+        self.chunks.back().map_or(self.head, |piece| piece.first)
+    }
+
     /// The frames `first()..head()` one by one, each with its bytes.
     pub(crate) fn frames(&self, from: u64) -> impl Iterator<Item = &[u8]> {
         (from.max(self.floor)..self.head).map(|number| {

@@ -179,6 +179,9 @@ pub struct Hub {
     /// Rooms with something to send, each with a pass under way or due.
     /// Their serial numbers tell when they are gone.
     passes: VecDeque<(RoomId, u64)>,
+    came: u32,
+    holding: bool,
+    held: u32,
     /// Visits left for the first room of `passes`.
     slice: usize,
     /// Clients that lagged, with their numbers: the connection may be another one's by now.
@@ -208,6 +211,9 @@ impl Hub {
             rooms: Rooms::default(),
             ready: VecDeque::new(),
             passes: VecDeque::new(),
+            came: 0,
+            holding: false,
+            held: 0,
             slice: SLICE,
             lagged: VecDeque::new(),
             outgoing,

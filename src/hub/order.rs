@@ -107,6 +107,7 @@ impl Hub {
     pub(super) fn appended(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         room.used_ms = self.now_ms;
+        self.came += 1;
         if !room.queued {
             room.queued = true;
             self.passes.push_back((id, room.serial));

@@ -70,6 +70,8 @@ pub(crate) struct Room {
     pub(crate) live: bool,
     /// Whether the room stands in the hub's queue of passes.
     pub(crate) queued: bool,
+    /// Whether a member waits for a pass after the one under way, even when nothing is said meanwhile.
+    pub(crate) revisit: bool,
     /// Whether a timer is set for the room.
     pub(crate) timed: bool,
     /// Whether the hub counts the room among those that ask publishers to wait.
@@ -98,6 +100,7 @@ impl Room {
             home,
             live,
             queued: false,
+            revisit: false,
             timed: false,
             saturated: false,
             used_ms: 0,
@@ -188,6 +191,11 @@ impl Room {
         !self.live || member.cursor == self.log.head()
     }
 
+    /// Whether the next send to this member reaches the end of the log.
+    pub(crate) fn is_nearly_current(&self, member: &Member) -> bool {
+        member.cursor >= self.log.last_chunk()
+    }
+
     /// Whether so many bytes have not been offered to every member that publishers should wait.
     pub(crate) fn is_saturated(&self, lag_window: usize) -> bool {
         self.log.end() - self.offered > lag_window as u64 / 2
@@ -235,9 +243,10 @@ impl Room {
         found
     }
 
-    /// Ends a pass: drops what nobody needs. True when messages came meanwhile that call for another one.
+    /// Ends a pass: drops what nobody needs. True when another one is called for, by messages that came meanwhile or by
+    /// a member.
     pub(crate) fn finish_pass(&mut self, lag_window: usize, history: u32, history_bytes: usize) -> bool {
-        let Some(pass) = self.pass.take() else { return false };
+        let Some(pass) = self.pass.take() else { return std::mem::take(&mut self.revisit) };
         let kept = self.log.tail(history.into(), history_bytes);
         // Only what every member has been offered can count as missed.
         let window = self.log.window_start(self.offered, lag_window as u64);
@@ -247,7 +256,7 @@ impl Room {
             // No history: a newcomer reads that from the plain log.
             packed.trim(pass.min_cursor.max(oldest));
         }
-        self.log.head() > pass.head
+        std::mem::take(&mut self.revisit) | (self.log.head() > pass.head)
     }
 
     /// Gives up what is kept for newcomers alone.

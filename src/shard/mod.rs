@@ -79,7 +79,10 @@ pub(crate) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sends_per_turn: 1024, stuck_bytes: 256 << 10 }
+        Self {
+            sends_per_turn: std::env::var("SPT").ok().and_then(|v| v.parse().ok()).unwrap_or(1024),
+            stuck_bytes: 256 << 10,
+        }
     }
 }
 
@@ -232,6 +235,7 @@ impl<B: Backend> Shard<B> {
 
     /// Hands what clients are owed to the backend, up to the bound of a turn.
     fn send(&mut self) {
+        self.hub.gather();
         let mut budget = self.bounds.sends_per_turn;
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
             self.stats.sends.add(1);

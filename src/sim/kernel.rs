@@ -34,8 +34,8 @@ struct Descriptor {
     polling: bool,
     send: Option<Sending>,
     shutdown: bool,
-    /// Cancellations to be carried out: of everything, or of receiving alone.
-    cancels: VecDeque<bool>,
+    /// Operations to be cancelled.
+    cancels: VecDeque<Operation>,
     linger: bool,
     /// Turns for which bytes have waited though nothing receives them.
     unheard: usize,
@@ -111,8 +111,7 @@ impl Kernel for Simulated {
             Request::Receive(slot) => Owned::Other(Request::Receive(slot)),
             Request::Poll(slot) => Owned::Other(Request::Poll(slot)),
             Request::Shutdown(slot) => Owned::Other(Request::Shutdown(slot)),
-            Request::CancelReceive(slot) => Owned::Other(Request::CancelReceive(slot)),
-            Request::CancelAll(slot) => Owned::Other(Request::CancelAll(slot)),
+            Request::Cancel(slot, target) => Owned::Other(Request::Cancel(slot, target)),
             Request::Linger(slot) => Owned::Other(Request::Linger(slot)),
             Request::Close(slot) => Owned::Other(Request::Close(slot)),
             Request::Wake(event) => Owned::Other(Request::Wake(event)),
@@ -221,8 +220,7 @@ impl Core {
                 descriptor.polling = true;
             }
             Request::Shutdown(slot) => self.at(slot).shutdown = true,
-            Request::CancelReceive(slot) => self.at(slot).cancels.push_back(false),
-            Request::CancelAll(slot) => self.at(slot).cancels.push_back(true),
+            Request::Cancel(slot, target) => self.at(slot).cancels.push_back(target),
             Request::Linger(slot) => {
                 self.at(slot).linger = true;
                 self.complete(Operation::Linger(slot), 0);
@@ -489,24 +487,27 @@ impl Core {
     }
 
     fn step_cancel(&mut self, slot: Slot) -> bool {
-        let Some(all) = self.at(slot).cancels.pop_front() else { return false };
+        let Some(target) = self.at(slot).cancels.pop_front() else { return false };
         if self.net.borrow_mut().mishap(4) {
             // The kernel does not find what is between two attempts.
             self.complete_late(Operation::Cancel(slot), -libc::EALREADY);
             return true;
         }
-        if std::mem::take(&mut self.at(slot).receiving) {
-            self.net.borrow_mut().paused += u64::from(!all);
-            self.complete(Operation::Receive(slot), -libc::ECANCELED);
-        }
-        if all && std::mem::take(&mut self.at(slot).polling) {
-            self.complete(Operation::Poll(slot), -libc::ECANCELED);
-        }
-        let done = self.at(slot).send.as_ref().filter(|_| all).map(|send| send.done);
-        if let Some(done) = done {
+        let descriptor = self.at(slot);
+        let found = match target {
+            Operation::Receive(_) => std::mem::take(&mut descriptor.receiving),
+            Operation::Poll(_) => std::mem::take(&mut descriptor.polling),
+            Operation::Send(id) => descriptor.send.as_ref().is_some_and(|send| send.id == id),
+            other => panic!("{other:?} is not for cancelling"),
+        };
+        if found && let Operation::Send(_) = target {
+            let done = self.at(slot).send.as_ref().map_or(0, |send| send.done);
             self.finish_send(slot, if done > 0 { done as i32 } else { -libc::ECANCELED });
+        } else if found {
+            self.net.borrow_mut().paused += 1;
+            self.complete(target, -libc::ECANCELED);
         }
-        self.complete_late(Operation::Cancel(slot), 1);
+        self.complete_late(Operation::Cancel(slot), if found { 1 } else { -libc::ENOENT });
         true
     }
 }

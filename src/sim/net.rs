@@ -57,7 +57,7 @@ pub(super) struct Net {
     pub(super) heard: u64,
     /// Receives that found no buffer.
     pub(super) starved: u64,
-    /// Receives that a pause has cancelled.
+    /// Receives and polls that were cancelled.
     pub(super) paused: u64,
     /// Polls of parked connections that completed.
     pub(super) polled: u64,

@@ -112,7 +112,8 @@ impl Chorus {
     /// Notes a message that was checked; false when the connection has heard it before.
     pub(crate) fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
         if self.heard[slot] != ALONE {
-            if self.heard[slot] == self.stamps.len() && self.sung.insert(arrival.sender) {
+            let fits = self.stamps.is_empty() || payload.len() == self.payload_len;
+            if fits && self.heard[slot] == self.stamps.len() && self.sung.insert(arrival.sender) {
                 self.frames.extend_from_slice(&frame_header(payload.len()));
                 self.frames.extend_from_slice(payload);
                 self.payload_len = payload.len();
@@ -196,5 +197,8 @@ mod tests {
         assert_eq!(listen(&mut chorus, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
         assert_eq!(listen(&mut chorus, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
         assert_eq!(listen(&mut chorus, 0, &[5, 1]), (0, 1));
+        // A frame of another length has no place among them.
+        assert!(chorus.hear(2, arrival(6), b"longer than the others are"));
+        assert_eq!(listen(&mut chorus, 2, &[6, 7]), (0, 1));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::accepts::{Addresses, PER_LISTENER};
 use super::buffers::Buffers;
-use super::operation;
+use super::operation::{self, Operation};
 use super::ring::{Completion, Ring};
 use crate::chunk::Span;
 use crate::io::sends::SendId;
@@ -29,9 +29,8 @@ pub(crate) enum Request<'a> {
     /// Send all of the span.
     Send(Slot, SendId, &'a Span),
     Shutdown(Slot),
-    CancelReceive(Slot),
-    /// Cancel whatever is under way on the connection.
-    CancelAll(Slot),
+    /// Cancel an operation of the connection.
+    Cancel(Slot, Operation),
     /// Make the `Close` that is pushed right after it a reset.
     Linger(Slot),
     Close(Slot),
@@ -114,8 +113,7 @@ impl Kernel for Linux {
             Request::Poll(slot) => operation::poll(slot),
             Request::Send(slot, id, span) => operation::send(slot, id, span.bytes()),
             Request::Shutdown(slot) => operation::shutdown(slot),
-            Request::CancelReceive(slot) => operation::cancel_receive(slot),
-            Request::CancelAll(slot) => operation::cancel_all(slot),
+            Request::Cancel(slot, target) => operation::cancel(slot, target),
             Request::Linger(slot) => operation::linger(slot),
             Request::Close(slot) => operation::close(slot),
             Request::Wake(event) => operation::wake(event),

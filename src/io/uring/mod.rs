@@ -72,8 +72,8 @@ struct Connection {
     heard: bool,
     /// Stands in `quiet`, this connection or the slot's last one.
     listed: bool,
-    /// A cancellation is under way.
-    cancelling: bool,
+    /// Cancellations under way.
+    cancels: u8,
     /// FIN is asked for, and comes after the send under way.
     shutdown: bool,
     /// FIN is under way.
@@ -431,7 +431,7 @@ impl<K: Kernel> Uring<K> {
 
     fn cancelled(&mut self, slot: Slot, events: &mut Vec<Event>) {
         let connection = self.at(slot);
-        connection.cancelling = false;
+        connection.cancels -= 1;
         if connection.under_way > 1 {
             self.unfinished.push(slot);
         }
@@ -444,7 +444,7 @@ impl<K: Kernel> Uring<K> {
     fn cancel_unfinished(&mut self) {
         while let Some(slot) = self.unfinished.pop() {
             let connection = self.connections[slot as usize];
-            if connection.under_way > u8::from(connection.shutting_down) && !connection.cancelling {
+            if connection.under_way > u8::from(connection.shutting_down) && connection.cancels == 0 {
                 self.cancel(slot);
             }
         }
@@ -455,18 +455,24 @@ impl<K: Kernel> Uring<K> {
         self.start(slot, Request::Shutdown(slot));
     }
 
-    /// Cancels what is under way and no longer wanted.
+    /// Cancels what is under way and no longer wanted. Each operation is named: the kernel finds it in a table, while it
+    /// would look through all operations of all connections for those on a descriptor.
     fn cancel(&mut self, slot: Slot) {
         let connection = self.at(slot);
-        let request = match connection.phase {
-            Phase::Closing(_) => Request::CancelAll(slot),
-            Phase::Open if connection.is_to_stop_receiving() && !connection.cancelling => {
-                Request::CancelReceive(slot)
-            }
+        let listening = match connection.listening {
+            Listening::Receive | Listening::Parking => Some(Operation::Receive(slot)),
+            Listening::Poll => Some(Operation::Poll(slot)),
+            Listening::Nothing | Listening::Starving => None,
+        };
+        let send = match connection.phase {
+            Phase::Closing(_) => connection.send.map(Operation::Send),
+            Phase::Open if connection.is_to_stop_receiving() && connection.cancels == 0 => None,
             _ => return,
         };
-        connection.cancelling = true;
-        self.start(slot, request);
+        for operation in listening.into_iter().chain(send) {
+            self.at(slot).cancels += 1;
+            self.start(slot, Request::Cancel(slot, operation));
+        }
     }
 
     /// Counts an operation as completed, and goes on with what waited for that.

@@ -115,14 +115,8 @@ pub(super) fn shutdown(slot: Slot) -> squeue::Entry {
     Operation::Shutdown(slot).tag(opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build())
 }
 
-pub(super) fn cancel_receive(slot: Slot) -> squeue::Entry {
-    let target = CancelBuilder::user_data(Operation::Receive(slot).encode());
-    Operation::Cancel(slot).tag(opcode::AsyncCancel2::new(target).build())
-}
-
-/// Cancels whatever is under way on the connection.
-pub(super) fn cancel_all(slot: Slot) -> squeue::Entry {
-    let target = CancelBuilder::fd(Fixed(slot)).all();
+pub(super) fn cancel(slot: Slot, target: Operation) -> squeue::Entry {
+    let target = CancelBuilder::user_data(target.encode());
     Operation::Cancel(slot).tag(opcode::AsyncCancel2::new(target).build())
 }
 
