@@ -60,6 +60,9 @@ pub(crate) struct CompareOptions {
     /// Connections of each scenario, separated by commas, instead of the usual points.
     #[arg(long, value_delimiter = ',', value_parser = parse_connections)]
     pub(crate) connections: Vec<usize>,
+    /// Options of the load generator for all runs, in one word as in --load='--size 16384 --pipeline 16'.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    pub(crate) load: String,
     /// Fewer points with fewer connections; `report` passes such results over.
     #[arg(long)]
     pub(crate) quick: bool,

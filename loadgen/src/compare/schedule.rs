@@ -110,7 +110,9 @@ impl Point {
         let own = [kind.name().to_owned(), "--connections".to_owned(), connections.to_string()];
         let times =
             ["--warmup".to_owned(), format!("{warmup}s"), "--duration".to_owned(), format!("{duration}s")];
-        let arguments = kind.arguments().iter().map(|&word| word.to_owned());
+        let given: Vec<&str> = options.load.split_whitespace().collect();
+        let usual = kind.arguments().chunks(2).filter(|option| !given.contains(&option[0])).flatten();
+        let arguments = usual.copied().chain(given.iter().copied()).map(str::to_owned);
         Self {
             kind,
             connections,
@@ -234,6 +236,15 @@ mod tests {
         assert!(!names(0).iter().any(|name| name == "idle-10000"));
         assert!(!names(1).iter().any(|name| name == "idle-1100"));
         assert!(names(1).iter().any(|name| name == "idle-10000"));
+    }
+
+    #[test]
+    fn options_for_the_load_take_the_place_of_the_usual_ones() {
+        let mut options = Program::parse_from(["compare", "--scenarios", "broadcast"]).options;
+        options.load = "--size 1024 --publishers 2".to_owned();
+        let point = Point::new(Kind::Broadcast, 5, false, &options).arguments.join(" ");
+        assert!(point.contains("--rate 100 --size 1024 --publishers 2"), "{point}");
+        assert_eq!(point.matches("--size").count(), 1, "{point}");
     }
 
     #[test]

@@ -42,6 +42,16 @@ fn broadcast() {
 }
 
 #[test]
+fn a_chat_is_understood_when_it_is_said_to_be_one() {
+    let arguments = "broadcast -c 12 --publishers 11 --rate 60 --duration 500ms";
+    let figures = passes(Mode::Chat, "chat", &format!("{arguments} --chat"));
+    assert_eq!((&figures["messages"]["sent"], &figures["messages"]["received"]), (&30.into(), &360.into()));
+    let (output, figures) = loadgen(serve(Mode::Chat, Fault::None), "no-chat", arguments);
+    assert!(!output.status.success() && figures["messages"]["foreign"].as_u64() >= Some(360));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("--chat"));
+}
+
+#[test]
 fn storm() {
     let figures = passes(Mode::Relay, "storm", "storm -c 6 --threads 3 --duration 300ms");
     let (sent, received) = (&figures["messages"]["sent"], &figures["messages"]["received"]);

@@ -17,6 +17,8 @@ pub(crate) enum Mode {
     Echo,
     /// Everybody.
     Relay,
+    /// Everybody, with its sender's name in front and a notice before it.
+    Chat,
 }
 
 /// What the server does wrong.
@@ -102,7 +104,11 @@ fn keep_room(mode: Mode, fault: Fault, events: &Receiver<Event>) {
                 let seventh = said == 7;
                 let mut say = |opcode, client, text: &str| {
                     for (member, stream) in &mut members {
-                        if mode == Mode::Relay || *member == client {
+                        if mode == Mode::Chat {
+                            let line = format!("User #{client} (1): {text}");
+                            let _ = stream.write_all(&frame(1, b"* somebody: is about to speak"));
+                            let _ = stream.write_all(&frame(opcode, line.as_bytes()));
+                        } else if mode == Mode::Relay || *member == client {
                             let _ = stream.write_all(&frame(opcode, text.as_bytes()));
                         }
                     }

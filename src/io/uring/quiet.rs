@@ -8,6 +8,9 @@ use crate::io::Slot;
 /// Most connections looked at in a turn, so that many that fall silent together hold up nobody.
 pub(super) const LOOKS_A_TURN: usize = 64;
 
+/// Room in the queue that is never given back.
+const KEPT: usize = 1024;
+
 /// A queue of connections, each to be looked at when it has stood there for a while.
 #[derive(Debug)]
 pub(super) struct Quiet {
@@ -34,7 +37,7 @@ impl Quiet {
             return None;
         }
         self.queue.pop_front();
-        if self.queue.len() < self.queue.capacity() / 4 {
+        if self.queue.capacity() > KEPT && self.queue.len() < self.queue.capacity() / 4 {
             self.queue.shrink_to(self.queue.len() * 2);
         }
         Some(slot)
@@ -78,6 +81,6 @@ mod tests {
         let mut quiet = Quiet::new(1);
         (0..10_000).for_each(|slot| quiet.list(slot, 0));
         assert_eq!(std::iter::from_fn(|| quiet.next(1)).count(), 10_000);
-        assert!(quiet.queue.capacity() < 64, "{}", quiet.queue.capacity());
+        assert!(quiet.queue.capacity() <= KEPT, "{}", quiet.queue.capacity());
     }
 }
