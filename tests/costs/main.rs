@@ -123,7 +123,7 @@ fn allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: 
         let message = frame(BINARY, &vec![7; payload_len]);
         let heard_len = payload_len + if payload_len < 126 { 2 } else { 4 };
         talk(&mut clients, &message, heard_len, 300);
-        let in_a_thousand = || {
+        let mut in_a_thousand = || {
             let before = count.load(Ordering::Relaxed);
             talk(&mut clients, &message, heard_len, 1_000);
             count.load(Ordering::Relaxed) - before
