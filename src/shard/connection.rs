@@ -50,7 +50,7 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// Which [`Pause`]s hold, as bits.
     pauses: u8,
-    /// Whether the client's direction of the stream has ended.
+    /// Whether the client sends nothing more: its direction of the stream has ended, or its close frame has come.
     pub(crate) ended: bool,
     /// Buffers that were handled in the last turn that there were some; above its [`SHARE_BITS`] that turn, as far as
     /// it fits.

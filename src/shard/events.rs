@@ -233,6 +233,7 @@ impl<B: Backend> Shard<B> {
 
     /// The client's half of the closing handshake, RFC 6455 §5.5.1: the first or the answer to ours.
     fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
+        self.connections[slot as usize].ended = true;
         if self.is_open(slot) {
             let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };
             self.end(slot, true, &frame);

@@ -116,7 +116,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// All is sent: says so to the client, and waits for it to end its direction, so that what it still sends
-    /// does not turn our end into a reset that eats our last words.
+    /// does not turn our end into a reset that eats our last words. After its close frame it sends nothing.
     pub(super) fn linger(&mut self, slot: Slot) {
         if self.connections[slot as usize].ended {
             return self.close(slot, Close::Graceful);
