@@ -158,9 +158,10 @@ impl Hub {
     /// Compresses frames for one client as they leave, since each may refer to what left before it.
     fn pack_for(&mut self, slot: Slot, span: Span) -> Span {
         let Some(Own { window, takeover }) = self.own.get_mut(&slot) else { return span };
+        let takeover = *takeover || fault::is(Fault::KeptContext);
         let mut packed = Vec::with_capacity(span.len());
         for frame in frames(span.bytes()) {
-            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
+            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, takeover));
         }
         if packed.len() == span.len() { span } else { Span::copy_of(&packed) }
     }

@@ -40,6 +40,11 @@ impl<K: Kernel> Shard<Uring<K>> {
         &self.waker
     }
 
+    /// Messages that a newcomer is shown.
+    pub(crate) fn history(&self) -> u32 {
+        self.app.history()
+    }
+
     pub(crate) fn stats(&self) -> &Stats {
         &self.stats
     }
@@ -55,6 +60,10 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("members owed", self.hub.occupied()),
+            (
+                "bytes of windows",
+                (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize,
+            ),
             ("sends", self.backend.sends_under_way()),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),

@@ -53,6 +53,8 @@ fn fixed_seeds() {
         |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
     let often = [
         ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("read compressed messages", seeds_with(|outcome| outcome.inflated)),
+        ("sent compressed messages", seeds_with(|outcome| outcome.deflated)),
         ("found no buffer", seeds_with(|outcome| outcome.starved)),
         ("paused", seeds_with(|outcome| outcome.paused)),
         ("lagged", seeds_with(|outcome| outcome.totals.lagged)),
@@ -122,4 +124,8 @@ faults! {
     catches_a_lost_wake: LostWake within 50,
     catches_a_dropped_batch: DroppedBatch within 500,
     catches_publishers_never_resumed: NeverResumed within 500,
+    catches_a_context_kept_though_promised_otherwise: KeptContext within 500,
+    catches_stale_numbers_of_compressed_messages: StaleNumbers within 500,
+    catches_a_context_forgotten: ForgottenContext within 500,
+    catches_memory_of_windows_lost: LostContext within 500,
 }

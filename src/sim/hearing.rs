@@ -1,0 +1,90 @@
+//! What a client hears of a stream, and that it is the stream's order without a hole.
+
+use super::truth::{Application, Line, Streams, stream_of};
+
+pub(super) struct Hearing {
+    application: Application,
+    /// Number of the connection over all clients.
+    serial: u64,
+    /// What it hears; unknown after it was not told all that it should have been told.
+    stream: Option<String>,
+    /// Position of the first message that it has heard, and of the next one.
+    heard: Option<(usize, usize)>,
+    /// Messages heard before the first that has an id, which tells the position of all.
+    unplaced: Vec<Line>,
+    /// Messages that it was told it will not get.
+    missed: usize,
+    /// Number of the first of its own messages that it said after it had heard that it is in the stream.
+    since: u64,
+}
+
+impl Hearing {
+    pub(super) fn new(application: Application, serial: u64, room: &str) -> Self {
+        let (stream, heard) = match application {
+            Application::Echo => (stream_of(serial), Some((0, 0))),
+            Application::Relay | Application::Chat => (room.to_owned(), None),
+        };
+        let (stream, unplaced) = (Some(stream), Vec::new());
+        Self { application, serial, stream, heard, unplaced, missed: 0, since: 0 }
+    }
+
+    /// It goes to another room, after so many messages of its own.
+    pub(super) fn enter(&mut self, room: &str, said: u64) {
+        *self = Self { since: said, ..Self::new(self.application, self.serial, room) };
+    }
+
+    /// It is told that some messages will not come.
+    pub(super) fn miss(&mut self, count: usize) {
+        self.unplaced.clear();
+        self.missed += count;
+        self.heard = self.heard.map(|(first, next)| (first, next + count));
+        if self.application == Application::Chat {
+            // Answers and lines of former rooms may be among them, and the word that it is in another room.
+            (self.stream, self.heard) = (None, None);
+        }
+    }
+
+    pub(super) fn hear(&mut self, truth: &Streams, line: Line) {
+        let serial = self.serial;
+        if let (Some(stream), Some((_, next))) = (&self.stream, &mut self.heard) {
+            let expected = truth.lines(stream).get(*next);
+            assert_eq!(Some(&line), expected, "connection {serial}, {next} of {stream}");
+            *next += 1;
+            return;
+        }
+        let id = self.application.id_of(&line.bytes);
+        self.unplaced.push(line);
+        let Some(id) = id else { return };
+        let Some((stream, position)) = truth.place(id) else { panic!("{id:x} has no place in any order") };
+        let next = position + 1;
+        assert!(
+            self.stream.as_ref().is_none_or(|expected| expected == stream),
+            "connection {serial} is in {:?} and got message {id:x} of {stream}",
+            self.stream
+        );
+        let first = next.checked_sub(self.unplaced.len()).expect("nothing comes before the first message");
+        assert_eq!(self.unplaced, truth.lines(stream)[first..next], "connection {serial}, {first} of {stream}");
+        self.unplaced.clear();
+        self.stream = Some(stream.clone());
+        self.heard = Some((first, next));
+    }
+
+    /// The positions of what it has heard.
+    pub(super) fn heard(&self) -> Option<(&str, usize, usize)> {
+        let (first, next) = self.heard?;
+        Some((self.stream.as_deref()?, first, next))
+    }
+
+    /// Fails when there is more for it than it has heard.
+    pub(super) fn check_current(&self, truth: &Streams) {
+        let Some(stream) = &self.stream else { return };
+        let (serial, len) = (self.serial, truth.lines(stream).len());
+        match self.heard {
+            Some((_, next)) => assert_eq!(next, len, "connection {serial} has not got all of {stream}"),
+            None => {
+                let own = truth.said(serial, self.since, Some(stream));
+                assert!(own <= self.missed, "connection {serial} has heard nothing, not even itself");
+            }
+        }
+    }
+}
