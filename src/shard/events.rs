@@ -104,7 +104,9 @@ impl<B: Backend> Shard<B> {
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
                     Some((room, mut agreement)) => {
-                        if let Some(agreement) = agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext)) {
+                        if let Some(agreement) =
+                            agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
+                        {
                             agreement.client_takeover = false;
                         }
                         protocol.upgrade(agreement);

@@ -48,6 +48,8 @@ pub(super) struct Rules {
     pub(super) rooms: Vec<String>,
     pub(super) application: Application,
     pub(super) addresses: usize,
+    /// Who lags is left out of messages, and told.
+    pub(super) skips: bool,
     /// The clock jumps, so that even those who answer may seem dead.
     pub(super) jumps: bool,
     /// The server was told to end, and takes no new connections.
@@ -382,7 +384,7 @@ impl Client {
         if is_own_noise && rules.application.id_of(&line.bytes).is_none() {
             return;
         }
-        self.hearing.as_mut().expect("made with the connection").hear(&truth.borrow(), line);
+        self.hearing.as_mut().expect("made with the connection").hear(&truth.borrow(), rules.skips, line);
         net.heard += 1;
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Hearing {
     unplaced: Vec<Line>,
     /// Messages that it was told it will not get.
     missed: usize,
+    /// Messages left out before others that it has heard.
+    left_out: usize,
     /// Number of the first of its own messages that it said after it had heard that it is in the stream.
     since: u64,
 }
@@ -25,7 +27,7 @@ impl Hearing {
             Application::Relay | Application::Chat => (room.to_owned(), None),
         };
         let (stream, unplaced) = (Some(stream), Vec::new());
-        Self { application, serial, stream, heard, unplaced, missed: 0, since: 0 }
+        Self { application, serial, stream, heard, unplaced, missed: 0, left_out: 0, since: 0 }
     }
 
     /// It goes to another room, after so many messages of its own.
@@ -37,16 +39,25 @@ impl Hearing {
     pub(super) fn miss(&mut self, count: usize) {
         self.unplaced.clear();
         self.missed += count;
-        self.heard = self.heard.map(|(first, next)| (first, next + count));
-        if self.application == Application::Chat {
+        match self.application {
+            Application::Relay => self.heard = self.heard.map(|(first, next)| (first, next + count)),
+            // What was echoed in the same turn comes before the notice.
+            Application::Echo => {}
             // Answers and lines of former rooms may be among them, and the word that it is in another room.
-            (self.stream, self.heard) = (None, None);
+            Application::Chat => (self.stream, self.heard) = (None, None),
         }
     }
 
-    pub(super) fn hear(&mut self, truth: &Streams, line: Line) {
+    /// With `skips` the server may leave messages out and say so later.
+    pub(super) fn hear(&mut self, truth: &Streams, skips: bool, line: Line) {
         let serial = self.serial;
         if let (Some(stream), Some((_, next))) = (&self.stream, &mut self.heard) {
+            if self.application == Application::Echo && skips {
+                let place = self.application.id_of(&line.bytes).and_then(|id| truth.place(id));
+                let left_out = place.and_then(|(_, position)| position.checked_sub(*next)).unwrap_or(0);
+                self.left_out += left_out;
+                *next += left_out;
+            }
             let expected = truth.lines(stream).get(*next);
             assert_eq!(Some(&line), expected, "connection {serial}, {next} of {stream}");
             *next += 1;
@@ -63,16 +74,22 @@ impl Hearing {
             self.stream
         );
         let first = next.checked_sub(self.unplaced.len()).expect("nothing comes before the first message");
-        assert_eq!(self.unplaced, truth.lines(stream)[first..next], "connection {serial}, {first} of {stream}");
+        assert_eq!(
+            self.unplaced,
+            truth.lines(stream)[first..next],
+            "connection {serial}, {first} of {stream}"
+        );
         self.unplaced.clear();
         self.stream = Some(stream.clone());
         self.heard = Some((first, next));
     }
 
-    /// The positions of what it has heard.
-    pub(super) fn heard(&self) -> Option<(&str, usize, usize)> {
-        let (first, next) = self.heard?;
-        Some((self.stream.as_deref()?, first, next))
+    /// The stream, and the position of the first message that it has heard of it, which is its end when there was none.
+    /// To be asked when it is current.
+    pub(super) fn first(&self, truth: &Streams) -> Option<(&str, usize)> {
+        let stream = self.stream.as_deref()?;
+        let newest = truth.lines(stream).len() - self.unplaced.len();
+        Some((stream, self.heard.map_or(newest, |(first, _)| first)))
     }
 
     /// Fails when there is more for it than it has heard.
@@ -80,8 +97,17 @@ impl Hearing {
         let Some(stream) = &self.stream else { return };
         let (serial, len) = (self.serial, truth.lines(stream).len());
         match self.heard {
+            Some((_, next)) if self.application == Application::Echo => {
+                let left_out = self.left_out + len - next;
+                assert_eq!(
+                    left_out, self.missed,
+                    "connection {serial} was told another number than it missed"
+                );
+            }
             Some((_, next)) => assert_eq!(next, len, "connection {serial} has not got all of {stream}"),
             None => {
+                let is_newest = truth.lines(stream).ends_with(&self.unplaced);
+                assert!(is_newest, "connection {serial} has not got the end of {stream}");
                 let own = truth.said(serial, self.since, Some(stream));
                 assert!(own <= self.missed, "connection {serial} has heard nothing, not even itself");
             }

@@ -206,6 +206,8 @@ impl Core {
                 let descriptor = self.at(slot);
                 assert!(!descriptor.receiving, "two receives under way on slot {slot}");
                 descriptor.receiving = true;
+                // It takes what there is at once, and leaves what it likes to others.
+                while self.net.borrow_mut().mishap(4) && self.step_receive(slot) {}
             }
             Request::Shutdown(slot) => self.at(slot).shutdown = true,
             Request::CancelReceive(slot) => self.at(slot).cancels.push_back(false),

@@ -87,8 +87,9 @@ impl Streams {
 
     /// Number of messages, from number `first` on, that a client has said; in one stream or in all.
     pub(super) fn said(&self, serial: u64, first: u64, stream: Option<&str>) -> usize {
-        let is_meant =
-            |id: u64, at: &str| id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at);
+        let is_meant = |id: u64, at: &str| {
+            id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at)
+        };
         self.places.iter().filter(|(id, (at, _))| is_meant(**id, at)).count()
     }
 

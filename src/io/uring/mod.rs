@@ -48,7 +48,7 @@ pub struct Uring<K: Kernel = Linux> {
     connections: Vec<Connection>,
     sends: Sends,
     /// Slots whose receiving ended for want of a buffer, in their order. An entry counts only while the
-    /// connection has `starving` set: closing leaves entries behind.
+    /// connection waits: closing leaves entries behind.
     starving: VecDeque<Slot>,
     /// Slots whose cancellation completed before all it was meant for, to be looked at after the batch.
     unfinished: Vec<Slot>,
@@ -73,10 +73,21 @@ struct Connection {
     paused: bool,
     /// The peer's end of stream was received.
     ended: bool,
-    /// Waits in the list of that name.
-    starving: bool,
+    hunger: Hunger,
     /// Never reported, since it was accepted after accepting was stopped.
     hidden: bool,
+}
+
+/// Whether a connection waits for a buffer. A receive takes all buffers that it finds, so of several that are armed
+/// together one may leave nothing to the others. Those keep their place in front of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hunger {
+    #[default]
+    Fed,
+    /// Waits in the list of those that starve; it may wait there to be armed at all.
+    Starving,
+    /// Its turn has come, and nothing was received since.
+    Served,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,19 +223,31 @@ impl<K: Kernel> Uring<K> {
         {
             self.push(accept);
         }
-        for _ in 0..self.kernel.available() {
-            let Some(slot) = self.starving.pop_front() else { break };
-            if std::mem::take(&mut self.connections[slot as usize].starving) {
+        let mut left = self.kernel.available();
+        while left > 0
+            && let Some(slot) = self.starving.pop_front()
+        {
+            let hunger = &mut self.connections[slot as usize].hunger;
+            if *hunger == Hunger::Starving {
+                *hunger = Hunger::Served;
                 self.receive(slot);
+                left -= 1;
             }
         }
     }
 
-    /// Arms receiving if it is wanted.
+    /// Arms receiving if it is wanted, behind those that wait for a buffer.
     fn receive(&mut self, slot: Slot) {
+        let others_wait = !self.starving.is_empty();
         let connection = self.at(slot);
         let wanted = connection.phase == Phase::Open && !connection.paused && !connection.ended;
-        if wanted && !connection.receiving && !connection.starving {
+        if !wanted || connection.receiving || connection.hunger == Hunger::Starving {
+            return;
+        }
+        if others_wait && connection.hunger == Hunger::Fed {
+            connection.hunger = Hunger::Starving;
+            self.starving.push_back(slot);
+        } else {
             connection.receiving = true;
             self.start(slot, Request::Receive(slot));
         }
@@ -287,7 +310,10 @@ impl<K: Kernel> Uring<K> {
         }
         let heard = connection.phase == Phase::Open && !connection.ended;
         match (result, buffer) {
-            (1.., Some(buffer)) if heard => events.push(Event::Received { slot, buffer }),
+            (1.., Some(buffer)) if heard => {
+                connection.hunger = Hunger::Fed;
+                events.push(Event::Received { slot, buffer });
+            }
             (_, Some(_)) if fault::is(Fault::LostBuffer) => {}
             (_, Some(buffer)) => self.kernel.give(buffer),
             _ => {}
@@ -308,8 +334,11 @@ impl<K: Kernel> Uring<K> {
                 events.push(Event::Ended { slot });
             }
             libc::ENOBUFS => {
-                self.at(slot).starving = true;
-                self.starving.push_back(slot);
+                let hunger = std::mem::replace(&mut self.at(slot).hunger, Hunger::Starving);
+                match hunger {
+                    Hunger::Served => self.starving.push_front(slot),
+                    Hunger::Fed | Hunger::Starving => self.starving.push_back(slot),
+                }
             }
             // Cancelled by a pause, or to be armed again.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
