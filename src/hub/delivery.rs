@@ -66,9 +66,11 @@ impl Hub {
     }
 
     /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.
+    /// What it is sent next is taken to tell it so.
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
         while let Some((number, lagged)) = self.lagged.pop_front() {
             if self.clients[lagged.slot as usize].number == number {
+                self.outbox(lagged.slot).tell(lagged.missed);
                 return Some(lagged);
             }
         }

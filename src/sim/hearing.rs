@@ -98,10 +98,13 @@ impl Hearing {
         let (serial, len) = (self.serial, truth.lines(stream).len());
         match self.heard {
             Some((_, next)) if self.application == Application::Echo => {
+                // A notice that was dropped with others counts as one of them.
                 let left_out = self.left_out + len - next;
-                assert_eq!(
-                    left_out, self.missed,
-                    "connection {serial} was told another number than it missed"
+                let is_told = left_out <= self.missed && (left_out > 0 || self.missed == 0);
+                assert!(
+                    is_told,
+                    "connection {serial} missed {left_out} messages and was told {}",
+                    self.missed
                 );
             }
             Some((_, next)) => assert_eq!(next, len, "connection {serial} has not got all of {stream}"),
