@@ -15,6 +15,14 @@ pub(crate) enum Fault {
     SecondSend,
     /// `hub` does not look again at a client whose send is complete.
     ForgottenMember,
+    /// `hub` refers to earlier messages for a client that asked it not to.
+    KeptContext,
+    /// `hub` numbers the compressed messages of a room on as if no snapshot of its order had come.
+    StaleNumbers,
+    /// `shard` agrees that what a client sends refers to what it said before, and remembers nothing of that.
+    ForgottenContext,
+    /// `shard` does not count the memory of windows as free when their connection is gone.
+    LostContext,
     /// `shard` lowers the count of connections twice.
     CountedTwice,
     /// `shard` does not wake the shard that it posts to.

@@ -103,9 +103,11 @@ impl Hub {
     }
 
     /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.
+    /// What it is sent next is taken to tell it so.
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
         while let Some((number, lagged)) = self.lagged.pop_front() {
             if self.clients[lagged.slot as usize].number == number {
+                self.outbox(lagged.slot).tell(lagged.missed);
                 return Some(lagged);
             }
         }
@@ -195,9 +197,10 @@ impl Hub {
     /// Compresses frames for one client as they leave, since each may refer to what left before it.
     fn pack_for(&mut self, slot: Slot, span: Span) -> Span {
         let Some(Own { window, takeover }) = self.own.get_mut(&slot) else { return span };
+        let takeover = *takeover || fault::is(Fault::KeptContext);
         let mut packed = Vec::with_capacity(span.len());
         for frame in frames(span.bytes()) {
-            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
+            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, takeover));
         }
         if packed.len() == span.len() { span } else { Span::copy_of(&packed) }
     }

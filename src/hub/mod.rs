@@ -394,12 +394,12 @@ impl Hub {
 
 #[cfg(test)]
 impl Hub {
-    /// Clients that are there, or have an outbox, a seat or a send.
+    /// Clients that are there, or have an outbox, a seat or a send; and windows of their own.
     pub(crate) fn occupied(&self) -> usize {
         let is_used = |client: &&Client| {
             client.number > 0 || client.outbox.is_some() || !client.seats.is_empty() || client.sending
         };
-        self.clients.iter().filter(is_used).count()
+        self.clients.iter().filter(is_used).count() + self.own.len()
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Outbox {
     /// Where the next private bytes go.
     tail: Option<Rc<Chunk>>,
     len: usize,
+    /// Dropped messages of which the next parcel tells.
+    telling: u64,
     /// When it was made, or last handed something out.
     pub(crate) moved_ms: u64,
 }
@@ -46,6 +48,8 @@ struct Parcel {
     of_rooms: u64,
     /// Messages made for this client; control frames are none.
     own: u64,
+    /// Dropped messages of which this tells.
+    told: u64,
 }
 
 impl Outbox {
@@ -70,12 +74,13 @@ impl Outbox {
         }
         let span = Span::new(tail, start, start + len);
         let own = u64::from(content == Content::Message);
-        self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own });
+        let told = std::mem::take(&mut self.telling);
+        self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });
     }
 
     /// Appends so many messages of a room, which lie in its log's chunk.
     pub(crate) fn push(&mut self, span: Span, messages: u64) {
-        self.add(Parcel { span, framed: true, of_rooms: messages, own: 0 });
+        self.add(Parcel { span, framed: true, of_rooms: messages, own: 0, told: 0 });
     }
 
     fn add(&mut self, parcel: Parcel) {
@@ -86,6 +91,7 @@ impl Outbox {
         {
             last.of_rooms += parcel.of_rooms;
             last.own += parcel.own;
+            last.told += parcel.told;
             return;
         }
         self.parcels.push_back(parcel);
@@ -99,16 +105,23 @@ impl Outbox {
         Some((span, framed, of_rooms))
     }
 
-    /// Drops what was not handed out; returns the number of messages among it.
+    /// Says that what is appended next tells the client of so many messages that it will not get.
+    pub(crate) fn tell(&mut self, missed: u64) {
+        self.telling += missed;
+    }
+
+    /// Drops what was not handed out; returns the number of messages among it, and of those that it tells of.
     pub(crate) fn clear(&mut self) -> u64 {
         self.len = 0;
-        self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own).sum()
+        let lost: u64 = self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own + parcel.told).sum();
+        lost + std::mem::take(&mut self.telling)
     }
 
     /// Makes an empty outbox whose sends are complete fit for another client; false when it is not worth it.
     pub(crate) fn reset(&mut self) -> bool {
         debug_assert!(self.parcels.is_empty(), "only an empty outbox changes hands");
         self.parcels.shrink_to(KEPT_PARCELS);
+        self.telling = 0;
         match self.tail.as_mut().map(|tail| (tail.capacity() <= KEPT_CHUNK, Rc::get_mut(tail))) {
             Some((true, Some(tail))) => tail.clear(),
             Some(_) => self.tail = None,
@@ -147,6 +160,13 @@ mod tests {
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(outbox.clear(), 4);
         assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
+        outbox.tell(4);
+        outbox.append(&[b"4 messages missed"], Content::Message);
+        assert_eq!(outbox.clear(), 5, "with those of which nobody was told, and the notice");
+        outbox.tell(5);
+        outbox.append(&[b"5 messages missed"], Content::Message);
+        outbox.pop(0);
+        assert_eq!(outbox.clear(), 0, "all is told");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::log::Log;
 use super::rooms::Rank;
 use crate::chunk::Span;
+use crate::fault::{self, Fault};
 use crate::protocol::deflate::Deflater;
 
 /// Index of a connection within the shard.
@@ -178,7 +179,9 @@ impl Room {
     /// Begins to follow the room's order with the log that the home shard sent.
     pub(crate) fn start(&mut self, log: Log, history_bytes: usize) {
         self.offered = log.end();
-        self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
+        if !fault::is(Fault::StaleNumbers) {
+            self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
+        }
         self.log = log;
         self.live = true;
         for member in &mut self.members {

@@ -6,6 +6,7 @@ use tracing::{debug, info, warn};
 
 use crate::app::Incoming;
 use crate::config::Compression;
+use crate::fault::{self, Fault};
 use crate::hub::Slot;
 use crate::io::{Backend, Buffer, Close, Event};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
@@ -109,7 +110,12 @@ impl<B: Backend> Shard<B> {
             is_over |= self.charge(slot, 1, before - input.len());
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
-                    Some((room, agreement)) => {
+                    Some((room, mut agreement)) => {
+                        if let Some(agreement) =
+                            agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
+                        {
+                            agreement.client_takeover = false;
+                        }
                         protocol.upgrade(agreement);
                         self.opened(slot, &room);
                     }

@@ -27,17 +27,22 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.is_over()
     }
 
-    /// Whether the client's bytes are wanted now.
+    /// Whether the client's bytes are wanted now. Of one over its rate they are not until time has passed.
     pub(crate) fn listens_to(&self, slot: Slot) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         let talks = matches!(connection.phase, connection::Phase::Handshake | connection::Phase::Open);
         talks
             && !connection.ended
-            && ![Pause::Unread, Pause::Published].iter().any(|why| connection.is_paused(*why))
+            && ![Pause::Unread, Pause::Published, Pause::Pace].iter().any(|why| connection.is_paused(*why))
     }
 
     pub(crate) fn waker(&self) -> &Waker {
         &self.waker
+    }
+
+    /// Messages that a newcomer is shown.
+    pub(crate) fn history(&self) -> u32 {
+        self.app.history()
     }
 
     pub(crate) fn stats(&self) -> &Stats {
@@ -55,6 +60,10 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("members owed", self.hub.occupied()),
+            (
+                "bytes of windows",
+                (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize,
+            ),
             ("sends", self.backend.sends_under_way()),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),

@@ -7,6 +7,7 @@ use tracing::{debug, error, info};
 
 use crate::app::{App, ClientId, Context};
 use crate::config::LagPolicy;
+use crate::fault::{self, Fault};
 use crate::hub::{Lagged, Slot};
 use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
@@ -157,7 +158,9 @@ impl<B: Backend> Shard<B> {
         }
         self.held.remove(&slot);
         self.hub.close(slot);
-        self.stats.context_bytes_released.add(gone.context_memory() as u64);
+        if !fault::is(Fault::LostContext) {
+            self.stats.context_bytes_released.add(gone.context_memory() as u64);
+        }
         self.shared.admission.leave(gone.peer, gone.excess);
         self.live -= 1;
         self.stats.closed.add(1);

@@ -235,6 +235,8 @@ impl<B: Backend> Shard<B> {
 
     /// Hands what clients are owed to the backend, up to the bound of a turn.
     fn send(&mut self) {
+        // Before anything that came after what they missed.
+        self.tell_lagged();
         self.hub.gather();
         let mut budget = self.bounds.sends_per_turn;
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
@@ -243,6 +245,10 @@ impl<B: Backend> Shard<B> {
             self.stats.bytes_out.add(outbound.span.len() as u64);
             self.backend.send(outbound.slot, outbound.span);
         }
+        self.tell_lagged();
+    }
+
+    fn tell_lagged(&mut self) {
         while let Some(lagged) = self.hub.poll_lagged() {
             self.lagged(&lagged);
         }

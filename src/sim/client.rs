@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::deflate::{Extension, Offer, RSV1, bomb};
 use super::frames::{self, Frame};
+use super::hearing::Hearing;
 use super::net::{NARROW, Net};
-use super::truth::{BOOM, HUSH, Truth, id_of, kind_of, payload};
+use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
 use crate::app::Kind;
 
 /// How a client behaves.
@@ -44,8 +46,10 @@ enum Phase {
 pub(super) struct Rules {
     pub(super) shards: usize,
     pub(super) rooms: Vec<String>,
-    pub(super) is_chat: bool,
+    pub(super) application: Application,
     pub(super) addresses: usize,
+    /// Who lags is left out of messages, and told.
+    pub(super) skips: bool,
     /// The clock jumps, so that even those who answer may seem dead.
     pub(super) jumps: bool,
     /// The server was told to end, and takes no new connections.
@@ -58,14 +62,14 @@ pub(super) struct Client {
     conn: Option<usize>,
     /// Number of the connection over all clients.
     serial: u64,
-    room: String,
+    hearing: Option<Hearing>,
     out: VecDeque<u8>,
     input: Vec<u8>,
     said: u64,
-    /// Position in the room's order of the next message.
-    next: Option<usize>,
-    /// Messages that it was told it will not get.
-    missed: usize,
+    /// What it has offered, until there is an answer.
+    offer: Option<Offer>,
+    /// What was agreed about compression.
+    extension: Option<Extension>,
     ended: bool,
     broke_rules: bool,
     boomed: bool,
@@ -80,12 +84,12 @@ impl Client {
             phase: Phase::Away,
             conn: None,
             serial: 0,
-            room: String::new(),
+            hearing: None,
             out: VecDeque::new(),
             input: Vec::new(),
             said: 0,
-            next: None,
-            missed: 0,
+            offer: None,
+            extension: None,
             ended: false,
             broke_rules: false,
             boomed: false,
@@ -120,6 +124,13 @@ impl Client {
         if self.visits == 4 {
             return false;
         }
+        let room = net.random.below(rules.rooms.len());
+        self.go_to(net, rules, &rules.rooms[room]);
+        true
+    }
+
+    /// Connects to some shard, and asks to join `room`.
+    pub(super) fn go_to(&mut self, net: &mut Net, rules: &Rules, room: &str) {
         let visits = self.visits + 1;
         *self = Self { visits, ..Self::new(self.character) };
         let address = net.random.below(rules.addresses) as u8;
@@ -127,18 +138,18 @@ impl Client {
         let shard = net.random.below(rules.shards);
         self.conn = Some(net.connect(shard, peer));
         self.serial = net.conns.len() as u64;
-        self.room = rules.rooms[net.random.below(rules.rooms.len())].clone();
+        self.hearing = Some(Hearing::new(rules.application, self.serial, room));
         self.phase = Phase::Request;
+        self.offer = net.random.once_in(2).then(|| Offer::any(&mut net.random));
+        let extensions = self.offer.map_or(String::new(), Offer::header);
         let rude = self.character == Character::Rude && net.random.once_in(3);
         self.broke_rules = rude;
         let line = if rude { net.random.pick(&["\u{1}\u{2}", "POST / HTTP/1.1\r\n", "GET"]) } else { "" };
         let request = format!(
-            "{line}GET /room/{} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-            self.room
+            "{line}GET /room/{room} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n",
         );
         self.out.extend(request.bytes());
-        true
     }
 
     /// Does what its character is about.
@@ -164,47 +175,63 @@ impl Client {
     }
 
     fn speak(&mut self, net: &mut Net, rules: &Rules) {
-        if rules.is_chat {
-            let number = net.random.below(6);
-            let line = match net.random.below(6) {
-                0 => format!("/nick n{number}"),
-                1 => format!("/join {}", rules.rooms[net.random.below(rules.rooms.len())]),
-                2 => format!("/msg n{number} psst"),
-                3 => "/who".to_owned(),
-                4 if net.random.once_in(8) => return self.boom(net),
-                _ => "hello ".repeat(1 + number),
-            };
-            self.out.extend(frames::encode_message(&mut net.random, 1, line.as_bytes()));
-            return;
+        let is_chat = rules.application == Application::Chat;
+        if is_chat && net.random.once_in(2) {
+            return self.command(net, rules);
         }
         if net.random.once_in(60) {
-            return self.boom(net);
+            self.boomed = true;
+            return self.say(net, 1, BOOM);
         }
-        if net.random.once_in(30) {
-            self.out.extend(frames::encode(&mut net.random, 1, true, HUSH));
+        if rules.application != Application::Echo && net.random.once_in(30) {
+            self.say(net, 1, HUSH);
         }
         for _ in 0..net.random.between(1, 4) {
             let id = self.serial << 32 | self.said;
             self.said += 1;
-            let opcode = if kind_of(id) == Kind::Text { 1 } else { 2 };
-            self.out.extend(frames::encode_message(&mut net.random, opcode, &payload(id)));
+            let opcode = if is_chat || kind_of(id) == Kind::Text { 1 } else { 2 };
+            self.say(net, opcode, &payload(id));
         }
     }
 
-    fn boom(&mut self, net: &mut Net) {
-        self.boomed = true;
-        self.out.extend(frames::encode(&mut net.random, 1, true, BOOM));
+    /// What only the chat knows.
+    fn command(&mut self, net: &mut Net, rules: &Rules) {
+        let number = net.random.below(6);
+        let line = match net.random.below(4) {
+            0 => format!("/nick n{number}"),
+            1 => format!("/join {}", rules.rooms[net.random.below(rules.rooms.len())]),
+            2 => format!("/msg n{number} psst"),
+            _ => "/who".to_owned(),
+        };
+        self.say(net, 1, line.as_bytes());
+    }
+
+    /// Sends a message, compressed now and then where that was agreed.
+    fn say(&mut self, net: &mut Net, opcode: u8, message: &[u8]) {
+        let random = &mut net.random;
+        let bytes = match &mut self.extension {
+            Some(extension) if random.once_in(2) => {
+                net.deflated += 1;
+                let packed = extension.deflate(message, random.once_in(8));
+                frames::encode_message(random, opcode | RSV1, &packed)
+            }
+            _ => frames::encode_message(random, opcode, message),
+        };
+        self.out.extend(bytes);
     }
 
     fn be_rude(&mut self, net: &mut Net) {
         self.broke_rules = true;
         let random = &mut net.random;
-        let bytes = match random.below(6) {
+        let bytes = match random.below(9) {
             0 => frames::encode(random, 3, true, b"no such opcode"),
             1 => vec![0x81, 2, b'n', b'o'],
             2 => frames::encode(random, 1, true, b"\xff\xfe"),
             3 => vec![0x82, 0xff, 0, 0, 0, 0, 0xff, 0, 0, 0, 1, 2, 3, 4],
             4 => frames::encode(random, 8, true, &[3]),
+            5 => frames::encode(random, 1 | RSV1, true, b"\xff\xff no block begins so"),
+            6 => frames::encode(random, 2 | RSV1, true, &bomb(100_000)),
+            7 => frames::encode(random, 9 | RSV1, true, b"no control frame is compressed"),
             _ => (0..20).map(|_| random.next() as u8).collect(),
         };
         self.out.extend(bytes);
@@ -283,13 +310,13 @@ impl Client {
         if self.phase == Phase::Request {
             let Some(at) = self.input.windows(4).position(|end| end == b"\r\n\r\n") else { return };
             let head: Vec<u8> = self.input.drain(..at + 4).collect();
-            if head.starts_with(b"HTTP/1.1 101 ") {
+            let head = str::from_utf8(&head).expect("a response is text");
+            if head.starts_with("HTTP/1.1 101 ") {
                 self.phase = Phase::Open;
+                self.agree(head);
             } else {
-                assert!(
-                    head.starts_with(b"HTTP/1.1 4") || head.starts_with(b"HTTP/1.1 5"),
-                    "a response: {head:?}"
-                );
+                let is_error = head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 5");
+                assert!(is_error, "a response: {head:?}");
                 self.phase = Phase::Told;
                 self.input.clear();
             }
@@ -299,12 +326,26 @@ impl Client {
             self.input.clear();
         }
         while self.phase == Phase::Open {
-            match frames::decode(&mut self.input) {
-                Ok(Some(frame)) => self.take(net, rules, truth, frame),
+            let is_compressed = self.input.first().is_some_and(|first| first & RSV1 != 0);
+            match frames::decode(&mut self.input, self.extension.as_mut()) {
+                Ok(Some(frame)) => {
+                    net.inflated += u64::from(is_compressed);
+                    self.take(net, rules, truth, frame);
+                }
                 Ok(None) => return,
                 Err(problem) => panic!("connection {}: {problem}", self.serial),
             }
         }
+    }
+
+    /// Takes note of what was agreed about compression.
+    fn agree(&mut self, head: &str) {
+        let agreed = match self.offer.take() {
+            Some(offer) => offer.agreed(head),
+            None if head.contains("Sec-WebSocket-Extensions") => Err("an extension, unasked".into()),
+            None => Ok(None),
+        };
+        self.extension = agreed.unwrap_or_else(|problem| panic!("connection {}: {problem}", self.serial));
     }
 
     fn take(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, frame: Frame) {
@@ -314,33 +355,36 @@ impl Client {
                 self.out.extend(frames::encode(&mut net.random, 10, true, &payload));
             }
             Frame::Ping(_) | Frame::Pong => {}
-            Frame::Binary(_) if rules.is_chat => panic!("the chat sends no binary message"),
-            Frame::Text(_) if rules.is_chat => {}
-            Frame::Text(bytes) if bytes.starts_with(b"* ") => self.missed(&bytes),
-            Frame::Text(bytes) => self.heard(net, truth, Kind::Text, &bytes),
-            Frame::Binary(bytes) => self.heard(net, truth, Kind::Binary, &bytes),
+            Frame::Text(bytes) => self.heard_text(net, rules, truth, bytes),
+            Frame::Binary(bytes) => self.heard(net, rules, truth, Line { kind: Kind::Binary, bytes }),
         }
     }
 
-    /// A notice that some messages will not come.
-    fn missed(&mut self, notice: &[u8]) {
-        let text = str::from_utf8(notice).expect("a notice is text");
-        let count = text.strip_prefix("* ").and_then(|text| text.strip_suffix(" messages missed"));
-        let count: usize = count.and_then(|count| count.parse().ok()).expect("a notice says how many");
-        self.missed += count;
-        self.next = self.next.map(|next| next + count);
+    fn heard_text(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, bytes: Vec<u8>) {
+        let hearing = self.hearing.as_mut().expect("made with the connection");
+        let text = str::from_utf8(&bytes).expect("a text message is UTF-8");
+        let notice = text.strip_prefix("* ").unwrap_or_default();
+        let missed = notice.strip_suffix(" messages missed").and_then(|count| count.parse().ok());
+        if let Some(count) = missed {
+            return hearing.miss(count);
+        }
+        // That somebody has another name is a message of the room.
+        if rules.application != Application::Chat || notice.is_empty() || notice.contains(" is now ") {
+            return self.heard(net, rules, truth, Line { kind: Kind::Text, bytes });
+        }
+        let welcomed = notice.strip_prefix("welcome to ").and_then(|rest| rest.split(", ").next());
+        if let Some(room) = welcomed.or_else(|| notice.strip_prefix("you are in ")) {
+            hearing.enter(room, self.said);
+        }
     }
 
-    fn heard(&mut self, net: &mut Net, truth: &Truth, kind: Kind, bytes: &[u8]) {
-        let serial = self.serial;
-        let Some(id) = id_of(bytes) else { panic!("connection {serial} got what nobody said: {bytes:?}") };
-        assert_eq!(kind, kind_of(id), "message {id:x} came as another kind");
-        let position = truth.borrow().get(&self.room).and_then(|order| order.position(id));
-        let Some(position) = position else { panic!("{id:x} has no place in the order of {}", self.room) };
-        if let Some(next) = self.next {
-            assert_eq!(position, next, "connection {serial} got message {id:x} out of order");
+    fn heard(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, line: Line) {
+        // Nobody notes what else a rude client has said to itself.
+        let is_own_noise = rules.application == Application::Echo && self.broke_rules;
+        if is_own_noise && rules.application.id_of(&line.bytes).is_none() {
+            return;
         }
-        self.next = Some(position + 1);
+        self.hearing.as_mut().expect("made with the connection").hear(&truth.borrow(), rules.skips, line);
         net.heard += 1;
     }
 
@@ -389,22 +433,22 @@ impl Client {
     }
 
     /// Fails when a client that reads has not got all there is for it.
-    pub(super) fn check_current(&self, truth: &Truth, rules: &Rules) {
-        if rules.is_chat || self.phase != Phase::Open || self.character == Character::Deaf || self.broke_rules
-        {
-            return;
-        }
+    pub(super) fn check_current(&self, truth: &Truth) {
+        let is_meant = self.phase == Phase::Open && self.character != Character::Deaf && !self.broke_rules;
+        let Some(hearing) = self.hearing.as_ref().filter(|_| is_meant) else { return };
         let truth = truth.borrow();
-        let Some(order) = truth.get(&self.room) else { return };
-        let own = order.ids.iter().filter(|id| **id >> 32 == self.serial).count();
-        let who = (self.serial, self.character);
-        match self.next {
-            Some(next) => assert_eq!(next, order.ids.len(), "{who:?} has not got all of {}", self.room),
-            None => assert!(own <= self.missed, "{who:?} has heard nothing, not even itself"),
-        }
+        hearing.check_current(&truth);
         if !self.boomed && !self.ended && !self.said_goodbye {
-            assert_eq!((own as u64, self.out.len()), (self.said, 0), "what {who:?} said did not arrive");
+            let arrived = truth.said(self.serial, 0, None) as u64;
+            let who = (self.serial, self.character);
+            assert_eq!((arrived, self.out.len()), (self.said, 0), "what {who:?} said did not arrive");
         }
+    }
+
+    /// What it hears, if it is there for sure.
+    pub(super) fn attends(&self) -> Option<&Hearing> {
+        let leaves = self.ended || self.said_goodbye || self.broke_rules || self.character == Character::Deaf;
+        self.hearing.as_ref().filter(|_| self.phase == Phase::Open && !leaves)
     }
 
     /// Fails when it has not heard why the server has ended, for which there was time unless the clock jumped.

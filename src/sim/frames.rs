@@ -1,5 +1,6 @@
 //! Frames as the clients see them: a code of their own, so that the two sides cannot agree on a bug.
 
+use super::deflate::{Extension, RSV1};
 use super::random::Random;
 
 /// What a server sent.
@@ -12,10 +13,10 @@ pub(super) enum Frame {
     Pong,
 }
 
-/// Takes one whole frame off the front of `input`; an error when it breaks a rule.
-pub(super) fn decode(input: &mut Vec<u8>) -> Result<Option<Frame>, String> {
+/// Takes one whole frame off the front of `input`, and inflates it if that was agreed; an error when it breaks a rule.
+pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Result<Option<Frame>, String> {
     let [first, second, ..] = input[..] else { return Ok(None) };
-    if first & 0x70 != 0 || first & 0x80 == 0 || second & 0x80 != 0 {
+    if first & 0x30 != 0 || first & 0x80 == 0 || second & 0x80 != 0 {
         return Err(format!("a torn or broken frame: {first:#x} {second:#x}"));
     }
     let (head, len) = match second {
@@ -27,10 +28,15 @@ pub(super) fn decode(input: &mut Vec<u8>) -> Result<Option<Frame>, String> {
     if input.len() < head + len {
         return Ok(None);
     }
-    let payload: Vec<u8> = input.drain(..head + len).skip(head).collect();
+    let mut payload: Vec<u8> = input.drain(..head + len).skip(head).collect();
+    let is_compressed = first & RSV1 != 0;
+    if is_compressed {
+        payload = agreed.ok_or("a compressed frame, which was not agreed")?.inflate(&payload)?;
+    }
     let frame = match first & 0x0f {
         1 => Frame::Text(payload),
         2 => Frame::Binary(payload),
+        opcode if is_compressed => return Err(format!("a compressed frame of opcode {opcode}")),
         8 if payload.is_empty() => Frame::Close(None, String::new()),
         8 if (2..126).contains(&len) => {
             let reason = String::from_utf8(payload[2..].to_vec()).map_err(|_| "a reason that is no text")?;
@@ -59,7 +65,7 @@ pub(super) fn encode(random: &mut Random, opcode: u8, last: bool, payload: &[u8]
     frame
 }
 
-/// A message, sometimes in fragments with a ping between them.
+/// A message, sometimes in fragments with a ping between them. The `opcode` may have [`RSV1`] set.
 pub(super) fn encode_message(random: &mut Random, opcode: u8, payload: &[u8]) -> Vec<u8> {
     if payload.len() < 2 || !random.once_in(4) {
         return encode(random, opcode, true, payload);

@@ -213,6 +213,8 @@ impl Core {
                 let descriptor = self.at(slot);
                 assert!(!descriptor.is_listening(), "two receives under way on slot {slot}");
                 descriptor.receiving = true;
+                // It takes what there is at once, and leaves what it likes to others.
+                while self.net.borrow_mut().mishap(4) && self.step_receive(slot) {}
             }
             Request::Poll(slot) => {
                 let descriptor = self.at(slot);

@@ -5,7 +5,9 @@
 //! runs in production.
 
 mod client;
+mod deflate;
 mod frames;
+mod hearing;
 mod kernel;
 mod net;
 mod random;

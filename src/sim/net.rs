@@ -55,6 +55,10 @@ pub(super) struct Net {
     pub(super) verbose: bool,
     /// Messages that clients have heard.
     pub(super) heard: u64,
+    /// Compressed ones among what they were sent.
+    pub(super) inflated: u64,
+    /// Messages that they have compressed.
+    pub(super) deflated: u64,
     /// Receives that found no buffer.
     pub(super) starved: u64,
     /// Receives and polls that were cancelled.
@@ -75,6 +79,8 @@ impl Net {
             trace: 0,
             verbose,
             heard: 0,
+            inflated: 0,
+            deflated: 0,
             starved: 0,
             paused: 0,
             polled: 0,

@@ -53,6 +53,8 @@ fn fixed_seeds() {
         |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
     let often = [
         ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("read compressed messages", seeds_with(|outcome| outcome.inflated)),
+        ("sent compressed messages", seeds_with(|outcome| outcome.deflated)),
         ("found no buffer", seeds_with(|outcome| outcome.starved)),
         ("paused", seeds_with(|outcome| outcome.paused)),
         ("parked", seeds_with(|outcome| outcome.polled)),
@@ -113,14 +115,18 @@ macro_rules! faults {
 }
 
 faults! {
-    catches_a_forgotten_more: ForgottenMore within 20,
+    catches_a_forgotten_more: ForgottenMore within 500,
     catches_a_short_send: ShortSend within 50,
     catches_a_span_let_go: SpanLetGo within 200,
-    catches_a_lost_buffer: LostBuffer within 500,
+    catches_a_lost_buffer: LostBuffer within 1_000,
     catches_a_second_send: SecondSend within 20,
     catches_a_forgotten_member: ForgottenMember within 50,
     catches_a_connection_counted_twice: CountedTwice within 50,
     catches_a_lost_wake: LostWake within 50,
     catches_a_dropped_batch: DroppedBatch within 500,
     catches_publishers_never_resumed: NeverResumed within 500,
+    catches_a_context_kept_though_promised_otherwise: KeptContext within 500,
+    catches_stale_numbers_of_compressed_messages: StaleNumbers within 2_000,
+    catches_a_context_forgotten: ForgottenContext within 500,
+    catches_memory_of_windows_lost: LostContext within 500,
 }

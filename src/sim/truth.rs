@@ -1,32 +1,115 @@
-//! What really happened: the order of each room, as its home shard gave it.
+//! What really happened: what every stream of messages is, in its order.
+//!
+//! A stream is a room, whose home shard orders it, or with `echo` what one client has said.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use crate::app::{App, ClientId, Context, Incoming, Kind, Note};
+use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Relay};
 
 /// A text at which the application's handler panics.
 pub(super) const BOOM: &[u8] = b"!boom";
 /// A text at which it panics when the message is to be ordered, so that nobody hears it.
 pub(super) const HUSH: &[u8] = b"!hush";
 
-/// The messages of one room, in order.
-#[derive(Debug, Default)]
-pub(super) struct Order {
-    pub(super) ids: Vec<u64>,
-    positions: HashMap<u64, usize>,
+/// The application that the shards run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Application {
+    Relay,
+    Echo,
+    Chat,
 }
 
-impl Order {
-    pub(super) fn position(&self, id: u64) -> Option<usize> {
-        self.positions.get(&id).copied()
+impl Application {
+    pub(super) fn instance(self) -> Box<dyn App> {
+        match self {
+            Self::Relay => Box::<Relay>::default(),
+            Self::Echo => Box::<Echo>::default(),
+            Self::Chat => Box::<Chat>::default(),
+        }
+    }
+
+    /// The id of what a client has said, if it is one of ours and whole.
+    pub(super) fn id_of(self, message: &[u8]) -> Option<u64> {
+        let said = match self {
+            Self::Relay | Self::Echo => message,
+            // `alice: hello` or `User #17 (2): hello`
+            Self::Chat => &message[message.windows(2).position(|pair| pair == b": ")? + 2..],
+        };
+        let id = u64::from_str_radix(str::from_utf8(said.get(..16)?).ok()?, 16).ok()?;
+        (payload(id) == said).then_some(id)
     }
 }
 
-/// All rooms by name.
-pub(super) type Truth = Rc<RefCell<HashMap<String, Order>>>;
+/// A message as everybody must hear it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) kind: Kind,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// All streams by name.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    lines: HashMap<String, Vec<Line>>,
+    /// Where each message with an id is.
+    places: HashMap<u64, (String, usize)>,
+    /// The last id of each client in each stream.
+    last: HashMap<(String, u64), u64>,
+}
+
+pub(super) type Truth = Rc<RefCell<Streams>>;
+
+impl Streams {
+    /// The messages of a stream, in order.
+    pub(super) fn lines(&self, stream: &str) -> &[Line] {
+        self.lines.get(stream).map_or(&[], Vec::as_slice)
+    }
+
+    /// Position of the oldest of the last `count` messages whose frames have at most `bytes` together.
+    pub(super) fn tail(&self, stream: &str, count: u32, mut bytes: usize) -> usize {
+        let lines = self.lines(stream);
+        let is_shown = |line: &&Line| {
+            let frame = line.bytes.len() + if line.bytes.len() < 126 { 2 } else { 4 };
+            let fits = frame <= bytes;
+            bytes = bytes.saturating_sub(frame);
+            fits
+        };
+        lines.len() - lines.iter().rev().take(count as usize).take_while(is_shown).count()
+    }
+
+    /// The stream that a message is in, and its position there.
+    pub(super) fn place(&self, id: u64) -> Option<&(String, usize)> {
+        self.places.get(&id)
+    }
+
+    /// Number of messages, from number `first` on, that a client has said; in one stream or in all.
+    pub(super) fn said(&self, serial: u64, first: u64, stream: Option<&str>) -> usize {
+        let is_meant = |id: u64, at: &str| {
+            id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at)
+        };
+        self.places.iter().filter(|(id, (at, _))| is_meant(**id, at)).count()
+    }
+
+    /// The next message of a stream.
+    fn push(&mut self, stream: String, id: Option<u64>, line: Line) {
+        let lines = self.lines.entry(stream.clone()).or_default();
+        if let Some(id) = id {
+            let before = self.places.insert(id, (stream.clone(), lines.len()));
+            assert_eq!(before, None, "message {id:x} is ordered once");
+            let last = self.last.insert((stream, id >> 32), id);
+            assert!(last < Some(id), "message {id:x} is ordered after {last:x?}, which was said later");
+        }
+        lines.push(line);
+    }
+}
+
+/// The stream of what a client has said to `echo`.
+pub(super) fn stream_of(serial: u64) -> String {
+    format!("client {serial}")
+}
 
 /// The payload of a message: its id, then bytes that follow from it.
 pub(super) fn payload(id: u64) -> Vec<u8> {
@@ -39,16 +122,20 @@ pub(super) fn payload(id: u64) -> Vec<u8> {
     bytes
 }
 
-/// The id of a payload, if it is one of ours and whole.
-pub(super) fn id_of(bytes: &[u8]) -> Option<u64> {
-    let id = u64::from_str_radix(str::from_utf8(bytes.get(..16)?).ok()?, 16).ok()?;
-    (payload(id) == bytes).then_some(id)
-}
-
 /// An application that takes notes of what another one does.
 pub(super) struct Watch {
     pub(super) inner: Box<dyn App>,
+    pub(super) application: Application,
     pub(super) truth: Truth,
+}
+
+impl Watch {
+    fn note(&self, stream: String, id: Option<u64>, kind: Kind, payload: &[u8]) {
+        if let Some(id) = id.filter(|_| self.application != Application::Chat) {
+            assert_eq!(kind, kind_of(id), "message {id:x} came as another kind");
+        }
+        self.truth.borrow_mut().push(stream, id, Line { kind, bytes: payload.to_vec() });
+    }
 }
 
 impl App for Watch {
@@ -65,6 +152,11 @@ impl App for Watch {
             // Like a panic, but without a word on stderr.
             resume_unwind(Box::new("boom"));
         }
+        if self.application == Application::Echo
+            && let Some(id) = self.application.id_of(message.payload)
+        {
+            self.note(stream_of(id >> 32), Some(id), message.kind, message.payload);
+        }
         self.inner.on_message(context, client, message);
     }
 
@@ -73,16 +165,10 @@ impl App for Watch {
     }
 
     fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
-        if payload == HUSH {
+        if payload.ends_with(HUSH) {
             resume_unwind(Box::new("hush"));
         }
-        if let Some(id) = id_of(payload) {
-            let mut truth = self.truth.borrow_mut();
-            let order = truth.entry(room.to_owned()).or_default();
-            let before = order.positions.insert(id, order.ids.len());
-            assert_eq!(before, None, "message {id:x} is ordered once");
-            order.ids.push(id);
-        }
+        self.note(room.to_owned(), self.application.id_of(payload), kind, payload);
         self.inner.on_publish(room, kind, payload)
     }
 

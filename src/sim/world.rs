@@ -9,8 +9,8 @@ use super::client::{Character, Client, Rules};
 use super::kernel::{Core, Simulated};
 use super::net::Net;
 use super::random::Random;
-use super::truth::{Truth, Watch};
-use crate::app::{App, Chat, Relay};
+use super::truth::{Application, Truth, Watch};
+use crate::app::App;
 use crate::config::{Compression, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
@@ -22,6 +22,8 @@ use crate::stats::Totals;
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;
 const DRAIN_MS: u64 = 400;
+/// Bytes of messages that a newcomer is shown at most.
+const HISTORY_BYTES: usize = 2_000;
 /// Steps in which whatever is under way must have come to its end.
 const PATIENCE: usize = 400_000;
 
@@ -78,6 +80,8 @@ pub(super) struct World {
     stalled: Option<usize>,
     /// Whether clients have a rate.
     is_paced: bool,
+    /// Whether no room gives its history up while it has members.
+    keeps_history: bool,
 }
 
 /// What came of a run.
@@ -87,6 +91,8 @@ pub(super) struct Outcome {
     pub(super) trace: u64,
     pub(super) totals: Totals,
     pub(super) heard: u64,
+    pub(super) inflated: u64,
+    pub(super) deflated: u64,
     pub(super) starved: u64,
     pub(super) paused: u64,
     pub(super) polled: u64,
@@ -108,6 +114,7 @@ pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
     }
     world.calm();
     world.check_current();
+    world.check_history();
     if world.random.once_in(2) {
         world.empty();
     }
@@ -123,8 +130,15 @@ impl World {
         let rules = Rules {
             shards,
             rooms: (0..random.between(1, 3)).map(|number| format!("room{number}")).collect(),
-            is_chat: random.once_in(5),
+            application: random.pick(&[
+                Application::Relay,
+                Application::Relay,
+                Application::Relay,
+                Application::Chat,
+                Application::Echo,
+            ]),
             addresses: random.between(1, 4),
+            skips: random.once_in(3),
             jumps: random.once_in(8),
             is_stopping: false,
         };
@@ -145,6 +159,7 @@ impl World {
             random,
             stalled: None,
             is_paced: false,
+            keeps_history: false,
         };
         world.add_shards();
         let characters = [
@@ -175,7 +190,7 @@ impl World {
             park_ms: random.pick(&[1, 20, 1_000]),
         };
         let lag_window = random.pick(&[2_000, 20_000, 1 << 20]);
-        let lag_policy = random.pick(&[LagPolicy::Close, LagPolicy::Close, LagPolicy::Skip]);
+        let lag_policy = if self.rules.skips { LagPolicy::Skip } else { LagPolicy::Close };
         let shards = self.rules.shards as u16;
         let capacity = random.pick(&[1, 2, 64]);
         let bounds = Bounds {
@@ -186,8 +201,10 @@ impl World {
         let pace = Pace { messages: random.pick(&[0, 0, 100]), bytes: random.pick(&[0, 0, 20_000]) };
         self.is_paced = pace.messages > 0 || pace.bytes > 0;
         let history_memory = random.pick(&[0, 3_000, 1 << 20]);
+        self.keeps_history = history_memory == 0;
         let compression = random.pick(&[Compression::Off, Compression::Shared, Compression::Dedicated]);
         let context_memory = random.pick(&[0, 40_000, 1 << 20]);
+        let compression_threshold = random.pick(&[0, 40, 400]);
         let mut backends = Vec::new();
         for shard in 0..self.rules.shards {
             let kernel = Simulated::new(&self.net, shard, &options);
@@ -197,18 +214,17 @@ impl World {
         let (addresses, mailboxes): (Vec<_>, Vec<_>) =
             backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity)).unzip();
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
-            let inner: Box<dyn App> =
-                if self.rules.is_chat { Box::<Chat>::default() } else { Box::<Relay>::default() };
-            let app = Box::new(Watch { inner, truth: Rc::clone(&self.truth) });
+            let (application, truth) = (self.rules.application, Rc::clone(&self.truth));
+            let app = Box::new(Watch { inner: application.instance(), application, truth });
             let hub = Hub::new(hub::Options {
                 shard,
                 shards,
                 lag_window,
                 history: app.history(),
-                history_bytes: 2_000,
+                history_bytes: HISTORY_BYTES,
                 history_ms: 2_000,
                 history_memory,
-                compression_threshold: 0,
+                compression_threshold,
             });
             let settings = Settings {
                 shard,
@@ -313,7 +329,33 @@ impl World {
 
     fn check_current(&self) {
         for client in &self.clients {
-            client.check_current(&self.truth, &self.rules);
+            client.check_current(&self.truth);
+        }
+    }
+
+    /// Somebody new comes to each room, who must be shown what the room keeps of the past, and no more.
+    fn check_history(&mut self) {
+        let members = self.clients.len();
+        for room in &self.rules.rooms {
+            let mut visitor = Client::new(Character::Silent);
+            visitor.go_to(&mut self.net.borrow_mut(), &self.rules, room);
+            self.clients.push(visitor);
+        }
+        self.settle(800);
+        let (members, visitors) = self.clients.split_at(members);
+        let truth = self.truth.borrow();
+        for (visitor, room) in visitors.iter().zip(&self.rules.rooms) {
+            visitor.check_current(&self.truth);
+            let Some((_, shown)) = visitor.attends().and_then(|hearing| hearing.first(&truth)) else {
+                continue;
+            };
+            let kept = truth.tail(room, self.drivers[0].shard.history(), HISTORY_BYTES);
+            // The room may have been forgotten before a member came, but not since.
+            let seen = members.iter().filter_map(|member| member.attends()?.first(&truth));
+            let seen = seen.filter(|(at, _)| at == room).map(|(_, first)| first).min();
+            let len = truth.lines(room).len();
+            let latest = seen.filter(|_| self.keeps_history).map_or(len, |first| kept.max(first));
+            assert!((kept..=latest).contains(&shown), "shown {room} from {shown}, not {kept} or {latest}");
         }
     }
 
@@ -340,6 +382,8 @@ impl World {
             trace: net.trace,
             totals: Totals::of(self.drivers.iter().map(|driver| driver.shard.stats())),
             heard: net.heard,
+            inflated: net.inflated,
+            deflated: net.deflated,
             starved: net.starved,
             paused: net.paused,
             polled: net.polled,

@@ -112,6 +112,29 @@ fn the_compressed_log_goes_with_its_last_reader() {
 }
 
 #[test]
+fn a_room_that_gives_up_its_history_gives_up_both_logs() {
+    let mut mesh = Mesh::new(1, |_| {});
+    let room = room_at(0, 1, 0);
+    crowd(&mut mesh, &room);
+    let hand_out = |hub: &mut Hub| while hub.poll_send(&mut usize::MAX.clone()).is_some() {};
+    for _ in 0..2 {
+        mesh.publish(0, &room, LONG);
+        mesh.bring_mail();
+        // The second message finds everybody busy, so no pass has seen them get it.
+        hand_out(&mut mesh.hubs[0]);
+    }
+    for slot in 0..5 {
+        mesh.hubs[0].sent(slot);
+    }
+    hand_out(&mut mesh.hubs[0]);
+    let id = mesh.hubs[0].rooms.find(&room).expect("it has members");
+    let room = &mut mesh.hubs[0].rooms[id];
+    assert!(room.memory() > room.log.memory(), "both logs hold messages");
+    room.drop_history();
+    assert_eq!(room.memory(), 0);
+}
+
+#[test]
 fn an_answer_is_compressed_and_a_response_never() {
     let mut mesh = Mesh::new(1, |_| {});
     for slot in 0..2 {

@@ -19,9 +19,9 @@ macro_rules! suite {
                 full_of_idle_clients, stops_accepting, slots_are_used_again, two_listeners);
             suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
-                fewer_buffers_than_senders, all_buffers_out_does_not_spin, bytes_can_be_changed, closed_while_waiting_for_a_buffer,
-                resumed_while_waiting_for_a_buffer, ends_cost_no_buffers, after_silence, many_fall_silent,
-                many_connections_echo);
+                fewer_buffers_than_senders, everybody_gets_a_buffer_in_turn, all_buffers_out_does_not_spin,
+                bytes_can_be_changed, closed_while_waiting_for_a_buffer, resumed_while_waiting_for_a_buffer,
+                ends_cost_no_buffers, after_silence, many_fall_silent, many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
                 shutdown_ends_one_direction, shutdown_waits_for_the_send, to_a_reset_peer,
                 one_chunk_to_many, more_than_the_queue_holds, empty_span);

@@ -219,6 +219,25 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
+/// Who has always more to say than the buffers hold keeps nobody from being heard.
+pub(super) fn everybody_gets_a_buffer_in_turn<B: Backend>(make: Make<B>) {
+    let options = Options { buffers: 2, buffer_len: 100, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let mut clients: Vec<(TcpStream, Slot)> = (0..4).map(|_| rig.connect()).collect();
+    for (client, _) in &mut clients {
+        client.write_all(&[1; 20_000]).expect("the kernel takes it");
+    }
+    // Buffers that went to others since, by client.
+    let mut waited = [0; 4];
+    for _ in 0..200 {
+        let (slot, buffer) = rig.received();
+        rig.backend.recycle(buffer);
+        waited.iter_mut().for_each(|count| *count += 1);
+        waited[clients.iter().position(|(_, at)| *at == slot).expect("one of ours")] = 0;
+        assert!(waited.iter().all(|count| *count < 50), "buffers went to others: {waited:?}");
+    }
+}
+
 pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
     let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);

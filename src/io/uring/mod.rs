@@ -51,7 +51,7 @@ pub struct Uring<K: Kernel = Linux> {
     connections: Vec<Connection>,
     sends: Sends,
     /// Slots whose receiving ended for want of a buffer, in their order. An entry counts only while the
-    /// connection has `starving` set: closing leaves entries behind.
+    /// connection waits: closing leaves entries behind.
     starving: VecDeque<Slot>,
     /// Connections that receiving is armed for.
     quiet: Quiet,
@@ -81,6 +81,9 @@ struct Connection {
     paused: bool,
     /// The peer's end of stream was received.
     ended: bool,
+    /// Its turn for a buffer has come, and nothing was received since. A receive takes all buffers that it finds, so of
+    /// several that are armed together one may leave nothing to the others; those keep their place in front of it.
+    served: bool,
     /// Never reported, since it was accepted after accepting was stopped.
     hidden: bool,
 }
@@ -252,21 +255,30 @@ impl<K: Kernel> Uring<K> {
         {
             self.push(accept);
         }
-        for _ in 0..self.kernel.available() {
-            let Some(slot) = self.starving.pop_front() else { break };
+        let mut left = self.kernel.available();
+        while left > 0
+            && let Some(slot) = self.starving.pop_front()
+        {
             let connection = &mut self.connections[slot as usize];
             if connection.listening == Listening::Starving {
                 connection.listening = Listening::Nothing;
+                connection.served = true;
                 self.receive(slot);
+                left -= 1;
             }
         }
     }
 
-    /// Arms receiving if it is wanted.
+    /// Arms receiving if it is wanted, behind those that wait for a buffer.
     fn receive(&mut self, slot: Slot) {
+        let others_wait = !self.starving.is_empty();
         let connection = self.at(slot);
         if !connection.is_wanted() || connection.listening != Listening::Nothing {
             return;
+        }
+        if others_wait && !connection.served {
+            connection.listening = Listening::Starving;
+            return self.starving.push_back(slot);
         }
         connection.listening = Listening::Receive;
         connection.heard = true;
@@ -368,7 +380,10 @@ impl<K: Kernel> Uring<K> {
         let heard = connection.phase == Phase::Open && !connection.ended;
         connection.heard |= result > 0;
         match (result, buffer) {
-            (1.., Some(buffer)) if heard => events.push(Event::Received { slot, buffer }),
+            (1.., Some(buffer)) if heard => {
+                connection.served = false;
+                events.push(Event::Received { slot, buffer });
+            }
             (_, Some(_)) if fault::is(Fault::LostBuffer) => {}
             (_, Some(buffer)) => self.kernel.give(buffer),
             _ => {}
@@ -391,8 +406,12 @@ impl<K: Kernel> Uring<K> {
                 events.push(Event::Ended { slot });
             }
             libc::ENOBUFS => {
-                self.at(slot).listening = Listening::Starving;
-                self.starving.push_back(slot);
+                let connection = self.at(slot);
+                connection.listening = Listening::Starving;
+                match std::mem::take(&mut connection.served) {
+                    true => self.starving.push_front(slot),
+                    false => self.starving.push_back(slot),
+                }
             }
             // Cancelled by a pause, or to be armed again.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}

@@ -1,0 +1,161 @@
+//! permessage-deflate as the clients have it. Their engines live as long as the connection, unlike the server's.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::random::Random;
+
+/// The bit of the first byte of a frame that says that its message is compressed.
+pub(super) const RSV1: u8 = 0x40;
+/// What a compressed message ends with, and what is not sent. RFC 7692 §7.2.1
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// The smallest window that this engine has.
+const SMALLEST: u8 = 9;
+
+/// What a client offers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer {
+    server_forgets: bool,
+    client_forgets: bool,
+    server_bits: Option<u8>,
+    /// Whether the server may choose the client's window, and what the client says about it.
+    client_bits: Option<Option<u8>>,
+}
+
+impl Offer {
+    pub(super) fn any(random: &mut Random) -> Self {
+        Self {
+            server_forgets: random.once_in(3),
+            client_forgets: random.once_in(3),
+            server_bits: random.pick(&[None, None, None, Some(8), Some(9), Some(12), Some(15)]),
+            client_bits: random.pick(&[None, None, Some(None), Some(None), Some(Some(9)), Some(Some(15))]),
+        }
+    }
+
+    /// The line of the request, after one that no server can accept.
+    pub(super) fn header(self) -> String {
+        let mut line = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7, \
+                        permessage-deflate"
+            .to_owned();
+        if self.server_forgets {
+            line += "; server_no_context_takeover";
+        }
+        if self.client_forgets {
+            line += "; client_no_context_takeover";
+        }
+        if let Some(bits) = self.server_bits {
+            line += &format!("; server_max_window_bits={bits}");
+        }
+        match self.client_bits {
+            Some(Some(bits)) => line += &format!("; client_max_window_bits={bits}"),
+            Some(None) => line += "; client_max_window_bits",
+            None => {}
+        }
+        line + "\r\n"
+    }
+
+    /// What the response makes of it: nothing, or what the client may rely on and must keep to.
+    pub(super) fn agreed(self, head: &str) -> Result<Option<Extension>, String> {
+        let Some(line) = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")) else {
+            return Ok(None);
+        };
+        let mut parts = line.split("; ");
+        if parts.next() != Some("permessage-deflate") {
+            return Err(format!("{line} was not offered"));
+        }
+        let (mut server_forgets, mut client_forgets) = (false, self.client_forgets);
+        let (mut server_bits, mut client_bits) = (None, None);
+        for part in parts {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            match (name, value.parse::<u8>().ok()) {
+                ("server_no_context_takeover", None) => server_forgets = true,
+                ("client_no_context_takeover", None) => client_forgets = true,
+                ("server_max_window_bits", Some(bits)) => server_bits = Some(bits),
+                ("client_max_window_bits", Some(bits)) => client_bits = Some(bits),
+                _ => return Err(format!("{part} in {line}")),
+            }
+        }
+        // RFC 7692 §7.1.1.1 and §7.1.2: what the server must accept as it was said, and what it may not bring up.
+        let most = self.client_bits.map(|hint| hint.unwrap_or(15));
+        let is_allowed = server_forgets >= self.server_forgets
+            && self.server_bits.is_none_or(|most| server_bits.is_some_and(|bits| bits <= most))
+            && client_bits.is_none_or(|bits| most.is_some_and(|most| (SMALLEST..=most).contains(&bits)));
+        if !is_allowed {
+            return Err(format!("{line} is no answer to {self:?}"));
+        }
+        Ok(Some(Extension {
+            inflater: Decompress::new_with_window_bits(false, server_bits.unwrap_or(15).max(SMALLEST)),
+            server_forgets,
+            deflater: None,
+            client_bits: client_bits.unwrap_or(15),
+            client_forgets,
+        }))
+    }
+}
+
+/// Both directions of a connection that compresses.
+pub(super) struct Extension {
+    inflater: Decompress,
+    /// Whether no message of the server refers to an earlier one.
+    server_forgets: bool,
+    /// Made for the first message.
+    deflater: Option<Compress>,
+    client_bits: u8,
+    client_forgets: bool,
+}
+
+impl Extension {
+    /// The content of a message.
+    pub(super) fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, String> {
+        if self.server_forgets {
+            self.inflater.reset(false);
+        }
+        let mut out = Vec::with_capacity(payload.len() * 4 + 64);
+        for input in [payload, &TAIL] {
+            let end = self.inflater.total_in() + input.len() as u64;
+            loop {
+                out.reserve(64);
+                let rest = &input[input.len() - (end - self.inflater.total_in()) as usize..];
+                let status = self.inflater.decompress_vec(rest, &mut out, FlushDecompress::None);
+                let status = status.map_err(|error| format!("a message that does not inflate: {error}"))?;
+                if status == Status::StreamEnd {
+                    return Err("a final block, after which no server goes on".into());
+                }
+                if self.inflater.total_in() == end && out.len() < out.capacity() {
+                    break;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// A message in compressed form; with `is_final` in a block that says that it is the last, after which an engine
+    /// begins anew. RFC 7692 §7.2.3.4
+    pub(super) fn deflate(&mut self, message: &[u8], is_final: bool) -> Vec<u8> {
+        let make = || Compress::new_with_window_bits(Compression::default(), false, self.client_bits);
+        let engine = self.deflater.get_or_insert_with(make);
+        if self.client_forgets {
+            engine.reset();
+        }
+        if !is_final {
+            let mut out = deflate(engine, message, FlushCompress::Sync);
+            assert_eq!(out.split_off(out.len() - TAIL.len()), TAIL, "a flushed block ends with this");
+            return out;
+        }
+        let mut out = deflate(engine, message, FlushCompress::Finish);
+        engine.reset();
+        out.push(0);
+        out
+    }
+}
+
+/// So many zeros in few bytes.
+pub(super) fn bomb(len: usize) -> Vec<u8> {
+    deflate(&mut Compress::new(Compression::best(), false), &vec![0; len], FlushCompress::Sync)
+}
+
+fn deflate(engine: &mut Compress, message: &[u8], flush: FlushCompress) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len() * 2 + 64);
+    engine.compress_vec(message, &mut out, flush).expect("an engine that is used as it may");
+    assert!(out.len() < out.capacity(), "all of it is out");
+    out
+}
