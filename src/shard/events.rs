@@ -58,13 +58,13 @@ impl<B: Backend> Shard<B> {
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);
         }
-        let excess = self.shared.admission.enter(peer).err();
-        self.connections[index] = Connection::new(peer, excess, self.now_ms);
+        let place = self.shared.admission.enter(peer);
+        self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
-        if let Some(excess) = excess {
+        if let Err(excess) = place {
             // At once: whoever is over a limit and says nothing keeps no descriptor from others.
             self.refuse(slot, &excess_refusal(excess));
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));

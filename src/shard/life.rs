@@ -142,7 +142,7 @@ impl<B: Backend> Shard<B> {
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let connection = &mut self.connections[slot as usize];
         let was = std::mem::replace(&mut connection.phase, phase);
-        if was == Phase::Handshake && phase != Phase::Handshake && connection.excess.is_none() {
+        if was == Phase::Handshake && phase != Phase::Handshake && connection.place.is_ok() {
             self.shared.admission.handshake_over();
         }
     }
@@ -156,7 +156,7 @@ impl<B: Backend> Shard<B> {
         self.held.remove(&slot);
         self.hub.close(slot);
         self.stats.context_bytes_released.add(gone.context_memory() as u64);
-        self.shared.admission.leave(gone.peer, gone.excess);
+        self.shared.admission.leave(gone.peer, gone.place);
         self.live -= 1;
         self.stats.closed.add(1);
     }

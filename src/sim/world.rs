@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::client::{Character, Client, Rules};
 use super::kernel::{Core, Simulated};
@@ -15,7 +15,7 @@ use crate::config::{Compression, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
 use crate::protocol::Limits;
-use crate::shard::admission::Admission;
+use crate::shard::admission;
 use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
 use crate::stats::Totals;
 
@@ -127,11 +127,11 @@ impl World {
             jumps: random.once_in(8),
             is_stopping: false,
         };
-        let limits = (random.pick(&[5, 1_000]), random.pick(&[0, 0, 3]), random.pick(&[2, 1_000]));
-        let shared = Arc::new(Shared {
-            admission: Admission::new(limits.0, limits.1, limits.2),
-            stopping: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(admission::Limits {
+            server: random.pick(&[5, 1_000]),
+            per_address: random.pick(&[0, 0, 3]),
+            handshakes: random.pick(&[2, 1_000]),
+        }));
         let mut world = Self {
             net,
             truth: Truth::default(),
