@@ -73,7 +73,7 @@ impl File {
         let line_of = |span: &Range<usize>| 1 + count_lines(&text.as_bytes()[..span.start.min(text.len())]);
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(&span));
-            let written = text.lines().nth(line - 1).unwrap_or_default().trim();
+            let written = one_line(text.lines().nth(line - 1).unwrap_or_default());
             let message = one_line(error.message());
             let remedy = match message.contains("duplicate") {
                 true => "leave one of them out",

@@ -186,7 +186,7 @@ fn written(form: Form, raw: &[OsString]) -> String {
 }
 
 /// A string of the file.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for char in text.chars() {
         match char {

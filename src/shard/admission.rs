@@ -38,13 +38,15 @@ pub(crate) struct Limits {
     pub(crate) handshakes: u64,
 }
 
-/// A connection that is over no limit.
+/// How a connection is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Its address counts it.
+    /// As one that is served, for the server and for its address.
     Counted,
-    /// There was no limit for addresses when it came.
+    /// As one that is served, for the server alone: there was no limit for addresses when it came.
     Uncounted,
+    /// Not as one that is served: it is over a limit.
+    Over(Excess),
 }
 
 /// Which limit a connection is over.
@@ -81,19 +83,22 @@ impl Admission {
     }
 
     /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
-    pub(crate) fn enter(&self, address: IpAddr) -> Result<Place, Excess> {
+    pub(crate) fn enter(&self, address: IpAddr) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let place = self.enter_address(address)?;
+        let place = self.enter_address(address);
+        if matches!(place, Place::Over(_)) {
+            return place;
+        }
         if !raise(&self.served, &self.limit) {
             self.leave_address(address, place);
-            return Err(Excess::Server);
+            return Place::Over(Excess::Server);
         }
         if !raise(&self.handshakes, &self.handshake_limit) {
             self.served.fetch_sub(1, Ordering::Relaxed);
             self.leave_address(address, place);
-            return Err(Excess::Handshakes);
+            return Place::Over(Excess::Handshakes);
         }
-        Ok(place)
+        place
     }
 
     /// The request of a connection that is over no limit is complete, or will never be. Said once for each.
@@ -101,9 +106,9 @@ impl Admission {
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The connection from `address` is gone, of which `enter` said this.
-    pub(crate) fn leave(&self, address: IpAddr, entered: Result<Place, Excess>) {
-        if let Ok(place) = entered {
+    /// The connection from `address` is gone, for which `enter` gave this place.
+    pub(crate) fn leave(&self, address: IpAddr, place: Place) {
+        if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
             self.leave_address(address, place);
             if fault::is(Fault::CountedTwice) {
@@ -123,18 +128,18 @@ impl Admission {
         self.by_address.lock().expect("nobody panics while counting").len()
     }
 
-    fn enter_address(&self, address: IpAddr) -> Result<Place, Excess> {
+    fn enter_address(&self, address: IpAddr) -> Place {
         let limit = self.limit_per_address.load(Ordering::Relaxed);
         if limit == 0 {
-            return Ok(Place::Uncounted);
+            return Place::Uncounted;
         }
         let mut by_address = self.by_address.lock().expect("nobody panics while counting");
         let count = by_address.entry(key(address)).or_default();
         if *count >= limit {
-            return Err(Excess::Address);
+            return Place::Over(Excess::Address);
         }
         *count += 1;
-        Ok(Place::Counted)
+        Place::Counted
     }
 
     fn leave_address(&self, address: IpAddr, place: Place) {
@@ -180,19 +185,19 @@ mod tests {
     #[test]
     fn each_limit_has_its_own_excess_and_leaving_makes_room() {
         let admission = admission(3, 2, 100);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
-        assert_eq!(admission.enter(ip("10.0.0.2")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Server));
-        admission.leave(ip("10.0.0.1"), Ok(Place::Counted));
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Counted);
         // Those who are over a limit are still there, and in nobody's way.
-        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(Place::Counted));
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.count(), 5);
-        admission.leave(ip("10.0.0.1"), Err(Excess::Address));
-        admission.leave(ip("10.0.0.3"), Err(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
+        admission.leave(ip("10.0.0.3"), Place::Over(Excess::Server));
         for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
-            admission.leave(ip(address), Ok(Place::Counted));
+            admission.leave(ip(address), Place::Counted);
         }
         assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }
@@ -200,41 +205,41 @@ mod tests {
     #[test]
     fn who_has_said_what_it_wants_makes_room_for_another_handshake() {
         let admission = admission(10, 2, 2);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.2")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Handshakes));
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Handshakes));
         assert_eq!(admission.addresses(), 2, "who is refused counts for nobody");
         admission.handshake_over();
-        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.4")), Err(Excess::Handshakes));
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Handshakes));
     }
 
     #[test]
     fn ipv6_counts_by_its_first_64_bits_and_mapped_addresses_as_ipv4() {
         let admission = admission(10, 1, 100);
-        assert_eq!(admission.enter(ip("2001:db8::1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Err(Excess::Address));
-        assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("::ffff:10.0.0.1")), Ok(Place::Counted));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
+        assert_eq!(admission.enter(ip("2001:db8::1")), Place::Counted);
+        assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Place::Over(Excess::Address));
+        assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Place::Counted);
+        assert_eq!(admission.enter(ip("::ffff:10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
     }
 
     #[test]
     fn who_came_before_a_limit_for_addresses_leaves_uncounted() {
         let admission = admission(10, 0, 100);
         let early = admission.enter(ip("10.0.0.1"));
-        assert_eq!(early, Ok(Place::Uncounted));
+        assert_eq!(early, Place::Uncounted);
         admission.set_limits(Limits { server: 10, per_address: 2, handshakes: 100 });
         let counted = admission.enter(ip("10.0.0.1"));
         admission.leave(ip("10.0.0.1"), early);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(Place::Counted));
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
         // The limit is below what is there, and then there is none.
         admission.set_limits(Limits { server: 10, per_address: 1, handshakes: 100 });
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
-        admission.leave(ip("10.0.0.1"), Err(Excess::Address));
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
         admission.set_limits(Limits { server: 1, per_address: 0, handshakes: 100 });
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Server));
-        admission.leave(ip("10.0.0.1"), Err(Excess::Server));
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Server));
         admission.leave(ip("10.0.0.1"), counted);
         admission.leave(ip("10.0.0.1"), counted);
         assert_eq!((admission.count(), admission.addresses()), (0, 0));

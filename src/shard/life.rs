@@ -12,6 +12,7 @@ use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
 use crate::protocol::{CloseCode, Opcode, Refusal, Status};
 
+use super::admission::Place;
 use super::connection::{Connection, Pause, Phase};
 use super::events::close_frame;
 use super::{Settings, Shard};
@@ -142,7 +143,8 @@ impl<B: Backend> Shard<B> {
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let connection = &mut self.connections[slot as usize];
         let was = std::mem::replace(&mut connection.phase, phase);
-        if was == Phase::Handshake && phase != Phase::Handshake && connection.place.is_ok() {
+        let is_served = !matches!(connection.place, Place::Over(_));
+        if was == Phase::Handshake && phase != Phase::Handshake && is_served {
             self.shared.admission.handshake_over();
         }
     }
