@@ -1,7 +1,6 @@
 //! The `uproar` server.
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -104,10 +103,9 @@ impl Running {
 
     /// How many settings have changed; an error changes none.
     fn try_reload(&mut self) -> Result<usize, String> {
-        let line = |error: &dyn Display| error.to_string();
-        let fresh = Loaded::from_args(&self.args).map_err(|error| line(&error))?;
+        let fresh = Loaded::from_args(&self.args).map_err(|error| error.to_string())?;
         let filter = log_filter(&fresh.config)?;
-        self.control.reload(&fresh.config).map_err(|error| line(&error))?;
+        self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
         let changes = self.loaded.adopt(fresh);
         for change in &changes {
             info!("{change}");

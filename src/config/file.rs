@@ -71,17 +71,11 @@ impl File {
     /// Reads the text of the file called `name`. The same errors.
     pub(super) fn parse(name: &str, text: &str) -> Result<Self, String> {
         let line_of = |span: &Range<usize>| 1 + count_lines(&text.as_bytes()[..span.start.min(text.len())]);
+        let options = options();
         let table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_of(&span));
-            let written = one_line(text.lines().nth(line - 1).unwrap_or_default());
-            let message = one_line(error.message());
-            let remedy = match message.contains("duplicate") {
-                true => "leave one of them out",
-                false => "want lines like max-message = 65536 or app = \"chat\"",
-            };
-            format!("{name}:{line}: `{written}`: {message}; {remedy}")
+            format!("{name}:{line}: {}", no_toml(&options, text.lines().nth(line - 1), error.message()))
         })?;
-        let options = options();
         let mut lines: Vec<_> = table.get_ref().iter().collect();
         lines.sort_by_key(|(key, _)| key.span().start);
         let entries = lines.into_iter().map(|(key, value)| {
@@ -142,6 +136,17 @@ fn reason(error: &clap::Error) -> String {
         Some(ContextValue::Strings(names)) => format!("want one of {}", names.join(", ")),
         _ => one_line(&error.kind().to_string()),
     }
+}
+
+/// What TOML says of a line, and the key that the line is about. What else stands in it may be part of a secret.
+fn no_toml(options: &Command, line: Option<&str>, message: &str) -> String {
+    let start = line.and_then(|line| line.split('=').next()).unwrap_or_default().trim();
+    let key = keys(options).filter_map(Arg::get_long).find(|key| *key == start);
+    let remedy = match message.contains("duplicate") {
+        true => "leave one of them out",
+        false => "want lines like max-message = 65536 or app = \"chat\"",
+    };
+    format!("{}{}; {remedy}", key.map_or_else(String::new, |key| format!("{key}: ")), one_line(message))
 }
 
 /// The values of a key, judged; `written` is what the file has.

@@ -170,19 +170,19 @@ fn with_defaults(command: Command, file: &File) -> Command {
 
 /// Values as the file has them.
 fn written(form: Form, raw: &[OsString]) -> String {
-    let texts: Vec<_> = raw.iter().map(|value| quoted(&value.to_string_lossy())).collect();
+    let quoted: Vec<_> = raw.iter().map(|value| quoted(&value.to_string_lossy())).collect();
     match form {
-        // The command line takes more ways to write a number than the file does.
-        Form::Number => {
-            let text = raw[0].to_string_lossy();
-            let whole = text.parse::<u64>().map(|number| number.to_string());
-            whole
-                .or_else(|_| text.parse::<f64>().map(|number| number.to_string()))
-                .unwrap_or(text.into_owned())
-        }
-        Form::Text => texts.concat(),
-        Form::List => format!("[{}]", texts.join(", ")),
+        Form::Number => raw.iter().map(|value| number(&value.to_string_lossy())).collect(),
+        Form::Text => quoted.concat(),
+        Form::List => format!("[{}]", quoted.join(", ")),
     }
+}
+
+/// A number of the file; the command line takes more ways to write one, like `+5` and `.5`.
+fn number(text: &str) -> String {
+    let whole = text.parse().map(|number: u64| number.to_string());
+    let number = whole.or_else(|_| text.parse().map(|number: f64| number.to_string()));
+    number.unwrap_or_else(|_| text.into())
 }
 
 /// A string of the file.

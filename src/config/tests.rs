@@ -69,6 +69,11 @@ fn secrets_are_not_shown() {
     let secret = Arg::new("token").long("token").env("UPROAR_TOKEN").hide_env_values(true);
     assert_eq!(shown(&secret, "hush"), "(secret)");
     assert_eq!(shown(&Arg::new("app").long("app"), "chat"), "chat");
+    // Where TOML is broken nobody knows what is a secret.
+    for text in ["token = hush", "log = \"hush", "listen = [\n\"hush\" \"hush\"]", "hush"] {
+        let line = File::parse("file", text).expect_err("broken");
+        assert!(!line.contains("hush"), "{line}");
+    }
 }
 
 /// Loads a file with this text, as `uproar --config` does.

@@ -124,9 +124,9 @@ fn what_is_wrong_is_said_with_line_key_and_remedy() {
             "listen = [\"127.0.0.1:0\",\n\"x\"]\n",
             &[":1: listen: [\"127.0.0.1:0\", \"x\"]: ", "like 127.0.0.1:8000"],
         ),
-        ("app = \"echo\"\n\napp = \"relay\"\n", &[":3: `app = \"relay\"`: duplicate key; leave one"]),
-        ("app\n", &[":1: `app`: ", "want lines like"]),
-        ("app = \"echo\n", &[":1: `app = \"echo`: ", "want lines like"]),
+        ("app = \"echo\"\n\napp = \"relay\"\n", &[":3: app: duplicate key; leave one"]),
+        ("app\n", &[":1: app: ", "want lines like"]),
+        ("app = \"echo\n", &[":1: app: ", "want lines like"]),
         (
             "lag-window = 4096\n\nhistory-bytes = 4096\n",
             &["--history-bytes 4096", "lower the one", "uproar.toml:3", "uproar.toml:1"],

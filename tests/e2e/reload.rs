@@ -186,7 +186,7 @@ fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
     reload(Config { max_connections_per_ip: 1, ..base.clone() });
     let late = Client::open(server.address(), "/");
     assert_eq!(Raw::connect(server.address()).response().status, 429);
-    reload(Config { max_handshakes: 1, ..base.clone() });
+    reload(Config { max_handshakes: 1, ..base });
     let slow = Raw::connect(server.address());
     until("it is accepted", || server.totals().accepted == 7);
     assert_eq!(Raw::connect(server.address()).response().status, 503);
