@@ -429,3 +429,49 @@ fn pin(worker: u16, cpus: Option<&CpuSet>) {
         info!(worker = worker + 1, cpu, "cannot pin the worker; it runs on any processor");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Arg, Parser};
+
+    use super::*;
+    use crate::config::{Cli, keys, needs_restart, options};
+
+    /// All that [`Control::reload`] and the log make of settings.
+    fn in_force(config: &Config) -> String {
+        let epoll = Config { backend: BackendName::Epoll, ..Config::default() };
+        let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay::default());
+        let shard = (Settings::new(config, ids, &app), hub_options(config, ids, &app));
+        format!("{shard:?} {:?} {}", plan.limits(config), config.log)
+    }
+
+    /// A value that is not the default.
+    fn other_value(option: &Arg) -> String {
+        let default = option.get_default_values().first().and_then(|default| default.to_str());
+        let choices = option.get_possible_values();
+        if let Some(choice) = choices.iter().find(|choice| Some(choice.get_name()) != default) {
+            return choice.get_name().into();
+        }
+        match option.get_value_names().expect("options have values")[0].as_str() {
+            "ADDR:PORT" => "127.0.0.1:1".into(),
+            "FILTER" => "debug".into(),
+            _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
+        }
+    }
+
+    /// Whoever adds an option has `reload` take it over, or puts it under those that need a restart.
+    #[test]
+    fn each_option_changes_at_once_unless_the_help_says_that_it_needs_a_restart() {
+        let options = options();
+        let of = |argument: &[&str]| {
+            let cli = Cli::try_parse_from([&["uproar"], argument].concat());
+            cli.unwrap_or_else(|error| panic!("{argument:?}: {error}")).into_config()
+        };
+        let before = in_force(&of(&[]));
+        for option in keys(&options) {
+            let argument = format!("--{}={}", option.get_long().expect("a name"), other_value(option));
+            let is_live = in_force(&of(&[&argument])) != before;
+            assert_eq!(is_live, !needs_restart(option), "{argument}");
+        }
+    }
+}

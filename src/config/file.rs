@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Args, Command};
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{AT_START, Config};
 
 /// Bytes that a file may have; whoever names a device or a log by mistake is told.
 const MAX_LEN: u64 = 1 << 20;
@@ -100,13 +100,18 @@ impl File {
 }
 
 /// A command that has the server's options and nothing else.
-pub(super) fn options() -> Command {
+pub(crate) fn options() -> Command {
     Config::augment_args(Command::new("uproar")).disable_help_flag(true).disable_version_flag(true)
 }
 
 /// The options that a file may have: those that users are told of.
-pub(super) fn keys(options: &Command) -> impl Iterator<Item = &Arg> {
+pub(crate) fn keys(options: &Command) -> impl Iterator<Item = &Arg> {
     options.get_arguments().filter(|option| option.get_env().is_some())
+}
+
+/// Whether the server keeps to the option's value until it starts again: its place in the help says so.
+pub(crate) fn needs_restart(option: &Arg) -> bool {
+    option.get_help_heading() == Some(AT_START)
 }
 
 /// How a value of the option is written.

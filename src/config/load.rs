@@ -8,8 +8,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
-use super::file::{File, Form, form, keys, options, shown};
-use super::{AT_START, Cli, Config, Conflict};
+use super::file::{File, Form, form, keys, needs_restart, options, shown};
+use super::{Cli, Config, Conflict};
 
 /// The settings that a command line, the variables and the file come to.
 #[derive(Debug)]
@@ -149,8 +149,7 @@ impl Setting {
             _ => "default".into(),
         };
         let value = (!raw.is_empty()).then(|| shown(option, &written(form(option), &raw)));
-        let needs_restart = option.get_help_heading() == Some(AT_START);
-        Self { key: key.into(), value, raw, origin, needs_restart }
+        Self { key: key.into(), value, raw, origin, needs_restart: needs_restart(option) }
     }
 }
 

@@ -19,6 +19,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+#[cfg(test)]
+pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
