@@ -440,7 +440,7 @@ mod tests {
     /// All that [`Control::reload`] and the log make of settings.
     fn in_force(config: &Config) -> String {
         let epoll = Config { backend: BackendName::Epoll, ..Config::default() };
-        let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay::default());
+        let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay);
         let shard = (Settings::new(config, ids, &app), hub_options(config, ids, &app));
         format!("{shard:?} {:?} {}", plan.limits(config), config.log)
     }
