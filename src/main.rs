@@ -1,61 +1,121 @@
 //! The `uproar` server.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::info;
-use tracing_subscriber::EnvFilter;
-use uproar::config::{AppName, Cli, Config};
-use uproar::server::Server;
+use tracing::{info, warn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+use uproar::config::{AppName, Config, LoadError, Loaded};
+use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
-    let config = match Cli::try_parse() {
-        Ok(cli) => cli.into_config(),
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            let _ = error.print();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let loaded = match Loaded::from_args(&args) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Help(help)) => {
+            let _ = help.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return refuse(&one_line(&error)),
+        Err(LoadError::Wrong(line)) => return refuse(&line),
     };
-    match run(&config) {
+    if loaded.check_only {
+        let _ = write!(std::io::stdout(), "{loaded}");
+        return ExitCode::SUCCESS;
+    }
+    match run(args, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => refuse(&line),
     }
 }
 
-fn run(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| format!("--log {}: {error}; try info or uproar=debug", config.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
+    let log = start_log(&loaded.config)?;
     let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
-    let mut server = Server::start(config).map_err(|error| error.to_string())?;
-    let stopper = server.stopper();
+        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
+    let mut server = Server::start(&loaded.config).map_err(|error| error.to_string())?;
+    let config = loaded.config.clone();
+    let mut running = Running { args, loaded, log, control: server.control() };
     let take_signals = move || {
         let mut seen = 0;
-        for _ in &mut signals {
+        for signal in &mut signals {
+            if signal == SIGHUP {
+                running.reload();
+                continue;
+            }
             seen += 1;
             if seen > 1 {
                 std::process::exit(130);
             }
-            stopper.stop();
+            running.control.stop();
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);
     thread.map_err(|error| format!("cannot start a thread: {error}; is memory limited (ulimit -v)?"))?;
-    announce(config, &server);
+    announce(&config, &server);
     server.join();
     let totals = server.totals();
     info!(?totals, "ended");
     Ok(())
+}
+
+/// What decides which lines are logged; it can be exchanged.
+type LogFilter = reload::Handle<EnvFilter, Registry>;
+
+fn log_filter(config: &Config) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(&config.log).map_err(|error| format!("--log {}: {error}", config.log))
+}
+
+fn start_log(config: &Config) -> Result<LogFilter, String> {
+    let (filter, handle) = reload::Layer::new(log_filter(config)?);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(handle)
+}
+
+/// The server as its signals see it.
+struct Running {
+    /// The command line.
+    args: Vec<OsString>,
+    /// The settings in force.
+    loaded: Loaded,
+    log: LogFilter,
+    control: Control,
+}
+
+impl Running {
+    /// Reads the file again and goes over to what it says, or says why not.
+    fn reload(&mut self) {
+        let Some(file) = self.loaded.file.clone() else {
+            return info!("SIGHUP: there is no file to read again; name one with --config");
+        };
+        match self.try_reload() {
+            Ok(count) => info!("SIGHUP: read {} again: {count} changed", file.display()),
+            Err(why) => warn!("SIGHUP: nothing changes: {why}"),
+        }
+    }
+
+    /// How many settings have changed; an error changes none.
+    fn try_reload(&mut self) -> Result<usize, String> {
+        let fresh = Loaded::from_args(&self.args).map_err(|error| error.to_string())?;
+        let filter = log_filter(&fresh.config)?;
+        self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        let changes = self.loaded.adopt(fresh);
+        for change in &changes {
+            info!("{change}");
+        }
+        // Last, so that the lines above are logged when there will be no more of their kind.
+        if let Err(error) = self.log.reload(filter) {
+            warn!("cannot change what is logged: {error}");
+        }
+        Ok(changes.iter().filter(|change| !change.needs_restart).count())
+    }
 }
 
 /// Says where the server is to be found: the line that scripts wait for, and the one for people.
@@ -80,18 +140,6 @@ fn announce(config: &Config, server: &Server) {
         }
         let _ = writeln!(std::io::stdout(), "open http://{address}/ in two windows to chat");
     }
-}
-
-/// What was wrong with the command line, and what would be right, as one line.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let mut lines = text.lines().map(str::trim);
-    let line = lines.next().unwrap_or_default();
-    let mut all = line.strip_prefix("error: ").unwrap_or(line).to_owned();
-    for hint in lines.filter(|line| line.starts_with("[possible values: ") || line.starts_with("tip: ")) {
-        all.extend(["; ", hint]);
-    }
-    all + "; uproar --help lists the options"
 }
 
 fn refuse(line: &str) -> ExitCode {

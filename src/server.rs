@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
 use crate::app::{App, Chat, Echo, Relay};
-use crate::config::{AppName, BackendName, Config};
-use crate::hub::{self, Hub};
+use crate::config::{AppName, BackendName, Config, Conflict};
+use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Options, Uring, Waker, listen};
-use crate::protocol::Limits;
-use crate::shard::admission::Admission;
-use crate::shard::{Address, Mailbox, Pace, Settings, Shard, Shared, mailbox};
+use crate::shard::admission::Limits;
+use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::{Stats, Totals};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
@@ -33,7 +32,7 @@ const MAX_SLOTS: u64 = 1 << 20;
 pub enum StartError {
     /// Settings that cannot be.
     #[error("{0}")]
-    Settings(String),
+    Settings(#[from] Conflict),
     /// An address that cannot be listened on.
     #[error("cannot listen on {address}: {error}; {remedy}")]
     Listen {
@@ -72,20 +71,39 @@ pub struct Server {
     backend: &'static str,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<Stats>>,
-    stopper: Stopper,
+    control: Control,
 }
 
-/// Tells a server to end, from any thread.
+/// Tells a server what to do, from any thread.
 #[derive(Clone, Debug)]
-pub struct Stopper {
+pub struct Control {
     shared: Arc<Shared>,
     shards: Arc<[Address]>,
+    plan: Arc<Plan>,
 }
 
-impl Stopper {
+impl Control {
     /// Stops accepting, and closes all clients over the drain time.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Goes over to other settings; what clients send after this is judged by them. Of those that the help puts under
+    /// "need a restart" the former ones stay. Nobody is closed for a limit on connections that has become smaller,
+    /// and a deadline that runs already stays as it is.
+    ///
+    /// # Errors
+    /// When they cannot be together; then all former ones stay.
+    pub fn reload(&self, config: &Config) -> Result<(), Conflict> {
+        config.check()?;
+        self.shared.admission.set_limits(self.plan.limits(config));
+        self.shared.notice.put_up(config.clone());
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
         for shard in &*self.shards {
             shard.wake();
         }
@@ -113,20 +131,14 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
-        config.check().map_err(StartError::Settings)?;
+        config.check()?;
         let workers = config.worker_count();
         let (addresses, listeners) = listen_all(&config.listen, workers)?;
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
-        let shared = Arc::new(Shared {
-            admission: Admission::new(
-                plan.max_connections,
-                config.max_connections_per_ip,
-                plan.max_handshakes,
-            ),
-            stopping: AtomicBool::new(false),
-        });
+        let limits = plan.limits(config);
+        let shared = Arc::new(Shared::new(limits));
         let make: Arc<Make> = Arc::new(make);
         let mut starting = Vec::new();
         for (worker, listeners) in (0..workers).zip(listeners) {
@@ -144,9 +156,10 @@ impl Server {
             threads.push(worker.thread);
             stats.push(worker.stats);
         }
-        let stopper = Stopper { shared, shards: shards.into() };
-        info!("room for {} connections with {descriptors} descriptors", plan.max_connections);
-        Ok(Self { addresses, backend: plan.backend_name(), workers: threads, stats, stopper })
+        let backend = plan.backend_name();
+        let control = Control { shared, shards: shards.into(), plan: Arc::new(plan) };
+        info!("room for {} connections with {descriptors} descriptors", limits.server);
+        Ok(Self { addresses, backend, workers: threads, stats, control })
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
@@ -171,18 +184,18 @@ impl Server {
 
     /// Connections at this moment, and the addresses that they are from, as far as these are counted.
     pub fn connections(&self) -> (u64, usize) {
-        let admission = &self.stopper.shared.admission;
+        let admission = &self.control.shared.admission;
         (admission.count(), admission.addresses())
     }
 
-    /// A handle that ends the server.
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    /// A handle that ends the server or changes its settings.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
-    /// Ends the server: see [`Stopper::stop`].
+    /// Ends the server: see [`Control::stop`].
     pub fn stop(&self) {
-        self.stopper.stop();
+        self.control.stop();
     }
 
     /// Waits until the server has ended.
@@ -210,8 +223,9 @@ struct Plan {
     /// Counted once: a pinned thread sees one processor only.
     workers: u16,
     backend: BackendName,
-    max_connections: u64,
-    max_handshakes: u64,
+    /// How many of them the process may have, and how many connections these allow.
+    descriptors: u64,
+    possible: u64,
     io: Options,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
@@ -241,27 +255,33 @@ impl Plan {
         let io = if backend == BackendName::IoUring { ring } else { with_slots(free) };
         // A ring has its own table of descriptors, and the limit holds for each.
         let possible = if backend == BackendName::IoUring { u64::from(io.slots) * workers } else { free };
+        Self {
+            workers: worker_count,
+            backend,
+            descriptors,
+            possible,
+            io,
+            cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
+        }
+    }
+
+    /// How many connections there may be with these settings.
+    fn limits(&self, config: &Config) -> Limits {
+        let Self { descriptors, possible, .. } = *self;
         let wanted = u64::from(config.max_connections);
         if wanted > possible {
             warn!(
                 "--max-connections {wanted} is more than the {possible} that {descriptors} descriptors allow; \
                  raise the hard limit (ulimit -Hn){}",
-                if backend == BackendName::IoUring { ", or --workers" } else { "" }
+                if self.backend == BackendName::IoUring { ", or --workers" } else { "" }
             );
         }
-        let max_connections = if wanted == 0 { possible } else { wanted };
-        let max_handshakes = match config.max_handshakes {
-            0 => (max_connections / 2).max(LEAST_HANDSHAKES),
+        let server = if wanted == 0 { possible } else { wanted };
+        let handshakes = match config.max_handshakes {
+            0 => (server / 2).max(LEAST_HANDSHAKES),
             chosen => chosen.into(),
         };
-        Self {
-            workers: worker_count,
-            backend,
-            max_connections,
-            max_handshakes,
-            io,
-            cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
-        }
+        Limits { server, per_address: config.max_connections_per_ip, handshakes }
     }
 
     fn backend_name(&self) -> &'static str {
@@ -339,7 +359,7 @@ impl Start<'_> {
                 let _ = ready.send(Ok(backend.waker()));
                 let Ok(go) = self.go.recv() else { return };
                 let hub = Hub::new(hub_options(self.config, self.ids, &*app));
-                let settings = settings(self.config, self.ids, &*app);
+                let settings = Settings::new(self.config, self.ids, &*app);
                 let own = (backend, hub, app);
                 let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
@@ -357,49 +377,6 @@ impl Start<'_> {
         // Its rooms and clients are in an unknown state, and the others rely on it.
         std::process::abort();
     }
-}
-
-fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::Options {
-    let history = if config.history_bytes > 0 { app.history() } else { 0 };
-    hub::Options {
-        shard,
-        shards,
-        lag_window: config.lag_window as usize,
-        history,
-        history_bytes: config.history_bytes as usize,
-        history_ms: millis(config.history_seconds),
-        compression_threshold: config.compression_threshold as usize,
-        history_memory: match usize::try_from(config.history_memory).unwrap_or(usize::MAX) {
-            0 => 0,
-            bytes => (bytes / usize::from(shards)).max(1),
-        },
-    }
-}
-
-fn settings(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Settings {
-    let (messages, bytes) = app.rates();
-    Settings {
-        shard,
-        shards,
-        limits: Limits { max_message: config.max_message as usize },
-        compression: config.compression,
-        context_memory: config.context_memory as usize / usize::from(shards),
-        pace: Pace {
-            messages: config.message_rate.unwrap_or(messages),
-            bytes: config.byte_rate.unwrap_or(bytes),
-        },
-        lag_policy: config.lag_policy,
-        has_page: app.has_page(),
-        handshake_ms: millis(config.handshake_seconds),
-        ping_ms: millis(config.ping_seconds),
-        pong_ms: millis(config.pong_seconds),
-        close_ms: millis(config.close_seconds),
-        drain_ms: millis(config.drain_seconds),
-    }
-}
-
-fn millis(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Binds every address once for each worker; the kernel spreads connections over them.
@@ -450,5 +427,51 @@ fn pin(worker: u16, cpus: Option<&CpuSet>) {
     let mut own = CpuSet::new();
     if own.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &own)).is_err() {
         info!(worker = worker + 1, cpu, "cannot pin the worker; it runs on any processor");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Arg, Parser};
+
+    use super::*;
+    use crate::config::{Cli, keys, needs_restart, options};
+
+    /// All that [`Control::reload`] and the log make of settings.
+    fn in_force(config: &Config) -> String {
+        let epoll = Config { backend: BackendName::Epoll, ..Config::default() };
+        let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay);
+        let shard = (Settings::new(config, ids, &app), hub_options(config, ids, &app));
+        format!("{shard:?} {:?} {}", plan.limits(config), config.log)
+    }
+
+    /// A value that is not the default.
+    fn other_value(option: &Arg) -> String {
+        let default = option.get_default_values().first().and_then(|default| default.to_str());
+        let choices = option.get_possible_values();
+        if let Some(choice) = choices.iter().find(|choice| Some(choice.get_name()) != default) {
+            return choice.get_name().into();
+        }
+        match option.get_value_names().expect("options have values")[0].as_str() {
+            "ADDR:PORT" => "127.0.0.1:1".into(),
+            "FILTER" => "debug".into(),
+            _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
+        }
+    }
+
+    /// Whoever adds an option has `reload` take it over, or puts it under those that need a restart.
+    #[test]
+    fn each_option_changes_at_once_unless_the_help_says_that_it_needs_a_restart() {
+        let options = options();
+        let of = |argument: &[&str]| {
+            let cli = Cli::try_parse_from([&["uproar"], argument].concat());
+            cli.unwrap_or_else(|error| panic!("{argument:?}: {error}")).into_config()
+        };
+        let before = in_force(&of(&[]));
+        for option in keys(&options) {
+            let argument = format!("--{}={}", option.get_long().expect("a name"), other_value(option));
+            let is_live = in_force(&of(&[&argument])) != before;
+            assert_eq!(is_live, !needs_restart(option), "{argument}");
+        }
     }
 }

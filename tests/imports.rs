@@ -50,7 +50,7 @@ const TABLE: &[Rule] = &[
     },
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "chunk", own: &[], others: &[] },
-    Rule { module: "config", own: &[], others: &["clap"] },
+    Rule { module: "config", own: &["config"], others: &["clap", "thiserror", "toml", "tracing_subscriber"] },
     Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },

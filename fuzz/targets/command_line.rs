@@ -10,7 +10,8 @@ libfuzzer_sys::fuzz_target!(|input: &str| {
     assert!((1..=1024).contains(&config.worker_count()), "{config:?}");
     assert!((1..=1 << 30).contains(&config.max_message), "{config:?}");
     assert!(!config.ping_seconds.is_zero() && !config.handshake_seconds.is_zero(), "{config:?}");
-    if let Err(line) = config.check() {
+    if let Err(conflict) = config.check() {
+        let line = conflict.to_string();
         assert!(line.contains("--") && !line.contains('\n'), "{line}");
     }
 });

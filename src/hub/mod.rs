@@ -68,6 +68,13 @@ pub struct Options {
     pub compression_threshold: usize,
 }
 
+impl Options {
+    /// The same without what has no meaning: nothing is kept for a time when nothing is kept.
+    fn settled(self) -> Self {
+        Self { history_ms: if self.history == 0 { 0 } else { self.history_ms }, ..self }
+    }
+}
+
 /// In which form a client is sent its messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
@@ -201,10 +208,7 @@ pub struct Hub {
 
 impl Hub {
     /// A hub without rooms.
-    pub fn new(mut options: Options) -> Self {
-        if options.history == 0 {
-            options.history_ms = 0;
-        }
+    pub fn new(options: Options) -> Self {
         let outgoing = (0..options.shards).map(|_| Outgoing::default()).collect();
         Self {
             clients: Vec::new(),
@@ -221,10 +225,19 @@ impl Hub {
             spare: Vec::new(),
             deflater: Deflater::new(options.compression_threshold),
             own: HashMap::new(),
-            options,
+            options: options.settled(),
             opened: 0,
             now_ms: 0,
         }
+    }
+
+    /// Goes by other options, of the same shard, from now on. A room that holds too much by them gives it up when it
+    /// is used next; one that nobody is in keeps what it has for as long as it was to be kept.
+    pub fn set_options(&mut self, options: Options) {
+        let is_same = (options.shard, options.shards) == (self.options.shard, self.options.shards);
+        debug_assert!(is_same, "names are shared out by the number of shards");
+        self.deflater.set_threshold(options.compression_threshold);
+        self.options = options.settled();
     }
 
     /// A connection begins at `slot`.

@@ -5,6 +5,7 @@ mod history;
 mod lagging;
 mod memory;
 mod model;
+mod options;
 mod passes;
 mod rules;
 

@@ -44,6 +44,11 @@ impl Reader {
     pub fn new(limits: Limits) -> Self {
         Self { limits, inflater: Inflater::default() }
     }
+
+    /// Keeps to other limits from now on, also for messages that have come in part.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
 }
 
 impl Default for Limits {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::fault::{self, Fault};
 
@@ -12,19 +12,41 @@ use crate::fault::{self, Fault};
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// Most connections that are served at a time.
-    limit: u64,
+    limit: AtomicU64,
     /// Most of them from one address; 0: no limit.
-    limit_per_address: u32,
+    limit_per_address: AtomicU32,
     /// Most of those that are served whose request is not complete.
-    handshake_limit: u64,
+    handshake_limit: AtomicU64,
     /// All connections.
     count: AtomicU64,
     /// Those that are not over a limit.
     served: AtomicU64,
     /// Those among them whose request is not complete.
     handshakes: AtomicU64,
-    /// Those that are not over a limit, by address; empty when there is none for addresses.
+    /// Those that are not over a limit and came while there was one for addresses, by address.
     by_address: Mutex<HashMap<IpAddr, u32>>,
+}
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Of all that are served.
+    pub(crate) server: u64,
+    /// From one address; 0: no limit.
+    pub(crate) per_address: u32,
+    /// Of those that are served whose request is not complete.
+    pub(crate) handshakes: u64,
+}
+
+/// How a connection is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As one that is served, for the server and for its address.
+    Counted,
+    /// As one that is served, for the server alone: there was no limit for addresses when it came.
+    Uncounted,
+    /// Not as one that is served: it is over a limit.
+    Over(Excess),
 }
 
 /// Which limit a connection is over.
@@ -39,12 +61,13 @@ pub(crate) enum Excess {
 }
 
 impl Admission {
-    /// Limits of the whole server, per address (0: none), and of connections without a complete request.
-    pub(crate) fn new(limit: u64, limit_per_address: u32, handshake_limit: u64) -> Self {
+    /// Nobody is there yet.
+    pub(crate) fn new(limits: Limits) -> Self {
+        let Limits { server, per_address, handshakes } = limits;
         Self {
-            limit,
-            limit_per_address,
-            handshake_limit,
+            limit: server.into(),
+            limit_per_address: per_address.into(),
+            handshake_limit: handshakes.into(),
             count: AtomicU64::new(0),
             served: AtomicU64::new(0),
             handshakes: AtomicU64::new(0),
@@ -52,20 +75,30 @@ impl Admission {
         }
     }
 
+    /// Holds for connections that come from now on; nobody who is in has to go.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.limit.store(limits.server, Ordering::Relaxed);
+        self.limit_per_address.store(limits.per_address, Ordering::Relaxed);
+        self.handshake_limit.store(limits.handshakes, Ordering::Relaxed);
+    }
+
     /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
-    pub(crate) fn enter(&self, address: IpAddr) -> Result<(), Excess> {
+    pub(crate) fn enter(&self, address: IpAddr) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.enter_address(address)?;
-        if !raise(&self.served, self.limit) {
-            self.leave_address(address);
-            return Err(Excess::Server);
+        let place = self.enter_address(address);
+        if matches!(place, Place::Over(_)) {
+            return place;
         }
-        if !raise(&self.handshakes, self.handshake_limit) {
+        if !raise(&self.served, &self.limit) {
+            self.leave_address(address, place);
+            return Place::Over(Excess::Server);
+        }
+        if !raise(&self.handshakes, &self.handshake_limit) {
             self.served.fetch_sub(1, Ordering::Relaxed);
-            self.leave_address(address);
-            return Err(Excess::Handshakes);
+            self.leave_address(address, place);
+            return Place::Over(Excess::Handshakes);
         }
-        Ok(())
+        place
     }
 
     /// The request of a connection that is over no limit is complete, or will never be. Said once for each.
@@ -73,13 +106,13 @@ impl Admission {
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The connection from `address` is gone, of which `enter` said that it was over a limit, or not.
-    pub(crate) fn leave(&self, address: IpAddr, excess: Option<Excess>) {
-        if excess.is_none() {
+    /// The connection from `address` is gone, for which `enter` gave this place.
+    pub(crate) fn leave(&self, address: IpAddr, place: Place) {
+        if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
-            self.leave_address(address);
+            self.leave_address(address, place);
             if fault::is(Fault::CountedTwice) {
-                self.leave_address(address);
+                self.leave_address(address, place);
             }
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
@@ -95,20 +128,22 @@ impl Admission {
         self.by_address.lock().expect("nobody panics while counting").len()
     }
 
-    fn enter_address(&self, address: IpAddr) -> Result<(), Excess> {
-        if self.limit_per_address > 0 {
-            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
-            let count = by_address.entry(key(address)).or_default();
-            if *count == self.limit_per_address {
-                return Err(Excess::Address);
-            }
-            *count += 1;
+    fn enter_address(&self, address: IpAddr) -> Place {
+        let limit = self.limit_per_address.load(Ordering::Relaxed);
+        if limit == 0 {
+            return Place::Uncounted;
         }
-        Ok(())
+        let mut by_address = self.by_address.lock().expect("nobody panics while counting");
+        let count = by_address.entry(key(address)).or_default();
+        if *count >= limit {
+            return Place::Over(Excess::Address);
+        }
+        *count += 1;
+        Place::Counted
     }
 
-    fn leave_address(&self, address: IpAddr) {
-        if self.limit_per_address > 0 {
+    fn leave_address(&self, address: IpAddr, place: Place) {
+        if place == Place::Counted {
             let mut by_address = self.by_address.lock().expect("nobody panics while counting");
             let key = key(address);
             let count = by_address.get_mut(&key).expect("who leaves has entered");
@@ -121,7 +156,8 @@ impl Admission {
 }
 
 /// Counts one more, if that is not too many.
-fn raise(count: &AtomicU64, limit: u64) -> bool {
+fn raise(count: &AtomicU64, limit: &AtomicU64) -> bool {
+    let limit = limit.load(Ordering::Relaxed);
     let next = |count| (count < limit).then_some(count + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
 }
@@ -142,45 +178,70 @@ mod tests {
         text.parse().expect("an address")
     }
 
+    fn admission(server: u64, per_address: u32, handshakes: u64) -> Admission {
+        Admission::new(Limits { server, per_address, handshakes })
+    }
+
     #[test]
     fn each_limit_has_its_own_excess_and_leaving_makes_room() {
-        let admission = Admission::new(3, 2, 100);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
-        assert_eq!(admission.enter(ip("10.0.0.2")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Server));
-        admission.leave(ip("10.0.0.1"), None);
+        let admission = admission(3, 2, 100);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Counted);
         // Those who are over a limit are still there, and in nobody's way.
-        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(()));
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.count(), 5);
-        admission.leave(ip("10.0.0.1"), Some(Excess::Address));
-        admission.leave(ip("10.0.0.3"), Some(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
+        admission.leave(ip("10.0.0.3"), Place::Over(Excess::Server));
         for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3"] {
-            admission.leave(ip(address), None);
+            admission.leave(ip(address), Place::Counted);
         }
         assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }
 
     #[test]
     fn who_has_said_what_it_wants_makes_room_for_another_handshake() {
-        let admission = Admission::new(10, 2, 2);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.2")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.3")), Err(Excess::Handshakes));
+        let admission = admission(10, 2, 2);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Handshakes));
         assert_eq!(admission.addresses(), 2, "who is refused counts for nobody");
         admission.handshake_over();
-        assert_eq!(admission.enter(ip("10.0.0.3")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.4")), Err(Excess::Handshakes));
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Handshakes));
     }
 
     #[test]
     fn ipv6_counts_by_its_first_64_bits_and_mapped_addresses_as_ipv4() {
-        let admission = Admission::new(10, 1, 100);
-        assert_eq!(admission.enter(ip("2001:db8::1")), Ok(()));
-        assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Err(Excess::Address));
-        assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Ok(()));
-        assert_eq!(admission.enter(ip("::ffff:10.0.0.1")), Ok(()));
-        assert_eq!(admission.enter(ip("10.0.0.1")), Err(Excess::Address));
+        let admission = admission(10, 1, 100);
+        assert_eq!(admission.enter(ip("2001:db8::1")), Place::Counted);
+        assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Place::Over(Excess::Address));
+        assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Place::Counted);
+        assert_eq!(admission.enter(ip("::ffff:10.0.0.1")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+    }
+
+    #[test]
+    fn who_came_before_a_limit_for_addresses_leaves_uncounted() {
+        let admission = admission(10, 0, 100);
+        let early = admission.enter(ip("10.0.0.1"));
+        assert_eq!(early, Place::Uncounted);
+        admission.set_limits(Limits { server: 10, per_address: 2, handshakes: 100 });
+        let counted = admission.enter(ip("10.0.0.1"));
+        admission.leave(ip("10.0.0.1"), early);
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
+        // The limit is below what is there, and then there is none.
+        admission.set_limits(Limits { server: 10, per_address: 1, handshakes: 100 });
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
+        admission.set_limits(Limits { server: 1, per_address: 0, handshakes: 100 });
+        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Server));
+        admission.leave(ip("10.0.0.1"), Place::Over(Excess::Server));
+        admission.leave(ip("10.0.0.1"), counted);
+        admission.leave(ip("10.0.0.1"), counted);
+        assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }
 }

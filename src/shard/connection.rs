@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::admission::Excess;
+use super::admission::Place;
 use super::pace::Spent;
 use crate::protocol::Protocol;
 
@@ -60,8 +60,8 @@ pub(crate) struct Connection {
     /// What its windows may come to, in units of [`CONTEXT_UNIT`].
     context_units: u8,
     pub(crate) peer: IpAddr,
-    /// The limit that this connection is over, which its request is answered with.
-    pub(crate) excess: Option<Excess>,
+    /// How it is counted.
+    pub(crate) place: Place,
     /// When something must have happened.
     pub(crate) deadline_ms: u64,
     /// When this connection's timer fires, 0 when none is set.
@@ -74,10 +74,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn free() -> Self {
-        Self { phase: Phase::Free, ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), None, 0) }
+        Self { phase: Phase::Free, ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Place::Uncounted, 0) }
     }
 
-    pub(crate) fn new(peer: IpAddr, excess: Option<Excess>, now_ms: u64) -> Self {
+    pub(crate) fn new(peer: IpAddr, place: Place, now_ms: u64) -> Self {
         Self {
             protocol: Protocol::new(),
             phase: Phase::Handshake,
@@ -87,7 +87,7 @@ impl Connection {
             pinged: false,
             context_units: 0,
             peer,
-            excess,
+            place,
             deadline_ms: u64::MAX,
             timer_ms: 0,
             heard_ms: now_ms,

@@ -13,7 +13,7 @@ use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status};
 
-use super::admission::Excess;
+use super::admission::{Excess, Place};
 use super::connection::{Connection, Pause, Phase};
 use super::http::{self, Route};
 use super::{Held, Pace, Shard, UNREAD_LIMIT};
@@ -62,13 +62,13 @@ impl<B: Backend> Shard<B> {
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);
         }
-        let excess = self.shared.admission.enter(peer).err();
-        self.connections[index] = Connection::new(peer, excess, self.now_ms);
+        let place = self.shared.admission.enter(peer);
+        self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
-        if let Some(excess) = excess {
+        if let Place::Over(excess) = place {
             // At once: whoever is over a limit and says nothing keeps no descriptor from others.
             self.refuse(slot, &excess_refusal(excess));
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));

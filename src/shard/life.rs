@@ -13,6 +13,7 @@ use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
 use crate::protocol::{CloseCode, Opcode, Refusal, Status};
 
+use super::admission::Place;
 use super::connection::{Connection, Pause, Phase};
 use super::events::close_frame;
 use super::pace::Spent;
@@ -145,7 +146,8 @@ impl<B: Backend> Shard<B> {
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let connection = &mut self.connections[slot as usize];
         let was = std::mem::replace(&mut connection.phase, phase);
-        if was == Phase::Handshake && phase != Phase::Handshake && connection.excess.is_none() {
+        let is_served = !matches!(connection.place, Place::Over(_));
+        if was == Phase::Handshake && phase != Phase::Handshake && is_served {
             self.shared.admission.handshake_over();
         }
     }
@@ -161,7 +163,7 @@ impl<B: Backend> Shard<B> {
         if !fault::is(Fault::LostContext) {
             self.stats.context_bytes_released.add(gone.context_memory() as u64);
         }
-        self.shared.admission.leave(gone.peer, gone.excess);
+        self.shared.admission.leave(gone.peer, gone.place);
         self.live -= 1;
         self.stats.closed.add(1);
     }

@@ -13,6 +13,7 @@ mod life;
 mod mail;
 mod mailbox;
 mod pace;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -22,10 +23,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::{Compression, LagPolicy};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, Event, Waker};
-use crate::protocol::{CloseCode, Limits, Reader};
+use crate::protocol::{CloseCode, Reader};
 use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
@@ -34,6 +34,7 @@ use connection::Connection;
 pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
 pub(crate) use pace::Pace;
+pub(crate) use settings::{Notice, Settings, hub_options};
 
 /// Bytes of answers that a client may leave unread before nothing more is received from it.
 const UNREAD_LIMIT: usize = 64 << 10;
@@ -46,25 +47,18 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// Set once: the server is to end.
     pub(crate) stopping: AtomicBool,
+    pub(crate) notice: Notice,
 }
 
-/// Settings of a shard.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) shard: u16,
-    pub(crate) shards: u16,
-    pub(crate) limits: Limits,
-    pub(crate) compression: Compression,
-    /// Bytes that the windows of all connections may come to.
-    pub(crate) context_memory: usize,
-    pub(crate) pace: Pace,
-    pub(crate) lag_policy: LagPolicy,
-    pub(crate) has_page: bool,
-    pub(crate) handshake_ms: u64,
-    pub(crate) ping_ms: u64,
-    pub(crate) pong_ms: u64,
-    pub(crate) close_ms: u64,
-    pub(crate) drain_ms: u64,
+impl Shared {
+    /// Of a server that is to run.
+    pub(crate) fn new(limits: admission::Limits) -> Self {
+        Self {
+            admission: Admission::new(limits),
+            stopping: AtomicBool::new(false),
+            notice: Notice::default(),
+        }
+    }
 }
 
 /// How much of a thing there may be.
@@ -98,6 +92,8 @@ enum Held {
 /// One worker: everything that lives on its thread.
 pub(crate) struct Shard<B> {
     settings: Settings,
+    /// Number of the notice that they are from.
+    noticed: u32,
     backend: B,
     waker: Waker,
     hub: Hub,
@@ -146,6 +142,7 @@ impl<B: Backend> Shard<B> {
         Self {
             reader: Reader::new(settings.limits),
             settings,
+            noticed: 0,
             waker: backend.waker(),
             backend,
             hub,
@@ -196,6 +193,7 @@ impl<B: Backend> Shard<B> {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.stats.turns.add(1);
+        self.take_notice();
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -216,7 +214,9 @@ impl<B: Backend> Shard<B> {
             return Some(Duration::ZERO);
         }
         self.waker.prepare();
-        if self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some() {
+        let is_stopping = self.shared.stopping.load(Ordering::SeqCst);
+        let is_told = is_stopping != self.drain.is_some() || self.shared.notice.number() != self.noticed;
+        if is_told || self.has_mail() {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::app::Relay;
+use crate::config::{Compression, LagPolicy};
 use crate::hub::{Kind, Message, Options};
 use crate::io::{Buffer, Close};
 use crate::protocol::Limits;
@@ -38,7 +39,7 @@ impl Backend for Quiet {
 
 /// All shards of a server. They keep a history, so that rooms without members take messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
-    let shared = Arc::new(Shared { admission: Admission::new(10, 0, 10), stopping: AtomicBool::new(false) });
+    let shared = Arc::new(Shared::new(admission::Limits { server: 10, per_address: 0, handshakes: 10 }));
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {

@@ -232,7 +232,8 @@ impl Client {
             5 => frames::encode(random, 1 | RSV1, true, b"\xff\xff no block begins so"),
             6 => frames::encode(random, 2 | RSV1, true, &bomb(100_000)),
             7 => frames::encode(random, 9 | RSV1, true, b"no control frame is compressed"),
-            _ => (0..20).map(|_| random.next() as u8).collect(),
+            // With a reserved bit, since a valid frame would be heard by others.
+            _ => (0..20).map(|at| random.next() as u8 | u8::from(at == 0) << 5).collect(),
         };
         self.out.extend(bytes);
     }

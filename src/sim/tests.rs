@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::world::{Outcome, run};
+use super::world::{Outcome, run, run_with_reloads};
 use crate::fault::{Fault, PRESENT};
 
 const FIXED: u64 = 2_000;
@@ -16,6 +16,17 @@ const COMMAND: &str = "cargo test --lib sim::tests::one -- --nocapture";
 
 /// Runs so many seeds from `first` on over all processors.
 fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
+    let replay = |seed| format!("{REPLAY}={seed} {COMMAND}");
+    run_seeds_with(|seed| run(seed, false), replay, first, count)
+}
+
+/// The same with another way to run a seed, and the command that does it again.
+fn run_seeds_with(
+    run: impl Fn(u64) -> Outcome + Sync,
+    replay: impl Fn(u64) -> String + Sync,
+    first: u64,
+    count: u64,
+) -> Vec<Outcome> {
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -27,10 +38,8 @@ fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
                     return outcomes;
                 }
                 let seed = first.wrapping_add(offset);
-                let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
-                outcomes.push(
-                    outcome.unwrap_or_else(|_| panic!("seed {seed} failed; {REPLAY}={seed} {COMMAND}")),
-                );
+                let outcome = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                outcomes.push(outcome.unwrap_or_else(|_| panic!("seed {seed} failed; {}", replay(seed))));
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -78,6 +87,20 @@ fn fresh_seeds() {
     let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
     println!("{count} seeds from {first} on");
     run_seeds(first, count);
+}
+
+/// The settings change while everything else goes on.
+#[test]
+fn seeds_with_reloads() {
+    let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
+    let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
+    let replay = |seed| {
+        format!("UPROAR_SIM_FROM={seed} UPROAR_SIM_RUNS=1 cargo test --lib sim::tests::seeds_with_reloads")
+    };
+    let outcomes = run_seeds_with(run_with_reloads, replay, first, count);
+    let heard = outcomes.iter().filter(|outcome| outcome.heard > 0).count() as u64;
+    println!("{heard} of {count} seeds heard messages");
+    assert!(heard > 0 || count < FRESH);
 }
 
 /// Runs the seed of `UPROAR_SIM_SEED`, and shows what happens.

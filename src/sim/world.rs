@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::client::{Character, Client, Rules};
 use super::kernel::{Core, Simulated};
@@ -11,11 +12,11 @@ use super::net::Net;
 use super::random::Random;
 use super::truth::{Application, Truth, Watch};
 use crate::app::App;
-use crate::config::{Compression, LagPolicy};
+use crate::config::{Compression, Config, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
 use crate::protocol::Limits;
-use crate::shard::admission::Admission;
+use crate::shard::admission;
 use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
 use crate::stats::Totals;
 
@@ -82,6 +83,8 @@ pub(super) struct World {
     is_paced: bool,
     /// Whether no room gives its history up while it has members.
     keeps_history: bool,
+    /// What decides on other settings, if these change during the run.
+    reloads: Option<Random>,
 }
 
 /// What came of a run.
@@ -103,7 +106,22 @@ pub(super) struct Outcome {
 /// # Panics
 /// When something happened that must not.
 pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
-    let mut world = World::new(seed, verbose);
+    play_out(World::new(seed, verbose))
+}
+
+/// Runs a seed with settings that change now and then.
+///
+/// # Panics
+/// The same.
+pub(super) fn run_with_reloads(seed: u64) -> Outcome {
+    let mut world = World::new(seed, false);
+    world.reloads = Some(Random::new(seed));
+    // A rate may come and go.
+    world.is_paced = true;
+    play_out(world)
+}
+
+fn play_out(mut world: World) -> Outcome {
     world.play();
     if world.random.once_in(4) {
         world.stop();
@@ -142,11 +160,11 @@ impl World {
             jumps: random.once_in(8),
             is_stopping: false,
         };
-        let limits = (random.pick(&[5, 1_000]), random.pick(&[0, 0, 3]), random.pick(&[2, 1_000]));
-        let shared = Arc::new(Shared {
-            admission: Admission::new(limits.0, limits.1, limits.2),
-            stopping: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(admission::Limits {
+            server: random.pick(&[5, 1_000]),
+            per_address: random.pick(&[0, 0, 3]),
+            handshakes: random.pick(&[2, 1_000]),
+        }));
         let mut world = Self {
             net,
             truth: Truth::default(),
@@ -160,6 +178,7 @@ impl World {
             stalled: None,
             is_paced: false,
             keeps_history: false,
+            reloads: None,
         };
         world.add_shards();
         let characters = [
@@ -275,6 +294,7 @@ impl World {
     fn play(&mut self) {
         for _ in 0..self.steps {
             self.step(false);
+            self.maybe_reload();
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
             }
@@ -283,6 +303,41 @@ impl World {
                 let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
                 self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
             }
+        }
+    }
+
+    /// Now and then other settings for all shards, of those that clients need not know.
+    fn maybe_reload(&mut self) {
+        let Some(random) = &mut self.reloads else { return };
+        if !random.once_in(50) {
+            return;
+        }
+        self.shared.notice.put_up(Config {
+            max_message: 60_000,
+            message_rate: Some(random.pick(&[0, 0, 100])),
+            byte_rate: Some(random.pick(&[0, 0, 20_000])),
+            lag_window: random.pick(&[2_000, 20_000, 1 << 20]),
+            lag_policy: random.pick(&[LagPolicy::Close, LagPolicy::Skip]),
+            compression: random.pick(&[Compression::Off, Compression::Shared, Compression::Dedicated]),
+            compression_threshold: random.pick(&[0, 200]),
+            context_memory: random.pick(&[0, 40_000, 1 << 20]),
+            history_bytes: random.pick(&[0, 500, 2_000]),
+            history_seconds: Duration::from_millis(random.pick(&[0, 100, 2_000])),
+            history_memory: random.pick(&[0, 3_000, 1 << 20]),
+            handshake_seconds: Duration::from_secs(1),
+            ping_seconds: Duration::from_millis(PING_MS),
+            pong_seconds: Duration::from_secs(1),
+            close_seconds: Duration::from_millis(CLOSE_MS),
+            drain_seconds: Duration::from_millis(DRAIN_MS),
+            ..Config::default()
+        });
+        self.shared.admission.set_limits(admission::Limits {
+            server: random.pick(&[5, 1_000]),
+            per_address: random.pick(&[0, 0, 3]),
+            handshakes: random.pick(&[2, 1_000]),
+        });
+        for address in &self.addresses {
+            address.wake();
         }
     }
 

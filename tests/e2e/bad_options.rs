@@ -1,10 +1,13 @@
 //! Every option refuses what it cannot be, and says what it wants.
 
+use std::collections::BTreeSet;
+
 use crate::process::refuses;
-use crate::support::process::{output, uproar};
+use crate::support::process::{output, settings_file, uproar};
 
 /// Options with values that they refuse.
 const BAD: &[(&str, &[&str])] = &[
+    ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
     ("--listen", &["8000", "localhost:8000", "127.0.0.1:70000", "127.0.0.1"]),
     ("--app", &["game"]),
     ("--backend", &["kqueue"]),
@@ -43,14 +46,29 @@ fn every_option_refuses_bad_values() {
     }
 }
 
+/// The same values in a file, each with quotes and without: a number with quotes is as wrong as a word without.
+#[test]
+fn every_key_of_the_file_refuses_bad_values() {
+    let path = settings_file("bad values", "");
+    for (option, values) in &BAD[1..] {
+        let key = &option[2..];
+        for value in *values {
+            for value in [format!("\"{value}\""), (*value).into()] {
+                settings_file("bad values", format!("# One line before it.\n{key} = {value}\n"));
+                refuses(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2", key]);
+            }
+        }
+    }
+}
+
 /// Whoever adds an option gives it a row above.
 #[test]
 fn every_option_is_in_the_table() {
     let help = output(&mut uproar(&["--help"]));
     let text = String::from_utf8(help.stdout).expect("text");
     let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
-    let names: Vec<_> = named.filter_map(|rest| rest.split_whitespace().next()).collect();
-    let known: Vec<_> = BAD.iter().map(|(option, _)| &option[2..]).collect();
+    let names: BTreeSet<_> = named.filter_map(|rest| rest.split_whitespace().next()).collect();
+    let known: BTreeSet<_> = BAD.iter().map(|(option, _)| &option[2..]).collect();
     assert_eq!(names, known);
 }
 
@@ -65,4 +83,10 @@ fn unknown_words_are_refused_with_a_hint() {
 fn what_cannot_be_together_is_refused_with_a_way_out() {
     let parts = ["--history-bytes 4096", "--lag-window 4096", "lower the one or raise the other"];
     refuses(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
+    for (first, second) in
+        [("127.0.0.1:1", "127.0.0.1:1"), ("0.0.0.0:1", "127.0.0.1:1"), ("127.0.0.1:1", "[::]:1")]
+    {
+        let parts = [first, second, "overlap", "leave one of them out"];
+        refuses(&mut uproar(&["--listen", first, "--listen", second]), &parts);
+    }
 }

@@ -54,8 +54,8 @@ fn a_second_signal_ends_at_once(backend: BackendName) {
 fn stopping_from_the_library_does_the_same(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Relay, 4));
     let clients: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
-    let stopper = server.stopper();
-    stopper.stop();
+    let control = server.control();
+    control.stop();
     for mut client in clients {
         assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
     }

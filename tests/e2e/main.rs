@@ -19,6 +19,7 @@ macro_rules! on_both_backends {
 mod bad_options;
 mod chat;
 mod compression;
+mod config_file;
 mod descriptors;
 mod endings;
 mod frames;
@@ -29,6 +30,7 @@ mod panics;
 mod process;
 mod rates;
 mod relay;
+mod reload;
 #[allow(dead_code, reason = "the tests of hostile clients use what these do not")]
 mod support;
 mod timeouts;

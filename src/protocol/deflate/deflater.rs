@@ -29,6 +29,11 @@ impl Deflater {
         Self { engines: [const { None }; _], threshold, out: Vec::new() }
     }
 
+    /// From now on leaves messages of less than `threshold` bytes as they are.
+    pub fn set_threshold(&mut self, threshold: usize) {
+        self.threshold = threshold;
+    }
+
     /// Whether a message of `len` bytes is worth the trouble.
     pub fn takes(&self, len: usize) -> bool {
         len >= self.threshold

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -126,6 +127,15 @@ pub(crate) fn uproar(args: &[&str]) -> Command {
     }
     command.args(args);
     command
+}
+
+/// Writes a file with settings, `uproar.toml` in a directory of this name; its path.
+pub(crate) fn settings_file(name: &str, text: impl AsRef<[u8]>) -> String {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let path = directory.join("uproar.toml");
+    std::fs::write(&path, text).expect("written");
+    path.into_os_string().into_string().expect("a path in UTF-8")
 }
 
 /// Runs a command that ends by itself.

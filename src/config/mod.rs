@@ -1,9 +1,30 @@
-//! The command line and its environment variables.
+//! The settings: what they are, and how the command line, variables and a file give them.
+//!
+//! An option is defined once, as a field of [`Config`] with clap's attributes. What the file may say follows from
+//! that: its keys are the options' names, and its values stand where the defaults stood, so that clap's own order
+//! (flag, variable, default) and its own checks hold for them, too.
 
+mod file;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+#[cfg(test)]
+pub(crate) use file::{keys, needs_restart, options};
+pub use load::{Change, LoadError, Loaded};
+
+/// Heading, in the help, of the options that keep their value until the server starts again.
+const AT_START: &str = "Options that need a restart to change";
 
 /// A WebSocket chat and broadcast server: thread per core, on io_uring or epoll.
 #[derive(Debug, Parser)]
@@ -12,21 +33,36 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    config: Config,
+    options: Options,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server (the default).
-    Serve(Config),
+    Serve(Options),
+    /// Print the settings and where each comes from, or what is wrong with them; run nothing.
+    Check(Options),
+}
+
+#[derive(Args, Debug)]
+struct Options {
+    /// File with settings (TOML), one key for each option; read again on SIGHUP.
+    #[arg(long, env = "UPROAR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Config,
 }
 
 impl Cli {
-    /// The settings of the server to run.
+    /// The settings of the server to run, or to check.
     pub fn into_config(self) -> Config {
+        self.options().settings
+    }
+
+    fn options(self) -> Options {
         match self.command {
-            Some(Command::Serve(config)) => config,
-            None => self.config,
+            Some(Command::Serve(options) | Command::Check(options)) => options,
+            None => self.options,
         }
     }
 }
@@ -73,56 +109,62 @@ pub enum Compression {
     Dedicated,
 }
 
-/// Settings of the server. Each is a flag and a variable `UPROAR_…`; the flag wins.
+/// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     /// Address to listen on; may be given several times.
-    #[arg(long, env = "UPROAR_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
+    #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
+          value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
           value_delimiter = ',', value_parser = parse_address)]
     pub listen: Vec<SocketAddr>,
 
     /// What to run.
-    #[arg(long, env = "UPROAR_APP", value_name = "APP", default_value = "chat")]
+    #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP", default_value = "chat")]
     pub app: AppName,
 
     /// How to talk to the kernel.
-    #[arg(long, env = "UPROAR_BACKEND", value_name = "BACKEND", default_value = "auto")]
+    #[arg(long, env = "UPROAR_BACKEND", help_heading = AT_START,
+          value_name = "BACKEND", default_value = "auto")]
     pub backend: BackendName,
 
     /// Worker threads, one a core by default.
-    #[arg(long, env = "UPROAR_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "UPROAR_WORKERS", help_heading = AT_START, value_name = "N",
+          value_parser = whole(1..=1024_u16))]
     pub workers: Option<u16>,
 
     /// Most connections at a time over all workers; further ones get 503. 0: as many as there are descriptors.
-    #[arg(long, env = "UPROAR_MAX_CONNECTIONS", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "UPROAR_MAX_CONNECTIONS", value_name = "N", default_value_t = 0,
+          value_parser = whole(0..=u32::MAX))]
     pub max_connections: u32,
 
     /// Most connections at a time from one address (IPv6: one /64); further ones get 429. 0: no limit.
-    #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N", default_value_t = 0,
+          value_parser = whole(0..=u32::MAX))]
     pub max_connections_per_ip: u32,
 
     /// Most connections at a time that have not finished their request; further ones get 503. 0: half of what
     /// --max-connections comes to, but at least 1024.
-    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0)]
+    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0,
+          value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
-          value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
+          value_parser = whole(1..=1_u32 << 30))]
     pub max_message: u32,
 
     /// Messages and control frames a second that a client may send, 4 s of it at once; a faster one is not received
     /// from until it has waited. 0: no limit. The chat has 20 if nothing is said, other applications 0.
-    #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N")]
+    #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub message_rate: Option<u32>,
 
     /// Bytes a second that a client may send, as with --message-rate. The chat has 262144 if nothing is said.
-    #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES")]
+    #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES", value_parser = whole(0..=u32::MAX))]
     pub byte_rate: Option<u32>,
 
     /// How far a client may fall behind in a room, or leave answers unread, before it has lagged.
     #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = 1 << 20,
-          value_parser = clap::value_parser!(u32).range(1024..=1 << 30))]
+          value_parser = whole(1024..=1_u32 << 30))]
     pub lag_window: u32,
 
     /// What happens to a client that has lagged.
@@ -134,44 +176,54 @@ pub struct Config {
     pub compression: Compression,
 
     /// Messages shorter than this are sent plain.
-    #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES", default_value_t = 128)]
+    #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES", default_value_t = 128,
+          value_parser = whole(0..=u32::MAX))]
     pub compression_threshold: u32,
 
     /// Most memory for what compression refers back to, over all clients; further ones do without context takeover.
-    #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = 64 << 20,
+          value_parser = whole(0..=u32::MAX))]
     pub context_memory: u32,
 
     /// How much of a room's past is kept for newcomers to the chat, who see its last 50 messages. 0: nothing.
-    #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = 64 << 10)]
+    #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = 64 << 10,
+          value_parser = whole(0..=u32::MAX))]
     pub history_bytes: u32,
 
     /// How long a room's past is kept after its last member left.
-    #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
+    #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS", default_value = "600",
+          value_parser = parse_seconds)]
     pub history_seconds: Duration,
 
     /// Bytes that the past of all rooms may take. Beyond them the past of rooms without members goes, then that of
     /// others, always of the least recently used first. 0: no limit.
-    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = 128 << 20)]
+    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = 128 << 20,
+          value_parser = whole(0..=u64::MAX))]
     pub history_memory: u64,
 
     /// How long a client may take for its request.
-    #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
+    #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS", default_value = "10",
+          value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
 
     /// A client that was silent for so long is sent a ping.
-    #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS", default_value = "30", value_parser = parse_some_seconds)]
+    #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS", default_value = "30",
+          value_parser = parse_some_seconds)]
     pub ping_seconds: Duration,
 
     /// A client that answers no ping for so long is closed with 1008.
-    #[arg(long, env = "UPROAR_PONG_SECONDS", value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
+    #[arg(long, env = "UPROAR_PONG_SECONDS", value_name = "SECONDS", default_value = "10",
+          value_parser = parse_some_seconds)]
     pub pong_seconds: Duration,
 
     /// How long the closing handshake, or the end of a response, may take.
-    #[arg(long, env = "UPROAR_CLOSE_SECONDS", value_name = "SECONDS", default_value = "5", value_parser = parse_some_seconds)]
+    #[arg(long, env = "UPROAR_CLOSE_SECONDS", value_name = "SECONDS", default_value = "5",
+          value_parser = parse_some_seconds)]
     pub close_seconds: Duration,
 
     /// On SIGTERM or SIGINT, the time over which clients are closed.
-    #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5",
+          value_parser = parse_seconds)]
     pub drain_seconds: Duration,
 
     /// Receive buffers of each worker. For tests: fewer of them mean load, and nothing else.
@@ -179,22 +231,40 @@ pub struct Config {
     pub receive_buffers: u16,
 
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
-    #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
+}
+
+/// Settings that cannot be together: one line, with the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Conflict {
+    /// The names of the options.
+    options: &'static [&'static str],
+    message: String,
 }
 
 impl Config {
     /// Checks what single values cannot tell, and names the way out.
     ///
     /// # Errors
-    /// One line for the person who chose the values.
-    pub fn check(&self) -> Result<(), String> {
+    /// What cannot be together.
+    pub fn check(&self) -> Result<(), Conflict> {
+        for (at, second) in self.listen.iter().enumerate() {
+            if let Some(first) = self.listen[..at].iter().find(|first| overlap(**first, *second)) {
+                let message = format!(
+                    "--listen {first} and --listen {second} overlap: leave one of them out or choose another port"
+                );
+                return Err(Conflict { options: &["listen"], message });
+            }
+        }
         if self.history_bytes > self.lag_window / 2 {
-            return Err(format!(
+            let message = format!(
                 "--history-bytes {} is more than half of --lag-window {}: newcomers would lag at once; \
                  lower the one or raise the other",
                 self.history_bytes, self.lag_window
-            ));
+            );
+            return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
         Ok(())
     }
@@ -242,6 +312,32 @@ impl Default for Config {
     }
 }
 
+/// Whether whoever listens on the one address has the other one, too. Port 0 is another port each time.
+fn overlap(first: SocketAddr, second: SocketAddr) -> bool {
+    let covers =
+        |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let is_same = first.ip() == second.ip() || covers(first, second) || covers(second, first);
+    is_same && first.port() == second.port() && first.port() != 0
+}
+
+/// Takes whole numbers of a range; what it refuses, it answers with the range.
+fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("want a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+fn parse_log(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.into()),
+        Err(error) => Err(format!("{error}; want a level like info, or directives like uproar::shard=debug")),
+    }
+}
+
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "want an address and a port, like 127.0.0.1:8000 or [::1]:8000".into())
 }
@@ -259,31 +355,4 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 fn parse_some_seconds(text: &str) -> Result<Duration, String> {
     let longer = |time: Duration| (time >= Duration::from_millis(1)).then_some(time);
     longer(parse_seconds(text)?).ok_or_else(|| "want more than 0 seconds".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_is_what_an_empty_command_line_gives() {
-        let parsed = Cli::parse_from(["uproar"]).into_config();
-        assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
-        let served = Cli::parse_from(["uproar", "serve"]).into_config();
-        assert_eq!(format!("{served:?}"), format!("{parsed:?}"));
-    }
-
-    #[test]
-    fn several_addresses_can_be_given_in_both_ways() {
-        let args = ["uproar", "--listen", "127.0.0.1:1", "--listen", "[::1]:2,127.0.0.1:3"];
-        let ports: Vec<u16> =
-            Cli::parse_from(args).into_config().listen.iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, [1, 2, 3]);
-    }
-
-    #[test]
-    fn a_history_that_makes_newcomers_lag_is_refused() {
-        let config = Config { history_bytes: 1024, lag_window: 1024, ..Config::default() };
-        assert!(config.check().is_err_and(|line| line.contains("--history-bytes 1024")));
-    }
 }

@@ -1,0 +1,134 @@
+//! What a command line and a file come to.
+
+use std::ffi::OsString;
+use std::fs;
+
+use clap::Arg;
+use proptest::prelude::*;
+
+use super::file::{File, keys, options, shown};
+use super::load::quoted;
+use super::*;
+
+#[test]
+fn the_default_is_what_an_empty_command_line_gives() {
+    let parsed = Cli::parse_from(["uproar"]).into_config();
+    assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
+    let served = Cli::parse_from(["uproar", "serve"]).into_config();
+    assert_eq!(format!("{served:?}"), format!("{parsed:?}"));
+}
+
+#[test]
+fn several_addresses_can_be_given_in_both_ways() {
+    let args = ["uproar", "--listen", "127.0.0.1:1", "--listen", "[::1]:2,127.0.0.1:3"];
+    let ports: Vec<u16> = Cli::parse_from(args).into_config().listen.iter().map(SocketAddr::port).collect();
+    assert_eq!(ports, [1, 2, 3]);
+}
+
+#[test]
+fn a_history_that_makes_newcomers_lag_is_refused() {
+    let config = Config { history_bytes: 1024, lag_window: 1024, ..Config::default() };
+    assert!(config.check().is_err_and(|line| line.to_string().contains("--history-bytes 1024")));
+}
+
+#[test]
+fn addresses_overlap_when_one_of_them_is_all_of_a_family() {
+    let address = |text: &str| text.parse().expect("an address");
+    for (first, second, both) in [
+        ("127.0.0.1:1", "127.0.0.1:1", true),
+        ("127.0.0.1:1", "127.0.0.1:2", false),
+        ("127.0.0.1:1", "127.0.0.2:1", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("0.0.0.0:1", "127.0.0.1:1", true),
+        ("0.0.0.0:1", "[::1]:1", false),
+        ("[::]:1", "127.0.0.1:1", true),
+        ("[::]:1", "0.0.0.0:1", true),
+        ("[::]:1", "[::1]:1", true),
+    ] {
+        for (first, second) in [(first, second), (second, first)] {
+            assert_eq!(overlap(address(first), address(second)), both, "{first} and {second}");
+        }
+    }
+}
+
+/// A key of the file can be written in a way that its option takes: with the default as an example.
+#[test]
+fn every_default_can_stand_in_the_file() {
+    let options = options();
+    for option in keys(&options) {
+        let Some(default) = option.get_default_values().first() else { continue };
+        let (key, default) = (option.get_long().expect("keys have names"), default.to_string_lossy());
+        let forms = [format!("{key} = {default}\n"), format!("{key} = {default:?}\n")];
+        let right = forms.iter().filter(|text| File::parse("file", text).is_ok()).count();
+        assert_eq!(right, 1, "{key}: a number stands without quotes, and text with them");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let secret = Arg::new("token").long("token").env("UPROAR_TOKEN").hide_env_values(true);
+    assert_eq!(shown(&secret, "hush"), "(secret)");
+    assert_eq!(shown(&Arg::new("app").long("app"), "chat"), "chat");
+    // Where TOML is broken nobody knows what is a secret.
+    for text in ["token = hush", "log = \"hush", "listen = [\n\"hush\" \"hush\"]", "hush"] {
+        let line = File::parse("file", text).expect_err("broken");
+        assert!(!line.contains("hush"), "{line}");
+    }
+}
+
+/// Loads a file with this text, as `uproar --config` does.
+fn load(name: &str, text: &str) -> Result<Loaded, LoadError> {
+    let path = std::env::temp_dir().join(format!("uproar-{}-{name}.toml", std::process::id()));
+    fs::write(&path, text).expect("written");
+    let loaded = Loaded::from_args(&["uproar".into(), "--config".into(), path.clone().into()]);
+    fs::remove_file(path).expect("it is there");
+    loaded
+}
+
+#[test]
+fn what_changes_is_told_until_it_is_adopted_or_restarted() {
+    let mut running = load("old", "workers = 1\nmessage-rate = 5\n").expect("right");
+    let text = "workers = 2\nmax-message = 7\nlog = \"debug\"\n";
+    let told = |changes: Vec<Change>| changes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let changes = told(running.adopt(load("new", text).expect("right")));
+    let expected = [
+        "workers: needs a restart",
+        "max-message: 1048576 → 7",
+        "message-rate: 5 → not set",
+        "log: \"info\" → \"debug\"",
+    ];
+    assert_eq!(changes, expected);
+    assert_eq!(running.config.max_message, 7);
+    assert_eq!(told(running.adopt(load("same", text).expect("right"))), ["workers: needs a restart"]);
+    let back = text.replace("workers = 2", "workers = 1");
+    assert_eq!(told(running.adopt(load("back", &back).expect("right"))), [""; 0]);
+}
+
+#[test]
+fn help_is_no_mistake() {
+    let help = Loaded::from_args(&[OsString::from("uproar"), "--help".into()]);
+    assert!(matches!(help, Err(LoadError::Help(_))), "{help:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn quoted_text_is_read_as_it_was(text in ".*") {
+        let line = format!("key = {}", quoted(&text));
+        let table = toml::de::DeTable::parse(&line).expect("a line of the file");
+        prop_assert_eq!(table.get_ref()["key"].get_ref().as_str(), Some(&*text));
+    }
+
+    /// Whatever the file says, it is taken or refused in one line with its number.
+    #[test]
+    fn any_text_is_read_or_refused_in_one_line(
+        lines in prop::collection::vec("(app|max-message|listen|x|\\[a\\]|\"\"| ?)[ =.]{0,3}([0-9_.xe+-]{0,9}|\\[?\"[a-z:0-9]{0,9}\"?,?\\]?|.{0,9})", 0..4)
+    ) {
+        if let Err(line) = File::parse("file", &lines.join("\n")) {
+            let number = line.strip_prefix("file:").and_then(|rest| rest.split_once(": ")).map(|(number, _)| number);
+            prop_assert!(number.is_some_and(|number| number.parse::<usize>().is_ok()), "{}", line);
+            prop_assert!(!line.contains(char::is_control), "{:?}", line);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a shard goes by, as it follows from the server's settings and the application, and how it hears of new ones.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::app::App;
+use crate::config::{Compression, Config, LagPolicy};
+use crate::hub;
+use crate::io::Backend;
+use crate::protocol::Limits;
+
+use super::{Pace, Shard};
+
+/// Settings of a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) shard: u16,
+    pub(crate) shards: u16,
+    pub(crate) limits: Limits,
+    pub(crate) compression: Compression,
+    /// Bytes that the windows of all connections may come to.
+    pub(crate) context_memory: usize,
+    pub(crate) pace: Pace,
+    pub(crate) lag_policy: LagPolicy,
+    pub(crate) has_page: bool,
+    pub(crate) handshake_ms: u64,
+    pub(crate) ping_ms: u64,
+    pub(crate) pong_ms: u64,
+    pub(crate) close_ms: u64,
+    pub(crate) drain_ms: u64,
+}
+
+/// New settings on their way to the shards. Written when somebody changes them; a shard looks at the number once a
+/// turn, and takes the lock only when that is another one.
+#[derive(Debug, Default)]
+pub(crate) struct Notice {
+    number: AtomicU32,
+    config: Mutex<Arc<Config>>,
+}
+
+impl Settings {
+    /// Those of the shard with index `shard` of so many.
+    pub(crate) fn new(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Self {
+        let (messages, bytes) = app.rates();
+        Self {
+            shard,
+            shards,
+            limits: Limits { max_message: config.max_message as usize },
+            compression: config.compression,
+            context_memory: config.context_memory as usize / usize::from(shards),
+            pace: Pace {
+                messages: config.message_rate.unwrap_or(messages),
+                bytes: config.byte_rate.unwrap_or(bytes),
+            },
+            lag_policy: config.lag_policy,
+            has_page: app.has_page(),
+            handshake_ms: millis(config.handshake_seconds),
+            ping_ms: millis(config.ping_seconds),
+            pong_ms: millis(config.pong_seconds),
+            close_ms: millis(config.close_seconds),
+            drain_ms: millis(config.drain_seconds),
+        }
+    }
+}
+
+/// The same for its hub.
+pub(crate) fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::Options {
+    let history = if config.history_bytes > 0 { app.history() } else { 0 };
+    hub::Options {
+        shard,
+        shards,
+        lag_window: config.lag_window as usize,
+        history,
+        history_bytes: config.history_bytes as usize,
+        history_ms: millis(config.history_seconds),
+        compression_threshold: config.compression_threshold as usize,
+        history_memory: match usize::try_from(config.history_memory).unwrap_or(usize::MAX) {
+            0 => 0,
+            bytes => (bytes / usize::from(shards)).max(1),
+        },
+    }
+}
+
+impl Notice {
+    /// Puts up new settings. The shards are to be woken after it.
+    pub(crate) fn put_up(&self, config: Config) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.number.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Another one when there are new settings.
+    pub(super) fn number(&self) -> u32 {
+        self.number.load(Ordering::SeqCst)
+    }
+
+    /// The settings of this number, or newer ones.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<B: Backend> Shard<B> {
+    /// Goes over to new settings, if there are any. Deadlines that are set already stay as they are.
+    pub(super) fn take_notice(&mut self) {
+        let number = self.shared.notice.number();
+        if number == self.noticed {
+            return;
+        }
+        self.noticed = number;
+        let config = self.shared.notice.config();
+        let ids = (self.settings.shard, self.settings.shards);
+        self.settings = Settings::new(&config, ids, &*self.app);
+        self.reader.set_limits(self.settings.limits);
+        self.hub.set_options(hub_options(&config, ids, &*self.app));
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

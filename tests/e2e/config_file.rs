@@ -1,0 +1,174 @@
+//! The file with settings: what it decides, what is wrong with it, and what `uproar check` says of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use crate::process::refuses;
+use crate::support::process::{Process, output, settings_file, uproar};
+
+/// What a check prints: each key with its value and its origin.
+fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
+    let output = output(command);
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let settings = stdout.lines().map(|line| {
+        let (setting, origin) = line.rsplit_once(" # ").expect(line);
+        let (key, value) = setting.split_once(" = ").unwrap_or((setting, ""));
+        (key.trim().into(), (value.trim().into(), origin.into()))
+    });
+    settings.collect()
+}
+
+#[test]
+fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
+    let text = "app = \"relay\"\nworkers = 0x2\nlog = \"debug\"\nmax-message = 1_000\nping-seconds = 0.5\n";
+    let path = settings_file("precedence", text);
+    let args = ["check", "--config", &path, "--app=echo", "--lag-policy", "skip"];
+    let mut command = uproar(&args);
+    command.envs([("UPROAR_APP", "chat"), ("UPROAR_WORKERS", "3"), ("UPROAR_BYTE_RATE", "7")]);
+    let settings = check(&mut command);
+    for (key, value, origin) in [
+        ("app", "\"echo\"", "--app"),
+        ("lag-policy", "\"skip\"", "--lag-policy"),
+        ("workers", "3", "UPROAR_WORKERS"),
+        ("byte-rate", "7", "UPROAR_BYTE_RATE"),
+        ("log", "\"debug\"", &format!("{path}:3")),
+        ("max-message", "1000", &format!("{path}:4")),
+        ("ping-seconds", "0.5", &format!("{path}:5")),
+        ("backend", "\"auto\"", "default"),
+        ("# message-rate is not set", "", "default"),
+    ] {
+        assert_eq!(settings[key], (value.into(), origin.into()), "{key}");
+    }
+}
+
+#[test]
+fn the_server_goes_by_the_file() {
+    let path =
+        settings_file("run", "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\napp = \"relay\"\nworkers = 3\n");
+    let by_flag = Process::run(&mut uproar(&["serve", "--backend=epoll", "--config", &path]));
+    let by_variable = Process::run(uproar(&["--backend=epoll"]).env("UPROAR_CONFIG", &path));
+    for server in [by_flag, by_variable] {
+        assert!(
+            server.ready_line.ends_with(" (app relay, backend epoll, workers 3)\n"),
+            "{}",
+            server.ready_line
+        );
+    }
+}
+
+/// The file is read only when it is named.
+#[test]
+fn no_file_is_read_unasked() {
+    let path = settings_file("unasked", "workers = 77\n");
+    let directory = path.strip_suffix("uproar.toml").expect("its directory");
+    let settings = check(uproar(&["check"]).current_dir(directory));
+    assert_eq!(settings["# workers is not set"].1, "default");
+}
+
+#[test]
+fn an_empty_file_changes_nothing() {
+    for text in ["", "\n# Nothing.\n", "\u{feff}# Behind a byte order mark.\r\n"] {
+        let path = settings_file("empty", text);
+        let mut settings = check(&mut uproar(&["check", "--config", &path]));
+        assert!(settings.values().all(|(_, origin)| origin == "default"), "{settings:?}");
+        settings.retain(|key, _| !key.starts_with('#'));
+        assert_eq!(settings["max-message"].0, "1048576");
+    }
+}
+
+/// What is printed is a file that gives the same settings.
+#[test]
+fn what_check_prints_can_be_read_again() {
+    let args = ["check", "--listen=127.0.0.1:1,[::1]:2", "--message-rate=+5", "--ping-seconds=.5"];
+    let printed = output(uproar(&args).env("UPROAR_LOG", "[{x=\"y\"}]=info")).stdout;
+    let path = settings_file("again", &printed);
+    let again = output(&mut uproar(&["check", "--config", &path])).stdout;
+    let values = |text: Vec<u8>| {
+        let text = String::from_utf8(text).expect("text");
+        text.lines().map(|line| line.rsplit_once('#').expect(line).0.trim().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(again), values(printed));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_line_key_and_remedy() {
+    for (text, parts) in [
+        (
+            "app = \"echo\"\nmax-mesage = 1\n",
+            &[":2: max-mesage: no such key", "did you mean max-message?"][..],
+        ),
+        ("max_message = 1\n", &[":1: max_message: no such key", "did you mean max-message?"]),
+        ("config = \"x\"\n", &[":1: config: no such key", "--help"]),
+        ("receive-buffers = 8\n", &[":1: receive-buffers: no such key", "--help"]),
+        ("help = 1\n", &[":1: help: no such key", "--help"]),
+        ("\n[limits]\nmax-message = 1\n", &[":2: limits: no such key", "without [sections]"]),
+        ("\"a\\nb\" = 1\n", &[":1: a b: no such key"]),
+        ("max-message = \"big\"\n", &[":1: max-message: \"big\": want a number, without quotes", "1048576"]),
+        ("max-message = [1]\n", &[":1: max-message: [1]: want a number, without quotes"]),
+        ("max-message = 1.5\n", &[":1: max-message: 1.5: want a whole number from 1 to 1073741824"]),
+        ("max-message.x = 1\n", &[":1: max-message", "want a number"]),
+        (
+            "max-connections = 99999999999999999999999999999999999999999\n",
+            &[":1: max-connections", "4294967295"],
+        ),
+        ("ping-seconds = 1e400\n", &[":1: ping-seconds: 1e400: want seconds, like 10 or 0.5"]),
+        ("app = 3\n", &[":1: app: 3: want text in quotes, for instance \"chat\""]),
+        ("app = true\n", &[":1: app: true: want text in quotes"]),
+        ("app = 1979-05-27\n", &[":1: app: 1979-05-27: want text in quotes"]),
+        ("app = \"\"\n", &[":1: app: \"\": want one of chat, relay, echo"]),
+        ("app = \"\"\"\nchat\n\"\"\"\n", &[":1: app: ", "want one of chat, relay, echo"]),
+        ("listen = []\n", &[":1: listen: []: want text in quotes, or a list"]),
+        ("listen = [\"127.0.0.1:0\", 8000]\n", &[":1: listen: ", "want text in quotes, or a list"]),
+        (
+            "listen = [\"127.0.0.1:0\",\n\"x\"]\n",
+            &[":1: listen: [\"127.0.0.1:0\", \"x\"]: ", "like 127.0.0.1:8000"],
+        ),
+        ("app = \"echo\"\n\napp = \"relay\"\n", &[":3: app: duplicate key; leave one"]),
+        ("app\n", &[":1: app: ", "want lines like"]),
+        ("app = \"echo\n", &[":1: app: ", "want lines like"]),
+        (
+            "lag-window = 4096\n\nhistory-bytes = 4096\n",
+            &["--history-bytes 4096", "lower the one", "uproar.toml:3", "uproar.toml:1"],
+        ),
+        ("listen = [\"0.0.0.0:1\", \"127.0.0.1:1\"]\n", &["overlap", "uproar.toml:1"]),
+    ] {
+        let path = settings_file("wrong", text);
+        refuses(&mut uproar(&["check", "--config", &path]), parts);
+        refuses(&mut uproar(&["--config", &path]), parts);
+    }
+}
+
+/// A value is judged even where a flag or a variable beats it.
+#[test]
+fn a_wrong_value_that_nobody_needs_is_wrong() {
+    let path = settings_file("beaten", "workers = 0\n");
+    refuses(
+        uproar(&["--config", &path, "--workers=1"]).env("UPROAR_WORKERS", "2"),
+        &["uproar.toml:1: workers: 0"],
+    );
+}
+
+#[test]
+fn a_file_in_another_encoding_is_refused() {
+    let path = settings_file("latin1", b"# one\nlog = \"caf\xe9\"\n");
+    refuses(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2: not UTF-8"]);
+}
+
+/// The example holds every key, as it is and with the lines that it leaves to choice.
+#[test]
+fn the_example_for_production_has_every_key_and_is_valid() {
+    const EXAMPLE: &str = "deploy/uproar.toml";
+    let text = std::fs::read_to_string(EXAMPLE).expect("it is there");
+    let known: BTreeSet<_> = check(&mut uproar(&["check", "--config", EXAMPLE])).into_keys().collect();
+    assert!(known.contains("# workers is not set") && known.contains("max-message"), "{known:?}");
+    // A comment has a space behind its sign, a setting that is left out has none.
+    let chosen = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(char::is_alphabetic) => setting,
+        _ => line,
+    });
+    let path = settings_file("example", chosen.collect::<Vec<_>>().join("\n"));
+    for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
+        assert!(origin.starts_with(&path), "{EXAMPLE} does not say anything of {key}");
+    }
+}

@@ -1,0 +1,278 @@
+//! SIGHUP: other settings while clients are there.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use uproar::config::{self, AppName, BackendName, Config};
+
+use crate::support::chatter::Chatter;
+use crate::support::client::Client;
+use crate::support::process::{Process, backend_arg, settings_file};
+use crate::support::raw::{PING, Raw, TEXT, frame, upgrade_request};
+use crate::support::{TestServer, config, until};
+
+on_both_backends!(
+    the_chat_goes_on_under_a_smaller_limit,
+    a_wrong_file_changes_nothing,
+    what_needs_a_restart_is_said_and_stays,
+    the_log_level_changes,
+    a_flag_beats_the_file_again,
+    without_a_file_nothing_happens,
+    limits_on_connections_hold_for_those_who_come,
+    rates_hold_at_once,
+    history_is_kept_or_not,
+    compression_is_agreed_with_those_who_come,
+    time_outs_hold_for_those_who_come,
+    settings_that_cannot_be_together_change_nothing,
+);
+
+/// A server with a file of settings that changes.
+struct Reloaded {
+    server: Process,
+    name: String,
+    /// Bytes of the log that were seen.
+    seen: usize,
+}
+
+impl Reloaded {
+    fn start(backend: BackendName, name: &str, text: &str, args: &[&str]) -> Self {
+        let name = format!("{name} {backend:?}");
+        let path = settings_file(&name, text);
+        let server = Process::start(&[&["--config", &path, backend_arg(backend)], args].concat());
+        Self { server, name, seen: 0 }
+    }
+
+    /// Writes the file and has the server read it; the log up to the line with `last`.
+    fn reload(&mut self, text: &str, last: &str) -> String {
+        settings_file(&self.name, text);
+        self.server.signal(Signal::SIGHUP);
+        let mut found = String::new();
+        until(last, || {
+            let log = self.server.log();
+            let new = &log[self.seen..];
+            let Some(at) = new.find(last) else { return false };
+            let end = new[at..].find('\n').map_or(new.len(), |end| at + end);
+            found = new[..end].into();
+            self.seen += end;
+            true
+        });
+        found
+    }
+}
+
+fn the_chat_goes_on_under_a_smaller_limit(backend: BackendName) {
+    let mut reloaded = Reloaded::start(backend, "smaller", "message-rate = 0\n", &["--workers=2"]);
+    let address = reloaded.server.address;
+    let mut ada = Chatter::enter_on(address, "garden", 1);
+    let mut bob = Chatter::enter_on(address, "garden", 2);
+    ada.take_name("ada");
+    bob.hears(&format!("* {} is now ada", ada.label()));
+    let long = "x".repeat(1_000);
+    for round in 0..5 {
+        ada.say(&format!("{round} {long}"));
+        bob.hears(&format!("ada: {round} {long}"));
+    }
+    let log = reloaded.reload("message-rate = 0\nmax-message = 100\n", "1 changed");
+    assert!(log.contains(" max-message: 1048576 → 100\n"), "{log}");
+    for text in ["still here", "and here"] {
+        ada.say(text);
+        bob.hears(&format!("ada: {text}"));
+    }
+    // Who was there before is held to it as well as who comes.
+    bob.say(&long);
+    assert_eq!(bob.closed().0, 1009);
+    let mut eve = Chatter::enter_on(address, "garden", 2);
+    eve.say(&"x".repeat(101));
+    while eve.socket.read().is_ok() {}
+    let log = reloaded.reload("message-rate = 0\nmax-message = 5000\n", "1 changed");
+    assert!(log.contains(" max-message: 100 → 5000\n"), "{log}");
+    let mut bob = Chatter::enter_on(address, "lawn", 2);
+    bob.say(&long);
+    assert!(bob.line().ends_with(&long));
+}
+
+fn a_wrong_file_changes_nothing(backend: BackendName) {
+    let mut reloaded = Reloaded::start(backend, "wrong", "max-message = 2000\n", &["--app=echo"]);
+    let mut client = Client::open(reloaded.server.address, "/");
+    for (text, why) in [
+        (
+            "max-message = 10\nmax-mesage = 10\n",
+            "uproar.toml:2: max-mesage: no such key; did you mean max-message?",
+        ),
+        ("max-message = 10\nworkers = \"many\"\n", "uproar.toml:2: workers: \"many\": want a number"),
+        (
+            "max-message = 10\nhistory-bytes = 4096\nlag-window = 4096\n",
+            "--history-bytes 4096 is more than half",
+        ),
+        ("max-message = 10\n\nlog = \"a=loud\"\n", "uproar.toml:3: log: \"a=loud\": "),
+        ("max-message =\n", "uproar.toml:1: "),
+    ] {
+        let log = reloaded.reload(text, "nothing changes");
+        assert!(log.contains("WARN") && log.contains(why), "{why}: {log}");
+        assert!(!log.contains('→'), "{log}");
+        let long = "x".repeat(2_000);
+        client.say(&long);
+        client.hears(&long);
+    }
+    std::fs::remove_file(settings_file(&reloaded.name, "")).expect("it was there");
+    reloaded.server.signal(Signal::SIGHUP);
+    until("the log names the lost file", || reloaded.server.log().contains("No such file"));
+    // A right one is taken after all that.
+    let log = reloaded.reload("max-message = 1500\n", "1 changed");
+    assert!(log.contains(" max-message: 2000 → 1500\n"), "{log}");
+    client.say(&"x".repeat(1_501));
+    assert_eq!(client.closed().0, 1009);
+}
+
+fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
+    let mut reloaded = Reloaded::start(backend, "fixed", "workers = 2\n", &[]);
+    let text = "workers = 3\napp = \"echo\"\nmax-message = 100\n";
+    // Again and again, for as long as it is true.
+    for changed in ["1 changed", "0 changed"] {
+        let log = reloaded.reload(text, changed);
+        for line in [" app: needs a restart\n", " workers: needs a restart\n"] {
+            assert!(log.contains(line), "{log}");
+        }
+        assert_eq!(log.contains(" max-message: 1048576 → 100\n"), changed == "1 changed", "{log}");
+        assert!(!log.contains("listen"), "{log}");
+    }
+    let chatter = Chatter::enter(reloaded.server.address, "garden");
+    assert!(chatter.worker <= 2);
+    let log = reloaded.reload("workers = 2\nmax-message = 100\n", "0 changed");
+    assert!(!log.contains("restart"), "{log}");
+}
+
+fn the_log_level_changes(backend: BackendName) {
+    let mut reloaded = Reloaded::start(backend, "level", "log = \"info\"\n", &[]);
+    let refused = |server: &Process| {
+        let mut raw = Raw::connect(server.address);
+        raw.send(b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(raw.response().status, 404);
+    };
+    refused(&reloaded.server);
+    let log = reloaded.reload("log = \"uproar=debug\"\n", "1 changed");
+    assert!(log.contains(" log: \"info\" → \"uproar=debug\"\n"), "{log}");
+    assert!(!log.contains("request refused"), "{log}");
+    refused(&reloaded.server);
+    until("the refusal is logged", || reloaded.server.log().contains("request refused"));
+}
+
+fn a_flag_beats_the_file_again(backend: BackendName) {
+    let args = ["--app=echo", "--max-message=50"];
+    let mut reloaded = Reloaded::start(backend, "beaten again", "max-message = 100\n", &args);
+    let log = reloaded.reload("max-message = 200\n", "0 changed");
+    assert!(!log.contains("max-message"), "{log}");
+    let mut client = Client::open(reloaded.server.address, "/");
+    client.say(&"x".repeat(51));
+    assert_eq!(client.closed().0, 1009);
+}
+
+fn without_a_file_nothing_happens(backend: BackendName) {
+    let server = Process::start(&["--app=echo", backend_arg(backend)]);
+    let mut client = Client::open(server.address, "/");
+    server.signal(Signal::SIGHUP);
+    until("the log says why", || server.log().contains("name one with --config"));
+    client.say("still here");
+    client.hears("still here");
+}
+
+fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let server = TestServer::start(&base);
+    let reload = |config: Config| server.control().reload(&config).expect("it can be");
+    let mut early: Vec<_> = (0..3).map(|_| Client::open(server.address(), "/")).collect();
+    reload(Config { max_connections: 2, ..base.clone() });
+    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    reload(Config { max_connections_per_ip: 1, ..base.clone() });
+    let late = Client::open(server.address(), "/");
+    assert_eq!(Raw::connect(server.address()).response().status, 429);
+    reload(Config { max_handshakes: 1, ..base });
+    let slow = Raw::connect(server.address());
+    until("it is accepted", || server.totals().accepted == 7);
+    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    drop(slow);
+    for client in &mut early {
+        client.say("still here");
+        client.hears("still here");
+    }
+    drop(late);
+}
+
+fn rates_hold_at_once(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&base);
+    let mut raw = Raw::open(server.address(), "/");
+    raw.send(&frame(TEXT, b"x").repeat(100));
+    (0..100).for_each(|_| assert_eq!(raw.frame(), (TEXT, b"x".to_vec())));
+    server.control().reload(&Config { message_rate: Some(1), ..base }).expect("it can be");
+    raw.send(&frame(TEXT, b"x").repeat(100));
+    until("it has to wait", || server.totals().throttled == 1);
+    raw.abort();
+}
+
+fn history_is_kept_or_not(backend: BackendName) {
+    let base = config(backend, AppName::Chat, 2);
+    let server = TestServer::start(&base);
+    let mut ada = Chatter::enter(server.address(), "garden");
+    ada.say("before");
+    let first = ada.line();
+    server.control().reload(&Config { history_bytes: 0, ..base.clone() }).expect("it can be");
+    let mut bob = Chatter::enter(server.address(), "garden");
+    ada.say("during");
+    let second = ada.line();
+    bob.hears(&second);
+    server.control().reload(&base).expect("it can be");
+    ada.say("after");
+    let third = ada.line();
+    bob.hears(&third);
+    let mut eve = Chatter::enter(server.address(), "garden");
+    let seen = eve.line();
+    assert!([&first, &second, &third].contains(&&seen), "{seen}");
+    if seen != third {
+        // What was sent while nothing was kept may be there still, and then in its order.
+        while eve.line() != third {}
+    }
+}
+
+fn compression_is_agreed_with_those_who_come(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 2);
+    let server = TestServer::start(&base);
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+    for (mode, is_agreed) in [
+        (config::Compression::Shared, true),
+        (config::Compression::Off, false),
+        (config::Compression::Dedicated, true),
+    ] {
+        server.control().reload(&Config { compression: mode, ..base.clone() }).expect("it can be");
+        let mut raw = Raw::connect(server.address());
+        raw.send(upgrade_request("/").replace("\r\n\r\n", &format!("\r\n{offer}")).as_bytes());
+        assert_eq!(raw.switched().contains("permessage-deflate"), is_agreed, "{mode:?}");
+        raw.send(&frame(TEXT, &[b'x'; 200]));
+        assert_eq!(raw.frame().1.len() < 200, is_agreed, "{mode:?}");
+        let high = Config { compression: mode, compression_threshold: 201, ..base.clone() };
+        server.control().reload(&high).expect("it can be");
+        raw.send(&frame(TEXT, &[b'x'; 200]));
+        assert_eq!(raw.frame().1.len(), 200, "{mode:?}");
+    }
+}
+
+fn time_outs_hold_for_those_who_come(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&base);
+    let short = Duration::from_millis(100);
+    server.control().reload(&Config { ping_seconds: short, ..base.clone() }).expect("it can be");
+    assert_eq!(Raw::open(server.address(), "/").frame(), (PING, vec![]));
+    server.control().reload(&Config { handshake_seconds: short, ..base }).expect("it can be");
+    assert_eq!(Raw::connect(server.address()).response().status, 408);
+}
+
+fn settings_that_cannot_be_together_change_nothing(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&base);
+    let wrong = Config { max_message: 1, history_bytes: 1024, lag_window: 1024, ..base };
+    let error = server.control().reload(&wrong).expect_err("history and window cannot be");
+    assert!(error.to_string().contains("--history-bytes 1024"), "{error}");
+    let mut client = Client::open(server.address(), "/");
+    client.say("longer than one byte");
+    client.hears("longer than one byte");
+}
