@@ -178,6 +178,11 @@ pub struct Config {
     #[arg(long, hide = true, value_name = "N", default_value_t = 256, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
+    /// Address of metrics, health and the live page for those who run the server, and for nobody else: nothing
+    /// there asks who is asking.
+    #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address)]
+    pub admin: Option<SocketAddr>,
+
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -195,6 +200,9 @@ impl Config {
                  lower the one or raise the other",
                 self.history_bytes, self.lag_window
             ));
+        }
+        if let Some(admin) = self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(admin)) {
+            return Err(format!("--admin {admin} is an address of --listen, too; choose another port for it"));
         }
         Ok(())
     }
@@ -237,6 +245,7 @@ impl Default for Config {
             close_seconds: seconds(5),
             drain_seconds: seconds(5),
             receive_buffers: 256,
+            admin: None,
             log: "info".into(),
         }
     }
@@ -285,5 +294,11 @@ mod tests {
     fn a_history_that_makes_newcomers_lag_is_refused() {
         let config = Config { history_bytes: 1024, lag_window: 1024, ..Config::default() };
         assert!(config.check().is_err_and(|line| line.contains("--history-bytes 1024")));
+    }
+
+    #[test]
+    fn one_address_for_all_and_for_those_who_run_it_is_refused() {
+        let config = Config { admin: Some(SocketAddr::from(([127, 0, 0, 1], 8000))), ..Config::default() };
+        assert!(config.check().is_err_and(|line| line.contains("--admin 127.0.0.1:8000")));
     }
 }

@@ -55,7 +55,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("members owed", self.hub.occupied()),
-            ("sends", self.backend.sends_under_way()),
+            ("sends", self.backend.usage().sends_under_way),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),
             (

@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 mod life;
 mod mail;
 mod mailbox;
+mod measure;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -127,6 +128,7 @@ pub(crate) struct Shard<B> {
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
     drain: Option<life::Drain>,
+    samples: measure::Samples,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     now_ms: u64,
@@ -162,6 +164,7 @@ impl<B: Backend> Shard<B> {
             held: HashMap::new(),
             closing: Vec::new(),
             drain: None,
+            samples: measure::Samples::default(),
             shared,
             stats,
             now_ms,
@@ -192,7 +195,7 @@ impl<B: Backend> Shard<B> {
     pub(crate) fn work(&mut self, events: &mut Vec<Event>) {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
-        self.stats.turns.add(1);
+        self.count_turn();
         for event in events.drain(..) {
             self.handle(event);
         }
@@ -205,6 +208,7 @@ impl<B: Backend> Shard<B> {
         self.send();
         self.post();
         self.resume_publishers();
+        self.measure_turn();
     }
 
     /// How long the backend may wait; the waker is ready when it may wait at all.
@@ -213,7 +217,8 @@ impl<B: Backend> Shard<B> {
             return Some(Duration::ZERO);
         }
         self.waker.prepare();
-        if self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some() {
+        let is_asked = self.stats.survey.question().is_some();
+        if is_asked || self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some() {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }
@@ -234,6 +239,7 @@ impl<B: Backend> Shard<B> {
     fn send(&mut self) {
         let mut budget = self.bounds.sends_per_turn;
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
+            self.begin_sample(outbound.slot);
             self.stats.sends.add(1);
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);

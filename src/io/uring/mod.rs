@@ -27,7 +27,7 @@ pub(crate) use self::ring::Completion;
 use self::ring::WORK_A_WAIT;
 use super::admission::Admission;
 use super::sends::{SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Options, Slot, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 use crate::fault::{self, Fault};
 
@@ -42,7 +42,7 @@ pub struct Uring<K: Kernel = Linux> {
     waker: Waker,
     /// A wake-up is being waited for.
     wake_armed: bool,
-    now_ms: u64,
+    now_ns: u64,
     admission: Admission,
     accepts: Accepts,
     connections: Vec<Connection>,
@@ -54,6 +54,10 @@ pub struct Uring<K: Kernel = Linux> {
     unfinished: Vec<Slot>,
     /// Room for completions.
     completions: Vec<Completion>,
+    /// Times that receiving ended for want of a buffer.
+    starved: u64,
+    /// Bytes of all receive buffers.
+    buffer_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,7 +122,7 @@ impl<K: Kernel> Uring<K> {
         Ok(Self {
             waker: Waker::new()?,
             wake_armed: false,
-            now_ms: kernel.now_ms(),
+            now_ns: kernel.now_ns(),
             accepts: Accepts::new(kernel.listeners()),
             kernel,
             admission: Admission::new(options.slots),
@@ -127,31 +131,27 @@ impl<K: Kernel> Uring<K> {
             starving: VecDeque::new(),
             unfinished: Vec::new(),
             completions: Vec::new(),
+            starved: 0,
+            buffer_bytes: options.buffer_bytes(),
         })
-    }
-
-    /// Sends whose completion has not come.
-    #[cfg(test)]
-    pub(crate) fn sends_under_way(&self) -> usize {
-        self.sends.len()
     }
 
     /// The first half of a `poll`: asks for all that is wanted, and says how long to wait.
     pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Option<Duration> {
         let before = events.len();
-        self.admission.retry(self.now_ms, events);
+        self.admission.retry(self.now_ms(), events);
         self.arm();
         if events.len() > before {
             Some(Duration::ZERO)
         } else {
-            self.admission.limit_wait(timeout, self.now_ms)
+            self.admission.limit_wait(timeout, self.now_ms())
         }
     }
 
     /// The second half, after the wait: reports what has happened.
     pub(crate) fn end(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         self.waker.cancel();
-        self.now_ms = self.kernel.now_ms();
+        self.now_ns = self.kernel.now_ns();
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.take_completions(&mut completions);
         let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
@@ -255,7 +255,7 @@ impl<K: Kernel> Uring<K> {
         match u32::try_from(result) {
             Ok(slot) => self.adopt(slot, peer, events),
             Err(_) if super::is_out_of_resources(&error(result)) => {
-                self.admission.refused(self.now_ms, events);
+                self.admission.refused(self.now_ms(), events);
             }
             // Cancelled, or the connection broke while it waited (accept(2) lists more causes).
             Err(_) => {}
@@ -308,6 +308,7 @@ impl<K: Kernel> Uring<K> {
                 events.push(Event::Ended { slot });
             }
             libc::ENOBUFS => {
+                self.starved += 1;
                 self.at(slot).starving = true;
                 self.starving.push_back(slot);
             }
@@ -485,8 +486,21 @@ impl<K: Kernel> Backend for Uring<K> {
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.kernel.now_ns()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            ring_overflows: self.kernel.overflows(),
+            starved: self.starved,
+            sends_under_way: self.sends.len(),
+            buffer_bytes: self.buffer_bytes,
+        }
     }
 
     fn waker(&self) -> Waker {
