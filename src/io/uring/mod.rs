@@ -530,4 +530,35 @@ mod tests {
     fn an_idle_connection_is_small() {
         assert_eq!(size_of::<Connection>(), 16);
     }
+
+    #[test]
+    fn completions_that_overflow_the_ring_are_counted_and_come_all_the_same() {
+        const CLIENTS: usize = 64;
+        let listener = super::super::listen::listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        let mut backend = Uring::with_short_queue(&Options::default(), vec![listener]).expect("a ring");
+        let _clients: Vec<_> =
+            (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).expect("connected")).collect();
+        let mut slots = Vec::new();
+        while slots.len() < CLIENTS {
+            slots.extend(events(&mut backend).iter().filter_map(|event| match event {
+                Event::Accepted { slot, .. } => Some(*slot),
+                _ => None,
+            }));
+        }
+        for slot in slots {
+            backend.send(slot, Span::copy_of(b"hello"));
+        }
+        let mut sent = 0;
+        while sent < CLIENTS {
+            sent += events(&mut backend).iter().filter(|event| matches!(event, Event::Sent { .. })).count();
+        }
+        assert_ne!(backend.usage().ring_overflows, 0, "the ring has room for 16");
+    }
+
+    fn events(backend: &mut Uring) -> Vec<Event> {
+        let mut events = Vec::new();
+        backend.poll(Some(Duration::from_secs(10)), &mut events).expect("the ring works");
+        events
+    }
 }
