@@ -202,7 +202,9 @@ impl Config {
             ));
         }
         if let Some(admin) = self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(admin)) {
-            return Err(format!("--admin {admin} is an address of --listen, too; choose another port for it"));
+            return Err(format!(
+                "--admin {admin} is an address of --listen, too; choose another port for it"
+            ));
         }
         Ok(())
     }

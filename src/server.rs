@@ -443,8 +443,11 @@ fn listen_all(
 
 /// Binds the address of the admin listener.
 fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .map_err(|error| StartError::Listen { address, remedy: remedy(&error, &ADMIN), error })
+    TcpListener::bind(address).map_err(|error| StartError::Listen {
+        address,
+        remedy: remedy(&error, &ADMIN),
+        error,
+    })
 }
 
 fn start_admin(

@@ -48,8 +48,9 @@ impl Collector for OfServer {
         }
         let name = "connections";
         out.gauges(name, "Connections at this moment, by where they are in their lives.", by_state(watch))?;
-        let context_bytes =
-            |stats: &Stats| stats.context_bytes_reserved.get().saturating_sub(stats.context_bytes_released.get());
+        let context_bytes = |stats: &Stats| {
+            stats.context_bytes_reserved.get().saturating_sub(stats.context_bytes_released.get())
+        };
         let help = "Bytes set aside for the windows of connections that compress with context takeover.";
         out.gauges("context_bytes", help, by_shard(watch, |shard| context_bytes(&shard.stats)))?;
         let help = "Batches from other shards that wait in the mailbox, 64 of a kind at most.";
@@ -60,7 +61,8 @@ impl Collector for OfServer {
         let help = "Seconds that a turn of the loop took, from the end of its wait to the next.";
         let turns = by_shard(watch, |shard| shard.stats.turn_duration.distribution());
         out.histograms("turn_duration_seconds", help, turns)?;
-        let help = "Seconds from a send's hand-over to the kernel's word that it took all; to each 16th client.";
+        let help =
+            "Seconds from a send's hand-over to the kernel's word that it took all; to each 16th client.";
         let sends = by_shard(watch, |shard| shard.stats.send_latency.distribution());
         out.histograms("send_latency_seconds", help, sends)?;
         encode_whole(watch, &mut out)
@@ -87,7 +89,11 @@ impl Collector for OfProcess {
         if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
             let time_us = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
             let seconds = time_us as f64 / 1e6;
-            out.counters("cpu_seconds", "Seconds of processor time, of user and system.", [(Vec::new(), seconds)])?;
+            out.counters(
+                "cpu_seconds",
+                "Seconds of processor time, of user and system.",
+                [(Vec::new(), seconds)],
+            )?;
         }
         if let Some(bytes) = resident_bytes() {
             out.gauges("resident_memory_bytes", "Bytes of memory that are resident.", [(Vec::new(), bytes)])?;

@@ -12,7 +12,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket;
@@ -44,7 +43,6 @@ pub(crate) struct Admin {
     address: SocketAddr,
     listener: Arc<TcpListener>,
     stopping: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Admin {
@@ -54,16 +52,12 @@ impl Admin {
     /// When no thread can be had.
     pub(crate) fn start(listener: TcpListener, watch: Watch) -> std::io::Result<Self> {
         let watch = Arc::new(watch);
-        let mut admin = Self {
-            address: listener.local_addr()?,
-            listener: Arc::new(listener),
-            stopping: Arc::default(),
-            threads: Vec::new(),
-        };
+        let admin =
+            Self { address: listener.local_addr()?, listener: Arc::new(listener), stopping: Arc::default() };
         for number in 1..=THREADS {
             let own = (Arc::clone(&admin.listener), Arc::clone(&watch), Arc::clone(&admin.stopping));
             let builder = std::thread::Builder::new().name(format!("admin-{number}")).stack_size(STACK_BYTES);
-            admin.threads.push(builder.spawn(move || accept_all(&own.0, &own.1, &own.2))?);
+            builder.spawn(move || accept_all(&own.0, &own.1, &own.2))?;
         }
         Ok(admin)
     }
@@ -73,14 +67,11 @@ impl Admin {
         self.address
     }
 
-    /// Ends the threads, when they are done with whom they serve.
-    pub(crate) fn stop(self) {
+    /// Accepts nobody any more. Threads that serve somebody end when they have; nobody waits for them.
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         // Ends the waiting of all who accept, and fails only when nobody listens any more.
         let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
-        for thread in self.threads {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -184,7 +175,14 @@ fn state(wrong: Option<String>, head_only: bool) -> Vec<u8> {
 
 fn text(status: Status, content_type: &str, body: &str, head_only: bool) -> Vec<u8> {
     let mut response = Vec::new();
-    respond(status, &[("Cache-Control", "no-store")], content_type, body.as_bytes(), head_only, &mut response);
+    respond(
+        status,
+        &[("Cache-Control", "no-store")],
+        content_type,
+        body.as_bytes(),
+        head_only,
+        &mut response,
+    );
     response
 }
 

@@ -60,7 +60,9 @@ impl Watch {
         self.ask_all(TURN_PATIENCE);
         let late = self.shards.iter().enumerate().filter(|(_, shard)| is_late(shard));
         let lines: Vec<String> = late
-            .map(|(index, shard)| format!("shard {index} has not turned for {} s", shard.turn_age_ms() / 1_000))
+            .map(|(index, shard)| {
+                format!("shard {index} has not turned for {} s", shard.turn_age_ms() / 1_000)
+            })
             .collect();
         (!lines.is_empty()).then(|| lines.join("\n"))
     }

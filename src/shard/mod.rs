@@ -218,7 +218,8 @@ impl<B: Backend> Shard<B> {
         }
         self.waker.prepare();
         let is_asked = self.stats.survey.question().is_some();
-        if is_asked || self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some() {
+        if is_asked || self.has_mail() || self.shared.stopping.load(Ordering::SeqCst) != self.drain.is_some()
+        {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }

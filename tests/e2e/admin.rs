@@ -1,6 +1,6 @@
 //! What those who run the server see of it: metrics, health, and the page.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -216,6 +216,18 @@ fn without_the_option_nothing_listens() {
 }
 
 #[test]
+fn the_end_of_the_server_is_that_of_its_admin_listener() {
+    let config = admin_config(BackendName::Auto, AppName::Echo, 1);
+    let mut server = Server::start(&config).expect("it starts");
+    let admin = server.admin_address().expect("it has an admin listener");
+    assert_eq!(ask(admin, "/readyz").status, 200);
+    server.stop();
+    server.join();
+    let error = TcpStream::connect(admin).expect_err("nobody listens");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn requests_are_judged_and_slow_clients_told() {
     let (_server, admin) = start(BackendName::Auto, AppName::Echo, 1);
     for (request, status, part) in [
@@ -306,6 +318,8 @@ fn selectors(query: &str) -> Vec<(&str, &str)> {
     in_braces
         .flat_map(|inner| inner.split(','))
         .filter_map(|pair| pair.split_once('='))
-        .map(|(label, value)| (label.trim().trim_end_matches('!'), value.trim_matches(|char| "~\"".contains(char))))
+        .map(|(label, value)| {
+            (label.trim().trim_end_matches('!'), value.trim_matches(|char| "~\"".contains(char)))
+        })
         .collect()
 }

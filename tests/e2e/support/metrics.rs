@@ -52,7 +52,10 @@ impl Metrics {
                 let one = Series::parse(line);
                 let metric = one.metric(&types);
                 assert_eq!(explained, metric, "series stand below their metric");
-                assert!(!series.iter().any(|other| (&other.name, &other.labels) == (&one.name, &one.labels)), "{line}");
+                assert!(
+                    !series.iter().any(|other| (&other.name, &other.labels) == (&one.name, &one.labels)),
+                    "{line}"
+                );
                 series.push(one);
             }
         }
@@ -64,7 +67,9 @@ impl Metrics {
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |series: &&Series| {
             series.name == name
-                && labels.iter().all(|(label, value)| series.labels.get(*label).is_some_and(|own| own == value))
+                && labels
+                    .iter()
+                    .all(|(label, value)| series.labels.get(*label).is_some_and(|own| own == value))
         };
         let found: Vec<f64> = self.series.iter().filter(has).map(|series| series.value).collect();
         assert!(!found.is_empty(), "no series {name}{labels:?}");
