@@ -39,9 +39,9 @@ fn counters_move_with_known_traffic(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Relay, 2);
     let mut clients: Vec<_> = (0..5).map(|_| Client::open(server.address(), "/room/counted")).collect();
     // A member hears itself when it is one.
-    for client in &mut clients {
-        client.say("here");
-        while client.line() != "here" {}
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.say(&format!("here {number}"));
+        while client.line() != format!("here {number}") {}
     }
     clients[0].say("all here");
     for client in &mut clients {
@@ -283,6 +283,12 @@ fn the_dashboard_for_grafana_asks_for_what_there_is() {
         for name in words(query).filter(|word| word.starts_with("uproar_") || word.starts_with("process_")) {
             assert!(metrics.series.iter().any(|series| series.name == name), "{name} in {query}");
         }
+        for label in groupings(query) {
+            assert!(
+                metrics.series.iter().any(|series| series.labels.contains_key(label)),
+                "{label} in {query}"
+            );
+        }
         for (label, value) in selectors(query) {
             let exists = metrics.series.iter().any(|series| {
                 series.labels.get(label).is_some_and(|own| own == value || value.starts_with('$'))
@@ -297,7 +303,7 @@ fn gather_queries(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(fields) => {
             for (key, field) in fields {
-                match field.as_str().filter(|_| key == "expr") {
+                match field.as_str().filter(|_| ["expr", "definition"].contains(&key.as_str())) {
                     Some(query) => found.push(query.to_owned()),
                     None => gather_queries(field, found),
                 }
@@ -310,6 +316,12 @@ fn gather_queries(value: &serde_json::Value, found: &mut Vec<String>) {
 
 fn words(query: &str) -> impl Iterator<Item = &str> {
     query.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+}
+
+/// Labels that a query groups by.
+fn groupings(query: &str) -> impl Iterator<Item = &str> {
+    let lists = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+    lists.flat_map(|list| list.split(", "))
 }
 
 /// Labels with the values that a query wants them to have.
