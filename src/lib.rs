@@ -2,12 +2,14 @@
 //!
 //! `ARCHITECTURE.md` is the map of this crate.
 
+mod admin;
 pub mod app;
 pub mod chunk;
 pub mod config;
 mod fault;
 pub mod hub;
 pub mod io;
+mod page;
 pub mod protocol;
 pub mod server;
 mod shard;

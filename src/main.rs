@@ -129,6 +129,9 @@ fn announce(config: &Config, server: &Server) {
             server.workers()
         );
     }
+    if let Some(address) = server.admin_address() {
+        let _ = writeln!(std::io::stdout(), "admin on http://{address}/");
+    }
     if let (AppName::Chat, Some(address)) = (config.app, server.addresses().first()) {
         let mut address = *address;
         if address.ip().is_unspecified() {

@@ -5,12 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use tracing::{error, info, warn};
 
+use crate::admin::{Admin, Watch, Watched};
 use crate::app::{App, Chat, Echo, Relay};
 use crate::config::{AppName, BackendName, Config, Conflict};
 use crate::hub::Hub;
@@ -72,6 +74,7 @@ pub struct Server {
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<Stats>>,
     control: Control,
+    admin: Option<Admin>,
 }
 
 /// Tells a server what to do, from any thread.
@@ -133,6 +136,7 @@ impl Server {
     {
         config.check()?;
         let workers = config.worker_count();
+        let admin = config.admin.map(listen_for_admin).transpose()?;
         let (addresses, listeners) = listen_all(&config.listen, workers)?;
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
@@ -159,12 +163,18 @@ impl Server {
         let backend = plan.backend_name();
         let control = Control { shared, shards: shards.into(), plan: Arc::new(plan) };
         info!("room for {} connections with {descriptors} descriptors", limits.server);
-        Ok(Self { addresses, backend, workers: threads, stats, control })
+        let admin = admin.map(|listener| start_admin(listener, backend, &stats, &control)).transpose()?;
+        Ok(Self { addresses, backend, workers: threads, stats, control, admin })
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The address of the admin listener, if there is one, with the port that the kernel chose.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
     }
 
     /// Which backend it runs on.
@@ -203,6 +213,9 @@ impl Server {
         for worker in self.workers.drain(..) {
             // A worker that panics aborts the process.
             let _ = worker.join();
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
         }
     }
 }
@@ -387,7 +400,8 @@ fn listen_all(
     let mut bound = Vec::new();
     let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     for &address in wanted {
-        let refused = |error: std::io::Error| StartError::Listen { address, remedy: remedy(&error), error };
+        let refused =
+            |error: std::io::Error| StartError::Listen { address, remedy: remedy(&error, &LISTEN), error };
         // Sockets of one user share a port silently, so ask first whether another server has it.
         if address.port() != 0 {
             drop(TcpListener::bind(address).map_err(refused)?);
@@ -403,16 +417,55 @@ fn listen_all(
     Ok((bound, listeners))
 }
 
-fn remedy(error: &std::io::Error) -> &'static str {
+/// Binds the address of the admin listener.
+fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|error| StartError::Listen {
+        address,
+        remedy: remedy(&error, &ADMIN),
+        error,
+    })
+}
+
+fn start_admin(
+    listener: TcpListener,
+    backend: &'static str,
+    stats: &[Arc<Stats>],
+    control: &Control,
+) -> Result<Admin, StartError> {
+    let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
+        stats: Arc::clone(stats),
+        address: address.clone(),
+    };
+    let watch = Watch {
+        backend,
+        started: SystemTime::now(),
+        shared: Arc::clone(&control.shared),
+        shards: stats.iter().zip(&*control.shards).map(watched).collect(),
+    };
+    Admin::start(listener, watch)
+        .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
+}
+
+/// What to do about an address that cannot be listened on: when its port is taken, when it is privileged, otherwise.
+type Remedies = [&'static str; 3];
+
+const LISTEN: Remedies = [
+    "another program has the port: end it, or choose another one with --listen",
+    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
+    "choose another address with --listen",
+];
+const ADMIN: Remedies = [
+    "another program has the port: end it, or choose another one with --admin",
+    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --admin",
+    "choose another address with --admin",
+];
+
+fn remedy(error: &std::io::Error, [taken, privileged, other]: &Remedies) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "another program has the port: end it, or choose another one with --listen"
-        }
+        std::io::ErrorKind::AddrInUse => taken,
         std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
-        std::io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen"
-        }
-        _ => "choose another address with --listen",
+        std::io::ErrorKind::PermissionDenied => privileged,
+        _ => other,
     }
 }
 

@@ -34,13 +34,19 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "shard",
         own: &[
-            "shard", "app", "chunk", "config", "fault", "hub", "io", "protocol", "stats", "sync", "timers",
+            "shard", "app", "chunk", "config", "fault", "hub", "io", "page", "protocol", "stats", "sync",
+            "timers",
         ],
-        others: &["base64", "crossbeam_channel", "percent_encoding", "sha2", "tracing"],
+        others: &["crossbeam_channel", "percent_encoding", "tracing"],
+    },
+    Rule {
+        module: "admin",
+        own: &["admin", "io::clock", "page", "protocol", "shard", "stats"],
+        others: &["nix", "prometheus_client", "tracing"],
     },
     Rule {
         module: "server",
-        own: &["server", "app", "config", "hub", "io", "protocol", "shard", "stats"],
+        own: &["server", "admin", "app", "config", "hub", "io", "protocol", "shard", "stats"],
         others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
     },
     Rule {
@@ -49,6 +55,7 @@ const TABLE: &[Rule] = &[
         others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
     },
     Rule { module: "lib", own: &[], others: &[] },
+    Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule { module: "config", own: &["config"], others: &["clap", "thiserror", "toml", "tracing_subscriber"] },
     Rule { module: "fault", own: &[], others: &[] },

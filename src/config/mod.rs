@@ -230,6 +230,11 @@ pub struct Config {
     #[arg(long, hide = true, value_name = "N", default_value_t = 256, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
+    /// Address of metrics, health and the live page for those who run the server, and for nobody else: nothing
+    /// there asks who is asking.
+    #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
+    pub admin: Option<SocketAddr>,
+
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
@@ -265,6 +270,11 @@ impl Config {
                 self.history_bytes, self.lag_window
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
+        }
+        if let Some(admin) = self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(admin)) {
+            let message =
+                format!("--admin {admin} is an address of --listen, too; choose another port for it");
+            return Err(Conflict { options: &["admin", "listen"], message });
         }
         Ok(())
     }
@@ -307,6 +317,7 @@ impl Default for Config {
             close_seconds: seconds(5),
             drain_seconds: seconds(5),
             receive_buffers: 256,
+            admin: None,
             log: "info".into(),
         }
     }

@@ -399,6 +399,11 @@ impl Hub {
         !self.clients[slot as usize].sending && !self.is_owed(slot)
     }
 
+    /// Bytes that the outboxes of all clients hold.
+    pub fn outbox_bytes(&self) -> usize {
+        self.clients.iter().filter_map(|client| client.outbox.as_ref()).map(|outbox| outbox.len()).sum()
+    }
+
     /// Number of rooms on this shard and the bytes that their logs hold.
     pub fn memory(&self) -> (usize, usize) {
         (self.rooms.len(), self.rooms.iter().map(|room| room.memory()).sum())

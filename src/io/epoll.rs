@@ -16,9 +16,9 @@ use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeo
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
 use super::admission::Admission;
-use super::clock::now_ms;
+use super::clock::now_ns;
 use super::sends::{SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Options, Slot, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 
 /// Readiness events taken from the kernel in one call.
@@ -36,7 +36,7 @@ const FIRST_LISTENER_TOKEN: u64 = 1 << 32;
 pub struct Epoll {
     epoll: epoll::Epoll,
     waker: Waker,
-    now_ms: u64,
+    now_ns: u64,
     listeners: Vec<TcpListener>,
     /// Whether the listeners are in the epoll set.
     listening: bool,
@@ -55,6 +55,10 @@ pub struct Epoll {
     reported: Vec<EpollEvent>,
     /// The last poll returned events of its sends alone, without asking epoll.
     skipped_wait: bool,
+    /// Times that reading waited for a free buffer.
+    starved: u64,
+    /// Bytes of all receive buffers.
+    buffer_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             waker,
-            now_ms: now_ms(),
+            now_ns: now_ns(),
             listeners,
             listening: false,
             admission: Admission::new(options.slots),
@@ -110,6 +114,8 @@ impl Epoll {
             ready: VecDeque::new(),
             reported: vec![EpollEvent::empty(); EVENTS_PER_POLL],
             skipped_wait: false,
+            starved: 0,
+            buffer_bytes: options.buffer_bytes(),
         })
     }
 
@@ -215,7 +221,7 @@ impl Epoll {
         let mut reported = std::mem::take(&mut self.reported);
         let result = self.epoll.wait(&mut reported, whole_milliseconds(timeout));
         self.waker.cancel();
-        self.now_ms = now_ms();
+        self.now_ns = now_ns();
         let count = match result {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
@@ -270,7 +276,7 @@ impl Epoll {
                 Ok((stream, peer)) => self.adopt(stream.into(), peer, events),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if super::is_out_of_resources(&error) => {
-                    return self.admission.refused(self.now_ms, events);
+                    return self.admission.refused(self.now_ms(), events);
                 }
                 // The connection broke while it waited (accept(2) lists more causes); the next may be fine.
                 Err(_) => {}
@@ -288,7 +294,7 @@ impl Epoll {
         if self.epoll.add(&socket, EpollEvent::new(interest, u64::from(slot))).is_err() {
             // The user's share of epoll items or kernel memory is used up.
             self.free.push(slot);
-            return self.admission.refused(self.now_ms, events);
+            return self.admission.refused(self.now_ms(), events);
         }
         self.connections[slot as usize] = Some(Connection {
             socket,
@@ -309,7 +315,10 @@ impl Epoll {
     /// Reads one buffer from each connection in the ready list, as far as the buffers go.
     fn read_ready(&mut self, events: &mut Vec<Event>) {
         for _ in 0..self.ready.len() {
-            let Some(mut buffer) = self.buffers.pop() else { return };
+            let Some(mut buffer) = self.buffers.pop() else {
+                self.starved += 1;
+                return;
+            };
             let slot = self.ready.pop_front().expect("the loop ends with the list");
             if self.unlist(slot) {
                 let received = self.receive(slot, &mut buffer, events);
@@ -360,7 +369,7 @@ impl Epoll {
 impl Backend for Epoll {
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
-        self.admission.retry(self.now_ms, events);
+        self.admission.retry(self.now_ms(), events);
         self.carry_out_requests(events);
         self.update_listeners()?;
         let readable = !self.ready.is_empty() && !self.buffers.is_empty();
@@ -369,11 +378,11 @@ impl Backend for Epoll {
         self.skipped_wait = something && !readable && !self.skipped_wait;
         if self.skipped_wait {
             self.waker.cancel();
-            self.now_ms = now_ms();
+            self.now_ns = now_ns();
             return Ok(());
         }
         let timeout =
-            if something { Some(Duration::ZERO) } else { self.admission.limit_wait(timeout, self.now_ms) };
+            if something { Some(Duration::ZERO) } else { self.admission.limit_wait(timeout, self.now_ms()) };
         self.wait(timeout, events)?;
         self.read_ready(events);
         Ok(())
@@ -426,8 +435,21 @@ impl Backend for Epoll {
         self.listeners.clear();
     }
 
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn clock_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            ring_overflows: 0,
+            starved: self.starved,
+            sends_under_way: self.sends.len(),
+            buffer_bytes: self.buffer_bytes,
+        }
     }
 
     fn waker(&self) -> Waker {

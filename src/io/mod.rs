@@ -20,7 +20,7 @@
 //!   receiving goes on when the first one returns: this is load, not an error.
 
 mod admission;
-mod clock;
+pub(crate) mod clock;
 #[cfg(test)]
 mod conformance;
 pub mod epoll;
@@ -128,6 +128,26 @@ pub struct Options {
     pub park_ms: u64,
 }
 
+impl Options {
+    /// Bytes of all receive buffers.
+    fn buffer_bytes(&self) -> usize {
+        usize::from(self.buffers) * self.buffer_len
+    }
+}
+
+/// What a backend holds and has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Times that completions were found to have overflowed the ring; the kernel keeps them.
+    pub ring_overflows: u64,
+    /// Times that receiving waited for a free buffer.
+    pub starved: u64,
+    /// Sends that are not complete.
+    pub sends_under_way: usize,
+    /// Bytes of the receive buffers.
+    pub buffer_bytes: usize,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self { buffers: 256, buffer_len: 8 * 1024, slots: 20_000, park_ms: 1000 }
@@ -166,8 +186,19 @@ pub trait Backend {
     /// Closes the listeners: no `Accepted` follows the next `poll`.
     fn stop_accepting(&mut self);
 
-    /// Milliseconds on a monotonic clock, as of the last `poll`.
-    fn now_ms(&self) -> u64;
+    /// Nanoseconds on a monotonic clock, as of the last `poll`.
+    fn now_ns(&self) -> u64;
+
+    /// The same in milliseconds.
+    fn now_ms(&self) -> u64 {
+        self.now_ns() / clock::NS_PER_MS
+    }
+
+    /// Reads that clock.
+    fn clock_ns(&self) -> u64;
+
+    /// What it holds and has counted.
+    fn usage(&self) -> Usage;
 
     /// A handle with which other threads end a waiting `poll`.
     fn waker(&self) -> Waker;

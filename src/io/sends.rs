@@ -49,7 +49,7 @@ impl Sends {
         SendId(NonZeroU32::new(self.entries.len() as u32).expect("fewer than 2^32 connections send"))
     }
 
-    #[cfg(test)]
+    /// How many are under way.
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }

@@ -118,6 +118,11 @@ impl Admission {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Most connections that are served at a time.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// Connections at this moment.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::admission::Place;
 use super::pace::Spent;
 use crate::protocol::Protocol;
+use crate::stats::State;
 
 /// In what the memory of a connection's windows is counted: two windows of at most 32 KiB fit in a byte.
 const CONTEXT_UNIT: usize = 512;
@@ -29,6 +30,21 @@ pub(crate) enum Phase {
     Lingering,
     /// The backend was told to close; only `Closed` can come.
     Gone,
+}
+
+impl Phase {
+    /// What monitoring calls it; nothing when there is no connection.
+    pub(super) fn state(self) -> Option<State> {
+        match self {
+            Self::Free => None,
+            Self::Handshake => Some(State::Handshake),
+            Self::Open => Some(State::Open),
+            Self::Closing => Some(State::Closing),
+            Self::Ending => Some(State::Ending),
+            Self::Lingering => Some(State::Lingering),
+            Self::Gone => Some(State::Gone),
+        }
+    }
 }
 
 /// Why a connection is not being received from.

@@ -12,10 +12,12 @@ use crate::io::{Backend, Buffer, Close, Event};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status};
+use crate::stats::Refused;
 
 use super::admission::{Excess, Place};
 use super::connection::{Connection, Pause, Phase};
 use super::http::{self, Route};
+use super::life::{NO_CODE, NO_FRAME};
 use super::{Held, Pace, Shard, UNREAD_LIMIT};
 
 /// How long a connection over a limit may take to read that it is.
@@ -66,11 +68,13 @@ impl<B: Backend> Shard<B> {
         self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
+        self.count_phase(Phase::Free, Phase::Handshake);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
         if let Place::Over(excess) = place {
             // At once: whoever is over a limit and says nothing keeps no descriptor from others.
-            self.refuse(slot, &excess_refusal(excess));
+            let (why, refusal) = excess_refusal(excess);
+            self.refuse(slot, why, &refusal);
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
         } else if self.drain.is_some() {
             self.leave_client(slot);
@@ -121,7 +125,7 @@ impl<B: Backend> Shard<B> {
                     }
                     None => protocol.discard(),
                 },
-                protocol::Event::Refused(refusal) => self.refuse(slot, &refusal),
+                protocol::Event::Refused(refusal) => self.refuse(slot, why(refusal.status), &refusal),
                 protocol::Event::Message { kind, payload } => {
                     self.message(slot, Incoming { kind, payload });
                 }
@@ -165,7 +169,7 @@ impl<B: Backend> Shard<B> {
                 None
             }
             Route::Refuse(refusal) => {
-                self.refuse(slot, &refusal);
+                self.refuse(slot, why(refusal.status), &refusal);
                 None
             }
         }
@@ -199,9 +203,9 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Answers with an error, and ends the connection.
-    pub(super) fn refuse(&mut self, slot: Slot, refusal: &Refusal) {
+    pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
         debug!(slot, %refusal, "request refused");
-        self.stats.refused.add(1);
+        self.stats.refused[why as usize].add(1);
         let mut response = Vec::new();
         refusal.respond(&mut response);
         self.end(slot, true, &response);
@@ -229,6 +233,7 @@ impl<B: Backend> Shard<B> {
     fn failed(&mut self, slot: Slot, failure: &Failure) {
         debug!(slot, code = failure.code.0, reason = failure.reason, "client broke the protocol");
         self.stats.failed.add(1);
+        self.count_end(slot, failure.code.0);
         if self.is_open(slot) {
             let frame = close_frame(failure.code, failure.reason);
             self.end(slot, true, &frame);
@@ -240,6 +245,7 @@ impl<B: Backend> Shard<B> {
     /// The client's half of the closing handshake, RFC 6455 §5.5.1: the first or the answer to ours.
     fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
         self.connections[slot as usize].ended = true;
+        self.count_end(slot, if has_code { code.0 } else { NO_CODE });
         if self.is_open(slot) {
             let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };
             self.end(slot, true, &frame);
@@ -252,12 +258,13 @@ impl<B: Backend> Shard<B> {
         if let Some(held) = self.held.get_mut(&slot) {
             return held.push_back(Held::End);
         }
+        self.count_end(slot, NO_FRAME);
         let connection = &mut self.connections[slot as usize];
         connection.ended = true;
         match connection.phase {
             // It may have said its last word and still be reading: it gets what it is owed.
             Phase::Open => self.end(slot, true, &[]),
-            Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => connection.phase = Phase::Ending,
+            Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => self.set_phase(slot, Phase::Ending),
             Phase::Free | Phase::Gone => {}
             _ => self.close(slot, Close::Graceful),
         }
@@ -265,6 +272,7 @@ impl<B: Backend> Shard<B> {
 
     fn sent(&mut self, slot: Slot) {
         self.hub.sent(slot);
+        self.end_sample(slot);
         if self.connections[slot as usize].is_paused(Pause::Unread) {
             self.heard(slot);
             if self.hub.outbox_len(slot) == 0 {
@@ -388,6 +396,7 @@ impl<B: Backend> Shard<B> {
             return;
         }
         self.paused.push(slot);
+        self.stats.publisher_pauses.add(1);
         if connection.pause(Pause::Published) {
             self.backend.pause(slot);
         }
@@ -395,20 +404,35 @@ impl<B: Backend> Shard<B> {
 }
 
 /// What a connection over a limit is told.
-fn excess_refusal(excess: Excess) -> Refusal {
-    match excess {
-        Excess::Server => Refusal::new(
+fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
+    let (why, status, reason) = match excess {
+        Excess::Server => (
+            Refused::Connections,
             Status::ServiceUnavailable,
             "This server has all the connections that it may have; try again later.",
         ),
-        Excess::Handshakes => Refusal::new(
+        Excess::Handshakes => (
+            Refused::Handshakes,
             Status::ServiceUnavailable,
             "Too many connections have not sent their request yet; try again later.",
         ),
-        Excess::Address => Refusal::new(
+        Excess::Address => (
+            Refused::Address,
             Status::TooManyRequests,
             "Your address has all the connections that it may have; close one first.",
         ),
+    };
+    (why, Refusal::new(status, reason))
+}
+
+/// What a request is counted under that is refused for what it asks.
+fn why(status: Status) -> Refused {
+    match status {
+        Status::NotFound => Refused::NotFound,
+        Status::MethodNotAllowed => Refused::Method,
+        Status::UpgradeRequired => Refused::Upgrade,
+        Status::ContentTooLarge | Status::UriTooLong | Status::HeaderFieldsTooLarge => Refused::TooLarge,
+        _ => Refused::Malformed,
     }
 }
 

@@ -2,13 +2,10 @@
 
 use std::sync::LazyLock;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
-use sha2::{Digest, Sha256};
 
 use crate::app::{CHAT_PAGE, check_room};
-use crate::protocol::response::respond;
+use crate::page::page_response;
 use crate::protocol::{AcceptKey, Refusal, Request, Status};
 
 /// The room of `/`.
@@ -69,35 +66,9 @@ fn room_name(encoded: &str) -> Result<String, Refusal> {
 
 /// The response with the chat page.
 pub(crate) fn page(head_only: bool) -> &'static [u8] {
-    static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(true));
-    static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(false));
+    static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, true));
+    static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, false));
     if head_only { &HEAD } else { &WHOLE }
-}
-
-/// Under a policy that lets nothing run or load but what the page holds itself.
-fn page_response(head_only: bool) -> Vec<u8> {
-    let policy = format!(
-        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        source_hash(CHAT_PAGE, "script"),
-        source_hash(CHAT_PAGE, "style"),
-    );
-    let headers = [
-        ("Content-Security-Policy", policy.as_str()),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Cache-Control", "no-cache"),
-    ];
-    let mut response = Vec::new();
-    respond(Status::Ok, &headers, "text/html; charset=utf-8", CHAT_PAGE.as_bytes(), head_only, &mut response);
-    response
-}
-
-/// The hash by which a policy allows the page's one inline element of this name. CSP 3 §6.7.2.3
-fn source_hash(page: &str, element: &str) -> String {
-    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has one such element");
-    let (content, _) = rest.split_once(&format!("</{element}>")).expect("it ends");
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl<K: Kernel> Shard<Uring<K>> {
                 "bytes of windows",
                 (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize,
             ),
-            ("sends", self.backend.sends_under_way()),
+            ("sends", self.backend.usage().sends_under_way),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),
             (

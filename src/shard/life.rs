@@ -12,6 +12,7 @@ use crate::hub::{Lagged, Slot};
 use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
 use crate::protocol::{CloseCode, Opcode, Refusal, Status};
+use crate::stats::{Ended, Refused};
 
 use super::admission::Place;
 use super::connection::{Connection, Pause, Phase};
@@ -21,6 +22,9 @@ use super::{Settings, Shard};
 
 /// How often a few more clients are closed while the server ends.
 const DRAIN_STEP_MS: u64 = 50;
+/// The code that stands for an end without a close frame, and one without a code. RFC 6455 §7.4.1
+pub(super) const NO_FRAME: u16 = 1006;
+pub(super) const NO_CODE: u16 = 1005;
 
 /// The end of the server, as a shard goes through it.
 #[derive(Debug)]
@@ -81,7 +85,9 @@ impl<B: Backend> Shard<B> {
             return;
         }
         debug!(slot, code = code.0, reason, "closing");
-        self.farewell(slot, owed, &close_frame(code, reason), Phase::Closing);
+        let frame = close_frame(code, reason);
+        self.count_end(slot, code.0);
+        self.farewell(slot, owed, &frame, Phase::Closing);
     }
 
     /// Sends the last bytes, `owed` ones before them; then our direction of the stream ends.
@@ -110,7 +116,7 @@ impl<B: Backend> Shard<B> {
     /// Nothing more is awaited of the client: our direction ends when all is sent.
     pub(super) fn finish_closing(&mut self, slot: Slot) {
         if matches!(self.connections[slot as usize].phase, Phase::Closing | Phase::Ending) {
-            self.connections[slot as usize].phase = Phase::Ending;
+            self.set_phase(slot, Phase::Ending);
             if self.hub.is_idle(slot) {
                 self.linger(slot);
             }
@@ -123,14 +129,15 @@ impl<B: Backend> Shard<B> {
         if self.connections[slot as usize].ended {
             return self.close(slot, Close::Graceful);
         }
-        self.connections[slot as usize].phase = Phase::Lingering;
+        self.set_phase(slot, Phase::Lingering);
         self.backend.shutdown(slot);
     }
 
     /// Drops a connection that is of no more use.
     pub(super) fn abandon(&mut self, slot: Slot) {
         if self.is_open(slot) {
-            self.connections[slot as usize].phase = Phase::Gone;
+            self.count_end(slot, NO_FRAME);
+            self.set_phase(slot, Phase::Gone);
             self.hub.finish(slot, false, &[]);
             self.with_client(slot, |app, context, client| app.on_close(context, client));
         }
@@ -147,8 +154,16 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         let was = std::mem::replace(&mut connection.phase, phase);
         let is_served = !matches!(connection.place, Place::Over(_));
+        self.count_phase(was, phase);
         if was == Phase::Handshake && phase != Phase::Handshake && is_served {
             self.shared.admission.handshake_over();
+        }
+    }
+
+    /// Counts how a WebSocket ends, if it has not ended yet.
+    pub(super) fn count_end(&self, slot: Slot, code: u16) {
+        if self.is_open(slot) {
+            self.stats.ended[Ended::of(code) as usize].add(1);
         }
     }
 
@@ -159,6 +174,7 @@ impl<B: Backend> Shard<B> {
             self.paused.retain(|other| *other != slot);
         }
         self.held.remove(&slot);
+        self.count_phase(gone.phase, Phase::Free);
         self.hub.close(slot);
         if !fault::is(Fault::LostContext) {
             self.stats.context_bytes_released.add(gone.context_memory() as u64);
@@ -219,7 +235,7 @@ impl<B: Backend> Shard<B> {
         match self.connections[slot as usize].phase {
             Phase::Handshake => {
                 let reason = "The request did not come in time; send it right after connecting.";
-                self.refuse(slot, &Refusal::new(Status::RequestTimeout, reason));
+                self.refuse(slot, Refused::TimedOut, &Refusal::new(Status::RequestTimeout, reason));
             }
             Phase::Open => self.check_life(slot),
             Phase::Closing | Phase::Ending | Phase::Lingering => {
@@ -266,7 +282,7 @@ impl<B: Backend> Shard<B> {
         match self.connections[slot as usize].phase {
             Phase::Handshake => {
                 let reason = "This server is shutting down; connect again.";
-                self.refuse(slot, &Refusal::new(Status::ServiceUnavailable, reason));
+                self.refuse(slot, Refused::Draining, &Refusal::new(Status::ServiceUnavailable, reason));
             }
             _ => self.begin_closing(slot, true, CloseCode::GOING_AWAY, "the server is shutting down"),
         }

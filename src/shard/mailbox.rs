@@ -91,6 +91,11 @@ impl Address {
         stuck
     }
 
+    /// Batches of requests and of deliveries that wait to be taken.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        (self.requests.len(), self.deliveries.len())
+    }
+
     /// Wakes the owner.
     pub(crate) fn wake(&self) {
         self.waker.wake();

@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 mod life;
 mod mail;
 mod mailbox;
+mod measure;
 mod pace;
 mod settings;
 #[cfg(test)]
@@ -126,6 +127,7 @@ pub(crate) struct Shard<B> {
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
     drain: Option<life::Drain>,
+    samples: measure::Samples,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     now_ms: u64,
@@ -162,6 +164,7 @@ impl<B: Backend> Shard<B> {
             held: HashMap::new(),
             closing: Vec::new(),
             drain: None,
+            samples: measure::Samples::default(),
             shared,
             stats,
             now_ms,
@@ -192,7 +195,7 @@ impl<B: Backend> Shard<B> {
     pub(crate) fn work(&mut self, events: &mut Vec<Event>) {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
-        self.stats.turns.add(1);
+        self.count_turn();
         self.take_notice();
         for event in events.drain(..) {
             self.handle(event);
@@ -206,6 +209,7 @@ impl<B: Backend> Shard<B> {
         self.send();
         self.post();
         self.resume_publishers();
+        self.measure_turn();
     }
 
     /// How long the backend may wait; the waker is ready when it may wait at all.
@@ -216,7 +220,8 @@ impl<B: Backend> Shard<B> {
         self.waker.prepare();
         let is_stopping = self.shared.stopping.load(Ordering::SeqCst);
         let is_told = is_stopping != self.drain.is_some() || self.shared.notice.number() != self.noticed;
-        if is_told || self.has_mail() {
+        let is_asked = self.stats.survey.question().is_some();
+        if is_told || is_asked || self.has_mail() {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }
@@ -240,6 +245,7 @@ impl<B: Backend> Shard<B> {
         self.hub.gather();
         let mut budget = self.bounds.sends_per_turn;
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
+            self.begin_sample(outbound.slot);
             self.stats.sends.add(1);
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);

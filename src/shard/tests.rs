@@ -6,7 +6,7 @@ use super::*;
 use crate::app::Relay;
 use crate::config::{Compression, LagPolicy};
 use crate::hub::{Kind, Message, Options};
-use crate::io::{Buffer, Close};
+use crate::io::{Buffer, Close, Usage};
 use crate::protocol::Limits;
 
 /// A backend to which nothing happens but time.
@@ -29,8 +29,14 @@ impl Backend for Quiet {
     fn close(&mut self, _: Slot, _: Close) {}
     fn recycle(&mut self, _: Buffer) {}
     fn stop_accepting(&mut self) {}
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now_ns(&self) -> u64 {
+        self.now_ms * 1_000_000
+    }
+    fn clock_ns(&self) -> u64 {
+        self.now_ns()
+    }
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
     fn waker(&self) -> Waker {
         self.waker.clone()

@@ -174,8 +174,8 @@ impl Kernel for Simulated {
         self.0.borrow().lent.len()
     }
 
-    fn now_ms(&self) -> u64 {
-        self.0.borrow().net.borrow().now_ms
+    fn now_ns(&self) -> u64 {
+        self.0.borrow().net.borrow().now_ms * 1_000_000
     }
 }
 

@@ -118,6 +118,8 @@ pub(super) fn run_with_reloads(seed: u64) -> Outcome {
     world.reloads = Some(Random::new(seed));
     // A rate may come and go.
     world.is_paced = true;
+    // A shorter history, too.
+    world.keeps_history = false;
     play_out(world)
 }
 

@@ -9,11 +9,11 @@ import { chromium } from 'playwright-core';
 const here = path.dirname(fileURLToPath(import.meta.url));
 export const repository = path.resolve(here, '../..');
 
-/** Starts the server on a free port; gives its address as { host, port } and `stop`. */
-export async function startServer() {
+/** Starts the server on a free port; gives its address as { host, port }, with --admin that one as `admin`, and `stop`. */
+export async function startServer(options = []) {
   const binary = process.env.UPROAR_BIN ?? path.join(repository, 'target/release/uproar');
   const backend = process.env.UPROAR_BACKEND ?? 'auto';
-  const server = spawn(binary, ['--listen', '127.0.0.1:0', '--backend', backend], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const server = spawn(binary, ['--listen', '127.0.0.1:0', '--backend', backend, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = once(server, 'exit');
   const stop = async () => {
     if (server.exitCode === null && server.signalCode === null) server.kill('SIGTERM');
@@ -27,7 +27,10 @@ export async function startServer() {
       // Colours of the log are no part of the line.
       said += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '');
       const found = /listening on (?:\w+:\/\/)?([\d.]+):(\d+)/.exec(said);
-      if (found) resolve({ host: found[1], port: Number(found[2]) });
+      const admin = /admin on http:\/\/([\d.]+):(\d+)/.exec(said);
+      if (!found || (options.includes('--admin') && !admin)) return;
+      const address = [found, admin].map(match => match && { host: match[1], port: Number(match[2]) });
+      resolve({ ...address[0], admin: address[1] });
     };
     server.stdout.on('data', hear);
     server.stderr.on('data', hear);

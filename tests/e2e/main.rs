@@ -16,6 +16,7 @@ macro_rules! on_both_backends {
     };
 }
 
+mod admin;
 mod bad_options;
 mod chat;
 mod compression;

@@ -202,9 +202,11 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
     for (at, (client, _)) in clients.iter_mut().enumerate() {
         client.write_all(&[at as u8; 1000]).expect("written");
     }
+    assert_eq!(rig.backend.usage().starved, 0);
     // Everything that can be out is out, and the rest waits without an error.
     let held = [rig.received(), rig.received()];
     rig.nothing_more();
+    assert_ne!(rig.backend.usage().starved, 0, "this load is counted");
 
     let mut goals: Vec<(Slot, usize)> = clients.iter().map(|(_, slot)| (*slot, 1000)).collect();
     for (slot, mut buffer) in held {

@@ -76,8 +76,13 @@ pub(crate) trait Kernel {
     /// Number of buffers that can still be filled.
     fn available(&self) -> usize;
 
-    /// Milliseconds on a monotonic clock.
-    fn now_ms(&self) -> u64;
+    /// Nanoseconds on a monotonic clock.
+    fn now_ns(&self) -> u64;
+
+    /// Times that completions were found to have overflowed the ring.
+    fn overflows(&self) -> u64 {
+        0
+    }
 }
 
 /// The real one.
@@ -169,7 +174,11 @@ impl Kernel for Linux {
         self.buffers.available()
     }
 
-    fn now_ms(&self) -> u64 {
-        clock::now_ms()
+    fn now_ns(&self) -> u64 {
+        clock::now_ns()
+    }
+
+    fn overflows(&self) -> u64 {
+        self.ring.overflows()
     }
 }

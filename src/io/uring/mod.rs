@@ -30,7 +30,7 @@ pub(crate) use self::ring::Completion;
 use self::ring::WORK_A_WAIT;
 use super::admission::Admission;
 use super::sends::{SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Options, Slot, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 use crate::fault::{self, Fault};
 
@@ -45,7 +45,7 @@ pub struct Uring<K: Kernel = Linux> {
     waker: Waker,
     /// A wake-up is being waited for.
     wake_armed: bool,
-    now_ms: u64,
+    now_ns: u64,
     admission: Admission,
     accepts: Accepts,
     connections: Vec<Connection>,
@@ -59,6 +59,10 @@ pub struct Uring<K: Kernel = Linux> {
     unfinished: Vec<Slot>,
     /// Room for completions.
     completions: Vec<Completion>,
+    /// Times that receiving ended for want of a buffer.
+    starved: u64,
+    /// Bytes of all receive buffers.
+    buffer_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -158,7 +162,7 @@ impl<K: Kernel> Uring<K> {
         Ok(Self {
             waker: Waker::new()?,
             wake_armed: false,
-            now_ms: kernel.now_ms(),
+            now_ns: kernel.now_ns(),
             accepts: Accepts::new(kernel.listeners()),
             kernel,
             admission: Admission::new(options.slots),
@@ -168,33 +172,29 @@ impl<K: Kernel> Uring<K> {
             quiet: Quiet::new(options.park_ms),
             unfinished: Vec::new(),
             completions: Vec::new(),
+            starved: 0,
+            buffer_bytes: options.buffer_bytes(),
         })
-    }
-
-    /// Sends whose completion has not come.
-    #[cfg(test)]
-    pub(crate) fn sends_under_way(&self) -> usize {
-        self.sends.len()
     }
 
     /// The first half of a `poll`: asks for all that is wanted, and says how long to wait.
     pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Option<Duration> {
         let before = events.len();
-        self.admission.retry(self.now_ms, events);
+        self.admission.retry(self.now_ms(), events);
         self.arm();
         self.park_quiet();
         if events.len() > before {
             Some(Duration::ZERO)
         } else {
-            let timeout = self.admission.limit_wait(timeout, self.now_ms);
-            self.quiet.limit_wait(timeout, self.now_ms)
+            let timeout = self.admission.limit_wait(timeout, self.now_ms());
+            self.quiet.limit_wait(timeout, self.now_ms())
         }
     }
 
     /// The second half, after the wait: reports what has happened.
     pub(crate) fn end(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         self.waker.cancel();
-        self.now_ms = self.kernel.now_ms();
+        self.now_ns = self.kernel.now_ns();
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.take_completions(&mut completions);
         let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
@@ -271,7 +271,7 @@ impl<K: Kernel> Uring<K> {
 
     /// Arms receiving if it is wanted, behind those that wait for a buffer.
     fn receive(&mut self, slot: Slot) {
-        let others_wait = !self.starving.is_empty();
+        let (others_wait, now_ms) = (!self.starving.is_empty(), self.now_ms());
         let connection = self.at(slot);
         if !connection.is_wanted() || connection.listening != Listening::Nothing {
             return;
@@ -283,7 +283,7 @@ impl<K: Kernel> Uring<K> {
         connection.listening = Listening::Receive;
         connection.heard = true;
         if !std::mem::replace(&mut connection.listed, true) {
-            self.quiet.list(slot, self.now_ms);
+            self.quiet.list(slot, now_ms);
         }
         self.start(slot, Request::Receive(slot));
     }
@@ -291,7 +291,7 @@ impl<K: Kernel> Uring<K> {
     /// Parks connections of which nothing was heard for a while.
     fn park_quiet(&mut self) {
         for _ in 0..quiet::LOOKS_A_TURN {
-            let Some(slot) = self.quiet.next(self.now_ms) else { break };
+            let Some(slot) = self.quiet.next(self.now_ms()) else { break };
             let connection = &mut self.connections[slot as usize];
             if !matches!(connection.listening, Listening::Receive | Listening::Parking) {
                 connection.listed = false;
@@ -301,7 +301,7 @@ impl<K: Kernel> Uring<K> {
                 connection.listening = Listening::Parking;
                 self.cancel(slot);
             }
-            self.quiet.list(slot, self.now_ms);
+            self.quiet.list(slot, self.now_ms());
         }
     }
 
@@ -344,7 +344,7 @@ impl<K: Kernel> Uring<K> {
         match u32::try_from(result) {
             Ok(slot) => self.adopt(slot, peer, events),
             Err(_) if super::is_out_of_resources(&error(result)) => {
-                self.admission.refused(self.now_ms, events);
+                self.admission.refused(self.now_ms(), events);
             }
             // Cancelled, or the connection broke while it waited (accept(2) lists more causes).
             Err(_) => {}
@@ -406,6 +406,7 @@ impl<K: Kernel> Uring<K> {
                 events.push(Event::Ended { slot });
             }
             libc::ENOBUFS => {
+                self.starved += 1;
                 let connection = self.at(slot);
                 connection.listening = Listening::Starving;
                 match std::mem::take(&mut connection.served) {
@@ -594,8 +595,21 @@ impl<K: Kernel> Backend for Uring<K> {
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        self.now_ms
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.kernel.now_ns()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            ring_overflows: self.kernel.overflows(),
+            starved: self.starved,
+            sends_under_way: self.sends.len(),
+            buffer_bytes: self.buffer_bytes,
+        }
     }
 
     fn waker(&self) -> Waker {
@@ -647,5 +661,36 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert_eq!(size_of::<Connection>(), 16);
+    }
+
+    #[test]
+    fn completions_that_overflow_the_ring_are_counted_and_come_all_the_same() {
+        const CLIENTS: usize = 64;
+        let listener = super::super::listen::listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        let mut backend = Uring::with_short_queue(&Options::default(), vec![listener]).expect("a ring");
+        let _clients: Vec<_> =
+            (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).expect("connected")).collect();
+        let mut slots = Vec::new();
+        while slots.len() < CLIENTS {
+            slots.extend(events(&mut backend).iter().filter_map(|event| match event {
+                Event::Accepted { slot, .. } => Some(*slot),
+                _ => None,
+            }));
+        }
+        for slot in slots {
+            backend.send(slot, Span::copy_of(b"hello"));
+        }
+        let mut sent = 0;
+        while sent < CLIENTS {
+            sent += events(&mut backend).iter().filter(|event| matches!(event, Event::Sent { .. })).count();
+        }
+        assert_ne!(backend.usage().ring_overflows, 0, "the ring has room for 16");
+    }
+
+    fn events(backend: &mut Uring) -> Vec<Event> {
+        let mut events = Vec::new();
+        backend.poll(Some(Duration::from_secs(10)), &mut events).expect("the ring works");
+        events
     }
 }

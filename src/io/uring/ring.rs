@@ -27,6 +27,8 @@ pub(super) struct Ring {
     overflow: VecDeque<squeue::Entry>,
     /// Operations in the submission queue or with the kernel, which may use their memory.
     outstanding: usize,
+    /// Times that completions were found to have overflowed the ring.
+    overflows: u64,
 }
 
 /// The completion of an operation, or one of several of a multishot one.
@@ -61,7 +63,7 @@ impl Ring {
             };
             refusal("the table of direct descriptors", &cause, &error)
         })?;
-        Ok(Self { ring, overflow: VecDeque::new(), outstanding: 0 })
+        Ok(Self { ring, overflow: VecDeque::new(), outstanding: 0, overflows: 0 })
     }
 
     /// Makes the memory of `entries` buffer ring entries at `address` the ring's buffer group `group`.
@@ -116,6 +118,8 @@ impl Ring {
 
     /// Takes all completions there are.
     pub(super) fn take_completions(&mut self, into: &mut Vec<Completion>) {
+        // The kernel keeps them, and puts them in the ring when it is entered next.
+        self.overflows += u64::from(self.ring.submission().cq_overflow());
         let from = into.len();
         into.extend(self.ring.completion().map(|entry| Completion {
             operation: Operation::decode(entry.user_data()),
@@ -124,6 +128,11 @@ impl Ring {
             buffer: cqueue::buffer_select(entry.flags()),
         }));
         self.outstanding -= into[from..].iter().filter(|completion| completion.last).count();
+    }
+
+    /// Times that completions were found to have overflowed the ring.
+    pub(super) fn overflows(&self) -> u64 {
+        self.overflows
     }
 
     /// Cancels everything and waits, for a bounded time, until nothing is under way; says whether that is so.

@@ -3,6 +3,7 @@
 pub(crate) mod chatter;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
 

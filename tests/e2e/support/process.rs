@@ -1,6 +1,6 @@
 //! The server as its users start it: a process with arguments, output and an exit code.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uproar::config::BackendName;
+
+use super::until;
 
 const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
 
@@ -24,6 +26,8 @@ pub(crate) struct Process {
     /// What it printed when it was ready.
     pub(crate) ready_line: String,
     pub(crate) address: SocketAddr,
+    /// What it printed after that.
+    printed: Arc<Mutex<String>>,
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
 }
@@ -61,19 +65,12 @@ impl Process {
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("piped");
-        let written = Arc::clone(&log);
-        let log_reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = written.lock().expect("nobody panics with it");
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
+        let log_reader = gather(BufReader::new(stderr), &log);
         let mut ready_line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         stdout.read_line(&mut ready_line).expect("a line");
-        // What else it prints must not stop it.
-        std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let printed = Arc::default();
+        gather(stdout, &printed);
         let address = ready_line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
         let Some(address) = address.and_then(|address| address.parse().ok()) else {
             let code = child.wait().expect("it ends").code();
@@ -81,7 +78,22 @@ impl Process {
             let log = log.lock().expect("nobody panics with it").clone();
             return Err(Ended { code, log });
         };
-        Ok(Self { child, ready_line, address, log, log_reader: Some(log_reader) })
+        Ok(Self { child, ready_line, address, printed, log, log_reader: Some(log_reader) })
+    }
+
+    /// The address of its admin listener, which it was told to have.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let find = || {
+            let printed = self.printed.lock().expect("nobody panics with it");
+            let line = printed.lines().find_map(|line| line.strip_prefix("admin on http://"));
+            line.and_then(|line| line.strip_suffix('/')?.parse().ok())
+        };
+        let mut found = None;
+        until("it says where its admin listener is", || {
+            found = find();
+            found.is_some()
+        });
+        found.expect("it was waited for")
     }
 
     pub(crate) fn log(&self) -> String {
@@ -115,6 +127,18 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Reads lines to the end on a thread, so that who writes them never has to wait.
+fn gather(lines: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let mut text = into.lock().expect("nobody panics with it");
+            text.push_str(&line);
+            text.push('\n');
+        }
+    })
 }
 
 /// The command with arguments, and nothing of our environment's settings.

@@ -1,0 +1,337 @@
+//! What those who run the server see of it: metrics, health, and the page.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::Signal;
+use uproar::app::{App, ClientId, Context, Incoming};
+use uproar::config::{AppName, BackendName, Config};
+use uproar::server::Server;
+
+use crate::process::refuses;
+use crate::support::client::Client;
+use crate::support::metrics::{Metrics, ask};
+use crate::support::process::{Process, backend_arg, uproar};
+use crate::support::raw::{BINARY, Raw, TEXT, close_payload, frame};
+use crate::support::{TestServer, config, until};
+
+on_both_backends!(
+    counters_move_with_known_traffic,
+    connections_are_told_apart_by_state,
+    refusals_and_ends_are_told_apart,
+    memory_comes_and_goes,
+    a_shard_that_hangs_fails_the_health_check_and_no_other_does,
+    a_server_that_drains_is_not_ready,
+);
+
+fn admin_config(backend: BackendName, app: AppName, workers: u16) -> Config {
+    Config { admin: Some(SocketAddr::from(([127, 0, 0, 1], 0))), ..config(backend, app, workers) }
+}
+
+fn start(backend: BackendName, app: AppName, workers: u16) -> (TestServer, SocketAddr) {
+    let server = TestServer::start(&admin_config(backend, app, workers));
+    let admin = server.admin_address().expect("it has an admin listener");
+    (server, admin)
+}
+
+fn counters_move_with_known_traffic(backend: BackendName) {
+    let (server, admin) = start(backend, AppName::Relay, 2);
+    let mut clients: Vec<_> = (0..5).map(|_| Client::open(server.address(), "/room/counted")).collect();
+    // A member hears itself when it is one.
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.say(&format!("here {number}"));
+        while client.line() != format!("here {number}") {}
+    }
+    clients[0].say("all here");
+    for client in &mut clients {
+        while client.line() != "all here" {}
+    }
+    let before = Metrics::of(admin);
+    for number in 0..20 {
+        clients[1].say(&format!("message {number}"));
+        for client in &mut clients {
+            client.hears(&format!("message {number}"));
+        }
+    }
+    let after = Metrics::of(admin);
+    let risen = |name: &str| after.sum(name, &[]) - before.sum(name, &[]);
+    assert_eq!(risen("uproar_received_messages_total"), 20.0);
+    assert_eq!(risen("uproar_ordered_messages_total"), 20.0);
+    assert_eq!(risen("uproar_deliveries_total"), 100.0);
+    assert_eq!(risen("uproar_sends_total"), 100.0, "who waits for each message gets it by itself");
+    // Two bytes of header, and four of mask from the client.
+    let text: usize = (0..20).map(|number| format!("message {number}").len()).sum();
+    assert_eq!(risen("uproar_received_bytes_total"), (text + 20 * 6) as f64);
+    assert_eq!(risen("uproar_sent_bytes_total"), (5 * (text + 20 * 2)) as f64);
+    assert_eq!(after.sum("uproar_opened_total", &[]), 5.0);
+    // Among five clients on two shards, one has the first slot.
+    assert!(risen("uproar_send_latency_seconds_count") >= 20.0);
+    assert!(risen("uproar_turn_duration_seconds_count") >= 20.0);
+    for histogram in ["uproar_send_latency_seconds", "uproar_turn_duration_seconds"] {
+        let all = after.sum(&format!("{histogram}_bucket"), &[("le", "+Inf")]);
+        assert_eq!(all, after.sum(&format!("{histogram}_count"), &[]));
+    }
+    let name = if backend == BackendName::IoUring { "io-uring" } else { "epoll" };
+    assert_eq!(after.sum("uproar_info", &[("backend", name)]), 1.0);
+    assert!(after.sum("process_resident_memory_bytes", &[]) > 1e6);
+}
+
+fn connections_are_told_apart_by_state(backend: BackendName) {
+    let (server, admin) = start(backend, AppName::Echo, 2);
+    let state = |state: &str| Metrics::of(admin).sum("uproar_connections", &[("state", state)]);
+    let silent: Vec<_> = (0..3).map(|_| Raw::connect(server.address())).collect();
+    let open: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
+    until("three are in their handshake", || state("handshake") == 3.0);
+    assert_eq!(state("open"), 4.0);
+    let mut deaf = Raw::open(server.address(), "/");
+    deaf.send(&frame(0x83, b"no such opcode"));
+    // It has been told, and does not end its direction.
+    until("one has been told its last", || state("lingering") == 1.0);
+    drop((silent, open, deaf));
+    let states = ["handshake", "open", "closing", "ending", "lingering", "gone"];
+    until("all are gone", || states.iter().all(|name| state(name) == 0.0));
+    let metrics = Metrics::of(admin);
+    assert_eq!(metrics.sum("uproar_accepted_total", &[]), 8.0);
+    assert_eq!(metrics.sum("uproar_closed_total", &[]), 8.0);
+}
+
+fn refusals_and_ends_are_told_apart(backend: BackendName) {
+    let base = admin_config(backend, AppName::Chat, 1);
+    let server = TestServer::start(&Config { max_connections: 1, ..base });
+    let admin = server.admin_address().expect("it has an admin listener");
+    for (request, status) in [
+        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        ("POST / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 413),
+    ] {
+        let mut raw = Raw::connect(server.address());
+        raw.send(request.as_bytes());
+        assert_eq!(raw.response().status, status);
+        drop(raw);
+        until("it is gone", || server.connections().0 == 0);
+    }
+    for (last, code) in [
+        (frame(0x88, &close_payload(1000, "bye")), "1000"),
+        (frame(0x88, &close_payload(4321, "mine")), "other"),
+        (frame(0x88, b""), "1005"),
+        (frame(BINARY, b"a chat takes text"), "1003"),
+        (frame(TEXT, b"\xff"), "1007"),
+        (frame(0x83, b""), "1002"),
+    ] {
+        let mut raw = Raw::open(server.address(), "/");
+        raw.send(&last);
+        let ended = || Metrics::of(admin).sum("uproar_websocket_closes_total", &[("code", code)]);
+        until("its end is counted", || ended() == 1.0);
+        drop(raw);
+        until("it is gone", || server.connections().0 == 0);
+    }
+    let stays = Raw::open(server.address(), "/");
+    let mut surplus = Raw::connect(server.address());
+    assert_eq!(surplus.response().status, 503);
+    stays.abort();
+    until("its end is counted", || {
+        Metrics::of(admin).sum("uproar_websocket_closes_total", &[("code", "1006")]) == 1.0
+    });
+    let metrics = Metrics::of(admin);
+    for reason in ["not_found", "method", "malformed", "too_large", "connections"] {
+        assert_eq!(metrics.sum("uproar_refused_total", &[("reason", reason)]), 1.0, "{reason}");
+    }
+    assert_eq!(metrics.sum("uproar_refused_total", &[]), 5.0);
+    assert_eq!(metrics.sum("uproar_websocket_closes_total", &[]), 7.0);
+    assert_eq!(metrics.sum("uproar_opened_total", &[]), 7.0);
+}
+
+fn memory_comes_and_goes(backend: BackendName) {
+    let (server, admin) = start(backend, AppName::Chat, 2);
+    let fresh = Metrics::of(admin);
+    assert_eq!((fresh.sum("uproar_rooms", &[]), fresh.sum("uproar_log_bytes", &[])), (0.0, 0.0));
+    assert_eq!(fresh.sum("uproar_receive_buffer_bytes", &[]), (2 * 256 * 8192) as f64);
+    let mut client = Client::open(server.address(), "/room/kept");
+    client.line();
+    client.say("remember this");
+    client.line();
+    // The shards are asked for it, and so it needs no waiting.
+    let talking = Metrics::of(admin);
+    assert!((1.0..=2.0).contains(&talking.sum("uproar_rooms", &[])), "on its home, and where its member is");
+    assert!(talking.sum("uproar_log_bytes", &[]) >= 13.0);
+    assert_eq!(talking.sum("uproar_outbox_bytes", &[]), 0.0);
+}
+
+/// Blocks its shard when told to, until it is released.
+struct Sleepy(Arc<AtomicBool>);
+
+impl App for Sleepy {
+    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _room: &str) {}
+
+    fn on_message(&mut self, _context: &mut Context<'_>, _client: ClientId, _message: Incoming<'_>) {
+        until("it is released", || self.0.load(Ordering::SeqCst));
+    }
+}
+
+fn a_shard_that_hangs_fails_the_health_check_and_no_other_does(backend: BackendName) {
+    let released = Arc::new(AtomicBool::new(false));
+    let own = Arc::clone(&released);
+    let make = move |_| Box::new(Sleepy(Arc::clone(&own))) as Box<dyn App>;
+    let server = TestServer::start_app(&admin_config(backend, AppName::Relay, 2), make);
+    let admin = server.admin_address().expect("it has an admin listener");
+    assert_eq!(ask(admin, "/healthz").body, "ok\n");
+    let mut client = Client::open(server.address(), "/");
+    let owner = Metrics::of(admin).sum("uproar_connections", &[("shard", "1"), ("state", "open")]);
+    client.say("sleep");
+    until("the shard is seen to hang", || ask(admin, "/healthz").status == 503);
+    let body = ask(admin, "/healthz").body;
+    // The other one has slept for as long, with nothing to do, and is well.
+    assert_eq!(body.lines().count(), 1, "{body}");
+    assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
+    // Everything else answers all the same.
+    assert_eq!(ask(admin, "/readyz").status, 200);
+    let metrics = Metrics::of(admin);
+    assert!(metrics.sum("uproar_turn_age_seconds", &[("shard", &owner.to_string())]) >= 5.0);
+    released.store(true, Ordering::SeqCst);
+    until("it is well again", || ask(admin, "/healthz").status == 200);
+}
+
+fn a_server_that_drains_is_not_ready(backend: BackendName) {
+    let args = [backend_arg(backend), "--admin=127.0.0.1:0", "--drain-seconds=60", "--workers=1"];
+    let server = Process::start(&args);
+    let admin = server.admin_address();
+    assert_eq!(ask(admin, "/readyz").body, "ok\n");
+    let clients: Vec<_> = (0..2).map(|_| Client::open(server.address, "/")).collect();
+    server.signal(Signal::SIGTERM);
+    until("it is not ready", || ask(admin, "/readyz").status == 503);
+    assert!(ask(admin, "/readyz").body.starts_with("draining"));
+    assert_eq!(ask(admin, "/healthz").status, 200, "it is well while it drains");
+    assert_eq!(Metrics::of(admin).sum("uproar_draining", &[]), 1.0);
+    drop(clients);
+    assert_eq!(server.ended().code, Some(0));
+}
+
+#[test]
+fn without_the_option_nothing_listens() {
+    let server = Server::start(&config(BackendName::Epoll, AppName::Echo, 1)).expect("it starts");
+    assert_eq!(server.admin_address(), None);
+    server.stop();
+}
+
+#[test]
+fn the_end_of_the_server_is_that_of_its_admin_listener() {
+    let config = admin_config(BackendName::Auto, AppName::Echo, 1);
+    let mut server = Server::start(&config).expect("it starts");
+    let admin = server.admin_address().expect("it has an admin listener");
+    assert_eq!(ask(admin, "/readyz").status, 200);
+    server.stop();
+    server.join();
+    let error = TcpStream::connect(admin).expect_err("nobody listens");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn requests_are_judged_and_slow_clients_told() {
+    let (_server, admin) = start(BackendName::Auto, AppName::Echo, 1);
+    for (request, status, part) in [
+        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, "try /, /metrics, /healthz or /readyz"),
+        ("POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 405, "GET and HEAD"),
+        ("GET /metrics HTTP/1.1\r\n\r\n", 400, "Host"),
+        ("\x16\x03\x01 hello\r\n\r\n", 400, ""),
+        ("GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", 200, "# HELP"),
+        ("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 200, ""),
+        ("HEAD /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, ""),
+    ] {
+        let mut raw = Raw::connect(admin);
+        raw.send(request.as_bytes());
+        let response = raw.response();
+        assert_eq!(response.status, status, "{request}: {response:?}");
+        assert!(response.body.contains(part), "{request}: {response:?}");
+        assert_eq!(response.body.is_empty(), request.starts_with("HEAD"), "{request}");
+    }
+    let mut endless = Raw::connect(admin);
+    endless.try_send(format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(20_000)).as_bytes());
+    assert_eq!(endless.status(), Some(431));
+    // More than are served at a time; each is told, and then it is the next one's turn.
+    let mut silent: Vec<_> = (0..6).map(|_| Raw::connect(admin)).collect();
+    silent[0].send(b"GET /metr");
+    assert_eq!(ask(admin, "/healthz").status, 200);
+    for raw in &mut silent {
+        assert_eq!(raw.response().status, 408);
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_said_with_a_way_out() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    refuses(&mut uproar(&["--admin", &address]), &[&address, "cannot listen on", "--admin"]);
+    let parts = ["192.0.2.1:9100", "cannot listen on", "no interface"];
+    refuses(&mut uproar(&["--admin", "192.0.2.1:9100"]), &parts);
+    let parts = ["--admin 127.0.0.1:8000", "--listen", "another port"];
+    refuses(&mut uproar(&["--admin", "127.0.0.1:8000"]), &parts);
+}
+
+/// Every name in the dashboard of `deploy` is exposed, and every name that it groups by is a label there.
+#[test]
+fn the_dashboard_for_grafana_asks_for_what_there_is() {
+    let (_server, admin) = start(BackendName::Auto, AppName::Chat, 2);
+    let metrics = Metrics::of(admin);
+    let text = include_str!("../../deploy/grafana-dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).expect("valid JSON");
+    let mut queries = Vec::new();
+    gather_queries(&dashboard, &mut queries);
+    assert!(queries.len() > 10, "{queries:?}");
+    for query in &queries {
+        for name in words(query).filter(|word| word.starts_with("uproar_") || word.starts_with("process_")) {
+            assert!(metrics.series.iter().any(|series| series.name == name), "{name} in {query}");
+        }
+        for label in groupings(query) {
+            assert!(
+                metrics.series.iter().any(|series| series.labels.contains_key(label)),
+                "{label} in {query}"
+            );
+        }
+        for (label, value) in selectors(query) {
+            let exists = metrics.series.iter().any(|series| {
+                series.labels.get(label).is_some_and(|own| own == value || value.starts_with('$'))
+            });
+            // These are put to every series by Prometheus itself.
+            assert!(exists || ["job", "instance"].contains(&label), "{label}={value} in {query}");
+        }
+    }
+}
+
+fn gather_queries(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, field) in fields {
+                match field.as_str().filter(|_| ["expr", "definition"].contains(&key.as_str())) {
+                    Some(query) => found.push(query.to_owned()),
+                    None => gather_queries(field, found),
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| gather_queries(item, found)),
+        _ => {}
+    }
+}
+
+fn words(query: &str) -> impl Iterator<Item = &str> {
+    query.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+}
+
+/// Labels that a query groups by.
+fn groupings(query: &str) -> impl Iterator<Item = &str> {
+    let lists = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+    lists.flat_map(|list| list.split(", "))
+}
+
+/// Labels with the values that a query wants them to have.
+fn selectors(query: &str) -> Vec<(&str, &str)> {
+    let in_braces = query.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    in_braces
+        .flat_map(|inner| inner.split(','))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(label, value)| {
+            (label.trim().trim_end_matches('!'), value.trim_matches(|char| "~\"".contains(char)))
+        })
+        .collect()
+}

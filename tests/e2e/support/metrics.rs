@@ -1,0 +1,104 @@
+//! The text format of Prometheus, read strictly: each metric has its help and its type before its series.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::raw::{Raw, Response};
+
+/// What `/metrics` said.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// Types by name of the metric.
+    pub(crate) types: BTreeMap<String, String>,
+    pub(crate) series: Vec<Series>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) value: f64,
+}
+
+/// Asks the admin listener for a path.
+pub(crate) fn ask(address: SocketAddr, path: &str) -> Response {
+    let mut raw = Raw::connect(address);
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").as_bytes());
+    raw.response()
+}
+
+impl Metrics {
+    /// Reads what the server says now.
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        let response = ask(address, "/metrics");
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(response.head.contains("Content-Type: text/plain; version=0.0.4"), "{}", response.head);
+        Self::parse(&response.body)
+    }
+
+    fn parse(text: &str) -> Self {
+        assert!(text.ends_with('\n'), "the last line ends");
+        let (mut types, mut series, mut explained) = (BTreeMap::new(), Vec::<Series>::new(), String::new());
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, words) = help.split_once(' ').expect(line);
+                assert!(words.ends_with('.'), "no sentence: {line}");
+                explained = name.to_owned();
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect(line);
+                assert_eq!(explained, name, "its help comes first");
+                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} comes twice");
+            } else {
+                let one = Series::parse(line);
+                let metric = one.metric(&types);
+                assert_eq!(explained, metric, "series stand below their metric");
+                assert!(
+                    !series.iter().any(|other| (&other.name, &other.labels) == (&one.name, &one.labels)),
+                    "{line}"
+                );
+                series.push(one);
+            }
+        }
+        Self { types, series }
+    }
+
+    /// The sum of all series with this name and these labels, of which there must be one.
+    #[track_caller]
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |series: &&Series| {
+            series.name == name
+                && labels
+                    .iter()
+                    .all(|(label, value)| series.labels.get(*label).is_some_and(|own| own == value))
+        };
+        let found: Vec<f64> = self.series.iter().filter(has).map(|series| series.value).collect();
+        assert!(!found.is_empty(), "no series {name}{labels:?}");
+        found.iter().sum()
+    }
+}
+
+impl Series {
+    fn parse(line: &str) -> Self {
+        let (series, value) = line.rsplit_once(' ').expect(line);
+        let (name, labels) = match series.split_once('{') {
+            Some((name, rest)) => (name, rest.strip_suffix('}').expect(line)),
+            None => (series, ""),
+        };
+        let label = |pair: &str| {
+            let (name, value) = pair.split_once('=').expect(line);
+            let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect(line);
+            (name.to_owned(), value.to_owned())
+        };
+        let labels = labels.split(',').filter(|pair| !pair.is_empty()).map(label).collect();
+        Self { name: name.to_owned(), labels, value: value.parse().expect(line) }
+    }
+
+    /// The metric that the series belongs to: a histogram has several.
+    fn metric<'a>(&'a self, types: &BTreeMap<String, String>) -> &'a str {
+        let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
+            let name = self.name.strip_suffix(suffix)?;
+            (types.get(name)? == "histogram").then_some(name)
+        });
+        of_histogram.unwrap_or(&self.name)
+    }
+}
