@@ -2,12 +2,11 @@
 
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
-use super::{Compression, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES, Span};
+use super::{
+    CROWD, Compression, GATHER_TURNS, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES, Span,
+};
 use crate::fault::{self, Fault};
 use crate::protocol::frame::frames;
-
-static LOOKS: std::sync::LazyLock<u32> =
-    std::sync::LazyLock::new(|| std::env::var("LOOKS").ok().and_then(|v| v.parse().ok()).unwrap_or(0));
 
 impl Hub {
     /// The next bytes to send, or `None` when there is none or `budget`, the number of clients to look at, is
@@ -22,7 +21,7 @@ impl Hub {
                 }
                 continue;
             }
-            if self.holding {
+            if self.is_gathering {
                 return None;
             }
             let (id, serial) = *self.passes.front()?;
@@ -49,16 +48,14 @@ impl Hub {
         None
     }
 
-    /// To be called once a turn, before [`Hub::poll_send`]: whether rooms wait for more messages.
+    /// To be called once a turn, before [`Hub::poll_send`]. While several messages come in every turn, a room with many
+    /// members waits for a few turns, so that each member gets them with one send.
     pub fn gather(&mut self) {
         let came = std::mem::take(&mut self.came);
-        let is_crowd = self
-            .passes
-            .front()
-            .and_then(|(id, _)| self.rooms.get(*id))
-            .is_some_and(|room| room.members.len() >= 64);
-        self.holding = came > 1 && is_crowd && self.held < *LOOKS;
-        self.held = if self.holding { self.held + 1 } else { 0 };
+        let room = self.passes.front().and_then(|(id, _)| self.rooms.get(*id));
+        let is_crowd = room.is_some_and(|room| room.members.len() >= CROWD);
+        self.is_gathering = came > 1 && is_crowd && self.gathered < GATHER_TURNS;
+        self.gathered = if self.is_gathering { self.gathered + 1 } else { 0 };
     }
 
     /// Whether [`Hub::poll_send`] stopped for its budget alone.

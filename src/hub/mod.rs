@@ -39,6 +39,10 @@ use rooms::{RoomId, Rooms};
 
 /// Visits after which the next room that has something to send gets its turn.
 const SLICE: usize = 256;
+/// From so many members on a room waits for more messages while they come: to send to all of them takes long enough.
+const CROWD: usize = 64;
+/// Most turns that it waits.
+const GATHER_TURNS: u32 = 16;
 /// Drained outboxes kept for the next client that is owed something.
 const SPARE_OUTBOXES: usize = 64;
 /// A client that takes nothing of its outbox for so long is not reading.
@@ -186,9 +190,11 @@ pub struct Hub {
     /// Rooms with something to send, each with a pass under way or due.
     /// Their serial numbers tell when they are gone.
     passes: VecDeque<(RoomId, u64)>,
+    /// Messages of rooms that have come since the last turn.
     came: u32,
-    holding: bool,
-    held: u32,
+    /// Whether rooms wait for more of them, and for how many turns they have.
+    is_gathering: bool,
+    gathered: u32,
     /// Visits left for the first room of `passes`.
     slice: usize,
     /// Clients that lagged, with their numbers: the connection may be another one's by now.
@@ -216,8 +222,8 @@ impl Hub {
             ready: VecDeque::new(),
             passes: VecDeque::new(),
             came: 0,
-            holding: false,
-            held: 0,
+            is_gathering: false,
+            gathered: 0,
             slice: SLICE,
             lagged: VecDeque::new(),
             outgoing,

@@ -66,7 +66,7 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Clients looked at in one turn for something to send. What is left waits for the next turn, after new
-    /// events.
+    /// events. The fewer, the more messages have come for those who are served later; the more, the fewer turns.
     pub(crate) sends_per_turn: usize,
     /// Bytes, about, that may wait for full mailboxes before publishers must.
     pub(crate) stuck_bytes: usize,
@@ -74,10 +74,7 @@ pub(crate) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            sends_per_turn: std::env::var("SPT").ok().and_then(|v| v.parse().ok()).unwrap_or(1024),
-            stuck_bytes: 256 << 10,
-        }
+        Self { sends_per_turn: 64, stuck_bytes: 256 << 10 }
     }
 }
 
