@@ -3,7 +3,8 @@
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
 use super::{
-    CROWD, Compression, GATHER_TURNS, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES, Span,
+    BUSY_TURNS, CROWD, Compression, GATHER_TURNS, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES,
+    Span,
 };
 use crate::fault::{self, Fault};
 use crate::protocol::frame::frames;
@@ -56,6 +57,12 @@ impl Hub {
         let is_crowd = room.is_some_and(|room| room.members.len() >= CROWD);
         self.is_gathering = came > 1 && is_crowd && self.gathered < GATHER_TURNS;
         self.gathered = if self.is_gathering { self.gathered + 1 } else { 0 };
+        self.busy_turns = if came > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
+    }
+
+    /// Whether several messages came in one of the last turns, so that further ones are likely.
+    pub fn is_busy(&self) -> bool {
+        self.busy_turns > 0
     }
 
     /// Whether [`Hub::poll_send`] stopped for its budget alone.

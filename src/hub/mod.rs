@@ -43,6 +43,8 @@ const SLICE: usize = 256;
 const CROWD: usize = 64;
 /// Most turns that it waits.
 const GATHER_TURNS: u32 = 16;
+/// For how many turns more messages are to be expected when several have come in one.
+const BUSY_TURNS: u32 = 32;
 /// Drained outboxes kept for the next client that is owed something.
 const SPARE_OUTBOXES: usize = 64;
 /// A client that takes nothing of its outbox for so long is not reading.
@@ -195,6 +197,8 @@ pub struct Hub {
     /// Whether rooms wait for more of them, and for how many turns they have.
     is_gathering: bool,
     gathered: u32,
+    /// Turns for which more messages are to be expected.
+    busy_turns: u32,
     /// Visits left for the first room of `passes`.
     slice: usize,
     /// Clients that lagged, with their numbers: the connection may be another one's by now.
@@ -224,6 +228,7 @@ impl Hub {
             came: 0,
             is_gathering: false,
             gathered: 0,
+            busy_turns: 0,
             slice: SLICE,
             lagged: VecDeque::new(),
             outgoing,

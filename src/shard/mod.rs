@@ -39,6 +39,8 @@ pub(crate) use settings::{Notice, Settings, hub_options};
 
 /// Bytes of answers that a client may leave unread before nothing more is received from it.
 const UNREAD_LIMIT: usize = 64 << 10;
+/// What part of the sends of a turn is made while many messages come.
+const BUSY_SHARE: usize = 4;
 /// How soon a full mailbox is tried again, should its owner not have said that there is room.
 const STUCK_RETRY_MS: u64 = 10;
 
@@ -66,7 +68,7 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Clients looked at in one turn for something to send. What is left waits for the next turn, after new
-    /// events. The fewer, the more messages have come for those who are served later; the more, the fewer turns.
+    /// events. The more, the fewer turns.
     pub(crate) sends_per_turn: usize,
     /// Bytes, about, that may wait for full mailboxes before publishers must.
     pub(crate) stuck_bytes: usize,
@@ -74,7 +76,7 @@ pub(crate) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sends_per_turn: 64, stuck_bytes: 256 << 10 }
+        Self { sends_per_turn: 256, stuck_bytes: 256 << 10 }
     }
 }
 
@@ -241,6 +243,10 @@ impl<B: Backend> Shard<B> {
         self.tell_lagged();
         self.hub.gather();
         let mut budget = self.bounds.sends_per_turn;
+        if self.hub.is_busy() {
+            // More messages come meanwhile, and those who are served later get them at once.
+            budget = budget.div_ceil(BUSY_SHARE);
+        }
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
             self.begin_sample(outbound.slot);
             self.stats.sends.add(1);
