@@ -6,6 +6,7 @@
 
 mod file;
 mod load;
+pub(crate) mod origins;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 #[cfg(test)]
 pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
+pub use origins::Origin;
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
 const AT_START: &str = "Options that need a restart to change";
@@ -147,6 +149,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0,
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
+
+    /// Origins whose pages may open a WebSocket, like https://example.org or https://*.example.org; * for all. Others get
+    /// 403. Without it only pages of the host that they connect to. Clients that are no browsers name no origin and may.
+    #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allowed_origins: Vec<Origin>,
 
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
@@ -300,6 +307,7 @@ impl Default for Config {
             max_connections: 0,
             max_connections_per_ip: 0,
             max_handshakes: 0,
+            allowed_origins: Vec::new(),
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,
