@@ -228,7 +228,13 @@ pub struct Config {
           value_parser = parse_some_seconds)]
     pub close_seconds: Duration,
 
-    /// On SIGTERM or SIGINT, the time over which clients are closed.
+    /// On SIGTERM or SIGINT, the time for which clients are served and accepted as before, while /readyz says that the
+    /// server ends: as long as it takes until nobody sends new clients here.
+    #[arg(long, env = "UPROAR_DRAIN_DELAY", value_name = "SECONDS", default_value = "0",
+          value_parser = parse_seconds)]
+    pub drain_delay: Duration,
+
+    /// After that, the time over which clients are closed, evenly.
     #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5",
           value_parser = parse_seconds)]
     pub drain_seconds: Duration,
@@ -323,6 +329,7 @@ impl Default for Config {
             ping_seconds: seconds(30),
             pong_seconds: seconds(10),
             close_seconds: seconds(5),
+            drain_delay: Duration::ZERO,
             drain_seconds: seconds(5),
             receive_buffers: 256,
             admin: None,

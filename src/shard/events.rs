@@ -76,7 +76,7 @@ impl<B: Backend> Shard<B> {
             let (why, refusal) = excess_refusal(excess);
             self.refuse(slot, why, &refusal);
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
-        } else if self.drain.is_some() {
+        } else if self.is_leaving() {
             self.leave_client(slot);
         }
     }

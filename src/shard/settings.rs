@@ -30,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
     pub(crate) close_ms: u64,
+    pub(crate) drain_delay_ms: u64,
     pub(crate) drain_ms: u64,
 }
 
@@ -62,6 +63,7 @@ impl Settings {
             ping_ms: millis(config.ping_seconds),
             pong_ms: millis(config.pong_seconds),
             close_ms: millis(config.close_seconds),
+            drain_delay_ms: millis(config.drain_delay),
             drain_ms: millis(config.drain_seconds),
         }
     }

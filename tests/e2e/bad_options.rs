@@ -31,6 +31,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--ping-seconds", &["0", "x"]),
     ("--pong-seconds", &["0", "x"]),
     ("--close-seconds", &["0", "x"]),
+    ("--drain-delay", &["-1", "x"]),
     ("--drain-seconds", &["-1", "x"]),
     ("--admin", &["9100", "localhost:9100", "127.0.0.1:70000"]),
     ("--log", &["uproar=loud", "=,="]),
