@@ -263,6 +263,8 @@ label! {
         TimedOut = "timeout",
         /// The server ends.
         Draining = "draining",
+        /// The page is of an origin that may not.
+        Origin = "origin",
         /// Nothing is at the path.
         NotFound = "not_found",
         /// The method is not for the path.

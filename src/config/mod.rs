@@ -6,6 +6,7 @@
 
 mod file;
 mod load;
+pub(crate) mod origins;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 #[cfg(test)]
 pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
+pub use origins::Origin;
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
 const AT_START: &str = "Options that need a restart to change";
@@ -148,6 +150,11 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
+    /// Origins whose pages may open a WebSocket, like https://example.org or https://*.example.org; * for all. Others get
+    /// 403. Without it only pages of the host that they connect to. Clients that are no browsers name no origin and may.
+    #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allowed_origins: Vec<Origin>,
+
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = whole(1..=1_u32 << 30))]
@@ -221,7 +228,13 @@ pub struct Config {
           value_parser = parse_some_seconds)]
     pub close_seconds: Duration,
 
-    /// On SIGTERM or SIGINT, the time over which clients are closed.
+    /// On SIGTERM or SIGINT, the time for which clients are served and accepted as before, while /readyz says that the
+    /// server ends: as long as it takes until nobody sends new clients here.
+    #[arg(long, env = "UPROAR_DRAIN_DELAY", value_name = "SECONDS", default_value = "0",
+          value_parser = parse_seconds)]
+    pub drain_delay: Duration,
+
+    /// After that, the time over which clients are closed, evenly.
     #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5",
           value_parser = parse_seconds)]
     pub drain_seconds: Duration,
@@ -300,6 +313,7 @@ impl Default for Config {
             max_connections: 0,
             max_connections_per_ip: 0,
             max_handshakes: 0,
+            allowed_origins: Vec::new(),
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,
@@ -315,6 +329,7 @@ impl Default for Config {
             ping_seconds: seconds(30),
             pong_seconds: seconds(10),
             close_seconds: seconds(5),
+            drain_delay: Duration::ZERO,
             drain_seconds: seconds(5),
             receive_buffers: 256,
             admin: None,

@@ -76,7 +76,7 @@ impl<B: Backend> Shard<B> {
             let (why, refusal) = excess_refusal(excess);
             self.refuse(slot, why, &refusal);
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
-        } else if self.drain.is_some() {
+        } else if self.is_leaving() {
             self.leave_client(slot);
         }
     }
@@ -156,7 +156,7 @@ impl<B: Backend> Shard<B> {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
-        match Route::of(request, self.settings.has_page) {
+        match Route::of(request, self.settings.has_page, &self.settings.origins) {
             Route::Open(key, room) => {
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
@@ -428,6 +428,7 @@ fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
 /// What a request is counted under that is refused for what it asks.
 fn why(status: Status) -> Refused {
     match status {
+        Status::Forbidden => Refused::Origin,
         Status::NotFound => Refused::NotFound,
         Status::MethodNotAllowed => Refused::Method,
         Status::UpgradeRequired => Refused::Upgrade,

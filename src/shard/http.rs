@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode_str;
 
 use crate::app::{CHAT_PAGE, check_room};
+use crate::config::Origin;
+use crate::config::origins::is_allowed;
 use crate::page::page_response;
 use crate::protocol::{AcceptKey, Refusal, Request, Status};
 
@@ -26,8 +28,9 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Finds what a request is for. `has_page`: whether browsers get the chat page.
-    pub(crate) fn of(request: &Request<'_>, has_page: bool) -> Self {
+    /// Finds what a request is for. `has_page`: whether browsers get the chat page; `origins`: whose pages may open a
+    /// WebSocket.
+    pub(crate) fn of(request: &Request<'_>, has_page: bool, origins: &[Origin]) -> Self {
         let room = match request.path {
             "/" => Ok(LOBBY.to_owned()),
             path => match path.strip_prefix("/room/") {
@@ -39,6 +42,10 @@ impl Route {
         let is_read = request.method == "GET" || request.is_head();
         match (room, &request.upgrade) {
             (Err(refusal), _) => refuse(refusal),
+            (Ok(_), Some(_)) if !may_open(request, origins) => {
+                let reason = "Pages of this origin may not connect here; --allowed-origins of the server says whose may.";
+                refuse(Refusal::new(Status::Forbidden, reason))
+            }
             (Ok(room), Some(key)) => Self::Open(*key, room),
             (Ok(_), None) if !is_read => {
                 let reason = "Only GET and HEAD requests are answered here.";
@@ -51,6 +58,11 @@ impl Route {
             }
         }
     }
+}
+
+/// Whether the page that the request is from, if it is from one, may open a WebSocket.
+fn may_open(request: &Request<'_>, origins: &[Origin]) -> bool {
+    request.headers("Origin").all(|origin| is_allowed(origin, origins, request.host))
 }
 
 fn room_name(encoded: &str) -> Result<String, Refusal> {
@@ -80,7 +92,7 @@ mod tests {
         let mut bytes = head.replace('\n', "\r\n").into_bytes();
         let mut input = &mut bytes[..];
         match Protocol::new().next(&mut input, &mut Reader::default()) {
-            Some(Event::Request(request)) => Route::of(&request, has_page),
+            Some(Event::Request(request)) => Route::of(&request, has_page, &[]),
             other => panic!("{head:?} gave {other:?}"),
         }
     }
@@ -107,6 +119,10 @@ mod tests {
             ("GET /nowhere", "", true, 404),
             ("GET /nowhere", upgrade, true, 404),
             ("GET /", upgrade, true, 101),
+            ("GET /", &format!("{upgrade}Origin: http://x\n"), true, 101),
+            ("GET /", &format!("{upgrade}Origin: http://y\n"), true, 403),
+            ("GET /", &format!("{upgrade}Origin: http://x\nOrigin: http://y\n"), true, 403),
+            ("GET /", "Origin: http://y\n", true, 200),
             ("GET /room/", upgrade, true, 400),
             ("GET /room/a/b", upgrade, true, 400),
             ("GET /room/a%2Fb", upgrade, true, 400),

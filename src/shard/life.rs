@@ -29,11 +29,18 @@ pub(super) const NO_CODE: u16 = 1005;
 /// The end of the server, as a shard goes through it.
 #[derive(Debug)]
 pub(super) struct Drain {
+    /// When there is something to do for it again.
+    step_ms: u64,
+    /// Clients are being closed; before that they are served and accepted as ever.
+    leaving: Option<Leaving>,
+}
+
+#[derive(Debug)]
+struct Leaving {
     /// Clients to close in each step.
     batch: usize,
     /// Slots below this have been told.
     next: usize,
-    step_ms: u64,
     /// When the shard ends whatever its clients do.
     end_ms: u64,
 }
@@ -288,23 +295,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// While the server ends: closes a few more clients.
+    /// While the server ends: waits for the delay, then closes a few more clients each time.
     pub(super) fn drain_step(&mut self) {
         if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
-            self.backend.stop_accepting();
-            let Settings { drain_ms, close_ms, .. } = self.settings;
-            let steps = usize::try_from(drain_ms / DRAIN_STEP_MS).unwrap_or(usize::MAX).max(1);
-            self.drain = Some(Drain {
-                batch: self.live.div_ceil(steps),
-                next: 0,
-                step_ms: self.now_ms,
-                end_ms: self.now_ms + drain_ms + close_ms + DRAIN_STEP_MS,
-            });
-            info!(connections = self.live, "closing all connections");
+            let step_ms = self.now_ms + self.settings.drain_delay_ms;
+            self.drain = Some(Drain { step_ms, leaving: None });
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
         drain.step_ms = self.now_ms + DRAIN_STEP_MS;
-        let (mut left, mut slot) = (drain.batch, drain.next);
+        let Leaving { batch: mut left, next: mut slot, .. } =
+            *drain.leaving.get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
         while left > 0 && slot < self.connections.len() {
             if !matches!(self.connections[slot].phase, Phase::Free | Phase::Gone) {
                 left -= 1;
@@ -312,9 +312,14 @@ impl<B: Backend> Shard<B> {
             }
             slot += 1;
         }
-        if let Some(drain) = &mut self.drain {
-            drain.next = slot;
+        if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
+            leaving.next = slot;
         }
+    }
+
+    /// Whether clients are being closed since the server ends.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.leaving.is_some())
     }
 
     pub(super) fn next_drain_ms(&self) -> Option<u64> {
@@ -324,7 +329,18 @@ impl<B: Backend> Shard<B> {
     /// Whether the server has ended. Rooms of other shards' clients may live here, so the last shard waits for
     /// the last client of all.
     pub(super) fn is_over(&self) -> bool {
-        let time_is_up = self.drain.as_ref().is_some_and(|drain| drain.end_ms <= self.now_ms);
-        time_is_up || self.drain.is_some() && self.shared.admission.count() == 0
+        let Some(leaving) = self.drain.as_ref().and_then(|drain| drain.leaving.as_ref()) else { return false };
+        leaving.end_ms <= self.now_ms || self.shared.admission.count() == 0
     }
+}
+
+/// Stops accepting, and says how clients are to be closed.
+fn begin_leaving<B: Backend>(backend: &mut B, settings: &Settings, connections: usize, now_ms: u64) -> Leaving {
+    backend.stop_accepting();
+    let &Settings { drain_ms, close_ms, .. } = settings;
+    let steps = usize::try_from(drain_ms / DRAIN_STEP_MS).unwrap_or(usize::MAX).max(1);
+    let batch = connections.div_ceil(steps);
+    let a_second = batch as u64 * (1000 / DRAIN_STEP_MS);
+    info!(connections, a_second, "closing all connections");
+    Leaving { batch, next: 0, end_ms: now_ms + drain_ms + close_ms + DRAIN_STEP_MS }
 }

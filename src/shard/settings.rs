@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::{Compression, Config, LagPolicy};
+use crate::config::{Compression, Config, LagPolicy, Origin};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::Limits;
@@ -17,6 +17,8 @@ use super::{Pace, Shard};
 pub(crate) struct Settings {
     pub(crate) shard: u16,
     pub(crate) shards: u16,
+    /// Whose pages may come; empty: those of the host that is asked.
+    pub(crate) origins: Vec<Origin>,
     pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Bytes that the windows of all connections may come to.
@@ -28,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
     pub(crate) close_ms: u64,
+    pub(crate) drain_delay_ms: u64,
     pub(crate) drain_ms: u64,
 }
 
@@ -46,6 +49,7 @@ impl Settings {
         Self {
             shard,
             shards,
+            origins: config.allowed_origins.clone(),
             limits: Limits { max_message: config.max_message as usize },
             compression: config.compression,
             context_memory: config.context_memory as usize / usize::from(shards),
@@ -59,6 +63,7 @@ impl Settings {
             ping_ms: millis(config.ping_seconds),
             pong_ms: millis(config.pong_seconds),
             close_ms: millis(config.close_seconds),
+            drain_delay_ms: millis(config.drain_delay),
             drain_ms: millis(config.drain_seconds),
         }
     }

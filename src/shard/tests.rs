@@ -72,6 +72,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             ping_ms: 1_000,
             pong_ms: 1_000,
             close_ms: 1_000,
+            drain_delay_ms: 0,
             drain_ms: 0,
         };
         let own = (Quiet { now_ms: 0, waker }, hub, Box::<Relay>::default() as Box<dyn App>);

@@ -260,6 +260,7 @@ impl World {
                 ping_ms: PING_MS,
                 pong_ms: 1_000,
                 close_ms: CLOSE_MS,
+                drain_delay_ms: 0,
                 drain_ms: DRAIN_MS,
             };
             let own: (_, _, Box<dyn App>) = (backend, hub, app);

@@ -279,6 +279,10 @@ fn the_dashboard_for_grafana_asks_for_what_there_is() {
     let mut queries = Vec::new();
     gather_queries(&dashboard, &mut queries);
     assert!(queries.len() > 10, "{queries:?}");
+    let manual = include_str!("../../docs/operations.md");
+    for name in words(manual).filter(|word| word.starts_with("uproar_")) {
+        assert!(metrics.series.iter().any(|series| series.name == name), "{name} in docs/operations.md");
+    }
     for query in &queries {
         for name in words(query).filter(|word| word.starts_with("uproar_") || word.starts_with("process_")) {
             assert!(metrics.series.iter().any(|series| series.name == name), "{name} in {query}");

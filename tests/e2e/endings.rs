@@ -15,6 +15,7 @@ use crate::support::{TestServer, config};
 on_both_backends!(
     a_signal_closes_all_and_ends_with_0,
     a_second_signal_ends_at_once,
+    clients_are_served_and_accepted_until_the_delay_is_over,
     stopping_from_the_library_does_the_same,
     who_goes_on_sending_after_the_close_is_cut_off,
 );
@@ -49,6 +50,24 @@ fn a_second_signal_ends_at_once(backend: BackendName) {
     server.signal(Signal::SIGTERM);
     let ended = server.ended();
     assert_eq!(ended.code, Some(130), "{}", ended.log);
+}
+
+fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName) {
+    let args = ["--app=echo", "--workers=2", "--drain-delay=2", "--drain-seconds=0.1", backend_arg(backend)];
+    let server = Process::start(&args);
+    let mut early = Client::open(server.address, "/");
+    server.signal(Signal::SIGTERM);
+    let mut late = Client::open(server.address, "/");
+    for client in [&mut early, &mut late] {
+        client.say("still here");
+        client.hears("still here");
+    }
+    for mut client in [early, late] {
+        assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
+    }
+    let ended = server.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("ended totals=Totals { accepted: 2, closed: 2,"), "{}", ended.log);
 }
 
 fn stopping_from_the_library_does_the_same(backend: BackendName) {

@@ -27,6 +27,7 @@ mod frames;
 mod handshake;
 mod lag;
 mod limits;
+mod origins;
 mod panics;
 mod process;
 mod rates;
