@@ -140,8 +140,16 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused() {
-        for text in ["example.org", "ftp://x", "https://", "https://a/b", "https://*", "https://*a.org", "https://a b", "null"]
-        {
+        for text in [
+            "example.org",
+            "ftp://x",
+            "https://",
+            "https://a/b",
+            "https://*",
+            "https://*a.org",
+            "https://a b",
+            "null",
+        ] {
             assert_eq!(text.parse::<Origin>(), Err(WANTED), "{text}");
         }
     }

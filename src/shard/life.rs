@@ -303,8 +303,9 @@ impl<B: Backend> Shard<B> {
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
         drain.step_ms = self.now_ms + DRAIN_STEP_MS;
-        let Leaving { batch: mut left, next: mut slot, .. } =
-            *drain.leaving.get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
+        let Leaving { batch: mut left, next: mut slot, .. } = *drain
+            .leaving
+            .get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
         while left > 0 && slot < self.connections.len() {
             if !matches!(self.connections[slot].phase, Phase::Free | Phase::Gone) {
                 left -= 1;
@@ -329,13 +330,20 @@ impl<B: Backend> Shard<B> {
     /// Whether the server has ended. Rooms of other shards' clients may live here, so the last shard waits for
     /// the last client of all.
     pub(super) fn is_over(&self) -> bool {
-        let Some(leaving) = self.drain.as_ref().and_then(|drain| drain.leaving.as_ref()) else { return false };
+        let Some(leaving) = self.drain.as_ref().and_then(|drain| drain.leaving.as_ref()) else {
+            return false;
+        };
         leaving.end_ms <= self.now_ms || self.shared.admission.count() == 0
     }
 }
 
 /// Stops accepting, and says how clients are to be closed.
-fn begin_leaving<B: Backend>(backend: &mut B, settings: &Settings, connections: usize, now_ms: u64) -> Leaving {
+fn begin_leaving<B: Backend>(
+    backend: &mut B,
+    settings: &Settings,
+    connections: usize,
+    now_ms: u64,
+) -> Leaving {
     backend.stop_accepting();
     let &Settings { drain_ms, close_ms, .. } = settings;
     let steps = usize::try_from(drain_ms / DRAIN_STEP_MS).unwrap_or(usize::MAX).max(1);

@@ -60,6 +60,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             history_memory: 0,
         });
         let settings = Settings {
+            origins: Vec::new(),
             shard,
             shards: count,
             limits: Limits::default(),

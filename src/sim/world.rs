@@ -248,6 +248,7 @@ impl World {
                 compression_threshold,
             });
             let settings = Settings {
+                origins: Vec::new(),
                 shard,
                 shards,
                 limits: Limits { max_message: 60_000 },
