@@ -24,7 +24,7 @@ const PLOTS: [(&str, &str); 2] = [
 /// Which results go where.
 #[derive(Debug, Args)]
 pub(crate) struct ReportOptions {
-    /// A directory of results; if not given, the newest of a whole comparison that was not quick.
+    /// A directory of results; if not given, the newest of a whole comparison of all servers that was not quick.
     #[arg(long)]
     pub(crate) from: Option<PathBuf>,
     /// Where directories of results lie.
@@ -80,14 +80,16 @@ fn insert(text: &str, section: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
 }
 
-/// The directory that was begun last, without those of quick comparisons and of interrupted ones.
+/// The directory that was begun last, without those of quick comparisons, of chosen servers, and of interrupted ones.
 fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     let Ok(entries) = fs::read_dir(parent) else { return Ok(None) };
     let directories = entries.flatten().map(|entry| entry.path()).filter(|path| path.join(RAW).exists());
     let mut all = Vec::new();
     for directory in directories {
         let results = Results::read(&directory)?;
-        if results.environment.finished.is_some() && results.environment.options["quick"] != true {
+        let options = &results.environment.options;
+        let has_all = options["servers"].as_array().is_none_or(Vec::is_empty) && options["quick"] != true;
+        if has_all && results.environment.finished.is_some() {
             all.push((directory, results));
         }
     }

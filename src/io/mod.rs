@@ -150,7 +150,7 @@ pub struct Usage {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { buffers: 256, buffer_len: 8 * 1024, slots: 20_000, park_ms: 1000 }
+        Self { buffers: 256, buffer_len: 32 * 1024, slots: 20_000, park_ms: 1000 }
     }
 }
 

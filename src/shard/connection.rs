@@ -10,7 +10,7 @@ use crate::stats::State;
 /// In what the memory of a connection's windows is counted: two windows of at most 32 KiB fit in a byte.
 const CONTEXT_UNIT: usize = 512;
 /// Receive buffers of one client that are handled in a turn, so that those of others do not wait for too many.
-const SHARE: u8 = 4;
+const SHARE: u8 = 2;
 const SHARE_BITS: u32 = 3;
 
 /// Where a connection is in its life.
@@ -179,7 +179,7 @@ mod tests {
     fn each_turn_has_a_share() {
         let mut connection = Connection::free();
         for turn in [7, 8, 7] {
-            assert_eq!((0..300).filter(|_| connection.take_share(turn)).count(), 4);
+            assert_eq!((0..300).filter(|_| connection.take_share(turn)).count(), 2);
         }
     }
 
