@@ -147,7 +147,7 @@ fn memory_comes_and_goes(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Chat, 2);
     let fresh = Metrics::of(admin);
     assert_eq!((fresh.sum("uproar_rooms", &[]), fresh.sum("uproar_log_bytes", &[])), (0.0, 0.0));
-    assert_eq!(fresh.sum("uproar_receive_buffer_bytes", &[]), (2 * 256 * 8192) as f64);
+    assert_eq!(fresh.sum("uproar_receive_buffer_bytes", &[]), f64::from(2 * 256 * (32 << 10)));
     let mut client = Client::open(server.address(), "/room/kept");
     client.line();
     client.say("remember this");
