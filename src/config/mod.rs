@@ -150,7 +150,7 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
-    /// Origins whose pages may open a WebSocket, like https://example.org or https://*.example.org; * for all. Others get
+    /// Origins whose pages may open a WebSocket, like `https://example.org` or `https://*.example.org`; * for all. Others get
     /// 403. Without it only pages of the host that they connect to. Clients that are no browsers name no origin and may.
     #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub allowed_origins: Vec<Origin>,
