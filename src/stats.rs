@@ -397,6 +397,14 @@ stats! {
     }
 }
 
+impl Stats {
+    /// Bytes that the windows of the connections there are may come to. Another thread than the owner may see one
+    /// counter before the other.
+    pub fn context_bytes(&self) -> u64 {
+        self.context_bytes_reserved.get().saturating_sub(self.context_bytes_released.get())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,11 +48,8 @@ impl Collector for OfServer {
         }
         let name = "connections";
         out.gauges(name, "Connections at this moment, by where they are in their lives.", by_state(watch))?;
-        let context_bytes = |stats: &Stats| {
-            stats.context_bytes_reserved.get().saturating_sub(stats.context_bytes_released.get())
-        };
         let help = "Bytes set aside for the windows of connections that compress with context takeover.";
-        out.gauges("context_bytes", help, by_shard(watch, |shard| context_bytes(&shard.stats)))?;
+        out.gauges("context_bytes", help, by_shard(watch, |shard| shard.stats.context_bytes()))?;
         let help = "Batches from other shards that wait in the mailbox, 64 of a kind at most.";
         out.gauges("mailbox_batches", help, mailboxes(watch))?;
         let help = "Seconds since the last turn of the loop began; the shards are woken before this is read.";
@@ -145,7 +142,7 @@ fn with_label(
     read: impl Fn(&Watched, usize) -> u64,
 ) -> impl Iterator<Item = (Labels, u64)> {
     watch.shards.iter().enumerate().flat_map(move |(index, shard)| {
-        let labels = |value: &str| vec![("shard", index.to_string()), (label, value.to_owned())];
+        let labels = |value: &str| [of_shard(index), vec![(label, value.to_owned())]].concat();
         let numbers: Vec<_> =
             values.iter().enumerate().map(|(at, value)| (labels(value), read(shard, at))).collect();
         numbers

@@ -7,13 +7,18 @@ use std::str::FromStr;
 pub enum Origin {
     /// Every page.
     Any,
-    /// Pages of this origin, as browsers write it: `https://example.org`, with a port unless it is the usual one.
-    Exactly(String),
-    /// Pages of every host below another.
-    Below {
+    /// Pages of one host.
+    Exactly {
         /// `http://` or `https://`.
         scheme: &'static str,
-        /// `.example.org`, with a port unless it is the usual one.
+        /// `example.org`, with a port unless it is the usual one.
+        host: String,
+    },
+    /// Pages of every host below another.
+    Below {
+        /// The same.
+        scheme: &'static str,
+        /// `.example.org`, the same.
         host: String,
     },
 }
@@ -36,7 +41,7 @@ impl FromStr for Origin {
         }
         Ok(match is_below {
             true => Self::Below { scheme, host: format!(".{name}") },
-            false => Self::Exactly(format!("{scheme}{name}")),
+            false => Self::Exactly { scheme, host: name.into() },
         })
     }
 }
@@ -45,14 +50,11 @@ impl Origin {
     fn allows(&self, scheme: &str, host: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Exactly(origin) => {
-                origin.strip_prefix(scheme).is_some_and(|own| own.eq_ignore_ascii_case(host))
-            }
-            Self::Below { scheme: own_scheme, host: own_host } => {
-                let tail = host.len().checked_sub(own_host.len()).and_then(|at| host.get(at..));
-                *own_scheme == scheme
-                    && host.len() > own_host.len()
-                    && tail.is_some_and(|tail| tail.eq_ignore_ascii_case(own_host))
+            Self::Exactly { scheme: own, host: name } => *own == scheme && name.eq_ignore_ascii_case(host),
+            Self::Below { scheme: own, host: end } => {
+                let (_, tail) =
+                    host.split_at_checked(host.len().saturating_sub(end.len())).unwrap_or((host, ""));
+                *own == scheme && host.len() > end.len() && tail.eq_ignore_ascii_case(end)
             }
         }
     }

@@ -22,7 +22,7 @@ impl Hub {
                 }
                 continue;
             }
-            if self.is_gathering {
+            if self.gathered > 0 {
                 return None;
             }
             let (id, serial) = *self.passes.front()?;
@@ -55,8 +55,8 @@ impl Hub {
         let came = std::mem::take(&mut self.came);
         let room = self.passes.front().and_then(|(id, _)| self.rooms.get(*id));
         let is_crowd = room.is_some_and(|room| room.members.len() >= CROWD);
-        self.is_gathering = came > 1 && is_crowd && self.gathered < GATHER_TURNS;
-        self.gathered = if self.is_gathering { self.gathered + 1 } else { 0 };
+        let goes_on = came > 1 && is_crowd && self.gathered < GATHER_TURNS;
+        self.gathered = if goes_on { self.gathered + 1 } else { 0 };
         self.busy_turns = if came > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
     }
 
@@ -80,30 +80,30 @@ impl Hub {
                 self.spare.extend(drained.and_then(|mut outbox| outbox.reset().then_some(outbox)));
             }
         }
-        let is_owed = self.is_owed(slot);
-        if is_owed && !fault::is(Fault::ForgottenMember) {
-            self.serve_again(slot);
-        }
-        !is_owed
+        !self.serve_again(slot)
     }
 
-    /// Sees to it that a client gets what has gathered for it. What the end of a room's log owes it comes with the
-    /// room's pass where there is one: served at once, each message would take a send to those who were served first.
-    fn serve_again(&mut self, slot: Slot) {
+    /// Sees to it that a client gets what has gathered for it, if anything has. What the end of a room's log owes it
+    /// comes with the room's pass where there is one: served at once, each message would take a send to those who were
+    /// served first.
+    fn serve_again(&mut self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
+        let mut is_owed = at_once;
         for seat in &client.seats {
             let room = &mut self.rooms[seat.room];
             if room.is_current(&room.members[seat.index as usize]) {
                 continue;
             }
             let can_gather = room.queued && room.is_nearly_current(&room.members[seat.index as usize]);
-            room.revisit |= can_gather;
+            room.revisit |= can_gather && !fault::is(Fault::ForgottenMember);
             at_once |= !can_gather;
+            is_owed = true;
         }
-        if at_once {
+        if at_once && !fault::is(Fault::ForgottenMember) {
             self.look_at(slot);
         }
+        is_owed
     }
 
     /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.

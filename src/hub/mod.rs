@@ -194,8 +194,7 @@ pub struct Hub {
     passes: VecDeque<(RoomId, u64)>,
     /// Messages of rooms that have come since the last turn.
     came: u32,
-    /// Whether rooms wait for more of them, and for how many turns they have.
-    is_gathering: bool,
+    /// Turns for which rooms have waited for more of them; 0 when they do not wait.
     gathered: u32,
     /// Turns for which more messages are to be expected.
     busy_turns: u32,
@@ -226,7 +225,6 @@ impl Hub {
             ready: VecDeque::new(),
             passes: VecDeque::new(),
             came: 0,
-            is_gathering: false,
             gathered: 0,
             busy_turns: 0,
             slice: SLICE,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Event;
+use super::{Event, shorter};
 
 /// How long to wait after the kernel had no descriptor or memory for us: what frees one may be a connection
 /// of another shard or another process, which no event tells us about.
@@ -68,9 +68,11 @@ impl Admission {
 
     /// Shortens a wait so that `retry` comes in time.
     pub(super) fn limit_wait(&self, timeout: Option<Duration>, now_ms: u64) -> Option<Duration> {
-        let State::Full { retry_at_ms: Some(at) } = self.state else { return timeout };
-        let until_retry = Duration::from_millis(at.saturating_sub(now_ms));
-        Some(timeout.map_or(until_retry, |timeout| timeout.min(until_retry)))
+        let wait_ms = match self.state {
+            State::Full { retry_at_ms: Some(at) } => Some(at.saturating_sub(now_ms)),
+            _ => None,
+        };
+        shorter(timeout, wait_ms)
     }
 
     /// Nothing is accepted from now on.

@@ -204,6 +204,11 @@ pub trait Backend {
     fn waker(&self) -> Waker;
 }
 
+/// The shorter of a time-out and a wait for something of our own, if there is that.
+fn shorter(timeout: Option<Duration>, wait_ms: Option<u64>) -> Option<Duration> {
+    timeout.into_iter().chain(wait_ms.map(Duration::from_millis)).min()
+}
+
 /// An IPv4 peer of a dual-stack listener under its IPv4 address, so that one host has one address.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     match peer.ip().to_canonical() {

@@ -182,7 +182,7 @@ impl<B: Backend> Shard<B> {
             Compression::Shared => false,
             Compression::Dedicated => true,
         };
-        let context_memory = self.settings.context_memory.saturating_sub(self.context_memory());
+        let context_memory = self.settings.context_memory.saturating_sub(self.stats.context_bytes() as usize);
         let terms = Terms { server_takeover: own, context_memory };
         let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
         let connection = &mut self.connections[slot as usize];
@@ -195,11 +195,6 @@ impl<B: Backend> Shard<B> {
             _ => {}
         }
         Some(agreement)
-    }
-
-    /// Bytes that the windows of the connections may come to.
-    fn context_memory(&self) -> usize {
-        (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize
     }
 
     /// Answers with an error, and ends the connection.

@@ -60,10 +60,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("members owed", self.hub.occupied()),
-            (
-                "bytes of windows",
-                (self.stats.context_bytes_reserved.get() - self.stats.context_bytes_released.get()) as usize,
-            ),
+            ("bytes of windows", self.stats.context_bytes() as usize),
             ("sends", self.backend.usage().sends_under_way),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),

@@ -320,7 +320,11 @@ impl<B: Backend> Shard<B> {
 
     /// Whether clients are being closed since the server ends.
     pub(super) fn is_leaving(&self) -> bool {
-        self.drain.as_ref().is_some_and(|drain| drain.leaving.is_some())
+        self.leaving().is_some()
+    }
+
+    fn leaving(&self) -> Option<&Leaving> {
+        self.drain.as_ref()?.leaving.as_ref()
     }
 
     pub(super) fn next_drain_ms(&self) -> Option<u64> {
@@ -330,10 +334,8 @@ impl<B: Backend> Shard<B> {
     /// Whether the server has ended. Rooms of other shards' clients may live here, so the last shard waits for
     /// the last client of all.
     pub(super) fn is_over(&self) -> bool {
-        let Some(leaving) = self.drain.as_ref().and_then(|drain| drain.leaving.as_ref()) else {
-            return false;
-        };
-        leaving.end_ms <= self.now_ms || self.shared.admission.count() == 0
+        self.leaving()
+            .is_some_and(|leaving| leaving.end_ms <= self.now_ms || self.shared.admission.count() == 0)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "an allocator that counts is one")]
 
+#[macro_use]
 #[path = "../e2e/support/mod.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use what these do not")]
 mod support;
@@ -18,18 +19,6 @@ use uproar::config::{AppName, BackendName};
 
 use support::raw::{BINARY, Raw, frame, upgrade_request};
 use support::{TestServer, config};
-
-/// Makes each test one for io_uring and one for epoll.
-macro_rules! on_both_backends {
-    ($($name:ident),+ $(,)?) => {
-        mod io_uring {
-            $(#[test] fn $name() { super::$name(uproar::config::BackendName::IoUring); })+
-        }
-        mod epoll {
-            $(#[test] fn $name() { super::$name(uproar::config::BackendName::Epoll); })+
-        }
-    };
-}
 
 on_both_backends!(an_echo_allocates_nothing, a_broadcast_allocates_nothing, a_storm_takes_few_sends,);
 

@@ -4,19 +4,12 @@
 //! order, is asserted; how long it took with and without the attack is only reported: on the output, and as lines
 //! of JSON in the file that `UPROAR_REPORT` names. `README.md` beside this file is the table of attacks.
 
-/// Makes each test of the module one for io_uring and one for epoll.
-macro_rules! on_both_backends {
-    ($($name:ident),+ $(,)?) => {
-        mod io_uring {
-            $(#[test] fn $name() { super::$name(uproar::config::BackendName::IoUring); })+
-        }
-        mod epoll {
-            $(#[test] fn $name() { super::$name(uproar::config::BackendName::Epoll); })+
-        }
-    };
-}
+#[macro_use]
+#[allow(dead_code, reason = "the end-to-end tests use what these do not")]
+#[path = "../e2e/support/mod.rs"]
+mod support;
 
-/// The same for attacks that take seconds: `just hostile` runs them, `cargo test` alone does not.
+/// As `on_both_backends`, for attacks that take seconds: `just hostile` runs them, `cargo test` alone does not.
 macro_rules! at_length_on_both_backends {
     ($($name:ident),+ $(,)?) => {
         mod io_uring {
@@ -38,6 +31,3 @@ mod readers;
 mod resources;
 mod rooms;
 mod scene;
-#[allow(dead_code, reason = "the end-to-end tests use what these do not")]
-#[path = "../e2e/support/mod.rs"]
-mod support;

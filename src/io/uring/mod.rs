@@ -2,13 +2,14 @@
 //!
 //! Connections live in the ring's table of direct descriptors, and a slot is an index in it. Each connection
 //! that has something to say now and then has a multishot receive armed. One that was silent for a while is
-//! parked: it is polled until something comes, which costs the kernel 90 bytes less. Requests of the caller go straight to the submission
-//! queue, and `poll` hands them over and waits with one system call.
+//! parked: it is polled until something comes, which costs the kernel 90 bytes less. Requests of the caller go
+//! straight to the submission queue, and `poll` hands them over and waits with one system call.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
 
 mod accepts;
 mod buffers;
+mod connection;
 mod kernel;
 mod operation;
 mod quiet;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use nix::libc;
 
 use self::accepts::Accepts;
+use self::connection::{Connection, Listening, Phase};
 pub(crate) use self::kernel::{Kernel, Linux, Request};
 pub(crate) use self::operation::Operation;
 use self::quiet::Quiet;
@@ -63,76 +65,6 @@ pub struct Uring<K: Kernel = Linux> {
     starved: u64,
     /// Bytes of all receive buffers.
     buffer_bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Connection {
-    send: Option<SendId>,
-    phase: Phase,
-    /// Operations whose last completion has not come.
-    under_way: u8,
-    listening: Listening,
-    /// Something arrived since `quiet` last looked.
-    heard: bool,
-    /// Stands in `quiet`, this connection or the slot's last one.
-    listed: bool,
-    /// Cancellations under way.
-    cancels: u8,
-    /// FIN is asked for, and comes after the send under way.
-    shutdown: bool,
-    /// FIN is under way.
-    shutting_down: bool,
-    paused: bool,
-    /// The peer's end of stream was received.
-    ended: bool,
-    /// Its turn for a buffer has come, and nothing was received since. A receive takes all buffers that it finds, so of
-    /// several that are armed together one may leave nothing to the others; those keep their place in front of it.
-    served: bool,
-    /// Never reported, since it was accepted after accepting was stopped.
-    hidden: bool,
-}
-
-/// What of the peer is noticed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Listening {
-    #[default]
-    Nothing,
-    /// A receive is armed.
-    Receive,
-    /// It is being cancelled, to be parked.
-    Parking,
-    /// A poll is armed, after which receiving is.
-    Poll,
-    /// Waits in the list of that name.
-    Starving,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Vacant,
-    Open,
-    Failed,
-    /// Waits until every operation has completed.
-    Closing(Close),
-    /// Waits for the close itself.
-    Releasing,
-}
-
-impl Connection {
-    /// Whether what arrives is to be received.
-    fn is_wanted(&self) -> bool {
-        self.phase == Phase::Open && !self.paused && !self.ended
-    }
-
-    /// Whether a receive is armed that should not be.
-    fn is_to_stop_receiving(&self) -> bool {
-        match self.listening {
-            Listening::Receive => self.paused,
-            Listening::Parking => true,
-            Listening::Nothing | Listening::Poll | Listening::Starving => false,
-        }
-    }
 }
 
 impl Uring {
@@ -634,13 +566,21 @@ fn error(result: i32) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::listen::listen;
+
+    type Make = fn(&Options, Vec<TcpListener>) -> io::Result<Uring>;
+
+    /// A ring, and where it listens.
+    fn ring(make: Make, options: &Options) -> (Uring, SocketAddr) {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        (make(options, vec![listener]).expect("this machine has io_uring"), address)
+    }
 
     #[test]
     fn who_is_silent_is_parked_until_it_speaks() {
-        let listener = crate::io::listen::listen("127.0.0.1:0".parse().expect("an address")).expect("listen");
-        let address = listener.local_addr().expect("bound");
         let options = Options { park_ms: 1, ..Options::default() };
-        let mut uring = Uring::new(&options, vec![listener]).expect("this machine has io_uring");
+        let (mut uring, address) = ring(Uring::new, &options);
         let mut client = std::net::TcpStream::connect(address).expect("connect");
         let mut await_listening = |listening| {
             let mut events = Vec::new();
@@ -659,16 +599,9 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_is_small() {
-        assert_eq!(size_of::<Connection>(), 16);
-    }
-
-    #[test]
     fn completions_that_overflow_the_ring_are_counted_and_come_all_the_same() {
         const CLIENTS: usize = 64;
-        let listener = super::super::listen::listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
-        let address = listener.local_addr().expect("bound");
-        let mut backend = Uring::with_short_queue(&Options::default(), vec![listener]).expect("a ring");
+        let (mut backend, address) = ring(Uring::with_short_queue, &Options::default());
         let _clients: Vec<_> =
             (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).expect("connected")).collect();
         let mut slots = Vec::new();

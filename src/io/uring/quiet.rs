@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::io::Slot;
+use crate::io::{Slot, shorter};
 
 /// Most connections looked at in a turn, so that many that fall silent together hold up nobody.
 pub(super) const LOOKS_A_TURN: usize = 64;
@@ -45,9 +45,7 @@ impl Quiet {
 
     /// Shortens a wait so that `next` is asked in time.
     pub(super) fn limit_wait(&self, timeout: Option<Duration>, now_ms: u64) -> Option<Duration> {
-        let Some(wait_ms) = self.wait_ms(now_ms) else { return timeout };
-        let wait = Duration::from_millis(wait_ms);
-        Some(timeout.map_or(wait, |timeout| timeout.min(wait)))
+        shorter(timeout, self.wait_ms(now_ms))
     }
 
     fn wait_ms(&self, now_ms: u64) -> Option<u64> {

@@ -1,5 +1,18 @@
 //! Servers to test and clients to test them with.
 
+/// Makes each test of the module one for io_uring and one for epoll. Where io_uring is not to be had, its tests
+/// fail: the backend must not go untested unnoticed.
+macro_rules! on_both_backends {
+    ($($name:ident),+ $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $name() { super::$name(uproar::config::BackendName::IoUring); })+
+        }
+        mod epoll {
+            $(#[test] fn $name() { super::$name(uproar::config::BackendName::Epoll); })+
+        }
+    };
+}
+
 pub(crate) mod chatter;
 pub(crate) mod client;
 pub(crate) mod crowd;
