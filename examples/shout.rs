@@ -40,7 +40,7 @@ impl App for Shout {
 
 fn main() -> Result<(), StartError> {
     let mut server = Server::start_app(&Config::default(), |_worker| Box::<Shout>::default())?;
-    println!("listening on {:?}", server.addresses());
+    println!("listening on {:?}", server.endpoints());
     server.join();
     Ok(())
 }

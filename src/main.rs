@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, LoadError, Loaded};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded};
 use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
@@ -121,10 +121,10 @@ impl Running {
 /// Says where the server is to be found: the line that scripts wait for, and the one for people.
 fn announce(config: &Config, server: &Server) {
     let app = format!("{:?}", config.app).to_lowercase();
-    for address in server.addresses() {
+    for endpoint in server.endpoints() {
         let _ = writeln!(
             std::io::stdout(),
-            "listening on {address} (app {app}, backend {}, workers {})",
+            "listening on {endpoint} (app {app}, backend {}, workers {})",
             server.backend(),
             server.workers()
         );
@@ -132,8 +132,9 @@ fn announce(config: &Config, server: &Server) {
     if let Some(address) = server.admin_address() {
         let _ = writeln!(std::io::stdout(), "admin on http://{address}/");
     }
-    if let (AppName::Chat, Some(address)) = (config.app, server.addresses().first()) {
-        let mut address = *address;
+    if let (AppName::Chat, Some(mut address)) =
+        (config.app, server.endpoints().iter().find_map(Endpoint::tcp))
+    {
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() {
                 [127, 0, 0, 1].into()

@@ -14,9 +14,9 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Watch, Watched};
 use crate::app::{App, Chat, Echo, Relay};
-use crate::config::{AppName, BackendName, Config, Conflict};
+use crate::config::{AppName, BackendName, Config, Conflict, Endpoint};
 use crate::hub::Hub;
-use crate::io::{Backend, Epoll, Options, Uring, Waker, listen};
+use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::{Stats, Totals};
@@ -35,11 +35,11 @@ pub enum StartError {
     /// Settings that cannot be.
     #[error("{0}")]
     Settings(#[from] Conflict),
-    /// An address that cannot be listened on.
-    #[error("cannot listen on {address}: {error}; {remedy}")]
+    /// Something that cannot be listened on.
+    #[error("cannot listen on {endpoint}: {error}; {remedy}")]
     Listen {
         /// Which.
-        address: SocketAddr,
+        endpoint: Endpoint,
         /// Why not.
         error: std::io::Error,
         /// What to do.
@@ -69,7 +69,7 @@ pub enum StartError {
 /// A running server. [`Server::stop`] and [`Server::join`] end it; merely dropping it does not.
 #[derive(Debug)]
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     backend: &'static str,
     workers: Vec<JoinHandle<()>>,
     stats: Vec<Arc<Stats>>,
@@ -137,7 +137,7 @@ impl Server {
         config.check()?;
         let workers = config.worker_count();
         let admin = config.admin.map(listen_for_admin).transpose()?;
-        let (addresses, listeners) = listen_all(&config.listen, workers)?;
+        let (endpoints, listeners) = listen_all(&config.listen, workers)?;
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
@@ -164,12 +164,12 @@ impl Server {
         let control = Control { shared, shards: shards.into(), plan: Arc::new(plan) };
         info!("room for {} connections with {descriptors} descriptors", limits.server);
         let admin = admin.map(|listener| start_admin(listener, backend, &stats, &control)).transpose()?;
-        Ok(Self { addresses, backend, workers: threads, stats, control, admin })
+        Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
-    /// The addresses that it listens on, with the ports that the kernel chose.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// What it listens on, with the ports that the kernel chose.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The address of the admin listener, if there is one, with the port that the kernel chose.
@@ -314,7 +314,7 @@ fn spawn(
     worker: u16,
     config: &Config,
     plan: &Plan,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     shared: &Arc<Shared>,
     make: &Arc<Make>,
 ) -> Result<Starting, StartError> {
@@ -392,35 +392,51 @@ impl Start<'_> {
     }
 }
 
-/// Binds every address once for each worker; the kernel spreads connections over them.
-fn listen_all(
-    wanted: &[SocketAddr],
-    workers: u16,
-) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), StartError> {
+/// What each worker listens on, by worker, and where that is, with the ports that the kernel chose.
+type Listening = (Vec<Endpoint>, Vec<Vec<Listener>>);
+
+/// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
+/// the workers share.
+fn listen_all(wanted: &[Endpoint], workers: u16) -> Result<Listening, StartError> {
     let mut bound = Vec::new();
-    let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for &address in wanted {
-        let refused =
-            |error: std::io::Error| StartError::Listen { address, remedy: remedy(&error, &LISTEN), error };
-        // Sockets of one user share a port silently, so ask first whether another server has it.
-        if address.port() != 0 {
-            drop(TcpListener::bind(address).map_err(refused)?);
+    let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    for endpoint in wanted {
+        let own = match endpoint {
+            Endpoint::Tcp(address) => listen_on_address(*address, workers),
+            Endpoint::Unix(path) => Listener::unix(path).and_then(|listener| share(listener, workers)),
+        };
+        let own = own.map_err(|error| {
+            let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
+            StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
+        })?;
+        bound.push(own[0].local_addr().map_or_else(|| endpoint.clone(), Endpoint::Tcp));
+        for (all, one) in listeners.iter_mut().zip(own) {
+            all.push(one);
         }
-        let mut actual = address;
-        for own in &mut listeners {
-            let listener = listen::listen(actual).map_err(refused)?;
-            actual = listener.local_addr().map_err(refused)?;
-            own.push(listener);
-        }
-        bound.push(actual);
     }
     Ok((bound, listeners))
+}
+
+fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<Listener>> {
+    // Sockets of one user share a port silently, so ask first whether another server has it.
+    if address.port() != 0 {
+        drop(TcpListener::bind(address)?);
+    }
+    let first = Listener::tcp(address)?;
+    let actual = first.local_addr().unwrap_or(address);
+    let others = (1..workers).map(|_| Listener::tcp(actual));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
+    let others: Vec<_> = (1..workers).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
+    Ok(std::iter::once(listener).chain(others).collect())
 }
 
 /// Binds the address of the admin listener.
 fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).map_err(|error| StartError::Listen {
-        address,
+        endpoint: address.into(),
         remedy: remedy(&error, &ADMIN),
         error,
     })
@@ -453,6 +469,11 @@ const LISTEN: Remedies = [
     "another program has the port: end it, or choose another one with --listen",
     "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
     "choose another address with --listen",
+];
+const LISTEN_ON_PATH: Remedies = [
+    "another program listens there, or something else has that name: end or remove it, or choose another path",
+    "this user may not make a file there; choose another path, or give the directory to this user",
+    "choose another path with --listen unix:PATH",
 ];
 const ADMIN: Remedies = [
     "another program has the port: end it, or choose another one with --admin",
@@ -506,7 +527,7 @@ mod tests {
             return choice.get_name().into();
         }
         match option.get_value_names().expect("options have values")[0].as_str() {
-            "ADDR:PORT" => "127.0.0.1:1".into(),
+            "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),

@@ -4,6 +4,7 @@
 //! that: its keys are the options' names, and its values stand where the defaults stood, so that clap's own order
 //! (flag, variable, default) and its own checks hold for them, too.
 
+mod endpoint;
 mod file;
 mod load;
 pub(crate) mod origins;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+pub use endpoint::Endpoint;
 #[cfg(test)]
 pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
@@ -114,11 +116,10 @@ pub enum Compression {
 /// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Address to listen on; may be given several times.
+    /// Where to listen: ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several times.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
-          value_name = "ADDR:PORT", default_value = "127.0.0.1:8000",
-          value_delimiter = ',', value_parser = parse_address)]
-    pub listen: Vec<SocketAddr>,
+          value_name = "ENDPOINT", default_value = "127.0.0.1:8000", value_delimiter = ',')]
+    pub listen: Vec<Endpoint>,
 
     /// What to run.
     #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP", default_value = "chat")]
@@ -269,7 +270,7 @@ impl Config {
     /// What cannot be together.
     pub fn check(&self) -> Result<(), Conflict> {
         for (at, second) in self.listen.iter().enumerate() {
-            if let Some(first) = self.listen[..at].iter().find(|first| overlap(**first, *second)) {
+            if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
                 let message = format!(
                     "--listen {first} and --listen {second} overlap: leave one of them out or choose another port"
                 );
@@ -284,7 +285,9 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
-        if let Some(admin) = self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(admin)) {
+        if let Some(admin) =
+            self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(&(*admin).into()))
+        {
             let message =
                 format!("--admin {admin} is an address of --listen, too; choose another port for it");
             return Err(Conflict { options: &["admin", "listen"], message });
@@ -306,7 +309,7 @@ impl Default for Config {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8000))],
+            listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
             app: AppName::Chat,
             backend: BackendName::Auto,
             workers: None,
@@ -336,14 +339,6 @@ impl Default for Config {
             log: "info".into(),
         }
     }
-}
-
-/// Whether whoever listens on the one address has the other one, too. Port 0 is another port each time.
-fn overlap(first: SocketAddr, second: SocketAddr) -> bool {
-    let covers =
-        |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
-    let is_same = first.ip() == second.ip() || covers(first, second) || covers(second, first);
-    is_same && first.port() == second.port() && first.port() != 0
 }
 
 /// Takes whole numbers of a range; what it refuses, it answers with the range.

@@ -21,34 +21,16 @@ fn the_default_is_what_an_empty_command_line_gives() {
 #[test]
 fn several_addresses_can_be_given_in_both_ways() {
     let args = ["uproar", "--listen", "127.0.0.1:1", "--listen", "[::1]:2,127.0.0.1:3"];
-    let ports: Vec<u16> = Cli::parse_from(args).into_config().listen.iter().map(SocketAddr::port).collect();
-    assert_eq!(ports, [1, 2, 3]);
+    let listen = Cli::parse_from(args).into_config().listen;
+    let expected: [Endpoint; 3] =
+        ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"].map(|text| text.parse().expect("valid"));
+    assert_eq!(listen, expected);
 }
 
 #[test]
 fn a_history_that_makes_newcomers_lag_is_refused() {
     let config = Config { history_bytes: 1024, lag_window: 1024, ..Config::default() };
     assert!(config.check().is_err_and(|line| line.to_string().contains("--history-bytes 1024")));
-}
-
-#[test]
-fn addresses_overlap_when_one_of_them_is_all_of_a_family() {
-    let address = |text: &str| text.parse().expect("an address");
-    for (first, second, both) in [
-        ("127.0.0.1:1", "127.0.0.1:1", true),
-        ("127.0.0.1:1", "127.0.0.1:2", false),
-        ("127.0.0.1:1", "127.0.0.2:1", false),
-        ("127.0.0.1:0", "127.0.0.1:0", false),
-        ("0.0.0.0:1", "127.0.0.1:1", true),
-        ("0.0.0.0:1", "[::1]:1", false),
-        ("[::]:1", "127.0.0.1:1", true),
-        ("[::]:1", "0.0.0.0:1", true),
-        ("[::]:1", "[::1]:1", true),
-    ] {
-        for (first, second) in [(first, second), (second, first)] {
-            assert_eq!(overlap(address(first), address(second)), both, "{first} and {second}");
-        }
-    }
 }
 
 /// A key of the file can be written in a way that its option takes: with the default as an example.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, soc
 use super::admission::Admission;
 use super::clock::now_ns;
 use super::sends::{SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Options, Slot, Usage, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 
 /// Readiness events taken from the kernel in one call.
@@ -37,7 +37,7 @@ pub struct Epoll {
     epoll: epoll::Epoll,
     waker: Waker,
     now_ns: u64,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     /// Whether the listeners are in the epoll set.
     listening: bool,
     admission: Admission,
@@ -91,7 +91,7 @@ impl Epoll {
     ///
     /// # Errors
     /// When no descriptor is left for it.
-    pub fn new(options: &Options, listeners: Vec<TcpListener>) -> io::Result<Self> {
+    pub fn new(options: &Options, listeners: Vec<Listener>) -> io::Result<Self> {
         let epoll = epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = Waker::new()?;
         epoll.add(waker.event(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER_TOKEN))?;
@@ -207,7 +207,9 @@ impl Epoll {
         }
         for (token, listener) in (FIRST_LISTENER_TOKEN..).zip(&self.listeners) {
             if wanted {
-                self.epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+                // A listener may be shared with other workers; one of them is enough for each connection.
+                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+                self.epoll.add(listener, EpollEvent::new(interest, token))?;
             } else {
                 self.epoll.delete(listener)?;
             }
@@ -231,7 +233,7 @@ impl Epoll {
             match event.data() {
                 WAKER_TOKEN => self.waker.drain(),
                 token if token >= FIRST_LISTENER_TOKEN => {
-                    self.accept((token - FIRST_LISTENER_TOKEN) as usize, events);
+                    self.accept((token - FIRST_LISTENER_TOKEN) as u16, events);
                 }
                 token => self.react(token as Slot, event.events(), events),
             }
@@ -267,13 +269,13 @@ impl Epoll {
     }
 
     /// Accepts what waits at a listener.
-    fn accept(&mut self, listener: usize, events: &mut Vec<Event>) {
+    fn accept(&mut self, listener: u16, events: &mut Vec<Event>) {
         for _ in 0..ACCEPTS_PER_POLL {
             if self.admission.room() == 0 {
                 return;
             }
-            match self.listeners[listener].accept() {
-                Ok((stream, peer)) => self.adopt(stream.into(), peer, events),
+            match self.listeners[usize::from(listener)].accept() {
+                Ok((socket, peer)) => self.adopt(socket, (listener, peer), events),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if super::is_out_of_resources(&error) => {
                     return self.admission.refused(self.now_ms(), events);
@@ -284,7 +286,12 @@ impl Epoll {
         }
     }
 
-    fn adopt(&mut self, socket: OwnedFd, peer: SocketAddr, events: &mut Vec<Event>) {
+    fn adopt(
+        &mut self,
+        socket: OwnedFd,
+        (listener, peer): (u16, Option<SocketAddr>),
+        events: &mut Vec<Event>,
+    ) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() as Slot - 1
@@ -308,7 +315,7 @@ impl Epoll {
             hung_up: false,
             listed: false,
         });
-        events.push(Event::Accepted { slot, peer: canonical(peer) });
+        events.push(Event::Accepted { slot, listener, peer: peer.map(canonical) });
         self.admission.opened(events);
     }
 

@@ -37,6 +37,7 @@ use nix::libc;
 
 use crate::chunk::Span;
 pub use epoll::Epoll;
+pub use listen::Listener;
 pub use uring::Uring;
 pub use wake::Waker;
 
@@ -47,8 +48,9 @@ pub type Slot = u32;
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the variants' own text says what their fields are")]
 pub enum Event {
-    /// A connection from `peer` was accepted and is being received from.
-    Accepted { slot: Slot, peer: SocketAddr },
+    /// A connection of the listener with this index was accepted and is being received from. `peer` is where it is
+    /// from, unless it came by a path.
+    Accepted { slot: Slot, listener: u16, peer: Option<SocketAddr> },
     /// Bytes arrived; they are in `buffer`.
     Received { slot: Slot, buffer: Buffer },
     /// The peer will send no more (end of stream); sending still works.

@@ -43,7 +43,8 @@ pub(crate) struct Limits {
 pub(crate) enum Place {
     /// As one that is served, for the server and for its address.
     Counted,
-    /// As one that is served, for the server alone: there was no limit for addresses when it came.
+    /// As one that is served, for the server alone: its address is not known, or there was no limit for addresses when
+    /// it came.
     Uncounted,
     /// Not as one that is served: it is over a limit.
     Over(Excess),
@@ -83,7 +84,7 @@ impl Admission {
     }
 
     /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
-    pub(crate) fn enter(&self, address: IpAddr) -> Place {
+    pub(crate) fn enter(&self, address: Option<IpAddr>) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
         let place = self.enter_address(address);
         if matches!(place, Place::Over(_)) {
@@ -107,7 +108,7 @@ impl Admission {
     }
 
     /// The connection from `address` is gone, for which `enter` gave this place.
-    pub(crate) fn leave(&self, address: IpAddr, place: Place) {
+    pub(crate) fn leave(&self, address: Option<IpAddr>, place: Place) {
         if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
             self.leave_address(address, place);
@@ -133,11 +134,9 @@ impl Admission {
         self.by_address.lock().expect("nobody panics while counting").len()
     }
 
-    fn enter_address(&self, address: IpAddr) -> Place {
+    fn enter_address(&self, address: Option<IpAddr>) -> Place {
         let limit = self.limit_per_address.load(Ordering::Relaxed);
-        if limit == 0 {
-            return Place::Uncounted;
-        }
+        let Some(address) = address.filter(|_| limit > 0) else { return Place::Uncounted };
         let mut by_address = self.by_address.lock().expect("nobody panics while counting");
         let count = by_address.entry(key(address)).or_default();
         if *count >= limit {
@@ -147,8 +146,8 @@ impl Admission {
         Place::Counted
     }
 
-    fn leave_address(&self, address: IpAddr, place: Place) {
-        if place == Place::Counted {
+    fn leave_address(&self, address: Option<IpAddr>, place: Place) {
+        if let (Some(address), Place::Counted) = (address, place) {
             let mut by_address = self.by_address.lock().expect("nobody panics while counting");
             let key = key(address);
             let count = by_address.get_mut(&key).expect("who leaves has entered");
@@ -179,8 +178,8 @@ fn key(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().expect("an address"))
     }
 
     fn admission(server: u64, per_address: u32, handshakes: u64) -> Admission {

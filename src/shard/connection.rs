@@ -1,6 +1,6 @@
 //! A connection as its shard knows it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::admission::Place;
 use super::pace::Spent;
@@ -75,7 +75,8 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// What its windows may come to, in units of [`CONTEXT_UNIT`].
     context_units: u8,
-    pub(crate) peer: IpAddr,
+    /// Where it is from, if that is known.
+    pub(crate) peer: Option<IpAddr>,
     /// How it is counted.
     pub(crate) place: Place,
     /// When something must have happened.
@@ -90,10 +91,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn free() -> Self {
-        Self { phase: Phase::Free, ..Self::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Place::Uncounted, 0) }
+        Self { phase: Phase::Free, ..Self::new(None, Place::Uncounted, 0) }
     }
 
-    pub(crate) fn new(peer: IpAddr, place: Place, now_ms: u64) -> Self {
+    pub(crate) fn new(peer: Option<IpAddr>, place: Place, now_ms: u64) -> Self {
         Self {
             protocol: Protocol::new(),
             phase: Phase::Handshake,

@@ -1,6 +1,7 @@
 //! What the backend reports, and what the client sent.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
 
@@ -31,7 +32,7 @@ const FULL_LOG_MS: u64 = 60_000;
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
-            Event::Accepted { slot, peer } => self.accepted(slot, peer.ip()),
+            Event::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
             Event::Received { slot, buffer } => self.received(slot, buffer),
             Event::Ended { slot } => self.ended(slot),
             Event::Sent { slot } => self.sent(slot),
@@ -59,7 +60,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn accepted(&mut self, slot: Slot, peer: std::net::IpAddr) {
+    fn accepted(&mut self, slot: Slot, peer: Option<IpAddr>) {
         let index = slot as usize;
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);

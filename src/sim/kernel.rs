@@ -145,8 +145,8 @@ impl Kernel for Simulated {
         true
     }
 
-    fn peer(&mut self, at: u32) -> SocketAddr {
-        self.0.borrow().peers[at as usize]
+    fn peer(&mut self, at: u32) -> Option<SocketAddr> {
+        Some(self.0.borrow().peers[at as usize])
     }
 
     fn listeners(&self) -> usize {

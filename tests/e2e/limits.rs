@@ -210,10 +210,12 @@ fn an_ipv4_client_of_an_ipv6_listener_is_counted_as_such(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let listen = ["[::]:0", "127.0.0.1:0"].map(|address| address.parse().expect("an address")).to_vec();
     let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });
-    let [dual, plain] = server.addresses() else { panic!("two addresses") };
+    let [Some(dual), Some(plain)] = [0, 1].map(|at| server.endpoints()[at].tcp()) else {
+        panic!("two addresses")
+    };
     let dual = SocketAddr::from(([127, 0, 0, 1], dual.port()));
     let client = Client::open(dual, "/");
-    assert_eq!(Client::open_on(connect_from(from(1), *plain), "/").err(), Some(429));
-    let other = Client::open_on(connect_from(from(2), *plain), "/").expect("another address");
+    assert_eq!(Client::open_on(connect_from(from(1), plain), "/").err(), Some(429));
+    let other = Client::open_on(connect_from(from(2), plain), "/").expect("another address");
     drop((client, other));
 }

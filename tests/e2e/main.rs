@@ -25,3 +25,4 @@ mod rates;
 mod relay;
 mod reload;
 mod timeouts;
+mod unix_socket;

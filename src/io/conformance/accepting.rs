@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::rig::{Make, Rig, read};
-use crate::io::listen::listen;
-use crate::io::{Backend, Close, Event, Options, Slot};
+use crate::io::{Backend, Close, Event, Listener, Options, Slot};
 
 pub(super) fn peer_addresses<B: Backend>(make: Make<B>) {
     for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -113,12 +114,60 @@ pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {
 }
 
 pub(super) fn two_listeners<B: Backend>(make: Make<B>) {
-    let listeners = ["127.0.0.1:0", "[::1]:0"].map(|at| listen(at.parse().expect("valid")).expect("listen"));
+    let listeners =
+        ["127.0.0.1:0", "[::1]:0"].map(|at| Listener::tcp(at.parse().expect("valid")).expect("listen"));
     let addresses = listeners.each_ref().map(|listener| listener.local_addr().expect("bound"));
     let backend = make(&Options::default(), listeners.into()).expect("this backend must exist");
     let mut rig = Rig { backend, address: addresses[0], events: Default::default() };
-    for address in addresses {
+    for (at, address) in (0..).zip(addresses) {
         let client = TcpStream::connect(address).expect("connect");
-        assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
+        let from = rig.wait_for(|event| match event {
+            Event::Accepted { listener, peer, .. } => Some((*listener, *peer)),
+            _ => None,
+        });
+        assert_eq!(from, (at, Some(client.local_addr().expect("connected"))));
+    }
+}
+
+/// A listener on a path, which two backends share as two workers would.
+pub(super) fn one_path<B: Backend>(make: Make<B>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let listener = Listener::unix(&path).expect("listen");
+    let rig = |listener: Listener| Rig {
+        backend: make(&Options::default(), vec![listener]).expect("this backend must exist"),
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        events: Default::default(),
+    };
+    let mut rigs = [rig(listener.try_clone().expect("a descriptor")), rig(listener)];
+    let mut clients: Vec<UnixStream> =
+        (0..20).map(|_| UnixStream::connect(&path).expect("connect")).collect();
+    for (client, byte) in clients.iter_mut().zip(0..) {
+        client.write_all(&[byte]).expect("written");
+    }
+    let mut heard = HashSet::new();
+    while heard.len() < clients.len() {
+        for rig in &mut rigs {
+            rig.poll(Some(Duration::from_millis(1)));
+            while let Some(event) = rig.events.pop_front() {
+                match event {
+                    Event::Accepted { peer, .. } => assert_eq!(peer, None),
+                    Event::Received { slot, mut buffer } => {
+                        heard.extend(buffer.bytes_mut().iter().copied());
+                        rig.send(slot, &buffer.bytes_mut()[..1]);
+                        rig.backend.recycle(buffer);
+                    }
+                    other => assert!(matches!(other, Event::Sent { .. }), "{other:?}"),
+                }
+            }
+        }
+    }
+    for rig in &mut rigs {
+        rig.turn();
+    }
+    for (mut client, byte) in clients.into_iter().zip(0..) {
+        let mut echoed = [0];
+        client.read_exact(&mut echoed).expect("echoed");
+        assert_eq!(echoed, [byte]);
     }
 }

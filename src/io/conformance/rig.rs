@@ -2,18 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::chunk::Span;
-use crate::io::listen::listen;
-use crate::io::{Backend, Close, Event, Options, Slot};
+use crate::io::{Backend, Close, Event, Listener, Options, Slot};
 
 /// Ends a test that would wait for ever; never reached by a passing one.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a suite makes its backend.
-pub(super) type Make<B> = fn(&Options, Vec<TcpListener>) -> std::io::Result<B>;
+pub(super) type Make<B> = fn(&Options, Vec<Listener>) -> std::io::Result<B>;
 
 pub(super) struct Rig<B> {
     pub(super) backend: B,
@@ -28,7 +27,7 @@ impl<B: Backend> Rig<B> {
     }
 
     pub(super) fn with(make: Make<B>, address: &str, options: &Options) -> Self {
-        let listener = listen(address.parse().expect("an address")).expect("listen");
+        let listener = Listener::tcp(address.parse().expect("an address")).expect("listen");
         let address = listener.local_addr().expect("bound");
         let backend = make(options, vec![listener]).expect("this backend must exist where it is tested");
         Self { backend, address, events: VecDeque::new() }
@@ -52,7 +51,7 @@ impl<B: Backend> Rig<B> {
     /// The next accepted connection.
     pub(super) fn accepted(&mut self) -> (Slot, SocketAddr) {
         self.wait_for(|event| match event {
-            Event::Accepted { slot, peer } => Some((*slot, *peer)),
+            Event::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
             _ => None,
         })
     }

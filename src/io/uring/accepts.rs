@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use nix::libc;
 
@@ -31,7 +31,12 @@ impl Accepts {
     /// The request for one more accept.
     pub(super) fn start(&mut self) -> Option<Request<'static>> {
         let at = self.idle.pop_front()?;
-        Some(Request::Accept { at, listener: at as usize % self.listeners })
+        Some(Request::Accept { at, listener: self.listener(at).into() })
+    }
+
+    /// Which listener the accept at `at` is one of.
+    pub(super) fn listener(&self, at: u32) -> u16 {
+        (at as usize % self.listeners) as u16
     }
 
     /// The accept at `at` has completed.
@@ -65,12 +70,12 @@ impl Addresses {
     }
 
     /// The peer of the accept at `at`, which has completed: its buffer is ours again.
-    pub(super) fn peer(&mut self, at: u32) -> SocketAddr {
+    pub(super) fn peer(&mut self, at: u32) -> Option<SocketAddr> {
         self.0[at as usize].get_mut().peer()
     }
 }
 
-/// A `sockaddr_in` or `sockaddr_in6` as the kernel writes it, and its length.
+/// A `sockaddr_in` or `sockaddr_in6` as the kernel writes it, or the beginning of another one, and its length.
 #[repr(C, align(4))]
 struct Address {
     bytes: [u8; size_of::<libc::sockaddr_in6>()],
@@ -80,18 +85,19 @@ struct Address {
 impl Address {
     const EMPTY: Self = Self { bytes: [0; 28], len: 28 };
 
-    /// The address; the unspecified one for a family that a TCP listener cannot have.
-    fn peer(&self) -> SocketAddr {
+    /// The address, of a family that has ports.
+    fn peer(&self) -> Option<SocketAddr> {
         let [family_low, family_high, port_high, port_low, ..] = self.bytes;
         let port = u16::from_be_bytes([port_high, port_low]);
         match i32::from(u16::from_ne_bytes([family_low, family_high])) {
-            libc::AF_INET => SocketAddr::from((self.array::<4>(4), port)),
+            libc::AF_INET => Some(SocketAddr::from((self.array::<4>(4), port))),
             libc::AF_INET6 => {
                 let flow_info = u32::from_be_bytes(self.array(4));
                 let scope_id = u32::from_ne_bytes(self.array(24));
-                SocketAddrV6::new(Ipv6Addr::from(self.array::<16>(8)), port, flow_info, scope_id).into()
+                let ip = Ipv6Addr::from(self.array::<16>(8));
+                Some(SocketAddrV6::new(ip, port, flow_info, scope_id).into())
             }
-            _ => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            _ => None,
         }
     }
 
@@ -109,15 +115,17 @@ mod tests {
         let mut address = Address::EMPTY;
         address.bytes[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
         address.bytes[2..8].copy_from_slice(&[0x1f, 0x90, 192, 0, 2, 7]);
-        assert_eq!(address.peer().to_string(), "192.0.2.7:8080");
+        assert_eq!(address.peer(), "192.0.2.7:8080".parse().ok());
 
         address = Address::EMPTY;
         address.bytes[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
         address.bytes[2..4].copy_from_slice(&[0x00, 0x50]);
         address.bytes[8..24].copy_from_slice(&"2001:db8::5".parse::<Ipv6Addr>().expect("valid").octets());
         address.bytes[24..28].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(address.peer().to_string(), "[2001:db8::5%3]:80");
+        assert_eq!(address.peer(), "[2001:db8::5%3]:80".parse().ok());
 
-        assert_eq!(Address::EMPTY.peer().to_string(), "0.0.0.0:0");
+        address = Address::EMPTY;
+        address.bytes[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
+        assert_eq!(address.peer(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel as the backend sees it: what it is asked, and what it answers.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::operation::{self, Operation};
 use super::ring::{Completion, Ring};
 use crate::chunk::Span;
 use crate::io::sends::SendId;
-use crate::io::{Buffer, Options, Slot, clock};
+use crate::io::{Buffer, Listener, Options, Slot, clock};
 
 /// What the kernel is asked to do; the completion names it by its operation.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +59,8 @@ pub(crate) trait Kernel {
     /// Ends all that is under way, and says whether that worked; if not, the memory of spans must stay.
     fn quiesce(&mut self) -> bool;
 
-    /// The peer that the last accept with this number, which has completed, found.
-    fn peer(&mut self, at: u32) -> SocketAddr;
+    /// The peer that the last accept with this number, which has completed, found; one that came by a path has none.
+    fn peer(&mut self, at: u32) -> Option<SocketAddr>;
 
     /// Number of listeners.
     fn listeners(&self) -> usize;
@@ -89,13 +89,13 @@ pub(crate) trait Kernel {
 pub(crate) struct Linux {
     /// First, so that it is closed before the memory below is freed.
     ring: Ring,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     addresses: Addresses,
     buffers: Buffers,
 }
 
 impl Linux {
-    pub(super) fn new(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
+    pub(super) fn new(options: &Options, listeners: Vec<Listener>, submissions: u32) -> io::Result<Self> {
         let ring = Ring::new(submissions, options.slots)?;
         for listener in &listeners {
             // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
@@ -150,7 +150,7 @@ impl Kernel for Linux {
         quiet
     }
 
-    fn peer(&mut self, at: u32) -> SocketAddr {
+    fn peer(&mut self, at: u32) -> Option<SocketAddr> {
         self.addresses.peer(at)
     }
 

@@ -17,7 +17,7 @@ mod ring;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) use self::ring::Completion;
 use self::ring::WORK_A_WAIT;
 use super::admission::Admission;
 use super::sends::{SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Options, Slot, Usage, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 use crate::fault::{self, Fault};
 
@@ -72,17 +72,17 @@ impl Uring {
     ///
     /// # Errors
     /// When the kernel has no io_uring, is too old for what is used here, or refuses it; the text says which.
-    pub fn new(options: &Options, listeners: Vec<TcpListener>) -> io::Result<Self> {
+    pub fn new(options: &Options, listeners: Vec<Listener>) -> io::Result<Self> {
         Self::with_queue(options, listeners, SUBMISSIONS)
     }
 
     /// A ring with a queue so short that batches do not fit in it.
     #[cfg(test)]
-    pub(super) fn with_short_queue(options: &Options, listeners: Vec<TcpListener>) -> io::Result<Self> {
+    pub(super) fn with_short_queue(options: &Options, listeners: Vec<Listener>) -> io::Result<Self> {
         Self::with_queue(options, listeners, 4)
     }
 
-    fn with_queue(options: &Options, listeners: Vec<TcpListener>, submissions: u32) -> io::Result<Self> {
+    fn with_queue(options: &Options, listeners: Vec<Listener>, submissions: u32) -> io::Result<Self> {
         Self::on(Linux::new(options, listeners, submissions)?, options)
     }
 }
@@ -272,9 +272,9 @@ impl<K: Kernel> Uring<K> {
 
     fn accepted(&mut self, at: u32, result: i32, events: &mut Vec<Event>) {
         self.accepts.finish(at);
-        let peer = self.kernel.peer(at);
+        let from = (self.accepts.listener(at), self.kernel.peer(at));
         match u32::try_from(result) {
-            Ok(slot) => self.adopt(slot, peer, events),
+            Ok(slot) => self.adopt(slot, from, events),
             Err(_) if super::is_out_of_resources(&error(result)) => {
                 self.admission.refused(self.now_ms(), events);
             }
@@ -283,7 +283,7 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    fn adopt(&mut self, slot: Slot, peer: SocketAddr, events: &mut Vec<Event>) {
+    fn adopt(&mut self, slot: Slot, (listener, peer): (u16, Option<SocketAddr>), events: &mut Vec<Event>) {
         if self.connections.len() <= slot as usize {
             self.connections.resize(slot as usize + 1, Connection::default());
         }
@@ -295,7 +295,7 @@ impl<K: Kernel> Uring<K> {
             self.admission.opened(events);
             self.close(slot, Close::Graceful);
         } else {
-            events.push(Event::Accepted { slot, peer: canonical(peer) });
+            events.push(Event::Accepted { slot, listener, peer: peer.map(canonical) });
             self.admission.opened(events);
             self.receive(slot);
         }
@@ -566,13 +566,12 @@ fn error(result: i32) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::listen::listen;
 
-    type Make = fn(&Options, Vec<TcpListener>) -> io::Result<Uring>;
+    type Make = fn(&Options, Vec<Listener>) -> io::Result<Uring>;
 
     /// A ring, and where it listens.
     fn ring(make: Make, options: &Options) -> (Uring, SocketAddr) {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
+        let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
         let address = listener.local_addr().expect("bound");
         (make(options, vec![listener]).expect("this machine has io_uring"), address)
     }

@@ -34,7 +34,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Settings of a server on a port that the kernel chooses.
 pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config {
     Config {
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         app,
         backend,
         workers: Some(workers),
@@ -71,7 +71,7 @@ impl TestServer {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.server.addresses()[0]
+        self.server.endpoints()[0].tcp().expect("a TCP listener")
     }
 }
 

@@ -1,0 +1,116 @@
+//! Where the server listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What a path of a Unix socket begins with.
+const UNIX: &str = "unix:";
+
+/// Something that a client can connect to.
+///
+/// ```
+/// use uproar::config::Endpoint;
+///
+/// assert_eq!("[::1]:8000".parse(), Ok(Endpoint::Tcp("[::1]:8000".parse().unwrap())));
+/// assert_eq!("unix:/run/uproar.sock".parse(), Ok(Endpoint::Unix("/run/uproar.sock".into())));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An address and a port; port 0 is any that is free.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// The address, of one that has one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether whoever listens on the one has the other one, too. Port 0 is another port each time.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let (&Self::Tcp(first), &Self::Tcp(second)) = (self, other) else { return self == other };
+        let covers =
+            |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+        let is_same = first.ip() == second.ip() || covers(first, second) || covers(second, first);
+        is_same && first.port() == second.port() && first.port() != 0
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix(UNIX) {
+            Some("") => Err("want a path after unix:, like unix:/run/uproar.sock".into()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "want an address and a port, like 127.0.0.1:8000 or [::1]:8000, or a path, like \
+                 unix:/run/uproar.sock"
+                    .into()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(text: &str) -> Endpoint {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn endpoints_are_shown_as_they_are_written() {
+        for text in ["127.0.0.1:8000", "[::1]:1", "unix:/run/uproar.sock", "unix:here"] {
+            assert_eq!(endpoint(text).to_string(), text);
+        }
+        for text in ["unix:", "/run/uproar.sock", "127.0.0.1"] {
+            assert!(text.parse::<Endpoint>().is_err_and(|error| error.contains("like")), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_overlap_when_they_are_the_same_or_one_is_all_addresses_of_a_family() {
+        for (first, second, both) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "[::1]:1", false),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("[::]:1", "0.0.0.0:1", true),
+            ("[::]:1", "[::1]:1", true),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+            ("unix:/a", "127.0.0.1:1", false),
+        ] {
+            for (first, second) in [(first, second), (second, first)] {
+                assert_eq!(endpoint(first).overlaps(&endpoint(second)), both, "{first} and {second}");
+            }
+        }
+    }
+}
