@@ -46,7 +46,7 @@ const GATHER_TURNS: u32 = 16;
 /// For how many turns more messages are to be expected when several have come in one.
 const BUSY_TURNS: u32 = 32;
 /// Drained outboxes kept for the next client that is owed something.
-const SPARE_OUTBOXES: usize = 64;
+const SPARE_OUTBOXES: usize = 256;
 /// A client that takes nothing of its outbox for so long is not reading.
 const STALL_MS: u64 = 1_000;
 /// How many lag windows of answers may wait for a client that is.

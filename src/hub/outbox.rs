@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use crate::chunk::{Chunk, Span};
 
-/// Smallest chunk that private frames are gathered in.
-const MIN_CHUNK: usize = 256;
+/// Smallest chunk that private frames are gathered in. What lies in one chunk leaves with one send, so it holds the
+/// answers to what a client says at once.
+const MIN_CHUNK: usize = 4 << 10;
 /// Each further one doubles up to this, so that many answers leave in large pieces.
 const MAX_CHUNK: usize = 256 << 10;
 /// Largest one that an empty outbox keeps for its next owner.
-const KEPT_CHUNK: usize = 4 << 10;
+const KEPT_CHUNK: usize = MIN_CHUNK;
 /// Most parcels that it keeps the memory of.
 const KEPT_PARCELS: usize = 16;
 
