@@ -103,6 +103,8 @@ pub(super) struct Rig {
     pub(super) config: Arc<ClientConfig>,
     /// What came up: plaintext.
     pub(super) heard: Vec<u8>,
+    /// In how many events.
+    pub(super) received: usize,
     /// What came up besides.
     pub(super) events: Vec<Event>,
     /// Lengths of the pieces that bytes arrive in, by turns.
@@ -156,6 +158,7 @@ impl Rig {
             identity,
             config: client_config(roots, versions),
             heard: Vec::new(),
+            received: 0,
             events: Vec::new(),
             pieces: vec![BUFFER_LEN],
             next_piece: 0,
@@ -230,6 +233,7 @@ impl Rig {
         for event in events {
             match event {
                 Event::Received { mut buffer, .. } => {
+                    self.received += 1;
                     self.heard.extend_from_slice(buffer.bytes_mut());
                     self.secure.recycle(buffer);
                 }
