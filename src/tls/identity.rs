@@ -164,7 +164,11 @@ fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
         error,
     })?;
     if bytes.len() as u64 > MAX_LEN {
-        return Err(unusable(option, path, format!("it has more than {MAX_LEN} bytes; name a file with PEM")));
+        return Err(unusable(
+            option,
+            path,
+            format!("it has more than {MAX_LEN} bytes; name a file with PEM"),
+        ));
     }
     Ok(bytes)
 }

@@ -134,8 +134,7 @@ impl Session {
     fn process(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<usize, Error> {
         let mut done = 0;
         loop {
-            let UnbufferedStatus { discard, state } =
-                self.connection.process_tls_records(&mut input[done..]);
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut input[done..]);
             match state? {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {

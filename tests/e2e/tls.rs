@@ -159,9 +159,12 @@ fn plain_http_hears_that_the_port_speaks_tls(backend: BackendName) {
 
 fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) {
     let identity = Identity::new();
-    let base = Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
+    let base =
+        Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
     let server = TestServer::start(&identity.on(base));
-    for garbage in [&b"\x00\x00\x00\x00\x00\x00"[..], b"ssh-2.0\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"] {
+    for garbage in
+        [&b"\x00\x00\x00\x00\x00\x00"[..], b"ssh-2.0\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
+    {
         let mut stream = TcpStream::connect(server.address()).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.write_all(garbage).expect("sent");
@@ -265,7 +268,9 @@ fn a_wrong_certificate_changes_nothing(backend: BackendName) {
     let right = std::fs::read(identity.cert()).expect("there");
     let other = Identity::new();
     let foreign = std::fs::read_to_string(other.cert()).expect("there");
-    for (text, why) in [("", "no certificate is in it"), (&foreign, "does not belong to"), ("-----BEGIN", "--tls-cert")] {
+    for (text, why) in
+        [("", "no certificate is in it"), (&foreign, "does not belong to"), ("-----BEGIN", "--tls-cert")]
+    {
         let seen = server.log().len();
         identity.file("cert.pem", text);
         server.signal(Signal::SIGHUP);

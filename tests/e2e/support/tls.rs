@@ -18,7 +18,8 @@ use uproar::config::{Config, Endpoint};
 use super::PATIENCE;
 
 /// The protocol versions that servers speak.
-pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS12, &rustls::version::TLS13];
 
 pub(crate) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
