@@ -1,5 +1,7 @@
 //! The `uproar` server.
 
+mod service;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -44,7 +46,9 @@ fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
         let mut seen = 0;
         for signal in &mut signals {
             if signal == SIGHUP {
+                service::reloading();
                 running.reload();
+                service::ready();
                 continue;
             }
             seen += 1;
@@ -52,15 +56,22 @@ fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
                 std::process::exit(130);
             }
             running.control.stop();
+            service::stopping(&running.loaded.config);
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);
-    thread.map_err(|error| format!("cannot start a thread: {error}; is memory limited (ulimit -v)?"))?;
+    thread.map_err(|error| no_thread(&error))?;
     announce(&config, &server);
+    service::ready();
+    service::keep_telling(server.control()).map_err(|error| no_thread(&error))?;
     server.join();
     let totals = server.totals();
     info!(?totals, "ended");
     Ok(())
+}
+
+fn no_thread(error: &std::io::Error) -> String {
+    format!("cannot start a thread: {error}; is memory limited (ulimit -v)?")
 }
 
 /// What decides which lines are logged; it can be exchanged.

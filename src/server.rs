@@ -80,16 +80,15 @@ pub struct Server {
 /// Tells a server what to do, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
-    shared: Arc<Shared>,
-    shards: Arc<[Address]>,
+    watch: Arc<Watch>,
     plan: Arc<Plan>,
 }
 
 impl Control {
     /// Stops accepting, and closes all clients over the drain time.
     pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        self.wake();
+        self.watch.shared.stopping.store(true, Ordering::SeqCst);
+        self.watch.wake();
     }
 
     /// Goes over to other settings; what clients send after this is judged by them. Of those that the help puts under
@@ -100,16 +99,26 @@ impl Control {
     /// When they cannot be together; then all former ones stay.
     pub fn reload(&self, config: &Config) -> Result<(), Conflict> {
         config.check()?;
-        self.shared.admission.set_limits(self.plan.limits(config));
-        self.shared.notice.put_up(config.clone());
-        self.wake();
+        self.watch.shared.admission.set_limits(self.plan.limits(config));
+        self.watch.shared.notice.put_up(config.clone());
+        self.watch.wake();
         Ok(())
     }
 
-    fn wake(&self) {
-        for shard in &*self.shards {
-            shard.wake();
-        }
+    /// Whether [`Control::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.watch.is_draining()
+    }
+
+    /// Connections at this moment.
+    pub fn connections(&self) -> u64 {
+        self.watch.shared.admission.count()
+    }
+
+    /// Which workers hang, in words, if any do: those that have not turned for 5 s and do not within a second of being
+    /// woken. It waits for that second.
+    pub fn hung(&self) -> Option<String> {
+        self.watch.hung()
     }
 }
 
@@ -161,9 +170,12 @@ impl Server {
             stats.push(worker.stats);
         }
         let backend = plan.backend_name();
-        let control = Control { shared, shards: shards.into(), plan: Arc::new(plan) };
+        let watched = |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
+        let shards = stats.iter().zip(shards).map(watched).collect();
+        let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
         info!("room for {} connections with {descriptors} descriptors", limits.server);
-        let admin = admin.map(|listener| start_admin(listener, backend, &stats, &control)).transpose()?;
+        let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
+        let control = Control { watch, plan: Arc::new(plan) };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -194,7 +206,7 @@ impl Server {
 
     /// Connections at this moment, and the addresses that they are from, as far as these are counted.
     pub fn connections(&self) -> (u64, usize) {
-        let admission = &self.control.shared.admission;
+        let admission = &self.control.watch.shared.admission;
         (admission.count(), admission.addresses())
     }
 
@@ -442,22 +454,7 @@ fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     })
 }
 
-fn start_admin(
-    listener: TcpListener,
-    backend: &'static str,
-    stats: &[Arc<Stats>],
-    control: &Control,
-) -> Result<Admin, StartError> {
-    let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
-        stats: Arc::clone(stats),
-        address: address.clone(),
-    };
-    let watch = Watch {
-        backend,
-        started: SystemTime::now(),
-        shared: Arc::clone(&control.shared),
-        shards: stats.iter().zip(&*control.shards).map(watched).collect(),
-    };
+fn start_admin(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
     Admin::start(listener, watch)
         .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
 }

@@ -51,9 +51,10 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "main",
-        own: &["config", "server"],
+        own: &["config", "server", "service"],
         others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
     },
+    Rule { module: "service", own: &["config", "server"], others: &["sd_notify", "tracing"] },
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
