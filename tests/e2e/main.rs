@@ -24,5 +24,6 @@ mod process;
 mod rates;
 mod relay;
 mod reload;
+mod service;
 mod timeouts;
 mod unix_socket;

@@ -113,6 +113,17 @@ impl Process {
         Ended { code, log: self.log() }
     }
 
+    /// The thread with this name.
+    pub(crate) fn thread(&self, name: &str) -> Pid {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let named = |task: &std::path::PathBuf| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let task = tasks.map(|task| task.expect("readable").path()).find(named).expect("such a thread");
+        let id = task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        Pid::from_raw(id)
+    }
+
     /// A value of `/proc/PID/status` in KiB; `VmHWM` is the most memory that was ever resident.
     pub(crate) fn memory_kib(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
