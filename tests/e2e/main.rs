@@ -24,6 +24,7 @@ mod process;
 mod rates;
 mod relay;
 mod reload;
+mod sandbox;
 mod service;
 mod timeouts;
 mod unix_socket;

@@ -20,6 +20,7 @@ pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod seccomp;
 
 use std::net::SocketAddr;
 use std::ops::Deref;
