@@ -77,7 +77,8 @@ impl Hub {
         if client.outbox.as_ref().is_some_and(|outbox| outbox.len() == 0) {
             let drained = client.outbox.take();
             if self.spare.len() < SPARE_OUTBOXES {
-                self.spare.extend(drained.and_then(|mut outbox| outbox.reset().then_some(outbox)));
+                let spares = &mut self.spare_chunks;
+                self.spare.extend(drained.and_then(|mut outbox| outbox.reset(spares).then_some(outbox)));
             }
         }
         !self.serve_again(slot)

@@ -33,7 +33,7 @@ pub use crate::protocol::frame::Kind;
 use crate::chunk::Span;
 use crate::protocol::deflate::{Deflater, Window};
 use crate::protocol::frame::encode_header;
-use outbox::{Content, Outbox};
+use outbox::{Content, Outbox, Spares};
 use room::Visit;
 use rooms::{RoomId, Rooms};
 
@@ -46,7 +46,7 @@ const GATHER_TURNS: u32 = 16;
 /// For how many turns more messages are to be expected when several have come in one.
 const BUSY_TURNS: u32 = 32;
 /// Drained outboxes kept for the next client that is owed something.
-const SPARE_OUTBOXES: usize = 64;
+const SPARE_OUTBOXES: usize = 256;
 /// A client that takes nothing of its outbox for so long is not reading.
 const STALL_MS: u64 = 1_000;
 /// How many lag windows of answers may wait for a client that is.
@@ -207,6 +207,7 @@ pub struct Hub {
     saturated: usize,
     #[expect(clippy::vec_box, reason = "the box itself goes from client to client")]
     spare: Vec<Box<Outbox>>,
+    spare_chunks: Spares,
     deflater: Deflater,
     /// Of clients with [`Compression::Own`].
     own: HashMap<Slot, Own>,
@@ -232,6 +233,7 @@ impl Hub {
             outgoing,
             saturated: 0,
             spare: Vec::new(),
+            spare_chunks: Spares::default(),
             deflater: Deflater::new(options.compression_threshold),
             own: HashMap::new(),
             options: options.settled(),
@@ -368,7 +370,7 @@ impl Hub {
             outbox.clear();
         }
         if !last.is_empty() {
-            self.outbox(slot).append(&[last], Content::Control);
+            self.append(slot, &[last], Content::Control);
         }
         self.clients[slot as usize].finished = true;
         self.look_at(slot);
@@ -442,8 +444,7 @@ impl Hub {
             return;
         }
         let (lag_window, now_ms) = (self.options.lag_window, self.now_ms);
-        let outbox = self.outbox(slot);
-        outbox.append(parts, content);
+        let outbox = self.append(slot, parts, content);
         // A burst alone makes nobody lag: only what waits for a client that takes nothing does.
         let limit = if now_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
         if outbox.len() > limit && outbox.len() > total_len(parts) {
@@ -451,6 +452,14 @@ impl Hub {
             self.lag(slot, missed);
         }
         self.look_at(slot);
+    }
+
+    /// Puts bytes in the client's outbox.
+    fn append(&mut self, slot: Slot, parts: &[&[u8]], content: Content) -> &mut Outbox {
+        let mut spares = std::mem::take(&mut self.spare_chunks);
+        self.outbox(slot).append(parts, content, &mut spares);
+        self.spare_chunks = spares;
+        self.outbox(slot)
     }
 
     /// The client's outbox, made when there is none.

@@ -5,14 +5,53 @@ use std::rc::Rc;
 
 use crate::chunk::{Chunk, Span};
 
-/// Smallest chunk that private frames are gathered in.
-const MIN_CHUNK: usize = 256;
+/// Smallest chunk that private frames are gathered in. What lies in one chunk leaves with one send, so it holds the
+/// answers to what a client says at once.
+const MIN_CHUNK: usize = 4 << 10;
 /// Each further one doubles up to this, so that many answers leave in large pieces.
 const MAX_CHUNK: usize = 256 << 10;
 /// Largest one that an empty outbox keeps for its next owner.
-const KEPT_CHUNK: usize = 4 << 10;
+const KEPT_CHUNK: usize = MIN_CHUNK;
 /// Most parcels that it keeps the memory of.
 const KEPT_PARCELS: usize = 16;
+
+/// Bytes of larger ones that are kept for whoever needs one next: giving them back and getting them anew costs a page
+/// fault for every 4 KiB.
+const SPARE_BYTES: usize = 4 << 20;
+/// How much larger than what is needed a chunk that was kept may be.
+const SPARE_EXCESS: usize = 4;
+
+/// Large chunks that nobody uses now.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    chunks: Vec<Rc<Chunk>>,
+    /// Bytes of all.
+    bytes: usize,
+}
+
+impl Spares {
+    /// An empty chunk with at least that capacity.
+    fn take(&mut self, capacity: usize) -> Rc<Chunk> {
+        let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
+        let Some(at) = self.chunks.iter().rposition(|chunk| range.contains(&chunk.capacity())) else {
+            return Chunk::with_capacity(capacity);
+        };
+        let chunk = self.chunks.swap_remove(at);
+        self.bytes -= chunk.capacity();
+        chunk
+    }
+
+    /// Keeps a chunk, unless it is small, in use, or too much.
+    fn give(&mut self, mut chunk: Rc<Chunk>) {
+        let capacity = chunk.capacity();
+        let is_wanted = capacity > KEPT_CHUNK && self.bytes + capacity <= SPARE_BYTES;
+        if let Some(own) = Rc::get_mut(&mut chunk).filter(|_| is_wanted) {
+            own.clear();
+            self.bytes += capacity;
+            self.chunks.push(chunk);
+        }
+    }
+}
 
 /// What is sent to one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +98,13 @@ impl Outbox {
     }
 
     /// Appends bytes given in parts, which stay together in one span.
-    pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content) {
+    pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content, spares: &mut Spares) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let tail = match &mut self.tail {
             Some(tail) if tail.spare() >= len => tail,
             tail => {
                 let capacity = tail.as_ref().map_or(MIN_CHUNK, |full| full.capacity() * 2).min(MAX_CHUNK);
-                tail.insert(Chunk::with_capacity(capacity.max(len)))
+                tail.insert(spares.take(capacity.max(len)))
             }
         };
         let start = tail.len();
@@ -118,14 +157,17 @@ impl Outbox {
     }
 
     /// Makes an empty outbox whose sends are complete fit for another client; false when it is not worth it.
-    pub(crate) fn reset(&mut self) -> bool {
+    pub(crate) fn reset(&mut self, spares: &mut Spares) -> bool {
         debug_assert!(self.parcels.is_empty(), "only an empty outbox changes hands");
         self.parcels.shrink_to(KEPT_PARCELS);
         self.telling = 0;
-        match self.tail.as_mut().map(|tail| (tail.capacity() <= KEPT_CHUNK, Rc::get_mut(tail))) {
-            Some((true, Some(tail))) => tail.clear(),
-            Some(_) => self.tail = None,
-            None => return false,
+        let Some(mut tail) = self.tail.take() else { return false };
+        match Rc::get_mut(&mut tail).filter(|tail| tail.capacity() <= KEPT_CHUNK) {
+            Some(own) => {
+                own.clear();
+                self.tail = Some(tail);
+            }
+            None => spares.give(tail),
         }
         self.tail.is_some()
     }
@@ -138,12 +180,12 @@ mod tests {
     #[test]
     fn neighbouring_frames_leave_together_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"ab", b"c"], Content::Message);
-        outbox.append(&[b"de"], Content::Control);
+        outbox.append(&[b"ab", b"c"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"de"], Content::Control, &mut Spares::default());
         assert_eq!(outbox.len(), 5);
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(pop(&mut outbox), Some((b"abcde".to_vec(), 0)));
-        outbox.append(&[b"f"], Content::Message);
+        outbox.append(&[b"f"], Content::Message, &mut Spares::default());
         assert_eq!(pop(&mut outbox), Some((b"room".to_vec(), 3)));
         assert_eq!(pop(&mut outbox), Some((b"f".to_vec(), 0)));
         assert_eq!(pop(&mut outbox), None);
@@ -153,18 +195,18 @@ mod tests {
     #[test]
     fn what_is_dropped_is_counted_in_messages() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"handed out"], Content::Message);
+        outbox.append(&[b"handed out"], Content::Message, &mut Spares::default());
         outbox.pop(0);
-        outbox.append(&[b"message"], Content::Message);
-        outbox.append(&[b"ping"], Content::Control);
+        outbox.append(&[b"message"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"ping"], Content::Control, &mut Spares::default());
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(outbox.clear(), 4);
         assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
         outbox.tell(4);
-        outbox.append(&[b"4 messages missed"], Content::Message);
+        outbox.append(&[b"4 messages missed"], Content::Message, &mut Spares::default());
         assert_eq!(outbox.clear(), 5, "with those of which nobody was told, and the notice");
         outbox.tell(5);
-        outbox.append(&[b"5 messages missed"], Content::Message);
+        outbox.append(&[b"5 messages missed"], Content::Message, &mut Spares::default());
         outbox.pop(0);
         assert_eq!(outbox.clear(), 0, "all is told");
     }
@@ -172,14 +214,14 @@ mod tests {
     #[test]
     fn a_drained_outbox_is_used_again_only_when_nothing_reads_its_chunk() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"x"], Content::Message);
+        outbox.append(&[b"x"], Content::Message, &mut Spares::default());
         let in_flight = outbox.pop(0);
-        assert!(!outbox.reset(), "the chunk is still being sent");
+        assert!(!outbox.reset(&mut Spares::default()), "the chunk is still being sent");
         drop(in_flight);
-        outbox.append(&[b"y"], Content::Message);
+        outbox.append(&[b"y"], Content::Message, &mut Spares::default());
         drop(outbox.pop(0));
-        assert!(outbox.reset());
-        outbox.append(&[b"z"], Content::Message);
+        assert!(outbox.reset(&mut Spares::default()));
+        outbox.append(&[b"z"], Content::Message, &mut Spares::default());
         assert_eq!(pop(&mut outbox), Some((b"z".to_vec(), 0)));
     }
 
@@ -187,13 +229,42 @@ mod tests {
     fn an_outbox_keeps_little_memory_for_its_next_owner() {
         let mut outbox = Outbox::default();
         (0..1_000).for_each(|_| outbox.push(Span::copy_of(b"room"), 1));
-        outbox.append(&[&[0; KEPT_CHUNK + 1]], Content::Message);
+        outbox.append(&[&[0; KEPT_CHUNK + 1]], Content::Message, &mut Spares::default());
         outbox.clear();
-        assert!(!outbox.reset(), "its chunk is too large");
+        assert!(!outbox.reset(&mut Spares::default()), "its chunk is too large");
         assert!(outbox.parcels.capacity() <= 2 * KEPT_PARCELS);
     }
 
     fn pop(outbox: &mut Outbox) -> Option<(Vec<u8>, u64)> {
         outbox.pop(0).map(|(span, _, messages)| (span.bytes().to_vec(), messages))
+    }
+
+    #[test]
+    fn a_large_chunk_serves_the_next_who_needs_one_and_no_small_message() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        let large = [7; 100_000];
+        outbox.append(&[&large], Content::Message, &mut spares);
+        let first = outbox.parcels.pop_front().expect("a message").span.owners().1;
+        assert!(!outbox.reset(&mut spares), "too large to stay");
+        outbox.append(&[b"small"], Content::Message, &mut spares);
+        assert_ne!(outbox.parcels.pop_front().expect("a message").span.owners().1, first);
+        let mut other = Outbox::default();
+        other.append(&[&large[1..]], Content::Message, &mut spares);
+        let span = other.parcels.pop_front().expect("a message").span;
+        assert_eq!((span.owners().1, span.bytes()), (first, &large[1..]));
+    }
+
+    #[test]
+    fn few_large_chunks_are_kept_and_none_that_is_in_use() {
+        let mut spares = Spares::default();
+        let used = Chunk::with_capacity(1 << 20);
+        spares.give(Rc::clone(&used));
+        assert!(spares.chunks.is_empty(), "somebody reads it");
+        for _ in 0..10 {
+            spares.give(Chunk::with_capacity(1 << 20));
+        }
+        assert_eq!(spares.bytes, SPARE_BYTES);
+        assert_eq!(spares.take(300 << 10).capacity(), 1 << 20);
+        assert_eq!(spares.take(200 << 10).capacity(), 200 << 10, "the others are much too large");
     }
 }

@@ -7,6 +7,14 @@ use super::mask::{unmask, unmask_at};
 use super::take_up_to;
 use simdutf8::{basic, compat};
 
+/// How many bytes are made room for, for each that has come, so that a long message is not moved often.
+const AHEAD: usize = 8;
+/// Largest payload whose memory is kept for the next long message: giving it back and getting it anew costs a page
+/// fault for every 4 KiB.
+const KEPT_PAYLOAD: usize = 2 << 20;
+/// How much larger than what is needed memory that was kept may be.
+const KEPT_EXCESS: usize = 4;
+
 /// Bytes that a message may have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rooms {
@@ -70,13 +78,15 @@ pub(super) enum Payload<'i> {
 
 /// Takes frames from `input` until a message or a control frame is complete.
 ///
-/// Plain text is checked; a close payload is checked only as far as it came in parts.
+/// Plain text is checked; a close payload is checked only as far as it came in parts. `spare` is memory for the next long
+/// message.
 pub(super) fn next_complete<'i>(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
     rooms: Rooms,
+    spare: &mut Vec<u8>,
 ) -> Result<Option<Complete<'i>>, Failure> {
-    release(assembly);
+    release(assembly, spare);
     while let Some(frame) = next_frame(assembly, input, rooms)? {
         let header = frame.header;
         let is_alone = header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation);
@@ -91,7 +101,7 @@ pub(super) fn next_complete<'i>(
             }
             return Ok(Some(Complete { opcode, compressed, payload: Payload::InPlace(payload) }));
         }
-        if let Some((opcode, compressed)) = assembly.get_or_insert_default().take_in(frame, input)? {
+        if let Some((opcode, compressed)) = assembly.get_or_insert_default().take_in(frame, input, spare)? {
             return Ok(Some(Complete { opcode, compressed, payload: Payload::Assembled }));
         }
     }
@@ -99,9 +109,12 @@ pub(super) fn next_complete<'i>(
 }
 
 /// Frees what the last event borrowed, and everything when nothing is incomplete.
-fn release(assembly: &mut Option<Box<Assembly>>) {
+fn release(assembly: &mut Option<Box<Assembly>>, spare: &mut Vec<u8>) {
     if let Some(kept) = assembly {
-        kept.delivered = Vec::new();
+        let delivered = std::mem::take(&mut kept.delivered);
+        if (spare.capacity() + 1..=KEPT_PAYLOAD).contains(&delivered.capacity()) {
+            *spare = delivered;
+        }
         if kept.window.is_none() && !kept.is_mid_item() {
             *assembly = None;
         }
@@ -191,6 +204,7 @@ impl Assembly {
         &mut self,
         mut frame: Frame,
         input: &mut &mut [u8],
+        spare: &mut Vec<u8>,
     ) -> Result<Option<(Opcode, bool)>, Failure> {
         let ClientHeader { fin, opcode, compressed, key, len } = frame.header;
         let part = take_up_to(len - frame.received, input);
@@ -220,6 +234,7 @@ impl Assembly {
             Opcode::Binary => *self.message.insert(Begun { kind: Kind::Binary, compressed }),
             _ => self.message.ok_or(Failure::NOTHING_TO_CONTINUE)?,
         };
+        self.reserve(part.len(), len - frame.received, spare);
         self.payload.extend_from_slice(part);
         let is_text = kind == Kind::Text && !compressed;
         if is_text {
@@ -235,6 +250,24 @@ impl Assembly {
         self.valid_len = 0;
         self.delivered = std::mem::take(&mut self.payload);
         Ok(Some((kind.opcode(), compressed)))
+    }
+
+    /// Makes room for `len` bytes, of whose frame `missing` are still to come: for these as well, but for no more than a
+    /// multiple of what has come, so that an announcement alone costs nothing.
+    fn reserve(&mut self, len: usize, missing: usize, spare: &mut Vec<u8>) {
+        if self.payload.capacity() - self.payload.len() >= len {
+            return;
+        }
+        let arrived = self.payload.len() + len;
+        let wanted = arrived + missing.min(arrived * AHEAD);
+        if (wanted..=wanted.saturating_mul(KEPT_EXCESS)).contains(&spare.capacity()) {
+            let mut larger = std::mem::take(spare);
+            larger.clear();
+            larger.extend_from_slice(&self.payload);
+            self.payload = larger;
+        } else {
+            self.payload.reserve(wanted - self.payload.len());
+        }
     }
 
     /// Fails at the first byte that no UTF-8 text can contain there. RFC 6455 §8.1

@@ -32,17 +32,20 @@ pub struct Limits {
     pub max_message: usize,
 }
 
-/// What the connections of a shard have in common when they read: their limits, and one engine to inflate with.
+/// What the connections of a shard have in common when they read: their limits, one engine to inflate with, and the
+/// memory of a long message.
 #[derive(Debug, Default)]
 pub struct Reader {
     limits: Limits,
     inflater: Inflater,
+    /// Memory of a long message that was handled, for the next one.
+    spare: Vec<u8>,
 }
 
 impl Reader {
     /// A reader that keeps to `limits`.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, inflater: Inflater::default() }
+        Self { limits, inflater: Inflater::default(), spare: Vec::new() }
     }
 
     /// Keeps to other limits from now on, also for messages that have come in part.
@@ -272,7 +275,8 @@ fn next_frame_event<'a, 'i: 'a>(
 ) -> Option<Event<'a>> {
     let max_message = reader.limits.max_message;
     let compressed = compresses.then(|| Inflater::most_compressed(max_message));
-    let complete = next_complete(assembly, input, Rooms { plain: max_message, compressed }).transpose()?;
+    let rooms = Rooms { plain: max_message, compressed };
+    let complete = next_complete(assembly, input, rooms, &mut reader.spare).transpose()?;
     let (delivered, window) = assembly.as_deref_mut().map_or((&[][..], None), Assembly::delivered);
     let result = complete.and_then(|complete| {
         let mut payload = match complete.payload {

@@ -225,12 +225,39 @@ fn a_frame_cut_right_behind_its_header_leaves_no_message_open() {
 }
 
 #[test]
-fn what_is_announced_is_not_allocated() {
+fn what_is_announced_is_not_allocated_before_a_part_of_it_has_come() {
     let stream = Frame::new(2, vec![1; 100_000]).encode();
-    let mut protocol = open();
-    assert_eq!(feed(&mut protocol, &stream[..100], &Limits::default()), []);
-    let State::Open { assembly: Some(assembly), .. } = &protocol.state else { panic!("{protocol:?}") };
-    assert!(assembly.capacity() <= 200, "{} bytes", assembly.capacity());
+    for (arrived, most) in [(14, 0), (100, 900), (20_000, 100_000)] {
+        let mut protocol = open();
+        assert_eq!(feed(&mut protocol, &stream[..arrived], &Limits::default()), []);
+        assert!(payload_memory(&protocol) <= most, "{} bytes after {arrived}", payload_memory(&protocol));
+    }
+}
+
+#[test]
+fn the_memory_of_a_long_message_serves_the_next_long_one_alone() {
+    let stream = Frame::new(2, vec![1; 100_000]).encode();
+    let mut reader = Reader::default();
+    let mut take_in = |protocol: &mut Protocol, bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let mut input = &mut bytes[..];
+        while protocol.next(&mut input, &mut reader).is_some() {}
+        reader.spare.capacity()
+    };
+    let (mut first, mut second, mut third) = (open(), open(), open());
+    assert_eq!(take_in(&mut first, &stream[..50_000]), 0);
+    let kept = take_in(&mut first, &stream[50_000..]);
+    assert_eq!((kept, payload_memory(&first)), (100_000, 0));
+    assert_eq!(take_in(&mut second, &stream[..100]), kept);
+    assert_eq!((take_in(&mut third, &stream[..30_000]), payload_memory(&third)), (0, kept));
+    assert_eq!(take_in(&mut third, &stream[30_000..]), kept);
+}
+
+fn payload_memory(protocol: &Protocol) -> usize {
+    match &protocol.state {
+        State::Open { assembly: Some(assembly), .. } => assembly.capacity(),
+        _ => 0,
+    }
 }
 
 // RFC 6455 §5.5.1 and §7.4
