@@ -37,9 +37,13 @@ fn main() -> ExitCode {
 
 fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
     let log = start_log(&loaded.config)?;
+    let given = service::sockets()?;
+    for socket in &given {
+        info!("listening on {}, which the service manager passes, and not on what --listen says", socket.endpoint);
+    }
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
-    let mut server = Server::start(&loaded.config).map_err(|error| error.to_string())?;
+    let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
     let config = loaded.config.clone();
     let mut running = Running { args, loaded, log, control: server.control() };
     let take_signals = move || {

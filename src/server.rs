@@ -66,6 +66,15 @@ pub enum StartError {
     },
 }
 
+/// A socket that listens already, and where.
+#[derive(Debug)]
+pub struct Given {
+    /// The socket; it may stay open elsewhere, too.
+    pub listener: Listener,
+    /// What clients connect to.
+    pub endpoint: Endpoint,
+}
+
 /// A running server. [`Server::stop`] and [`Server::join`] end it; merely dropping it does not.
 #[derive(Debug)]
 pub struct Server {
@@ -128,10 +137,18 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_on(Vec::new(), config)
+    }
+
+    /// The same on sockets that listen already, instead of what [`Config::listen`] says; if there are none, on that.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
         match config.app {
-            AppName::Chat => Self::start_app(config, |_| Box::<Chat>::default()),
-            AppName::Relay => Self::start_app(config, |_| Box::<Relay>::default()),
-            AppName::Echo => Self::start_app(config, |_| Box::<Echo>::default()),
+            AppName::Chat => Self::start_app_on(given, config, |_| Box::<Chat>::default()),
+            AppName::Relay => Self::start_app_on(given, config, |_| Box::<Relay>::default()),
+            AppName::Echo => Self::start_app_on(given, config, |_| Box::<Echo>::default()),
         }
     }
 
@@ -143,10 +160,22 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
+        Self::start_app_on(Vec::new(), config, make)
+    }
+
+    /// The same on sockets that listen already, as with [`Server::start_on`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_app_on<F>(given: Vec<Given>, config: &Config, make: F) -> Result<Self, StartError>
+    where
+        F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
+    {
         config.check()?;
         let workers = config.worker_count();
         let admin = config.admin.map(listen_for_admin).transpose()?;
-        let (endpoints, listeners) = listen_all(&config.listen, workers)?;
+        let (endpoints, listeners) =
+            if given.is_empty() { listen_all(&config.listen, workers) } else { share_all(given, workers) }?;
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
@@ -427,6 +456,22 @@ fn listen_all(wanted: &[Endpoint], workers: u16) -> Result<Listening, StartError
         }
     }
     Ok((bound, listeners))
+}
+
+/// Has all workers accept from each of the sockets.
+fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
+    let mut endpoints = Vec::new();
+    let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    for Given { listener, endpoint } in given {
+        let own = listener.set_nodelay().and_then(|()| share(listener, workers));
+        let own =
+            own.map_err(|error| StartError::System { what: "use a socket that listens already", error })?;
+        endpoints.push(endpoint);
+        for (all, one) in listeners.iter_mut().zip(own) {
+            all.push(one);
+        }
+    }
+    Ok((endpoints, listeners))
 }
 
 fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<Listener>> {

@@ -54,7 +54,11 @@ const TABLE: &[Rule] = &[
         own: &["config", "server", "service"],
         others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
     },
-    Rule { module: "service", own: &["config", "server"], others: &["sd_notify", "tracing"] },
+    Rule {
+        module: "service",
+        own: &["config", "io::Listener", "server"],
+        others: &["listenfd", "nix", "sd_notify", "tracing"],
+    },
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },

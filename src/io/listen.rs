@@ -36,8 +36,7 @@ impl Listener {
         let socket = socket(family, SockType::Stream, FLAGS, SockProtocol::Tcp)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
         setsockopt(&socket, sockopt::ReusePort, &true)?;
-        // Accepted sockets inherit it, which saves a system call for each.
-        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        set_nodelay(&socket)?;
         if address.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
         }
@@ -66,6 +65,17 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
             Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// What a connection sends goes out at once. Those of [`Listener::tcp`] do so anyway.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => set_nodelay(listener),
+            Self::Unix(_) => Ok(()),
         }
     }
 
@@ -106,6 +116,11 @@ impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }
+}
+
+/// Accepted sockets inherit it, which saves a system call for each.
+fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
 }
 
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);

@@ -1,4 +1,9 @@
-//! The server under a service manager: what it tells of itself.
+//! The server under a service manager: which sockets it is passed, and what it tells of itself.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -6,14 +11,19 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use uproar::config::BackendName;
 
+use crate::process::refuses;
 use crate::support::client::Client;
-use crate::support::manager::Manager;
+use crate::support::manager::{Manager, passing};
+use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
 use crate::support::until;
+use crate::support::visitors::Visitors;
 
 on_both_backends!(
     the_manager_hears_of_start_reload_and_end,
     the_watchdog_hears_nothing_while_a_worker_hangs,
+    sockets_that_are_passed_are_listened_on_by_all_workers,
+    nobody_is_refused_while_the_server_restarts,
 );
 
 fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
@@ -63,6 +73,94 @@ fn the_watchdog_hears_nothing_while_a_worker_hangs(backend: BackendName) {
     manager.hears("WATCHDOG=1");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().code, Some(0));
+}
+
+fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let by_path = UnixListener::bind(&path).expect("bound");
+    let by_port = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = by_port.local_addr().expect("bound");
+    let args = ["--app=relay", "--workers=3", "--listen=127.0.0.1:1", "--admin=127.0.0.1:0", backend_arg(backend)];
+    let mut command = passing([(by_port.into(), "web"), (by_path.into(), "proxy")], &args);
+    let server = Process::run(&mut command);
+    assert_eq!(server.address, address);
+    let said = format!("listening on unix:{}, which the service manager passes", path.display());
+    until("it says so", || server.log().contains(&said));
+    let accepted = |worker: u16| {
+        let labels = [("shard", &*worker.to_string())];
+        Metrics::of(server.admin_address()).sum("uproar_accepted_total", &labels)
+    };
+    let clients: Vec<_> = (0..60).map(|_| Client::open(address, "/")).collect();
+    for worker in 0..3 {
+        assert!(accepted(worker) >= 10.0, "{:?}", [0, 1, 2].map(accepted));
+    }
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    drop(clients);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().code, Some(0));
+}
+
+fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
+    let manager = Manager::new();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = socket.local_addr().expect("bound");
+    let start = || {
+        let args = ["--app=echo", "--workers=2", "--drain-seconds=0.2", backend_arg(backend)];
+        let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
+        let mut command = passing([(passed, "web")], &args);
+        let server = Process::run(manager.listens_to(&mut command));
+        manager.hears("READY=1");
+        server
+    };
+    let mut server = start();
+    let visitors = Visitors::send(address, 4);
+    for _ in 0..3 {
+        visitors.wait_for(100);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.ended().code, Some(0));
+        server = start();
+    }
+    visitors.wait_for(100);
+    visitors.come_home();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().code, Some(0));
+}
+
+#[test]
+fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
+    let listening = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let datagrams = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").expect("bound"));
+    let (connected, _other) = UnixStream::pair().expect("a pair");
+    let file = tempfile::tempfile().expect("a file");
+    for (socket, name, why) in [
+        (datagrams(), "web", "is no stream socket"),
+        (file.into(), "web", "is no stream socket"),
+        (connected.into(), "web", "does not listen"),
+        (listening(), "tls", "does not speak"),
+    ] {
+        let parts = ["descriptor 4", name, why, "ListenStream=", "Accept=no"];
+        refuses(&mut passing([(listening(), "good"), (socket, name)], &[]), &parts);
+    }
+    let mut command = passing([(listening(), "web")], &[]);
+    refuses(command.env("LISTEN_FDS", "many"), &["LISTEN_FDS=many", "want the number of sockets", "unset it"]);
+    let mut command = uproar(&[]);
+    let variables = [("LISTEN_FDS", "1"), ("LISTEN_PID", "me")];
+    refuses(command.envs(variables), &["LISTEN_PID=me", "want the number of a process", "unset it"]);
+}
+
+/// A process that started us may have had sockets passed to it.
+#[test]
+fn sockets_for_another_process_are_not_taken() {
+    let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
+    let server = Process::run(command.envs([("LISTEN_FDS", "5"), ("LISTEN_PID", "1")]));
+    let mut client = Client::open(server.address, "/");
+    client.say("here");
+    client.hears("here");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! A service manager, as systemd is one: it passes sockets to servers and hears what they tell it.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
+use command_fds::{CommandFdExt, FdMapping};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::process::UPROAR;
 
 pub(crate) struct Manager {
     directory: TempDir,
@@ -51,4 +54,17 @@ impl Manager {
     pub(crate) fn heard(&self) -> Vec<String> {
         self.messages.try_iter().collect()
     }
+}
+
+/// The command of a server to which sockets are passed, each with its name.
+pub(crate) fn passing<const N: usize>(sockets: [(OwnedFd, &str); N], args: &[&str]) -> Command {
+    // Only the new process knows its number.
+    let script = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, UPROAR]).args(args).env("LISTEN_FDS", N.to_string());
+    command.env("LISTEN_FDNAMES", sockets.each_ref().map(|(_, name)| *name).join(":"));
+    let mappings = sockets.into_iter().zip(3..);
+    let mappings = mappings.map(|((parent_fd, _), child_fd)| FdMapping { parent_fd, child_fd }).collect();
+    command.fd_mappings(mappings).expect("each has its own number");
+    command
 }

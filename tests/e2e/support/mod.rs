@@ -16,6 +16,7 @@ macro_rules! on_both_backends {
 pub(crate) mod chatter;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod visitors;
 pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod process;

@@ -13,7 +13,7 @@ use uproar::config::BackendName;
 
 use super::until;
 
-const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
+pub(crate) const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
 
 /// The command line of `backend`.
 pub(crate) fn backend_arg(backend: BackendName) -> &'static str {
