@@ -39,7 +39,10 @@ fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
     let log = start_log(&loaded.config)?;
     let given = service::sockets()?;
     for socket in &given {
-        info!("listening on {}, which the service manager passes, and not on what --listen says", socket.endpoint);
+        info!(
+            "listening on {}, which the service manager passes, and not on what --listen says",
+            socket.endpoint
+        );
     }
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Watch, Watched};
 use crate::app::{App, Chat, Echo, Relay};
-use crate::config::{AppName, BackendName, Config, Conflict, Endpoint};
+use crate::config::{AppName, BackendName, Config, Conflict, Endpoint, Takeover};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
 use crate::shard::admission::Limits;
@@ -91,6 +92,8 @@ pub struct Server {
 pub struct Control {
     watch: Arc<Watch>,
     plan: Arc<Plan>,
+    /// What ends with the call of `stop`, since another server answers there.
+    taken_over: Option<Admin>,
 }
 
 impl Control {
@@ -98,6 +101,9 @@ impl Control {
     pub fn stop(&self) {
         self.watch.shared.stopping.store(true, Ordering::SeqCst);
         self.watch.wake();
+        if let Some(admin) = &self.taken_over {
+            admin.stop();
+        }
     }
 
     /// Goes over to other settings; what clients send after this is judged by them. Of those that the help puts under
@@ -173,9 +179,9 @@ impl Server {
     {
         config.check()?;
         let workers = config.worker_count();
-        let admin = config.admin.map(listen_for_admin).transpose()?;
+        let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
         let (endpoints, listeners) =
-            if given.is_empty() { listen_all(&config.listen, workers) } else { share_all(given, workers) }?;
+            if given.is_empty() { listen_all(config, workers) } else { share_all(given, workers) }?;
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let plan = Plan::new(config, workers, descriptors);
@@ -199,12 +205,14 @@ impl Server {
             stats.push(worker.stats);
         }
         let backend = plan.backend_name();
-        let watched = |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
+        let watched =
+            |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
         let shards = stats.iter().zip(shards).map(watched).collect();
         let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
         info!("room for {} connections with {descriptors} descriptors", limits.server);
         let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
-        let control = Control { watch, plan: Arc::new(plan) };
+        let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
+        let control = Control { watch, plan: Arc::new(plan), taken_over };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -438,13 +446,21 @@ type Listening = (Vec<Endpoint>, Vec<Vec<Listener>>);
 
 /// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
 /// the workers share.
-fn listen_all(wanted: &[Endpoint], workers: u16) -> Result<Listening, StartError> {
+fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
+    if config.takeover == Takeover::On && !listen::waiting_connections_migrate() {
+        warn!(
+            "--takeover on: whoever waits to be accepted when a server ends is reset; \
+             set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
+        );
+    }
     let mut bound = Vec::new();
     let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-    for endpoint in wanted {
+    for endpoint in &config.listen {
         let own = match endpoint {
-            Endpoint::Tcp(address) => listen_on_address(*address, workers),
-            Endpoint::Unix(path) => Listener::unix(path).and_then(|listener| share(listener, workers)),
+            Endpoint::Tcp(address) => listen_on_address(*address, workers, config.takeover),
+            Endpoint::Unix(path) => {
+                listen_on_path(path, config.takeover).and_then(|listener| share(listener, workers))
+            }
         };
         let own = own.map_err(|error| {
             let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
@@ -474,9 +490,13 @@ fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
     Ok((endpoints, listeners))
 }
 
-fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<Listener>> {
+fn listen_on_address(
+    address: SocketAddr,
+    workers: u16,
+    takeover: Takeover,
+) -> std::io::Result<Vec<Listener>> {
     // Sockets of one user share a port silently, so ask first whether another server has it.
-    if address.port() != 0 {
+    if address.port() != 0 && takeover == Takeover::Off {
         drop(TcpListener::bind(address)?);
     }
     let first = Listener::tcp(address)?;
@@ -485,14 +505,25 @@ fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<L
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
+fn listen_on_path(path: &Path, takeover: Takeover) -> std::io::Result<Listener> {
+    match takeover {
+        Takeover::Off => Listener::unix(path),
+        Takeover::On => Listener::unix_instead(path),
+    }
+}
+
 fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
     let others: Vec<_> = (1..workers).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
     Ok(std::iter::once(listener).chain(others).collect())
 }
 
 /// Binds the address of the admin listener.
-fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Listen {
+fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Result<TcpListener, StartError> {
+    let listener = match takeover {
+        Takeover::Off => TcpListener::bind(address),
+        Takeover::On => listen::shared(address),
+    };
+    listener.map_err(|error| StartError::Listen {
         endpoint: address.into(),
         remedy: remedy(&error, &ADMIN),
         error,
@@ -508,7 +539,7 @@ fn start_admin(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, Start
 type Remedies = [&'static str; 3];
 
 const LISTEN: Remedies = [
-    "another program has the port: end it, or choose another one with --listen",
+    "another program has the port: end it, choose another one with --listen, or replace a server with --takeover on",
     "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
     "choose another address with --listen",
 ];

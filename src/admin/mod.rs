@@ -38,7 +38,7 @@ const LAST_PATIENCE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// The running threads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
     listener: Arc<TcpListener>,

@@ -93,6 +93,15 @@ pub enum BackendName {
     Epoll,
 }
 
+/// What to do where another server of this user listens already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Takeover {
+    /// Refuse to start.
+    Off,
+    /// Listen beside it, so that it can end without anybody noticing.
+    On,
+}
+
 /// What happens to a client that reads too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LagPolicy {
@@ -120,6 +129,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
           value_name = "ENDPOINT", default_value = "127.0.0.1:8000", value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
+
+    /// Whether to take over from another server of this user that listens there: both listen until that one is told to
+    /// end. Off, such an address is one in use.
+    #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE", default_value = "off")]
+    pub takeover: Takeover,
 
     /// What to run.
     #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP", default_value = "chat")]
@@ -310,6 +324,7 @@ impl Default for Config {
         let seconds = Duration::from_secs;
         Self {
             listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
+            takeover: Takeover::Off,
             app: AppName::Chat,
             backend: BackendName::Auto,
             workers: None,

@@ -26,5 +26,6 @@ mod relay;
 mod reload;
 mod sandbox;
 mod service;
+mod takeover;
 mod timeouts;
 mod unix_socket;

@@ -30,7 +30,8 @@ fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
     let manager = Manager::new();
     let name = format!("told {backend:?}");
     let path = settings_file(&name, "max-message = 100\n");
-    let args = ["--app=echo", "--listen=127.0.0.1:0", "--drain-delay=1", "--drain-seconds=2", "--close-seconds=3"];
+    let args =
+        ["--app=echo", "--listen=127.0.0.1:0", "--drain-delay=1", "--drain-seconds=2", "--close-seconds=3"];
     let mut command = uproar(&[&args[..], &["--config", &path, backend_arg(backend)]].concat());
     let server = Process::run(manager.listens_to(&mut command));
     assert_eq!(manager.hears("="), "READY=1\n");
@@ -81,7 +82,8 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     let by_path = UnixListener::bind(&path).expect("bound");
     let by_port = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = by_port.local_addr().expect("bound");
-    let args = ["--app=relay", "--workers=3", "--listen=127.0.0.1:1", "--admin=127.0.0.1:0", backend_arg(backend)];
+    let args =
+        ["--app=relay", "--workers=3", "--listen=127.0.0.1:1", "--admin=127.0.0.1:0", backend_arg(backend)];
     let mut command = passing([(by_port.into(), "web"), (by_path.into(), "proxy")], &args);
     let server = Process::run(&mut command);
     assert_eq!(server.address, address);
@@ -147,7 +149,10 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
         refuses(&mut passing([(listening(), "good"), (socket, name)], &[]), &parts);
     }
     let mut command = passing([(listening(), "web")], &[]);
-    refuses(command.env("LISTEN_FDS", "many"), &["LISTEN_FDS=many", "want the number of sockets", "unset it"]);
+    refuses(
+        command.env("LISTEN_FDS", "many"),
+        &["LISTEN_FDS=many", "want the number of sockets", "unset it"],
+    );
     let mut command = uproar(&[]);
     let variables = [("LISTEN_FDS", "1"), ("LISTEN_PID", "me")];
     refuses(command.envs(variables), &["LISTEN_PID=me", "want the number of a process", "unset it"]);

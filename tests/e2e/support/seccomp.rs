@@ -26,7 +26,8 @@ fn rules(calls: &[&&str]) -> Vec<Value> {
 
 /// Whether this processor's kernel has a call of that name; others may.
 fn is_known(call: &str) -> bool {
-    program(&json!({ "match_action": "allow", "mismatch_action": "trap", "filter": rules(&[&call]) })).is_some()
+    program(&json!({ "match_action": "allow", "mismatch_action": "trap", "filter": rules(&[&call]) }))
+        .is_some()
 }
 
 fn program(filter: &Value) -> Option<BpfProgram> {

@@ -22,11 +22,14 @@ impl Visitors {
     /// Sends visitors of an echo server, `count` at a time.
     pub(crate) fn send(address: SocketAddr, count: usize) -> Self {
         let (served, is_enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let threads = (0..count).map(|_| {
+        let threads = (0..count).map(|number| {
+            let stays = number % 4 == 3;
             let (served, is_enough) = (Arc::clone(&served), Arc::clone(&is_enough));
             std::thread::spawn(move || {
                 while !is_enough.load(Ordering::SeqCst) {
-                    visit(address);
+                    let mut client = Client::open_on(connect(address), "/").expect("it is let in");
+                    // Every fourth one stays until it is told to go.
+                    while hears_itself(&mut client) && stays && !is_enough.load(Ordering::SeqCst) {}
                     served.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -54,17 +57,20 @@ impl Visitors {
     }
 }
 
-fn visit(address: SocketAddr) {
-    let stream = TcpStream::connect(address).expect("somebody listens");
-    let mut client = Client::open_on(stream, "/").expect("it is let in");
+fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).expect("somebody listens")
+}
+
+/// Says something, and hears it; or is told that the server ends.
+fn hears_itself(client: &mut Client) -> bool {
     // When the server has said farewell already, that is there to be read.
     let _ = client.socket.send(Message::text("hello"));
     let mut is_told = false;
     loop {
         match client.socket.read() {
-            Ok(Message::Text(text)) if text.as_str() == "hello" => return,
+            Ok(Message::Text(text)) if text.as_str() == "hello" => return true,
             Ok(Message::Close(Some(frame))) if u16::from(frame.code) == 1001 => is_told = true,
-            Err(Error::ConnectionClosed) if is_told => return,
+            Err(Error::ConnectionClosed) if is_told => return false,
             other => panic!("instead of an echo or a farewell: {other:?}"),
         }
     }
