@@ -131,6 +131,11 @@ impl Span {
         (Rc::strong_count(&self.chunk), Rc::as_ptr(&self.chunk))
     }
 
+    /// Whether these are bytes of `chunk`.
+    pub(crate) fn is_in(&self, chunk: &Rc<Chunk>) -> bool {
+        Rc::ptr_eq(&self.chunk, chunk)
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize

@@ -5,13 +5,12 @@ use std::rc::Rc;
 
 use crate::chunk::{Chunk, Span};
 
-/// Smallest chunk that private frames are gathered in. What lies in one chunk leaves with one send, so it holds the
-/// answers to what a client says at once.
-const MIN_CHUNK: usize = 4 << 10;
+/// Smallest chunk that private frames are gathered in.
+const MIN_CHUNK: usize = 256;
 /// Each further one doubles up to this, so that many answers leave in large pieces.
 const MAX_CHUNK: usize = 256 << 10;
 /// Largest one that an empty outbox keeps for its next owner.
-const KEPT_CHUNK: usize = MIN_CHUNK;
+const KEPT_CHUNK: usize = 4 << 10;
 /// Most parcels that it keeps the memory of.
 const KEPT_PARCELS: usize = 16;
 
@@ -100,13 +99,11 @@ impl Outbox {
     /// Appends bytes given in parts, which stay together in one span.
     pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content, spares: &mut Spares) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let tail = match &mut self.tail {
+        let tail = match self.tail.take() {
             Some(tail) if tail.spare() >= len => tail,
-            tail => {
-                let capacity = tail.as_ref().map_or(MIN_CHUNK, |full| full.capacity() * 2).min(MAX_CHUNK);
-                tail.insert(spares.take(capacity.max(len)))
-            }
+            full => self.next_chunk(full, len, spares),
         };
+        let tail = self.tail.insert(tail);
         let start = tail.len();
         for part in parts {
             tail.append(part);
@@ -115,6 +112,23 @@ impl Outbox {
         let own = u64::from(content == Content::Message);
         let told = std::mem::take(&mut self.telling);
         self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });
+    }
+
+    /// A chunk for `len` more bytes, after the last one is full. What waits in that moves along while it is little, since
+    /// what lies in one chunk leaves with one send.
+    fn next_chunk(&mut self, full: Option<Rc<Chunk>>, len: usize, spares: &mut Spares) -> Rc<Chunk> {
+        let Some(full) = full else { return spares.take(len.max(MIN_CHUNK)) };
+        let capacity = (full.capacity() * 2).min(MAX_CHUNK);
+        let waiting = self.parcels.back_mut().map(|last| &mut last.span).filter(|span| span.is_in(&full));
+        match waiting.filter(|span| span.len() + len <= capacity && span.len() <= capacity / 2) {
+            Some(span) => {
+                let chunk = spares.take(capacity);
+                chunk.append(span.bytes());
+                *span = Span::new(&chunk, 0, chunk.len());
+                chunk
+            }
+            None => spares.take(capacity.max(len)),
+        }
     }
 
     /// Appends so many messages of a room, which lie in its log's chunk.
@@ -266,5 +280,30 @@ mod tests {
         assert_eq!(spares.bytes, SPARE_BYTES);
         assert_eq!(spares.take(300 << 10).capacity(), 1 << 20);
         assert_eq!(spares.take(200 << 10).capacity(), 200 << 10, "the others are much too large");
+    }
+
+    #[test]
+    fn many_small_frames_leave_together_whatever_chunk_they_began_in() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        outbox.append(&[&[0; 200]], Content::Message, &mut spares);
+        let (sent, ..) = outbox.pop(0).expect("a message");
+        let frames: Vec<[u8; 66]> = (1..100).map(|byte| [byte; 66]).collect();
+        for frame in &frames {
+            outbox.append(&[frame], Content::Message, &mut spares);
+        }
+        let (span, ..) = outbox.pop(0).expect("messages");
+        assert_eq!((span.bytes(), outbox.len()), (frames.concat().as_slice(), 0));
+        assert_eq!(sent.bytes(), [0; 200], "what is being sent stays where it is");
+    }
+
+    #[test]
+    fn what_is_much_is_not_moved_again_and_again() {
+        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+        for _ in 0..40 {
+            outbox.append(&[&[1; MAX_CHUNK / 8]], Content::Message, &mut spares);
+        }
+        let sizes: Vec<usize> = std::iter::from_fn(|| outbox.pop(0)).map(|(span, ..)| span.len()).collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 5 * MAX_CHUNK);
+        assert!(sizes.len() <= 7, "{sizes:?}");
     }
 }

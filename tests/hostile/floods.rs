@@ -13,7 +13,8 @@ use crate::support::PATIENCE;
 use crate::support::raw::{PING, PONG, Raw, TEXT, frame};
 
 at_length_on_both_backends!(
-    ten_million_empty_fragments,
+    endless_empty_fragments,
+    ten_million_empty_fragments_without_rates,
     pings,
     pings_without_rates,
     pongs,
@@ -62,7 +63,7 @@ fn flood(streams: &mut [TcpStream], unit: &[u8], mut is_over: impl FnMut(usize) 
 }
 
 /// Fragments are no messages of their own, but their bytes count.
-fn ten_million_empty_fragments(backend: BackendName) {
+fn endless_empty_fragments(backend: BackendName) {
     const BYTES: u32 = 64 << 10;
     let config = Config { byte_rate: Some(BYTES), ..chat(backend) };
     beside_chatters("endless empty fragments", &config, |server| {
@@ -77,13 +78,31 @@ fn ten_million_empty_fragments(backend: BackendName) {
         for stream in &mut streams {
             stream.write_all(&frame(0x01, b"never ends")).expect("room for a frame");
         }
-        // Ten million of them would be 60 MB; the rate lets through what it lets through.
         flood(&mut streams, &frame(0x00, b""), |_| server.totals().throttled >= before.throttled + 8);
         let taken = server.totals().bytes_in - before.bytes_in;
         // The burst, and 16 MiB for what a ring had received ahead: twice what its buffers hold.
         let seconds = begin.elapsed().as_secs() + 1;
         let allowed = 4 * u64::from(BYTES) * (4 + seconds) + (16 << 20);
         assert!(taken <= allowed, "{taken} bytes in {seconds} s, {allowed} allowed");
+    });
+}
+
+/// Without rates they are taken as fast as they come, and the message that they are part of is as good as any.
+fn ten_million_empty_fragments_without_rates(backend: BackendName) {
+    const BLOCK: usize = 10_000;
+    beside_chatters("ten million empty fragments without rates", &chat_without_rates(backend), |server| {
+        let before = server.totals();
+        let mut patient = Raw::open(server.address(), "/room/pit");
+        patient.send(&frame(0x01, b"as deep as "));
+        let block = frame(0x00, b"").repeat(BLOCK);
+        for _ in 0..10_000_000 / BLOCK {
+            patient.send(&block);
+        }
+        patient.send(&frame(0x80, b"it may be"));
+        while !patient.frame().1.ends_with(b": as deep as it may be") {}
+        let totals = server.totals();
+        assert!(totals.bytes_in - before.bytes_in >= 60_000_000);
+        assert_eq!((totals.throttled, totals.failed), (before.throttled, before.failed));
     });
 }
 
