@@ -31,6 +31,14 @@ impl Chunk {
         Rc::new(Self { start, capacity, len: Cell::new(0) })
     }
 
+    /// A chunk that holds `bytes` and has no room for more; nothing is copied.
+    fn of(bytes: Vec<u8>) -> Rc<Self> {
+        let len = bytes.len();
+        assert!(u32::try_from(len).is_ok(), "a chunk holds less than 4 GiB, not {len} bytes");
+        let start = NonNull::from(Box::leak(bytes.into_boxed_slice())).cast();
+        Rc::new(Self { start, capacity: len, len: Cell::new(len) })
+    }
+
     /// Bytes appended so far.
     pub fn len(&self) -> usize {
         self.len.get()
@@ -83,7 +91,8 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let slice = NonNull::slice_from_raw_parts(self.start, self.capacity);
-        // SAFETY: `start` and `capacity` came from a leaked box of just this type, freed here only.
+        // SAFETY: `start` and `capacity` came from a leaked box of just this type, or of bytes, which has the same
+        // layout; freed here only.
         drop(unsafe { Box::from_raw(slice.as_ptr()) });
     }
 }
@@ -118,6 +127,12 @@ impl Span {
         let chunk = Chunk::with_capacity(bytes.len());
         chunk.append(bytes);
         Self::new(&chunk, 0, bytes.len())
+    }
+
+    /// A span over a chunk of its own that `bytes` become.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        let chunk = Chunk::of(bytes);
+        Self { start: 0, end: chunk.len() as u32, chunk }
     }
 
     /// The bytes, at an address that does not change while any clone of this span lives.
@@ -188,6 +203,15 @@ mod tests {
         assert_eq!((span.bytes(), span.len()), (&b"o"[..], 1));
         span.advance(1);
         assert!(span.is_empty());
+    }
+
+    #[test]
+    fn bytes_become_a_span() {
+        for len in [0, 1, 100_000] {
+            let mut bytes = vec![7; len];
+            bytes.reserve(100);
+            assert_eq!(Span::of(bytes).bytes(), vec![7; len]);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded};
+use uproar::config::{AppName, Config, LoadError, Loaded};
 use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Err(LoadError::Wrong(line)) => return refuse(&line),
     };
     if loaded.check_only {
+        if let Err(error) = Server::check(&loaded.config) {
+            return refuse(&error.to_string());
+        }
         let _ = write!(std::io::stdout(), "{loaded}");
         return ExitCode::SUCCESS;
     }
@@ -38,15 +41,15 @@ fn main() -> ExitCode {
 fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
     let log = start_log(&loaded.config)?;
     let given = service::sockets()?;
-    for socket in &given {
-        info!(
-            "listening on {}, which the service manager passes, and not on what --listen says",
-            socket.endpoint
-        );
-    }
+    let is_passed = !given.is_empty();
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
     let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
+    if is_passed {
+        for endpoint in server.endpoints() {
+            info!("listening on {endpoint}, which the service manager passes, and not on what --listen says");
+        }
+    }
     let config = loaded.config.clone();
     let mut running = Running { args, loaded, log, control: server.control() };
     let take_signals = move || {
@@ -110,11 +113,13 @@ struct Running {
 impl Running {
     /// Reads the file again and goes over to what it says, or says why not.
     fn reload(&mut self) {
-        let Some(file) = self.loaded.file.clone() else {
+        let files = [&self.loaded.file, &self.loaded.config.tls_cert, &self.loaded.config.tls_key];
+        let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
+        if names.is_empty() {
             return info!("SIGHUP: there is no file to read again; name one with --config");
-        };
+        }
         match self.try_reload() {
-            Ok(count) => info!("SIGHUP: read {} again: {count} changed", file.display()),
+            Ok(count) => info!("SIGHUP: read {} again: {count} changed", names.join(", ")),
             Err(why) => warn!("SIGHUP: nothing changes: {why}"),
         }
     }
@@ -150,9 +155,8 @@ fn announce(config: &Config, server: &Server) {
     if let Some(address) = server.admin_address() {
         let _ = writeln!(std::io::stdout(), "admin on http://{address}/");
     }
-    if let (AppName::Chat, Some(mut address)) =
-        (config.app, server.endpoints().iter().find_map(Endpoint::tcp))
-    {
+    let page = server.endpoints().iter().find_map(|endpoint| Some((endpoint.tcp()?, endpoint.has_tls())));
+    if let (AppName::Chat, Some((mut address, has_tls))) = (config.app, page) {
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() {
                 [127, 0, 0, 1].into()
@@ -160,7 +164,8 @@ fn announce(config: &Config, server: &Server) {
                 std::net::Ipv6Addr::LOCALHOST.into()
             });
         }
-        let _ = writeln!(std::io::stdout(), "open http://{address}/ in two windows to chat");
+        let scheme = if has_tls { "https" } else { "http" };
+        let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/ in two windows to chat");
     }
 }
 

@@ -21,6 +21,8 @@ use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::{Stats, Totals};
+pub use crate::tls::IdentityError;
+use crate::tls::{Credentials, Identity, Secure, Terms};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
@@ -46,6 +48,12 @@ pub enum StartError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A certificate or key that is of no use.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// A listener with TLS that has nothing to show.
+    #[error("{0} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE")]
+    Certificate(Endpoint),
     /// The backend that was asked for is not to be had.
     #[error("cannot use {backend}: {error}; try --backend auto")]
     Backend {
@@ -94,6 +102,8 @@ pub struct Control {
     plan: Arc<Plan>,
     /// What ends with the call of `stop`, since another server answers there.
     taken_over: Option<Admin>,
+    /// What listeners with TLS show, if there are any.
+    identity: Option<Arc<Identity>>,
 }
 
 impl Control {
@@ -108,12 +118,15 @@ impl Control {
 
     /// Goes over to other settings; what clients send after this is judged by them. Of those that the help puts under
     /// "need a restart" the former ones stay. Nobody is closed for a limit on connections that has become smaller,
-    /// and a deadline that runs already stays as it is.
+    /// and a deadline that runs already stays as it is. The certificate and its key are read again, for new connections.
     ///
     /// # Errors
-    /// When they cannot be together; then all former ones stay.
-    pub fn reload(&self, config: &Config) -> Result<(), Conflict> {
-        config.check()?;
+    /// When they cannot be together, or the certificate is of no use; then all former ones stay.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let credentials = check(config)?;
+        if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
+            identity.replace(credentials);
+        }
         self.watch.shared.admission.set_limits(self.plan.limits(config));
         self.watch.shared.notice.put_up(config.clone());
         self.watch.wake();
@@ -138,6 +151,14 @@ impl Control {
 }
 
 impl Server {
+    /// Checks what [`Server::start`] would before it listens.
+    ///
+    /// # Errors
+    /// What cannot be together, or a certificate that is of no use.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        check(config).map(drop)
+    }
+
     /// Starts the server with one of the applications that come with it.
     ///
     /// # Errors
@@ -177,14 +198,20 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
-        config.check()?;
+        let identity = check(config)?.map(|credentials| Arc::new(Identity::new(credentials)));
         let workers = config.worker_count();
         let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
         let (endpoints, listeners) =
             if given.is_empty() { listen_all(config, workers) } else { share_all(given, workers) }?;
+        if let Some(bare) = endpoints.iter().find(|endpoint| endpoint.has_tls() && identity.is_none()) {
+            return Err(StartError::Certificate(bare.clone()));
+        }
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
-        let plan = Plan::new(config, workers, descriptors);
+        let mut plan = Plan::new(config, workers, descriptors);
+        plan.tls = identity
+            .clone()
+            .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
         let limits = plan.limits(config);
         let shared = Arc::new(Shared::new(limits));
         let make: Arc<Make> = Arc::new(make);
@@ -212,7 +239,7 @@ impl Server {
         info!("room for {} connections with {descriptors} descriptors", limits.server);
         let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
         let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
-        let control = Control { watch, plan: Arc::new(plan), taken_over };
+        let control = Control { watch, plan: Arc::new(plan), taken_over, identity };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -276,6 +303,13 @@ impl StartError {
     }
 }
 
+/// Checks the settings, and reads the certificate and its key if there are listeners for them.
+fn check(config: &Config) -> Result<Option<Credentials>, StartError> {
+    config.check()?;
+    let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
+    Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
+}
+
 type Make = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
 type Go = (Mailbox, Vec<Address>);
 
@@ -289,6 +323,8 @@ struct Plan {
     descriptors: u64,
     possible: u64,
     io: Options,
+    /// Which listeners have TLS, if there are any.
+    tls: Option<Terms>,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
 }
@@ -323,6 +359,7 @@ impl Plan {
             descriptors,
             possible,
             io,
+            tls: None,
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
     }
@@ -378,6 +415,7 @@ fn spawn(
             pin(worker, plan.cpus.as_ref());
             let start = Start {
                 ids: (worker, plan.workers),
+                tls: plan.tls,
                 config: &config,
                 make: &*make,
                 shared,
@@ -398,6 +436,7 @@ fn spawn(
 struct Start<'a> {
     /// Index of the worker, and how many there are.
     ids: (u16, u16),
+    tls: Option<Terms>,
     config: &'a Config,
     make: &'a Make,
     shared: Arc<Shared>,
@@ -422,7 +461,7 @@ impl Start<'_> {
                 let Ok(go) = self.go.recv() else { return };
                 let hub = Hub::new(hub_options(self.config, self.ids, &*app));
                 let settings = Settings::new(self.config, self.ids, &*app);
-                let own = (backend, hub, app);
+                let own = (Secure::new(backend, self.tls), hub, app);
                 let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
             }
@@ -457,7 +496,9 @@ fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
     let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     for endpoint in &config.listen {
         let own = match endpoint {
-            Endpoint::Tcp(address) => listen_on_address(*address, workers, config.takeover),
+            Endpoint::Tcp(address) | Endpoint::Tls(address) => {
+                listen_on_address(*address, workers, config.takeover)
+            }
             Endpoint::Unix(path) => {
                 listen_on_path(path, config.takeover).and_then(|listener| share(listener, workers))
             }
@@ -466,7 +507,7 @@ fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
             let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
             StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
         })?;
-        bound.push(own[0].local_addr().map_or_else(|| endpoint.clone(), Endpoint::Tcp));
+        bound.push(own[0].local_addr().map_or_else(|| endpoint.clone(), |address| endpoint.at(address)));
         for (all, one) in listeners.iter_mut().zip(own) {
             all.push(one);
         }
@@ -589,7 +630,8 @@ mod tests {
         let epoll = Config { backend: BackendName::Epoll, ..Config::default() };
         let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay);
         let shard = (Settings::new(config, ids, &app), hub_options(config, ids, &app));
-        format!("{shard:?} {:?} {}", plan.limits(config), config.log)
+        let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
+        format!("{shard:?} {:?} {} {identity:?}", plan.limits(config), config.log)
     }
 
     /// A value that is not the default.
@@ -602,6 +644,7 @@ mod tests {
         match option.get_value_names().expect("options have values")[0].as_str() {
             "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
+            "FILE" => "cert.pem".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
         }

@@ -58,12 +58,12 @@ fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String>
             FIRST + at
         )
     };
-    if name == TLS {
-        return Err(wrong("is named for TLS, which this server does not speak"));
-    }
     let given = if let Ok(Some(listener)) = passed.take_tcp_listener(at) {
         let address = listener.local_addr().map_err(|_| wrong("has no address"))?;
-        Given { listener: Listener::Tcp(listener), endpoint: Endpoint::Tcp(address) }
+        let endpoint = if name == TLS { Endpoint::Tls(address) } else { Endpoint::Tcp(address) };
+        Given { listener: Listener::Tcp(listener), endpoint }
+    } else if name == TLS {
+        return Err(wrong("is named for TLS and has no address and port"));
     } else if let Ok(Some(listener)) = passed.take_unix_listener(at) {
         let endpoint = Endpoint::Unix(path(&listener).unwrap_or_default());
         Given { listener: Listener::Unix(listener), endpoint }

@@ -259,6 +259,10 @@ label! {
         Address = "address",
         /// Too many have not sent their request yet.
         Handshakes = "handshakes",
+        /// The TLS handshake failed: no common version, no TLS at all, or the client did not like the certificate.
+        Tls = "tls",
+        /// Plain HTTP came where TLS is spoken.
+        NoTls = "no_tls",
         /// The request did not come in time.
         TimedOut = "timeout",
         /// The server ends.
@@ -366,6 +370,10 @@ stats! {
         ring_overflows = "ring_overflows",
         /// Times that receiving waited for a free buffer.
         starved = "receive_buffer_shortages",
+        /// TLS handshakes completed.
+        tls_handshakes = "tls_handshakes",
+        /// Those among them that went on with a former session.
+        tls_resumed = "tls_resumptions",
     }
     families {
         /// Requests answered with an error.

@@ -44,9 +44,10 @@ const TABLE: &[Rule] = &[
         own: &["admin", "io::clock", "page", "protocol", "shard", "stats"],
         others: &["nix", "prometheus_client", "tracing"],
     },
+    Rule { module: "tls", own: &["tls", "chunk", "io"], others: &["rustls", "thiserror", "tracing"] },
     Rule {
         module: "server",
-        own: &["server", "admin", "app", "config", "hub", "io", "protocol", "shard", "stats"],
+        own: &["server", "admin", "app", "config", "hub", "io", "protocol", "shard", "stats", "tls"],
         others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
     },
     Rule {

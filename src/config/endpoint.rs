@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 /// What a path of a Unix socket begins with.
 const UNIX: &str = "unix:";
+/// What an address begins with where TLS is spoken.
+const TLS: &str = "tls:";
 
 /// Something that a client can connect to.
 ///
@@ -14,12 +16,15 @@ const UNIX: &str = "unix:";
 /// use uproar::config::Endpoint;
 ///
 /// assert_eq!("[::1]:8000".parse(), Ok(Endpoint::Tcp("[::1]:8000".parse().unwrap())));
+/// assert_eq!("tls:0.0.0.0:8443".parse(), Ok(Endpoint::Tls("0.0.0.0:8443".parse().unwrap())));
 /// assert_eq!("unix:/run/uproar.sock".parse(), Ok(Endpoint::Unix("/run/uproar.sock".into())));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// An address and a port; port 0 is any that is free.
     Tcp(SocketAddr),
+    /// The same, with TLS.
+    Tls(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -28,14 +33,28 @@ impl Endpoint {
     /// The address, of one that has one.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(address) => Some(*address),
+            Self::Tcp(address) | Self::Tls(address) => Some(*address),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn has_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The same, on another address.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        match self {
+            Self::Tcp(_) => Self::Tcp(address),
+            Self::Tls(_) => Self::Tls(address),
+            Self::Unix(path) => Self::Unix(path.clone()),
         }
     }
 
     /// Whether whoever listens on the one has the other one, too. Port 0 is another port each time.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let (&Self::Tcp(first), &Self::Tcp(second)) = (self, other) else { return self == other };
+        let (Some(first), Some(second)) = (self.tcp(), other.tcp()) else { return self == other };
         let covers =
             |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
         let is_same = first.ip() == second.ip() || covers(first, second) || covers(second, first);
@@ -47,12 +66,16 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(address) = text.strip_prefix(TLS) {
+            let wanted = "want an address and a port after tls:, like tls:0.0.0.0:8443 or tls:[::]:8443";
+            return address.parse().map(Self::Tls).map_err(|_| wanted.into());
+        }
         match text.strip_prefix(UNIX) {
             Some("") => Err("want a path after unix:, like unix:/run/uproar.sock".into()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                "want an address and a port, like 127.0.0.1:8000 or [::1]:8000, or a path, like \
-                 unix:/run/uproar.sock"
+                "want an address and a port, like 127.0.0.1:8000 or [::1]:8000, the same with TLS, like \
+                 tls:0.0.0.0:8443, or a path, like unix:/run/uproar.sock"
                     .into()
             }),
         }
@@ -63,6 +86,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Tls(address) => write!(f, "{TLS}{address}"),
             Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
         }
     }
@@ -84,10 +108,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_shown_as_they_are_written() {
-        for text in ["127.0.0.1:8000", "[::1]:1", "unix:/run/uproar.sock", "unix:here"] {
+        for text in ["127.0.0.1:8000", "[::1]:1", "tls:[::]:8443", "unix:/run/uproar.sock", "unix:here"] {
             assert_eq!(endpoint(text).to_string(), text);
         }
-        for text in ["unix:", "/run/uproar.sock", "127.0.0.1"] {
+        for text in ["unix:", "tls:", "tls:8443", "tls:unix:a", "/run/uproar.sock", "127.0.0.1"] {
             assert!(text.parse::<Endpoint>().is_err_and(|error| error.contains("like")), "{text}");
         }
     }
@@ -104,6 +128,8 @@ mod tests {
             ("[::]:1", "127.0.0.1:1", true),
             ("[::]:1", "0.0.0.0:1", true),
             ("[::]:1", "[::1]:1", true),
+            ("tls:127.0.0.1:1", "127.0.0.1:1", true),
+            ("tls:0.0.0.0:1", "tls:127.0.0.1:2", false),
             ("unix:/a", "unix:/a", true),
             ("unix:/a", "unix:/b", false),
             ("unix:/a", "127.0.0.1:1", false),

@@ -125,7 +125,7 @@ pub enum Compression {
 /// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where to listen: ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several times.
+    /// Where to listen: ADDR:PORT, tls:ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several times.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
           value_name = "ENDPOINT", default_value = "127.0.0.1:8000", value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
@@ -134,6 +134,13 @@ pub struct Config {
     /// end. Off, such an address is one in use.
     #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE", default_value = "off")]
     pub takeover: Takeover,
+    /// Certificate of the listeners with TLS, then those of its issuers (PEM); read again on SIGHUP.
+    #[arg(long, env = "UPROAR_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of that certificate (PEM); read again on SIGHUP.
+    #[arg(long, env = "UPROAR_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// What to run.
     #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP", default_value = "chat")]
@@ -299,14 +306,37 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
-        if let Some(admin) =
-            self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(&(*admin).into()))
-        {
+        self.check_tls()?;
+        if let Some(admin) = self.admin.filter(|admin| {
+            admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
+        }) {
             let message =
                 format!("--admin {admin} is an address of --listen, too; choose another port for it");
             return Err(Conflict { options: &["admin", "listen"], message });
         }
         Ok(())
+    }
+
+    fn check_tls(&self) -> Result<(), Conflict> {
+        let tls = self.listen.iter().find(|endpoint| endpoint.has_tls());
+        let message = match (tls, &self.tls_cert, &self.tls_key) {
+            (None, None, None) | (Some(_), Some(_), Some(_)) => return Ok(()),
+            (_, Some(cert), None) => {
+                format!("--tls-cert {} needs its key; name it with --tls-key FILE", cert.display())
+            }
+            (_, None, Some(key)) => {
+                format!("--tls-key {} needs its certificate; name it with --tls-cert FILE", key.display())
+            }
+            (Some(endpoint), None, None) => format!(
+                "--listen {endpoint} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE"
+            ),
+            (None, Some(cert), Some(_)) => format!(
+                "--tls-cert {} is for listeners with TLS, and there is none; add one, like --listen tls:0.0.0.0:8443, or \
+                 leave --tls-cert and --tls-key out",
+                cert.display()
+            ),
+        };
+        Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
     }
 
     /// Number of worker threads.
@@ -325,6 +355,8 @@ impl Default for Config {
         Self {
             listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
             takeover: Takeover::Off,
+            tls_cert: None,
+            tls_key: None,
             app: AppName::Chat,
             backend: BackendName::Auto,
             workers: None,

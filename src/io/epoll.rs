@@ -483,10 +483,10 @@ impl Backend for Epoll {
 
     fn usage(&self) -> Usage {
         Usage {
-            ring_overflows: 0,
             starved: self.starved,
             sends_under_way: self.sends.len(),
             buffer_bytes: self.buffer_bytes,
+            ..Usage::default()
         }
     }
 

@@ -59,6 +59,10 @@ pub enum Event {
     Sent { slot: Slot },
     /// Receiving or sending failed with `error` (reset, time-out, …): the connection is of no more use.
     Failed { slot: Slot, error: io::Error },
+    /// The client speaks no TLS where it should, or none that we can. Nothing more is received from it. One that speaks
+    /// plain HTTP can be answered so: the connection goes on without TLS. Any other one is told when our direction is
+    /// ended. No backend reports it, only [`crate::tls`].
+    Insecure { slot: Slot, is_http: bool },
     /// The slot is free; the last event that names this connection.
     Closed { slot: Slot },
     /// No descriptor is left for another connection. Reported once when accepting pauses; it goes on by
@@ -87,8 +91,21 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// No backend has so many.
+    const OWN: u16 = u16::MAX;
+
     pub(crate) fn new(len: usize, id: u16) -> Self {
         Self { memory: vec![0; len].into_boxed_slice(), len: 0, id }
+    }
+
+    /// Bytes that are in no buffer of a backend; it is not to go back to one.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self { len: bytes.len(), memory: bytes.into_boxed_slice(), id: Self::OWN }
+    }
+
+    /// Whether it is no backend's.
+    pub(crate) fn is_own(&self) -> bool {
+        self.id == Self::OWN
     }
 
     /// Puts bytes in, as if they had arrived.
@@ -148,6 +165,10 @@ pub struct Usage {
     pub sends_under_way: usize,
     /// Bytes of the receive buffers.
     pub buffer_bytes: usize,
+    /// TLS handshakes completed.
+    pub tls_handshakes: u64,
+    /// Those among them that went on with a former session.
+    pub tls_resumed: u64,
 }
 
 impl Default for Options {

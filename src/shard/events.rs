@@ -40,6 +40,7 @@ impl<B: Backend> Shard<B> {
                 debug!(slot, %error, "connection lost");
                 self.abandon(slot);
             }
+            Event::Insecure { slot, is_http } => self.insecure(slot, is_http),
             Event::Closed { slot } => self.closed(slot),
             Event::Full => self.full(),
             Event::Accepting if std::mem::take(&mut self.full_told) => info!("accepting connections again"),
@@ -79,6 +80,20 @@ impl<B: Backend> Shard<B> {
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
         } else if self.is_leaving_at_once() {
             self.leave_client(slot);
+        }
+    }
+
+    /// The client does not speak TLS where it should. One that is being refused already hears that instead.
+    fn insecure(&mut self, slot: Slot, is_http: bool) {
+        if self.connections[slot as usize].phase != Phase::Handshake {
+            return;
+        }
+        if is_http {
+            let reason = "This port speaks TLS; use https:// or wss:// instead of http:// or ws://.";
+            self.refuse(slot, Refused::NoTls, &Refusal::new(Status::BadRequest, reason));
+        } else {
+            self.stats.refused[Refused::Tls as usize].add(1);
+            self.end(slot, false, &[]);
         }
     }
 

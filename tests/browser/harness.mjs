@@ -9,7 +9,10 @@ import { chromium } from 'playwright-core';
 const here = path.dirname(fileURLToPath(import.meta.url));
 export const repository = path.resolve(here, '../..');
 
-/** Starts the server on a free port; gives its address as { host, port }, with --admin that one as `admin`, and `stop`. */
+/**
+ * Starts the server on a free port; gives its address as { host, port }, with --admin that one as `admin`, with --tls-cert
+ * that of a listener with TLS as `secure`, and `stop`.
+ */
 export async function startServer(options = []) {
   const binary = process.env.UPROAR_BIN ?? path.join(repository, 'target/release/uproar');
   const backend = process.env.UPROAR_BACKEND ?? 'auto';
@@ -28,9 +31,10 @@ export async function startServer(options = []) {
       said += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '');
       const found = /listening on (?:\w+:\/\/)?([\d.]+):(\d+)/.exec(said);
       const admin = /admin on http:\/\/([\d.]+):(\d+)/.exec(said);
-      if (!found || (options.includes('--admin') && !admin)) return;
-      const address = [found, admin].map(match => match && { host: match[1], port: Number(match[2]) });
-      resolve({ ...address[0], admin: address[1] });
+      const secure = /listening on tls:([\d.]+):(\d+)/.exec(said);
+      if (!found || (options.includes('--admin') && !admin) || (options.includes('--tls-cert') && !secure)) return;
+      const address = [found, admin, secure].map(match => match && { host: match[1], port: Number(match[2]) });
+      resolve({ ...address[0], admin: address[1], secure: address[2] && { ...address[2], scheme: 'https' } });
     };
     server.stdout.on('data', hear);
     server.stderr.on('data', hear);
@@ -98,7 +102,7 @@ export async function openPage(browser, address, { at = '/', options = {}, prepa
     document.addEventListener('securitypolicyviolation', event => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));
   });
   await prepare?.(page);
-  await page.goto(`http://${address.host}:${address.port}${at}`);
+  await page.goto(`${address.scheme ?? 'http'}://${address.host}:${address.port}${at}`);
   return { page, context, complaints };
 }
 

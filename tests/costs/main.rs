@@ -1,4 +1,4 @@
-//! What a message costs where a machine's mood does not matter: allocations, and sends.
+//! What a message and an idle connection cost where a machine's mood does not matter: allocations, and sends.
 
 #![expect(unsafe_code, reason = "an allocator that counts is one")]
 
@@ -11,16 +11,23 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 
+use tungstenite::Message;
 use uproar::app::{App, ClientId, Context, Echo, Incoming, Relay};
-use uproar::config::{AppName, BackendName};
+use uproar::config::{AppName, BackendName, Config};
 
 use support::raw::{BINARY, Raw, frame, upgrade_request};
-use support::{TestServer, config};
+use support::tls::{Identity, TlsClient, VERSIONS};
+use support::{TestServer, config, until};
 
-on_both_backends!(an_echo_allocates_nothing, a_broadcast_allocates_nothing, a_storm_takes_few_sends,);
+on_both_backends!(
+    an_echo_allocates_nothing,
+    a_broadcast_allocates_nothing,
+    a_storm_takes_few_sends,
+    an_idle_connection_with_tls_holds_no_buffer,
+);
 
 /// Counts what threads allocate that say that they are to be counted.
 struct Counting;
@@ -28,42 +35,52 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-thread_local! {
-    static COUNT: Cell<Option<&'static AtomicU64>> = const { Cell::new(None) };
+/// What the threads that are counted together did.
+#[derive(Default)]
+struct Heap {
+    allocations: AtomicU64,
+    /// Bytes allocated and not freed.
+    live: AtomicI64,
 }
 
-fn count() {
-    if let Some(count) = COUNT.get() {
-        count.fetch_add(1, Ordering::Relaxed);
+thread_local! {
+    static HEAP: Cell<Option<&'static Heap>> = const { Cell::new(None) };
+}
+
+fn count(allocations: u64, bytes: usize, freed: usize) {
+    if let Some(heap) = HEAP.get() {
+        heap.allocations.fetch_add(allocations, Ordering::Relaxed);
+        heap.live.fetch_add(bytes as i64 - freed as i64, Ordering::Relaxed);
     }
 }
 
 // SAFETY: the system's allocator does all of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size(), 0);
         // SAFETY: passed on as it came.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(0, 0, layout.size());
         // SAFETY: passed on as it came.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
-        count();
+        count(1, new_len, layout.size());
         // SAFETY: passed on as it came.
         unsafe { System.realloc(memory, layout, new_len) }
     }
 }
 
 /// An application whose thread is counted once it has a client.
-struct Counted<A>(A, &'static AtomicU64);
+struct Counted<A>(A, &'static Heap);
 
 impl<A: App> App for Counted<A> {
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        COUNT.set(Some(self.1));
+        HEAP.set(Some(self.1));
         self.0.on_open(context, client, room);
     }
 
@@ -72,11 +89,10 @@ impl<A: App> App for Counted<A> {
     }
 }
 
-/// A server with one worker, and the number of its allocations.
-fn counted<A: App + 'static>(backend: BackendName, app: fn() -> A) -> (TestServer, &'static AtomicU64) {
-    let count: &AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
-    let settings = config(backend, AppName::Relay, 1);
-    (TestServer::start_app(&settings, move |_| Box::new(Counted(app(), count))), count)
+/// A server, and what its worker allocates.
+fn counted<A: App + 'static>(settings: &Config, app: fn() -> A) -> (TestServer, &'static Heap) {
+    let heap: &Heap = Box::leak(Box::default());
+    (TestServer::start_app(settings, move |_| Box::new(Counted(app(), heap))), heap)
 }
 
 fn client(server: &TestServer) -> TcpStream {
@@ -106,7 +122,8 @@ fn talk(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize) {
 }
 
 fn allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: usize) {
-    let (server, count) = counted(backend, app);
+    let (server, heap) = counted(&config(backend, AppName::Relay, 1), app);
+    let count = &heap.allocations;
     let mut clients: Vec<_> = (0..clients).map(|_| client(&server)).collect();
     for payload_len in [20, 64, 1_000] {
         let message = frame(BINARY, &vec![7; payload_len]);
@@ -164,4 +181,29 @@ fn a_storm_takes_few_sends(backend: BackendName) {
     assert_eq!(deliveries, (CLIENTS * CLIENTS * ROUNDS) as u64);
     let sends = (totals.sends - before.sends) as f64 / deliveries as f64;
     assert!(sends <= 0.05, "{sends} sends for each delivered message");
+}
+
+/// What is left of a connection that has said and heard long messages is the state of its keys.
+fn an_idle_connection_with_tls_holds_no_buffer(backend: BackendName) {
+    const CLIENTS: usize = 100;
+    const MOST: i64 = 4_096;
+    let identity = Identity::new();
+    let (server, heap) = counted(&identity.on(config(backend, AppName::Echo, 1)), || Echo);
+    for version in VERSIONS {
+        let version = identity.client(&[version]);
+        let open = || {
+            let mut client = TlsClient::open(server.address(), "/", &version);
+            client.send(Message::binary(vec![7; 100_000]));
+            assert_eq!(client.message().len(), 100_000);
+            client
+        };
+        let first: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
+        let before = heap.live.load(Ordering::Relaxed);
+        let second: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
+        until("a connection holds no more than its keys", || {
+            heap.live.load(Ordering::Relaxed) - before < CLIENTS as i64 * MOST
+        });
+        drop((first, second));
+        until("all are gone", || server.connections().0 == 0);
+    }
 }

@@ -8,7 +8,12 @@ use crate::support::process::{output, settings_file, uproar};
 /// Options with values that they refuse.
 const BAD: &[(&str, &[&str])] = &[
     ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
-    ("--listen", &["8000", "localhost:8000", "127.0.0.1:70000", "127.0.0.1", "/run/uproar.sock", "unix:"]),
+    (
+        "--listen",
+        &["8000", "localhost:8000", "127.0.0.1:70000", "127.0.0.1", "/run/uproar.sock", "unix:", "tls:8443"],
+    ),
+    ("--tls-cert", &["/nowhere/cert.pem", "/"]),
+    ("--tls-key", &["/nowhere/key.pem", "/"]),
     ("--app", &["game"]),
     ("--backend", &["kqueue"]),
     ("--workers", &["0", "1025", "many", "-1"]),

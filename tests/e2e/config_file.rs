@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::process::refuses;
 use crate::support::process::{Process, output, settings_file, uproar};
+use crate::support::tls::{Identity, arg};
 
 /// What a check prints: each key with its value and its origin.
 fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
@@ -167,7 +168,13 @@ fn the_example_for_production_has_every_key_and_is_valid() {
         Some(setting) if setting.starts_with(char::is_alphabetic) => setting,
         _ => line,
     });
-    let path = settings_file("example", chosen.collect::<Vec<_>>().join("\n"));
+    // Files that are there, and a listener for them.
+    let identity = Identity::new();
+    let text = chosen.collect::<Vec<_>>().join("\n");
+    let text = text.replace("/etc/uproar/fullchain.pem", arg(&identity.cert()));
+    let text = text.replace("/etc/uproar/privkey.pem", arg(&identity.key()));
+    let text = text.replace("\nlisten = [", "\nlisten = [\"tls:0.0.0.0:8443\", ");
+    let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
         assert!(origin.starts_with(&path), "{EXAMPLE} does not say anything of {key}");
     }

@@ -28,4 +28,5 @@ mod sandbox;
 mod service;
 mod takeover;
 mod timeouts;
+mod tls;
 mod unix_socket;

@@ -16,6 +16,7 @@ use crate::support::client::Client;
 use crate::support::manager::{Manager, passing};
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::until;
 use crate::support::visitors::Visitors;
 
@@ -24,6 +25,7 @@ on_both_backends!(
     the_watchdog_hears_nothing_while_a_worker_hangs,
     sockets_that_are_passed_are_listened_on_by_all_workers,
     nobody_is_refused_while_the_server_restarts,
+    a_socket_that_is_named_for_tls_speaks_it,
 );
 
 fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
@@ -133,6 +135,22 @@ fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
     assert_eq!(server.ended().code, Some(0));
 }
 
+fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
+    let identity = Identity::new();
+    let [web, tls] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let address = tls.local_addr().expect("bound");
+    let (cert, key) = (identity.cert(), identity.key());
+    let args = ["--app=echo", "--listen=tls:127.0.0.1:0", "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
+    let sockets = [(OwnedFd::from(web), "web"), (OwnedFd::from(tls), "tls")];
+    let server = Process::run(&mut passing(sockets, &[&args[..], &[backend_arg(backend)]].concat()));
+    let mut secure = TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    secure.say("over TLS");
+    secure.hears("over TLS");
+    let mut plain = Client::open(server.address, "/");
+    plain.say("in plain");
+    plain.hears("in plain");
+}
+
 #[test]
 fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
     let listening = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("bound"));
@@ -143,11 +161,14 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
         (datagrams(), "web", "is no stream socket"),
         (file.into(), "web", "is no stream socket"),
         (connected.into(), "web", "does not listen"),
-        (listening(), "tls", "does not speak"),
     ] {
         let parts = ["descriptor 4", name, why, "ListenStream=", "Accept=no"];
         refuses(&mut passing([(listening(), "good"), (socket, name)], &[]), &parts);
     }
+    refuses(
+        &mut passing([(listening(), "tls")], &[]),
+        &["tls:127.0.0.1:", "needs a certificate", "--tls-cert"],
+    );
     let mut command = passing([(listening(), "web")], &[]);
     refuses(
         command.env("LISTEN_FDS", "many"),

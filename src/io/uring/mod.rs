@@ -537,6 +537,7 @@ impl<K: Kernel> Backend for Uring<K> {
             starved: self.starved,
             sends_under_way: self.sends.len(),
             buffer_bytes: self.buffer_bytes,
+            ..Usage::default()
         }
     }
 

@@ -21,6 +21,7 @@ pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod seccomp;
+pub(crate) mod tls;
 pub(crate) mod visitors;
 
 use std::net::SocketAddr;

@@ -83,13 +83,23 @@ impl Process {
 
     /// The address of its admin listener, which it was told to have.
     pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.printed_address("admin on http://", '/')
+    }
+
+    /// The address of its listener with TLS, which is not its first one.
+    pub(crate) fn tls_address(&self) -> SocketAddr {
+        self.printed_address("listening on tls:", ' ')
+    }
+
+    /// The address between these in one of the lines that it prints after the first one.
+    fn printed_address(&self, before: &str, after: char) -> SocketAddr {
         let find = || {
             let printed = self.printed.lock().expect("nobody panics with it");
-            let line = printed.lines().find_map(|line| line.strip_prefix("admin on http://"));
-            line.and_then(|line| line.strip_suffix('/')?.parse().ok())
+            let line = printed.lines().find_map(|line| line.strip_prefix(before).map(str::to_owned));
+            line.and_then(|line| line.split(after).next()?.parse().ok())
         };
         let mut found = None;
-        until("it says where its admin listener is", || {
+        until(before, || {
             found = find();
             found.is_some()
         });

@@ -1,0 +1,506 @@
+//! TLS between a backend and what is above it: [`Secure`] is a backend over another one. Neither of them knows, and
+//! connections of listeners without TLS pass through.
+//!
+//! What arrives is decrypted where it lies; what it holds goes up in a buffer of its own, and the backend's buffer goes
+//! back at once. What is sent is encrypted in pieces, so that a slow reader costs the copy of one. A connection is
+//! reported as soon as it is accepted, so that limits and deadlines hold for the TLS handshake; what is sent before
+//! that is over waits for it.
+
+mod identity;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use crate::chunk::Span;
+use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
+
+pub use identity::IdentityError;
+pub(crate) use identity::{Credentials, Identity};
+use session::Session;
+
+/// Bytes that are encrypted at a time.
+const PIECE_LEN: usize = 64 << 10;
+/// Longest wait for the kernel to take the last record of a connection.
+const FAREWELL: Duration = Duration::from_millis(10);
+
+/// A backend some of whose listeners speak TLS.
+pub(crate) struct Secure<B> {
+    inner: B,
+    /// `None` when no listener does.
+    tls: Option<Tls>,
+}
+
+/// Which listeners speak TLS, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// By their index.
+    pub(crate) listeners: Vec<bool>,
+    pub(crate) identity: Arc<Identity>,
+}
+
+struct Tls {
+    terms: Terms,
+    /// By slot; `None` for connections without TLS.
+    secured: Vec<Option<Box<Secured>>>,
+    /// Room for what the inner backend reports.
+    reported: Vec<Event>,
+    /// Connections that could not be written to, to be reported.
+    failed: Vec<Slot>,
+    /// Connections that are closed after the next poll, in which their last record is sent.
+    leaving: Vec<Slot>,
+    usage: TlsUsage,
+}
+
+/// What the handshakes came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct TlsUsage {
+    handshakes: u64,
+    resumed: u64,
+}
+
+/// A connection with TLS.
+struct Secured {
+    /// Made when the first bytes come.
+    session: Option<Session>,
+    /// What is left of what the caller sends.
+    plain: Option<Span>,
+    sending: Sending,
+    phase: Phase,
+    /// The handshake was counted.
+    counted: bool,
+    /// Our direction is to end, or has ended.
+    shutdown: Shutdown,
+    /// The end of the client's direction was reported.
+    ended: bool,
+    /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
+    broken: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shutdown {
+    No,
+    Wanted,
+    Done,
+}
+
+/// What the inner send under way carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Nothing,
+    /// Something of TLS itself, or of what the caller sends, but not its end.
+    Part,
+    /// The end of what the caller sends.
+    Last,
+}
+
+impl Sending {
+    /// The same, when nobody waits for the end.
+    fn without_end(self) -> Self {
+        if self == Self::Last { Self::Part } else { self }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// It cannot be written to any more, which is not reported yet.
+    Failing,
+    /// Closed by the caller; the last record is on its way.
+    Leaving(Close),
+    /// Reported as failed, or closed in the inner backend, too.
+    Gone,
+}
+
+impl<B: Backend> Secure<B> {
+    /// The backend with TLS for some of its listeners.
+    pub(crate) fn new(inner: B, terms: Option<Terms>) -> Self {
+        let tls = terms.map(|terms| Tls {
+            terms,
+            secured: Vec::new(),
+            reported: Vec::new(),
+            failed: Vec::new(),
+            leaving: Vec::new(),
+            usage: TlsUsage::default(),
+        });
+        Self { inner, tls }
+    }
+
+    /// The TLS side of a connection that has one, and the inner backend.
+    fn secured(&mut self, slot: Slot) -> Option<(&mut Tls, &mut B)> {
+        let tls = self.tls.as_mut().filter(|tls| tls.has(slot))?;
+        Some((tls, &mut self.inner))
+    }
+}
+
+impl Tls {
+    fn has(&self, slot: Slot) -> bool {
+        matches!(self.secured.get(slot as usize), Some(Some(_)))
+    }
+
+    fn at(&mut self, slot: Slot) -> &mut Secured {
+        self.secured[slot as usize].as_mut().expect("checked by the callers")
+    }
+
+    fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let own = match (self.failed.is_empty(), self.leaving.is_empty()) {
+            (false, _) => Some(Duration::ZERO),
+            (true, false) => Some(FAREWELL),
+            (true, true) => None,
+        };
+        timeout.into_iter().chain(own).min()
+    }
+
+    /// Passes on what the inner backend reported, as the caller is to see it.
+    fn handle(&mut self, inner: &mut impl Backend, event: Event, events: &mut Vec<Event>) {
+        match event {
+            Event::Accepted { slot, listener, .. } => {
+                self.accepted(slot, listener);
+                events.push(event);
+            }
+            Event::Received { slot, buffer } if self.has(slot) => self.received(inner, slot, buffer, events),
+            Event::Sent { slot } if self.has(slot) => self.sent(inner, slot, events),
+            Event::Ended { slot } if self.has(slot) => {
+                let secured = self.at(slot);
+                if secured.phase == Phase::Open && !secured.ended {
+                    // Without the peer's word that it is the end, since browsers do not say it. What is kept of a
+                    // record is never looked at.
+                    secured.ended = true;
+                    events.push(event);
+                }
+            }
+            Event::Failed { slot, .. } if self.has(slot) => {
+                let secured = self.at(slot);
+                match std::mem::replace(&mut secured.phase, Phase::Gone) {
+                    Phase::Open | Phase::Failing => events.push(event),
+                    Phase::Leaving(how) => inner.close(slot, how),
+                    Phase::Gone => {}
+                }
+            }
+            Event::Closed { slot } if self.has(slot) => {
+                self.secured[slot as usize] = None;
+                events.push(event);
+            }
+            other => events.push(other),
+        }
+    }
+
+    fn accepted(&mut self, slot: Slot, listener: u16) {
+        if !self.terms.listeners.get(usize::from(listener)).is_some_and(|has_tls| *has_tls) {
+            return;
+        }
+        let index = slot as usize;
+        if index >= self.secured.len() {
+            self.secured.resize_with(index + 1, || None);
+        }
+        self.secured[index] = Some(Box::new(Secured {
+            session: None,
+            plain: None,
+            sending: Sending::Nothing,
+            phase: Phase::Open,
+            counted: false,
+            shutdown: Shutdown::No,
+            ended: false,
+            broken: false,
+        }));
+    }
+
+    fn received(
+        &mut self,
+        inner: &mut impl Backend,
+        slot: Slot,
+        mut buffer: Buffer,
+        events: &mut Vec<Event>,
+    ) {
+        let secured = self.secured[slot as usize].as_mut().expect("checked by the caller");
+        let input = buffer.bytes_mut();
+        if secured.phase != Phase::Open || secured.broken || secured.ended {
+            return inner.recycle(buffer);
+        }
+        if secured.session.is_none() && is_http(input) {
+            inner.recycle(buffer);
+            return self.go_plain(inner, slot, events);
+        }
+        let mut plaintext = Vec::new();
+        let result = secured.receive(&self.terms.identity, input, &mut plaintext);
+        inner.recycle(buffer);
+        if !plaintext.is_empty() {
+            events.push(Event::Received { slot, buffer: Buffer::of(plaintext) });
+        }
+        match result {
+            Ok(()) => {
+                let is_resumed = secured.session.as_ref().map(Session::is_resumed);
+                if secured.is_ready() && !std::mem::replace(&mut secured.counted, true) {
+                    self.usage.handshakes += 1;
+                    self.usage.resumed += u64::from(is_resumed == Some(true));
+                }
+                let peer_closed = secured.session.as_ref().is_some_and(Session::peer_closed);
+                if peer_closed && !std::mem::replace(&mut secured.ended, true) {
+                    events.push(Event::Ended { slot });
+                }
+            }
+            Err(error) => {
+                debug!(slot, %error, "TLS failed");
+                secured.broken = true;
+                if secured.counted || secured.plain.take().is_some() {
+                    secured.ended = true;
+                    secured.sending = secured.sending.without_end();
+                    events.push(Event::Failed { slot, error: io::Error::other(error) });
+                } else {
+                    events.push(Event::Insecure { slot, is_http: false });
+                }
+            }
+        }
+        self.pump(inner, slot);
+    }
+
+    /// Goes on without TLS, with a client that speaks plain HTTP, so that it can be told.
+    fn go_plain(&mut self, inner: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+        let secured = self.secured[slot as usize].take().expect("checked by the caller");
+        if let Some(span) = secured.plain {
+            inner.send(slot, span);
+        }
+        if secured.shutdown == Shutdown::Wanted {
+            inner.shutdown(slot);
+        }
+        events.push(Event::Insecure { slot, is_http: true });
+    }
+
+    fn sent(&mut self, inner: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+        let secured = self.at(slot);
+        let sending = std::mem::replace(&mut secured.sending, Sending::Nothing);
+        match secured.phase {
+            Phase::Open => {
+                if sending == Sending::Last {
+                    events.push(Event::Sent { slot });
+                }
+                self.pump(inner, slot);
+            }
+            Phase::Leaving(how) => {
+                secured.phase = Phase::Gone;
+                inner.close(slot, how);
+            }
+            Phase::Failing | Phase::Gone => {}
+        }
+    }
+
+    /// Sends what can be sent now: what TLS has to say first, then a piece of what the caller sends.
+    fn pump(&mut self, inner: &mut impl Backend, slot: Slot) {
+        let secured = self.secured[slot as usize].as_mut().expect("checked by the callers");
+        if secured.sending != Sending::Nothing
+            || secured.phase != Phase::Open
+            || secured.shutdown == Shutdown::Done
+        {
+            return;
+        }
+        let mut out = secured.session.as_mut().map(Session::take_outgoing).unwrap_or_default();
+        let Ok(is_last) = secured.encrypt(&mut out) else {
+            debug!(slot, "the keys of a TLS connection are used up");
+            secured.phase = Phase::Failing;
+            return self.failed.push(slot);
+        };
+        let is_end = secured.shutdown == Shutdown::Wanted && secured.plain.is_none();
+        if is_end {
+            secured.say_goodbye(&mut out);
+        }
+        if is_last || !out.is_empty() {
+            secured.sending = if is_last { Sending::Last } else { Sending::Part };
+            inner.send(slot, Span::of(out));
+        }
+        if is_end {
+            secured.shutdown = Shutdown::Done;
+            inner.shutdown(slot);
+        }
+    }
+
+    fn close(&mut self, inner: &mut impl Backend, slot: Slot, how: Close) {
+        let secured = self.at(slot);
+        let mut goodbye = Vec::new();
+        match secured.phase {
+            // What was wrong is still being told.
+            Phase::Open if secured.broken && secured.sending != Sending::Nothing => {}
+            Phase::Open if how == Close::Graceful && secured.is_silent() => {
+                secured.say_goodbye(&mut goodbye);
+                if !goodbye.is_empty() {
+                    secured.sending = Sending::Part;
+                    inner.send(slot, Span::of(goodbye));
+                }
+            }
+            _ => secured.sending = Sending::Nothing,
+        }
+        if secured.phase == Phase::Open && secured.sending != Sending::Nothing {
+            secured.phase = Phase::Leaving(how);
+            self.leaving.push(slot);
+        } else {
+            secured.phase = Phase::Gone;
+            inner.close(slot, how);
+        }
+    }
+
+    /// Reports connections that cannot be written to any more, unless they were closed meanwhile.
+    fn report_failed(&mut self, events: &mut Vec<Event>) {
+        for slot in std::mem::take(&mut self.failed) {
+            let Some(secured) = &mut self.secured[slot as usize] else { continue };
+            if secured.phase == Phase::Failing {
+                secured.phase = Phase::Gone;
+                let error = io::Error::other("the keys of the TLS connection are used up");
+                events.push(Event::Failed { slot, error });
+            }
+        }
+    }
+
+    /// Closes those whose last record had its time.
+    fn let_go(&mut self, inner: &mut impl Backend, leaving: Vec<Slot>) {
+        for slot in leaving {
+            let Some(secured) = &mut self.secured[slot as usize] else { continue };
+            if let Phase::Leaving(how) = secured.phase {
+                secured.phase = Phase::Gone;
+                inner.close(slot, how);
+            }
+        }
+    }
+}
+
+impl Secured {
+    fn is_ready(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_ready)
+    }
+
+    /// Whether nothing is on its way, and something may be sent.
+    fn is_silent(&self) -> bool {
+        self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
+    }
+
+    fn receive(
+        &mut self,
+        identity: &Identity,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
+        if self.session.is_none() {
+            self.session = Some(Session::new(identity.config())?);
+        }
+        if self.is_ready() {
+            plaintext.reserve(input.len());
+        }
+        self.session.as_mut().expect("made above").receive(input, plaintext)
+    }
+
+    /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.
+    fn encrypt(&mut self, out: &mut Vec<u8>) -> Result<bool, rustls::unbuffered::EncryptError> {
+        let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) else {
+            return Ok(false);
+        };
+        let Some(span) = &mut self.plain else { return Ok(false) };
+        let len = span.len().min(PIECE_LEN);
+        session.encrypt(&span.bytes()[..len], out)?;
+        span.advance(len);
+        let is_last = span.is_empty();
+        if is_last {
+            self.plain = None;
+        }
+        Ok(is_last)
+    }
+
+    /// Appends that we send no more, when that can be said.
+    fn say_goodbye(&mut self, out: &mut Vec<u8>) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) {
+            // The end of the stream says it, too.
+            let _ = session.close_notify(out);
+        }
+    }
+}
+
+/// Whether the first bytes of a connection begin a request in plain HTTP: a method, where a type of record should be.
+fn is_http(input: &[u8]) -> bool {
+    input.first().is_some_and(u8::is_ascii_uppercase)
+}
+
+impl<B: Backend> Backend for Secure<B> {
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return self.inner.poll(timeout, events) };
+        let mut reported = std::mem::take(&mut tls.reported);
+        self.inner.poll(tls.limit_wait(timeout), &mut reported)?;
+        let leaving = std::mem::take(&mut tls.leaving);
+        for event in reported.drain(..) {
+            tls.handle(&mut self.inner, event, events);
+        }
+        tls.reported = reported;
+        tls.let_go(&mut self.inner, leaving);
+        tls.report_failed(events);
+        Ok(())
+    }
+
+    fn send(&mut self, slot: Slot, span: Span) {
+        let Some((tls, inner)) = self.secured(slot) else { return self.inner.send(slot, span) };
+        let secured = tls.at(slot);
+        assert!(
+            secured.plain.is_none() && secured.sending != Sending::Last,
+            "slot {slot} has a send under way"
+        );
+        if secured.phase == Phase::Open && !secured.broken {
+            secured.plain = Some(span);
+            tls.pump(inner, slot);
+        }
+    }
+
+    fn pause(&mut self, slot: Slot) {
+        self.inner.pause(slot);
+    }
+
+    fn resume(&mut self, slot: Slot) {
+        self.inner.resume(slot);
+    }
+
+    fn shutdown(&mut self, slot: Slot) {
+        let Some((tls, inner)) = self.secured(slot) else { return self.inner.shutdown(slot) };
+        let secured = tls.at(slot);
+        if secured.shutdown == Shutdown::No {
+            secured.shutdown = Shutdown::Wanted;
+            tls.pump(inner, slot);
+        }
+    }
+
+    fn close(&mut self, slot: Slot, how: Close) {
+        match self.secured(slot) {
+            Some((tls, inner)) => tls.close(inner, slot, how),
+            None => self.inner.close(slot, how),
+        }
+    }
+
+    fn recycle(&mut self, buffer: Buffer) {
+        if !buffer.is_own() {
+            self.inner.recycle(buffer);
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        self.inner.stop_accepting();
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.inner.has_stopped()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
+    }
+
+    fn clock_ns(&self) -> u64 {
+        self.inner.clock_ns()
+    }
+
+    fn usage(&self) -> Usage {
+        let own = self.tls.as_ref().map(|tls| tls.usage).unwrap_or_default();
+        Usage { tls_handshakes: own.handshakes, tls_resumed: own.resumed, ..self.inner.usage() }
+    }
+
+    fn waker(&self) -> Waker {
+        self.inner.waker()
+    }
+}

@@ -1,0 +1,389 @@
+//! The wrapper over a backend that hands it bytes cut anywhere.
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConnection, SupportedProtocolVersion};
+
+use self::rig::{Asked, Rig, client_config, credentials};
+use super::*;
+
+const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+/// Bytes that tell lost and swapped pieces.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
+}
+
+#[test]
+fn the_same_bytes_come_through_however_they_are_cut() {
+    for version in BOTH {
+        for pieces in [&[1][..], &[2, 3, 5], &[5, 1], &[16_384], &[16_385, 4], &[32_768], &[700, 1, 30_000]] {
+            let mut rig = Rig::new(&[version]);
+            rig.pieces = pieces.to_vec();
+            let mut client = rig.connect(3);
+            for len in [1, 100, 16_384, 16_385, 40_000] {
+                rig.hear(3, &mut client, &pattern(len));
+                rig.say(3, &mut client, &pattern(len));
+                assert_eq!(rig.kept_len(3), 0, "an idle connection holds no bytes");
+            }
+            assert!(rig.events.is_empty(), "{:?}", rig.events);
+        }
+    }
+}
+
+#[test]
+fn many_records_in_one_buffer_are_one_event() {
+    let mut rig = Rig::new(&[&TLS13]);
+    let mut client = rig.connect(0);
+    let mut records = Vec::new();
+    for number in 0..200_u8 {
+        client.writer().write_all(&[number; 100]).expect("to memory");
+        client.write_tls(&mut records).expect("to memory");
+    }
+    assert_eq!(records.len(), 200 * (100 + 22));
+    rig.arrive(0, &records);
+    let expected: Vec<u8> = (0..200_u8).flat_map(|number| [number; 100]).collect();
+    assert_eq!((rig.received, &rig.heard), (1, &expected));
+}
+
+#[test]
+fn a_mebibyte_goes_both_ways() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut client = rig.connect(0);
+        let bytes = pattern(1 << 20);
+        rig.hear(0, &mut client, &bytes);
+        rig.say(0, &mut client, &bytes);
+    }
+}
+
+#[test]
+fn a_slow_reader_costs_the_copy_of_one_piece() {
+    let mut rig = Rig::new(&BOTH);
+    let mut client = rig.connect(0);
+    rig.wire().is_stuck = true;
+    let bytes = pattern(1 << 20);
+    rig.secure.send(0, Span::copy_of(&bytes));
+    let mut releases = 0;
+    let mut read = Vec::new();
+    while let Some((_, span)) = &rig.wire().waiting {
+        assert!(span.len() < PIECE_LEN + 1_000, "{} bytes wait", span.len());
+        assert_eq!(rig.sent(), 0);
+        releases += 1;
+        rig.release();
+        read.extend(rig.talk(0, &mut client));
+    }
+    assert_eq!((releases, rig.sent()), ((1 << 20) / PIECE_LEN, 1));
+    assert!(read == bytes);
+}
+
+#[test]
+fn connections_of_other_listeners_pass_through() {
+    let mut rig = Rig::new(&BOTH);
+    rig.accept(7, 0);
+    rig.arrive(7, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(rig.heard, b"GET / HTTP/1.1\r\n\r\n");
+    rig.secure.send(7, Span::copy_of(b"plain"));
+    rig.turn();
+    assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"plain"[..], 1));
+    rig.secure.shutdown(7);
+    rig.secure.close(7, Close::Graceful);
+    assert_eq!(rig.wire().asked, [Asked::Shutdown(7), Asked::Close(7, Close::Graceful)]);
+    rig.turn();
+    assert!(matches!(rig.events[..], [Event::Closed { slot: 7 }]), "{:?}", rig.events);
+}
+
+#[test]
+fn plain_http_is_reported_and_can_be_answered_in_plain() {
+    let mut rig = Rig::new(&BOTH);
+    rig.accept(0, 1);
+    rig.arrive(0, b"GET / HTTP/1.1\r\n");
+    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: true }]), "{:?}", rig.events);
+    rig.secure.send(0, Span::copy_of(b"HTTP/1.1 400"));
+    rig.turn();
+    assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"HTTP/1.1 400"[..], 1));
+}
+
+#[test]
+fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
+    for garbage in
+        [&b"\x00\x01\x02\x03\x04\x05\x06\x07"[..], b"\x16\x03\x01\xff\xff", b"\x80\x2e\x01\x03\x01"]
+    {
+        let mut rig = Rig::new(&BOTH);
+        rig.accept(0, 1);
+        rig.arrive(0, garbage);
+        assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+        rig.secure.shutdown(0);
+        rig.turn();
+        // RFC 8446 §6: a record of type alert that is fatal.
+        let out = rig.wire().out.clone();
+        assert!(out[0] == 21 && out[5] == 2, "{out:?}");
+        assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
+        rig.events.clear();
+        rig.arrive(0, garbage);
+        rig.report(Event::Ended { slot: 0 });
+        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+    }
+}
+
+#[test]
+fn no_common_protocol_is_an_alert() {
+    let mut rig = Rig::new(&BOTH);
+    let mut config = (*rig.config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    rig.config = Arc::new(config);
+    rig.accept(0, 1);
+    let mut hello = Vec::new();
+    let mut client = rig.client();
+    client.write_tls(&mut hello).expect("to memory");
+    rig.arrive(0, &hello);
+    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+    let answer = std::mem::take(&mut rig.wire().out);
+    client.read_tls(&mut &answer[..]).expect("from memory");
+    // RFC 7301 §3.2
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+    assert_eq!(client.process_new_packets().expect_err("an alert"), alert);
+}
+
+#[test]
+fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut client = rig.connect(0);
+        client.writer().write_all(b"hello").expect("to memory");
+        let mut record = Vec::new();
+        client.write_tls(&mut record).expect("to memory");
+        *record.last_mut().expect("a record") ^= 1;
+        rig.arrive(0, &record);
+        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+        assert!(rig.heard.is_empty());
+        // The caller closes; the alert has left before.
+        rig.secure.close(0, Close::Reset);
+        rig.turn();
+        assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
+        let alert = std::mem::take(&mut rig.wire().out);
+        client.read_tls(&mut &alert[..]).expect("from memory");
+        let error = client.process_new_packets().expect_err("an alert");
+        assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_handshake_message_without_end_is_too_much() {
+    let mut rig = Rig::new(&BOTH);
+    rig.accept(0, 1);
+    // A hello of 64,000 bytes, one byte a record.
+    rig.arrive(0, b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00");
+    for _ in 0..60_000 {
+        rig.arrive(0, b"\x16\x03\x01\x00\x01\x00");
+        if !rig.events.is_empty() {
+            break;
+        }
+        assert!(rig.kept_len(0) <= 3 * (64 << 10));
+    }
+    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+}
+
+#[test]
+fn the_end_is_reported_once_whether_it_is_said_or_not() {
+    for (version, is_said) in BOTH.into_iter().flat_map(|version| [(version, true), (version, false)]) {
+        let mut rig = Rig::new(&[version]);
+        let mut client = rig.connect(0);
+        client.writer().write_all(b"last").expect("to memory");
+        if is_said {
+            client.send_close_notify();
+        }
+        rig.talk(0, &mut client);
+        assert_eq!(rig.heard, b"last");
+        // Bytes after the end, and half a record, are nothing.
+        rig.arrive(0, b"\x17\x03\x03\x00\x20half");
+        rig.report(Event::Ended { slot: 0 });
+        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+        rig.events.clear();
+        rig.say(0, &mut client, b"still reading");
+    }
+}
+
+/// Reads to the end that the server says.
+fn is_said_to_end(client: &mut ClientConnection, bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        client.read_tls(&mut rest).expect("from memory");
+        client.process_new_packets().expect("right");
+    }
+    matches!(client.reader().read(&mut [0]), Ok(0))
+}
+
+#[test]
+fn shutting_down_says_the_end_after_what_is_under_way() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut client = rig.connect(0);
+        rig.wire().is_stuck = true;
+        rig.secure.send(0, Span::copy_of(&pattern(100_000)));
+        rig.secure.shutdown(0);
+        assert_eq!(rig.wire().asked, []);
+        while rig.release() {}
+        assert_eq!((rig.sent(), &rig.wire().asked[..]), (1, &[Asked::Shutdown(0)][..]));
+        assert_eq!(rig.talk(0, &mut client), pattern(100_000));
+        assert!(is_said_to_end(&mut client, b""));
+        rig.hear(0, &mut client, b"receiving goes on");
+    }
+}
+
+#[test]
+fn closing_gracefully_says_the_end_if_that_is_possible_at_once() {
+    for (how, is_stuck, is_said) in
+        [(Close::Graceful, false, true), (Close::Graceful, true, false), (Close::Reset, false, false)]
+    {
+        let mut rig = Rig::new(&BOTH);
+        let mut client = rig.connect(0);
+        rig.wire().is_stuck = is_stuck;
+        rig.secure.close(0, how);
+        rig.arrive(0, b"\x17\x03\x03\x00\x20half");
+        if is_said {
+            assert!(rig.wire().timeout.is_some_and(|timeout| timeout <= FAREWELL));
+        }
+        rig.turn();
+        assert_eq!(rig.wire().asked, [Asked::Close(0, how)]);
+        assert!(matches!(rig.events[..], [Event::Closed { slot: 0 }]), "{:?}", rig.events);
+        let out = std::mem::take(&mut rig.wire().out);
+        assert_eq!(is_said_to_end(&mut client, &out), is_said, "{how:?}");
+        rig.turn();
+        assert_eq!(rig.wire().timeout, None, "nothing is left to do");
+    }
+}
+
+#[test]
+fn closing_does_not_wait_for_a_send_under_way() {
+    let mut rig = Rig::new(&BOTH);
+    let _client = rig.connect(0);
+    rig.wire().is_stuck = true;
+    rig.secure.send(0, Span::copy_of(b"never read"));
+    rig.secure.close(0, Close::Graceful);
+    assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Graceful)]);
+}
+
+#[test]
+fn what_is_sent_before_the_handshake_is_over_waits_for_it() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        rig.accept(0, 1);
+        rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+        rig.turn();
+        assert_eq!((rig.wire().out.len(), rig.sent()), (0, 0));
+        let mut client = rig.client();
+        assert_eq!(rig.talk(0, &mut client), b"HTTP/1.1 503");
+        assert_eq!(rig.sent(), 1);
+    }
+}
+
+#[test]
+fn who_is_refused_in_plain_hears_the_refusal() {
+    let mut rig = Rig::new(&BOTH);
+    rig.accept(0, 1);
+    rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+    rig.arrive(0, b"GET / HTTP/1.1\r\n");
+    rig.turn();
+    assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"HTTP/1.1 503"[..], 1));
+}
+
+#[test]
+fn who_goes_in_mid_handshake_leaves_nothing() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut hello = Vec::new();
+        rig.client().write_tls(&mut hello).expect("to memory");
+        for (at, len) in (0..).zip([0, 1, 4, 5, 100, hello.len()]) {
+            rig.accept(at, 1);
+            rig.arrive(at, &hello[..len]);
+            rig.wire().out.clear();
+            if len % 2 == 0 {
+                rig.report(Event::Ended { slot: at });
+                assert!(matches!(rig.events[..], [Event::Ended { .. }]), "{:?}", rig.events);
+            } else {
+                rig.report(Event::Failed { slot: at, error: io::ErrorKind::ConnectionReset.into() });
+                assert!(matches!(rig.events[..], [Event::Failed { .. }]), "{:?}", rig.events);
+            }
+            rig.secure.close(at, Close::Graceful);
+            rig.turn();
+            assert!(matches!(rig.events[..], [_, Event::Closed { .. }]), "{:?}", rig.events);
+            rig.events.clear();
+            assert!(!rig.secure.tls.as_ref().expect("there").has(at));
+        }
+    }
+}
+
+#[test]
+fn shutting_down_before_the_handshake_ends_the_stream_at_once() {
+    let mut rig = Rig::new(&BOTH);
+    rig.accept(0, 1);
+    rig.secure.shutdown(0);
+    assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
+    assert!(rig.wire().out.is_empty());
+}
+
+#[test]
+fn new_keys_are_taken_and_answered() {
+    let mut rig = Rig::new(&[&TLS13]);
+    let mut client = rig.connect(0);
+    for round in 0..5_u8 {
+        client.refresh_traffic_keys().expect("TLS 1.3");
+        rig.hear(0, &mut client, &[round; 10]);
+        rig.say(0, &mut client, &[round; 20]);
+    }
+    assert!(rig.events.is_empty(), "{:?}", rig.events);
+}
+
+#[test]
+fn a_session_is_resumed_by_its_ticket() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut first = rig.connect(0);
+        rig.say(0, &mut first, b"hello");
+        let usage = rig.secure.usage();
+        assert_eq!((usage.tls_handshakes, usage.tls_resumed), (1, 0));
+        let mut second = rig.connect(1);
+        rig.say(1, &mut second, b"hello again");
+        assert_eq!(second.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+        let usage = rig.secure.usage();
+        assert_eq!((usage.tls_handshakes, usage.tls_resumed), (2, 1));
+    }
+}
+
+#[test]
+fn another_certificate_is_for_new_connections() {
+    let mut rig = Rig::new(&BOTH);
+    let mut old = rig.connect(0);
+    let (credentials, roots) = credentials();
+    rig.identity.replace(credentials);
+    rig.config = client_config(roots, &BOTH);
+    let mut new = rig.connect(1);
+    assert_ne!(old.peer_certificates(), new.peer_certificates());
+    rig.say(0, &mut old, b"nobody is dropped");
+    rig.say(1, &mut new, b"and this one trusts the new one");
+}
+
+#[test]
+fn the_protocol_is_http() {
+    let mut rig = Rig::new(&BOTH);
+    let mut config = (*rig.config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    rig.config = Arc::new(config);
+    assert_eq!(rig.connect(0).alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+#[test]
+fn without_a_listener_for_it_nothing_is_kept_and_events_go_straight_up() {
+    let mut rig = Rig::new(&BOTH);
+    rig.secure.tls = None;
+    rig.accept(0, 1);
+    rig.arrive(0, b"GET / HTTP/1.1\r\n");
+    assert_eq!(rig.heard, b"GET / HTTP/1.1\r\n");
+    rig.secure.poll(Some(Duration::from_secs(9)), &mut Vec::new()).expect("it works");
+    assert_eq!(rig.wire().timeout, Some(Duration::from_secs(9)));
+}

@@ -1,0 +1,308 @@
+//! A wrapper over a backend that is none, and a client of rustls that talks to it.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+
+use crate::chunk::Span;
+use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
+use crate::tls::{Credentials, Identity, Secure, Terms};
+
+/// Bytes of a receive buffer, as backends have them.
+const BUFFER_LEN: usize = 32 << 10;
+
+/// What the wrapper asked of the backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Shutdown(Slot),
+    Close(Slot, Close),
+}
+
+/// A backend that does what the test says.
+pub(super) struct Wire {
+    coming: VecDeque<Event>,
+    /// Bytes sent, by everybody.
+    pub(super) out: Vec<u8>,
+    /// Sends wait for [`Rig::release`].
+    pub(super) is_stuck: bool,
+    /// Bytes of the send that waits.
+    pub(super) waiting: Option<(Slot, Span)>,
+    /// Buffers that are out.
+    pub(super) lent: usize,
+    pub(super) asked: Vec<Asked>,
+    /// What the last poll was allowed to wait.
+    pub(super) timeout: Option<Duration>,
+    waker: Waker,
+}
+
+impl Backend for Wire {
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        self.timeout = timeout;
+        events.extend(self.coming.drain(..));
+        Ok(())
+    }
+
+    fn send(&mut self, slot: Slot, span: Span) {
+        assert!(self.waiting.is_none(), "one send at a time");
+        if self.is_stuck {
+            self.waiting = Some((slot, span));
+        } else {
+            self.out.extend_from_slice(span.bytes());
+            self.coming.push_back(Event::Sent { slot });
+        }
+    }
+
+    fn pause(&mut self, _: Slot) {}
+
+    fn resume(&mut self, _: Slot) {}
+
+    fn shutdown(&mut self, slot: Slot) {
+        self.asked.push(Asked::Shutdown(slot));
+    }
+
+    fn close(&mut self, slot: Slot, how: Close) {
+        self.asked.push(Asked::Close(slot, how));
+        self.coming.push_back(Event::Closed { slot });
+    }
+
+    fn recycle(&mut self, buffer: Buffer) {
+        assert!(!buffer.is_own() && buffer.capacity() == BUFFER_LEN, "not ours");
+        self.lent -= 1;
+    }
+
+    fn stop_accepting(&mut self) {}
+
+    fn has_stopped(&self) -> bool {
+        true
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+
+    fn clock_ns(&self) -> u64 {
+        0
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+/// The server's side, and what it has reported.
+pub(super) struct Rig {
+    pub(super) secure: Secure<Wire>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) config: Arc<ClientConfig>,
+    /// What came up: plaintext.
+    pub(super) heard: Vec<u8>,
+    /// In how many events.
+    pub(super) received: usize,
+    /// What came up besides.
+    pub(super) events: Vec<Event>,
+    /// Lengths of the pieces that bytes arrive in, by turns.
+    pub(super) pieces: Vec<usize>,
+    next_piece: usize,
+}
+
+/// A certificate for `localhost`, in files, and a client that trusts it.
+pub(super) fn credentials() -> (Credentials, RootCertStore) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let [cert_file, key_file]: [PathBuf; 2] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&cert_file, cert.pem()).expect("written");
+    std::fs::write(&key_file, signing_key.serialize_pem()).expect("written");
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("a certificate");
+    (Credentials::read(&cert_file, &key_file).expect("usable"), roots)
+}
+
+pub(super) fn client_config(
+    roots: RootCertStore,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions that the provider has")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+impl Rig {
+    /// Of its listeners, the second one has TLS.
+    pub(super) fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let (credentials, roots) = credentials();
+        let identity = Arc::new(Identity::new(credentials));
+        let wire = Wire {
+            coming: VecDeque::new(),
+            out: Vec::new(),
+            is_stuck: false,
+            waiting: None,
+            lent: 0,
+            asked: Vec::new(),
+            timeout: None,
+            waker: Waker::new().expect("a waker"),
+        };
+        let terms = Terms { listeners: vec![false, true], identity: Arc::clone(&identity) };
+        Self {
+            secure: Secure::new(wire, Some(terms)),
+            identity,
+            config: client_config(roots, versions),
+            heard: Vec::new(),
+            received: 0,
+            events: Vec::new(),
+            pieces: vec![BUFFER_LEN],
+            next_piece: 0,
+        }
+    }
+
+    pub(super) fn wire(&mut self) -> &mut Wire {
+        &mut self.secure.inner
+    }
+
+    /// A connection of a listener, which is reported at once.
+    pub(super) fn accept(&mut self, slot: Slot, listener: u16) {
+        self.wire().coming.push_back(Event::Accepted { slot, listener, peer: None });
+        self.turn();
+        let is_accepted = |event: &Event| matches!(event, Event::Accepted { slot: at, .. } if *at == slot);
+        assert!(self.events.iter().any(is_accepted), "{:?}", self.events);
+        self.events.clear();
+    }
+
+    pub(super) fn client(&self) -> ClientConnection {
+        let name = ServerName::try_from("localhost").expect("a name");
+        ClientConnection::new(Arc::clone(&self.config), name).expect("a client")
+    }
+
+    /// A connection whose handshake is over.
+    pub(super) fn connect(&mut self, slot: Slot) -> ClientConnection {
+        self.accept(slot, 1);
+        let mut client = self.client();
+        self.talk(slot, &mut client);
+        assert!(!client.is_handshaking());
+        assert!(self.events.is_empty() && self.heard.is_empty(), "{:?}", self.events);
+        client
+    }
+
+    /// Has bytes arrive, in pieces as the test wants them.
+    pub(super) fn arrive(&mut self, slot: Slot, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let len = self.pieces[self.next_piece % self.pieces.len()].min(bytes.len());
+            self.next_piece += 1;
+            let (piece, rest) = bytes.split_at(len);
+            let mut buffer = Buffer::new(BUFFER_LEN, 0);
+            buffer.fill(piece);
+            let wire = self.wire();
+            wire.lent += 1;
+            wire.coming.push_back(Event::Received { slot, buffer });
+            // Some pieces arrive in the same turn.
+            if self.next_piece.is_multiple_of(3) || rest.is_empty() {
+                self.turn();
+            }
+            bytes = rest;
+        }
+    }
+
+    /// The peer's end of the TCP stream, or the failure of it.
+    pub(super) fn report(&mut self, event: Event) {
+        self.wire().coming.push_back(event);
+        self.turn();
+    }
+
+    /// Lets a send that waited complete.
+    pub(super) fn release(&mut self) -> bool {
+        let wire = self.wire();
+        let Some((slot, span)) = wire.waiting.take() else { return false };
+        wire.out.extend_from_slice(span.bytes());
+        self.report(Event::Sent { slot });
+        true
+    }
+
+    pub(super) fn turn(&mut self) {
+        let mut events = Vec::new();
+        self.secure.poll(None, &mut events).expect("it works");
+        for event in events {
+            match event {
+                Event::Received { mut buffer, .. } => {
+                    self.received += 1;
+                    self.heard.extend_from_slice(buffer.bytes_mut());
+                    self.secure.recycle(buffer);
+                }
+                other => self.events.push(other),
+            }
+        }
+        assert_eq!(self.wire().lent, 0, "the backend's buffers are back after each turn");
+    }
+
+    /// Passes bytes to and fro until nobody has anything to say; what the client could read.
+    pub(super) fn talk(&mut self, slot: Slot, client: &mut ClientConnection) -> Vec<u8> {
+        let mut read = Vec::new();
+        loop {
+            let mut request = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut request).expect("to memory");
+            }
+            self.arrive(slot, &request);
+            while !self.wire().coming.is_empty() {
+                self.turn();
+            }
+            let answer = std::mem::take(&mut self.wire().out);
+            let mut rest = &answer[..];
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).expect("from memory");
+                client.process_new_packets().expect("right");
+                let mut some = [0; 16 << 10];
+                while let Ok(len @ 1..) = client.reader().read(&mut some) {
+                    read.extend_from_slice(&some[..len]);
+                }
+            }
+            if request.is_empty() && answer.is_empty() {
+                return read;
+            }
+        }
+    }
+
+    /// Has the client say something, and the server hear it.
+    pub(super) fn hear(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let len = client.writer().write(rest).expect("to memory");
+            rest = &rest[len..];
+            self.talk(slot, client);
+        }
+        assert!(std::mem::take(&mut self.heard) == bytes, "heard as it was said");
+    }
+
+    /// Has the server send something, and the client read it.
+    pub(super) fn say(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
+        self.secure.send(slot, Span::copy_of(bytes));
+        assert!(self.talk(slot, client) == bytes, "read as it was sent");
+        assert_eq!(self.sent(), 1);
+    }
+
+    /// How many sends are complete, of which all are forgotten.
+    pub(super) fn sent(&mut self) -> usize {
+        let before = self.events.len();
+        self.events.retain(|event| !matches!(event, Event::Sent { .. }));
+        before - self.events.len()
+    }
+
+    /// Bytes that the session of `slot` keeps.
+    pub(super) fn kept_len(&mut self, slot: Slot) -> usize {
+        let tls = self.secure.tls.as_mut().expect("a listener has TLS");
+        tls.at(slot).session.as_ref().map_or(0, |session| session.kept_len())
+    }
+}

@@ -1,0 +1,383 @@
+//! Listeners with TLS: beside plain ones, with both versions, and with certificates that change.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rustls::pki_types::pem::PemObject;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Error, Message};
+use uproar::config::{AppName, BackendName, Config};
+
+use crate::process::refuses;
+use crate::support::chatter::Chatter;
+use crate::support::client::Client;
+use crate::support::metrics::Metrics;
+use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
+use crate::support::raw::{Raw, upgrade_request};
+use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, request};
+use crate::support::{PATIENCE, TestServer, config, until};
+
+on_both_backends!(
+    clients_with_tls_and_without_share_a_room,
+    large_messages_go_both_ways,
+    many_messages_arrive_in_their_order,
+    the_page_is_served_to_its_end,
+    both_sides_say_the_end,
+    a_client_that_ends_without_a_word_is_gone,
+    plain_http_hears_that_the_port_speaks_tls,
+    who_speaks_something_else_gets_an_alert_and_is_counted,
+    who_is_refused_hears_so_over_tls,
+    a_handshake_has_a_deadline,
+    sessions_are_resumed_on_any_worker,
+    a_new_certificate_is_shown_after_sighup,
+    a_wrong_certificate_changes_nothing,
+    a_server_that_ends_says_so,
+);
+
+fn clients_with_tls_and_without_share_a_room(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Relay, 2)));
+    let plain = server.endpoints()[1].tcp().expect("a TCP listener");
+    let mut other = Client::open(plain, "/");
+    let mut secure = Vec::new();
+    for version in VERSIONS.repeat(4) {
+        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
+        client.say("over TLS");
+        other.hears("over TLS");
+        client.hears("over TLS");
+        secure.push(client);
+    }
+    other.say("in plain");
+    for client in &mut secure {
+        while client.message() != Message::text("in plain") {}
+    }
+}
+
+fn large_messages_go_both_ways(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    for version in VERSIONS {
+        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
+        for len in [0, 1, 125, 16_384, 65_536, 300_000, 1 << 20] {
+            let bytes: Vec<u8> = (0..len).map(|at: usize| (at ^ (at >> 8)) as u8).collect();
+            client.send(Message::binary(bytes.clone()));
+            assert!(client.message() == Message::binary(bytes), "{len} bytes came back changed");
+        }
+    }
+}
+
+fn many_messages_arrive_in_their_order(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Relay, 2)));
+    let client = identity.client(&VERSIONS);
+    let mut clients: Vec<_> = (0..20).map(|_| TlsClient::open(server.address(), "/", &client)).collect();
+    // Whoever hears itself is a member.
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.say(&format!("here {number}"));
+        while client.message() != Message::text(format!("here {number}")) {}
+    }
+    for number in 0..500 {
+        clients[0].socket.write(Message::text(format!("{number} {}", "x".repeat(number)))).expect("taken");
+    }
+    clients[0].socket.flush().expect("sent");
+    for client in &mut clients {
+        for number in 0..500 {
+            let text = format!("{number} {}", "x".repeat(number));
+            let mut next = client.message();
+            while next.to_text().is_ok_and(|text| text.starts_with("here")) {
+                next = client.message();
+            }
+            assert_eq!(next, Message::text(text));
+        }
+    }
+}
+
+fn the_page_is_served_to_its_end(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Chat, 1)));
+    for version in VERSIONS {
+        let stream = connect(server.address(), &identity.client(&[version]));
+        let page = request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
+    }
+}
+
+/// The closing handshake of WebSocket, then TLS's own end, whoever begins.
+fn both_sides_say_the_end(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config { max_message: 10, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    for (version, is_ours) in VERSIONS.into_iter().flat_map(|version| [(version, true), (version, false)]) {
+        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
+        if is_ours {
+            let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+            client.socket.close(Some(frame)).expect("sent");
+        } else {
+            client.say("longer than ten bytes");
+        }
+        let error = std::iter::repeat_with(|| client.socket.read()).find_map(Result::err);
+        assert!(matches!(error, Some(Error::ConnectionClosed)), "{error:?}");
+        let end = client.socket.get_mut().read(&mut [0]).expect("close_notify, not a bare end");
+        assert_eq!(end, 0);
+    }
+}
+
+fn a_client_that_ends_without_a_word_is_gone(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    let client = identity.client(&VERSIONS);
+    let mut open = TlsClient::open(server.address(), "/", &client);
+    open.say("hello");
+    open.hears("hello");
+    open.socket.get_mut().sock.shutdown(Shutdown::Write).expect("shut down");
+    // In the middle of the handshake, too.
+    let mut stream = connect(server.address(), &client);
+    let mut hello = Vec::new();
+    stream.conn.write_tls(&mut hello).expect("to memory");
+    stream.sock.write_all(&hello[..hello.len() / 2]).expect("sent");
+    drop(stream);
+    let mut stream = connect(server.address(), &client);
+    stream.conn.write_tls(&mut stream.sock).expect("sent");
+    drop(stream);
+    until("all are gone", || server.connections().0 == 0);
+}
+
+fn plain_http_hears_that_the_port_speaks_tls(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Chat, 1)));
+    for text in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &upgrade_request("/"), "HEAD"] {
+        let mut raw = Raw::connect(server.address());
+        raw.send(text.as_bytes());
+        let response = raw.response();
+        assert_eq!(response.status, 400);
+        assert!(response.body.contains("https://") && response.body.contains("wss://"), "{response:?}");
+    }
+}
+
+fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) {
+    let identity = Identity::new();
+    let base =
+        Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    for garbage in
+        [&b"\x00\x00\x00\x00\x00\x00"[..], b"ssh-2.0\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
+    {
+        let mut stream = TcpStream::connect(server.address()).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.write_all(garbage).expect("sent");
+        let mut alert = Vec::new();
+        stream.read_to_end(&mut alert).expect("an alert, and the end");
+        // RFC 8446 §6: type alert, two bytes, fatal.
+        assert!(alert.len() == 7 && alert[0] == 21 && alert[5] == 2, "{alert:?}");
+    }
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(raw.response().status, 400);
+    let mut client = TlsClient::open(server.address(), "/", &identity.client(&VERSIONS));
+    client.say("hello");
+    client.hears("hello");
+    let metrics = Metrics::of(server.admin_address().expect("there is one"));
+    assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "tls")]), 3.0);
+    assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "no_tls")]), 1.0);
+    assert_eq!(metrics.sum("uproar_tls_handshakes_total", &[]), 1.0);
+}
+
+fn who_is_refused_hears_so_over_tls(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config { max_connections: 1, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    let client = identity.client(&VERSIONS);
+    let mut inside = TlsClient::open(server.address(), "/", &client);
+    let answer = request(connect(server.address(), &client), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    // One in plain HTTP is told that, too; one that says nothing is gone.
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(raw.response().status, 503);
+    let silent = TcpStream::connect(server.address()).expect("a connection");
+    until("all but one are gone", || server.connections().0 == 1);
+    inside.say("still here");
+    inside.hears("still here");
+    drop(silent);
+}
+
+fn a_handshake_has_a_deadline(backend: BackendName) {
+    let identity = Identity::new();
+    let short = Duration::from_millis(50);
+    let base = Config { handshake_seconds: short, close_seconds: short, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    let client = identity.client(&VERSIONS);
+    let silent = connect(server.address(), &client);
+    let mut halfway = connect(server.address(), &client);
+    halfway.conn.write_tls(&mut halfway.sock).expect("sent");
+    // One that has finished the TLS handshake hears why.
+    let mut idle = connect(server.address(), &client);
+    let mut answer = String::new();
+    idle.read_to_string(&mut answer).expect("a text, and close_notify");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    until("all are gone", || server.connections().0 == 0);
+    drop((silent, halfway));
+}
+
+fn sessions_are_resumed_on_any_worker(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 2)));
+    for version in VERSIONS {
+        let config = identity.client(&[version]);
+        for round in 0..20 {
+            let mut client = TlsClient::open(server.address(), "/", &config);
+            client.say("hello");
+            client.hears("hello");
+            assert_eq!(client.is_resumed(), round > 0, "round {round}");
+        }
+    }
+}
+
+/// A server process with TLS, without a file of settings.
+fn start(backend: BackendName, identity: &Identity) -> Process {
+    let (cert, key) = (identity.cert(), identity.key());
+    let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.1:0", "--app=echo", "--workers=1"];
+    let files = ["--tls-cert", arg(&cert), "--tls-key", arg(&key), backend_arg(backend)];
+    Process::run(&mut uproar(&[&listen[..], &files].concat()))
+}
+
+fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
+    let mut identity = Identity::new();
+    let server = start(backend, &identity);
+    let address = server.tls_address();
+    let mut old = TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    identity.renew();
+    server.signal(Signal::SIGHUP);
+    until("it has read them", || server.log().contains("key.pem again"));
+    let mut new = TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    assert_ne!(old.certificate(), new.certificate());
+    for client in [&mut old, &mut new] {
+        client.say("nobody is dropped");
+        client.hears("nobody is dropped");
+    }
+}
+
+fn a_wrong_certificate_changes_nothing(backend: BackendName) {
+    let mut identity = Identity::new();
+    let server = start(backend, &identity);
+    let address = server.tls_address();
+    let client = identity.client(&VERSIONS);
+    let right = std::fs::read(identity.cert()).expect("there");
+    let other = Identity::new();
+    let foreign = std::fs::read_to_string(other.cert()).expect("there");
+    for (text, why) in
+        [("", "no certificate is in it"), (&foreign, "does not belong to"), ("-----BEGIN", "--tls-cert")]
+    {
+        let seen = server.log().len();
+        identity.file("cert.pem", text);
+        server.signal(Signal::SIGHUP);
+        until(why, || {
+            let log = &server.log()[seen..];
+            log.contains("SIGHUP: nothing changes") && log.contains(why) && log.contains("cert.pem")
+        });
+        let mut shown = TlsClient::open(address, "/", &client);
+        let kept = rustls::pki_types::CertificateDer::from_pem_slice(&right).expect("a certificate");
+        shown.say("hello");
+        shown.hears("hello");
+        assert_eq!(shown.certificate(), kept.to_vec());
+    }
+    identity.renew();
+    server.signal(Signal::SIGHUP);
+    until("it has read them", || server.log().contains("key.pem again"));
+    TlsClient::open(address, "/", &identity.client(&VERSIONS));
+}
+
+fn a_server_that_ends_says_so(backend: BackendName) {
+    let identity = Identity::new();
+    let server = start(backend, &identity);
+    let mut client = TlsClient::open(server.tls_address(), "/", &identity.client(&VERSIONS));
+    let mut chatter = TlsClient::open(server.tls_address(), "/", &identity.client(&VERSIONS));
+    chatter.say("hello");
+    chatter.hears("hello");
+    server.signal(Signal::SIGTERM);
+    let said = client.message();
+    assert!(matches!(&said, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{said:?}");
+    while client.socket.read().is_ok() {}
+    while chatter.socket.read().is_ok() {}
+    assert_eq!(server.ended().code, Some(0));
+}
+
+#[test]
+fn what_is_missing_is_said_with_a_way_out() {
+    let identity = Identity::new();
+    let (cert, key) = (identity.cert(), identity.key());
+    let (cert, key) = (arg(&cert), arg(&key));
+    let listen = "--listen=tls:127.0.0.1:0";
+    for (args, parts) in [
+        (&[listen][..], &["tls:127.0.0.1:0", "--tls-cert FILE and --tls-key FILE"][..]),
+        (&[listen, "--tls-cert", cert], &[cert, "--tls-key FILE"]),
+        (&[listen, "--tls-key", key], &[key, "--tls-cert FILE"]),
+        (&["--tls-cert", cert, "--tls-key", key], &[cert, "--listen tls:0.0.0.0:8443"]),
+    ] {
+        refuses(&mut uproar(args), parts);
+        refuses(&mut uproar(&[&["check"], args].concat()), parts);
+    }
+}
+
+#[test]
+fn a_file_of_no_use_is_said_with_a_way_out() {
+    let identity = Identity::new();
+    let (cert, key) = (identity.cert(), identity.key());
+    let other = Identity::new().file("other.pem", "");
+    let key_text = std::fs::read_to_string(&key).expect("there");
+    let empty = identity.file("empty.pem", "");
+    let broken = identity.file("broken.pem", &key_text[..key_text.len() - 20]);
+    let encrypted = identity.file(
+        "encrypted.pem",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    let nonsense =
+        identity.file("nonsense.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+    let no_cert =
+        identity.file("no-cert.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let foreign = Identity::new();
+    let foreign_key = foreign.key();
+    for (cert, key, parts) in [
+        (&other, &key, &["--tls-cert", "other.pem", "No such file", "name a file"][..]),
+        (&cert, &other, &["--tls-key", "other.pem", "No such file", "name a file"]),
+        (&empty, &key, &["--tls-cert", "empty.pem", "no certificate", "BEGIN CERTIFICATE"]),
+        (&key, &key, &["--tls-cert", "key.pem", "no certificate"]),
+        (&no_cert, &key, &["--tls-cert", "no-cert.pem", "not a certificate"]),
+        (&cert, &empty, &["--tls-key", "empty.pem", "no private key", "BEGIN PRIVATE KEY"]),
+        (&cert, &cert, &["--tls-key", "cert.pem", "no private key"]),
+        (&cert, &broken, &["--tls-key", "broken.pem", "broken PEM"]),
+        (&cert, &encrypted, &["--tls-key", "encrypted.pem", "encrypted", "openssl pkey"]),
+        (&cert, &nonsense, &["--tls-key", "nonsense.pem", "want PEM"]),
+        (&cert, &foreign_key, &["--tls-key", "key.pem", "does not belong to", "cert.pem"]),
+        (&cert, &"/dev/zero".into(), &["--tls-key", "/dev/zero", "more than"]),
+    ] {
+        let args = ["--listen=tls:127.0.0.1:0", "--tls-cert", arg(cert), "--tls-key", arg(key)];
+        refuses(&mut uproar(&args), parts);
+        refuses(&mut uproar(&[&["check"], &args[..]].concat()), parts);
+        // No line of a key may show.
+        let said = String::from_utf8(output(&mut uproar(&args)).stderr).expect("text");
+        for line in key_text.lines().filter(|line| !line.starts_with("-----")) {
+            assert!(!said.contains(&line[..20.min(line.len())]), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_settings_names_them() {
+    let identity = Identity::new();
+    let text = format!(
+        "listen = [\"127.0.0.1:0\", \"tls:127.0.0.1:0\"]\ntls-cert = {:?}\ntls-key = {:?}\nworkers = 1\n",
+        identity.cert(),
+        identity.key()
+    );
+    let path = settings_file("tls", text);
+    let server = Process::run(&mut uproar(&["--config", &path]));
+    let mut ada = TlsClient::open(server.tls_address(), "/room/garden", &identity.client(&VERSIONS));
+    assert!(ada.message().to_text().expect("text").contains("welcome to garden"));
+    let mut bob = Chatter::enter(server.address, "garden");
+    bob.say("hello");
+    while !ada.message().to_text().expect("text").ends_with(": hello") {}
+}
