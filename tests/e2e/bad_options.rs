@@ -10,6 +10,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
     ("--listen", &["8000", "localhost:8000", "127.0.0.1:70000", "127.0.0.1", "/run/uproar.sock", "unix:"]),
     ("--app", &["game"]),
+    ("--takeover", &["perhaps"]),
     ("--backend", &["kqueue"]),
     ("--workers", &["0", "1025", "many", "-1"]),
     ("--max-connections", &["-1", "x", "4294967296"]),
