@@ -84,3 +84,7 @@ report *ARGS:
 # All that CI does
 ci:
     bash .ci/run
+
+# What takes a crowd: leaving, subscribers or workers; figures go to results/.
+scale WHAT:
+    benches/scale/run {{WHAT}}

@@ -1,5 +1,7 @@
 //! The `uproar` server.
 
+mod service;
+
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -38,16 +40,25 @@ fn main() -> ExitCode {
 
 fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
     let log = start_log(&loaded.config)?;
+    let given = service::sockets()?;
+    let is_passed = !given.is_empty();
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
-    let mut server = Server::start(&loaded.config).map_err(|error| error.to_string())?;
+    let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
+    if is_passed {
+        for endpoint in server.endpoints() {
+            info!("listening on {endpoint}, which the service manager passes, and not on what --listen says");
+        }
+    }
     let config = loaded.config.clone();
     let mut running = Running { args, loaded, log, control: server.control() };
     let take_signals = move || {
         let mut seen = 0;
         for signal in &mut signals {
             if signal == SIGHUP {
+                service::reloading();
                 running.reload();
+                service::ready();
                 continue;
             }
             seen += 1;
@@ -55,15 +66,22 @@ fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
                 std::process::exit(130);
             }
             running.control.stop();
+            service::stopping(&running.loaded.config);
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);
-    thread.map_err(|error| format!("cannot start a thread: {error}; is memory limited (ulimit -v)?"))?;
+    thread.map_err(|error| no_thread(&error))?;
     announce(&config, &server);
+    service::ready();
+    service::keep_telling(server.control()).map_err(|error| no_thread(&error))?;
     server.join();
     let totals = server.totals();
     info!(?totals, "ended");
     Ok(())
+}
+
+fn no_thread(error: &std::io::Error) -> String {
+    format!("cannot start a thread: {error}; is memory limited (ulimit -v)?")
 }
 
 /// What decides which lines are logged; it can be exchanged.

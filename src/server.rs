@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Watch, Watched};
 use crate::app::{App, Chat, Echo, Relay};
-use crate::config::{AppName, BackendName, Config, Conflict, Endpoint};
+use crate::config::{AppName, BackendName, Config, Conflict, Endpoint, Takeover};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
 use crate::shard::admission::Limits;
@@ -50,6 +51,9 @@ pub enum StartError {
     /// A certificate or key that is of no use.
     #[error("{0}")]
     Identity(#[from] IdentityError),
+    /// A listener with TLS that has nothing to show.
+    #[error("{0} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE")]
+    Certificate(Endpoint),
     /// The backend that was asked for is not to be had.
     #[error("cannot use {backend}: {error}; try --backend auto")]
     Backend {
@@ -71,6 +75,15 @@ pub enum StartError {
     },
 }
 
+/// A socket that listens already, and where.
+#[derive(Debug)]
+pub struct Given {
+    /// The socket; it may stay open elsewhere, too.
+    pub listener: Listener,
+    /// What clients connect to.
+    pub endpoint: Endpoint,
+}
+
 /// A running server. [`Server::stop`] and [`Server::join`] end it; merely dropping it does not.
 #[derive(Debug)]
 pub struct Server {
@@ -85,9 +98,10 @@ pub struct Server {
 /// Tells a server what to do, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
-    shared: Arc<Shared>,
-    shards: Arc<[Address]>,
+    watch: Arc<Watch>,
     plan: Arc<Plan>,
+    /// What ends with the call of `stop`, since another server answers there.
+    taken_over: Option<Admin>,
     /// What listeners with TLS show, if there are any.
     identity: Option<Arc<Identity>>,
 }
@@ -95,8 +109,11 @@ pub struct Control {
 impl Control {
     /// Stops accepting, and closes all clients over the drain time.
     pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        self.wake();
+        self.watch.shared.stopping.store(true, Ordering::SeqCst);
+        self.watch.wake();
+        if let Some(admin) = &self.taken_over {
+            admin.stop();
+        }
     }
 
     /// Goes over to other settings; what clients send after this is judged by them. Of those that the help puts under
@@ -110,16 +127,26 @@ impl Control {
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
         }
-        self.shared.admission.set_limits(self.plan.limits(config));
-        self.shared.notice.put_up(config.clone());
-        self.wake();
+        self.watch.shared.admission.set_limits(self.plan.limits(config));
+        self.watch.shared.notice.put_up(config.clone());
+        self.watch.wake();
         Ok(())
     }
 
-    fn wake(&self) {
-        for shard in &*self.shards {
-            shard.wake();
-        }
+    /// Whether [`Control::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.watch.is_draining()
+    }
+
+    /// Connections at this moment.
+    pub fn connections(&self) -> u64 {
+        self.watch.shared.admission.count()
+    }
+
+    /// Which workers hang, in words, if any do: those that have not turned for 5 s and do not within a second of being
+    /// woken. It waits for that second.
+    pub fn hung(&self) -> Option<String> {
+        self.watch.hung()
     }
 }
 
@@ -137,10 +164,18 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        Self::start_on(Vec::new(), config)
+    }
+
+    /// The same on sockets that listen already, instead of what [`Config::listen`] says; if there are none, on that.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
         match config.app {
-            AppName::Chat => Self::start_app(config, |_| Box::<Chat>::default()),
-            AppName::Relay => Self::start_app(config, |_| Box::<Relay>::default()),
-            AppName::Echo => Self::start_app(config, |_| Box::<Echo>::default()),
+            AppName::Chat => Self::start_app_on(given, config, |_| Box::<Chat>::default()),
+            AppName::Relay => Self::start_app_on(given, config, |_| Box::<Relay>::default()),
+            AppName::Echo => Self::start_app_on(given, config, |_| Box::<Echo>::default()),
         }
     }
 
@@ -152,17 +187,31 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
+        Self::start_app_on(Vec::new(), config, make)
+    }
+
+    /// The same on sockets that listen already, as with [`Server::start_on`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_app_on<F>(given: Vec<Given>, config: &Config, make: F) -> Result<Self, StartError>
+    where
+        F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
+    {
         let identity = check(config)?.map(|credentials| Arc::new(Identity::new(credentials)));
         let workers = config.worker_count();
-        let admin = config.admin.map(listen_for_admin).transpose()?;
-        let (endpoints, listeners) = listen_all(&config.listen, workers)?;
+        let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
+        let (endpoints, listeners) =
+            if given.is_empty() { listen_all(config, workers) } else { share_all(given, workers) }?;
+        if let Some(bare) = endpoints.iter().find(|endpoint| endpoint.has_tls() && identity.is_none()) {
+            return Err(StartError::Certificate(bare.clone()));
+        }
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let mut plan = Plan::new(config, workers, descriptors);
-        plan.tls = identity.clone().map(|identity| Terms {
-            listeners: config.listen.iter().map(Endpoint::has_tls).collect(),
-            identity,
-        });
+        plan.tls = identity
+            .clone()
+            .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
         let limits = plan.limits(config);
         let shared = Arc::new(Shared::new(limits));
         let make: Arc<Make> = Arc::new(make);
@@ -183,9 +232,14 @@ impl Server {
             stats.push(worker.stats);
         }
         let backend = plan.backend_name();
-        let control = Control { shared, shards: shards.into(), plan: Arc::new(plan), identity };
+        let watched =
+            |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
+        let shards = stats.iter().zip(shards).map(watched).collect();
+        let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
         info!("room for {} connections with {descriptors} descriptors", limits.server);
-        let admin = admin.map(|listener| start_admin(listener, backend, &stats, &control)).transpose()?;
+        let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
+        let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
+        let control = Control { watch, plan: Arc::new(plan), taken_over, identity };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -216,7 +270,7 @@ impl Server {
 
     /// Connections at this moment, and the addresses that they are from, as far as these are counted.
     pub fn connections(&self) -> (u64, usize) {
-        let admission = &self.control.shared.admission;
+        let admission = &self.control.watch.shared.admission;
         (admission.count(), admission.addresses())
     }
 
@@ -431,13 +485,23 @@ type Listening = (Vec<Endpoint>, Vec<Vec<Listener>>);
 
 /// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
 /// the workers share.
-fn listen_all(wanted: &[Endpoint], workers: u16) -> Result<Listening, StartError> {
+fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
+    if config.takeover == Takeover::On && !listen::waiting_connections_migrate() {
+        warn!(
+            "--takeover on: whoever waits to be accepted when a server ends is reset; \
+             set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
+        );
+    }
     let mut bound = Vec::new();
     let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-    for endpoint in wanted {
+    for endpoint in &config.listen {
         let own = match endpoint {
-            Endpoint::Tcp(address) | Endpoint::Tls(address) => listen_on_address(*address, workers),
-            Endpoint::Unix(path) => Listener::unix(path).and_then(|listener| share(listener, workers)),
+            Endpoint::Tcp(address) | Endpoint::Tls(address) => {
+                listen_on_address(*address, workers, config.takeover)
+            }
+            Endpoint::Unix(path) => {
+                listen_on_path(path, config.takeover).and_then(|listener| share(listener, workers))
+            }
         };
         let own = own.map_err(|error| {
             let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
@@ -451,9 +515,29 @@ fn listen_all(wanted: &[Endpoint], workers: u16) -> Result<Listening, StartError
     Ok((bound, listeners))
 }
 
-fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<Listener>> {
+/// Has all workers accept from each of the sockets.
+fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
+    let mut endpoints = Vec::new();
+    let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    for Given { listener, endpoint } in given {
+        let own = listener.set_nodelay().and_then(|()| share(listener, workers));
+        let own =
+            own.map_err(|error| StartError::System { what: "use a socket that listens already", error })?;
+        endpoints.push(endpoint);
+        for (all, one) in listeners.iter_mut().zip(own) {
+            all.push(one);
+        }
+    }
+    Ok((endpoints, listeners))
+}
+
+fn listen_on_address(
+    address: SocketAddr,
+    workers: u16,
+    takeover: Takeover,
+) -> std::io::Result<Vec<Listener>> {
     // Sockets of one user share a port silently, so ask first whether another server has it.
-    if address.port() != 0 {
+    if address.port() != 0 && takeover == Takeover::Off {
         drop(TcpListener::bind(address)?);
     }
     let first = Listener::tcp(address)?;
@@ -462,36 +546,32 @@ fn listen_on_address(address: SocketAddr, workers: u16) -> std::io::Result<Vec<L
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
+fn listen_on_path(path: &Path, takeover: Takeover) -> std::io::Result<Listener> {
+    match takeover {
+        Takeover::Off => Listener::unix(path),
+        Takeover::On => Listener::unix_instead(path),
+    }
+}
+
 fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
     let others: Vec<_> = (1..workers).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
     Ok(std::iter::once(listener).chain(others).collect())
 }
 
 /// Binds the address of the admin listener.
-fn listen_for_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Listen {
+fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Result<TcpListener, StartError> {
+    let listener = match takeover {
+        Takeover::Off => TcpListener::bind(address),
+        Takeover::On => listen::shared(address),
+    };
+    listener.map_err(|error| StartError::Listen {
         endpoint: address.into(),
         remedy: remedy(&error, &ADMIN),
         error,
     })
 }
 
-fn start_admin(
-    listener: TcpListener,
-    backend: &'static str,
-    stats: &[Arc<Stats>],
-    control: &Control,
-) -> Result<Admin, StartError> {
-    let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
-        stats: Arc::clone(stats),
-        address: address.clone(),
-    };
-    let watch = Watch {
-        backend,
-        started: SystemTime::now(),
-        shared: Arc::clone(&control.shared),
-        shards: stats.iter().zip(&*control.shards).map(watched).collect(),
-    };
+fn start_admin(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
     Admin::start(listener, watch)
         .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
 }
@@ -500,7 +580,7 @@ fn start_admin(
 type Remedies = [&'static str; 3];
 
 const LISTEN: Remedies = [
-    "another program has the port: end it, or choose another one with --listen",
+    "another program has the port: end it, choose another one with --listen, or replace a server with --takeover on",
     "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
     "choose another address with --listen",
 ];

@@ -52,8 +52,13 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "main",
-        own: &["config", "server"],
+        own: &["config", "server", "service"],
         others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
+    },
+    Rule {
+        module: "service",
+        own: &["config", "io::Listener", "server"],
+        others: &["listenfd", "nix", "sd_notify", "tracing"],
     },
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },

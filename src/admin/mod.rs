@@ -38,7 +38,7 @@ const LAST_PATIENCE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// The running threads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
     listener: Arc<TcpListener>,
@@ -50,12 +50,11 @@ impl Admin {
     ///
     /// # Errors
     /// When no thread can be had.
-    pub(crate) fn start(listener: TcpListener, watch: Watch) -> std::io::Result<Self> {
-        let watch = Arc::new(watch);
+    pub(crate) fn start(listener: TcpListener, watch: &Arc<Watch>) -> std::io::Result<Self> {
         let admin =
             Self { address: listener.local_addr()?, listener: Arc::new(listener), stopping: Arc::default() };
         for number in 1..=THREADS {
-            let own = (Arc::clone(&admin.listener), Arc::clone(&watch), Arc::clone(&admin.stopping));
+            let own = (Arc::clone(&admin.listener), Arc::clone(watch), Arc::clone(&admin.stopping));
             let builder = std::thread::Builder::new().name(format!("admin-{number}")).stack_size(STACK_BYTES);
             builder.spawn(move || accept_all(&own.0, &own.1, &own.2))?;
         }

@@ -1,4 +1,4 @@
-//! What the admin listener sees of the server.
+//! What is seen of the server from outside of its shards.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,6 +43,12 @@ impl Watched {
 impl Watch {
     pub(crate) fn is_draining(&self) -> bool {
         self.shared.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn wake(&self) {
+        for shard in &self.shards {
+            shard.address.wake();
+        }
     }
 
     /// Has all shards write their numbers down.

@@ -93,6 +93,15 @@ pub enum BackendName {
     Epoll,
 }
 
+/// What to do where another server of this user listens already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Takeover {
+    /// Refuse to start.
+    Off,
+    /// Listen beside it, so that it can end without anybody noticing.
+    On,
+}
+
 /// What happens to a client that reads too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LagPolicy {
@@ -121,6 +130,10 @@ pub struct Config {
           value_name = "ENDPOINT", default_value = "127.0.0.1:8000", value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
 
+    /// Whether to take over from another server of this user that listens there: both listen until that one is told to
+    /// end. Off, such an address is one in use.
+    #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE", default_value = "off")]
+    pub takeover: Takeover,
     /// Certificate of the listeners with TLS, then those of its issuers (PEM); read again on SIGHUP.
     #[arg(long, env = "UPROAR_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -341,6 +354,7 @@ impl Default for Config {
         let seconds = Duration::from_secs;
         Self {
             listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
+            takeover: Takeover::Off,
             tls_cert: None,
             tls_key: None,
             app: AppName::Chat,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, shutdown, sockopt};
 
 use super::admission::Admission;
 use super::clock::now_ns;
@@ -38,6 +38,8 @@ pub struct Epoll {
     waker: Waker,
     now_ns: u64,
     listeners: Vec<Listener>,
+    /// Which of them other workers accept from, too.
+    shared: Vec<bool>,
     /// Whether the listeners are in the epoll set.
     listening: bool,
     admission: Admission,
@@ -98,12 +100,16 @@ impl Epoll {
         for listener in &listeners {
             listener.set_nonblocking(true)?;
         }
+        // One of our own has its address together with those of other workers.
+        let is_shared = |listener| getsockopt(listener, sockopt::ReusePort).map(|is_own| !is_own);
+        let shared = listeners.iter().map(is_shared).collect::<Result<_, _>>()?;
         let buffers = (0..options.buffers).map(|id| Buffer::new(options.buffer_len, id)).collect();
         Ok(Self {
             epoll,
             waker,
             now_ns: now_ns(),
             listeners,
+            shared,
             listening: false,
             admission: Admission::new(options.slots),
             connections: Vec::new(),
@@ -205,17 +211,28 @@ impl Epoll {
         if wanted == self.listening {
             return Ok(());
         }
-        for (token, listener) in (FIRST_LISTENER_TOKEN..).zip(&self.listeners) {
+        for index in 0..self.listeners.len() as u16 {
             if wanted {
-                // A listener may be shared with other workers; one of them is enough for each connection.
-                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-                self.epoll.add(listener, EpollEvent::new(interest, token))?;
+                self.listen(index)?;
             } else {
-                self.epoll.delete(listener)?;
+                self.epoll.delete(&self.listeners[usize::from(index)])?;
             }
         }
         self.listening = wanted;
         Ok(())
+    }
+
+    /// Adds a listener to the epoll set. Of those who share it, one is woken for each connection.
+    fn listen(&self, index: u16) -> io::Result<()> {
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        let event = EpollEvent::new(interest, FIRST_LISTENER_TOKEN + u64::from(index));
+        Ok(self.epoll.add(&self.listeners[usize::from(index)], event)?)
+    }
+
+    /// Has others accept what comes next: the kernel wakes who was added first.
+    fn go_last(&self, index: u16) -> io::Result<()> {
+        self.epoll.delete(&self.listeners[usize::from(index)])?;
+        self.listen(index)
     }
 
     /// Waits for readiness, and answers each kind but reading.
@@ -233,7 +250,7 @@ impl Epoll {
             match event.data() {
                 WAKER_TOKEN => self.waker.drain(),
                 token if token >= FIRST_LISTENER_TOKEN => {
-                    self.accept((token - FIRST_LISTENER_TOKEN) as u16, events);
+                    self.take_in((token - FIRST_LISTENER_TOKEN) as u16, events)?;
                 }
                 token => self.react(token as Slot, event.events(), events),
             }
@@ -266,6 +283,14 @@ impl Epoll {
             connection.listed = true;
             self.ready.push_back(slot);
         }
+    }
+
+    /// Accepts what waits at a listener, and lets others have their turn.
+    fn take_in(&mut self, listener: u16, events: &mut Vec<Event>) -> io::Result<()> {
+        let before = events.len();
+        self.accept(listener, events);
+        let took_one = events.len() > before;
+        if took_one && self.shared[usize::from(listener)] { self.go_last(listener) } else { Ok(()) }
     }
 
     /// Accepts what waits at a listener.
@@ -437,9 +462,15 @@ impl Backend for Epoll {
 
     fn stop_accepting(&mut self) {
         self.admission.stop();
+        for listener in self.listeners.drain(..).filter(|_| self.listening) {
+            // Closing takes only those out of the set that nobody else has. Whether it is in there is known.
+            let _ = self.epoll.delete(listener);
+        }
         self.listening = false;
-        // Closing them takes them out of the epoll set.
-        self.listeners.clear();
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.listeners.is_empty()
     }
 
     fn now_ns(&self) -> u64 {

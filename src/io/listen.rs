@@ -32,18 +32,9 @@ impl Listener {
     /// # Errors
     /// When the address is taken by another user's socket or is not ours, or no descriptor is left.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let socket = socket(family, SockType::Stream, FLAGS, SockProtocol::Tcp)?;
-        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-        setsockopt(&socket, sockopt::ReusePort, &true)?;
-        // Accepted sockets inherit it, which saves a system call for each.
-        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-        if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
-        }
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-        nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
-        Ok(Self::Tcp(TcpListener::from(socket)))
+        let listener = shared(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(listener))
     }
 
     /// Listens on a path. The socket that a former process left there is removed; the permissions are those of the umask.
@@ -52,6 +43,25 @@ impl Listener {
     /// When something else is there (`AddrInUse`), or the path cannot be had.
     pub fn unix(path: &Path) -> io::Result<Self> {
         remove_left_socket(path);
+        Self::unix_at(path)
+    }
+
+    /// Listens on a path instead of whoever does so now: that one keeps those who wait for it already.
+    ///
+    /// # Errors
+    /// When something that is no socket is there (`AddrInUse`), or the path cannot be had.
+    pub fn unix_instead(path: &Path) -> io::Result<Self> {
+        if !is_socket(path) {
+            return Self::unix_at(path);
+        }
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let listener = Self::unix(Path::new(&beside))?;
+        std::fs::rename(&beside, path)?;
+        Ok(listener)
+    }
+
+    fn unix_at(path: &Path) -> io::Result<Self> {
         let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
         bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
         nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
@@ -66,6 +76,17 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
             Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// What a connection sends goes out at once. Those of [`Listener::tcp`] do so anyway.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => set_nodelay(listener),
+            Self::Unix(_) => Ok(()),
         }
     }
 
@@ -108,18 +129,47 @@ impl AsRawFd for Listener {
     }
 }
 
+/// A blocking listener on `address` beside any other one of this user: the kernel spreads the connections over them.
+pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    set_nodelay(&socket)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Accepted sockets inherit it, which saves a system call for each.
+fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
+}
+
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 
 /// Removes a socket that nobody listens on. Whatever else is there stays, and binding says so.
 fn remove_left_socket(path: &Path) {
-    let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
     // A file that is no socket refuses connections, too.
-    if is_socket
+    if is_socket(path)
         && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     {
         // Whether it could be removed is seen when the path is bound.
         let _ = std::fs::remove_file(path);
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// Whether connections that wait at a listener when it is closed go to another one on its address, and are not reset
+/// (Linux 5.14, `net.ipv4.tcp_migrate_req`).
+pub(crate) fn waiting_connections_migrate() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|value| value.trim() == "1")
 }
 
 /// Raises the soft limit of open descriptors to the hard one, and returns that.
@@ -156,9 +206,23 @@ mod tests {
         drop(first);
         Listener::unix(&path).expect("nobody listens any more");
 
+        let second = Listener::unix_instead(&path).expect("nobody listens");
+        let third = Listener::unix_instead(&path).expect("it takes the path over");
+        drop(second);
+        let _client = UnixStream::connect(&path).expect("the third one listens");
+        third.accept().expect("it is the third one's");
+        drop(third);
+        assert_eq!(
+            std::fs::read_dir(directory.path()).expect("readable").count(),
+            1,
+            "nothing is left beside it"
+        );
+
         let file = directory.path().join("file");
         std::fs::write(&file, "precious").expect("write");
-        assert_eq!(Listener::unix(&file).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
+        for listen in [Listener::unix, Listener::unix_instead] {
+            assert_eq!(listen(&file).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
+        }
         assert_eq!(std::fs::read_to_string(&file).expect("still there"), "precious");
     }
 

@@ -206,8 +206,11 @@ pub trait Backend {
     /// Takes a receive buffer back.
     fn recycle(&mut self, buffer: Buffer);
 
-    /// Closes the listeners: no `Accepted` follows the next `poll`.
+    /// Closes the listeners. Whoever was being accepted meanwhile is still reported.
     fn stop_accepting(&mut self);
+
+    /// Whether that has come to its end, and no `Accepted` follows.
+    fn has_stopped(&self) -> bool;
 
     /// Nanoseconds on a monotonic clock, as of the last `poll`.
     fn now_ns(&self) -> u64;

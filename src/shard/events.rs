@@ -78,7 +78,7 @@ impl<B: Backend> Shard<B> {
             let (why, refusal) = excess_refusal(excess);
             self.refuse(slot, why, &refusal);
             self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
-        } else if self.is_leaving() {
+        } else if self.is_leaving_at_once() {
             self.leave_client(slot);
         }
     }
@@ -227,6 +227,9 @@ impl<B: Backend> Shard<B> {
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
         self.with_client(slot, |app, context, client| app.on_open(context, client, room));
+        if self.is_leaving() {
+            self.leave_client(slot);
+        }
     }
 
     fn message(&mut self, slot: Slot, message: Incoming<'_>) {

@@ -39,8 +39,10 @@ pub(super) struct Drain {
 struct Leaving {
     /// Clients to close in each step.
     batch: usize,
-    /// Slots below this have been told.
+    /// Slots below this have been told, unless they were in their handshake.
     next: usize,
+    /// When those are told that still are; none when they have been.
+    refuse_ms: Option<u64>,
     /// When the shard ends whatever its clients do.
     end_ms: u64,
 }
@@ -295,7 +297,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// While the server ends: waits for the delay, then closes a few more clients each time.
+    /// While the server ends: waits for the delay, then closes a few more clients each time. Those in their handshake may
+    /// finish it, since the server that follows does not know of them; they are closed right after it.
     pub(super) fn drain_step(&mut self) {
         if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
             let step_ms = self.now_ms + self.settings.drain_delay_ms;
@@ -303,24 +306,42 @@ impl<B: Backend> Shard<B> {
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
         drain.step_ms = self.now_ms + DRAIN_STEP_MS;
-        let Leaving { batch: mut left, next: mut slot, .. } = *drain
+        let leaving = drain
             .leaving
             .get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
-        while left > 0 && slot < self.connections.len() {
-            if !matches!(self.connections[slot].phase, Phase::Free | Phase::Gone) {
-                left -= 1;
+        let is_last = leaving.refuse_ms.take_if(|refuse_ms| *refuse_ms <= self.now_ms).is_some();
+        let (batch, first) = (leaving.batch, leaving.next);
+        let is_told = |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake);
+        let next = self.leave_clients(first, batch, is_told);
+        if is_last {
+            self.leave_clients(0, usize::MAX, |phase| phase == Phase::Handshake);
+        }
+        if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
+            leaving.next = next;
+        }
+    }
+
+    /// Tells up to `count` clients with the right phase, from slot `first` on, that the server ends. Where it got to.
+    fn leave_clients(&mut self, first: usize, mut count: usize, is_told: impl Fn(Phase) -> bool) -> usize {
+        let mut slot = first;
+        while count > 0 && slot < self.connections.len() {
+            if is_told(self.connections[slot].phase) {
+                count -= 1;
                 self.leave_client(slot as Slot);
             }
             slot += 1;
         }
-        if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
-            leaving.next = slot;
-        }
+        slot
     }
 
     /// Whether clients are being closed since the server ends.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving().is_some()
+    }
+
+    /// Whether nobody's request is waited for any more.
+    pub(super) fn is_leaving_at_once(&self) -> bool {
+        self.leaving().is_some_and(|leaving| leaving.refuse_ms.is_none())
     }
 
     fn leaving(&self) -> Option<&Leaving> {
@@ -334,8 +355,8 @@ impl<B: Backend> Shard<B> {
     /// Whether the server has ended. Rooms of other shards' clients may live here, so the last shard waits for
     /// the last client of all.
     pub(super) fn is_over(&self) -> bool {
-        self.leaving()
-            .is_some_and(|leaving| leaving.end_ms <= self.now_ms || self.shared.admission.count() == 0)
+        let is_empty = || self.backend.has_stopped() && self.shared.admission.count() == 0;
+        self.leaving().is_some_and(|leaving| leaving.end_ms <= self.now_ms || is_empty())
     }
 }
 
@@ -352,5 +373,6 @@ fn begin_leaving<B: Backend>(
     let batch = connections.div_ceil(steps);
     let a_second = batch as u64 * (1000 / DRAIN_STEP_MS);
     info!(connections, a_second, "closing all connections");
-    Leaving { batch, next: 0, end_ms: now_ms + drain_ms + close_ms + DRAIN_STEP_MS }
+    let refuse_ms = now_ms + drain_ms;
+    Leaving { batch, next: 0, refuse_ms: Some(refuse_ms), end_ms: refuse_ms + close_ms + DRAIN_STEP_MS }
 }

@@ -29,6 +29,9 @@ impl Backend for Quiet {
     fn close(&mut self, _: Slot, _: Close) {}
     fn recycle(&mut self, _: Buffer) {}
     fn stop_accepting(&mut self) {}
+    fn has_stopped(&self) -> bool {
+        true
+    }
     fn now_ns(&self) -> u64 {
         self.now_ms * 1_000_000
     }

@@ -543,6 +543,10 @@ impl<B: Backend> Backend for Secure<B> {
         self.inner.stop_accepting();
     }
 
+    fn has_stopped(&self) -> bool {
+        self.inner.has_stopped()
+    }
+
     fn now_ns(&self) -> u64 {
         self.inner.now_ns()
     }

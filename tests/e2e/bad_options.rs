@@ -15,6 +15,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--tls-cert", &["/nowhere/cert.pem", "/"]),
     ("--tls-key", &["/nowhere/key.pem", "/"]),
     ("--app", &["game"]),
+    ("--takeover", &["perhaps"]),
     ("--backend", &["kqueue"]),
     ("--workers", &["0", "1025", "many", "-1"]),
     ("--max-connections", &["-1", "x", "4294967296"]),

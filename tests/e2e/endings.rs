@@ -15,6 +15,7 @@ use crate::support::{TestServer, config};
 on_both_backends!(
     a_signal_closes_all_and_ends_with_0,
     a_second_signal_ends_at_once,
+    who_is_in_the_handshake_may_finish_it,
     clients_are_served_and_accepted_until_the_delay_is_over,
     stopping_from_the_library_does_the_same,
     who_goes_on_sending_after_the_close_is_cut_off,
@@ -50,6 +51,22 @@ fn a_second_signal_ends_at_once(backend: BackendName) {
     server.signal(Signal::SIGTERM);
     let ended = server.ended();
     assert_eq!(ended.code, Some(130), "{}", ended.log);
+}
+
+/// Another server may listen on the address already, but it does not know of this client.
+fn who_is_in_the_handshake_may_finish_it(backend: BackendName) {
+    let args = ["--app=echo", "--workers=1", "--drain-seconds=600", backend_arg(backend)];
+    let server = Process::start(&args);
+    let mut early = Raw::connect(server.address);
+    early.send(b"GET / HTTP/1.1\r\n");
+    let mut other = Client::open(server.address, "/");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(other.closed().0, 1001);
+    early.send(upgrade_request("/").split_once("\r\n").expect("lines").1.as_bytes());
+    early.switched();
+    assert_eq!(early.close_frame().0, 1001);
+    drop((early, other));
+    assert_eq!(server.ended().code, Some(0));
 }
 
 fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName) {

@@ -97,6 +97,24 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
+/// What others share stays open, and is theirs alone.
+pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
+    let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
+    let address = listener.local_addr().expect("bound");
+    let kept = listener.try_clone().expect("a descriptor");
+    let backend = make(&Options::default(), vec![listener]).expect("this backend must exist");
+    let mut rig = Rig { backend, address, events: Default::default() };
+    drop(rig.connect());
+    rig.backend.stop_accepting();
+    while !rig.backend.has_stopped() {
+        rig.turn();
+    }
+    let client = TcpStream::connect(address).expect("it is listened on");
+    rig.turn();
+    let (_, peer) = kept.accept().expect("the client waits");
+    assert_eq!(peer, Some(client.local_addr().expect("connected")));
+}
+
 pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 3, ..Options::default() });
     let mut slots = HashSet::new();

@@ -26,8 +26,6 @@ pub(super) struct Connection {
     /// Its turn for a buffer has come, and nothing was received since. A receive takes all buffers that it finds, so of
     /// several that are armed together one may leave nothing to the others; those keep their place in front of it.
     pub(super) served: bool,
-    /// Never reported, since it was accepted after accepting was stopped.
-    pub(super) hidden: bool,
 }
 
 /// What of the peer is noticed.

@@ -141,7 +141,7 @@ impl<K: Kernel> Uring<K> {
         }
         self.completions = completions;
         self.cancel_unfinished();
-        if self.admission.is_stopped() && self.accepts.in_flight() == 0 {
+        if self.has_stopped() {
             self.kernel.close_listeners();
         }
         result
@@ -287,18 +287,12 @@ impl<K: Kernel> Uring<K> {
         if self.connections.len() <= slot as usize {
             self.connections.resize(slot as usize + 1, Connection::default());
         }
-        let hidden = self.admission.is_stopped();
         let connection = &mut self.connections[slot as usize];
         let listed = connection.listed;
-        *connection = Connection { phase: Phase::Open, hidden, listed, ..Connection::default() };
-        if hidden {
-            self.admission.opened(events);
-            self.close(slot, Close::Graceful);
-        } else {
-            events.push(Event::Accepted { slot, listener, peer: peer.map(canonical) });
-            self.admission.opened(events);
-            self.receive(slot);
-        }
+        *connection = Connection { phase: Phase::Open, listed, ..Connection::default() };
+        events.push(Event::Accepted { slot, listener, peer: peer.map(canonical) });
+        self.admission.opened(events);
+        self.receive(slot);
     }
 
     fn received(&mut self, slot: Slot, completion: Completion, events: &mut Vec<Event>) {
@@ -435,11 +429,9 @@ impl<K: Kernel> Uring<K> {
             Phase::Open => self.receive(slot),
             Phase::Closing(how) if connection.under_way == 0 => self.release(slot, how),
             Phase::Releasing if connection.under_way == 0 => {
-                let Connection { hidden, listed, .. } = *connection;
+                let listed = connection.listed;
                 *connection = Connection { listed, ..Connection::default() };
-                if !hidden {
-                    events.push(Event::Closed { slot });
-                }
+                events.push(Event::Closed { slot });
                 self.admission.closed(events);
             }
             _ => {}
@@ -525,6 +517,10 @@ impl<K: Kernel> Backend for Uring<K> {
                 self.push(cancellation);
             }
         }
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.admission.is_stopped() && self.accepts.in_flight() == 0
     }
 
     fn now_ns(&self) -> u64 {

@@ -79,6 +79,10 @@ impl Backend for Wire {
 
     fn stop_accepting(&mut self) {}
 
+    fn has_stopped(&self) -> bool {
+        true
+    }
+
     fn now_ns(&self) -> u64 {
         0
     }

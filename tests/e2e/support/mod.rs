@@ -16,10 +16,13 @@ macro_rules! on_both_backends {
 pub(crate) mod chatter;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod manager;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod seccomp;
 pub(crate) mod tls;
+pub(crate) mod visitors;
 
 use std::net::SocketAddr;
 use std::ops::Deref;

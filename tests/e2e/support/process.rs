@@ -13,7 +13,7 @@ use uproar::config::BackendName;
 
 use super::until;
 
-const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
+pub(crate) const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
 
 /// The command line of `backend`.
 pub(crate) fn backend_arg(backend: BackendName) -> &'static str {
@@ -121,6 +121,17 @@ impl Process {
             reader.join().expect("all was read");
         }
         Ended { code, log: self.log() }
+    }
+
+    /// The thread with this name.
+    pub(crate) fn thread(&self, name: &str) -> Pid {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let named = |task: &std::path::PathBuf| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let task = tasks.map(|task| task.expect("readable").path()).find(named).expect("such a thread");
+        let id = task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
+        Pid::from_raw(id)
     }
 
     /// A value of `/proc/PID/status` in KiB; `VmHWM` is the most memory that was ever resident.

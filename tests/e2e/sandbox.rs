@@ -1,0 +1,94 @@
+//! The server where not every system call is allowed.
+
+use nix::sys::signal::Signal;
+use uproar::config::BackendName;
+
+use crate::support::chatter::Chatter;
+use crate::support::client::Client;
+use crate::support::manager::Manager;
+use crate::support::metrics::{Metrics, ask};
+use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::seccomp::{run_with_only, run_without};
+use crate::support::until;
+
+on_both_backends!(the_calls_that_the_unit_allows_are_all_that_it_needs);
+
+/// The names in the unit's `SystemCallFilter=` lines.
+fn allowed() -> Vec<&'static str> {
+    let unit = include_str!("../../deploy/uproar.service");
+    let lists = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    lists.flat_map(str::split_whitespace).collect()
+}
+
+fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
+    let manager = Manager::new();
+    let name = format!("sandboxed {backend:?}");
+    let path = settings_file(&name, "max-message = 1000\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = format!("--listen=unix:{}/socket", directory.path().display());
+    let args = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--workers=2", "--config", &path, &socket];
+    let mut command = uproar(&[&args[..], &["--drain-seconds=0.5", backend_arg(backend)]].concat());
+    manager.listens_to(&mut command).env("WATCHDOG_USEC", "500000");
+    let server = run_with_only(&allowed(), || Process::run(&mut command));
+    let admin = server.admin_address();
+    manager.hears("READY=1");
+
+    let mut ada = Chatter::enter_on(server.address, "garden", 1);
+    let mut bob = Chatter::enter_on(server.address, "garden", 2);
+    ada.take_name("ada");
+    bob.hears(&format!("* {} is now ada", ada.label()));
+    for round in 0..20 {
+        let long = format!("{round} {}", "x".repeat(500));
+        ada.say(&long);
+        bob.hears(&format!("ada: {long}"));
+    }
+    for path in ["/", "/healthz", "/readyz"] {
+        assert_eq!(ask(admin, path).status, 200);
+    }
+    assert!(Metrics::of(admin).sum("uproar_opened_total", &[]) >= 2.0);
+    // Silent ones are looked at after a while: parked, and woken for the watchdog.
+    (0..20).for_each(|_| drop(manager.hears("WATCHDOG=1")));
+
+    settings_file(&name, "max-message = 10\n");
+    server.signal(Signal::SIGHUP);
+    manager.hears("RELOADING=1");
+    manager.hears("READY=1");
+    bob.say("more than ten bytes");
+    assert_eq!(bob.closed().0, 1009);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(ada.closed().0, 1001);
+    let ended = server.ended();
+    assert_eq!(ended.code, Some(0), "strace -f tells which call is missing in the unit: {}", ended.log);
+}
+
+/// The filter of the test above bites: without one call that the server needs it is killed.
+#[test]
+fn a_call_that_is_not_allowed_is_seen() {
+    let calls: Vec<_> = allowed().into_iter().filter(|call| *call != "accept4").collect();
+    let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--backend=epoll"]);
+    let server = run_with_only(&calls, || Process::run(&mut command));
+    let _client = std::net::TcpStream::connect(server.address).expect("it listens");
+    assert_eq!(server.ended().code, None);
+}
+
+/// As under Docker's default profile, which refuses io_uring.
+#[test]
+fn without_io_uring_it_says_so_and_takes_epoll() {
+    let refused = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+    let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
+    let server = run_without(&refused, || Process::run(&mut command));
+    assert!(server.ready_line.contains("backend epoll"), "{}", server.ready_line);
+    until("the log says why", || server.log().contains("io_uring is not to be had; using epoll"));
+    assert!(server.log().contains("seccomp"), "{}", server.log());
+    let mut client = Client::open(server.address, "/");
+    client.say("here");
+    client.hears("here");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.closed().0, 1001);
+    assert_eq!(server.ended().code, Some(0));
+
+    let mut command = uproar(&["--listen=127.0.0.1:0", "--backend=io-uring"]);
+    let ended = run_without(&refused, || Process::try_run(&mut command)).err().expect("io_uring or nothing");
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.log.contains("seccomp") && ended.log.contains("try --backend auto"), "{}", ended.log);
+}

@@ -1,0 +1,76 @@
+//! A server that takes over from another one, without a service manager.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use uproar::config::BackendName;
+
+use crate::process::refuses;
+use crate::support::metrics::ask;
+use crate::support::process::{Process, backend_arg, output, uproar};
+use crate::support::until;
+use crate::support::visitors::Visitors;
+
+/// What runs in a network of its own, where the kernel's settings can be changed.
+mod inside {
+    macro_rules! inside {
+        ($($name:ident: $backend:ident),+) => {
+            $(#[test]
+            #[ignore = "it needs a network of its own; another test runs it there"]
+            fn $name() { super::nobody_notices_three_takeovers(uproar::config::BackendName::$backend); })+
+        };
+    }
+    inside!(io_uring: IoUring, epoll: Epoll);
+}
+
+#[test]
+fn nobody_notices_that_a_server_is_replaced() {
+    let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv4/tcp_migrate_req && exec \"$0\" \"$@\"";
+    let own = std::env::current_exe().expect("a path");
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--net", "sh", "-c", script]).arg(own);
+    let output = output(command.args(["takeover::inside::", "--ignored", "--nocapture"]));
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success(), "it needs unshare(1), ip(8) and user namespaces: {stdout}{stderr}");
+    assert!(stdout.contains("2 passed"), "{stdout}");
+}
+
+fn nobody_notices_three_takeovers(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let mut server = start(backend, &path, "127.0.0.1:0", "127.0.0.1:0");
+    let (address, admin) = (server.address, server.admin_address());
+    assert!(!server.log().contains("tcp_migrate_req"), "{}", server.log());
+    let visitors = Visitors::send(address, 8);
+    for _ in 0..3 {
+        visitors.wait_for(300);
+        let next = start(backend, &path, &address.to_string(), &admin.to_string());
+        assert_eq!((next.address, next.admin_address()), (address, admin));
+        server.signal(Signal::SIGTERM);
+        until("only the new one answers there", || ask(admin, "/readyz").status == 200);
+        UnixStream::connect(&path).expect("the new one listens on the path");
+        assert_eq!(server.ended().code, Some(0));
+        server = next;
+    }
+    visitors.wait_for(300);
+    let count = visitors.come_home();
+    println!("{count} visitors, nobody lost");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().code, Some(0));
+}
+
+fn start(backend: BackendName, path: &Path, address: &str, admin: &str) -> Process {
+    let path = format!("unix:{}", path.display());
+    let args = ["--app=echo", "--workers=2", "--takeover=on", "--drain-seconds=0.5", backend_arg(backend)];
+    Process::run(uproar(&args).args(["--listen", address, "--listen", &path, "--admin", admin]))
+}
+
+#[test]
+fn without_the_option_an_address_in_use_is_refused() {
+    let server = Process::run(&mut uproar(&["--listen=127.0.0.1:0", "--takeover=on"]));
+    let address = server.address.to_string();
+    refuses(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--takeover on"]);
+}
