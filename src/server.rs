@@ -17,6 +17,7 @@ use crate::app::{App, Chat, Echo, Relay};
 use crate::config::{AppName, BackendName, Config, Conflict, Endpoint};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
+use crate::proxied::{Proxied, Trusted};
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::{Stats, Totals};
@@ -101,6 +102,9 @@ impl Control {
     pub fn reload(&self, config: &Config) -> Result<(), Conflict> {
         config.check()?;
         self.shared.admission.set_limits(self.plan.limits(config));
+        if let Some(trusted) = &self.plan.trusted {
+            trusted.replace(&config.trusted_proxies);
+        }
         self.shared.notice.put_up(config.clone());
         self.wake();
         Ok(())
@@ -240,6 +244,8 @@ struct Plan {
     descriptors: u64,
     possible: u64,
     io: Options,
+    /// Whose connections begin with a PROXY header, if some do.
+    trusted: Option<Arc<Trusted>>,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
 }
@@ -274,6 +280,7 @@ impl Plan {
             descriptors,
             possible,
             io,
+            trusted: config.proxy_protocol.then(|| Arc::new(Trusted::new(&config.trusted_proxies))),
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
     }
@@ -334,6 +341,7 @@ fn spawn(
                 shared,
                 stats,
                 go: go_receiver,
+                trusted: plan.trusted,
             };
             if plan.backend == BackendName::IoUring {
                 start.run(Uring::new(&plan.io, listeners), "io_uring", &ready_sender);
@@ -354,6 +362,7 @@ struct Start<'a> {
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     go: Receiver<Go>,
+    trusted: Option<Arc<Trusted>>,
 }
 
 impl Start<'_> {
@@ -365,6 +374,7 @@ impl Start<'_> {
     ) {
         let result = match backend {
             Ok(backend) => {
+                let backend = Proxied::new(backend, self.trusted);
                 let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
                     let _ = ready.send(Err(StartError::Application));
                     return;
@@ -529,6 +539,7 @@ mod tests {
         match option.get_value_names().expect("options have values")[0].as_str() {
             "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
+            "CIDR" => "10.0.0.0/8".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
         }

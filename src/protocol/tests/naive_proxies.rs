@@ -57,7 +57,7 @@ fn binary(bytes: &[u8]) -> Option<Option<SocketAddr>> {
 
 /// The hops in a value of `X-Forwarded-For`, from the left.
 pub(crate) fn usual(value: &str) -> Vec<Option<IpAddr>> {
-    value.split(',').map(|item| trim(item)).filter(|item| !item.is_empty()).map(node).collect()
+    value.split(',').map(trim).filter(|item| !item.is_empty()).map(node).collect()
 }
 
 /// The hops in a value of `Forwarded`, from the left; `None` when it does not keep to the grammar of RFC 7239 §4.
