@@ -62,7 +62,11 @@ const TABLE: &[Rule] = &[
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
-    Rule { module: "config", own: &["config"], others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"] },
+    Rule {
+        module: "config",
+        own: &["config"],
+        others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"],
+    },
     Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },

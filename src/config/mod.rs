@@ -301,7 +301,10 @@ impl Config {
         if self.proxy_protocol && !has_proxies {
             let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
                            --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
-            return Err(Conflict { options: &["proxy-protocol", "trusted-proxies"], message: message.into() });
+            return Err(Conflict {
+                options: &["proxy-protocol", "trusted-proxies"],
+                message: message.into(),
+            });
         }
         if let Some(admin) =
             self.admin.filter(|admin| admin.port() != 0 && self.listen.contains(&(*admin).into()))

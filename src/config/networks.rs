@@ -31,7 +31,9 @@ impl FromStr for Network {
         }
         if network.trunc() != network {
             let (all, one) = (network.trunc(), network.addr());
-            return Err(format!("more bits are set than the prefix has; want {all}, or {one} for this address alone"));
+            return Err(format!(
+                "more bits are set than the prefix has; want {all}, or {one} for this address alone"
+            ));
         }
         Ok(Self(network))
     }

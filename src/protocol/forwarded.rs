@@ -125,7 +125,10 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
     let (address, port) = match node.strip_prefix('[') {
         Some(rest) => {
             let (address, rest) = rest.split_once(']')?;
-            (IpAddr::V6(address.parse().ok()?), if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+            (
+                IpAddr::V6(address.parse().ok()?),
+                if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) },
+            )
         }
         // Several colons are those of an IPv6 address without brackets.
         None => match node.split_once(':').filter(|(_, port)| !port.contains(':')) {
@@ -138,8 +141,9 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
 
 /// RFC 7239 §6.2
 fn is_port(text: &str) -> bool {
-    let is_obfuscated =
-        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let is_obfuscated = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
     match text.strip_prefix('_') {
         Some(name) => is_obfuscated(name),
         None => (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()),

@@ -91,7 +91,8 @@ fn line_source(line: &[u8]) -> Option<Option<SocketAddr>> {
 
 /// A number without a sign and without leading zeros.
 fn parse_port(text: &str) -> Option<u16> {
-    let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_canonical)
 }
 

@@ -45,7 +45,9 @@ impl<B: Backend> Shard<B> {
         }
         match forwarded::client(request, peer, |address| self.is_proxy(address)) {
             Ok(client) if client == peer => {}
-            Ok(client) => client.into_iter().for_each(|client| self.set_peer(slot, client, request.is_head())),
+            Ok(client) => {
+                client.into_iter().for_each(|client| self.set_peer(slot, client, request.is_head()))
+            }
             Err(refusal) => {
                 let refusal = Refusal { head_only: request.is_head(), ..refusal };
                 self.refuse(slot, Refused::Forwarded, &refusal);

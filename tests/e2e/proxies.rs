@@ -84,7 +84,8 @@ fn binary(command: u8, source: [u8; 4]) -> Vec<u8> {
 fn the_client_of_a_trusted_proxy_is_who_is_counted(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
     let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
-    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.5, 127.0.0.2"]).expect("another");
+    let second =
+        open(&server, PROXY, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.5, 127.0.0.2"]).expect("another");
     assert_eq!(server.connections(), (2, 2), "the proxy counts for nothing");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     assert_eq!(open(&server, [127, 0, 0, 2], b"", &["X-Forwarded-For: 6.6.6.6,1.2.3.5"]).err(), Some(429));
@@ -109,7 +110,8 @@ fn untrusted_headers_are_ignored(backend: BackendName) {
 
 fn both_headers_are_read_and_must_agree(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
-    let first = open(&server, PROXY, b"", &["Forwarded: for=\"1.2.3.4:5678\";proto=https"]).expect("its first");
+    let first =
+        open(&server, PROXY, b"", &["Forwarded: for=\"1.2.3.4:5678\";proto=https"]).expect("its first");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     let both = ["Forwarded: for=6.6.6.6, for=1.2.3.4", "X-Forwarded-For: 1.2.3.4"];
     assert_eq!(open(&server, PROXY, b"", &both).err(), Some(429));
@@ -256,7 +258,9 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
     let endless = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
     let long = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 100][..]].concat();
     let request = upgrade_request("/").into_bytes();
-    for (at, bytes) in [&request[..], b"PROXY TCP4 x\r\n", b"\x16\x03\x01", b"\0", &endless, &long].iter().enumerate() {
+    for (at, bytes) in
+        [&request[..], b"PROXY TCP4 x\r\n", b"\x16\x03\x01", b"\0", &endless, &long].iter().enumerate()
+    {
         let mut raw = Raw::connect(server.address());
         raw.send(bytes);
         let response = raw.response();
@@ -317,7 +321,8 @@ fn headers_behind_a_proxy_header_are_judged_by_its_address(backend: BackendName)
 fn a_path_begins_with_a_proxy_header(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
-    let base = Config { max_connections_per_ip: 1, proxy_protocol: true, ..config(backend, AppName::Echo, 2) };
+    let base =
+        Config { max_connections_per_ip: 1, proxy_protocol: true, ..config(backend, AppName::Echo, 2) };
     let server = TestServer::start(&on(&path, base));
     let (first, head) = ask_by_path(&path, &line("1.2.3.4"), &[]);
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
@@ -341,7 +346,10 @@ fn the_log_and_the_metrics_tell(backend: BackendName) {
     raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(raw.response().status, 400);
     let mut raw = Raw::connect(server.address);
-    raw.send(&[line("127.0.0.1"), upgrade_with(&["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes()].concat());
+    raw.send(
+        &[line("127.0.0.1"), upgrade_with(&["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes()]
+            .concat(),
+    );
     assert_eq!(raw.response().status, 400);
     let metrics = Metrics::of(server.admin_address());
     for reason in ["proxy_header", "forwarded"] {

@@ -35,7 +35,8 @@ fn line(bytes: &[u8]) -> Option<Option<SocketAddr>> {
 
 /// The whole of a header of version 2.
 fn binary(bytes: &[u8]) -> Option<Option<SocketAddr>> {
-    let rest = bytes.strip_prefix(&[0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a])?;
+    let rest =
+        bytes.strip_prefix(&[0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a])?;
     let (head, data) = rest.split_at_checked(4)?;
     if data.len() != usize::from(head[2]) * 256 + usize::from(head[3]) {
         return None;
@@ -65,12 +66,16 @@ pub(crate) fn forwarded(value: &str) -> Option<Vec<Option<IpAddr>>> {
     let mut hops = Vec::new();
     let mut rest = value;
     loop {
-        let (pairs, left) = element(trim(rest))?;
-        let named: Vec<&String> =
-            pairs.iter().filter(|(name, _)| name.eq_ignore_ascii_case("for")).map(|(_, value)| value).collect();
+        let list = trim(rest);
+        let (pairs, left) = element(list)?;
+        let named: Vec<&String> = pairs
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("for"))
+            .map(|(_, value)| value)
+            .collect();
         match named[..] {
             [value] => hops.push(node(value)),
-            _ if pairs.is_empty() => {}
+            _ if left.len() == list.len() => {}
             _ => hops.push(None),
         }
         let left = trim(left);
@@ -130,7 +135,8 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
 /// RFC 7239 §6, and addresses of IPv6 without brackets.
 fn node(text: &str) -> Option<IpAddr> {
     let ports = text.rfind(':').map(|at| (&text[..at], &text[at + 1..]));
-    let with_port = ports.filter(|(name, port)| (name.ends_with(']') || name.parse::<Ipv4Addr>().is_ok()) && is_port(port));
+    let with_port = ports
+        .filter(|(name, port)| (name.ends_with(']') || name.parse::<Ipv4Addr>().is_ok()) && is_port(port));
     let name = with_port.map_or(text, |(name, _)| name);
     let address: IpAddr = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
         Some(name) => IpAddr::V6(name.parse().ok()?),
@@ -143,7 +149,9 @@ fn is_port(text: &str) -> bool {
     let all = |text: &str, is: fn(char) -> bool| !text.is_empty() && text.chars().all(is);
     let is_number = text.len() <= 5 && all(text, |char| char.is_ascii_digit());
     is_number
-        || text.strip_prefix('_').is_some_and(|name| all(name, |char| char.is_ascii_alphanumeric() || "._-".contains(char)))
+        || text
+            .strip_prefix('_')
+            .is_some_and(|name| all(name, |char| char.is_ascii_alphanumeric() || "._-".contains(char)))
 }
 
 /// What white space in header fields may be.
