@@ -1,7 +1,7 @@
 //! Who a client is when proxies stand before the server.
 
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -33,6 +33,7 @@ on_both_backends!(
     who_is_no_proxy_sends_no_proxy_header,
     headers_behind_a_proxy_header_are_judged_by_its_address,
     a_path_begins_with_a_proxy_header,
+    the_count_is_right_whatever_proxies_and_clients_do,
     the_log_and_the_metrics_tell,
 );
 
@@ -151,6 +152,7 @@ fn pages_are_refused_in_the_same_way(backend: BackendName) {
         raw.response()
     };
     assert_eq!(ask("GET").status, 200);
+    until("it is gone", || server.connections().0 == 0);
     let mut client = Raw::connect(server.address());
     client.send(upgrade_with(&["X-Forwarded-For: 1.2.3.4"]).as_bytes());
     client.switched();
@@ -242,6 +244,7 @@ fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
             let of_client = server.totals().bytes_in - before;
             assert_eq!(of_client, request.len() as u64, "the header is not the client's");
         }
+        until("the last one is gone", || server.connections().0 == 0);
     }
 }
 
@@ -332,6 +335,64 @@ fn a_path_begins_with_a_proxy_header(backend: BackendName) {
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
     drop(open(&server, PROXY, b"", &[]).expect("it came by no path"));
     drop(first);
+}
+
+/// What may come of a connection through a proxy that says in both ways who its client is.
+fn misbehave(address: SocketAddr, seed: u64) {
+    let peers = [PROXY, [127, 0, 0, 2], [127, 0, 0, 1], STRANGER];
+    let peer = peers[(seed % 4) as usize];
+    let named = format!("127.0.0.{}", seed / 4 % 4 + 1);
+    let header = if peer == STRANGER { Vec::new() } else { line(&named) };
+    let request = upgrade_with(&[&format!("X-Forwarded-For: 127.0.0.{}", seed / 16 % 3 + 7)]);
+    let all = [&header[..], request.as_bytes(), &frame(TEXT, b"hello")].concat();
+    let mut raw = Raw::over(connect_from(IpAddr::from(peer), address));
+    match seed / 48 % 6 {
+        0 => raw.abort(),
+        1 => raw.try_send(&all[..20]),
+        2 => {
+            raw.try_send(&all[..header.len()]);
+            raw.abort();
+        }
+        3 => {
+            raw.try_send(&all[1..]);
+            assert!(matches!(raw.status(), Some(400 | 405 | 429 | 503) | None));
+        }
+        4 => {
+            raw.try_send(&all);
+            raw.half_close();
+            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+        }
+        _ => {
+            raw.try_send(&all);
+            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+        }
+    }
+}
+
+fn the_count_is_right_whatever_proxies_and_clients_do(backend: BackendName) {
+    let base = with_proxy_protocol(backend);
+    let server = TestServer::start(&Config { max_connections: 12, max_handshakes: 6, ..base });
+    let address = server.address();
+    let threads = (0..4_u64).map(|thread| {
+        std::thread::spawn(move || {
+            let mut state = thread + 1;
+            for _ in 0..100 {
+                // Constants of Knuth's MMIX generator.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                misbehave(address, state >> 33);
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().expect("no surprise");
+    }
+    until("all are gone", || server.connections() == (0, 0));
+    // As many as may be have room again, so nothing was counted twice.
+    let clients: Vec<_> = (1..=12)
+        .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("there is room"))
+        .collect();
+    assert_eq!(server.connections(), (12, 12));
+    drop(clients);
 }
 
 fn the_log_and_the_metrics_tell(backend: BackendName) {
