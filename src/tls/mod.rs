@@ -6,6 +6,7 @@
 //! reported as soon as it is accepted, so that limits and deadlines hold for the TLS handshake; what is sent before
 //! that is over waits for it.
 
+mod connection;
 mod identity;
 mod session;
 #[cfg(test)]
@@ -21,12 +22,10 @@ use tracing::debug;
 use crate::chunk::Span;
 use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
 
+use connection::{Phase, Secured, Sending, Shutdown};
 pub use identity::IdentityError;
 pub(crate) use identity::{Credentials, Identity};
-use session::Session;
 
-/// Bytes that are encrypted at a time.
-const PIECE_LEN: usize = 64 << 10;
 /// Steps of handshakes in one turn; more of them wait for the next one, after what others sent.
 const HANDSHAKES_A_TURN: usize = 16;
 /// Bytes that a client may have waiting for its turn; it does not wait longer.
@@ -71,61 +70,6 @@ struct Tls {
 struct TlsUsage {
     handshakes: u64,
     resumed: u64,
-}
-
-/// A connection with TLS.
-struct Secured {
-    /// Made when the first bytes come.
-    session: Option<Session>,
-    /// What arrived of its handshake and waits for a turn.
-    early: Vec<u8>,
-    /// What is left of what the caller sends.
-    plain: Option<Span>,
-    sending: Sending,
-    phase: Phase,
-    /// The handshake was counted.
-    counted: bool,
-    /// Our direction is to end, or has ended.
-    shutdown: Shutdown,
-    /// The end of the client's direction was reported.
-    ended: bool,
-    /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
-    broken: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shutdown {
-    No,
-    Wanted,
-    Done,
-}
-
-/// What the inner send under way carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sending {
-    Nothing,
-    /// Something of TLS itself, or of what the caller sends, but not its end.
-    Part,
-    /// The end of what the caller sends.
-    Last,
-}
-
-impl Sending {
-    /// The same, when nobody waits for the end.
-    fn without_end(self) -> Self {
-        if self == Self::Last { Self::Part } else { self }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// It cannot be written to any more, which is not reported yet.
-    Failing,
-    /// Closed by the caller; the last record is on its way.
-    Leaving(Close),
-    /// Reported as failed, or closed in the inner backend, too.
-    Gone,
 }
 
 impl<B: Backend> Secure<B> {
@@ -209,17 +153,7 @@ impl Tls {
         if index >= self.secured.len() {
             self.secured.resize_with(index + 1, || None);
         }
-        self.secured[index] = Some(Box::new(Secured {
-            session: None,
-            early: Vec::new(),
-            plain: None,
-            sending: Sending::Nothing,
-            phase: Phase::Open,
-            counted: false,
-            shutdown: Shutdown::No,
-            ended: false,
-            broken: false,
-        }));
+        self.secured[index] = Some(Box::default());
     }
 
     fn received(
@@ -280,21 +214,18 @@ impl Tls {
         }
         let mut plaintext = Vec::new();
         let result = secured.receive(&self.terms.identity, input, &mut plaintext);
+        if secured.is_ready() && !std::mem::replace(&mut secured.counted, true) {
+            self.usage.handshakes += 1;
+            self.usage.resumed += u64::from(secured.is_resumed());
+        }
         if !plaintext.is_empty() {
             events.push(Event::Received { slot, buffer: Buffer::of(plaintext) });
         }
         match result {
-            Ok(()) => {
-                if secured.is_ready() && !std::mem::replace(&mut secured.counted, true) {
-                    self.usage.handshakes += 1;
-                    let is_resumed = secured.session.as_ref().is_some_and(Session::is_resumed);
-                    self.usage.resumed += u64::from(is_resumed);
-                }
-                let peer_closed = secured.session.as_ref().is_some_and(Session::peer_closed);
-                if peer_closed && !std::mem::replace(&mut secured.ended, true) {
-                    events.push(Event::Ended { slot });
-                }
+            Ok(()) if secured.peer_closed() && !std::mem::replace(&mut secured.ended, true) => {
+                events.push(Event::Ended { slot });
             }
+            Ok(()) => {}
             Err(error) => events.push(secured.broke(slot, error)),
         }
         self.pump(inner, slot);
@@ -339,7 +270,7 @@ impl Tls {
         {
             return;
         }
-        let mut out = secured.session.as_mut().map(Session::take_outgoing).unwrap_or_default();
+        let mut out = secured.take_outgoing();
         let Ok(is_last) = secured.encrypt(&mut out) else {
             debug!(slot, "the keys of a TLS connection are used up");
             secured.phase = Phase::Failing;
@@ -403,74 +334,6 @@ impl Tls {
                 secured.phase = Phase::Gone;
                 inner.close(slot, how);
             }
-        }
-    }
-}
-
-impl Secured {
-    fn is_ready(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::is_ready)
-    }
-
-    /// Whether what arrives counts.
-    fn listens(&self) -> bool {
-        self.phase == Phase::Open && !self.broken && !self.ended
-    }
-
-    /// The peer broke a rule. What the caller is told.
-    fn broke(&mut self, slot: Slot, error: rustls::Error) -> Event {
-        debug!(slot, %error, "TLS failed");
-        self.broken = true;
-        if !self.counted && self.plain.take().is_none() {
-            return Event::Insecure { slot, is_http: false };
-        }
-        self.ended = true;
-        self.plain = None;
-        self.sending = self.sending.without_end();
-        Event::Failed { slot, error: io::Error::other(error) }
-    }
-
-    /// Whether nothing is on its way, and something may be sent.
-    fn is_silent(&self) -> bool {
-        self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
-    }
-
-    fn receive(
-        &mut self,
-        identity: &Identity,
-        input: &mut [u8],
-        plaintext: &mut Vec<u8>,
-    ) -> Result<(), rustls::Error> {
-        if self.session.is_none() {
-            self.session = Some(Session::new(identity.config())?);
-        }
-        if self.is_ready() {
-            plaintext.reserve(input.len());
-        }
-        self.session.as_mut().expect("made above").receive(input, plaintext)
-    }
-
-    /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.
-    fn encrypt(&mut self, out: &mut Vec<u8>) -> Result<bool, rustls::unbuffered::EncryptError> {
-        let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) else {
-            return Ok(false);
-        };
-        let Some(span) = &mut self.plain else { return Ok(false) };
-        let len = span.len().min(PIECE_LEN);
-        session.encrypt(&span.bytes()[..len], out)?;
-        span.advance(len);
-        let is_last = span.is_empty();
-        if is_last {
-            self.plain = None;
-        }
-        Ok(is_last)
-    }
-
-    /// Appends that we send no more, when that can be said.
-    fn say_goodbye(&mut self, out: &mut Vec<u8>) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) {
-            // The end of the stream says it, too.
-            let _ = session.close_notify(out);
         }
     }
 }

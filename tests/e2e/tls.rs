@@ -32,6 +32,7 @@ on_both_backends!(
     who_is_refused_hears_so_over_tls,
     a_handshake_has_a_deadline,
     sessions_are_resumed_on_any_worker,
+    a_proxy_says_who_comes_before_tls_begins,
     a_new_certificate_is_shown_after_sighup,
     a_wrong_certificate_changes_nothing,
     a_server_that_ends_says_so,
@@ -234,6 +235,40 @@ fn sessions_are_resumed_on_any_worker(backend: BackendName) {
             assert_eq!(client.is_resumed(), round > 0, "round {round}");
         }
     }
+}
+
+/// As a proxy sends it that passes TLS through.
+fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(Config {
+        trusted_proxies: vec!["127.0.0.1".parse().expect("a network")],
+        proxy_protocol: true,
+        max_connections_per_ip: 1,
+        ..config(backend, AppName::Echo, 1)
+    }));
+    let client = identity.client(&VERSIONS);
+    let header = |last: u8| format!("PROXY TCP4 192.0.2.{last} 192.0.2.100 40000 8443\r\n");
+    let through = |last: u8| {
+        let mut stream = connect(server.address(), &client);
+        stream.sock.write_all(header(last).as_bytes()).expect("sent");
+        stream
+    };
+    let mut clients = [1, 2].map(|last| TlsClient::open_on(through(last), "/"));
+    for client in &mut clients {
+        client.say("hello");
+        client.hears("hello");
+    }
+    assert_eq!(server.connections(), (2, 2));
+    let answer = request(through(2), &upgrade_request("/"));
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    // In one packet with the beginning of the handshake.
+    let mut stream = connect(server.address(), &client);
+    let mut first = header(3).into_bytes();
+    stream.conn.write_tls(&mut first).expect("to memory");
+    stream.sock.write_all(&first).expect("sent");
+    let mut third = TlsClient::open_on(stream, "/");
+    third.say("hello");
+    third.hears("hello");
 }
 
 /// A server process with TLS, without a file of settings.

@@ -9,6 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
 use self::rig::{Asked, Rig, client_config, credentials};
+use super::connection::PIECE_LEN;
 use super::*;
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
@@ -170,6 +171,29 @@ fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
         let error = client.process_new_packets().expect_err("an alert");
         assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
     }
+}
+
+#[test]
+fn what_came_before_a_broken_record_in_one_buffer_counts() {
+    let mut rig = Rig::new(&[&TLS13]);
+    rig.accept(0, 1);
+    let mut client = rig.client();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("to memory");
+    rig.arrive(0, &bytes);
+    rig.turn();
+    let answer = std::mem::take(&mut rig.wire().out);
+    client.read_tls(&mut &answer[..]).expect("from memory");
+    client.process_new_packets().expect("right");
+    client.writer().write_all(b"GET / HTTP/1.1").expect("to memory");
+    bytes.clear();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).expect("to memory");
+    }
+    bytes.extend(b"\x17\x03\x03\x00\x14twenty bytes of junk");
+    rig.arrive(0, &bytes);
+    assert_eq!(rig.heard, b"GET / HTTP/1.1");
+    assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
 }
 
 #[test]

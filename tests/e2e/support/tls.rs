@@ -97,7 +97,10 @@ pub(crate) struct TlsClient {
 
 impl TlsClient {
     pub(crate) fn open(address: SocketAddr, path: &str, config: &Arc<ClientConfig>) -> Self {
-        let stream = connect(address, config);
+        Self::open_on(connect(address, config), path)
+    }
+
+    pub(crate) fn open_on(stream: TlsStream, path: &str) -> Self {
         let (socket, _) = tungstenite::client(format!("wss://localhost{path}"), stream).expect("a WebSocket");
         Self { socket }
     }

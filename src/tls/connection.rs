@@ -1,0 +1,154 @@
+//! A connection with TLS, as the wrapper keeps it: the session, and what is on its way.
+
+use std::io;
+
+use rustls::unbuffered::EncryptError;
+use tracing::debug;
+
+use super::Identity;
+use super::session::Session;
+use crate::chunk::Span;
+use crate::io::{Close, Event, Slot};
+
+/// Bytes that are encrypted at a time.
+pub(super) const PIECE_LEN: usize = 64 << 10;
+
+/// A connection with TLS.
+#[derive(Default)]
+pub(super) struct Secured {
+    /// Made when the first bytes come.
+    pub(super) session: Option<Session>,
+    /// What arrived of its handshake and waits for a turn.
+    pub(super) early: Vec<u8>,
+    /// What is left of what the caller sends.
+    pub(super) plain: Option<Span>,
+    pub(super) sending: Sending,
+    pub(super) phase: Phase,
+    /// The handshake was counted.
+    pub(super) counted: bool,
+    /// Our direction is to end, or has ended.
+    pub(super) shutdown: Shutdown,
+    /// The end of the client's direction was reported.
+    pub(super) ended: bool,
+    /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
+    pub(super) broken: bool,
+}
+
+impl Secured {
+    pub(super) fn is_ready(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_ready)
+    }
+
+    pub(super) fn is_resumed(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_resumed)
+    }
+
+    pub(super) fn peer_closed(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::peer_closed)
+    }
+
+    /// What TLS itself has to say now.
+    pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
+        self.session.as_mut().map(Session::take_outgoing).unwrap_or_default()
+    }
+
+    /// Whether what arrives counts.
+    pub(super) fn listens(&self) -> bool {
+        self.phase == Phase::Open && !self.broken && !self.ended
+    }
+
+    /// The peer broke a rule. What the caller is told.
+    pub(super) fn broke(&mut self, slot: Slot, error: rustls::Error) -> Event {
+        debug!(slot, %error, "TLS failed");
+        self.broken = true;
+        if !self.counted && self.plain.take().is_none() {
+            return Event::Insecure { slot, is_http: false };
+        }
+        self.ended = true;
+        self.plain = None;
+        self.sending = self.sending.without_end();
+        Event::Failed { slot, error: io::Error::other(error) }
+    }
+
+    /// Whether nothing is on its way, and something may be sent.
+    pub(super) fn is_silent(&self) -> bool {
+        self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
+    }
+
+    pub(super) fn receive(
+        &mut self,
+        identity: &Identity,
+        input: &mut [u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
+        if self.session.is_none() {
+            self.session = Some(Session::new(identity.config())?);
+        }
+        if self.is_ready() {
+            plaintext.reserve(input.len());
+        }
+        self.session.as_mut().expect("made above").receive(input, plaintext)
+    }
+
+    /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.
+    pub(super) fn encrypt(&mut self, out: &mut Vec<u8>) -> Result<bool, EncryptError> {
+        let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) else {
+            return Ok(false);
+        };
+        let Some(span) = &mut self.plain else { return Ok(false) };
+        let len = span.len().min(PIECE_LEN);
+        session.encrypt(&span.bytes()[..len], out)?;
+        span.advance(len);
+        let is_last = span.is_empty();
+        if is_last {
+            self.plain = None;
+        }
+        Ok(is_last)
+    }
+
+    /// Appends that we send no more, when that can be said.
+    pub(super) fn say_goodbye(&mut self, out: &mut Vec<u8>) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) {
+            // The end of the stream says it, too.
+            let _ = session.close_notify(out);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Shutdown {
+    #[default]
+    No,
+    Wanted,
+    Done,
+}
+
+/// What the inner send under way carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sending {
+    #[default]
+    Nothing,
+    /// Something of TLS itself, or of what the caller sends, but not its end.
+    Part,
+    /// The end of what the caller sends.
+    Last,
+}
+
+impl Sending {
+    /// The same, when nobody waits for the end.
+    fn without_end(self) -> Self {
+        if self == Self::Last { Self::Part } else { self }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// It cannot be written to any more, which is not reported yet.
+    Failing,
+    /// Closed by the caller; the last record is on its way.
+    Leaving(Close),
+    /// Reported as failed, or closed in the inner backend, too.
+    Gone,
+}
