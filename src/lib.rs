@@ -18,3 +18,4 @@ mod sim;
 pub mod stats;
 mod sync;
 pub mod timers;
+mod token;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Secret};
 use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
@@ -92,11 +92,14 @@ struct Running {
 impl Running {
     /// Reads the file again and goes over to what it says, or says why not.
     fn reload(&mut self) {
-        let Some(file) = self.loaded.file.clone() else {
+        let secret = self.loaded.config.auth_hmac_secret_file.as_ref().map(Secret::path);
+        let files = [self.loaded.file.as_deref(), secret];
+        let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
+        if names.is_empty() {
             return info!("SIGHUP: there is no file to read again; name one with --config");
-        };
+        }
         match self.try_reload() {
-            Ok(count) => info!("SIGHUP: read {} again: {count} changed", file.display()),
+            Ok(count) => info!("SIGHUP: read {} again: {count} changed", names.join(", ")),
             Err(why) => warn!("SIGHUP: nothing changes: {why}"),
         }
     }
@@ -106,6 +109,13 @@ impl Running {
         let fresh = Loaded::from_args(&self.args).map_err(|error| error.to_string())?;
         let filter = log_filter(&fresh.config)?;
         self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        let secrets = [&self.loaded.config, &fresh.config].map(|config| config.auth_hmac_secret_file.clone());
+        if let [Some(old), Some(new)] = secrets
+            && old.path() == new.path()
+            && old != new
+        {
+            info!("auth-hmac-secret-file: another secret in {}", new.path().display());
+        }
         let changes = self.loaded.adopt(fresh);
         for change in &changes {
             info!("{change}");

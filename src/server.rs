@@ -529,6 +529,8 @@ mod tests {
         match option.get_value_names().expect("options have values")[0].as_str() {
             "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
+            // Any text that is long enough for a secret.
+            "FILE" => "LICENSE-MIT".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
         }

@@ -8,6 +8,7 @@ mod endpoint;
 mod file;
 mod load;
 pub(crate) mod origins;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use endpoint::Endpoint;
 pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
 pub use origins::Origin;
+pub use secret::Secret;
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
 const AT_START: &str = "Options that need a restart to change";
@@ -155,6 +157,11 @@ pub struct Config {
     /// 403. Without it only pages of the host that they connect to. Clients that are no browsers name no origin and may.
     #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub allowed_origins: Vec<Origin>,
+
+    /// File with the secret of the tokens (JWT, HS256) that clients must show to open a WebSocket, as `?token=` or
+    /// `Authorization: Bearer`; read again on SIGHUP. Others get 401. Without it nobody needs one.
+    #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
+    pub auth_hmac_secret_file: Option<Secret>,
 
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
@@ -317,6 +324,7 @@ impl Default for Config {
             max_connections_per_ip: 0,
             max_handshakes: 0,
             allowed_origins: Vec::new(),
+            auth_hmac_secret_file: None,
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,

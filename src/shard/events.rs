@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
 
-use crate::app::Incoming;
+use crate::app::{Claims, Incoming, Opening};
 use crate::config::Compression;
 use crate::fault::{self, Fault};
 use crate::hub::Slot;
@@ -28,6 +28,14 @@ const EXCESS_MS: u64 = 1_000;
 const FAREWELL_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 /// How often the log says that no descriptor is left.
 const FULL_LOG_MS: u64 = 60_000;
+
+/// A WebSocket that opens.
+struct Upgrade {
+    room: String,
+    /// About compression.
+    agreement: Option<Agreement>,
+    claims: Option<Claims>,
+}
 
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
@@ -115,14 +123,15 @@ impl<B: Backend> Shard<B> {
             is_over |= self.charge(slot, 1, before - input.len());
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
-                    Some((room, mut agreement)) => {
+                    Some(mut upgrade) => {
                         if let Some(agreement) =
-                            agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
+                            upgrade.agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
                         {
                             agreement.client_takeover = false;
                         }
-                        protocol.upgrade(agreement);
-                        self.opened(slot, &room);
+                        protocol.upgrade(upgrade.agreement);
+                        let opening = Opening { room: &upgrade.room, claims: upgrade.claims.as_ref() };
+                        self.opened(slot, opening);
                     }
                     None => protocol.discard(),
                 },
@@ -152,18 +161,25 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Answers a request; the room, and what was agreed about compression, when it opens a WebSocket.
-    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<(String, Option<Agreement>)> {
+    /// Answers a request; what follows when it opens a WebSocket.
+    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<Upgrade> {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
         match Route::of(request, self.settings.has_page, &self.settings.origins) {
             Route::Open(key, room) => {
+                let claims = match self.claims(slot, request, &room) {
+                    Ok(claims) => claims,
+                    Err((why, refusal)) => {
+                        self.refuse(slot, why, &refusal);
+                        return None;
+                    }
+                };
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
                 switching_protocols(&key, agreement.as_ref(), &mut response);
                 self.hub.send_response(slot, &response);
-                Some((room, agreement))
+                Some(Upgrade { room, agreement, claims })
             }
             Route::Page { head_only } => {
                 self.end(slot, true, http::page(head_only));
@@ -174,6 +190,20 @@ impl<B: Backend> Shard<B> {
                 None
             }
         }
+    }
+
+    /// What the token says with which a client wants into the room, if one is needed; notes when it expires.
+    fn claims(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        room: &str,
+    ) -> Result<Option<Claims>, (Refused, Refusal)> {
+        let Some(verifier) = &self.settings.verifier else { return Ok(None) };
+        let (claims, left) = http::claims(request, room, verifier)?;
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.expiries.insert(slot, self.now_ms.saturating_add(left_ms));
+        Ok(Some(claims))
     }
 
     /// What is agreed with a client about compression, and has its messages compressed accordingly.
@@ -207,11 +237,11 @@ impl<B: Backend> Shard<B> {
         self.end(slot, true, &response);
     }
 
-    fn opened(&mut self, slot: Slot, room: &str) {
+    fn opened(&mut self, slot: Slot, opening: Opening<'_>) {
         self.set_phase(slot, Phase::Open);
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
-        self.with_client(slot, |app, context, client| app.on_open(context, client, room));
+        self.with_client(slot, |app, context, client| app.on_open(context, client, opening));
     }
 
     fn message(&mut self, slot: Slot, message: Incoming<'_>) {

@@ -122,6 +122,8 @@ pub(crate) struct Shard<B> {
     /// What still arrived from clients of which nothing more was to be received for now. What answers it waits
     /// with it, so that being told to wait makes nobody lag.
     held: HashMap<Slot, VecDeque<Held>>,
+    /// When the tokens of clients that showed one expire.
+    expiries: HashMap<Slot, u64>,
     /// What the application asked to be closed.
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
@@ -161,6 +163,7 @@ impl<B: Backend> Shard<B> {
             served: Vec::new(),
             paused: Vec::new(),
             held: HashMap::new(),
+            expiries: HashMap::new(),
             closing: Vec::new(),
             drain: None,
             samples: measure::Samples::default(),

@@ -9,6 +9,7 @@ use crate::config::{Compression, Config, LagPolicy, Origin};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::Limits;
+use crate::token::Verifier;
 
 use super::{Pace, Shard};
 
@@ -19,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u16,
     /// Whose pages may come; empty: those of the host that is asked.
     pub(crate) origins: Vec<Origin>,
+    /// Checks tokens, if clients must show them.
+    pub(crate) verifier: Option<Arc<Verifier>>,
     pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Bytes that the windows of all connections may come to.
@@ -50,6 +53,10 @@ impl Settings {
             shard,
             shards,
             origins: config.allowed_origins.clone(),
+            verifier: config
+                .auth_hmac_secret_file
+                .as_ref()
+                .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
             limits: Limits { max_message: config.max_message as usize },
             compression: config.compression,
             context_memory: config.context_memory as usize / usize::from(shards),

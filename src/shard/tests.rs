@@ -61,6 +61,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
         });
         let settings = Settings {
             origins: Vec::new(),
+            verifier: None,
             shard,
             shards: count,
             limits: Limits::default(),

@@ -14,7 +14,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use uproar::app::{App, ClientId, Context, Echo, Incoming, Relay};
+use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
 use uproar::config::{AppName, BackendName};
 
 use support::raw::{BINARY, Raw, frame, upgrade_request};
@@ -62,9 +62,9 @@ unsafe impl GlobalAlloc for Counting {
 struct Counted<A>(A, &'static AtomicU64);
 
 impl<A: App> App for Counted<A> {
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         COUNT.set(Some(self.1));
-        self.0.on_open(context, client, room);
+        self.0.on_open(context, client, opening);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {

@@ -16,6 +16,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--max-connections-per-ip", &["-1", "x"]),
     ("--max-handshakes", &["-1", "x"]),
     ("--allowed-origins", &["example.org", "ftp://x", "https://", "https://a/b", "https://*a.org"]),
+    ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
     ("--max-message", &["0", "1073741825", "1M"]),
     ("--message-rate", &["-1", "x", "4294967296"]),
     ("--byte-rate", &["-1", "64K"]),

@@ -25,4 +25,5 @@ mod rates;
 mod relay;
 mod reload;
 mod timeouts;
+mod tokens;
 mod unix_socket;

@@ -19,6 +19,7 @@ pub(crate) mod crowd;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod token;
 
 use std::net::SocketAddr;
 use std::ops::Deref;
