@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Secret};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, LogFormat, Secret};
 use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
@@ -72,10 +72,12 @@ fn log_filter(config: &Config) -> Result<EnvFilter, String> {
 
 fn start_log(config: &Config) -> Result<LogFilter, String> {
     let (filter, handle) = reload::Layer::new(log_filter(config)?);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter);
+    match config.log_format {
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
+    }
     Ok(handle)
 }
 

@@ -115,6 +115,15 @@ pub enum Compression {
     Dedicated,
 }
 
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
 /// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -256,6 +265,10 @@ pub struct Config {
     #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
     pub admin: Option<SocketAddr>,
 
+    /// How lines of the log are written: for people, or as one JSON object each.
+    #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = AT_START)]
+    pub log_format: LogFormat,
+
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
@@ -344,6 +357,7 @@ impl Default for Config {
             drain_seconds: seconds(5),
             receive_buffers: 256,
             admin: None,
+            log_format: LogFormat::Text,
             log: "info".into(),
         }
     }

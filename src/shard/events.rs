@@ -77,6 +77,7 @@ impl<B: Backend> Shard<B> {
         self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
+        self.journal.accepted(slot, self.now_ms);
         self.count_phase(Phase::Free, Phase::Handshake);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
@@ -94,6 +95,7 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
+        self.journal.received(slot, input.len());
         if self.is_flooding_the_farewell(slot, input.len()) {
             self.backend.recycle(buffer);
             return self.close(slot, Close::Reset);
@@ -166,6 +168,7 @@ impl<B: Backend> Shard<B> {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
+        self.journal.asked(slot, request.path);
         match Route::of(request, self.settings.has_page, &self.settings.origins) {
             Route::Open(key, room) => {
                 let claims = match self.claims(slot, request, &room) {
@@ -175,6 +178,7 @@ impl<B: Backend> Shard<B> {
                         return None;
                     }
                 };
+                self.journal.answered(slot, 101);
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
                 switching_protocols(&key, agreement.as_ref(), &mut response);
@@ -182,6 +186,7 @@ impl<B: Backend> Shard<B> {
                 Some(Upgrade { room, agreement, claims })
             }
             Route::Page { head_only } => {
+                self.journal.answered(slot, Status::Ok.code());
                 self.end(slot, true, http::page(head_only));
                 None
             }
@@ -230,7 +235,8 @@ impl<B: Backend> Shard<B> {
 
     /// Answers with an error, and ends the connection.
     pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
-        debug!(slot, %refusal, "request refused");
+        let peer = self.connections[slot as usize].peer;
+        self.journal.refused(slot, (why, refusal), peer, self.now_ms);
         self.stats.refused[why as usize].add(1);
         let mut response = Vec::new();
         refusal.respond(&mut response);
@@ -249,6 +255,7 @@ impl<B: Backend> Shard<B> {
             return;
         }
         self.stats.messages_in.add(1);
+        self.journal.heard(slot);
         self.with_client(slot, |app, context, client| app.on_message(context, client, message));
         let congested = self.is_congested() || self.hub.is_saturated_for(slot);
         if congested && self.is_open(slot) {

@@ -168,8 +168,9 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Counts how a WebSocket ends, if it has not ended yet.
-    pub(super) fn count_end(&self, slot: Slot, code: u16) {
+    pub(super) fn count_end(&mut self, slot: Slot, code: u16) {
         if self.is_open(slot) {
+            self.journal.ended(slot, code);
             self.stats.ended[Ended::of(code) as usize].add(1);
         }
     }
@@ -188,6 +189,7 @@ impl<B: Backend> Shard<B> {
             self.stats.context_bytes_released.add(gone.context_memory() as u64);
         }
         self.shared.admission.leave(gone.peer, gone.place);
+        self.journal.closed(slot, gone.peer, self.now_ms);
         self.live -= 1;
         self.stats.closed.add(1);
     }

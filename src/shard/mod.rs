@@ -9,6 +9,7 @@ mod events;
 mod http;
 #[cfg(test)]
 pub(crate) mod inspect;
+mod journal;
 mod life;
 mod mail;
 mod mailbox;
@@ -31,6 +32,7 @@ use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
 use connection::Connection;
+use journal::Journal;
 #[cfg(test)]
 pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
@@ -129,6 +131,7 @@ pub(crate) struct Shard<B> {
     /// Set while the server ends.
     drain: Option<life::Drain>,
     samples: measure::Samples,
+    journal: Journal,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     now_ms: u64,
@@ -144,6 +147,7 @@ impl<B: Backend> Shard<B> {
         let now_ms = backend.now_ms();
         Self {
             reader: Reader::new(settings.limits),
+            journal: Journal::new(settings.shard),
             settings,
             noticed: 0,
             waker: backend.waker(),
@@ -182,6 +186,7 @@ impl<B: Backend> Shard<B> {
         while !self.is_over() {
             self.turn(&mut events)?;
         }
+        self.journal.end();
         Ok(())
     }
 
@@ -206,6 +211,7 @@ impl<B: Backend> Shard<B> {
         self.resume_served();
         self.take_mail();
         self.fire_timers();
+        self.journal.tick(self.now_ms);
         self.resume_paced();
         self.drain_step();
         self.send();
@@ -229,7 +235,7 @@ impl<B: Backend> Shard<B> {
         }
         let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
         let timers = [self.timers.next_due_ms(), self.pace_timers.next_due_ms(), self.hub.next_tick_ms()];
-        let deadlines = timers.into_iter().chain([self.next_drain_ms(), retry]);
+        let deadlines = timers.into_iter().chain([self.next_drain_ms(), self.journal.next_due_ms(), retry]);
         let next = deadlines.flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
     }
@@ -255,6 +261,7 @@ impl<B: Backend> Shard<B> {
             self.stats.sends.add(1);
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);
+            self.journal.sent(outbound.slot, outbound.messages, outbound.span.len());
             self.backend.send(outbound.slot, outbound.span);
         }
         self.tell_lagged();

@@ -35,6 +35,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--drain-delay", &["-1", "x"]),
     ("--drain-seconds", &["-1", "x"]),
     ("--admin", &["9100", "localhost:9100", "127.0.0.1:70000"]),
+    ("--log-format", &["xml", ""]),
     ("--log", &["uproar=loud", "=,="]),
 ];
 

@@ -18,6 +18,7 @@ mod frames;
 mod handshake;
 mod lag;
 mod limits;
+mod logs;
 mod origins;
 mod panics;
 mod process;
