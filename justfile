@@ -71,6 +71,11 @@ memory TOOL:
 loom:
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib sync
 
+# How a crowd comes back when its server ends; DIRECTORY gets the figures
+drain DIRECTORY ROUNDS="3":
+    cargo build --release --workspace
+    benches/drain/run {{DIRECTORY}} {{ROUNDS}}
+
 # All servers side by side, under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:
     cargo build --release --workspace
