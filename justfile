@@ -47,6 +47,10 @@ autobahn SET="full":
 clients:
     tests/clients/run
 
+# Debian's nginx in front of the server, as deploy/nginx.conf has it, on both backends
+nginx:
+    tests/nginx/run
+
 # A new picture of the page for the README
 screenshot:
     tests/browser/run screenshot

@@ -11,6 +11,7 @@ pub mod hub;
 pub mod io;
 mod page;
 pub mod protocol;
+mod proxied;
 pub mod server;
 mod shard;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::app::{App, Chat, Echo, Relay};
 use crate::config::{AppName, BackendName, Config, Conflict, Endpoint, Takeover};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
+use crate::proxied::{Proxied, Trusted};
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::{Stats, Totals};
@@ -128,6 +129,9 @@ impl Control {
             identity.replace(credentials);
         }
         self.watch.shared.admission.set_limits(self.plan.limits(config));
+        if let Some(trusted) = &self.plan.trusted {
+            trusted.replace(&config.trusted_proxies);
+        }
         self.watch.shared.notice.put_up(config.clone());
         self.watch.wake();
         Ok(())
@@ -325,6 +329,8 @@ struct Plan {
     io: Options,
     /// Which listeners have TLS, if there are any.
     tls: Option<Terms>,
+    /// Whose connections begin with a PROXY header, if some do.
+    trusted: Option<Arc<Trusted>>,
     /// Which processors the workers may use.
     cpus: Option<CpuSet>,
 }
@@ -360,6 +366,7 @@ impl Plan {
             possible,
             io,
             tls: None,
+            trusted: config.proxy_protocol.then(|| Arc::new(Trusted::new(&config.trusted_proxies))),
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
     }
@@ -421,6 +428,7 @@ fn spawn(
                 shared,
                 stats,
                 go: go_receiver,
+                trusted: plan.trusted,
             };
             if plan.backend == BackendName::IoUring {
                 start.run(Uring::new(&plan.io, listeners), "io_uring", &ready_sender);
@@ -442,6 +450,7 @@ struct Start<'a> {
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     go: Receiver<Go>,
+    trusted: Option<Arc<Trusted>>,
 }
 
 impl Start<'_> {
@@ -453,6 +462,7 @@ impl Start<'_> {
     ) {
         let result = match backend {
             Ok(backend) => {
+                let backend = Proxied::new(backend, self.trusted);
                 let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
                     let _ = ready.send(Err(StartError::Application));
                     return;
@@ -645,6 +655,7 @@ mod tests {
             "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
             "FILE" => "cert.pem".into(),
+            "CIDR" => "10.0.0.0/8".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
         }

@@ -267,6 +267,10 @@ label! {
         TimedOut = "timeout",
         /// The server ends.
         Draining = "draining",
+        /// The PROXY protocol header that a proxy owes did not come.
+        ProxyHeader = "proxy_header",
+        /// A proxy's header fields name different clients.
+        Forwarded = "forwarded",
         /// The page is of an origin that may not.
         Origin = "origin",
         /// Nothing is at the path.

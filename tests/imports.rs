@@ -20,6 +20,11 @@ const TABLE: &[Rule] = &[
         own: &["protocol"],
         others: &["base64", "flate2", "httparse", "sha1", "simdutf8", "smallvec", "thiserror"],
     },
+    Rule {
+        module: "proxied",
+        own: &["proxied", "chunk", "config", "io", "protocol::proxy_header"],
+        others: &[],
+    },
     Rule { module: "io", own: &["io", "chunk", "fault", "sync"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
@@ -47,7 +52,9 @@ const TABLE: &[Rule] = &[
     Rule { module: "tls", own: &["tls", "chunk", "io"], others: &["rustls", "thiserror", "tracing"] },
     Rule {
         module: "server",
-        own: &["server", "admin", "app", "config", "hub", "io", "protocol", "shard", "stats", "tls"],
+        own: &[
+            "server", "admin", "app", "config", "hub", "io", "protocol", "proxied", "shard", "stats", "tls",
+        ],
         others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
     },
     Rule {
@@ -63,7 +70,11 @@ const TABLE: &[Rule] = &[
     Rule { module: "lib", own: &[], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
-    Rule { module: "config", own: &["config"], others: &["clap", "thiserror", "toml", "tracing_subscriber"] },
+    Rule {
+        module: "config",
+        own: &["config"],
+        others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"],
+    },
     Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },

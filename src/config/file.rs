@@ -45,6 +45,8 @@ pub(super) enum Form {
     Text,
     /// An array of strings, or one string.
     List,
+    /// `true` or `false`.
+    Switch,
 }
 
 impl File {
@@ -120,6 +122,8 @@ pub(super) fn form(option: &Arg) -> Form {
     let parser: &ValueParser = option.get_value_parser();
     if matches!(option.get_action(), ArgAction::Append) {
         Form::List
+    } else if parser.type_id() == TypeId::of::<bool>() {
+        Form::Switch
     } else if numbers.iter().any(|number| parser.type_id() == *number) {
         Form::Number
     } else {
@@ -181,6 +185,8 @@ fn values(option: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str
         }
         (Form::Number, DeValue::Float(number)) => Ok(vec![number.as_str().into()]),
         (Form::Number, _) => Err("want a number, without quotes"),
+        (Form::Switch, DeValue::Boolean(is_on)) => Ok(vec![is_on.to_string()]),
+        (Form::Switch, _) => Err("want true or false, without quotes"),
         (Form::Text | Form::List, DeValue::String(text)) => Ok(vec![text.to_string()]),
         (Form::Text, _) => Err("want text in quotes"),
         (Form::List, DeValue::Array(list)) if !list.is_empty() => {
@@ -203,7 +209,7 @@ fn example(option: &Arg) -> String {
     let default = option.get_default_values().first().and_then(|default| default.to_str());
     match (default, form(option)) {
         (None, _) => String::new(),
-        (Some(number), Form::Number) => format!(", for instance {number}"),
+        (Some(bare), Form::Number | Form::Switch) => format!(", for instance {bare}"),
         (Some(text), _) => format!(", for instance {text:?}"),
     }
 }

@@ -172,6 +172,7 @@ fn written(form: Form, raw: &[OsString]) -> String {
     let quoted: Vec<_> = raw.iter().map(|value| quoted(&value.to_string_lossy())).collect();
     match form {
         Form::Number => raw.iter().map(|value| number(&value.to_string_lossy())).collect(),
+        Form::Switch => raw.iter().map(|value| value.to_string_lossy()).collect(),
         Form::Text => quoted.concat(),
         Form::List => format!("[{}]", quoted.join(", ")),
     }

@@ -7,6 +7,7 @@
 mod endpoint;
 mod file;
 mod load;
+pub(crate) mod networks;
 pub(crate) mod origins;
 #[cfg(test)]
 mod tests;
@@ -18,13 +19,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 pub use endpoint::Endpoint;
 #[cfg(test)]
 pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
+pub use networks::Network;
 pub use origins::Origin;
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
@@ -177,6 +179,16 @@ pub struct Config {
     #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub allowed_origins: Vec<Origin>,
 
+    /// Proxies whose word on where their clients are from is taken: addresses, or networks like 10.0.0.0/8. From them
+    /// X-Forwarded-For and Forwarded are read. Whoever comes by a Unix socket is one always.
+    #[arg(long, env = "UPROAR_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Network>,
+
+    /// Connections of trusted proxies begin with a PROXY protocol header, version 1 or 2, and those of others do not.
+    #[arg(long, env = "UPROAR_PROXY_PROTOCOL", help_heading = AT_START, value_name = "BOOL", action = ArgAction::Set,
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    pub proxy_protocol: bool,
+
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
           value_parser = whole(1..=1_u32 << 30))]
@@ -306,6 +318,15 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
+        let has_proxies = !self.trusted_proxies.is_empty() || self.listen.iter().any(Endpoint::is_unix);
+        if self.proxy_protocol && !has_proxies {
+            let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
+                           --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
+            return Err(Conflict {
+                options: &["proxy-protocol", "trusted-proxies"],
+                message: message.into(),
+            });
+        }
         self.check_tls()?;
         if let Some(admin) = self.admin.filter(|admin| {
             admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
@@ -364,6 +385,8 @@ impl Default for Config {
             max_connections_per_ip: 0,
             max_handshakes: 0,
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,

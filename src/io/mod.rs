@@ -51,6 +51,12 @@ pub enum Event {
     /// A connection of the listener with this index was accepted and is being received from. `peer` is where it is
     /// from, unless it came by a path.
     Accepted { slot: Slot, listener: u16, peer: Option<SocketAddr> },
+    /// A proxy has said where the connection is from, in a header before the client's own bytes. No backend reports it,
+    /// only the layer `proxied`.
+    Proxied { slot: Slot, peer: SocketAddr },
+    /// The header that a proxy owes did not come, for this reason. Nothing that the peer sends is reported any more. No
+    /// backend reports it, only the layer `proxied`.
+    Unproxied { slot: Slot, reason: &'static str },
     /// Bytes arrived; they are in `buffer`.
     Received { slot: Slot, buffer: Buffer },
     /// The peer will send no more (end of stream); sending still works.
@@ -125,6 +131,12 @@ impl Buffer {
     #[cfg(test)]
     pub(crate) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Takes away the first `len` bytes.
+    pub(crate) fn skip(&mut self, len: usize) {
+        self.memory.copy_within(len..self.len, 0);
+        self.len -= len;
     }
 
     /// The bytes that arrived; they may be changed in place.
@@ -236,7 +248,7 @@ fn shorter(timeout: Option<Duration>, wait_ms: Option<u64>) -> Option<Duration> 
 }
 
 /// An IPv4 peer of a dual-stack listener under its IPv4 address, so that one host has one address.
-fn canonical(peer: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(peer: SocketAddr) -> SocketAddr {
     match peer.ip().to_canonical() {
         ip if ip == peer.ip() => peer,
         ip => SocketAddr::new(ip, peer.port()),

@@ -7,9 +7,11 @@
 mod assembly;
 mod client_header;
 pub mod deflate;
+pub mod forwarded;
 pub mod frame;
 mod handshake;
 pub mod mask;
+pub mod proxy_header;
 mod request;
 pub mod response;
 #[cfg(test)]

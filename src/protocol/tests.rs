@@ -3,7 +3,9 @@
 mod compressed;
 mod frames;
 pub(super) mod naive;
+mod naive_proxies;
 mod properties;
+mod proxies;
 mod requests;
 mod seen;
 mod states;

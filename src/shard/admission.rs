@@ -43,8 +43,8 @@ pub(crate) struct Limits {
 pub(crate) enum Place {
     /// As one that is served, for the server and for its address.
     Counted,
-    /// As one that is served, for the server alone: its address is not known, or there was no limit for addresses when
-    /// it came.
+    /// As one that is served, for the server alone: its address is not known or a trusted proxy's, or there was no
+    /// limit for addresses when it came.
     Uncounted,
     /// Not as one that is served: it is over a limit.
     Over(Excess),
@@ -102,12 +102,25 @@ impl Admission {
         place
     }
 
+    /// Counts a connection for another address than the one that `enter` was told, or for none, and gives it another
+    /// place. Its request must not be complete yet. When the new address has too many it is over that limit from now
+    /// on, and neither served nor in a handshake.
+    pub(crate) fn relocate(&self, (from, place): (Option<IpAddr>, Place), to: Option<IpAddr>) -> Place {
+        self.leave_address(from, place);
+        let place = self.enter_address(to);
+        if matches!(place, Place::Over(_)) {
+            self.served.fetch_sub(1, Ordering::Relaxed);
+            self.handshake_over();
+        }
+        place
+    }
+
     /// The request of a connection that is over no limit is complete, or will never be. Said once for each.
     pub(crate) fn handshake_over(&self) {
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The connection from `address` is gone, for which `enter` gave this place.
+    /// The connection from `address` is gone, for which `enter` or `relocate` gave this place.
     pub(crate) fn leave(&self, address: Option<IpAddr>, place: Place) {
         if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
@@ -226,6 +239,28 @@ mod tests {
         assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Place::Counted);
         assert_eq!(admission.enter(ip("::ffff:10.0.0.1")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
+    }
+
+    #[test]
+    fn who_turns_out_to_be_from_elsewhere_counts_there() {
+        let admission = admission(3, 1, 3);
+        let (proxy, client) = (ip("10.0.0.1"), ip("192.0.2.1"));
+        let first = (None, admission.enter(None));
+        assert_eq!(admission.relocate(first, client), Place::Counted);
+        let second = (proxy, admission.enter(proxy));
+        assert_eq!(admission.relocate(second, client), Place::Over(Excess::Address));
+        // It takes nobody's place, neither among those who are served nor in a handshake nor at the proxy's address.
+        assert_eq!(admission.enter(proxy), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
+        assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Server));
+        assert_eq!(admission.relocate((proxy, Place::Counted), None), Place::Uncounted);
+        admission.leave(client, Place::Over(Excess::Address));
+        admission.leave(client, Place::Counted);
+        assert_eq!(admission.addresses(), 1, "10.0.0.3 alone");
+        admission.leave(proxy, Place::Uncounted);
+        admission.leave(ip("10.0.0.3"), Place::Counted);
+        admission.leave(ip("10.0.0.4"), Place::Over(Excess::Server));
+        assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// What its windows may come to, in units of [`CONTEXT_UNIT`].
     context_units: u8,
-    /// Where it is from, if that is known.
+    /// Where it is from, if that is known: behind a trusted proxy its client, once that is named.
     pub(crate) peer: Option<IpAddr>,
     /// How it is counted.
     pub(crate) place: Place,

@@ -33,6 +33,8 @@ impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
+            Event::Proxied { slot, peer } => self.proxied(slot, peer.ip()),
+            Event::Unproxied { slot, reason } => self.unproxied(slot, reason),
             Event::Received { slot, buffer } => self.received(slot, buffer),
             Event::Ended { slot } => self.ended(slot),
             Event::Sent { slot } => self.sent(slot),
@@ -66,7 +68,7 @@ impl<B: Backend> Shard<B> {
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);
         }
-        let place = self.shared.admission.enter(peer);
+        let place = self.shared.admission.enter(peer.filter(|peer| !self.is_proxy(*peer)));
         self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
@@ -75,9 +77,7 @@ impl<B: Backend> Shard<B> {
         self.set_deadline(slot, self.settings.handshake_ms);
         if let Place::Over(excess) = place {
             // At once: whoever is over a limit and says nothing keeps no descriptor from others.
-            let (why, refusal) = excess_refusal(excess);
-            self.refuse(slot, why, &refusal);
-            self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
+            self.turn_away(slot, excess, false);
         } else if self.is_leaving_at_once() {
             self.leave_client(slot);
         }
@@ -95,6 +95,13 @@ impl<B: Backend> Shard<B> {
             self.stats.refused[Refused::Tls as usize].add(1);
             self.end(slot, false, &[]);
         }
+    }
+
+    /// Tells a connection that it is over a limit, and ends it. `head_only`: its request was a HEAD request.
+    pub(super) fn turn_away(&mut self, slot: Slot, excess: Excess, head_only: bool) {
+        let (why, refusal) = excess_refusal(excess);
+        self.refuse(slot, why, &Refusal { head_only, ..refusal });
+        self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
     }
 
     fn received(&mut self, slot: Slot, mut buffer: Buffer) {
@@ -169,6 +176,9 @@ impl<B: Backend> Shard<B> {
 
     /// Answers a request; the room, and what was agreed about compression, when it opens a WebSocket.
     fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<(String, Option<Agreement>)> {
+        if self.connections[slot as usize].phase == Phase::Handshake {
+            self.find_client(slot, request);
+        }
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }

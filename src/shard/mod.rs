@@ -14,6 +14,7 @@ mod mail;
 mod mailbox;
 mod measure;
 mod pace;
+mod peers;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::{Compression, Config, LagPolicy, Origin};
+use crate::config::{Compression, Config, LagPolicy, Network, Origin};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::Limits;
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) shards: u16,
     /// Whose pages may come; empty: those of the host that is asked.
     pub(crate) origins: Vec<Origin>,
+    /// Who is believed when it says where its clients are from.
+    pub(crate) proxies: Vec<Network>,
     pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Bytes that the windows of all connections may come to.
@@ -50,6 +52,7 @@ impl Settings {
             shard,
             shards,
             origins: config.allowed_origins.clone(),
+            proxies: config.trusted_proxies.clone(),
             limits: Limits { max_message: config.max_message as usize },
             compression: config.compression,
             context_memory: config.context_memory as usize / usize::from(shards),

@@ -64,6 +64,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
         });
         let settings = Settings {
             origins: Vec::new(),
+            proxies: Vec::new(),
             shard,
             shards: count,
             limits: Limits::default(),

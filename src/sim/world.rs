@@ -249,6 +249,7 @@ impl World {
             });
             let settings = Settings {
                 origins: Vec::new(),
+                proxies: Vec::new(),
                 shard,
                 shards,
                 limits: Limits { max_message: 60_000 },

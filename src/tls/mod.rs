@@ -11,6 +11,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,10 @@ use session::Session;
 
 /// Bytes that are encrypted at a time.
 const PIECE_LEN: usize = 64 << 10;
+/// Steps of handshakes in one turn; more of them wait for the next one, after what others sent.
+const HANDSHAKES_A_TURN: usize = 16;
+/// Bytes that a client may have waiting for its turn; it does not wait longer.
+const MAX_EARLY_LEN: usize = 64 << 10;
 /// Longest wait for the kernel to take the last record of a connection.
 const FAREWELL: Duration = Duration::from_millis(10);
 
@@ -50,6 +55,10 @@ struct Tls {
     secured: Vec<Option<Box<Secured>>>,
     /// Room for what the inner backend reports.
     reported: Vec<Event>,
+    /// Steps of handshakes that are left in this turn.
+    steps: usize,
+    /// Connections that wait with a step of their handshake.
+    waiting: VecDeque<Slot>,
     /// Connections that could not be written to, to be reported.
     failed: Vec<Slot>,
     /// Connections that are closed after the next poll, in which their last record is sent.
@@ -68,6 +77,8 @@ struct TlsUsage {
 struct Secured {
     /// Made when the first bytes come.
     session: Option<Session>,
+    /// What arrived of its handshake and waits for a turn.
+    early: Vec<u8>,
     /// What is left of what the caller sends.
     plain: Option<Span>,
     sending: Sending,
@@ -124,6 +135,8 @@ impl<B: Backend> Secure<B> {
             terms,
             secured: Vec::new(),
             reported: Vec::new(),
+            steps: 0,
+            waiting: VecDeque::new(),
             failed: Vec::new(),
             leaving: Vec::new(),
             usage: TlsUsage::default(),
@@ -148,12 +161,9 @@ impl Tls {
     }
 
     fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let own = match (self.failed.is_empty(), self.leaving.is_empty()) {
-            (false, _) => Some(Duration::ZERO),
-            (true, false) => Some(FAREWELL),
-            (true, true) => None,
-        };
-        timeout.into_iter().chain(own).min()
+        let has_work = !self.failed.is_empty() || !self.waiting.is_empty();
+        let own = [has_work.then_some(Duration::ZERO), (!self.leaving.is_empty()).then_some(FAREWELL)];
+        timeout.into_iter().chain(own.into_iter().flatten()).min()
     }
 
     /// Passes on what the inner backend reported, as the caller is to see it.
@@ -166,6 +176,7 @@ impl Tls {
             Event::Received { slot, buffer } if self.has(slot) => self.received(inner, slot, buffer, events),
             Event::Sent { slot } if self.has(slot) => self.sent(inner, slot, events),
             Event::Ended { slot } if self.has(slot) => {
+                self.take_early(inner, slot, events);
                 let secured = self.at(slot);
                 if secured.phase == Phase::Open && !secured.ended {
                     // Without the peer's word that it is the end, since browsers do not say it. What is kept of a
@@ -200,6 +211,7 @@ impl Tls {
         }
         self.secured[index] = Some(Box::new(Secured {
             session: None,
+            early: Vec::new(),
             plain: None,
             sending: Sending::Nothing,
             phase: Phase::Open,
@@ -217,44 +229,73 @@ impl Tls {
         mut buffer: Buffer,
         events: &mut Vec<Event>,
     ) {
-        let secured = self.secured[slot as usize].as_mut().expect("checked by the caller");
+        let steps = self.steps;
+        let secured = self.at(slot);
+        let is_first = secured.session.is_none() && secured.early.is_empty();
+        let waits = !secured.is_ready() && (steps == 0 || !secured.early.is_empty());
         let input = buffer.bytes_mut();
-        if secured.phase != Phase::Open || secured.broken || secured.ended {
-            return inner.recycle(buffer);
+        if !secured.listens() {
+            // Nothing of it counts any more.
+        } else if is_first && is_http(input) {
+            self.go_plain(inner, slot, events);
+        } else if waits {
+            secured.early.extend_from_slice(input);
+            if secured.early.len() == input.len() {
+                self.waiting.push_back(slot);
+            } else if secured.early.len() > MAX_EARLY_LEN {
+                self.take_early(inner, slot, events);
+            }
+        } else {
+            self.take_in(inner, slot, input, events);
         }
-        if secured.session.is_none() && is_http(input) {
-            inner.recycle(buffer);
-            return self.go_plain(inner, slot, events);
+        inner.recycle(buffer);
+    }
+
+    /// Goes on with handshakes that have waited, as far as a turn goes.
+    fn resume_waiting(&mut self, inner: &mut impl Backend, events: &mut Vec<Event>) {
+        self.steps = HANDSHAKES_A_TURN;
+        while self.steps > 0
+            && let Some(slot) = self.waiting.pop_front()
+        {
+            if self.has(slot) {
+                self.take_early(inner, slot, events);
+            }
+        }
+    }
+
+    /// Takes in what has waited, if something has.
+    fn take_early(&mut self, inner: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+        let secured = self.at(slot);
+        let mut early = std::mem::take(&mut secured.early);
+        if !early.is_empty() && secured.listens() {
+            self.take_in(inner, slot, &mut early, events);
+        }
+    }
+
+    /// Takes in what arrived.
+    fn take_in(&mut self, inner: &mut impl Backend, slot: Slot, input: &mut [u8], events: &mut Vec<Event>) {
+        let secured = self.secured[slot as usize].as_mut().expect("checked by the callers");
+        if !secured.is_ready() {
+            self.steps = self.steps.saturating_sub(1);
         }
         let mut plaintext = Vec::new();
         let result = secured.receive(&self.terms.identity, input, &mut plaintext);
-        inner.recycle(buffer);
         if !plaintext.is_empty() {
             events.push(Event::Received { slot, buffer: Buffer::of(plaintext) });
         }
         match result {
             Ok(()) => {
-                let is_resumed = secured.session.as_ref().map(Session::is_resumed);
                 if secured.is_ready() && !std::mem::replace(&mut secured.counted, true) {
                     self.usage.handshakes += 1;
-                    self.usage.resumed += u64::from(is_resumed == Some(true));
+                    let is_resumed = secured.session.as_ref().is_some_and(Session::is_resumed);
+                    self.usage.resumed += u64::from(is_resumed);
                 }
                 let peer_closed = secured.session.as_ref().is_some_and(Session::peer_closed);
                 if peer_closed && !std::mem::replace(&mut secured.ended, true) {
                     events.push(Event::Ended { slot });
                 }
             }
-            Err(error) => {
-                debug!(slot, %error, "TLS failed");
-                secured.broken = true;
-                if secured.counted || secured.plain.take().is_some() {
-                    secured.ended = true;
-                    secured.sending = secured.sending.without_end();
-                    events.push(Event::Failed { slot, error: io::Error::other(error) });
-                } else {
-                    events.push(Event::Insecure { slot, is_http: false });
-                }
-            }
+            Err(error) => events.push(secured.broke(slot, error)),
         }
         self.pump(inner, slot);
     }
@@ -371,6 +412,24 @@ impl Secured {
         self.session.as_ref().is_some_and(Session::is_ready)
     }
 
+    /// Whether what arrives counts.
+    fn listens(&self) -> bool {
+        self.phase == Phase::Open && !self.broken && !self.ended
+    }
+
+    /// The peer broke a rule. What the caller is told.
+    fn broke(&mut self, slot: Slot, error: rustls::Error) -> Event {
+        debug!(slot, %error, "TLS failed");
+        self.broken = true;
+        if !self.counted && self.plain.take().is_none() {
+            return Event::Insecure { slot, is_http: false };
+        }
+        self.ended = true;
+        self.plain = None;
+        self.sending = self.sending.without_end();
+        Event::Failed { slot, error: io::Error::other(error) }
+    }
+
     /// Whether nothing is on its way, and something may be sent.
     fn is_silent(&self) -> bool {
         self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
@@ -427,6 +486,7 @@ impl<B: Backend> Backend for Secure<B> {
         let mut reported = std::mem::take(&mut tls.reported);
         self.inner.poll(tls.limit_wait(timeout), &mut reported)?;
         let leaving = std::mem::take(&mut tls.leaving);
+        tls.resume_waiting(&mut self.inner, events);
         for event in reported.drain(..) {
             tls.handle(&mut self.inner, event, events);
         }

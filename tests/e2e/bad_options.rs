@@ -22,6 +22,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("--max-connections-per-ip", &["-1", "x"]),
     ("--max-handshakes", &["-1", "x"]),
     ("--allowed-origins", &["example.org", "ftp://x", "https://", "https://a/b", "https://*a.org"]),
+    ("--trusted-proxies", &["proxy.example", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "*"]),
+    ("--proxy-protocol", &["maybe", "1", "v2"]),
     ("--max-message", &["0", "1073741825", "1M"]),
     ("--message-rate", &["-1", "x", "4294967296"]),
     ("--byte-rate", &["-1", "64K"]),

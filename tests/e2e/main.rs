@@ -21,6 +21,7 @@ mod limits;
 mod origins;
 mod panics;
 mod process;
+mod proxies;
 mod rates;
 mod relay;
 mod reload;

@@ -356,6 +356,65 @@ fn a_session_is_resumed_by_its_ticket() {
 }
 
 #[test]
+fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
+    const CLIENTS: u32 = 100;
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| rig.client()).collect();
+        (0..CLIENTS).for_each(|slot| rig.accept(slot, 1));
+        for (slot, client) in (0..).zip(&mut clients) {
+            let mut hello = Vec::new();
+            client.write_tls(&mut hello).expect("to memory");
+            // In two pieces, which wait together.
+            rig.queue(slot, &hello[..50]);
+            rig.queue(slot, &hello[50..]);
+        }
+        let mut turns = Vec::new();
+        while rig.has_events() || rig.is_waiting() {
+            let (before, waited) = (rig.answered.len(), rig.is_waiting());
+            rig.turn();
+            assert!(!waited || rig.wire().timeout == Some(Duration::ZERO));
+            turns.push(rig.answered.len() - before);
+        }
+        assert_eq!(turns.iter().sum::<usize>(), CLIENTS as usize, "{turns:?}");
+        assert!(turns.iter().all(|count| *count <= HANDSHAKES_A_TURN), "{turns:?}");
+        rig.turn();
+        assert_eq!(rig.wire().timeout, None, "nothing is left to do");
+    }
+}
+
+#[test]
+fn who_ends_or_goes_while_its_handshake_waits_is_in_nobodys_way() {
+    let mut rig = Rig::new(&BOTH);
+    let hello = |rig: &Rig| {
+        let mut hello = Vec::new();
+        rig.client().write_tls(&mut hello).expect("to memory");
+        hello
+    };
+    (0..40).for_each(|slot| rig.accept(slot, 1));
+    for slot in 0..40 {
+        let hello = hello(&rig);
+        rig.queue(slot, &hello);
+    }
+    rig.turn();
+    rig.events.clear();
+    // What it has said before its end is answered.
+    rig.report(Event::Ended { slot: 38 });
+    assert!(rig.answered.contains(&38));
+    assert!(matches!(rig.events[..], [Event::Ended { slot: 38 }]), "{:?}", rig.events);
+    rig.secure.close(39, Close::Reset);
+    while rig.is_waiting() || rig.has_events() {
+        rig.turn();
+    }
+    assert!(!rig.answered.contains(&39));
+    assert_eq!(rig.answered.iter().collect::<std::collections::BTreeSet<_>>().len(), 39);
+    // The slot's next connection has nothing of it.
+    rig.events.clear();
+    rig.wire().out.clear();
+    rig.connect(39);
+}
+
+#[test]
 fn another_certificate_is_for_new_connections() {
     let mut rig = Rig::new(&BOTH);
     let mut old = rig.connect(0);

@@ -107,6 +107,8 @@ pub(super) struct Rig {
     pub(super) config: Arc<ClientConfig>,
     /// What came up: plaintext.
     pub(super) heard: Vec<u8>,
+    /// Slots that something was sent to, each time.
+    pub(super) answered: Vec<Slot>,
     /// In how many events.
     pub(super) received: usize,
     /// What came up besides.
@@ -162,6 +164,7 @@ impl Rig {
             identity,
             config: client_config(roots, versions),
             heard: Vec::new(),
+            answered: Vec::new(),
             received: 0,
             events: Vec::new(),
             pieces: vec![BUFFER_LEN],
@@ -203,17 +206,31 @@ impl Rig {
             let len = self.pieces[self.next_piece % self.pieces.len()].min(bytes.len());
             self.next_piece += 1;
             let (piece, rest) = bytes.split_at(len);
-            let mut buffer = Buffer::new(BUFFER_LEN, 0);
-            buffer.fill(piece);
-            let wire = self.wire();
-            wire.lent += 1;
-            wire.coming.push_back(Event::Received { slot, buffer });
+            self.queue(slot, piece);
             // Some pieces arrive in the same turn.
             if self.next_piece.is_multiple_of(3) || rest.is_empty() {
                 self.turn();
             }
             bytes = rest;
         }
+    }
+
+    /// Has bytes arrive with the next turn.
+    pub(super) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
+        let mut buffer = Buffer::new(BUFFER_LEN, 0);
+        buffer.fill(bytes);
+        let wire = self.wire();
+        wire.lent += 1;
+        wire.coming.push_back(Event::Received { slot, buffer });
+    }
+
+    pub(super) fn has_events(&mut self) -> bool {
+        !self.wire().coming.is_empty()
+    }
+
+    /// Whether handshakes wait for a turn.
+    pub(super) fn is_waiting(&mut self) -> bool {
+        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty())
     }
 
     /// The peer's end of the TCP stream, or the failure of it.
@@ -233,7 +250,10 @@ impl Rig {
 
     pub(super) fn turn(&mut self) {
         let mut events = Vec::new();
+        let is_sent = |event: &Event| if let Event::Sent { slot } = event { Some(*slot) } else { None };
         self.secure.poll(None, &mut events).expect("it works");
+        let answered: Vec<_> = self.wire().coming.iter().filter_map(is_sent).collect();
+        self.answered.extend(answered);
         for event in events {
             match event {
                 Event::Received { mut buffer, .. } => {
@@ -256,7 +276,7 @@ impl Rig {
                 client.write_tls(&mut request).expect("to memory");
             }
             self.arrive(slot, &request);
-            while !self.wire().coming.is_empty() {
+            while self.has_events() || self.is_waiting() {
                 self.turn();
             }
             let answer = std::mem::take(&mut self.wire().out);

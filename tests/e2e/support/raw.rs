@@ -56,6 +56,15 @@ impl Raw {
         head
     }
 
+    /// Whether the answer opens the WebSocket; another status.
+    pub(crate) fn is_switched(&mut self) -> Result<(), u16> {
+        let head = self.head();
+        match head.get(9..12).and_then(|status| status.parse().ok()).expect(&head) {
+            101 => Ok(()),
+            status => Err(status),
+        }
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.reader.get_mut().write_all(bytes).expect("sent");
     }

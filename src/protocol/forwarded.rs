@@ -1,0 +1,151 @@
+//! Whom a request is from when proxies have passed it on: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//!
+//! Each proxy appends whom it was connected to by, so what stands at the right end is the word of the proxy that is
+//! connected to us, and what stands further left is the word of whoever comes before it. So the lists are read from the
+//! right, through proxies that are trusted, up to the first address that is not: the client's.
+
+use std::net::IpAddr;
+
+use super::request::Request;
+use super::response::{Refusal, Status};
+use smallvec::SmallVec;
+
+/// The client of a request that a trusted proxy has passed on: the first address from the right that `is_trusted` does
+/// not hold for. Without one it is the last hop whose address is known, beginning with `peer`, the proxy itself.
+///
+/// A hop that has no address (`unknown`, an obfuscated one, one that cannot be read) ends the way.
+///
+/// # Errors
+/// When both header fields are there and name different clients: proxies set one of them and pass the other on as the
+/// client has sent it, and nobody can tell which.
+pub fn client(
+    request: &Request<'_>,
+    peer: Option<IpAddr>,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Result<Option<IpAddr>, Refusal> {
+    let lines = |name| request.headers(name).collect::<Lines<'_>>();
+    let (standard, usual) = (lines("Forwarded"), lines("X-Forwarded-For"));
+    let by_standard = walk(peer, forwarded_hops(&standard), &is_trusted);
+    let by_usual = walk(peer, usual_hops(&usual), &is_trusted);
+    match (standard.is_empty(), usual.is_empty()) {
+        (false, false) if by_standard != by_usual => Err(Refusal::new(
+            Status::BadRequest,
+            "Forwarded and X-Forwarded-For name different clients; have the proxy remove the one that it does not set.",
+        )),
+        (false, _) => Ok(by_standard),
+        _ => Ok(by_usual),
+    }
+}
+
+/// The values of all fields of one name, in their order.
+type Lines<'a> = SmallVec<[&'a [u8]; 4]>;
+
+fn walk(
+    peer: Option<IpAddr>,
+    hops: impl Iterator<Item = Option<IpAddr>>,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
+    let mut client = peer;
+    for hop in hops.map_while(|hop| hop) {
+        client = Some(hop);
+        if !is_trusted(hop) {
+            break;
+        }
+    }
+    client
+}
+
+/// The hops of `X-Forwarded-For`, from the right; `None` for one without an address.
+pub fn usual_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
+    let items = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
+    // RFC 9110 §5.6.1.2: empty items of a list are ignored.
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(node_address)
+}
+
+/// The hops of `Forwarded`, from the right; `None` for one without an address.
+pub fn forwarded_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
+    let items = lines.iter().rev().flat_map(|line| Elements(Some(line)));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(element_address)
+}
+
+/// The elements of a list from the right. Read in this direction, quotes that a client has left open end before
+/// anything that a proxy has appended.
+struct Elements<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let list = self.0.take()?;
+        let mut is_quoted = false;
+        for at in (0..list.len()).rev() {
+            match list[at] {
+                b'"' if !is_quoted || !is_escaped(list, at) => is_quoted = !is_quoted,
+                b',' if !is_quoted => {
+                    self.0 = Some(&list[..at]);
+                    return Some(&list[at + 1..]);
+                }
+                _ => {}
+            }
+        }
+        Some(list)
+    }
+}
+
+/// Whether the byte within quotes at `at` is meant as itself: an odd number of backslashes is before it.
+fn is_escaped(list: &[u8], at: usize) -> bool {
+    list[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// The address in the parameter `for` of an element, which has it once. RFC 7239 §4
+fn element_address(element: &[u8]) -> Option<IpAddr> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let pairs = element.split(|byte| {
+        if !std::mem::take(&mut is_escaped) {
+            is_escaped = is_quoted && *byte == b'\\';
+            is_quoted ^= *byte == b'"';
+        }
+        *byte == b';' && !is_quoted
+    });
+    let mut named = pairs.filter_map(|pair| {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        name.trim_ascii().eq_ignore_ascii_case(b"for").then(|| value[1..].trim_ascii())
+    });
+    let (value, None) = (named.next()?, named.next()) else { return None };
+    match value.strip_prefix(b"\"") {
+        // No address has anything in it that would be escaped, so a backslash makes none.
+        Some(quoted) => node_address(quoted.strip_suffix(b"\"")?),
+        None => node_address(value),
+    }
+}
+
+/// The address of a node, with or without a port: RFC 7239 §6, and what proxies write into `X-Forwarded-For`.
+fn node_address(node: &[u8]) -> Option<IpAddr> {
+    let node = str::from_utf8(node).ok()?;
+    let (address, port) = match node.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            (
+                IpAddr::V6(address.parse().ok()?),
+                if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) },
+            )
+        }
+        // Several colons are those of an IPv6 address without brackets.
+        None => match node.split_once(':').filter(|(_, port)| !port.contains(':')) {
+            Some((address, port)) => (IpAddr::V4(address.parse().ok()?), Some(port)),
+            None => (node.parse().ok()?, None),
+        },
+    };
+    port.is_none_or(is_port).then(|| address.to_canonical())
+}
+
+/// RFC 7239 §6.2
+fn is_port(text: &str) -> bool {
+    let is_obfuscated = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    match text.strip_prefix('_') {
+        Some(name) => is_obfuscated(name),
+        None => (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}

@@ -1,0 +1,132 @@
+//! What a proxy says of its client before the client's own bytes: the PROXY protocol of HAProxy, versions 1 and 2.
+//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The most bytes of a header, with all that version 2 may carry beside addresses.
+pub const MAX_HEADER_LEN: usize = 4096;
+
+/// The most bytes of a header of version 1, §2.1.
+const MAX_LINE_LEN: usize = 107;
+const LINE_START: &[u8] = b"PROXY ";
+/// What a header of version 2 begins with, §2.2.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family, length.
+const FIXED_LEN: usize = 16;
+
+/// A whole header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyHeader {
+    /// Its bytes; what follows is the client's.
+    pub len: usize,
+    /// Where the client is from. `None`: the proxy speaks for itself, or does not know, or its client has no address.
+    pub source: Option<SocketAddr>,
+}
+
+/// Why bytes are no header, with the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoProxyHeader(pub &'static str);
+
+const NONE: NoProxyHeader = NoProxyHeader(
+    "A connection from this proxy must begin with a PROXY protocol header; have the proxy send it, or run the server \
+     without --proxy-protocol.",
+);
+const BROKEN_LINE: NoProxyHeader = NoProxyHeader(
+    "The PROXY protocol header is broken; version 1 is a line such as \"PROXY TCP4 192.0.2.1 192.0.2.2 40000 80\" of \
+     107 bytes at most, which ends in CR LF.",
+);
+const BROKEN: NoProxyHeader = NoProxyHeader(
+    "The PROXY protocol header is broken; version 2 has the command LOCAL or PROXY, a family of stream sockets, and \
+     room for its addresses.",
+);
+const TOO_LONG: NoProxyHeader =
+    NoProxyHeader("The PROXY protocol header is too long; have the proxy send at most 4096 bytes.");
+
+impl ProxyHeader {
+    /// Reads the header that a connection begins with from all that has come of it; `None` while more is needed, which
+    /// is never the case with [`MAX_HEADER_LEN`] bytes.
+    ///
+    /// # Errors
+    /// When it is no header, as soon as that is certain.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NoProxyHeader> {
+        let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, wanted)| byte == wanted);
+        if begins(LINE_START) {
+            parse_line(bytes)
+        } else if begins(SIGNATURE) {
+            parse_binary(bytes)
+        } else {
+            Err(NONE)
+        }
+    }
+}
+
+/// §2.1
+fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
+    let window = &bytes[..bytes.len().min(MAX_LINE_LEN)];
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        return if window.len() == MAX_LINE_LEN { Err(BROKEN_LINE) } else { Ok(None) };
+    };
+    let line = window[..end].strip_suffix(b"\r").and_then(|line| line.strip_prefix(LINE_START));
+    let source = line.and_then(line_source).ok_or(BROKEN_LINE)?;
+    Ok(Some(ProxyHeader { len: end + 1, source }))
+}
+
+/// The source that a line names, if it is one that is known.
+fn line_source(line: &[u8]) -> Option<Option<SocketAddr>> {
+    // Whatever follows that word is to be ignored.
+    if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
+        return Some(None);
+    }
+    let mut fields = str::from_utf8(line).ok()?.split(' ');
+    let parse: fn(&str) -> Option<IpAddr> = match fields.next()? {
+        "TCP4" => |text| text.parse().ok().map(IpAddr::V4),
+        "TCP6" => |text| text.parse().ok().map(IpAddr::V6),
+        _ => return None,
+    };
+    let (source, _destination) = (parse(fields.next()?)?, parse(fields.next()?)?);
+    let (port, _destination_port) = (parse_port(fields.next()?)?, parse_port(fields.next()?)?);
+    fields.next().is_none().then_some(Some(SocketAddr::new(source, port)))
+}
+
+/// A number without a sign and without leading zeros.
+fn parse_port(text: &str) -> Option<u16> {
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| is_canonical)
+}
+
+/// §2.2
+fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
+    let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else { return Ok(None) };
+    let [.., command, family, high, low] = *fixed;
+    let payload_len = usize::from(u16::from_be_bytes([high, low]));
+    let len = FIXED_LEN + payload_len;
+    if len > MAX_HEADER_LEN {
+        return Err(TOO_LONG);
+    }
+    let (is_local, addresses_len) = match (command, family) {
+        (0x20, _) => (true, 0),
+        (0x21, 0x00) => (false, 0),
+        (0x21, 0x11) => (false, 12),
+        (0x21, 0x21) => (false, 36),
+        // Paths of Unix sockets.
+        (0x21, 0x31) => (false, 216),
+        _ => return Err(BROKEN),
+    };
+    if payload_len < addresses_len {
+        return Err(BROKEN);
+    }
+    let Some(payload) = rest.get(..payload_len) else { return Ok(None) };
+    Ok(Some(ProxyHeader { len, source: if is_local { None } else { binary_source(family, payload) } }))
+}
+
+/// The source of a payload that has room for the family's addresses: both addresses, then both ports.
+fn binary_source(family: u8, payload: &[u8]) -> Option<SocketAddr> {
+    let (address, ports): (IpAddr, _) = match family {
+        0x11 => (Ipv4Addr::from(*payload.first_chunk()?).into(), payload.get(8..)?),
+        0x21 => (Ipv6Addr::from(*payload.first_chunk()?).into(), payload.get(32..)?),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, u16::from_be_bytes(*ports.first_chunk()?)))
+}

@@ -1,0 +1,432 @@
+//! Who a client is when proxies stand before the server.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use uproar::config::{AppName, BackendName, Config, Endpoint, Network};
+
+use crate::process::refuses;
+use crate::support::metrics::Metrics;
+use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::raw::{Raw, TEXT, connect_from, frame, upgrade_request};
+use crate::support::{PATIENCE, TestServer, config, until};
+
+on_both_backends!(
+    the_client_of_a_trusted_proxy_is_who_is_counted,
+    untrusted_headers_are_ignored,
+    both_headers_are_read_and_must_agree,
+    who_is_hidden_counts_for_nobody,
+    who_is_refused_makes_room_for_others,
+    pages_are_refused_in_the_same_way,
+    a_new_list_of_proxies_holds_at_once,
+    a_path_is_a_trusted_proxy,
+    a_proxy_header_names_the_client,
+    a_proxy_header_may_be_cut_anywhere,
+    a_proxy_that_speaks_for_itself_is_served,
+    what_is_no_proxy_header_is_refused,
+    a_proxy_header_that_does_not_come_is_timed_out,
+    a_header_alone_takes_its_client_s_place,
+    who_is_no_proxy_sends_no_proxy_header,
+    headers_behind_a_proxy_header_are_judged_by_its_address,
+    a_path_begins_with_a_proxy_header,
+    the_count_is_right_whatever_proxies_and_clients_do,
+    the_log_and_the_metrics_tell,
+);
+
+const PROXY: [u8; 4] = [127, 0, 0, 1];
+const STRANGER: [u8; 4] = [127, 0, 0, 9];
+
+fn networks(list: &[&str]) -> Vec<Network> {
+    list.iter().map(|text| text.parse().expect("a network")).collect()
+}
+
+/// A server that trusts 127.0.0.1 and 127.0.0.2, and lets each address have one connection.
+fn trusting(backend: BackendName) -> Config {
+    let trusted_proxies = networks(&["127.0.0.1", "127.0.0.2/32"]);
+    Config { trusted_proxies, max_connections_per_ip: 1, ..config(backend, AppName::Echo, 2) }
+}
+
+fn with_proxy_protocol(backend: BackendName) -> Config {
+    Config { proxy_protocol: true, ..trusting(backend) }
+}
+
+/// The upgrade with these lines in its head.
+fn upgrade_with(headers: &[&str]) -> String {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    upgrade_request("/").replacen("\r\n\r\n", &format!("\r\n{lines}\r\n"), 1)
+}
+
+/// Opens a WebSocket from an address, with something before the request and lines in its head, and echoes a message;
+/// the status where it is refused.
+fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<Raw, u16> {
+    let mut raw = Raw::over(connect_from(IpAddr::from(from), server.address()));
+    // In one go: the header, the request, and a message behind it.
+    raw.send(&[first, upgrade_with(headers).as_bytes(), &frame(TEXT, b"hello")].concat());
+    raw.is_switched()?;
+    assert_eq!(raw.frame(), (TEXT, b"hello".to_vec()));
+    Ok(raw)
+}
+
+/// A PROXY header of version 1.
+fn line(source: &str) -> Vec<u8> {
+    format!("PROXY TCP4 {source} 127.0.0.1 40000 80\r\n").into_bytes()
+}
+
+/// One of version 2, with something beside the addresses.
+fn binary(command: u8, source: [u8; 4]) -> Vec<u8> {
+    let addresses = [source, [127, 0, 0, 1], [156, 64, 0, 80]].concat();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11, 0, 16][..], &addresses, &[4, 0, 1, 0]].concat()
+}
+
+fn the_client_of_a_trusted_proxy_is_who_is_counted(backend: BackendName) {
+    let server = TestServer::start(&trusting(backend));
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    let second =
+        open(&server, PROXY, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.5, 127.0.0.2"]).expect("another");
+    assert_eq!(server.connections(), (2, 2), "the proxy counts for nothing");
+    assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    assert_eq!(open(&server, [127, 0, 0, 2], b"", &["X-Forwarded-For: 6.6.6.6,1.2.3.5"]).err(), Some(429));
+    // Who comes by itself and by the proxy is one.
+    let third = open(&server, STRANGER, b"", &[]).expect("its first");
+    assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 127.0.0.9"]).err(), Some(429));
+    drop((first, second, third));
+    until("they are gone", || server.connections() == (0, 0));
+    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("there is room again"));
+}
+
+fn untrusted_headers_are_ignored(backend: BackendName) {
+    let server = TestServer::start(&trusting(backend));
+    let first = open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    assert_eq!(open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.5"]).err(), Some(429));
+    // That they contradict each other is nobody's business either.
+    let contradiction = ["X-Forwarded-For: 1.2.3.5", "Forwarded: for=1.2.3.6"];
+    let other = open(&server, [127, 0, 0, 8], b"", &contradiction).expect("its first");
+    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("it is not here"));
+    drop((first, other));
+}
+
+fn both_headers_are_read_and_must_agree(backend: BackendName) {
+    let server = TestServer::start(&trusting(backend));
+    let first =
+        open(&server, PROXY, b"", &["Forwarded: for=\"1.2.3.4:5678\";proto=https"]).expect("its first");
+    assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    let both = ["Forwarded: for=6.6.6.6, for=1.2.3.4", "X-Forwarded-For: 1.2.3.4"];
+    assert_eq!(open(&server, PROXY, b"", &both).err(), Some(429));
+    // A client could send the one that the proxy does not set.
+    let contradiction = ["Forwarded: for=6.6.6.6", "X-Forwarded-For: 1.2.3.5"];
+    assert_eq!(open(&server, PROXY, b"", &contradiction).err(), Some(400));
+    drop(first);
+}
+
+fn who_is_hidden_counts_for_nobody(backend: BackendName) {
+    let server = TestServer::start(&trusting(backend));
+    let hidden = ["Forwarded: for=_hidden", "Forwarded: for=unknown", "X-Forwarded-For: garbage", "X: y"];
+    let clients = hidden.map(|header| open(&server, PROXY, b"", &[header]).expect("nobody is counted"));
+    assert_eq!(server.connections(), (4, 0));
+    drop(clients);
+}
+
+fn who_is_refused_makes_room_for_others(backend: BackendName) {
+    let base = trusting(backend);
+    let server = TestServer::start(&Config { max_connections: 3, max_handshakes: 2, ..base });
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    for _ in 0..20 {
+        assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    }
+    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"]).expect("its first");
+    let third = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.6"]).expect("its first");
+    drop((first, second, third));
+}
+
+fn pages_are_refused_in_the_same_way(backend: BackendName) {
+    let base = trusting(backend);
+    let server = TestServer::start(&Config { app: AppName::Chat, ..base });
+    let ask = |method: &str| {
+        let mut raw = Raw::connect(server.address());
+        let request = format!("{method} / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
+        raw.send(request.as_bytes());
+        raw.response()
+    };
+    assert_eq!(ask("GET").status, 200);
+    until("it is gone", || server.connections().0 == 0);
+    let mut client = Raw::connect(server.address());
+    client.send(upgrade_with(&["X-Forwarded-For: 1.2.3.4"]).as_bytes());
+    client.switched();
+    let (get, head) = (ask("GET"), ask("HEAD"));
+    assert_eq!((get.status, head.status), (429, 429));
+    assert!(get.body.contains("close one first") && head.body.is_empty(), "{get:?} {head:?}");
+}
+
+fn a_new_list_of_proxies_holds_at_once(backend: BackendName) {
+    let base = trusting(backend);
+    let server = TestServer::start(&base);
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    let strange = Config { trusted_proxies: networks(&["127.0.0.8/29"]), ..base };
+    server.control().reload(&strange).expect("it can be");
+    assert_eq!(open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"]).expect("its own first");
+    assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.6"]).err(), Some(429));
+    drop((first, second));
+}
+
+/// A request that comes by a path; the head of the answer.
+fn ask_by_path(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(path).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.write_all(&[first, upgrade_with(headers).as_bytes()].concat()).expect("sent");
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("more of the head");
+        head.extend(byte);
+    }
+    (stream, String::from_utf8(head).expect("text"))
+}
+
+/// The settings with a listener on `path`, too.
+fn on(path: &Path, mut config: Config) -> Config {
+    config.listen.push(Endpoint::Unix(path.into()));
+    config
+}
+
+fn a_path_is_a_trusted_proxy(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("uproar.sock");
+    let base = Config { max_connections_per_ip: 1, ..config(backend, AppName::Echo, 2) };
+    let server = TestServer::start(&on(&path, base));
+    let (first, head) = ask_by_path(&path, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.4"]);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert_eq!(server.connections(), (1, 1));
+    let (_, head) = ask_by_path(&path, b"", &["X-Forwarded-For: 1.2.3.4"]);
+    assert!(head.starts_with("HTTP/1.1 429"), "{head}");
+    // Nobody else is trusted.
+    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first"));
+    drop(first);
+}
+
+fn a_proxy_header_names_the_client(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let first = open(&server, PROXY, &line("1.2.3.4"), &[]).expect("its first");
+    assert_eq!(open(&server, PROXY, &line("1.2.3.4"), &[]).err(), Some(429));
+    assert_eq!(open(&server, PROXY, &binary(0x21, [1, 2, 3, 4]), &[]).err(), Some(429));
+    let second = open(&server, [127, 0, 0, 2], &binary(0x21, [1, 2, 3, 5]), &[]).expect("its first");
+    assert_eq!(server.connections().1, 2);
+    let v6 = b"PROXY TCP6 2001:db8::1 ::1 40000 80\r\n";
+    let third = open(&server, PROXY, v6, &[]).expect("its first");
+    let mapped = b"PROXY TCP6 ::ffff:1.2.3.4 ::1 40000 80\r\n";
+    assert_eq!(open(&server, PROXY, mapped, &[]).err(), Some(429));
+    // Its own word about itself counts for nothing: it is no proxy.
+    assert_eq!(open(&server, PROXY, &line("1.2.3.4"), &["X-Forwarded-For: 1.2.3.9"]).err(), Some(429));
+    drop((first, second, third));
+}
+
+fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    for header in [line("1.2.3.4"), binary(0x21, [1, 2, 3, 4]), binary(0x20, [1, 2, 3, 4])] {
+        let mut raw = Raw::connect(server.address());
+        for byte in [&header[..], upgrade_request("/").as_bytes()].concat() {
+            raw.send(&[byte]);
+        }
+        raw.switched();
+        drop(raw);
+        for cut in 1..header.len() {
+            until("the last one is gone", || server.connections().0 == 0);
+            let before = server.totals().bytes_in;
+            let mut raw = Raw::connect(server.address());
+            raw.send(&header[..cut]);
+            until("it is accepted", || server.connections().0 == 1);
+            let request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
+            raw.send(&[&header[cut..], request].concat());
+            assert_eq!(raw.response().status, 404, "cut at {cut}");
+            let of_client = server.totals().bytes_in - before;
+            assert_eq!(of_client, request.len() as u64, "the header is not the client's");
+        }
+        until("the last one is gone", || server.connections().0 == 0);
+    }
+}
+
+fn a_proxy_that_speaks_for_itself_is_served(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let own = [binary(0x20, [1, 2, 3, 4]), b"PROXY UNKNOWN\r\n".to_vec(), b"PROXY UNKNOWN a b\r\n".to_vec()];
+    let clients = own.map(|header| open(&server, PROXY, &header, &[]).expect("nobody is counted"));
+    assert_eq!(server.connections(), (3, 0));
+    drop(clients);
+}
+
+fn what_is_no_proxy_header_is_refused(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let endless = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
+    let long = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 100][..]].concat();
+    let request = upgrade_request("/").into_bytes();
+    for (at, bytes) in
+        [&request[..], b"PROXY TCP4 x\r\n", b"\x16\x03\x01", b"\0", &endless, &long].iter().enumerate()
+    {
+        let mut raw = Raw::connect(server.address());
+        raw.send(bytes);
+        let response = raw.response();
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.body.contains("PROXY protocol header"), "{response:?}");
+        assert_eq!(server.totals().refused, at as u64 + 1, "counted once");
+    }
+}
+
+fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {
+    let base = with_proxy_protocol(backend);
+    let server = TestServer::start(&Config { handshake_seconds: Duration::from_millis(100), ..base });
+    for beginning in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", b"\r\n\r\n\0\r\nQUIT\n\x21", &line("1.2.3.4")] {
+        let mut raw = Raw::connect(server.address());
+        raw.send(beginning);
+        assert_eq!(raw.response().status, 408);
+    }
+    // The end of the stream is one, too.
+    let mut raw = Raw::connect(server.address());
+    raw.send(b"PROXY TC");
+    raw.half_close();
+    raw.end();
+}
+
+/// Its client is told at once, whatever it will ask for.
+fn a_header_alone_takes_its_client_s_place(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let mut first = Raw::connect(server.address());
+    first.send(&line("1.2.3.4"));
+    until("the client is known", || server.connections() == (1, 1));
+    let mut second = Raw::connect(server.address());
+    second.send(&line("1.2.3.4"));
+    assert_eq!(second.response().status, 429);
+    first.send(upgrade_request("/").as_bytes());
+    first.switched();
+}
+
+fn who_is_no_proxy_sends_no_proxy_header(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let client = open(&server, STRANGER, b"", &[]).expect("its first");
+    assert_eq!(open(&server, [127, 0, 0, 8], &line("1.2.3.4"), &[]).err(), Some(400));
+    drop(client);
+}
+
+fn headers_behind_a_proxy_header_are_judged_by_its_address(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    // From a proxy that is a client of the first one.
+    let first = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    assert_eq!(open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    let second = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.5"]).expect("its first");
+    // From somebody whom nobody has to believe.
+    let third = open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.7"]).expect("its first");
+    assert_eq!(open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.8"]).err(), Some(429));
+    assert_eq!(server.connections().1, 3);
+    drop((first, second, third));
+}
+
+fn a_path_begins_with_a_proxy_header(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("uproar.sock");
+    let base =
+        Config { max_connections_per_ip: 1, proxy_protocol: true, ..config(backend, AppName::Echo, 2) };
+    let server = TestServer::start(&on(&path, base));
+    let (first, head) = ask_by_path(&path, &line("1.2.3.4"), &[]);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let (_, head) = ask_by_path(&path, &line("1.2.3.4"), &[]);
+    assert!(head.starts_with("HTTP/1.1 429"), "{head}");
+    let (_, head) = ask_by_path(&path, b"", &[]);
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    drop(open(&server, PROXY, b"", &[]).expect("it came by no path"));
+    drop(first);
+}
+
+/// What may come of a connection through a proxy that says in both ways who its client is.
+fn misbehave(address: SocketAddr, seed: u64) {
+    let peers = [PROXY, [127, 0, 0, 2], [127, 0, 0, 1], STRANGER];
+    let peer = peers[(seed % 4) as usize];
+    let named = format!("127.0.0.{}", seed / 4 % 4 + 1);
+    let header = if peer == STRANGER { Vec::new() } else { line(&named) };
+    let request = upgrade_with(&[&format!("X-Forwarded-For: 127.0.0.{}", seed / 16 % 3 + 7)]);
+    let all = [&header[..], request.as_bytes(), &frame(TEXT, b"hello")].concat();
+    let mut raw = Raw::over(connect_from(IpAddr::from(peer), address));
+    match seed / 48 % 6 {
+        0 => raw.abort(),
+        1 => raw.try_send(&all[..20]),
+        2 => {
+            raw.try_send(&all[..header.len()]);
+            raw.abort();
+        }
+        3 => {
+            raw.try_send(&all[1..]);
+            assert!(matches!(raw.status(), Some(400 | 405 | 429 | 503) | None));
+        }
+        4 => {
+            raw.try_send(&all);
+            raw.half_close();
+            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+        }
+        _ => {
+            raw.try_send(&all);
+            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+        }
+    }
+}
+
+fn the_count_is_right_whatever_proxies_and_clients_do(backend: BackendName) {
+    let base = with_proxy_protocol(backend);
+    let server = TestServer::start(&Config { max_connections: 12, max_handshakes: 6, ..base });
+    let address = server.address();
+    let threads = (0..4_u64).map(|thread| {
+        std::thread::spawn(move || {
+            let mut state = thread + 1;
+            for _ in 0..100 {
+                // Constants of Knuth's MMIX generator.
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                misbehave(address, state >> 33);
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        thread.join().expect("no surprise");
+    }
+    until("all are gone", || server.connections() == (0, 0));
+    // As many as may be have room again, so nothing was counted twice.
+    let clients: Vec<_> = (1..=12)
+        .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("there is room"))
+        .collect();
+    assert_eq!(server.connections(), (12, 12));
+    drop(clients);
+}
+
+fn the_log_and_the_metrics_tell(backend: BackendName) {
+    let (flags, log) = (["--proxy-protocol", "--trusted-proxies=127.0.0.1"], "--log=uproar=debug");
+    let args = ["--app=echo", backend_arg(backend), "--admin=127.0.0.1:0", log];
+    let server = Process::start(&[&args[..], &flags].concat());
+    let mut raw = Raw::connect(server.address);
+    raw.send(&[line("192.0.2.77"), upgrade_request("/").into_bytes()].concat());
+    raw.switched();
+    until("the log names the client", || server.log().contains("192.0.2.77"));
+    let mut raw = Raw::connect(server.address);
+    raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(raw.response().status, 400);
+    let mut raw = Raw::connect(server.address);
+    raw.send(
+        &[line("127.0.0.1"), upgrade_with(&["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes()]
+            .concat(),
+    );
+    assert_eq!(raw.response().status, 400);
+    let metrics = Metrics::of(server.admin_address());
+    for reason in ["proxy_header", "forwarded"] {
+        assert_eq!(metrics.sum("uproar_refused_total", &[("reason", reason)]), 1.0, "{reason}");
+    }
+}
+
+#[test]
+fn a_proxy_protocol_that_nobody_speaks_is_refused_with_a_way_out() {
+    let parts = ["--proxy-protocol", "name the proxies with --trusted-proxies", "--listen unix:PATH"];
+    refuses(&mut uproar(&["--proxy-protocol"]), &parts);
+    let path = settings_file("proxies", "\nproxy-protocol = true\n");
+    refuses(&mut uproar(&["check", "--config", &path]), &[&parts[..], &["uproar.toml:2"]].concat());
+    let path = settings_file("proxies", "proxy-protocol = true\ntrusted-proxies = [\"10.0.0.0/8\"]\n");
+    let server = Process::start(&["--config", &path]);
+    settings_file("proxies", "proxy-protocol = true\n");
+    server.signal(Signal::SIGHUP);
+    until("the log says why not", || server.log().contains("nothing changes: --proxy-protocol"));
+}
