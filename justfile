@@ -51,6 +51,14 @@ clients:
 nginx:
     tests/nginx/run
 
+# The units of systemd in deploy
+units:
+    tests/units/run
+
+# The program of the container, without an engine
+container:
+    tests/container/run
+
 # A new picture of the page for the README
 screenshot:
     tests/browser/run screenshot
