@@ -338,7 +338,8 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
-        let has_proxies = !self.trusted_proxies.is_empty() || self.listen.iter().any(Endpoint::is_unix);
+        let has_path = self.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+        let has_proxies = !self.trusted_proxies.is_empty() || has_path;
         if self.proxy_protocol && !has_proxies {
             let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
                            --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
