@@ -44,7 +44,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let counts = outcome.messages.counts;
     let connected = &outcome.connections;
     line("connections", format!("{} opened in {:.2} s", connected.opened, connected.ramp_seconds));
-    if outcome.seconds > 0.001 {
+    if outcome.seconds > 0.001 && outcome.returns.is_none() {
         let what =
             if matches!(outcome.scenario, Scenario::Connect { .. }) { "handshakes" } else { "received" };
         line(
