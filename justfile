@@ -51,6 +51,14 @@ clients:
 nginx:
     tests/nginx/run
 
+# The units of systemd in deploy
+units:
+    tests/units/run
+
+# The program of the container, without an engine
+container:
+    tests/container/run
+
 # A new picture of the page for the README
 screenshot:
     tests/browser/run screenshot
@@ -70,6 +78,11 @@ memory TOOL:
 # Every interleaving of the flags that threads meet on
 loom:
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib sync
+
+# How a crowd comes back when its server ends; DIRECTORY gets the figures
+drain DIRECTORY ROUNDS="3":
+    cargo build --release --workspace
+    benches/drain/run {{DIRECTORY}} {{ROUNDS}}
 
 # All servers side by side, under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:

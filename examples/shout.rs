@@ -2,7 +2,7 @@
 //!
 //! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`.
 
-use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message};
+use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Opening};
 use uproar::config::Config;
 use uproar::server::{Server, StartError};
 
@@ -14,11 +14,11 @@ struct Shout {
 }
 
 impl App for Shout {
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         self.guests += 1;
         let hello = format!("YOU ARE GUEST {} OF THIS WORKER", self.guests);
         context.send(client, Message { kind: Kind::Text, parts: &[hello.as_bytes()] });
-        context.join(client, room, 0);
+        context.join(client, opening.room, 0);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {

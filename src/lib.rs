@@ -20,3 +20,4 @@ pub mod stats;
 mod sync;
 pub mod timers;
 mod tls;
+mod token;

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, LoadError, Loaded};
+use uproar::config::{AppName, Config, LoadError, Loaded, LogFormat, Secret};
 use uproar::server::{Control, Server};
 
 fn main() -> ExitCode {
@@ -93,10 +93,12 @@ fn log_filter(config: &Config) -> Result<EnvFilter, String> {
 
 fn start_log(config: &Config) -> Result<LogFilter, String> {
     let (filter, handle) = reload::Layer::new(log_filter(config)?);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(filter);
+    match config.log_format {
+        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
+    }
     Ok(handle)
 }
 
@@ -113,7 +115,9 @@ struct Running {
 impl Running {
     /// Reads the file again and goes over to what it says, or says why not.
     fn reload(&mut self) {
-        let files = [&self.loaded.file, &self.loaded.config.tls_cert, &self.loaded.config.tls_key];
+        let Config { tls_cert, tls_key, auth_hmac_secret_file, .. } = &self.loaded.config;
+        let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
+        let files = [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: there is no file to read again; name one with --config");
@@ -129,6 +133,13 @@ impl Running {
         let fresh = Loaded::from_args(&self.args).map_err(|error| error.to_string())?;
         let filter = log_filter(&fresh.config)?;
         self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        let secrets = [&self.loaded.config, &fresh.config].map(|config| config.auth_hmac_secret_file.clone());
+        if let [Some(old), Some(new)] = secrets
+            && old.path() == new.path()
+            && old != new
+        {
+            info!("auth-hmac-secret-file: another secret in {}", new.path().display());
+        }
         let changes = self.loaded.adopt(fresh);
         for change in &changes {
             info!("{change}");

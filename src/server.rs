@@ -654,7 +654,8 @@ mod tests {
         match option.get_value_names().expect("options have values")[0].as_str() {
             "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
             "FILTER" => "debug".into(),
-            "FILE" => "cert.pem".into(),
+            // Any text that is long enough for a secret.
+            "FILE" => "LICENSE-MIT".into(),
             "CIDR" => "10.0.0.0/8".into(),
             "ORIGIN" => "https://example.org".into(),
             _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),

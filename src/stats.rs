@@ -273,6 +273,18 @@ label! {
         Forwarded = "forwarded",
         /// The page is of an origin that may not.
         Origin = "origin",
+        /// A token is wanted, and none came.
+        TokenMissing = "token_missing",
+        /// It is no JWT with HS256 and the claims that there must be.
+        TokenMalformed = "token_malformed",
+        /// It is signed with another secret.
+        TokenSignature = "token_signature",
+        /// It has expired.
+        TokenExpired = "token_expired",
+        /// It is not valid yet.
+        TokenEarly = "token_early",
+        /// It does not allow the room.
+        TokenRoom = "token_room",
         /// Nothing is at the path.
         NotFound = "not_found",
         /// The method is not for the path.
@@ -303,7 +315,7 @@ label! {
         NoFrame = "1006",
         /// Not UTF-8, or not to be inflated.
         Invalid = "1007",
-        /// No answer to a ping.
+        /// No answer to a ping, a token that expired, or the application's rules.
         Policy = "1008",
         /// A message was too long.
         TooBig = "1009",

@@ -33,14 +33,14 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "app",
-        own: &["app", "hub", "protocol"],
+        own: &["app", "hub", "protocol", "token"],
         others: &["html5gum", "simdutf8", "unicode_normalization"],
     },
     Rule {
         module: "shard",
         own: &[
             "shard", "app", "chunk", "config", "fault", "hub", "io", "page", "protocol", "stats", "sync",
-            "timers",
+            "timers", "token",
         ],
         others: &["crossbeam_channel", "percent_encoding", "tracing"],
     },
@@ -79,6 +79,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
+    Rule { module: "token", own: &[], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
 ];
 
 #[test]

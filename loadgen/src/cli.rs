@@ -68,6 +68,25 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Whoever is closed comes back after a random time, and later again if that fails: how a crowd returns.
+    ///
+    /// Until all were closed and are back, or for --duration; what happens is counted in steps of 100 ms.
+    Reconnect {
+        /// Longest random time before the first attempt to come back; it doubles with each that fails.
+        #[arg(long, default_value = "500ms", value_parser = parse_duration)]
+        first_delay: Duration,
+        /// What it doubles up to.
+        #[arg(long, default_value = "30s", value_parser = parse_duration)]
+        most_delay: Duration,
+        /// Where they come back to, if that is another server.
+        #[arg(long, value_name = "URL")]
+        then: Option<String>,
+        /// Sends SIGTERM to the server when the warm-up is over.
+        #[arg(long)]
+        stop_server: bool,
+        #[command(flatten)]
+        options: RunOptions,
+    },
     /// Runs servers side by side and writes figures, tables and pictures into a directory of their own.
     Compare(CompareOptions),
     /// Writes the README's table from the newest results, or checks it against them.
@@ -91,6 +110,9 @@ pub(crate) struct RunOptions {
     /// The server and, for most servers, the room.
     #[arg(long, default_value = "ws://127.0.0.1:8000/room/bench")]
     pub(crate) url: String,
+    /// Where those who reconnect go, if that is another server.
+    #[arg(skip)]
+    pub(crate) then: Option<String>,
     /// Connections in all.
     #[arg(long, short, default_value_t = 500, value_parser = parse_connections)]
     pub(crate) connections: usize,
@@ -166,6 +188,12 @@ impl Command {
             Self::Storm { options } => (Scenario::Storm, options),
             Self::Idle { speak, options } => (Scenario::Idle { speak }, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
+            Self::Reconnect { first_delay, most_delay, then, stop_server, options } => {
+                let [first_delay_ms, most_delay_ms] =
+                    [first_delay, most_delay].map(|delay| delay.as_millis() as u64);
+                let scenario = Scenario::Reconnect { first_delay_ms, most_delay_ms, stop_server };
+                (scenario, RunOptions { then, ..options })
+            }
         };
         Task::Run(scenario, options)
     }

@@ -126,6 +126,11 @@ impl Connections {
         self.wire
     }
 
+    /// Whoever connects from now on goes to another server.
+    pub(crate) fn redirect(&mut self, target: Target) {
+        self.target = target;
+    }
+
     /// Handshakes and close handshakes under way.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()

@@ -11,6 +11,8 @@ use crate::progress::Progress;
 use crate::target::Target;
 use crate::totals::{Times, Totals};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,7 +76,7 @@ impl Run<'_> {
         let began = now_ns();
         let population = self.open_all()?;
         seen.ramp_seconds = (now_ns() - began) as f64 / 1e9;
-        let connects = matches!(self.scenario, Scenario::Connect { .. });
+        let connects = matches!(self.scenario, Scenario::Connect { .. } | Scenario::Reconnect { .. });
         let mut sent = Vec::new();
         if (population > 0 || connects) && self.stop_ns.is_none() {
             if matches!(self.scenario, Scenario::Idle { .. }) {
@@ -151,6 +153,7 @@ impl Run<'_> {
             let now = now_ns();
             if first.is_none() && now >= window.measure_ns {
                 first = cpu(&self.server);
+                self.stop_server()?;
             }
             if last.is_none() && (now >= window.end_ns || self.stop_ns.is_some()) {
                 last = cpu(&self.server);
@@ -172,10 +175,26 @@ impl Run<'_> {
         let last = last.or_else(|| cpu(&self.server));
         // A run that ended before its window has used nothing in it.
         let first = first.or(last);
-        if let (Some(server), Some(first), Some(last)) = (&self.server, first, last) {
+        // One that came to its end has used what nobody can read any more.
+        let reconnects = matches!(self.scenario, Scenario::Reconnect { .. });
+        if let (Some(server), Some(first), Some(last), false) = (&self.server, first, last, reconnects) {
             seen.server = Some((server.pids(), last.since(first), server.peak_rss()));
         }
         Ok(sent)
+    }
+
+    /// Tells the server to end, if the scenario says so.
+    fn stop_server(&self) -> Result<(), RunError> {
+        if !matches!(self.scenario, Scenario::Reconnect { stop_server: true, .. }) {
+            return Ok(());
+        }
+        let unknown =
+            || RunError::Options("--stop-server: no process is known; give --server-pid".to_owned());
+        for &pid in self.server.as_ref().ok_or_else(unknown)?.roots() {
+            let told = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+            told.map_err(|error| RunError::Options(format!("--stop-server: process {pid}: {error}")))?;
+        }
+        Ok(())
     }
 
     /// Has the workers wait for the last messages, and adds up what they found.
@@ -232,6 +251,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         None => target.destinations_for(options.connections, ports_per_destination()),
     };
     target.spread(destinations)?;
+    let then = options.then.as_deref().map(Target::parse).transpose()?;
     if let Scenario::Broadcast { publishers, .. } = scenario
         && publishers as usize > options.connections
     {
@@ -242,6 +262,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     }
     Ok(Plan {
         target,
+        then,
         scenario,
         connections: options.connections,
         size: options.size,

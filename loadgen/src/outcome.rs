@@ -4,7 +4,7 @@ use crate::cli::RunOptions;
 use crate::memory::PerConnection;
 use crate::plan::Scenario;
 use crate::procfs::CpuUse;
-use crate::totals::{Counts, Reasons, ThreadUse, Times, Totals, Wire};
+use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 use serde::Serialize;
 
 /// A thread that ran for more than this part of the time had no time to spare.
@@ -33,6 +33,7 @@ pub(crate) struct Outcome {
     /// From the moment a message was to be sent to when the generator did send it.
     pub(crate) send_lag: Summary,
     pub(crate) rounds: Option<Rounds>,
+    pub(crate) returns: Option<Returns>,
     pub(crate) server: Option<ServerUse>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
     /// The threads that made the load.
@@ -95,6 +96,20 @@ pub(crate) struct Rounds {
     pub(crate) time: Summary,
 }
 
+/// How those who were closed came back.
+#[derive(Debug, Serialize)]
+pub(crate) struct Returns {
+    pub(crate) closed: u64,
+    pub(crate) back: u64,
+    pub(crate) failed_attempts: u64,
+    /// From the start of the measured window until the last one was back; nothing when not all are.
+    pub(crate) all_back_seconds: Option<f64>,
+    /// In the 100 ms in which most came back.
+    pub(crate) most_per_100_ms: u64,
+    /// The same in each 100 ms since the start of the measured window.
+    pub(crate) per_100_ms: Vec<Step>,
+}
+
 /// What the server used in the measured window.
 #[derive(Debug, Serialize)]
 pub(crate) struct ServerUse {
@@ -127,10 +142,12 @@ impl Outcome {
         let seconds = seen.seconds.max(f64::MIN_POSITIVE);
         let ends_matter = !matches!(scenario, Scenario::Connect { .. });
         let unconnected = totals.failures.total() + if ends_matter { totals.ends.total() } else { 0 };
+        let returns = matches!(scenario, Scenario::Reconnect { .. }).then(|| Returns::of(&totals.curve));
+        let all_back = returns.as_ref().is_none_or(|returns| returns.back == returns.closed);
         let mut outcome = Self {
             scenario,
             options,
-            passed: counts.faults() == 0 && unconnected == 0,
+            passed: counts.faults() == 0 && unconnected == 0 && all_back,
             interrupted: seen.interrupted,
             seconds,
             connections: Connected {
@@ -148,6 +165,7 @@ impl Outcome {
                 per_second: counts.measured as f64 / (totals.opened as f64).powi(2) / seconds,
                 time: Summary::of(&totals.rounds),
             }),
+            returns,
             server: seen
                 .server
                 .map(|(pids, cpu, peak)| ServerUse::new(pids, cpu, peak, counts.measured, seconds)),
@@ -203,7 +221,7 @@ impl Outcome {
             warnings
                 .push("receivers saw the messages of different publishers in different orders".to_owned());
         }
-        if self.server.is_none() {
+        if self.server.is_none() && self.returns.is_none() {
             warnings.push(
                 "the server's process was not found, so its CPU and memory are not known; give --server-pid"
                     .to_owned(),
@@ -220,6 +238,21 @@ fn busiest(threads: &[ThreadUse]) -> f64 {
 /// The largest part of its time that a thread spent so.
 fn largest(threads: &[ThreadUse], part: impl Fn(&ThreadUse) -> u64) -> f64 {
     threads.iter().map(|thread| part(thread) as f64 / thread.wall_ns.max(1) as f64).fold(0.0, f64::max)
+}
+
+impl Returns {
+    fn of(curve: &Curve) -> Self {
+        let sum = |count: fn(&Step) -> u64| curve.steps.iter().map(count).sum();
+        let (closed, back) = (sum(|step| step.closed), sum(|step| step.back));
+        Self {
+            closed,
+            back,
+            failed_attempts: sum(|step| step.failed),
+            all_back_seconds: (closed == back).then_some(curve.last_back_ns as f64 / 1e9),
+            most_per_100_ms: curve.steps.iter().map(|step| step.back).max().unwrap_or(0),
+            per_100_ms: curve.steps.clone(),
+        }
+    }
 }
 
 impl ServerUse {

@@ -1,7 +1,7 @@
 //! Prints a result and writes its files.
 
 use crate::memory::PerConnection;
-use crate::outcome::{Outcome, ServerUse, Summary};
+use crate::outcome::{Outcome, Returns, ServerUse, Summary};
 use crate::plan::Scenario;
 use crate::totals::{Reasons, Times};
 use std::fmt::Write as _;
@@ -44,7 +44,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let counts = outcome.messages.counts;
     let connected = &outcome.connections;
     line("connections", format!("{} opened in {:.2} s", connected.opened, connected.ramp_seconds));
-    if outcome.seconds > 0.001 {
+    if outcome.seconds > 0.001 && outcome.returns.is_none() {
         let what =
             if matches!(outcome.scenario, Scenario::Connect { .. }) { "handshakes" } else { "received" };
         line(
@@ -55,11 +55,14 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     if let Some(rounds) = &outcome.rounds {
         line("rounds", format!("{:.2}/s; {}", rounds.per_second, milliseconds(&rounds.time)));
     }
+    if let Some(returns) = &outcome.returns {
+        line("came back", came_back(returns));
+    }
     line("latency", milliseconds(&outcome.latency));
     let has_schedule = match outcome.scenario {
         Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
         Scenario::Broadcast { .. } => true,
-        Scenario::Storm | Scenario::Idle { .. } => false,
+        Scenario::Storm | Scenario::Idle { .. } | Scenario::Reconnect { .. } => false,
     };
     if has_schedule {
         line("sent late by", milliseconds(&outcome.send_lag));
@@ -101,6 +104,15 @@ fn server_use(server: &ServerUse) -> String {
         server.cores * 100.0,
         server.voluntary_switches,
         server.involuntary_switches
+    )
+}
+
+fn came_back(returns: &Returns) -> String {
+    let Returns { closed, back, failed_attempts, most_per_100_ms, .. } = returns;
+    let when =
+        returns.all_back_seconds.map_or_else(String::new, |seconds| format!(", all after {seconds:.2} s"));
+    format!(
+        "{back} of {closed}{when}; at most {most_per_100_ms} in 100 ms; {failed_attempts} attempts failed"
     )
 }
 

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
+    /// Where those who reconnect go, if that is another server.
+    pub(crate) then: Option<Target>,
     pub(crate) scenario: Scenario,
     /// Connections of all workers together.
     pub(crate) connections: usize,
@@ -52,6 +54,13 @@ pub(crate) enum Scenario {
     },
     Connect {
         rate: Option<f64>,
+    },
+    Reconnect {
+        /// Limits of the random delay: at first, and after attempts that failed.
+        first_delay_ms: u64,
+        most_delay_ms: u64,
+        /// The server is told to end when the window begins.
+        stop_server: bool,
     },
 }
 

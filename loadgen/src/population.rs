@@ -249,6 +249,9 @@ impl<T: Traffic> Handler for Population<T> {
     fn on_end(&mut self, slot: usize, end: End, was_open: bool) {
         self.open -= usize::from(was_open);
         let is_fault = self.traffic.on_end(slot, &end);
+        if !was_open && self.traffic.tries_again(slot) {
+            return;
+        }
         if !was_open {
             self.failed(end);
         } else if is_fault {

@@ -47,6 +47,11 @@ impl Server {
         (!roots.is_empty()).then_some(Self { roots })
     }
 
+    /// The processes that were named or that listen.
+    pub(crate) fn roots(&self) -> &[u32] {
+        &self.roots
+    }
+
     /// The processes as they are now, parents before children.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let mut seen = BTreeSet::new();

@@ -35,6 +35,27 @@ pub(crate) struct Totals {
     /// What each thread used of its CPU in the measured window.
     pub(crate) threads: Vec<ThreadUse>,
     pub(crate) wire: Wire,
+    pub(crate) curve: Curve,
+}
+
+/// How connections ended and came back, over the measured window.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Curve {
+    /// One for each tenth of a second.
+    pub(crate) steps: Vec<Step>,
+    /// When the last one was back, in nanoseconds.
+    pub(crate) last_back_ns: u64,
+}
+
+/// What happened in a tenth of a second.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// Connections closed.
+    pub(crate) closed: u64,
+    /// Opened again.
+    pub(crate) back: u64,
+    /// Attempts to do so that failed.
+    pub(crate) failed: u64,
 }
 
 /// What messages took on the wire, from the server to us, and what they said.
@@ -115,6 +136,29 @@ impl Totals {
         self.wire.messages += other.wire.messages;
         self.wire.frame_bytes += other.wire.frame_bytes;
         self.wire.payload_bytes += other.wire.payload_bytes;
+        self.curve.add(&other.curve);
+    }
+}
+
+impl Curve {
+    /// The width of a step, in nanoseconds.
+    const STEP_NS: u64 = 100_000_000;
+
+    /// The step that lies so far into the window.
+    pub(crate) fn at(&mut self, elapsed_ns: u64) -> &mut Step {
+        let index = (elapsed_ns / Self::STEP_NS) as usize;
+        self.steps.resize(self.steps.len().max(index + 1), Step::default());
+        &mut self.steps[index]
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (index, step) in other.steps.iter().enumerate() {
+            let sum = self.at(index as u64 * Self::STEP_NS);
+            sum.closed += step.closed;
+            sum.back += step.back;
+            sum.failed += step.failed;
+        }
+        self.last_back_ns = self.last_back_ns.max(other.last_back_ns);
     }
 }
 
@@ -235,6 +279,18 @@ mod tests {
         assert_eq!(totals.failures.total(), 2);
         let counts: Vec<u64> = totals.latency.0.iter_recorded().map(|step| step.count_at_value()).collect();
         assert_eq!(counts, [2; 4]);
+    }
+
+    #[test]
+    fn curves_of_different_lengths_add_up() {
+        let (mut one, mut other) =
+            (Curve::default(), Curve { last_back_ns: 250_000_000, ..Curve::default() });
+        one.at(50_000_000).closed += 2;
+        other.at(99_999_999).closed += 1;
+        other.at(250_000_000).back += 1;
+        one.add(&other);
+        let (first, last) = (Step { closed: 3, ..Step::default() }, Step { back: 1, ..Step::default() });
+        assert_eq!((&*one.steps, one.last_back_ns), (&[first, Step::default(), last][..], 250_000_000));
     }
 
     #[test]

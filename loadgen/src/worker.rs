@@ -8,6 +8,7 @@ use crate::scenario::Traffic;
 use crate::scenario::broadcast::Broadcast;
 use crate::scenario::connect::Connect;
 use crate::scenario::echo::Echo;
+use crate::scenario::reconnect::{Delays, Reconnect};
 use crate::scenario::storm::{Barrier, Storm};
 use mio::Waker;
 use std::io;
@@ -90,6 +91,11 @@ impl Worker {
             }
             Scenario::Connect { rate } => {
                 let traffic = Connect::new(plan, share, rate);
+                self.run(traffic)
+            }
+            Scenario::Reconnect { first_delay_ms, most_delay_ms, .. } => {
+                let [first_ns, most_ns] = [first_delay_ms, most_delay_ms].map(|ms| ms * 1_000_000);
+                let traffic = Reconnect::new(plan, share, Delays { first_ns, most_ns });
                 self.run(traffic)
             }
         }

@@ -2,12 +2,16 @@
 //!
 //! A name belongs to one client of the whole server. The instance that a name's hash points to keeps who holds
 //! it; the others ask that one.
+//!
+//! Where clients show tokens, names come from these alone. Then several clients can be the same user, and have one
+//! name together.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::names::{MAX_NAME, check_name, check_room, key};
 use super::strip::clean;
-use super::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Note};
+use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Kind, Message, Note, Opening};
 
 /// Messages that a client sees of the past when it joins a room.
 const HISTORY: u32 = 50;
@@ -28,12 +32,25 @@ pub struct Chat {
     /// Clients of this shard whose last claim is not answered yet, by number. One at a time: with two, giving the
     /// old name back for the first could give away the name that the second was granted.
     claiming: HashSet<u64>,
+    /// What the tokens of clients of this shard say, by client number.
+    claims: HashMap<u64, Claims>,
     /// Who holds the names that are this instance's to give, by the names' keys.
-    holders: HashMap<String, ClientId>,
+    holders: HashMap<String, Holder>,
     /// Answers to `/who` that are being put together.
     lists: HashMap<u64, List>,
     /// Number of the next one.
     next_list: u64,
+}
+
+/// Who holds a name.
+#[derive(Debug)]
+struct Holder {
+    /// The name as it is written.
+    name: String,
+    /// Whether it is from a token, so that it stands for the same user whoever shows it.
+    is_proven: bool,
+    /// One, or all clients of that user.
+    clients: Vec<ClientId>,
 }
 
 /// An answer to `/who` in the making.
@@ -49,8 +66,8 @@ struct List {
 
 /// What one instance asks another.
 enum Ask {
-    /// The client wants the name.
-    Claim { name: String, client: ClientId },
+    /// The client wants the name, or has it from its token.
+    Claim { name: String, client: ClientId, is_proven: bool },
     /// The client does not need the name any more.
     Release { name: String, client: ClientId },
     /// `from`, whose name is `label`, has a word for whoever is called `name`.
@@ -84,7 +101,13 @@ impl App for Chat {
         (MESSAGES_PER_SECOND, BYTES_PER_SECOND)
     }
 
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        if let Some(claims) = opening.claims
+            && let Err(problem) = self.take_claims(context, client, claims)
+        {
+            return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
+        }
+        let room = opening.room;
         let label = self.label(client);
         line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
         context.join(client, room, HISTORY);
@@ -111,6 +134,7 @@ impl App for Chat {
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.claiming.remove(&client.number);
+        self.claims.remove(&client.number);
         if let Some(name) = self.names.remove(&client.number) {
             release(context, name, client);
         }
@@ -119,9 +143,8 @@ impl App for Chat {
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(ask) = note.downcast::<Ask>() else { return };
         match *ask {
-            Ask::Claim { name, client } => {
-                let holder = *self.holders.entry(key(&name)).or_insert(client);
-                let answer = if holder == client {
+            Ask::Claim { name, client, is_proven } => {
+                let answer = if self.grant(&name, client, is_proven) {
                     Tell::Granted { name, client }
                 } else {
                     Tell::Taken { name, client }
@@ -129,16 +152,20 @@ impl App for Chat {
                 context.tell(client.shard, answer);
             }
             Ask::Release { name, client } => {
-                let name = key(&name);
-                if self.holders.get(&name) == Some(&client) {
-                    self.holders.remove(&name);
+                if let Entry::Occupied(mut holder) = self.holders.entry(key(&name)) {
+                    holder.get_mut().clients.retain(|other| *other != client);
+                    if holder.get().clients.is_empty() {
+                        holder.remove();
+                    }
                 }
             }
             Ask::Whisper { from, label, name, text } => {
                 let answer = match self.holders.get(&key(&name)) {
-                    Some(&to) => {
-                        let whisper = format!("* from {label}: {text}");
-                        context.tell(to.shard, Tell::Line { client: to, text: whisper });
+                    Some(holder) => {
+                        for &to in &holder.clients {
+                            let whisper = format!("* from {label}: {text}");
+                            context.tell(to.shard, Tell::Line { client: to, text: whisper });
+                        }
                         format!("* to {name}: {text}")
                     }
                     None => format!("* nobody is called {name}; /who lists who is here"),
@@ -158,7 +185,11 @@ impl App for Chat {
         let Ok(tell) = note.downcast::<Tell>() else { return };
         match *tell {
             Tell::Line { client, text } => line(context, client, &[&text]),
+            Tell::Granted { client, .. } if self.claims.contains_key(&client.number) => {}
             Tell::Granted { name, client } => self.rename(context, client, name),
+            Tell::Taken { name, client } if self.claims.contains_key(&client.number) => {
+                context.close(client, CloseCode::POLICY, &format!("the name {name} is taken"));
+            }
             Tell::Taken { name, client } => {
                 self.claiming.remove(&client.number);
                 line(context, client, &["* the name ", &name, " is taken"]);
@@ -181,7 +212,7 @@ impl Chat {
         let (verb, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match (verb, rest.trim()) {
             ("nick", name) => self.claim(context, client, name),
-            ("join", room) => join(context, client, room),
+            ("join", room) => self.join(context, client, room),
             ("msg", rest) => self.whisper(context, client, rest),
             ("who", _) => self.who(context, client),
             ("help", _) => line(context, client, &[HELP]),
@@ -192,14 +223,60 @@ impl Chat {
         }
     }
 
+    /// Gives a client the name that its token says.
+    fn take_claims(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        claims: &Claims,
+    ) -> Result<(), &'static str> {
+        if let Some(name) = claims.user() {
+            check_name(name)?;
+            self.names.insert(client.number, name.into());
+            let ask = Ask::Claim { name: name.into(), client, is_proven: true };
+            context.ask(home_of_name(name, context), ask);
+        }
+        self.claims.insert(client.number, claims.clone());
+        Ok(())
+    }
+
+    /// Whether the client may have the name; then it has it.
+    fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
+        let vacant = || Holder { name: name.into(), is_proven, clients: Vec::new() };
+        let holder = self.holders.entry(key(name)).or_insert_with(vacant);
+        let is_same_user = is_proven && holder.is_proven && holder.name == name;
+        let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
+        if is_granted && !holder.clients.contains(&client) {
+            holder.clients.push(client);
+        }
+        is_granted
+    }
+
+    fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        if let Err(problem) = check_room(room) {
+            return line(context, client, &["* ", problem, "; try /join garden"]);
+        }
+        if self.claims.get(&client.number).is_some_and(|claims| !claims.may_join(room)) {
+            return line(context, client, &["* your token does not allow the room ", room]);
+        }
+        for old in context.rooms(client) {
+            context.leave(client, &old);
+        }
+        line(context, client, &["* you are in ", room]);
+        context.join(client, room, HISTORY);
+    }
+
     fn claim(&mut self, context: &mut Context<'_>, client: ClientId, name: &str) {
+        if self.claims.contains_key(&client.number) {
+            return line(context, client, &["* names come from tokens here; yours stays as it is"]);
+        }
         if let Err(problem) = check_name(name) {
             return line(context, client, &["* ", problem, "; try /nick alice"]);
         }
         if !self.claiming.insert(client.number) {
             return line(context, client, &["* one moment: your last /nick is not answered yet"]);
         }
-        context.ask(home_of_name(name, context), Ask::Claim { name: name.into(), client });
+        context.ask(home_of_name(name, context), Ask::Claim { name: name.into(), client, is_proven: false });
     }
 
     /// The client was given the name; its old one is free for others.
@@ -260,17 +337,6 @@ impl Chat {
         }
         line(context, client, &[&text]);
     }
-}
-
-fn join(context: &mut Context<'_>, client: ClientId, room: &str) {
-    if let Err(problem) = check_room(room) {
-        return line(context, client, &["* ", problem, "; try /join garden"]);
-    }
-    for old in context.rooms(client) {
-        context.leave(client, &old);
-    }
-    line(context, client, &["* you are in ", room]);
-    context.join(client, room, HISTORY);
 }
 
 /// Gives a name back to its home.

@@ -15,6 +15,7 @@ use std::any::Any;
 
 pub use crate::hub::{ClientId, Kind, Message, Note};
 pub use crate::protocol::frame::CloseCode;
+pub use crate::token::Claims;
 pub use chat::Chat;
 pub use echo::Echo;
 pub use relay::Relay;
@@ -43,6 +44,16 @@ impl<'a> Incoming<'a> {
     }
 }
 
+/// How a client came through the WebSocket handshake.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The room that its address names.
+    pub room: &'a str,
+    /// What its token says, on a server that wants one (`--auth-hmac-secret-file`). That it may join `room` is sure; an
+    /// application that lets clients into other rooms asks [`Claims::may_join`].
+    pub claims: Option<&'a Claims>,
+}
+
 /// An application. Handlers of one instance are called one after the other, on the thread of its shard; one that
 /// takes long holds up all clients of that shard. One that panics costs the client it was called for its
 /// connection (close code 1011), and nobody else anything.
@@ -63,8 +74,8 @@ pub trait App {
         false
     }
 
-    /// A client came through the WebSocket handshake; `room` is the one that its address names.
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str);
+    /// A client came through the WebSocket handshake.
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>);
 
     /// A client sent a message.
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>);

@@ -1,14 +1,14 @@
 //! `relay`: every message goes verbatim to everyone in the room.
 
-use super::{App, ClientId, Context, Incoming, Message};
+use super::{App, ClientId, Context, Incoming, Message, Opening};
 
 /// Sends every message, text and binary, unchanged to all members of its sender's room.
 #[derive(Debug, Default)]
 pub struct Relay;
 
 impl App for Relay {
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        context.join(client, room, 0);
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        context.join(client, opening.room, 0);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {

@@ -52,11 +52,6 @@ impl Endpoint {
         }
     }
 
-    /// Whether it is the path of a Unix socket.
-    pub(super) fn is_unix(&self) -> bool {
-        matches!(self, Self::Unix(_))
-    }
-
     /// Whether whoever listens on the one has the other one, too. Port 0 is another port each time.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (Some(first), Some(second)) = (self.tcp(), other.tcp()) else { return self == other };

@@ -9,6 +9,7 @@ mod file;
 mod load;
 pub(crate) mod networks;
 pub(crate) mod origins;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub(crate) use file::{keys, needs_restart, options};
 pub use load::{Change, LoadError, Loaded};
 pub use networks::Network;
 pub use origins::Origin;
+pub use secret::Secret;
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
 const AT_START: &str = "Options that need a restart to change";
@@ -124,6 +126,15 @@ pub enum Compression {
     Dedicated,
 }
 
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
 /// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -188,6 +199,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_PROXY_PROTOCOL", help_heading = AT_START, value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub proxy_protocol: bool,
+
+    /// File with the secret of the tokens (JWT, HS256) that clients must show to open a WebSocket, as `?token=` or
+    /// `Authorization: Bearer`; read again on SIGHUP. Others get 401. Without it nobody needs one.
+    #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
+    pub auth_hmac_secret_file: Option<Secret>,
 
     /// Longest message that a client may send; a longer one closes it with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
@@ -282,6 +298,10 @@ pub struct Config {
     #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
     pub admin: Option<SocketAddr>,
 
+    /// How lines of the log are written: for people, or as one JSON object each.
+    #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = AT_START)]
+    pub log_format: LogFormat,
+
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
@@ -318,7 +338,8 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
-        let has_proxies = !self.trusted_proxies.is_empty() || self.listen.iter().any(Endpoint::is_unix);
+        let has_path = self.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+        let has_proxies = !self.trusted_proxies.is_empty() || has_path;
         if self.proxy_protocol && !has_proxies {
             let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
                            --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
@@ -387,6 +408,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            auth_hmac_secret_file: None,
             max_message: 1 << 20,
             message_rate: None,
             byte_rate: None,
@@ -406,6 +428,7 @@ impl Default for Config {
             drain_seconds: seconds(5),
             receive_buffers: 256,
             admin: None,
+            log_format: LogFormat::Text,
             log: "info".into(),
         }
     }

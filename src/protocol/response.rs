@@ -12,6 +12,8 @@ pub enum Status {
     Ok = 200,
     /// The request breaks a rule of HTTP or of the WebSocket handshake.
     BadRequest = 400,
+    /// A token is wanted, and there is none or a bad one.
+    Unauthorized = 401,
     /// Understood, but not allowed, for instance from a foreign origin.
     Forbidden = 403,
     /// Nothing is at that path.
@@ -47,6 +49,7 @@ impl Status {
         match self {
             Self::Ok => "OK",
             Self::BadRequest => "Bad Request",
+            Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
@@ -91,6 +94,8 @@ impl Refusal {
     /// Appends the response to `out`, with the header fields that its status demands.
     pub fn respond(&self, out: &mut Vec<u8>) {
         let headers: &[(&str, &str)] = match self.status {
+            // RFC 9110 §15.5.2, RFC 6750 §3
+            Status::Unauthorized => &[("WWW-Authenticate", "Bearer")],
             // RFC 9110 §15.5.6
             Status::MethodNotAllowed => &[("Allow", self.allow)],
             // RFC 6455 §4.2.2 and §4.4; RFC 9110 §15.5.22 and §7.8

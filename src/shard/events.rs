@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tracing::{debug, info, warn};
 
-use crate::app::Incoming;
+use crate::app::{Claims, Incoming, Opening};
 use crate::config::Compression;
 use crate::fault::{self, Fault};
 use crate::hub::Slot;
@@ -28,6 +28,14 @@ const EXCESS_MS: u64 = 1_000;
 const FAREWELL_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 /// How often the log says that no descriptor is left.
 const FULL_LOG_MS: u64 = 60_000;
+
+/// A WebSocket that opens.
+struct Upgrade {
+    room: String,
+    /// About compression.
+    agreement: Option<Agreement>,
+    claims: Option<Claims>,
+}
 
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
@@ -72,6 +80,7 @@ impl<B: Backend> Shard<B> {
         self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.live += 1;
         self.stats.accepted.add(1);
+        self.journal.accepted(slot, self.now_ms);
         self.count_phase(Phase::Free, Phase::Handshake);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
@@ -108,6 +117,7 @@ impl<B: Backend> Shard<B> {
         self.heard(slot);
         let input = buffer.bytes_mut();
         self.stats.bytes_in.add(input.len() as u64);
+        self.journal.received(slot, input.len());
         if self.is_flooding_the_farewell(slot, input.len()) {
             self.backend.recycle(buffer);
             return self.close(slot, Close::Reset);
@@ -137,14 +147,15 @@ impl<B: Backend> Shard<B> {
             is_over |= self.charge(slot, 1, before - input.len());
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
-                    Some((room, mut agreement)) => {
+                    Some(mut upgrade) => {
                         if let Some(agreement) =
-                            agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
+                            upgrade.agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
                         {
                             agreement.client_takeover = false;
                         }
-                        protocol.upgrade(agreement);
-                        self.opened(slot, &room);
+                        protocol.upgrade(upgrade.agreement);
+                        let opening = Opening { room: &upgrade.room, claims: upgrade.claims.as_ref() };
+                        self.opened(slot, opening);
                     }
                     None => protocol.discard(),
                 },
@@ -174,23 +185,33 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Answers a request; the room, and what was agreed about compression, when it opens a WebSocket.
-    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<(String, Option<Agreement>)> {
+    /// Answers a request; what follows when it opens a WebSocket.
+    fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<Upgrade> {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.find_client(slot, request);
         }
         if self.connections[slot as usize].phase != Phase::Handshake {
             return None;
         }
+        self.journal.asked(slot, request.path);
         match Route::of(request, self.settings.has_page, &self.settings.origins) {
             Route::Open(key, room) => {
+                let claims = match self.claims(slot, request, &room) {
+                    Ok(claims) => claims,
+                    Err((why, refusal)) => {
+                        self.refuse(slot, why, &refusal);
+                        return None;
+                    }
+                };
+                self.journal.answered(slot, 101);
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
                 switching_protocols(&key, agreement.as_ref(), &mut response);
                 self.hub.send_response(slot, &response);
-                Some((room, agreement))
+                Some(Upgrade { room, agreement, claims })
             }
             Route::Page { head_only } => {
+                self.journal.answered(slot, Status::Ok.code());
                 self.end(slot, true, http::page(head_only));
                 None
             }
@@ -199,6 +220,20 @@ impl<B: Backend> Shard<B> {
                 None
             }
         }
+    }
+
+    /// What the token says with which a client wants into the room, if one is needed; notes when it expires.
+    fn claims(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        room: &str,
+    ) -> Result<Option<Claims>, (Refused, Refusal)> {
+        let Some(verifier) = &self.settings.verifier else { return Ok(None) };
+        let (claims, left) = http::claims(request, room, verifier)?;
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.expiries.insert(slot, self.now_ms.saturating_add(left_ms));
+        Ok(Some(claims))
     }
 
     /// What is agreed with a client about compression, and has its messages compressed accordingly.
@@ -225,18 +260,19 @@ impl<B: Backend> Shard<B> {
 
     /// Answers with an error, and ends the connection.
     pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
-        debug!(slot, %refusal, "request refused");
+        let peer = self.connections[slot as usize].peer;
+        self.journal.refused(slot, (why, refusal), peer, self.now_ms);
         self.stats.refused[why as usize].add(1);
         let mut response = Vec::new();
         refusal.respond(&mut response);
         self.end(slot, true, &response);
     }
 
-    fn opened(&mut self, slot: Slot, room: &str) {
+    fn opened(&mut self, slot: Slot, opening: Opening<'_>) {
         self.set_phase(slot, Phase::Open);
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
-        self.with_client(slot, |app, context, client| app.on_open(context, client, room));
+        self.with_client(slot, |app, context, client| app.on_open(context, client, opening));
         if self.is_leaving() {
             self.leave_client(slot);
         }
@@ -247,6 +283,7 @@ impl<B: Backend> Shard<B> {
             return;
         }
         self.stats.messages_in.add(1);
+        self.journal.heard(slot);
         self.with_client(slot, |app, context, client| app.on_message(context, client, message));
         let congested = self.is_congested() || self.hub.is_saturated_for(slot);
         if congested && self.is_open(slot) {

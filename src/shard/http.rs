@@ -1,14 +1,18 @@
 //! What stands behind the paths of the main port.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::app::{CHAT_PAGE, check_room};
+use crate::app::{CHAT_PAGE, Claims, check_room};
 use crate::config::Origin;
 use crate::config::origins::is_allowed;
 use crate::page::page_response;
 use crate::protocol::{AcceptKey, Refusal, Request, Status};
+use crate::stats::Refused;
+use crate::token::{BadToken, Verifier};
 
 /// The room of `/`.
 const LOBBY: &str = "lobby";
@@ -63,6 +67,69 @@ impl Route {
 /// Whether the page that the request is from, if it is from one, may open a WebSocket.
 fn may_open(request: &Request<'_>, origins: &[Origin]) -> bool {
     request.headers("Origin").all(|origin| is_allowed(origin, origins, request.host))
+}
+
+/// What the request's token says, and for how long it is good; or why it may not open a WebSocket in the room.
+pub(super) fn claims(
+    request: &Request<'_>,
+    room: &str,
+    verifier: &Verifier,
+) -> Result<(Claims, Duration), (Refused, Refusal)> {
+    let refuse = |(why, reason)| (why, Refusal::new(Status::Unauthorized, reason));
+    let token = only_token(request).map_err(refuse)?;
+    let (claims, left) = verifier.verify(&token).map_err(|bad| refuse(complaint(bad)))?;
+    if !claims.may_join(room) {
+        let reason = "The token does not allow this room; its claim \"rooms\" has the ones that it allows.";
+        return Err((Refused::TokenRoom, Refusal::new(Status::Forbidden, reason)));
+    }
+    Ok((claims, left))
+}
+
+/// The token of a request that has exactly one. RFC 6750 §2.1 and §2.3, under another name
+fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'static str)> {
+    let parameters = request.query.into_iter().flat_map(|query| query.split('&'));
+    let in_query = parameters.filter_map(|parameter| parameter.strip_prefix("token="));
+    let in_query = in_query.map(|token| Cow::from(percent_decode_str(token)));
+    // Other schemes may be for a proxy on the way.
+    let in_header = request.headers("Authorization").filter_map(bearer).map(Cow::Borrowed);
+    let mut tokens = in_query.chain(in_header);
+    match (tokens.next(), tokens.next()) {
+        (None, _) => Err((
+            Refused::TokenMissing,
+            "This server wants a token; send it as \"Authorization: Bearer TOKEN\", or as ?token=TOKEN in the URL.",
+        )),
+        (Some(_), Some(_)) => Err((Refused::TokenMalformed, "Send one token, in the header or in the URL.")),
+        (Some(token), None) => Ok(token),
+    }
+}
+
+/// The credentials of the scheme `Bearer`, in any case. RFC 9110 §11.1
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
+/// What is said of a bad token. Whoever made it can tell the rest from the token itself.
+fn complaint(bad: BadToken) -> (Refused, &'static str) {
+    match bad {
+        BadToken::Malformed => (
+            Refused::TokenMalformed,
+            "The token is no JWT of algorithm HS256 with the claims that it needs: exp, a number; and, where they are \
+             there, nbf, a number, sub, a text, and rooms, a list of texts.",
+        ),
+        BadToken::Audience => (
+            Refused::TokenMalformed,
+            "The token is meant for others: it has the claim aud; make one without.",
+        ),
+        BadToken::Signature => (
+            Refused::TokenSignature,
+            "The token's signature is wrong; sign it with the secret of this server.",
+        ),
+        BadToken::Expired => (Refused::TokenExpired, "The token has expired (exp); get a new one."),
+        BadToken::TooEarly => {
+            (Refused::TokenEarly, "The token is not valid yet (nbf); wait, or set the clocks right.")
+        }
+    }
 }
 
 fn room_name(encoded: &str) -> Result<String, Refusal> {

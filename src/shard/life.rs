@@ -170,8 +170,9 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Counts how a WebSocket ends, if it has not ended yet.
-    pub(super) fn count_end(&self, slot: Slot, code: u16) {
+    pub(super) fn count_end(&mut self, slot: Slot, code: u16) {
         if self.is_open(slot) {
+            self.journal.ended(slot, code);
             self.stats.ended[Ended::of(code) as usize].add(1);
         }
     }
@@ -183,12 +184,14 @@ impl<B: Backend> Shard<B> {
             self.paused.retain(|other| *other != slot);
         }
         self.held.remove(&slot);
+        self.expiries.remove(&slot);
         self.count_phase(gone.phase, Phase::Free);
         self.hub.close(slot);
         if !fault::is(Fault::LostContext) {
             self.stats.context_bytes_released.add(gone.context_memory() as u64);
         }
         self.shared.admission.leave(gone.peer, gone.place);
+        self.journal.closed(slot, gone.peer, self.now_ms);
         self.live -= 1;
         self.stats.closed.add(1);
     }
@@ -207,11 +210,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Has [`Shard::fire_timers`] look at the connection after `wait_ms`. A timer that is set already and comes
-    /// earlier does for both.
+    /// Has [`Shard::fire_timers`] look at the connection after `wait_ms`, or when its token expires. A timer that is set
+    /// already and comes earlier does for both.
     pub(super) fn set_deadline(&mut self, slot: Slot, wait_ms: u64) {
         let connection = &mut self.connections[slot as usize];
         connection.deadline_ms = self.now_ms + wait_ms;
+        if connection.phase == Phase::Open
+            && let Some(expiry_ms) = self.expiries.get(&slot)
+        {
+            connection.deadline_ms = connection.deadline_ms.min(*expiry_ms);
+        }
         if connection.timer_ms == 0 || connection.deadline_ms < connection.timer_ms {
             connection.timer_ms = connection.deadline_ms;
             self.timers.set(connection.deadline_ms, slot);
@@ -245,6 +253,9 @@ impl<B: Backend> Shard<B> {
             Phase::Handshake => {
                 let reason = "The request did not come in time; send it right after connecting.";
                 self.refuse(slot, Refused::TimedOut, &Refusal::new(Status::RequestTimeout, reason));
+            }
+            Phase::Open if self.expiries.get(&slot).is_some_and(|expiry_ms| *expiry_ms <= self.now_ms) => {
+                self.begin_closing(slot, true, CloseCode::POLICY, "token expired");
             }
             Phase::Open => self.check_life(slot),
             Phase::Closing | Phase::Ending | Phase::Lingering => {

@@ -9,6 +9,7 @@ mod events;
 mod http;
 #[cfg(test)]
 pub(crate) mod inspect;
+mod journal;
 mod life;
 mod mail;
 mod mailbox;
@@ -32,6 +33,7 @@ use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
 use connection::Connection;
+use journal::Journal;
 #[cfg(test)]
 pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
@@ -123,11 +125,14 @@ pub(crate) struct Shard<B> {
     /// What still arrived from clients of which nothing more was to be received for now. What answers it waits
     /// with it, so that being told to wait makes nobody lag.
     held: HashMap<Slot, VecDeque<Held>>,
+    /// When the tokens of clients that showed one expire.
+    expiries: HashMap<Slot, u64>,
     /// What the application asked to be closed.
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
     drain: Option<life::Drain>,
     samples: measure::Samples,
+    journal: Journal,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     now_ms: u64,
@@ -143,6 +148,7 @@ impl<B: Backend> Shard<B> {
         let now_ms = backend.now_ms();
         Self {
             reader: Reader::new(settings.limits),
+            journal: Journal::new(settings.shard),
             settings,
             noticed: 0,
             waker: backend.waker(),
@@ -162,6 +168,7 @@ impl<B: Backend> Shard<B> {
             served: Vec::new(),
             paused: Vec::new(),
             held: HashMap::new(),
+            expiries: HashMap::new(),
             closing: Vec::new(),
             drain: None,
             samples: measure::Samples::default(),
@@ -180,6 +187,7 @@ impl<B: Backend> Shard<B> {
         while !self.is_over() {
             self.turn(&mut events)?;
         }
+        self.journal.end();
         Ok(())
     }
 
@@ -204,6 +212,7 @@ impl<B: Backend> Shard<B> {
         self.resume_served();
         self.take_mail();
         self.fire_timers();
+        self.journal.tick(self.now_ms);
         self.resume_paced();
         self.drain_step();
         self.send();
@@ -227,7 +236,7 @@ impl<B: Backend> Shard<B> {
         }
         let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
         let timers = [self.timers.next_due_ms(), self.pace_timers.next_due_ms(), self.hub.next_tick_ms()];
-        let deadlines = timers.into_iter().chain([self.next_drain_ms(), retry]);
+        let deadlines = timers.into_iter().chain([self.next_drain_ms(), self.journal.next_due_ms(), retry]);
         let next = deadlines.flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
     }
@@ -253,6 +262,7 @@ impl<B: Backend> Shard<B> {
             self.stats.sends.add(1);
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);
+            self.journal.sent(outbound.slot, outbound.messages, outbound.span.len());
             self.backend.send(outbound.slot, outbound.span);
         }
         self.tell_lagged();

@@ -9,6 +9,7 @@ use crate::config::{Compression, Config, LagPolicy, Network, Origin};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::Limits;
+use crate::token::Verifier;
 
 use super::{Pace, Shard};
 
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) origins: Vec<Origin>,
     /// Who is believed when it says where its clients are from.
     pub(crate) proxies: Vec<Network>,
+    /// Checks tokens, if clients must show them.
+    pub(crate) verifier: Option<Arc<Verifier>>,
     pub(crate) limits: Limits,
     pub(crate) compression: Compression,
     /// Bytes that the windows of all connections may come to.
@@ -53,6 +56,10 @@ impl Settings {
             shards,
             origins: config.allowed_origins.clone(),
             proxies: config.trusted_proxies.clone(),
+            verifier: config
+                .auth_hmac_secret_file
+                .as_ref()
+                .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
             limits: Limits { max_message: config.max_message as usize },
             compression: config.compression,
             context_memory: config.context_memory as usize / usize::from(shards),

@@ -65,6 +65,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
         let settings = Settings {
             origins: Vec::new(),
             proxies: Vec::new(),
+            verifier: None,
             shard,
             shards: count,
             limits: Limits::default(),

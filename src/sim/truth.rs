@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Relay};
+use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Opening, Relay};
 
 /// A text at which the application's handler panics.
 pub(super) const BOOM: &[u8] = b"!boom";
@@ -143,8 +143,8 @@ impl App for Watch {
         self.inner.history()
     }
 
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        self.inner.on_open(context, client, room);
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        self.inner.on_open(context, client, opening);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {

@@ -250,6 +250,7 @@ impl World {
             let settings = Settings {
                 origins: Vec::new(),
                 proxies: Vec::new(),
+                verifier: None,
                 shard,
                 shards,
                 limits: Limits { max_message: 60_000 },

@@ -1,4 +1,8 @@
 import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { call, hears, online, openPage, say, startBrowser, startServer, startWire } from './harness.mjs';
 
@@ -96,6 +100,39 @@ test('the socket follows the address, under the prefix of a proxy too', async ()
     });
     assert.equal(await address, `ws://${server.host}:${server.port}${expected}`, at);
   }
+});
+
+test('a page with a token passes it on, and has the name that it says', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'uproar-'));
+  const secret = 'a secret for tests, of more than 32 bytes';
+  await writeFile(path.join(directory, 'secret'), secret);
+  const guarded = await startServer(['--auth-hmac-secret-file', path.join(directory, 'secret')]);
+  const claims = { sub: 'ada', exp: Math.floor(Date.now() / 1000) + 3600 };
+  const text = [{ alg: 'HS256' }, claims].map(part => Buffer.from(JSON.stringify(part)).toString('base64url')).join('.');
+  const token = `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
+  const { page, context, complaints } = await openPage(browser, guarded, {
+    at: `/room/one?token=${token}`,
+    prepare: page => page.addInitScript(() => localStorage.setItem('uproar.nick', 'somebody')),
+  });
+  await online(page);
+  await say(page, 'hello');
+  await hears(page, 'hello', 'ada');
+  assert.equal(await page.locator('#name-form').isVisible(), false);
+  // Another room, and all of it again after a reload.
+  await page.locator('#room').fill('two');
+  await page.locator('#room').press('Enter');
+  await page.waitForURL(`**/room/two?token=${token}`);
+  await page.reload();
+  await online(page);
+  assert.equal(await page.locator('#title').textContent(), 'two');
+  assert.deepEqual(await names(page), ['adayou']);
+  assert.deepEqual(complaints, []);
+  await context.close();
+  const stranger = await openPage(browser, guarded, { at: '/?token=bad' });
+  await stranger.page.locator('#reason', { hasText: 'not this token' }).waitFor();
+  await stranger.context.close();
+  await guarded.stop();
+  await rm(directory, { recursive: true });
 });
 
 test('markup from others is text', async () => {

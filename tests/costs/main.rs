@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
 
 use tungstenite::Message;
-use uproar::app::{App, ClientId, Context, Echo, Incoming, Relay};
+use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
 use uproar::config::{AppName, BackendName, Config};
 
 use support::raw::{BINARY, Raw, frame, upgrade_request};
@@ -79,9 +79,9 @@ unsafe impl GlobalAlloc for Counting {
 struct Counted<A>(A, &'static Heap);
 
 impl<A: App> App for Counted<A> {
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         HEAP.set(Some(self.1));
-        self.0.on_open(context, client, room);
+        self.0.on_open(context, client, opening);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use uproar::app::{App, ClientId, Context, Incoming};
+use uproar::app::{App, ClientId, Context, Incoming, Opening};
 use uproar::config::{AppName, BackendName, Config};
 use uproar::server::Server;
 
@@ -163,7 +163,7 @@ fn memory_comes_and_goes(backend: BackendName) {
 struct Sleepy(Arc<AtomicBool>);
 
 impl App for Sleepy {
-    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _room: &str) {}
+    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, _context: &mut Context<'_>, _client: ClientId, _message: Incoming<'_>) {
         until("it is released", || self.0.load(Ordering::SeqCst));

@@ -24,6 +24,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--allowed-origins", &["example.org", "ftp://x", "https://", "https://a/b", "https://*a.org"]),
     ("--trusted-proxies", &["proxy.example", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "*"]),
     ("--proxy-protocol", &["maybe", "1", "v2"]),
+    ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
     ("--max-message", &["0", "1073741825", "1M"]),
     ("--message-rate", &["-1", "x", "4294967296"]),
     ("--byte-rate", &["-1", "64K"]),
@@ -42,6 +43,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--drain-delay", &["-1", "x"]),
     ("--drain-seconds", &["-1", "x"]),
     ("--admin", &["9100", "localhost:9100", "127.0.0.1:70000"]),
+    ("--log-format", &["xml", ""]),
     ("--log", &["uproar=loud", "=,="]),
 ];
 

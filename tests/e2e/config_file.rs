@@ -174,6 +174,7 @@ fn the_example_for_production_has_every_key_and_is_valid() {
     let text = text.replace("/etc/uproar/fullchain.pem", arg(&identity.cert()));
     let text = text.replace("/etc/uproar/privkey.pem", arg(&identity.key()));
     let text = text.replace("\nlisten = [", "\nlisten = [\"tls:0.0.0.0:8443\", ");
+    let text = text.replace("/etc/uproar/token-secret", &settings_file("example secret", "x".repeat(32)));
     let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
         assert!(origin.starts_with(&path), "{EXAMPLE} does not say anything of {key}");

@@ -9,7 +9,7 @@ use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg};
-use crate::support::raw::{Raw, upgrade_request};
+use crate::support::raw::{Raw, TEXT, upgrade_request};
 use crate::support::{TestServer, config};
 
 on_both_backends!(
@@ -18,6 +18,7 @@ on_both_backends!(
     who_is_in_the_handshake_may_finish_it,
     clients_are_served_and_accepted_until_the_delay_is_over,
     stopping_from_the_library_does_the_same,
+    what_a_client_is_owed_comes_before_its_farewell,
     who_goes_on_sending_after_the_close_is_cut_off,
 );
 
@@ -95,6 +96,28 @@ fn stopping_from_the_library_does_the_same(backend: BackendName) {
     for mut client in clients {
         assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
     }
+}
+
+/// More than the kernel can hold for the reader waits in the server when it ends.
+fn what_a_client_is_owed_comes_before_its_farewell(backend: BackendName) {
+    let server = TestServer::start(&Config {
+        lag_window: 64 << 20,
+        close_seconds: Duration::from_secs(600),
+        ..config(backend, AppName::Relay, 1)
+    });
+    let mut reader = Raw::open(server.address(), "/").with_small_window();
+    let mut publisher = Client::open(server.address(), "/");
+    let text = |number: usize| format!("{number:05} {}", "x".repeat(32 << 10));
+    for number in 0..600 {
+        publisher.say(&text(number));
+        publisher.hears(&text(number));
+    }
+    server.stop();
+    assert_eq!(publisher.closed().0, 1001);
+    for number in 0..600 {
+        assert_eq!(reader.frame(), (TEXT, text(number).into_bytes()));
+    }
+    assert_eq!(reader.close_frame(), (1001, "the server is shutting down".into()));
 }
 
 /// Long before its time for closing is over, and having cost no more than what could have been on its way.

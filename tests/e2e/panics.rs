@@ -1,6 +1,6 @@
 //! An application's mistake ends one connection, not the server.
 
-use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message};
+use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening};
 use uproar::config::{AppName, BackendName};
 use uproar::server::Server;
 
@@ -17,9 +17,9 @@ on_both_backends!(
 struct Fragile;
 
 impl App for Fragile {
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        assert_ne!(room, "boom", "told to panic");
-        context.join(client, room, 0);
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        assert_ne!(opening.room, "boom", "told to panic");
+        context.join(client, opening.room, 0);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
@@ -53,7 +53,7 @@ fn a_panic_closes_its_client_alone(backend: BackendName) {
 struct Wrong;
 
 impl App for Wrong {
-    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _room: &str) {}
+    fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, _message: Incoming<'_>) {
         context.close(client, CloseCode(1006), "gone");

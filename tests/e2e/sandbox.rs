@@ -9,6 +9,7 @@ use crate::support::manager::Manager;
 use crate::support::metrics::{Metrics, ask};
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
 use crate::support::seccomp::{run_with_only, run_without};
+use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::until;
 
 on_both_backends!(the_calls_that_the_unit_allows_are_all_that_it_needs);
@@ -26,8 +27,11 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
     let path = settings_file(&name, "max-message = 1000\n");
     let directory = tempfile::tempdir().expect("a directory");
     let socket = format!("--listen=unix:{}/socket", directory.path().display());
-    let args = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--workers=2", "--config", &path, &socket];
-    let mut command = uproar(&[&args[..], &["--drain-seconds=0.5", backend_arg(backend)]].concat());
+    let identity = Identity::new();
+    let (cert, key) = (identity.cert(), identity.key());
+    let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.2:0", &socket, "--admin=127.0.0.1:0"];
+    let args = ["--workers=2", "--config", &path, "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
+    let mut command = uproar(&[&listen[..], &args, &["--drain-seconds=0.5", backend_arg(backend)]].concat());
     manager.listens_to(&mut command).env("WATCHDOG_USEC", "500000");
     let server = run_with_only(&allowed(), || Process::run(&mut command));
     let admin = server.admin_address();
@@ -42,6 +46,10 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
         ada.say(&long);
         bob.hears(&format!("ada: {long}"));
     }
+    let mut eve = TlsClient::open(server.tls_address(), "/room/garden", &identity.client(&VERSIONS));
+    eve.say("hello");
+    while !bob.line().ends_with(": hello") {}
+    drop(eve);
     for path in ["/", "/healthz", "/readyz"] {
         assert_eq!(ask(admin, path).status, 200);
     }

@@ -4,6 +4,7 @@ pub(crate) mod broadcast;
 mod chorus;
 pub(crate) mod connect;
 pub(crate) mod echo;
+pub(crate) mod reconnect;
 pub(crate) mod storm;
 
 use crate::connections::{Connections, Payload, Repeated};
@@ -45,6 +46,10 @@ pub(crate) trait Traffic {
     fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64);
     /// A connection is gone, or could not be opened. Says whether an open one should not have ended so.
     fn on_end(&mut self, slot: usize, end: &End) -> bool;
+    /// Whether it opens the slot again that could not be opened.
+    fn tries_again(&self, _slot: usize) -> bool {
+        false
+    }
     /// Whether it will send nothing more by itself.
     fn is_over(&self, now: u64) -> bool;
     /// Sends nothing more; says which of its senders have sent how many messages.

@@ -4,5 +4,6 @@ mod compare;
 mod compression;
 mod faults;
 mod processes;
+mod reconnect;
 mod scenarios;
 mod server;

@@ -22,6 +22,7 @@ pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod seccomp;
 pub(crate) mod tls;
+pub(crate) mod token;
 pub(crate) mod visitors;
 
 use std::net::SocketAddr;

@@ -1,0 +1,231 @@
+//! Tokens that say who opens a WebSocket: JWT with HS256. RFC 7519; RFC 7518 §3.2
+//!
+//! `jsonwebtoken` leaves the cryptography to a provider. The ones that it has bring RSA and elliptic curves along, so
+//! this has one of its own, which is HMAC with SHA-256 and nothing else.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hmac::{Hmac, KeyInit, Mac};
+use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result, new_error};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, signature};
+use serde::Deserialize;
+use sha2::Sha256;
+
+/// How far clocks may be apart.
+const LEEWAY_SECONDS: u64 = 10;
+
+/// What a token says of the client that showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    user: Option<String>,
+    rooms: Option<Vec<String>>,
+}
+
+impl Claims {
+    /// Who the client is: the claim `sub`.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Whether the client may join the room: whether the claim `rooms` has it, or is missing.
+    pub fn may_join(&self, room: &str) -> bool {
+        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| allowed == room))
+    }
+}
+
+/// Checks tokens. It is shown without its secret.
+pub(crate) struct Verifier {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+/// Why a token is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadToken {
+    /// No JWT, or another algorithm, or claims that are missing or of another type.
+    Malformed,
+    /// Signed with another secret, or changed.
+    Signature,
+    /// `exp` is past.
+    Expired,
+    /// `nbf` is still to come.
+    TooEarly,
+    /// It has `aud`, and so is meant for somebody with a name. RFC 7519 §4.1.3
+    Audience,
+}
+
+/// The claims as they are sent.
+#[derive(Deserialize)]
+struct Sent {
+    /// May have a fraction. RFC 7519 §2, NumericDate
+    exp: f64,
+    sub: Option<String>,
+    rooms: Option<Vec<String>>,
+}
+
+impl Verifier {
+    /// Checks signatures by this secret.
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        // Fails when there is one already: ours, or one of the program around this library.
+        let _ = PROVIDER.install_default();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY_SECONDS;
+        validation.validate_nbf = true;
+        Self { key: DecodingKey::from_secret(secret), validation }
+    }
+
+    /// What the token says, and for how long it is good.
+    pub(crate) fn verify(&self, token: &[u8]) -> std::result::Result<(Claims, Duration), BadToken> {
+        let sent: Sent =
+            decode(token, &self.key, &self.validation).map_err(|error| BadToken::of(error.kind()))?.claims;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let end = Duration::try_from_secs_f64(sent.exp + LEEWAY_SECONDS as f64).unwrap_or(Duration::MAX);
+        Ok((Claims { user: sent.sub, rooms: sent.rooms }, end.saturating_sub(now)))
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl BadToken {
+    fn of(error: &ErrorKind) -> Self {
+        match error {
+            ErrorKind::InvalidSignature => Self::Signature,
+            ErrorKind::ExpiredSignature => Self::Expired,
+            ErrorKind::ImmatureSignature => Self::TooEarly,
+            ErrorKind::InvalidAudience => Self::Audience,
+            _ => Self::Malformed,
+        }
+    }
+}
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |_, _| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
+    verifier_factory: Hs256::verifier,
+    key_utils: KeyUtils::new_unimplemented(),
+};
+
+/// HMAC with SHA-256, begun with the secret.
+struct Hs256(Hmac<Sha256>);
+
+impl Hs256 {
+    fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+        if *algorithm != Algorithm::HS256 {
+            return Err(new_error(ErrorKind::UnsupportedAlgorithm));
+        }
+        let begun = Hmac::new_from_slice(key.try_get_as_bytes()?);
+        Ok(Box::new(Self(begun.map_err(|_| new_error(ErrorKind::InvalidKeyFormat))?)))
+    }
+}
+
+impl signature::Verifier<Vec<u8>> for Hs256 {
+    fn verify(&self, message: &[u8], given: &Vec<u8>) -> std::result::Result<(), signature::Error> {
+        // Takes as long for a wrong signature as for another one.
+        self.0.clone().chain_update(message).verify_slice(given).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+
+    /// A token of a header and claims, as RFC 7515 §3.1 makes one.
+    fn token(header: &str, claims: &str, secret: &[u8]) -> String {
+        let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+        let mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length").chain_update(&text).finalize();
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.into_bytes()))
+    }
+
+    fn verify(header: &str, claims: &str) -> std::result::Result<Claims, BadToken> {
+        let verified = Verifier::new(SECRET).verify(token(header, claims, SECRET).as_bytes());
+        verified.map(|(claims, _)| claims)
+    }
+
+    const HS256: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
+
+    /// The token and the key of RFC 7515, appendix A.1.
+    #[test]
+    fn the_example_of_the_rfc_is_understood_and_expired() {
+        let key = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+                     eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+                     dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        let mut verifier = Verifier::new(&URL_SAFE_NO_PAD.decode(key).expect("base64"));
+        assert_eq!(verifier.verify(token.as_bytes()), Err(BadToken::Expired));
+        verifier.validation.validate_exp = false;
+        let (claims, left) = verifier.verify(token.as_bytes()).expect("it is good otherwise");
+        assert_eq!((claims, left), (Claims { user: None, rooms: None }, Duration::ZERO));
+        assert_eq!(Verifier::new(SECRET).verify(token.as_bytes()), Err(BadToken::Signature));
+    }
+
+    #[test]
+    fn claims_say_who_comes_and_where_to() {
+        let claims = verify(HS256, r#"{"exp":99999999999.5,"sub":"ada","rooms":["garden","lawn"]}"#);
+        let claims = claims.expect("good");
+        assert_eq!(claims.user(), Some("ada"));
+        assert!(claims.may_join("garden") && claims.may_join("lawn") && !claims.may_join("Garden"));
+        let claims = verify(HS256, r#"{"exp":99999999999}"#).expect("good");
+        assert!(claims.user().is_none() && claims.may_join("anywhere"));
+        let claims = verify(HS256, r#"{"exp":1e18,"rooms":[],"nbf":0,"iss":"x"}"#).expect("good");
+        assert!(!claims.may_join("lobby"));
+    }
+
+    #[test]
+    fn each_mistake_has_its_name() {
+        let good = r#"{"exp":99999999999}"#;
+        for (header, claims, expected) in [
+            (HS256, r#"{"exp":1}"#, BadToken::Expired),
+            (HS256, r#"{"exp":99999999999,"nbf":99999999998}"#, BadToken::TooEarly),
+            (HS256, r#"{"exp":99999999999,"aud":"else"}"#, BadToken::Audience),
+            (HS256, "{}", BadToken::Malformed),
+            (HS256, r#"{"exp":"soon"}"#, BadToken::Malformed),
+            (HS256, r#"{"exp":-1}"#, BadToken::Malformed),
+            (HS256, r#"{"exp":99999999999,"nbf":"x"}"#, BadToken::Malformed),
+            (HS256, r#"{"exp":99999999999,"sub":7}"#, BadToken::Malformed),
+            (HS256, r#"{"exp":99999999999,"rooms":"all"}"#, BadToken::Malformed),
+            (HS256, "no claims", BadToken::Malformed),
+            (r#"{"alg":"none"}"#, good, BadToken::Malformed),
+            (r#"{"alg":"HS512"}"#, good, BadToken::Malformed),
+            (r#"{"alg":"RS256"}"#, good, BadToken::Malformed),
+            ("no header", good, BadToken::Malformed),
+        ] {
+            assert_eq!(verify(header, claims), Err(expected), "{header} {claims}");
+        }
+        let verifier = Verifier::new(SECRET);
+        let right = token(HS256, good, SECRET);
+        let (unsigned, _) = right.rsplit_once('.').expect("three parts");
+        for (text, expected) in [
+            (token(HS256, good, b"another secret"), BadToken::Signature),
+            (format!("{unsigned}."), BadToken::Signature),
+            (format!("{right}.x"), BadToken::Malformed),
+            (format!("{right}="), BadToken::Malformed),
+            (unsigned.into(), BadToken::Malformed),
+            (String::new(), BadToken::Malformed),
+            ("..".into(), BadToken::Malformed),
+            ("ä.ö.ü".into(), BadToken::Malformed),
+        ] {
+            assert_eq!(verifier.verify(text.as_bytes()), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_shows_the_secret() {
+        assert_eq!(format!("{:?}", Verifier::new(SECRET)), "Verifier");
+    }
+}

@@ -1,0 +1,170 @@
+//! What the log says, in both forms.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use uproar::config::BackendName;
+
+use crate::support::client::Client;
+use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::raw::Raw;
+use crate::support::token::{SECRET, token_of};
+use crate::support::until;
+
+on_both_backends!(
+    each_line_is_an_object,
+    a_connection_has_a_line_when_it_ends,
+    many_refusals_are_few_lines,
+    a_full_server_warns,
+    what_users_say_is_not_logged,
+);
+
+fn refused(server: &Process, path: &str) {
+    let mut raw = Raw::connect(server.address);
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+    assert_eq!(raw.response().status, 404);
+}
+
+/// The whole log of a server, which ends.
+fn log_of(server: Process) -> String {
+    server.signal(Signal::SIGTERM);
+    server.ended().log
+}
+
+/// The lines of a log in JSON.
+fn objects(log: &str) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let lines: Vec<Value> = log.lines().map(parse).collect();
+    assert!(lines.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()), "{log}");
+    lines
+}
+
+fn with_message<'a>(lines: &'a [Value], message: &str) -> Vec<&'a Value> {
+    lines
+        .iter()
+        .filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(message)))
+        .collect()
+}
+
+fn each_line_is_an_object(backend: BackendName) {
+    let args = ["--log-format=json", "--log=debug", "--workers=1", "--app=echo", backend_arg(backend)];
+    let server = Process::start(&args);
+    let mut client = Client::open(server.address, "/room/garden?who=nobody");
+    client.say("hello");
+    client.hears("hello");
+    client.socket.close(None).expect("closing");
+    while client.socket.read().is_ok() {}
+    refused(&server, "/nowhere?x");
+    until("both are gone", || server.log().matches("connection ended").count() == 2);
+    let lines = objects(&log_of(server));
+    let refusals = with_message(&lines, "refused: Nothing is here");
+    assert_eq!(refusals.len(), 1, "{lines:?}");
+    let of = |key: &str| refusals[0][key].clone();
+    assert_eq!(
+        [of("reason"), of("address"), of("status")],
+        [Value::from("not_found"), "127.0.0.1".into(), 404.into()]
+    );
+    let ends = with_message(&lines, "connection ended");
+    let [first, second] = ends[..] else { panic!("{ends:?}") };
+    for (key, value) in [
+        ("level", Value::from("DEBUG")),
+        ("address", "127.0.0.1".into()),
+        ("path", "/room/garden".into()),
+        ("status", 101.into()),
+        ("code", 1005.into()),
+        ("received_messages", 1.into()),
+    ] {
+        assert_eq!(first[key], value, "{key}: {first}");
+    }
+    assert!(
+        first["received_bytes"].as_u64() > Some(100) && first["sent_bytes"].as_u64() > Some(100),
+        "{first}"
+    );
+    assert!(first["seconds"].is_number(), "{first}");
+    assert_eq!((&second["path"], &second["status"]), (&"/nowhere".into(), &404.into()), "{second}");
+    assert_eq!(second["code"], Value::Null);
+    assert_eq!(with_message(&lines, "ended").len(), 1);
+}
+
+fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
+    let args =
+        ["--log=info,uproar::shard::journal=debug", "--workers=1", "--app=relay", backend_arg(backend)];
+    let server = Process::start(&args);
+    let mut client = Client::open(server.address, "/room/garden");
+    for text in ["one", "two"] {
+        client.say(text);
+        client.hears(text);
+    }
+    drop(client);
+    until("it is gone", || server.log().contains("connection ended"));
+    let log = log_of(server);
+    let line = log.lines().find(|line| line.contains("connection ended")).expect("it was seen");
+    for part in [
+        "DEBUG",
+        "address=\"127.0.0.1\"",
+        "path=\"/room/garden\"",
+        "code=1006",
+        "received_messages=2",
+        "deliveries=2",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert_eq!(log.matches("DEBUG").count(), 1, "{log}");
+}
+
+fn many_refusals_are_few_lines(backend: BackendName) {
+    let server = Process::start(&["--log-format=json", "--workers=1", backend_arg(backend)]);
+    for _ in 0..20 {
+        refused(&server, "/nowhere");
+    }
+    let lines = objects(&log_of(server));
+    let refusals = with_message(&lines, "refused");
+    // What is not summed up before is at the end. A machine that stands still for 10 s may need some more.
+    assert!((2..10).contains(&refusals.len()), "{lines:?}");
+    let told: u64 = refusals.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(told, 20, "{lines:?}");
+    assert!(
+        refusals.iter().all(|line| line["reason"] == "not_found" && line["level"] == "INFO"),
+        "{lines:?}"
+    );
+}
+
+/// Whoever runs the server should know of it.
+fn a_full_server_warns(backend: BackendName) {
+    let server =
+        Process::start(&["--log-format=json", "--workers=1", "--max-connections=1", backend_arg(backend)]);
+    let _holder = Client::open(server.address, "/");
+    assert_eq!(Raw::connect(server.address).response().status, 503);
+    until("it is logged", || server.log().contains("refused"));
+    let lines = objects(&server.log());
+    let full = with_message(&lines, "refused: This server has all the connections");
+    assert_eq!(
+        (full.len(), &full[0]["level"], &full[0]["reason"]),
+        (1, &"WARN".into(), &"connections".into())
+    );
+}
+
+fn what_users_say_is_not_logged(backend: BackendName) {
+    let secret = settings_file(&format!("quiet log {backend:?}"), SECRET);
+    let token = token_of("ada-lovelace");
+    let mut command = uproar(&[
+        "--log=info",
+        "--listen=127.0.0.1:0",
+        "--auth-hmac-secret-file",
+        &secret,
+        backend_arg(backend),
+    ]);
+    let server = Process::run(&mut command);
+    let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
+    ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
+    ada.say("between us");
+    ada.hears("ada-lovelace: between us");
+    let mut refused = Raw::connect(server.address);
+    refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+    assert_eq!(refused.response().status, 404);
+    drop(ada);
+    let log = log_of(server);
+    assert!(log.contains("not_found"), "{log}");
+    for private in ["lovelace", "between us", "garden", &token, SECRET] {
+        assert!(!log.contains(private), "{private}: {log}");
+    }
+}
