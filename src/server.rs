@@ -1,5 +1,7 @@
 //! The server: listeners, one shard a worker, signals.
 
+use std::any::Any;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -480,14 +482,24 @@ impl Start<'_> {
                 return;
             }
         };
-        match result {
+        let why = match result {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error!(worker = self.ids.0 + 1, %error, "the backend is broken; giving up"),
-            Err(_) => error!(worker = self.ids.0 + 1, "a worker panicked; giving up"),
-        }
+            Ok(Err(error)) => format!("the backend is broken: {error}"),
+            Err(panic) => format!("it panicked: {}", said_by(&*panic)),
+        };
+        let worker = self.ids.0 + 1;
+        error!(worker, why, "a worker gives up");
+        // Whoever embeds the server may have no log, and these are the last words.
+        let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");
         // Its rooms and clients are in an unknown state, and the others rely on it.
         std::process::abort();
     }
+}
+
+/// What a panic said.
+fn said_by(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
 /// What each worker listens on, by worker, and where that is, with the ports that the kernel chose.
