@@ -6,15 +6,16 @@ const [port, path] = [Number(process.argv[2]), process.argv[3]];
 const address = { host: '127.0.0.1', port };
 const browser = await startBrowser();
 try {
-  for (const at of [path, `${path}room/tea`]) {
+  await Promise.all([path, `${path}room/tea`].map(async at => {
     const [ada, bob] = await Promise.all([openPage(browser, address, { at }), openPage(browser, address, { at })]);
     await Promise.all([online(ada.page), online(bob.page)]);
-    await call(ada.page, 'ada');
+    const name = `ada@${at.length}`;
+    await call(ada.page, name);
     await say(ada.page, `hello at ${at}`);
-    await hears(bob.page, `hello at ${at}`, 'ada');
+    await hears(bob.page, `hello at ${at}`, name);
     assert.deepEqual([...ada.complaints, ...bob.complaints], []);
     await Promise.all([ada.context.close(), bob.context.close()]);
-  }
+  }));
 } finally {
   await browser.close();
 }
