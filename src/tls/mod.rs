@@ -137,6 +137,11 @@ impl Tls {
                     Phase::Gone => {}
                 }
             }
+            // Of what it sends nothing is passed on, so there will be no handshake.
+            Event::Unproxied { slot, .. } if self.has(slot) && self.at(slot).phase == Phase::Open => {
+                self.go_plain(inner, slot);
+                events.push(event);
+            }
             Event::Closed { slot } if self.has(slot) => {
                 self.secured[slot as usize] = None;
                 events.push(event);
@@ -171,7 +176,8 @@ impl Tls {
         if !secured.listens() {
             // Nothing of it counts any more.
         } else if is_first && is_http(input) {
-            self.go_plain(inner, slot, events);
+            self.go_plain(inner, slot);
+            events.push(Event::Insecure { slot, is_http: true });
         } else if waits {
             secured.early.extend_from_slice(input);
             if secured.early.len() == input.len() {
@@ -231,8 +237,8 @@ impl Tls {
         self.pump(inner, slot);
     }
 
-    /// Goes on without TLS, with a client that speaks plain HTTP, so that it can be told.
-    fn go_plain(&mut self, inner: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+    /// Goes on without TLS, with a client that has not begun it, so that it can be told what it did wrong.
+    fn go_plain(&mut self, inner: &mut impl Backend, slot: Slot) {
         let secured = self.secured[slot as usize].take().expect("checked by the caller");
         if let Some(span) = secured.plain {
             inner.send(slot, span);
@@ -240,7 +246,6 @@ impl Tls {
         if secured.shutdown == Shutdown::Wanted {
             inner.shutdown(slot);
         }
-        events.push(Event::Insecure { slot, is_http: true });
     }
 
     fn sent(&mut self, inner: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {

@@ -269,6 +269,13 @@ fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
     let mut third = TlsClient::open_on(stream, "/");
     third.say("hello");
     third.hears("hello");
+    // Without a header there will be no handshake either, so the answer is plain.
+    let mut headless = connect(server.address(), &client);
+    let mut hello = Vec::new();
+    headless.conn.write_tls(&mut hello).expect("to memory");
+    let mut raw = Raw::connect(server.address());
+    raw.send(&hello);
+    assert_eq!(raw.response().status, 400);
 }
 
 /// A server process with TLS, without a file of settings.
