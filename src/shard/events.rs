@@ -159,7 +159,13 @@ impl<B: Backend> Shard<B> {
                     }
                     None => protocol.discard(),
                 },
-                protocol::Event::Refused(refusal) => self.refuse(slot, why(refusal.status), &refusal),
+                protocol::Event::Refused(refusal)
+                    if self.connections[slot as usize].phase == Phase::Handshake =>
+                {
+                    self.refuse(slot, why(refusal.status), &refusal);
+                }
+                // It has been refused already.
+                protocol::Event::Refused(_) => {}
                 protocol::Event::Message { kind, payload } => {
                     self.message(slot, Incoming { kind, payload });
                 }
