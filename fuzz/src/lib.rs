@@ -4,21 +4,22 @@ mod clients;
 #[path = "../../src/protocol/tests/naive.rs"]
 #[expect(dead_code, reason = "the targets need the decoder, the tests the encoder, too")]
 mod naive;
+#[path = "../../src/protocol/tests/judged_proxies.rs"]
+mod judged_proxies;
 #[path = "../../src/protocol/tests/naive_proxies.rs"]
 mod naive_proxies;
 #[path = "../../src/protocol/tests/seen.rs"]
 mod seen;
 
-use std::net::IpAddr;
-
 use seen::{Seen, feed, feed_bytewise, feed_cut};
 use uproar::protocol::deflate::{Deflater, Inflater, Window};
-use uproar::protocol::forwarded::{forwarded_hops, usual_hops};
 use uproar::protocol::frame::{encode_header, first};
-use uproar::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
-use uproar::protocol::{CloseCode, Event, Kind, Limits, Opcode, Protocol, Reader, Status};
+use uproar::protocol::{
+    CloseCode, Event, Kind, Limits, Opcode, Protocol, Reader, Status, forwarded, proxy_header,
+};
 
 pub use clients::Clients;
+pub use judged_proxies::{judge_forwarded_hops, judge_proxy_header, judge_usual_hops};
 
 /// The handshake that opens a connection before its frames.
 pub const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -97,45 +98,6 @@ pub fn judge_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
         }
         assert_eq!(sent.bytes(), heard.bytes());
     }
-}
-
-/// A PROXY header is what the naive reader takes for one, and what comes of it bit by bit is undecided up to its end.
-pub fn judge_proxy_header(bytes: &[u8]) {
-    let expected = naive_proxies::proxy_header(bytes);
-    let found = (0..=bytes.len()).find_map(|len| ProxyHeader::parse(&bytes[..len]).transpose());
-    match found {
-        Some(Ok(ProxyHeader { len, source })) => assert_eq!(Some((len, source)), expected),
-        Some(Err(_)) => assert_eq!(expected, None),
-        None => assert!(expected.is_none() && bytes.len() < MAX_HEADER_LEN),
-    }
-    assert_eq!(ProxyHeader::parse(bytes).transpose(), found);
-}
-
-/// Lists of hops are what the naive reader takes for them, and nothing before them changes what they say.
-pub fn judge_usual_hops(value: &[u8]) {
-    let hops: Vec<_> = usual_hops(&[value]).collect();
-    if let Ok(text) = str::from_utf8(value) {
-        let expected: Vec<_> = naive_proxies::usual(text).into_iter().rev().collect();
-        assert_eq!(hops, expected);
-    }
-    let appended = [value, b", 192.0.2.1"].concat();
-    assert_appended(usual_hops(&[&appended]), &hops);
-}
-
-/// The same for those that keep to the grammar; of all others nothing is asked but that a proxy can append to them.
-pub fn judge_forwarded_hops(value: &[u8]) {
-    let hops: Vec<_> = forwarded_hops(&[value]).collect();
-    if let Some(mut expected) = str::from_utf8(value).ok().and_then(naive_proxies::forwarded) {
-        expected.reverse();
-        assert_eq!(hops, expected);
-    }
-    let appended = [value, b", for=192.0.2.1"].concat();
-    assert_appended(forwarded_hops(&[&appended]), &hops);
-}
-
-fn assert_appended(mut hops: impl Iterator<Item = Option<IpAddr>>, before: &[Option<IpAddr>]) {
-    assert_eq!(hops.next(), Some(Some(IpAddr::from([192, 0, 2, 1]))));
-    assert_eq!(hops.collect::<Vec<_>>(), before);
 }
 
 fn first_event<'a>(

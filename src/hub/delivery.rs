@@ -112,7 +112,7 @@ impl Hub {
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
         while let Some((number, lagged)) = self.lagged.pop_front() {
             if self.clients[lagged.slot as usize].number == number {
-                self.outbox(lagged.slot).tell(lagged.missed);
+                self.outbox(lagged.slot).0.tell(lagged.missed);
                 return Some(lagged);
             }
         }

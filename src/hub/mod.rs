@@ -456,21 +456,20 @@ impl Hub {
 
     /// Puts bytes in the client's outbox.
     fn append(&mut self, slot: Slot, parts: &[&[u8]], content: Content) -> &mut Outbox {
-        let mut spares = std::mem::take(&mut self.spare_chunks);
-        self.outbox(slot).append(parts, content, &mut spares);
-        self.spare_chunks = spares;
-        self.outbox(slot)
+        let (outbox, spares) = self.outbox(slot);
+        outbox.append(parts, content, spares);
+        outbox
     }
 
-    /// The client's outbox, made when there is none.
-    fn outbox(&mut self, slot: Slot) -> &mut Outbox {
-        let (spare, now_ms) = (&mut self.spare, self.now_ms);
-        let outbox = &mut self.clients[slot as usize].outbox;
-        outbox.get_or_insert_with(|| {
+    /// The client's outbox, made when there is none, and the chunks that it may take.
+    fn outbox(&mut self, slot: Slot) -> (&mut Outbox, &mut Spares) {
+        let Self { clients, spare, spare_chunks, now_ms, .. } = self;
+        let outbox = clients[slot as usize].outbox.get_or_insert_with(|| {
             let mut outbox = spare.pop().unwrap_or_default();
-            outbox.moved_ms = now_ms;
+            outbox.moved_ms = *now_ms;
             outbox
-        })
+        });
+        (outbox, spare_chunks)
     }
 
     fn leave_all(&mut self, slot: Slot, owed: bool) {
@@ -499,7 +498,7 @@ impl Hub {
     fn take_owed(&mut self, slot: Slot, seat: Seat) {
         loop {
             match self.rooms[seat.room].take(seat.index as usize) {
-                Visit::Send(_, span, count) => self.outbox(slot).push(span, count),
+                Visit::Send(_, span, count) => self.outbox(slot).0.push(span, count),
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
                 Visit::Nothing | Visit::Over => return,
             }

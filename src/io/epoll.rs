@@ -262,7 +262,9 @@ impl Epoll {
     fn react(&mut self, slot: Slot, ready: EpollFlags, events: &mut Vec<Event>) {
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let writable = EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        let connection = self.at(slot);
+        // A process that was forked from this one has our sockets until it begins its program, and for as long the
+        // kernel reports what happens to one that is closed here. If its slot is used again, nothing comes of it.
+        let Some(connection) = &mut self.connections[slot as usize] else { return };
         if ready.intersects(hang_up) {
             connection.hung_up = true;
         }
@@ -505,11 +507,50 @@ fn whole_milliseconds(timeout: Option<Duration>) -> EpollTimeout {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]
     fn an_idle_connection_is_small() {
         assert_eq!(size_of::<Option<Connection>>(), 16);
+    }
+
+    /// What a fork does to a socket, until the new program begins.
+    #[test]
+    fn a_socket_may_live_on_elsewhere() {
+        let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("listen");
+        let address = listener.local_addr().expect("bound");
+        let mut epoll = Epoll::new(&Options::default(), vec![listener]).expect("a descriptor");
+        let mut client = TcpStream::connect(address).expect("connect");
+        let mut events = Vec::new();
+        let mut poll_until = |epoll: &mut Epoll, is_it: fn(&Event) -> bool| {
+            while !events.iter().any(is_it) {
+                epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
+            }
+        };
+        poll_until(&mut epoll, |event| matches!(event, Event::Accepted { slot: 0, .. }));
+        let elsewhere = epoll.at(0).socket.try_clone().expect("a descriptor");
+        epoll.close(0, Close::Graceful);
+        poll_until(&mut epoll, |event| matches!(event, Event::Closed { slot: 0 }));
+
+        client.write_all(b"for nobody").expect("written");
+        let before = events.len();
+        epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
+        assert_eq!(events.len(), before);
+
+        let mut next = TcpStream::connect(address).expect("connect");
+        next.write_all(b"for us").expect("written");
+        client.write_all(b"for nobody").expect("written");
+        let received = loop {
+            epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
+            if let Some(Event::Received { slot: 0, buffer }) = events.last_mut() {
+                break buffer.bytes_mut().to_vec();
+            }
+        };
+        assert_eq!(received, b"for us");
+        drop(elsewhere);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub mod listen;
 pub(crate) mod sends;
 pub mod uring;
 pub mod wake;
+#[cfg(test)]
+pub(crate) mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -243,7 +245,7 @@ pub trait Backend {
 }
 
 /// The shorter of a time-out and a wait for something of our own, if there is that.
-fn shorter(timeout: Option<Duration>, wait_ms: Option<u64>) -> Option<Duration> {
+pub(crate) fn shorter(timeout: Option<Duration>, wait_ms: Option<u64>) -> Option<Duration> {
     timeout.into_iter().chain(wait_ms.map(Duration::from_millis)).min()
 }
 

@@ -3,50 +3,12 @@
 use std::net::SocketAddr;
 
 use super::*;
+use crate::io::wire::Wire;
 
 const PROXY: &str = "10.0.0.1:40000";
 const OTHER: &str = "192.0.2.1:40000";
 const HEADER: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.2 56324 80\r\n";
 const SOURCE: &str = "198.51.100.7:56324";
-
-/// Reports what it is told to, and counts the buffers that come back.
-struct Script {
-    events: Vec<Event>,
-    recycled: usize,
-    waker: Waker,
-}
-
-impl Backend for Script {
-    fn poll(&mut self, _: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        events.append(&mut self.events);
-        Ok(())
-    }
-    fn send(&mut self, _: Slot, _: Span) {}
-    fn pause(&mut self, _: Slot) {}
-    fn resume(&mut self, _: Slot) {}
-    fn shutdown(&mut self, _: Slot) {}
-    fn close(&mut self, _: Slot, _: Close) {}
-    fn recycle(&mut self, _: Buffer) {
-        self.recycled += 1;
-    }
-    fn stop_accepting(&mut self) {}
-
-    fn has_stopped(&self) -> bool {
-        true
-    }
-    fn now_ns(&self) -> u64 {
-        0
-    }
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-    fn usage(&self) -> Usage {
-        Usage::default()
-    }
-    fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-}
 
 /// What the caller sees.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,41 +23,34 @@ enum Seen {
 
 /// One connection.
 struct Rig {
-    layer: Proxied<Script>,
+    layer: Proxied<Wire>,
     trusted: Arc<Trusted>,
-    /// Buffers that were handed out.
-    buffers: usize,
 }
 
 impl Rig {
     fn new() -> Self {
         let trusted = Arc::new(Trusted::new(&["10.0.0.0/8".parse().expect("a network")]));
-        let script = Script { events: Vec::new(), recycled: 0, waker: Waker::new().expect("a descriptor") };
-        let layer = Proxied::new(script, Some(Arc::clone(&trusted)));
-        Self { layer, trusted, buffers: 0 }
+        let layer = Proxied::new(Wire::new(), Some(Arc::clone(&trusted)));
+        Self { layer, trusted }
     }
 
     /// A connection from here; without an address it came by a path.
     fn accept(&mut self, peer: Option<&str>) -> Vec<Seen> {
         let peer = peer.map(|peer| peer.parse().expect("an address"));
-        self.happens(vec![Event::Accepted { slot: 3, listener: 0, peer }])
-    }
-
-    /// Bytes that arrive.
-    fn buffer(&mut self, bytes: &[u8]) -> Event {
-        self.buffers += 1;
-        let mut buffer = Buffer::new(bytes.len(), 0);
-        buffer.fill(bytes);
-        Event::Received { slot: 3, buffer }
+        self.happens(Event::Accepted { slot: 3, listener: 0, peer })
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Vec<Seen> {
-        let event = self.buffer(bytes);
-        self.happens(vec![event])
+        self.layer.inner.queue(3, bytes);
+        self.turn()
     }
 
-    fn happens(&mut self, events: Vec<Event>) -> Vec<Seen> {
-        self.layer.inner.events = events;
+    fn happens(&mut self, event: Event) -> Vec<Seen> {
+        self.layer.inner.coming.push_back(event);
+        self.turn()
+    }
+
+    fn turn(&mut self) -> Vec<Seen> {
         let mut reported = Vec::new();
         self.layer.poll(None, &mut reported).expect("nothing can break");
         let seen = reported.into_iter().map(|event| match event {
@@ -112,7 +67,7 @@ impl Rig {
             other => panic!("unexpected: {other:?}"),
         });
         let seen = seen.collect();
-        assert_eq!(self.layer.inner.recycled, self.buffers, "every buffer goes back");
+        assert_eq!(self.layer.inner.lent, 0, "every buffer goes back");
         seen
     }
 }
@@ -182,8 +137,8 @@ fn what_comes_after_garbage_is_not_reported() {
     assert_eq!(rig.receive(b"PR"), []);
     assert_eq!(rig.receive(b"ETTY"), [Seen::Unproxied]);
     assert_eq!(rig.receive(HEADER), []);
-    assert_eq!(rig.happens(vec![Event::Ended { slot: 3 }]), [Seen::Ended]);
-    assert_eq!(rig.happens(vec![Event::Closed { slot: 3 }]), [Seen::Closed]);
+    assert_eq!(rig.happens(Event::Ended { slot: 3 }), [Seen::Ended]);
+    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
 }
 
 #[test]
@@ -209,14 +164,16 @@ fn a_slot_that_is_used_again_owes_its_own_header() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(&HEADER[..10]), []);
-    assert_eq!(rig.happens(vec![Event::Closed { slot: 3 }]), [Seen::Closed]);
+    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(b"GET"), [Seen::Bytes(b"GET".to_vec())]);
-    assert_eq!(rig.happens(vec![Event::Closed { slot: 3 }]), [Seen::Closed]);
+    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
     // All of it at once.
-    let accepted = Event::Accepted { slot: 3, listener: 0, peer: PROXY.parse().ok() };
-    let (first, second) = (rig.buffer(&HEADER[..7]), rig.buffer(&HEADER[7..]));
-    let seen = rig.happens(vec![accepted, first, second, Event::Closed { slot: 3 }]);
+    let wire = &mut rig.layer.inner;
+    wire.coming.push_back(Event::Accepted { slot: 3, listener: 0, peer: PROXY.parse().ok() });
+    wire.queue(3, &HEADER[..7]);
+    wire.queue(3, &HEADER[7..]);
+    let seen = rig.happens(Event::Closed { slot: 3 });
     assert_eq!(seen, [Seen::Accepted, source(), Seen::Closed]);
 }
 
@@ -226,10 +183,10 @@ fn a_new_list_holds_for_whoever_comes() {
     rig.accept(Some(PROXY));
     rig.trusted.replace(&["192.0.2.1".parse().expect("an address")]);
     assert_eq!(rig.receive(HEADER), [source()]);
-    rig.happens(vec![Event::Closed { slot: 3 }]);
+    rig.happens(Event::Closed { slot: 3 });
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(b"GET"), [Seen::Bytes(b"GET".to_vec())]);
-    rig.happens(vec![Event::Closed { slot: 3 }]);
+    rig.happens(Event::Closed { slot: 3 });
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(HEADER), [source()]);
 }

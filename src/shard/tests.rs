@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::app::Relay;
-use crate::config::{Compression, LagPolicy};
+use crate::config::Config;
 use crate::hub::{Kind, Message, Options};
 use crate::io::{Buffer, Close, Usage};
-use crate::protocol::Limits;
 
 /// A backend to which nothing happens but time.
 struct Quiet {
@@ -62,26 +61,17 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             compression_threshold: 128,
             history_memory: 0,
         });
+        let app = Box::<Relay>::default();
         let settings = Settings {
-            origins: Vec::new(),
-            proxies: Vec::new(),
-            verifier: None,
-            shard,
-            shards: count,
-            limits: Limits::default(),
-            compression: Compression::Shared,
             context_memory: 1 << 20,
-            lag_policy: LagPolicy::Close,
-            pace: Pace::default(),
-            has_page: false,
             handshake_ms: 1_000,
             ping_ms: 1_000,
             pong_ms: 1_000,
             close_ms: 1_000,
-            drain_delay_ms: 0,
             drain_ms: 0,
+            ..Settings::new(&Config::default(), (shard, count), &*app)
         };
-        let own = (Quiet { now_ms: 0, waker }, hub, Box::<Relay>::default() as Box<dyn App>);
+        let own = (Quiet { now_ms: 0, waker }, hub, app as Box<dyn App>);
         Shard::new(settings, own, (mailbox, addresses.clone()), (Arc::clone(&shared), Arc::default()))
     };
     (0..count).zip(mailboxes).zip(wakers).map(make).collect()

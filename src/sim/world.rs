@@ -248,11 +248,6 @@ impl World {
                 compression_threshold,
             });
             let settings = Settings {
-                origins: Vec::new(),
-                proxies: Vec::new(),
-                verifier: None,
-                shard,
-                shards,
                 limits: Limits { max_message: 60_000 },
                 compression,
                 context_memory,
@@ -263,8 +258,8 @@ impl World {
                 ping_ms: PING_MS,
                 pong_ms: 1_000,
                 close_ms: CLOSE_MS,
-                drain_delay_ms: 0,
                 drain_ms: DRAIN_MS,
+                ..Settings::new(&Config::default(), (shard, shards), &*app)
             };
             let own: (_, _, Box<dyn App>) = (backend, hub, app);
             let common = (Arc::clone(&self.shared), Arc::default());

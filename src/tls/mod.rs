@@ -20,7 +20,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use crate::chunk::Span;
-use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
+use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker, shorter};
 
 use connection::{Phase, Secured, Sending, Shutdown};
 pub use identity::IdentityError;
@@ -30,8 +30,8 @@ pub(crate) use identity::{Credentials, Identity};
 const HANDSHAKES_A_TURN: usize = 16;
 /// Bytes that a client may have waiting for its turn; it does not wait longer.
 const MAX_EARLY_LEN: usize = 64 << 10;
-/// Longest wait for the kernel to take the last record of a connection.
-const FAREWELL: Duration = Duration::from_millis(10);
+/// Longest wait, in milliseconds, for the kernel to take the last record of a connection.
+const FAREWELL_MS: u64 = 10;
 
 /// A backend some of whose listeners speak TLS.
 pub(crate) struct Secure<B> {
@@ -106,8 +106,8 @@ impl Tls {
 
     fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
         let has_work = !self.failed.is_empty() || !self.waiting.is_empty();
-        let own = [has_work.then_some(Duration::ZERO), (!self.leaving.is_empty()).then_some(FAREWELL)];
-        timeout.into_iter().chain(own.into_iter().flatten()).min()
+        let farewell_ms = (!self.leaving.is_empty()).then_some(FAREWELL_MS);
+        shorter(timeout, if has_work { Some(0) } else { farewell_ms })
     }
 
     /// Passes on what the inner backend reported, as the caller is to see it.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
-use self::rig::{Asked, Rig, client_config, credentials};
+use self::rig::{Rig, client_config, credentials};
 use super::connection::PIECE_LEN;
 use super::*;
+use crate::io::wire::Asked;
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -270,7 +271,7 @@ fn closing_gracefully_says_the_end_if_that_is_possible_at_once() {
         rig.secure.close(0, how);
         rig.arrive(0, b"\x17\x03\x03\x00\x20half");
         if is_said {
-            assert!(rig.wire().timeout.is_some_and(|timeout| timeout <= FAREWELL));
+            assert!(rig.wire().timeout.is_some_and(|timeout| timeout <= Duration::from_millis(FAREWELL_MS)));
         }
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, how)]);

@@ -1,10 +1,8 @@
 //! A wrapper over a backend that is none, and a client of rustls that talks to it.
 
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::crypto::ring;
@@ -12,93 +10,9 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
 use crate::chunk::Span;
-use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
+use crate::io::wire::{BUFFER_LEN, Wire};
+use crate::io::{Backend, Event, Slot};
 use crate::tls::{Credentials, Identity, Secure, Terms};
-
-/// Bytes of a receive buffer, as backends have them.
-const BUFFER_LEN: usize = 32 << 10;
-
-/// What the wrapper asked of the backend.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    Shutdown(Slot),
-    Close(Slot, Close),
-}
-
-/// A backend that does what the test says.
-pub(super) struct Wire {
-    coming: VecDeque<Event>,
-    /// Bytes sent, by everybody.
-    pub(super) out: Vec<u8>,
-    /// Sends wait for [`Rig::release`].
-    pub(super) is_stuck: bool,
-    /// Bytes of the send that waits.
-    pub(super) waiting: Option<(Slot, Span)>,
-    /// Buffers that are out.
-    pub(super) lent: usize,
-    pub(super) asked: Vec<Asked>,
-    /// What the last poll was allowed to wait.
-    pub(super) timeout: Option<Duration>,
-    waker: Waker,
-}
-
-impl Backend for Wire {
-    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
-        self.timeout = timeout;
-        events.extend(self.coming.drain(..));
-        Ok(())
-    }
-
-    fn send(&mut self, slot: Slot, span: Span) {
-        assert!(self.waiting.is_none(), "one send at a time");
-        if self.is_stuck {
-            self.waiting = Some((slot, span));
-        } else {
-            self.out.extend_from_slice(span.bytes());
-            self.coming.push_back(Event::Sent { slot });
-        }
-    }
-
-    fn pause(&mut self, _: Slot) {}
-
-    fn resume(&mut self, _: Slot) {}
-
-    fn shutdown(&mut self, slot: Slot) {
-        self.asked.push(Asked::Shutdown(slot));
-    }
-
-    fn close(&mut self, slot: Slot, how: Close) {
-        self.asked.push(Asked::Close(slot, how));
-        self.coming.push_back(Event::Closed { slot });
-    }
-
-    fn recycle(&mut self, buffer: Buffer) {
-        assert!(!buffer.is_own() && buffer.capacity() == BUFFER_LEN, "not ours");
-        self.lent -= 1;
-    }
-
-    fn stop_accepting(&mut self) {}
-
-    fn has_stopped(&self) -> bool {
-        true
-    }
-
-    fn now_ns(&self) -> u64 {
-        0
-    }
-
-    fn clock_ns(&self) -> u64 {
-        0
-    }
-
-    fn usage(&self) -> Usage {
-        Usage::default()
-    }
-
-    fn waker(&self) -> Waker {
-        self.waker.clone()
-    }
-}
 
 /// The server's side, and what it has reported.
 pub(super) struct Rig {
@@ -148,19 +62,9 @@ impl Rig {
     pub(super) fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
         let (credentials, roots) = credentials();
         let identity = Arc::new(Identity::new(credentials));
-        let wire = Wire {
-            coming: VecDeque::new(),
-            out: Vec::new(),
-            is_stuck: false,
-            waiting: None,
-            lent: 0,
-            asked: Vec::new(),
-            timeout: None,
-            waker: Waker::new().expect("a waker"),
-        };
         let terms = Terms { listeners: vec![false, true], identity: Arc::clone(&identity) };
         Self {
-            secure: Secure::new(wire, Some(terms)),
+            secure: Secure::new(Wire::new(), Some(terms)),
             identity,
             config: client_config(roots, versions),
             heard: Vec::new(),
@@ -217,11 +121,7 @@ impl Rig {
 
     /// Has bytes arrive with the next turn.
     pub(super) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
-        let mut buffer = Buffer::new(BUFFER_LEN, 0);
-        buffer.fill(bytes);
-        let wire = self.wire();
-        wire.lent += 1;
-        wire.coming.push_back(Event::Received { slot, buffer });
+        self.wire().queue(slot, bytes);
     }
 
     pub(super) fn has_events(&mut self) -> bool {

@@ -1,0 +1,136 @@
+//! What the server listens on: sockets of its own, or those that it is given.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use tracing::warn;
+
+use super::{Given, StartError};
+use crate::config::{Config, Endpoint, Takeover};
+use crate::io::{Listener, listen};
+
+/// What each worker listens on, by worker, and where that is, with the ports that the kernel chose.
+pub(super) type Listening = (Vec<Endpoint>, Vec<Vec<Listener>>);
+
+/// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
+/// the workers share.
+pub(super) fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
+    if config.takeover == Takeover::On && !listen::waiting_connections_migrate() {
+        warn!(
+            "--takeover on: whoever waits to be accepted when a server ends is reset; \
+             set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
+        );
+    }
+    let listen = |endpoint: &Endpoint| {
+        let own = match endpoint {
+            Endpoint::Tcp(address) | Endpoint::Tls(address) => {
+                listen_on_address(*address, workers, config.takeover)
+            }
+            Endpoint::Unix(path) => {
+                listen_on_path(path, config.takeover).and_then(|listener| share(listener, workers))
+            }
+        };
+        let own = own.map_err(|error| {
+            let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
+            StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
+        })?;
+        let bound = own[0].local_addr().map_or_else(|| endpoint.clone(), |address| endpoint.at(address));
+        Ok((bound, own))
+    };
+    by_worker(config.listen.iter().map(listen), workers)
+}
+
+/// Has all workers accept from each of the sockets.
+pub(super) fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
+    let unusable = |error| StartError::System { what: "use a socket that listens already", error };
+    let all = given.into_iter().map(|Given { listener, endpoint }| {
+        let own = listener.set_nodelay().and_then(|()| share(listener, workers));
+        Ok((endpoint, own.map_err(unusable)?))
+    });
+    by_worker(all, workers)
+}
+
+/// Gives each worker its own listener of each endpoint; each has as many as there are workers.
+fn by_worker(
+    all: impl Iterator<Item = Result<(Endpoint, Vec<Listener>), StartError>>,
+    workers: u16,
+) -> Result<Listening, StartError> {
+    let mut endpoints = Vec::new();
+    let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    for one in all {
+        let (endpoint, own) = one?;
+        endpoints.push(endpoint);
+        for (worker, listener) in listeners.iter_mut().zip(own) {
+            worker.push(listener);
+        }
+    }
+    Ok((endpoints, listeners))
+}
+
+fn listen_on_address(
+    address: SocketAddr,
+    workers: u16,
+    takeover: Takeover,
+) -> std::io::Result<Vec<Listener>> {
+    // Sockets of one user share a port silently, so ask first whether another server has it.
+    if address.port() != 0 && takeover == Takeover::Off {
+        drop(TcpListener::bind(address)?);
+    }
+    let first = Listener::tcp(address)?;
+    let actual = first.local_addr().unwrap_or(address);
+    let others = (1..workers).map(|_| Listener::tcp(actual));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn listen_on_path(path: &Path, takeover: Takeover) -> std::io::Result<Listener> {
+    match takeover {
+        Takeover::Off => Listener::unix(path),
+        Takeover::On => Listener::unix_instead(path),
+    }
+}
+
+fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
+    let others: Vec<_> = (1..workers).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
+    Ok(std::iter::once(listener).chain(others).collect())
+}
+
+/// Binds the address of the admin listener.
+pub(super) fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Result<TcpListener, StartError> {
+    let listener = match takeover {
+        Takeover::Off => TcpListener::bind(address),
+        Takeover::On => listen::shared(address),
+    };
+    listener.map_err(|error| StartError::Listen {
+        endpoint: address.into(),
+        remedy: remedy(&error, &ADMIN),
+        error,
+    })
+}
+
+/// What to do about an address that cannot be listened on: when its port is taken, when it is privileged, otherwise.
+type Remedies = [&'static str; 3];
+
+const LISTEN: Remedies = [
+    "another program has the port: end it, choose another one with --listen, or replace a server with --takeover on",
+    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
+    "choose another address with --listen",
+];
+const LISTEN_ON_PATH: Remedies = [
+    "another program listens there, or something else has that name: end or remove it, or choose another path",
+    "this user may not make a file there; choose another path, or give the directory to this user",
+    "choose another path with --listen unix:PATH",
+];
+const ADMIN: Remedies = [
+    "another program has the port: end it, or choose another one with --admin",
+    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --admin",
+    "choose another address with --admin",
+];
+
+fn remedy(error: &std::io::Error, [taken, privileged, other]: &Remedies) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => taken,
+        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
+        std::io::ErrorKind::PermissionDenied => privileged,
+        _ => other,
+    }
+}
