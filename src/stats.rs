@@ -384,7 +384,7 @@ stats! {
         mailbox_full = "mailbox_full",
         /// Times that completions were found to have overflowed the ring; the kernel keeps them.
         ring_overflows = "ring_overflows",
-        /// Times that receiving waited for a free buffer.
+        /// Times that receiving waited for a free buffer; long messages on io_uring do so often, since few are lent.
         starved = "receive_buffer_shortages",
         /// TLS handshakes completed.
         tls_handshakes = "tls_handshakes",

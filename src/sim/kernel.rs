@@ -170,7 +170,7 @@ impl Kernel for Simulated {
         buffer
     }
 
-    fn available(&self) -> usize {
+    fn lend(&mut self) -> usize {
         self.0.borrow().lent.len()
     }
 

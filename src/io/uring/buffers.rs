@@ -17,7 +17,15 @@ const PAGE: usize = 4096;
 /// The most entries of a buffer ring, io_uring_register(2).
 const MOST: u16 = 1 << 15;
 
-/// A buffer belongs either to the kernel, and then its memory is in `lent`, or to the caller as a [`Buffer`].
+/// Bytes that the buffers with the kernel are to hold together, by what has come in each of late. The kernel fills them in
+/// their order, so each is as long out of the cache as it takes to fill all others.
+const WARM: usize = 512 << 10;
+
+/// Fewest buffers with the kernel, if there are as many.
+const FEWEST: usize = 8;
+
+/// A buffer belongs either to the kernel, and then its memory is in `lent`, or it is a [`Buffer`], with the caller or kept
+/// here.
 pub(super) struct Buffers {
     /// The ring of `lent.len()` entries, a power of two, that the kernel reads.
     entries: NonNull<BufRingEntry>,
@@ -29,6 +37,10 @@ pub(super) struct Buffers {
     buffer_len: usize,
     /// Number of buffers that the kernel can still fill.
     available: usize,
+    /// To be lent, the last first, which is the one that the processor has still in its cache.
+    kept: Vec<Buffer>,
+    /// Bytes that came in a buffer, a moving average.
+    usual_len: usize,
 }
 
 impl Buffers {
@@ -51,20 +63,38 @@ impl Buffers {
             lent: vec![ptr::null_mut(); count.into()].into_boxed_slice(),
             buffer_len: options.buffer_len,
             available: 0,
+            kept: (0..count).map(|id| Buffer::new(options.buffer_len, id)).collect(),
+            usual_len: 0,
         };
         // SAFETY: the memory is freed by `drop` or `leak`, both of which come after the ring's own end.
         unsafe { ring.register_buffers(entries.as_ptr() as u64, count, BUFFER_GROUP) }?;
-        for id in 0..count {
-            buffers.give(Buffer::new(options.buffer_len, id));
-        }
+        buffers.lend();
         Ok(buffers)
     }
 
-    /// Gives a buffer to the kernel.
+    /// Takes a buffer from the caller, to be lent again.
+    pub(super) fn give(&mut self, buffer: Buffer) {
+        self.kept.push(buffer);
+    }
+
+    /// Lends as many buffers as do any good. Says how many the kernel can fill now.
+    pub(super) fn lend(&mut self) -> usize {
+        let wanted = (WARM / self.usual_len.max(1)).max(FEWEST);
+        if self.available < wanted && !self.kept.is_empty() {
+            for _ in self.available..wanted {
+                let Some(buffer) = self.kept.pop() else { break };
+                self.enter(buffer);
+            }
+            self.publish();
+        }
+        self.available
+    }
+
+    /// Appends an entry, which the kernel does not look at before it is published.
     ///
     /// # Panics
-    /// When it is not one of ours.
-    pub(super) fn give(&mut self, buffer: Buffer) {
+    /// When the buffer is not one of ours.
+    fn enter(&mut self, buffer: Buffer) {
         let Buffer { memory, id, .. } = buffer;
         assert_eq!(memory.len(), self.buffer_len, "a buffer of another backend");
         assert!(self.lent[usize::from(id)].is_null(), "buffer {id} of another backend");
@@ -80,7 +110,6 @@ impl Buffers {
         entry.set_len(self.buffer_len as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
-        self.publish();
         self.available += 1;
     }
 
@@ -92,16 +121,12 @@ impl Buffers {
         let memory = std::mem::replace(&mut self.lent[usize::from(id)], ptr::null_mut());
         assert!(!memory.is_null(), "the kernel reported buffer {id} twice");
         self.available -= 1;
+        self.usual_len = (15 * self.usual_len + len).div_ceil(16);
         let memory = ptr::slice_from_raw_parts_mut(memory, self.buffer_len);
         // SAFETY: `give` got this pointer from a box of this length. The kernel has reported the buffer as
         // used up and does not write to it any more.
         let memory = unsafe { Box::from_raw(memory) };
         Buffer { memory, len, id }
-    }
-
-    /// Number of buffers that the kernel can still fill.
-    pub(super) fn available(&self) -> usize {
-        self.available
     }
 
     /// Keeps the memory for ever, since the kernel may still write to it.
@@ -133,5 +158,50 @@ impl Drop for Buffers {
             // owner quiesced the ring.
             unsafe { dealloc(self.entries.as_ptr().cast(), self.layout) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: u16 = 64;
+
+    /// Has every buffer that is lent come back with so many bytes, and lends again. How many are lent now.
+    fn fill_all(buffers: &mut Buffers, len: usize) -> usize {
+        let lent: Vec<u16> = (0..ALL).filter(|id| !buffers.lent[usize::from(*id)].is_null()).collect();
+        for id in lent {
+            let buffer = buffers.take(id, len);
+            buffers.give(buffer);
+        }
+        buffers.lend()
+    }
+
+    #[test]
+    fn so_many_are_lent_as_the_cache_holds() {
+        let ring = Ring::new(4, 1).expect("this machine has io_uring");
+        let options = Options { buffers: ALL, ..Options::default() };
+        let mut buffers = Buffers::new(&options, &ring).expect("memory");
+        let all = usize::from(ALL);
+        assert_eq!(buffers.lend(), all, "nothing is known of what will come");
+        for _ in 0..20 {
+            fill_all(&mut buffers, options.buffer_len);
+        }
+        assert_eq!(fill_all(&mut buffers, options.buffer_len), WARM / options.buffer_len);
+        for _ in 0..20 {
+            fill_all(&mut buffers, 60);
+        }
+        assert_eq!(fill_all(&mut buffers, 60), all);
+
+        let last = buffers.take(0, 60);
+        let (id, memory) = (last.id, last.memory.as_ptr());
+        buffers.give(last);
+        buffers.lend();
+        assert_eq!(
+            buffers.lent[usize::from(id)].cast_const(),
+            memory,
+            "the last one given is the first one lent"
+        );
+        drop(ring);
     }
 }

@@ -67,14 +67,14 @@ pub(crate) trait Kernel {
 
     fn close_listeners(&mut self);
 
-    /// Lends a receive buffer.
+    /// Takes a receive buffer that is free again.
     fn give(&mut self, buffer: Buffer);
 
     /// Takes a buffer back that a completion said to hold `len` bytes.
     fn take(&mut self, id: u16, len: usize) -> Buffer;
 
-    /// Number of buffers that can still be filled.
-    fn available(&self) -> usize;
+    /// Has the kernel use buffers that are free. Says how many it can fill now.
+    fn lend(&mut self) -> usize;
 
     /// Nanoseconds on a monotonic clock.
     fn now_ns(&self) -> u64;
@@ -170,8 +170,8 @@ impl Kernel for Linux {
         self.buffers.take(id, len)
     }
 
-    fn available(&self) -> usize {
-        self.buffers.available()
+    fn lend(&mut self) -> usize {
+        self.buffers.lend()
     }
 
     fn now_ns(&self) -> u64 {

@@ -187,7 +187,7 @@ impl<K: Kernel> Uring<K> {
         {
             self.push(accept);
         }
-        let mut left = self.kernel.available();
+        let mut left = self.kernel.lend();
         while left > 0
             && let Some(slot) = self.starving.pop_front()
         {
