@@ -74,12 +74,11 @@ impl Hub {
     pub fn sent(&mut self, slot: Slot) -> bool {
         let client = &mut self.clients[slot as usize];
         client.sending = false;
-        if client.outbox.as_ref().is_some_and(|outbox| outbox.len() == 0) {
-            let drained = client.outbox.take();
-            if self.spare.len() < SPARE_OUTBOXES {
-                let spares = &mut self.spare_chunks;
-                self.spare.extend(drained.and_then(|mut outbox| outbox.reset(spares).then_some(outbox)));
-            }
+        if let Some(mut drained) = client.outbox.take_if(|outbox| outbox.len() == 0)
+            && drained.reset(&mut self.spare_chunks)
+            && self.spare.len() < SPARE_OUTBOXES
+        {
+            self.spare.push(drained);
         }
         !self.serve_again(slot)
     }

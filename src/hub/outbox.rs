@@ -17,13 +17,16 @@ const KEPT_PARCELS: usize = 16;
 /// Bytes of larger ones that are kept for whoever needs one next: giving them back and getting them anew costs a page
 /// fault for every 4 KiB.
 const SPARE_BYTES: usize = 4 << 20;
+/// Most chunks that are kept.
+const SPARE_CHUNKS: usize = 128;
 /// How much larger than what is needed a chunk that was kept may be.
 const SPARE_EXCESS: usize = 4;
 
 /// Large chunks that nobody uses now.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
-    chunks: Vec<Rc<Chunk>>,
+    /// The oldest first.
+    chunks: VecDeque<Rc<Chunk>>,
     /// Bytes of all.
     bytes: usize,
 }
@@ -32,23 +35,27 @@ impl Spares {
     /// An empty chunk with at least that capacity.
     fn take(&mut self, capacity: usize) -> Rc<Chunk> {
         let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
-        let Some(at) = self.chunks.iter().rposition(|chunk| range.contains(&chunk.capacity())) else {
+        let has_none = *range.end() <= KEPT_CHUNK;
+        let is_fit = |chunk: &Rc<Chunk>| range.contains(&chunk.capacity());
+        let found = if has_none { None } else { self.chunks.iter().rposition(is_fit) };
+        let Some(chunk) = found.and_then(|at| self.chunks.swap_remove_back(at)) else {
             return Chunk::with_capacity(capacity);
         };
-        let chunk = self.chunks.swap_remove(at);
         self.bytes -= chunk.capacity();
         chunk
     }
 
-    /// Keeps a chunk, unless it is small, in use, or too much.
+    /// Keeps a chunk instead of the oldest ones, unless it is small, in use, or too much by itself.
     fn give(&mut self, mut chunk: Rc<Chunk>) {
         let capacity = chunk.capacity();
-        let is_wanted = capacity > KEPT_CHUNK && self.bytes + capacity <= SPARE_BYTES;
-        if let Some(own) = Rc::get_mut(&mut chunk).filter(|_| is_wanted) {
-            own.clear();
-            self.bytes += capacity;
-            self.chunks.push(chunk);
+        let is_wanted = capacity > KEPT_CHUNK && capacity <= SPARE_BYTES;
+        let Some(own) = Rc::get_mut(&mut chunk).filter(|_| is_wanted) else { return };
+        own.clear();
+        while self.bytes + capacity > SPARE_BYTES || self.chunks.len() == SPARE_CHUNKS {
+            self.bytes -= self.chunks.pop_front().map_or(0, |oldest| oldest.capacity());
         }
+        self.bytes += capacity;
+        self.chunks.push_back(chunk);
     }
 }
 
@@ -280,6 +287,13 @@ mod tests {
         assert_eq!(spares.bytes, SPARE_BYTES);
         assert_eq!(spares.take(300 << 10).capacity(), 1 << 20);
         assert_eq!(spares.take(200 << 10).capacity(), 200 << 10, "the others are much too large");
+        for _ in 0..1000 {
+            spares.give(Chunk::with_capacity(5 << 10));
+        }
+        assert_eq!((spares.chunks.len(), spares.bytes), (SPARE_CHUNKS, SPARE_CHUNKS * (5 << 10)));
+        spares.give(Chunk::with_capacity(SPARE_BYTES));
+        assert_eq!(spares.take(SPARE_BYTES).capacity(), SPARE_BYTES, "the oldest make room");
+        assert_eq!((spares.chunks.len(), spares.bytes), (0, 0));
     }
 
     #[test]
