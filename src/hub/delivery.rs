@@ -194,8 +194,10 @@ impl Hub {
     }
 
     fn hand_over(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
-        self.clients[slot as usize].sending = true;
-        Outbound { slot, span, messages }
+        let client = &mut self.clients[slot as usize];
+        client.sending = true;
+        let is_last = client.finished && !self.is_owed(slot);
+        Outbound { slot, span, messages, is_last }
     }
 
     /// Compresses frames for one client as they leave, since each may refer to what left before it.

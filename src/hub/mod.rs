@@ -119,6 +119,8 @@ pub struct Outbound {
     pub span: Span,
     /// Messages of rooms among them.
     pub messages: u64,
+    /// Whether nothing follows, since [`Hub::finish`] was called.
+    pub is_last: bool,
 }
 
 /// A client that did not read fast enough.

@@ -17,7 +17,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, s
 
 use super::admission::Admission;
 use super::clock::now_ns;
-use super::sends::{SendId, Sends};
+use super::sends::{Send, SendId, Sends};
 use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
 
@@ -154,13 +154,25 @@ impl Epoll {
         self.requests = requests;
     }
 
+    fn start_send(&mut self, slot: Slot, span: Span, is_last: bool) {
+        let connection = self.at(slot);
+        assert!(connection.send.is_none(), "slot {slot} has a send under way");
+        if connection.phase == Phase::Open {
+            let id = self.sends.insert(slot, span, is_last);
+            self.at(slot).send = Some(id);
+            self.request(slot);
+        }
+    }
+
     /// Sends what the socket takes, and what is to come after it.
     fn continue_sending(&mut self, slot: Slot, events: &mut Vec<Event>) {
         let connection = self.connections[slot as usize].as_mut().expect("checked by the callers");
         let socket = connection.socket.as_raw_fd();
         if let Some(id) = connection.send {
-            let span = &mut self.sends.at(id).span;
-            match send(socket, span.bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            let Send { span, is_last, .. } = self.sends.at(id);
+            let wait_for_end =
+                if *is_last { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
+            match send(socket, span.bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT | wait_for_end) {
                 // A short send has filled the socket, so an edge will come when there is room again.
                 Ok(count) => span.advance(count),
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
@@ -423,13 +435,11 @@ impl Backend for Epoll {
     }
 
     fn send(&mut self, slot: Slot, span: Span) {
-        let connection = self.at(slot);
-        assert!(connection.send.is_none(), "slot {slot} has a send under way");
-        if connection.phase == Phase::Open {
-            let id = self.sends.insert(slot, span);
-            self.at(slot).send = Some(id);
-            self.request(slot);
-        }
+        self.start_send(slot, span, false);
+    }
+
+    fn send_last(&mut self, slot: Slot, span: Span) {
+        self.start_send(slot, span, true);
     }
 
     fn pause(&mut self, slot: Slot) {

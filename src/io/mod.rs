@@ -205,6 +205,12 @@ pub trait Backend {
     /// Sends `span`; one at a time for a slot.
     fn send(&mut self, slot: Slot, span: Span);
 
+    /// The same for the last bytes of a connection that is shut down, or closed, when they are sent: the kernel keeps
+    /// the rest of them for that, 200 ms at most, so that the end travels with them and not by itself.
+    fn send_last(&mut self, slot: Slot, span: Span) {
+        self.send(slot, span);
+    }
+
     /// Stops receiving. What has been received already may still be reported.
     fn pause(&mut self, slot: Slot);
 

@@ -29,6 +29,8 @@ impl SendId {
 pub(super) struct Send {
     pub(super) slot: Slot,
     pub(super) span: Span,
+    /// Our direction ends right after it.
+    pub(super) is_last: bool,
 }
 
 /// All sends under way of one backend.
@@ -39,8 +41,8 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    pub(super) fn insert(&mut self, slot: Slot, span: Span) -> SendId {
-        let send = Some(Send { slot, span });
+    pub(super) fn insert(&mut self, slot: Slot, span: Span, is_last: bool) -> SendId {
+        let send = Some(Send { slot, span, is_last });
         if let Some(id) = self.free.pop() {
             self.entries[id.index()] = send;
             return id;
@@ -74,10 +76,10 @@ mod tests {
     #[test]
     fn ids_are_used_again_only_after_removal() {
         let mut sends = Sends::default();
-        let first = sends.insert(1, Span::copy_of(b"one"));
-        let second = sends.insert(2, Span::copy_of(b"two"));
+        let first = sends.insert(1, Span::copy_of(b"one"), false);
+        let second = sends.insert(2, Span::copy_of(b"two"), false);
         assert_eq!(sends.remove(first).span.bytes(), b"one");
-        let third = sends.insert(3, Span::copy_of(b"three"));
+        let third = sends.insert(3, Span::copy_of(b"three"), false);
         assert_eq!(third, first);
         assert_eq!((sends.at(second).slot, sends.at(third).slot), (2, 3));
         assert_eq!(SendId::from_number(second.number()), Some(second));

@@ -146,6 +146,10 @@ impl<B: Backend> Backend for Proxied<B> {
         self.inner.send(slot, span);
     }
 
+    fn send_last(&mut self, slot: Slot, span: Span) {
+        self.inner.send_last(slot, span);
+    }
+
     fn pause(&mut self, slot: Slot) {
         self.inner.pause(slot);
     }

@@ -30,7 +30,7 @@ impl<K: Kernel> Shard<Uring<K>> {
     /// Whether the client's bytes are wanted now. Of one over its rate they are not until time has passed.
     pub(crate) fn listens_to(&self, slot: Slot) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
-        let talks = matches!(connection.phase, connection::Phase::Handshake | connection::Phase::Open);
+        let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
         talks
             && !connection.ended
             && ![Pause::Unread, Pause::Published, Pause::Pace].iter().any(|why| connection.is_paused(*why))

@@ -32,7 +32,7 @@ use crate::protocol::{CloseCode, Reader};
 use crate::stats::Stats;
 use crate::timers::Timers;
 use admission::Admission;
-use connection::Connection;
+use connection::{Connection, Phase};
 use journal::Journal;
 #[cfg(test)]
 pub(crate) use mailbox::mailbox_of;
@@ -263,7 +263,11 @@ impl<B: Backend> Shard<B> {
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);
             self.journal.sent(outbound.slot, outbound.messages, outbound.span.len());
-            self.backend.send(outbound.slot, outbound.span);
+            if outbound.is_last && self.connections[outbound.slot as usize].phase == Phase::Ending {
+                self.backend.send_last(outbound.slot, outbound.span);
+            } else {
+                self.backend.send(outbound.slot, outbound.span);
+            }
         }
         self.tell_lagged();
     }

@@ -105,7 +105,7 @@ impl Kernel for Simulated {
     #[expect(unsafe_code, reason = "the contract of the trait")]
     unsafe fn push(&mut self, request: Request<'_>) {
         let owned = match request {
-            Request::Send(slot, id, span) => Owned::Send(slot, id, span.clone()),
+            Request::Send { slot, id, span, .. } => Owned::Send(slot, id, span.clone()),
             Request::Accept { at, listener } => Owned::Other(Request::Accept { at, listener }),
             Request::CancelAccept(at) => Owned::Other(Request::CancelAccept(at)),
             Request::Receive(slot) => Owned::Other(Request::Receive(slot)),
@@ -234,7 +234,7 @@ impl Core {
                     self.woken();
                 }
             }
-            Request::Send(..) => unreachable!("owned sends come apart"),
+            Request::Send { .. } => unreachable!("owned sends come apart"),
         }
     }
 

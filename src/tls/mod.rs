@@ -377,6 +377,14 @@ impl<B: Backend> Backend for Secure<B> {
         }
     }
 
+    fn send_last(&mut self, slot: Slot, span: Span) {
+        match self.secured(slot) {
+            // The record that says so is still to come.
+            Some(_) => self.send(slot, span),
+            None => self.inner.send_last(slot, span),
+        }
+    }
+
     fn pause(&mut self, slot: Slot) {
         self.inner.pause(slot);
     }

@@ -95,9 +95,11 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
         let labels = [("shard", &*worker.to_string())];
         Metrics::of(server.admin_address()).sum("uproar_accepted_total", &labels)
     };
-    let clients: Vec<_> = (0..60).map(|_| Client::open(address, "/")).collect();
-    for worker in 0..3 {
-        assert!(accepted(worker) >= 10.0, "{:?}", [0, 1, 2].map(accepted));
+    let mut clients = Vec::new();
+    // A worker that has no processor just now gets few.
+    while [0, 1, 2].map(accepted).iter().any(|count| *count < 10.0) {
+        assert!(clients.len() < 1000, "{:?}", [0, 1, 2].map(accepted));
+        clients.push(Client::open(address, "/"));
     }
     let mut stream = UnixStream::connect(&path).expect("it listens");
     stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");

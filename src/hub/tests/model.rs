@@ -296,7 +296,7 @@ impl World {
     fn poll(&mut self, shard: u16, mut budget: usize) {
         let hub = &mut self.hubs[shard as usize];
         while let Some(outbound) = hub.poll_send(&mut budget) {
-            let Outbound { slot, span, messages } = outbound;
+            let Outbound { slot, span, messages, .. } = outbound;
             let bytes = span.bytes().to_vec();
             let client = self.clients.get_mut(&(shard, slot)).expect("only clients are sent anything");
             client.handed_out(&bytes, messages);

@@ -113,7 +113,7 @@ fn messages_that_come_during_a_pass_leave_together_in_the_next() {
     let mut got = [0; 10];
     got[0] = 1;
     let mut sends = 1;
-    while let Some(Outbound { slot, span, messages }) = hub.poll_send(&mut usize::MAX.clone()) {
+    while let Some(Outbound { slot, span, messages, .. }) = hub.poll_send(&mut usize::MAX.clone()) {
         assert_eq!(payloads(span.bytes()).len() as u64, messages);
         got[slot as usize] += messages;
         sends += 1;

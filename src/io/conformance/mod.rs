@@ -23,7 +23,7 @@ macro_rules! suite {
                 bytes_can_be_changed, closed_while_waiting_for_a_buffer, resumed_while_waiting_for_a_buffer,
                 ends_cost_no_buffers, after_silence, many_fall_silent, many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
-                shutdown_ends_one_direction, shutdown_waits_for_the_send, to_a_reset_peer,
+                shutdown_ends_one_direction, shutdown_waits_for_the_send, last_words_come_with_the_end, to_a_reset_peer,
                 one_chunk_to_many, more_than_the_queue_holds, empty_span);
             suite!(@tests $make, closing: idle, with_a_send_under_way, delivers_what_was_sent, reset_is_seen_as_one,
                 reset_drops_unsent_bytes, after_failure, after_the_peers_end, ignores_calls_while_closing,

@@ -87,6 +87,44 @@ pub(super) fn shutdown_waits_for_the_send<B: Backend>(make: Make<B>) {
     assert!(reader.join().expect("read") == bytes);
 }
 
+/// The kernel may wait for the end no longer than 200 ms, so a machine that stands still can make one attempt fail.
+pub(super) fn last_words_come_with_the_end<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let mut attempt = |is_closed: bool| {
+        let (mut client, slot) = rig.connect();
+        rig.backend.send_last(slot, Span::copy_of(b"the last words"));
+        rig.sent(slot);
+        client.set_nonblocking(true).expect("a socket");
+        let has_waited =
+            client.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        client.set_nonblocking(false).expect("a socket");
+        match is_closed {
+            true => rig.close(slot, Close::Graceful),
+            false => rig.backend.shutdown(slot),
+        }
+        rig.turn();
+        let mut text = Vec::new();
+        client.read_to_end(&mut text).expect("the words, then the end");
+        assert_eq!(text, b"the last words");
+        has_waited
+    };
+    for is_closed in [false, true] {
+        assert!((0..5).any(|_| attempt(is_closed)), "sent by themselves, closed: {is_closed}");
+    }
+    let bytes = pattern(LARGE);
+    let (mut client, slot) = rig.connect();
+    let reader = thread::spawn(move || {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).expect("everything, then the end");
+        all
+    });
+    rig.backend.send_last(slot, Span::copy_of(&bytes));
+    rig.sent(slot);
+    rig.close(slot, Close::Graceful);
+    rig.turn();
+    assert!(reader.join().expect("read") == bytes);
+}
+
 pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (client, slot) = rig.connect();

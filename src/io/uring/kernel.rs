@@ -26,8 +26,13 @@ pub(crate) enum Request<'a> {
     Receive(Slot),
     /// Say when there is something to receive.
     Poll(Slot),
-    /// Send all of the span.
-    Send(Slot, SendId, &'a Span),
+    /// Send all of the span; if it is the last one, together with the end that will follow.
+    Send {
+        slot: Slot,
+        id: SendId,
+        span: &'a Span,
+        is_last: bool,
+    },
     Shutdown(Slot),
     /// Cancel an operation of the connection.
     Cancel(Slot, Operation),
@@ -116,7 +121,7 @@ impl Kernel for Linux {
             Request::CancelAccept(at) => operation::cancel_accept(at),
             Request::Receive(slot) => operation::receive(slot),
             Request::Poll(slot) => operation::poll(slot),
-            Request::Send(slot, id, span) => operation::send(slot, id, span.bytes()),
+            Request::Send { slot, id, span, is_last } => operation::send(slot, id, span.bytes(), is_last),
             Request::Shutdown(slot) => operation::shutdown(slot),
             Request::Cancel(slot, target) => operation::cancel(slot, target),
             Request::Linger(slot) => operation::linger(slot),

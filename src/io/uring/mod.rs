@@ -166,10 +166,25 @@ impl<K: Kernel> Uring<K> {
         self.push(request);
     }
 
+    fn start_send(&mut self, slot: Slot, span: Span, is_last: bool) {
+        let connection = self.at(slot);
+        assert!(connection.send.is_none(), "slot {slot} has a send under way");
+        if connection.phase == Phase::Open {
+            let id = self.sends.insert(slot, span, is_last);
+            self.at(slot).send = Some(id);
+            self.at(slot).under_way += 1;
+            self.push_send(id);
+            if fault::is(Fault::SpanLetGo) {
+                let send = self.sends.at(id);
+                send.span = Span::copy_of(send.span.bytes());
+            }
+        }
+    }
+
     /// Queues what is left of a send.
     fn push_send(&mut self, id: SendId) {
         let send = self.sends.at(id);
-        let request = Request::Send(send.slot, id, &send.span);
+        let request = Request::Send { slot: send.slot, id, span: &send.span, is_last: send.is_last };
         // SAFETY: the span stays in `sends` until the completion; `drop` quiesces the kernel first.
         unsafe { self.kernel.push(request) };
     }
@@ -456,18 +471,11 @@ impl<K: Kernel> Backend for Uring<K> {
     }
 
     fn send(&mut self, slot: Slot, span: Span) {
-        let connection = self.at(slot);
-        assert!(connection.send.is_none(), "slot {slot} has a send under way");
-        if connection.phase == Phase::Open {
-            let id = self.sends.insert(slot, span);
-            self.at(slot).send = Some(id);
-            self.at(slot).under_way += 1;
-            self.push_send(id);
-            if fault::is(Fault::SpanLetGo) {
-                let send = self.sends.at(id);
-                send.span = Span::copy_of(send.span.bytes());
-            }
-        }
+        self.start_send(slot, span, false);
+    }
+
+    fn send_last(&mut self, slot: Slot, span: Span) {
+        self.start_send(slot, span, true);
     }
 
     fn pause(&mut self, slot: Slot) {

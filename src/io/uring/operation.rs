@@ -104,10 +104,11 @@ pub(super) fn poll(slot: Slot) -> squeue::Entry {
 }
 
 /// Sends all of `bytes`, which the kernel reads until the operation completes.
-pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8]) -> squeue::Entry {
+pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8], is_last: bool) -> squeue::Entry {
+    let wait_for_end = if is_last { libc::MSG_MORE } else { 0 };
     // A span is shorter than 4 GiB, as its bounds have 32 bits.
     let send = opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
-        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL);
+        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait_for_end);
     Operation::Send(id).tag(send.build())
 }
 
