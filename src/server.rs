@@ -184,7 +184,8 @@ impl Server {
         }
     }
 
-    /// Starts the server with an application of your own: `make` is called once on each worker, with its index.
+    /// Starts the server with an application of your own: `make` is called on each worker, with its index. It is once,
+    /// unless there is not enough for a ring on each: then all begin again on epoll.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -217,10 +218,8 @@ impl Server {
         plan.tls = identity
             .clone()
             .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
-        let limits = plan.limits(config);
-        let shared = Arc::new(Shared::new(limits));
         let make: Arc<Make> = Arc::new(make);
-        let crew = Crew::start(config, &plan, listeners, &shared, &make)?;
+        let (crew, shared) = start_crew(config, &mut plan, listeners, &make)?;
         let stats = crew.stats();
         let backend = plan.backend_name();
         let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
@@ -236,7 +235,6 @@ impl Server {
             return Err(error);
         }
         let threads = crew.go();
-        info!("room for {} connections with {descriptors} descriptors", limits.server);
         let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
         let control = Control { watch, plan: Arc::new(plan), taken_over, identity };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
@@ -300,6 +298,39 @@ fn check(config: &Config) -> Result<Option<Credentials>, StartError> {
     config.check()?;
     let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
     Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
+}
+
+/// Starts the workers. Where memory is limited there may be a ring and not one for each; unless io_uring was asked for,
+/// all are on epoll then.
+fn start_crew(
+    config: &Config,
+    plan: &mut Plan,
+    listeners: Vec<Vec<Listener>>,
+    make: &Arc<Make>,
+) -> Result<(Crew, Arc<Shared>), StartError> {
+    let start = |plan: &Plan, listeners| {
+        let limits = plan.limits(config);
+        let shared = Arc::new(Shared::new(limits));
+        let crew = Crew::start(config, plan, listeners, &shared, make)?;
+        info!("room for {} connections with {} descriptors", limits.server, plan.descriptors);
+        Ok((crew, shared))
+    };
+    if config.backend != BackendName::Auto || plan.backend == BackendName::Epoll {
+        return start(plan, listeners);
+    }
+    let clones = listeners.iter().map(|own| own.iter().map(Listener::try_clone).collect());
+    let clones = clones
+        .collect::<Result<_, _>>()
+        .map_err(|error| StartError::System { what: "share a listener", error })?;
+    match start(plan, clones) {
+        Err(StartError::Backend { error, .. }) => {
+            warn!(%error, "io_uring is not to be had for every worker; using epoll");
+            let config = Config { backend: BackendName::Epoll, ..config.clone() };
+            *plan = Plan { tls: plan.tls.take(), ..Plan::new(&config, plan.workers, plan.descriptors) };
+            start(plan, listeners)
+        }
+        result => result,
+    }
 }
 
 /// What follows from the settings, the same for every worker.
