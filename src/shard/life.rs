@@ -95,7 +95,8 @@ impl<B: Backend> Shard<B> {
         if !self.is_open(slot) {
             return;
         }
-        debug!(slot, code = code.0, reason, "closing");
+        // The reason may have a user's name.
+        debug!(slot, code = code.0, "closing");
         let frame = close_frame(code, reason);
         self.count_end(slot, code.0);
         self.farewell(slot, owed, &frame, Phase::Closing);

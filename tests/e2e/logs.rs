@@ -146,25 +146,25 @@ fn a_full_server_warns(backend: BackendName) {
 fn what_users_say_is_not_logged(backend: BackendName) {
     let secret = settings_file(&format!("quiet log {backend:?}"), SECRET);
     let token = token_of("ada-lovelace");
-    let mut command = uproar(&[
-        "--log=info",
-        "--listen=127.0.0.1:0",
-        "--auth-hmac-secret-file",
-        &secret,
-        backend_arg(backend),
-    ]);
-    let server = Process::run(&mut command);
-    let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
-    ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
-    ada.say("between us");
-    ada.hears("ada-lovelace: between us");
-    let mut refused = Raw::connect(server.address);
-    refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-    assert_eq!(refused.response().status, 404);
-    drop(ada);
-    let log = log_of(server);
-    assert!(log.contains("not_found"), "{log}");
-    for private in ["lovelace", "between us", "garden", &token, SECRET] {
-        assert!(!log.contains(private), "{private}: {log}");
+    for level in ["--log=info", "--log=debug"] {
+        let flags = [level, "--listen=127.0.0.1:0", backend_arg(backend)];
+        let server = Process::run(uproar(&flags).args(["--auth-hmac-secret-file", &secret]));
+        let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
+        ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
+        ada.say("between us");
+        ada.hears("ada-lovelace: between us");
+        // Another user whose name looks the same, which the client is told.
+        let mut other = Client::open(server.address, &format!("/?token={}", token_of("Ada-Lovelace")));
+        assert_eq!(other.closed(), (1008, "the name Ada-Lovelace is taken".into()));
+        let mut refused = Raw::connect(server.address);
+        refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        assert_eq!(refused.response().status, 404);
+        drop((ada, other));
+        let log = log_of(server);
+        assert!(log.contains("not_found"), "{log}");
+        for private in ["ovelace", "between us", &token, SECRET] {
+            assert!(!log.contains(private), "{private}: {log}");
+        }
+        assert!(level == "--log=debug" || !log.contains("garden"), "{log}");
     }
 }
