@@ -53,8 +53,8 @@ struct Holder {
     name: String,
     /// Whether it is from a token, so that it stands for the same user whoever shows it.
     is_proven: bool,
-    /// One, or all clients of that user.
-    clients: Vec<ClientId>,
+    /// One, or all clients of that user, who may have very many.
+    clients: HashSet<ClientId>,
 }
 
 /// A client whose name may still be refused.
@@ -157,14 +157,7 @@ impl App for Chat {
                 };
                 context.tell(client.shard, answer);
             }
-            Ask::Release { name, client } => {
-                if let Entry::Occupied(mut holder) = self.holders.entry(key(&name)) {
-                    holder.get_mut().clients.retain(|other| *other != client);
-                    if holder.get().clients.is_empty() {
-                        holder.remove();
-                    }
-                }
-            }
+            Ask::Release { name, client } => self.give_back(&name, client),
             Ask::Whisper { from, label, name, text } => {
                 let answer = match self.holders.get(&key(&name)) {
                     Some(holder) => {
@@ -273,14 +266,24 @@ impl Chat {
 
     /// Whether the client may have the name; then it has it.
     fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
-        let vacant = || Holder { name: name.into(), is_proven, clients: Vec::new() };
+        let vacant = || Holder { name: name.into(), is_proven, clients: HashSet::new() };
         let holder = self.holders.entry(key(name)).or_insert_with(vacant);
         let is_same_user = is_proven && holder.is_proven && holder.name == name;
         let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
-        if is_granted && !holder.clients.contains(&client) {
-            holder.clients.push(client);
+        if is_granted {
+            holder.clients.insert(client);
         }
         is_granted
+    }
+
+    /// The client does not need the name any more; the last one that had it sets it free.
+    fn give_back(&mut self, name: &str, client: ClientId) {
+        if let Entry::Occupied(mut holder) = self.holders.entry(key(name)) {
+            holder.get_mut().clients.remove(&client);
+            if holder.get().clients.is_empty() {
+                holder.remove();
+            }
+        }
     }
 
     fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
