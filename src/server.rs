@@ -106,6 +106,8 @@ pub struct Control {
     taken_over: Option<Admin>,
     /// What listeners with TLS show, if there are any.
     identity: Option<Arc<Identity>>,
+    /// Where the sockets listen that it was started on.
+    passed: Vec<Endpoint>,
 }
 
 impl Control {
@@ -125,7 +127,7 @@ impl Control {
     /// # Errors
     /// When they cannot be together, or the certificate is of no use; then all former ones stay.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let credentials = check(config)?;
+        let credentials = check(config, &self.passed)?;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
         }
@@ -161,7 +163,7 @@ impl Server {
     /// # Errors
     /// What cannot be together, or a certificate that is of no use.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        check(config).map(drop)
+        check(config, &[]).map(drop)
     }
 
     /// Starts the server with one of the applications that come with it.
@@ -204,7 +206,8 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
-        let identity = check(config)?.map(|credentials| Arc::new(Identity::new(credentials)));
+        let passed: Vec<_> = given.iter().map(|given| given.endpoint.clone()).collect();
+        let identity = check(config, &passed)?.map(|credentials| Arc::new(Identity::new(credentials)));
         let workers = config.worker_count();
         let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
         let Listening { endpoints, listeners, pending } =
@@ -236,7 +239,7 @@ impl Server {
         }
         let threads = crew.go();
         let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
-        let control = Control { watch, plan: Arc::new(plan), taken_over, identity };
+        let control = Control { watch, plan: Arc::new(plan), taken_over, identity, passed };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -294,8 +297,8 @@ impl Server {
 }
 
 /// Checks the settings, and reads the certificate and its key if there are listeners for them.
-fn check(config: &Config) -> Result<Option<Credentials>, StartError> {
-    config.check()?;
+fn check(config: &Config, passed: &[Endpoint]) -> Result<Option<Credentials>, StartError> {
+    config.check_on(passed)?;
     let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
     Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
 }
