@@ -12,12 +12,16 @@ use tracing::{info, warn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, LoadError, Loaded, LogFormat, Secret};
-use uproar::server::{Control, Server};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, LogFormat, Secret};
+use uproar::server::{Control, Given, Server};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let loaded = match Loaded::from_args(&args) {
+    let given = match service::sockets() {
+        Ok(given) => given,
+        Err(line) => return refuse(&line),
+    };
+    let loaded = match Loaded::from_args(&args, &endpoints(&given)) {
         Ok(loaded) => loaded,
         Err(LoadError::Help(help)) => {
             let _ = help.print();
@@ -32,26 +36,23 @@ fn main() -> ExitCode {
         let _ = write!(std::io::stdout(), "{loaded}");
         return ExitCode::SUCCESS;
     }
-    match run(args, loaded) {
+    match run(args, loaded, given) {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => refuse(&line),
     }
 }
 
-fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
+fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>) -> Result<(), String> {
     let log = start_log(&loaded.config)?;
-    let given = service::sockets()?;
-    let is_passed = !given.is_empty();
+    let passed = endpoints(&given);
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
     let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
-    if is_passed {
-        for endpoint in server.endpoints() {
-            info!("listening on {endpoint}, which the service manager passes, and not on what --listen says");
-        }
+    for endpoint in &passed {
+        info!("listening on {endpoint}, which the service manager passes, and not on what --listen says");
     }
     let config = loaded.config.clone();
-    let mut running = Running { args, loaded, log, control: server.control() };
+    let mut running = Running { args, passed, loaded, log, control: server.control() };
     let take_signals = move || {
         let mut seen = 0;
         for signal in &mut signals {
@@ -80,6 +81,11 @@ fn run(args: Vec<OsString>, loaded: Loaded) -> Result<(), String> {
     Ok(())
 }
 
+/// Where sockets listen.
+fn endpoints(given: &[Given]) -> Vec<Endpoint> {
+    given.iter().map(|given| given.endpoint.clone()).collect()
+}
+
 fn no_thread(error: &std::io::Error) -> String {
     format!("cannot start a thread: {error}; is memory limited (ulimit -v)?")
 }
@@ -106,6 +112,8 @@ fn start_log(config: &Config) -> Result<LogFilter, String> {
 struct Running {
     /// The command line.
     args: Vec<OsString>,
+    /// Where the sockets listen that the service manager passes.
+    passed: Vec<Endpoint>,
     /// The settings in force.
     loaded: Loaded,
     log: LogFilter,
@@ -130,7 +138,7 @@ impl Running {
 
     /// How many settings have changed; an error changes none.
     fn try_reload(&mut self) -> Result<usize, String> {
-        let fresh = Loaded::from_args(&self.args).map_err(|error| error.to_string())?;
+        let fresh = Loaded::from_args(&self.args, &self.passed).map_err(|error| error.to_string())?;
         let filter = log_filter(&fresh.config)?;
         self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
         let secrets = [&self.loaded.config, &fresh.config].map(|config| config.auth_hmac_secret_file.clone());

@@ -1,33 +1,30 @@
 //! The server: listeners, one shard a worker, signals.
 
 mod listening;
+mod workers;
 
-use std::any::Any;
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::{Admin, Watch, Watched};
 use crate::app::{App, Chat, Echo, Relay};
 use crate::config::{AppName, BackendName, Config, Conflict, Endpoint, Takeover};
-use crate::hub::Hub;
-use crate::io::{Backend, Epoll, Listener, Options, Uring, Waker, listen};
-use crate::proxied::{Proxied, Trusted};
+use crate::io::{Listener, Options, Uring, listen};
+use crate::proxied::Trusted;
 use crate::shard::admission::Limits;
-use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
+use crate::shard::{Address, Shared};
 use crate::stats::{Stats, Totals};
 pub use crate::tls::IdentityError;
-use crate::tls::{Credentials, Identity, Secure, Terms};
-use listening::{listen_all, listen_for_admin, share_all};
+use crate::tls::{Credentials, Identity, Terms};
+use listening::{Listening, listen_all, listen_for_admin, share_all, take_paths};
+use workers::{Crew, Make};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
@@ -109,6 +106,8 @@ pub struct Control {
     taken_over: Option<Admin>,
     /// What listeners with TLS show, if there are any.
     identity: Option<Arc<Identity>>,
+    /// Where the sockets listen that it was started on.
+    passed: Vec<Endpoint>,
 }
 
 impl Control {
@@ -128,7 +127,7 @@ impl Control {
     /// # Errors
     /// When they cannot be together, or the certificate is of no use; then all former ones stay.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let credentials = check(config)?;
+        let credentials = check(config, &self.passed)?;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
         }
@@ -164,7 +163,7 @@ impl Server {
     /// # Errors
     /// What cannot be together, or a certificate that is of no use.
     pub fn check(config: &Config) -> Result<(), StartError> {
-        check(config).map(drop)
+        check(config, &[]).map(drop)
     }
 
     /// Starts the server with one of the applications that come with it.
@@ -187,7 +186,8 @@ impl Server {
         }
     }
 
-    /// Starts the server with an application of your own: `make` is called once on each worker, with its index.
+    /// Starts the server with an application of your own: `make` is called on each worker, with its index. It is once,
+    /// unless there is not enough for a ring on each: then all begin again on epoll.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -206,10 +206,11 @@ impl Server {
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
-        let identity = check(config)?.map(|credentials| Arc::new(Identity::new(credentials)));
+        let passed: Vec<_> = given.iter().map(|given| given.endpoint.clone()).collect();
+        let identity = check(config, &passed)?.map(|credentials| Arc::new(Identity::new(credentials)));
         let workers = config.worker_count();
         let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
-        let (endpoints, listeners) =
+        let Listening { endpoints, listeners, pending } =
             if given.is_empty() { listen_all(config, workers) } else { share_all(given, workers) }?;
         if let Some(bare) = endpoints.iter().find(|endpoint| endpoint.has_tls() && identity.is_none()) {
             return Err(StartError::Certificate(bare.clone()));
@@ -220,34 +221,25 @@ impl Server {
         plan.tls = identity
             .clone()
             .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
-        let limits = plan.limits(config);
-        let shared = Arc::new(Shared::new(limits));
         let make: Arc<Make> = Arc::new(make);
-        let mut starting = Vec::new();
-        for (worker, listeners) in (0..workers).zip(listeners) {
-            starting.push(spawn(worker, config, &plan, listeners, &shared, &make)?);
-        }
-        let mut wakers = Vec::new();
-        for worker in &starting {
-            wakers.push(worker.ready.recv().unwrap_or_else(|_| Err(StartError::worker_died()))?);
-        }
-        let (shards, mailboxes): (Vec<_>, Vec<_>) = wakers.into_iter().map(mailbox).unzip();
-        let (mut threads, mut stats) = (Vec::new(), Vec::new());
-        for (worker, mailbox) in starting.into_iter().zip(mailboxes) {
-            // A worker that is gone has said why already.
-            let _ = worker.go.send((mailbox, shards.clone()));
-            threads.push(worker.thread);
-            stats.push(worker.stats);
-        }
+        let (crew, shared) = start_crew(config, &mut plan, listeners, &make)?;
+        let stats = crew.stats();
         let backend = plan.backend_name();
-        let watched =
-            |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
-        let shards = stats.iter().zip(shards).map(watched).collect();
+        let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
+            stats: Arc::clone(stats),
+            address: address.clone(),
+        };
+        let shards = stats.iter().zip(&crew.addresses).map(watched).collect();
         let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
-        info!("room for {} connections with {descriptors} descriptors", limits.server);
         let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
+        // From here on nothing fails, so that no start that does takes a path from a server that runs.
+        if let Err(error) = take_paths(pending) {
+            admin.inspect(Admin::stop);
+            return Err(error);
+        }
+        let threads = crew.go();
         let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
-        let control = Control { watch, plan: Arc::new(plan), taken_over, identity };
+        let control = Control { watch, plan: Arc::new(plan), taken_over, identity, passed };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -304,22 +296,45 @@ impl Server {
     }
 }
 
-impl StartError {
-    fn worker_died() -> Self {
-        let error = std::io::Error::other("it ended before it began");
-        Self::System { what: "start a worker", error }
-    }
-}
-
 /// Checks the settings, and reads the certificate and its key if there are listeners for them.
-fn check(config: &Config) -> Result<Option<Credentials>, StartError> {
-    config.check()?;
+fn check(config: &Config, passed: &[Endpoint]) -> Result<Option<Credentials>, StartError> {
+    config.check_on(passed)?;
     let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
     Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
 }
 
-type Make = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
-type Go = (Mailbox, Vec<Address>);
+/// Starts the workers. Where memory is limited there may be a ring and not one for each; unless io_uring was asked for,
+/// all are on epoll then.
+fn start_crew(
+    config: &Config,
+    plan: &mut Plan,
+    listeners: Vec<Vec<Listener>>,
+    make: &Arc<Make>,
+) -> Result<(Crew, Arc<Shared>), StartError> {
+    let start = |plan: &Plan, listeners| {
+        let limits = plan.limits(config);
+        let shared = Arc::new(Shared::new(limits));
+        let crew = Crew::start(config, plan, listeners, &shared, make)?;
+        info!("room for {} connections with {} descriptors", limits.server, plan.descriptors);
+        Ok((crew, shared))
+    };
+    if config.backend != BackendName::Auto || plan.backend == BackendName::Epoll {
+        return start(plan, listeners);
+    }
+    let clones = listeners.iter().map(|own| own.iter().map(Listener::try_clone).collect());
+    let clones = clones
+        .collect::<Result<_, _>>()
+        .map_err(|error| StartError::System { what: "share a listener", error })?;
+    match start(plan, clones) {
+        Err(StartError::Backend { error, .. }) => {
+            warn!(%error, "io_uring is not to be had for every worker; using epoll");
+            let config = Config { backend: BackendName::Epoll, ..config.clone() };
+            *plan = Plan { tls: plan.tls.take(), ..Plan::new(&config, plan.workers, plan.descriptors) };
+            start(plan, listeners)
+        }
+        result => result,
+    }
+}
 
 /// What follows from the settings, the same for every worker.
 #[derive(Clone, Debug)]
@@ -399,128 +414,9 @@ impl Plan {
     }
 }
 
-/// A worker that waits for its mailbox.
-struct Starting {
-    thread: JoinHandle<()>,
-    ready: Receiver<Result<Waker, StartError>>,
-    go: Sender<Go>,
-    stats: Arc<Stats>,
-}
-
-fn spawn(
-    worker: u16,
-    config: &Config,
-    plan: &Plan,
-    listeners: Vec<Listener>,
-    shared: &Arc<Shared>,
-    make: &Arc<Make>,
-) -> Result<Starting, StartError> {
-    let stats = Arc::new(Stats::default());
-    let (ready_sender, ready) = bounded(1);
-    let (go, go_receiver) = bounded::<Go>(1);
-    let own = (config.clone(), plan.clone(), Arc::clone(shared), Arc::clone(make), Arc::clone(&stats));
-    let thread = std::thread::Builder::new()
-        .name(format!("worker-{}", worker + 1))
-        .spawn(move || {
-            let (config, plan, shared, make, stats) = own;
-            pin(worker, plan.cpus.as_ref());
-            let start = Start {
-                ids: (worker, plan.workers),
-                tls: plan.tls,
-                config: &config,
-                make: &*make,
-                shared,
-                stats,
-                go: go_receiver,
-                trusted: plan.trusted,
-            };
-            if plan.backend == BackendName::IoUring {
-                start.run(Uring::new(&plan.io, listeners), "io_uring", &ready_sender);
-            } else {
-                start.run(Epoll::new(&plan.io, listeners), "epoll", &ready_sender);
-            }
-        })
-        .map_err(|error| StartError::System { what: "start a worker", error })?;
-    Ok(Starting { thread, ready, go, stats })
-}
-
-/// What a worker needs besides its backend.
-struct Start<'a> {
-    /// Index of the worker, and how many there are.
-    ids: (u16, u16),
-    tls: Option<Terms>,
-    config: &'a Config,
-    make: &'a Make,
-    shared: Arc<Shared>,
-    stats: Arc<Stats>,
-    go: Receiver<Go>,
-    trusted: Option<Arc<Trusted>>,
-}
-
-impl Start<'_> {
-    fn run<B: Backend>(
-        self,
-        backend: std::io::Result<B>,
-        name: &'static str,
-        ready: &Sender<Result<Waker, StartError>>,
-    ) {
-        let result = match backend {
-            Ok(backend) => {
-                let backend = Proxied::new(backend, self.trusted);
-                let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
-                    let _ = ready.send(Err(StartError::Application));
-                    return;
-                };
-                let _ = ready.send(Ok(backend.waker()));
-                let Ok(go) = self.go.recv() else { return };
-                let hub = Hub::new(hub_options(self.config, self.ids, &*app));
-                let settings = Settings::new(self.config, self.ids, &*app);
-                let own = (Secure::new(backend, self.tls), hub, app);
-                let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
-                catch_unwind(AssertUnwindSafe(|| shard.run()))
-            }
-            Err(error) => {
-                let _ = ready.send(Err(StartError::Backend { backend: name, error }));
-                return;
-            }
-        };
-        let why = match result {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => format!("the backend is broken: {error}"),
-            Err(panic) => format!("it panicked: {}", said_by(&*panic)),
-        };
-        let worker = self.ids.0 + 1;
-        error!(worker, why, "a worker gives up");
-        // Whoever embeds the server may have no log, and these are the last words.
-        let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");
-        // Its rooms and clients are in an unknown state, and the others rely on it.
-        std::process::abort();
-    }
-}
-
-/// What a panic said.
-fn said_by(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
-}
-
 fn start_admin(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
     Admin::start(listener, watch)
         .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
-}
-
-/// Pins this thread to the processor that is its own by turns. Without the permission it runs anywhere.
-fn pin(worker: u16, cpus: Option<&CpuSet>) {
-    let Some(cpus) = cpus else { return };
-    let usable: Vec<usize> = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).collect();
-    if usable.is_empty() {
-        return;
-    }
-    let cpu = usable[usize::from(worker) % usable.len()];
-    let mut own = CpuSet::new();
-    if own.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &own)).is_err() {
-        info!(worker = worker + 1, cpu, "cannot pin the worker; it runs on any processor");
-    }
 }
 
 #[cfg(test)]
@@ -529,6 +425,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Cli, keys, needs_restart, options};
+    use crate::shard::{Settings, hub_options};
 
     /// All that [`Control::reload`] and the log make of settings.
     fn in_force(config: &Config) -> String {

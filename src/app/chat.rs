@@ -20,6 +20,8 @@ const MESSAGES_PER_SECOND: u32 = 20;
 const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Names that `/who` lists; further members are counted.
 const LISTED: usize = 100;
+/// Bytes that a client may say before its token's name is granted, which takes no longer than one word to another shard.
+const EARLY_BYTES: usize = 64 << 10;
 
 const HELP: &str = "* /nick NAME: be called NAME; /join ROOM: go to another room; \
                     /msg NAME TEXT: tell one person only; /who: who is here; /help: this list";
@@ -34,6 +36,8 @@ pub struct Chat {
     claiming: HashSet<u64>,
     /// What the tokens of clients of this shard say, by client number.
     claims: HashMap<u64, Claims>,
+    /// Clients of this shard that are in no room yet, since the names of their tokens are not granted yet, by number.
+    newcomers: HashMap<u64, Newcomer>,
     /// Who holds the names that are this instance's to give, by the names' keys.
     holders: HashMap<String, Holder>,
     /// Answers to `/who` that are being put together.
@@ -49,8 +53,17 @@ struct Holder {
     name: String,
     /// Whether it is from a token, so that it stands for the same user whoever shows it.
     is_proven: bool,
-    /// One, or all clients of that user.
-    clients: Vec<ClientId>,
+    /// One, or all clients of that user, who may have very many.
+    clients: HashSet<ClientId>,
+}
+
+/// A client whose name may still be refused.
+#[derive(Debug, Default)]
+struct Newcomer {
+    room: String,
+    /// What it has said already.
+    early: Vec<String>,
+    early_bytes: usize,
 }
 
 /// An answer to `/who` in the making.
@@ -102,39 +115,32 @@ impl App for Chat {
     }
 
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
-        if let Some(claims) = opening.claims
-            && let Err(problem) = self.take_claims(context, client, claims)
-        {
-            return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
-        }
         let room = opening.room;
-        let label = self.label(client);
-        line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
-        context.join(client, room, HISTORY);
+        if let Some(claims) = opening.claims {
+            self.claims.insert(client.number, claims.clone());
+            if let Some(name) = claims.user() {
+                return self.claim_proven(context, client, name, room);
+            }
+        }
+        self.enter(context, client, room);
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
         let Some(text) = message.text() else {
             return context.close(client, CloseCode::UNSUPPORTED, "this chat takes text messages only");
         };
-        if let Some(command) = text.strip_prefix('/') {
-            return self.command(context, client, command);
+        let Some(newcomer) = self.newcomers.get_mut(&client.number) else {
+            return self.take_text(context, client, text);
+        };
+        if !newcomer.keep(text) {
+            line(context, client, &["* one moment: the name of your token is not granted yet"]);
         }
-        let stripped = clean(text);
-        if stripped.is_empty() {
-            if !text.is_empty() {
-                line(context, client, &["* nothing was left of your message without its HTML tags"]);
-            }
-            return;
-        }
-        let label = self.label(client);
-        let parts = &[label.as_bytes(), b": ", stripped.as_bytes()];
-        context.say(client, Message { kind: Kind::Text, parts });
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.claiming.remove(&client.number);
         self.claims.remove(&client.number);
+        self.newcomers.remove(&client.number);
         if let Some(name) = self.names.remove(&client.number) {
             release(context, name, client);
         }
@@ -151,14 +157,7 @@ impl App for Chat {
                 };
                 context.tell(client.shard, answer);
             }
-            Ask::Release { name, client } => {
-                if let Entry::Occupied(mut holder) = self.holders.entry(key(&name)) {
-                    holder.get_mut().clients.retain(|other| *other != client);
-                    if holder.get().clients.is_empty() {
-                        holder.remove();
-                    }
-                }
-            }
+            Ask::Release { name, client } => self.give_back(&name, client),
             Ask::Whisper { from, label, name, text } => {
                 let answer = match self.holders.get(&key(&name)) {
                     Some(holder) => {
@@ -185,7 +184,15 @@ impl App for Chat {
         let Ok(tell) = note.downcast::<Tell>() else { return };
         match *tell {
             Tell::Line { client, text } => line(context, client, &[&text]),
-            Tell::Granted { client, .. } if self.claims.contains_key(&client.number) => {}
+            Tell::Granted { client, .. } if self.claims.contains_key(&client.number) => {
+                let Some(Newcomer { room, early, .. }) = self.newcomers.remove(&client.number) else {
+                    return;
+                };
+                self.enter(context, client, &room);
+                for text in early {
+                    self.take_text(context, client, &text);
+                }
+            }
             Tell::Granted { name, client } => self.rename(context, client, name),
             Tell::Taken { name, client } if self.claims.contains_key(&client.number) => {
                 context.close(client, CloseCode::POLICY, &format!("the name {name} is taken"));
@@ -208,6 +215,29 @@ impl Chat {
         }
     }
 
+    fn enter(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let label = self.label(client);
+        line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
+        context.join(client, room, HISTORY);
+    }
+
+    /// What a client that is in a room says or asks for.
+    fn take_text(&mut self, context: &mut Context<'_>, client: ClientId, text: &str) {
+        if let Some(command) = text.strip_prefix('/') {
+            return self.command(context, client, command);
+        }
+        let stripped = clean(text);
+        if stripped.is_empty() {
+            if !text.is_empty() {
+                line(context, client, &["* nothing was left of your message without its HTML tags"]);
+            }
+            return;
+        }
+        let label = self.label(client);
+        let parts = &[label.as_bytes(), b": ", stripped.as_bytes()];
+        context.say(client, Message { kind: Kind::Text, parts });
+    }
+
     fn command(&mut self, context: &mut Context<'_>, client: ClientId, command: &str) {
         let (verb, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match (verb, rest.trim()) {
@@ -223,33 +253,37 @@ impl Chat {
         }
     }
 
-    /// Gives a client the name that its token says.
-    fn take_claims(
-        &mut self,
-        context: &mut Context<'_>,
-        client: ClientId,
-        claims: &Claims,
-    ) -> Result<(), &'static str> {
-        if let Some(name) = claims.user() {
-            check_name(name)?;
-            self.names.insert(client.number, name.into());
-            let ask = Ask::Claim { name: name.into(), client, is_proven: true };
-            context.ask(home_of_name(name, context), ask);
+    /// Asks for the name that a client's token says; it is in the room when it has the name, and says nothing before.
+    fn claim_proven(&mut self, context: &mut Context<'_>, client: ClientId, name: &str, room: &str) {
+        if let Err(problem) = check_name(name) {
+            return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
         }
-        self.claims.insert(client.number, claims.clone());
-        Ok(())
+        self.names.insert(client.number, name.into());
+        self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
+        let ask = Ask::Claim { name: name.into(), client, is_proven: true };
+        context.ask(home_of_name(name, context), ask);
     }
 
     /// Whether the client may have the name; then it has it.
     fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
-        let vacant = || Holder { name: name.into(), is_proven, clients: Vec::new() };
+        let vacant = || Holder { name: name.into(), is_proven, clients: HashSet::new() };
         let holder = self.holders.entry(key(name)).or_insert_with(vacant);
         let is_same_user = is_proven && holder.is_proven && holder.name == name;
         let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
-        if is_granted && !holder.clients.contains(&client) {
-            holder.clients.push(client);
+        if is_granted {
+            holder.clients.insert(client);
         }
         is_granted
+    }
+
+    /// The client does not need the name any more; the last one that had it sets it free.
+    fn give_back(&mut self, name: &str, client: ClientId) {
+        if let Entry::Occupied(mut holder) = self.holders.entry(key(name)) {
+            holder.get_mut().clients.remove(&client);
+            if holder.get().clients.is_empty() {
+                holder.remove();
+            }
+        }
     }
 
     fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
@@ -336,6 +370,18 @@ impl Chat {
             text += &format!(", and {} more", count - names.len());
         }
         line(context, client, &[&text]);
+    }
+}
+
+impl Newcomer {
+    /// Keeps what it says until it is in its room, if that is not too much.
+    fn keep(&mut self, text: &str) -> bool {
+        self.early_bytes += text.len() + size_of::<String>();
+        let is_kept = self.early_bytes <= EARLY_BYTES;
+        if is_kept {
+            self.early.push(text.into());
+        }
+        is_kept
     }
 }
 

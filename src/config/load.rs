@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::file::{File, Form, form, keys, needs_restart, options, shown};
-use super::{Cli, Config, Conflict};
+use super::{Cli, Config, Conflict, Endpoint};
 
 /// The settings that a command line, the variables and the file come to.
 #[derive(Debug)]
@@ -59,11 +59,11 @@ pub struct Change {
 
 impl Loaded {
     /// Loads what the command line `args` (with the program's name) and the variables say, and the file that they
-    /// name.
+    /// name. What is listened on instead of what they say is `passed`, if there is something.
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub fn from_args(args: &[OsString]) -> Result<Self, LoadError> {
+    pub fn from_args(args: &[OsString], passed: &[Endpoint]) -> Result<Self, LoadError> {
         // The command line and the variables by themselves first: they name the file, and a mistake in them is
         // theirs.
         let command = Cli::command();
@@ -77,7 +77,8 @@ impl Loaded {
             keys(&options()).map(|option| Setting::of(option, leaf(&matches), &file)).collect();
         let check_only = matches.subcommand_name() == Some("check");
         let options = Cli::from_arg_matches_mut(&mut matches)?.options();
-        options.settings.check().map_err(|conflict| LoadError::Wrong(locate(&conflict, &settings)))?;
+        let checked = options.settings.check_on(passed);
+        checked.map_err(|conflict| LoadError::Wrong(locate(&conflict, &settings)))?;
         Ok(Self { config: options.settings, file: options.config, check_only, settings })
     }
 

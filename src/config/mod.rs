@@ -322,6 +322,14 @@ impl Config {
     /// # Errors
     /// What cannot be together.
     pub fn check(&self) -> Result<(), Conflict> {
+        self.check_on(&[])
+    }
+
+    /// The same for a server that is to listen at `passed` instead of where [`Config::listen`] says, if there is something.
+    ///
+    /// # Errors
+    /// What cannot be together.
+    pub fn check_on(&self, passed: &[Endpoint]) -> Result<(), Conflict> {
         for (at, second) in self.listen.iter().enumerate() {
             if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
                 let message = format!(
@@ -338,7 +346,8 @@ impl Config {
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
         }
-        let has_path = self.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+        let endpoints = if passed.is_empty() { &self.listen } else { passed };
+        let has_path = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
         let has_proxies = !self.trusted_proxies.is_empty() || has_path;
         if self.proxy_protocol && !has_proxies {
             let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \

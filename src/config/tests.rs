@@ -62,7 +62,7 @@ fn secrets_are_not_shown() {
 fn load(name: &str, text: &str) -> Result<Loaded, LoadError> {
     let path = std::env::temp_dir().join(format!("uproar-{}-{name}.toml", std::process::id()));
     fs::write(&path, text).expect("written");
-    let loaded = Loaded::from_args(&["uproar".into(), "--config".into(), path.clone().into()]);
+    let loaded = Loaded::from_args(&["uproar".into(), "--config".into(), path.clone().into()], &[]);
     fs::remove_file(path).expect("it is there");
     loaded
 }
@@ -88,7 +88,7 @@ fn what_changes_is_told_until_it_is_adopted_or_restarted() {
 
 #[test]
 fn help_is_no_mistake() {
-    let help = Loaded::from_args(&[OsString::from("uproar"), "--help".into()]);
+    let help = Loaded::from_args(&[OsString::from("uproar"), "--help".into()], &[]);
     assert!(matches!(help, Err(LoadError::Help(_))), "{help:?}");
 }
 

@@ -1,18 +1,27 @@
 //! The time as all backends of the process see it.
 
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 pub(crate) const NS_PER_MS: u64 = 1_000_000;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: LazyLock<u64> = LazyLock::new(since_boot_ns);
 
-/// Nanoseconds since the first call in this process.
+/// Nanoseconds since the first call in this process. They go on while the machine is suspended, so that nothing outlives its
+/// time by that, a token above all.
 pub(crate) fn now_ns() -> u64 {
-    START.elapsed().as_nanos() as u64
+    let start = *START;
+    since_boot_ns() - start
 }
 
 /// The same in milliseconds.
 pub(crate) fn now_ms() -> u64 {
     now_ns() / NS_PER_MS
+}
+
+fn since_boot_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock since 2.6.39");
+    Duration::from(time).as_nanos() as u64
 }

@@ -3,18 +3,19 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, UnixAddr, bind, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket,
+    sockopt,
 };
 
+use super::path::Pending;
+
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A socket that connections come in at.
 #[derive(Debug)]
@@ -37,35 +38,14 @@ impl Listener {
         Ok(Self::Tcp(listener))
     }
 
-    /// Listens on a path. The socket that a former process left there is removed; the permissions are those of the umask.
+    /// Listens on a path. The socket that a former process left there is replaced; the permissions are those of the umask.
     ///
     /// # Errors
     /// When something else is there (`AddrInUse`), or the path cannot be had.
     pub fn unix(path: &Path) -> io::Result<Self> {
-        remove_left_socket(path);
-        Self::unix_at(path)
-    }
-
-    /// Listens on a path instead of whoever does so now: that one keeps those who wait for it already.
-    ///
-    /// # Errors
-    /// When something that is no socket is there (`AddrInUse`), or the path cannot be had.
-    pub fn unix_instead(path: &Path) -> io::Result<Self> {
-        if !is_socket(path) {
-            return Self::unix_at(path);
-        }
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let listener = Self::unix(Path::new(&beside))?;
-        std::fs::rename(&beside, path)?;
+        let (listener, pending) = Pending::bind(path, false)?;
+        pending.commit()?;
         Ok(listener)
-    }
-
-    fn unix_at(path: &Path) -> io::Result<Self> {
-        let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
-        bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
-        Ok(Self::Unix(UnixListener::from(socket)))
     }
 
     /// Another descriptor of the same socket.
@@ -149,27 +129,14 @@ fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
 }
 
-const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
-
-/// Removes a socket that nobody listens on. Whatever else is there stays, and binding says so.
-fn remove_left_socket(path: &Path) {
-    // A file that is no socket refuses connections, too.
-    if is_socket(path)
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
-        // Whether it could be removed is seen when the path is bound.
-        let _ = std::fs::remove_file(path);
+/// Whether connections that wait at a listener when it is closed are reset, and do not go to another one on its address
+/// (Linux 5.14, `net.ipv4.tcp_migrate_req`). Where the settings of the kernel are hidden it is not known, and not said.
+pub(crate) fn waiting_connections_are_reset() -> bool {
+    match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req") {
+        Ok(value) => value.trim() != "1",
+        // The kernel is an older one if it shows others of these settings.
+        Err(_) => Path::new("/proc/sys/net/ipv4").exists(),
     }
-}
-
-fn is_socket(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket())
-}
-
-/// Whether connections that wait at a listener when it is closed go to another one on its address, and are not reset
-/// (Linux 5.14, `net.ipv4.tcp_migrate_req`).
-pub(crate) fn waiting_connections_migrate() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|value| value.trim() == "1")
 }
 
 /// Raises the soft limit of open descriptors to the hard one, and returns that.
@@ -194,36 +161,6 @@ mod tests {
         let address = first.local_addr().expect("bound");
         let second = Listener::tcp(address).expect("listen beside the first");
         assert_eq!(second.local_addr(), Some(address));
-    }
-
-    #[test]
-    fn a_path_that_a_dead_process_left_is_taken_over_and_others_are_not() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("socket");
-        let first = Listener::unix(&path).expect("listen");
-        let taken = Listener::unix(&path).expect_err("the first one listens");
-        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        drop(first);
-        Listener::unix(&path).expect("nobody listens any more");
-
-        let second = Listener::unix_instead(&path).expect("nobody listens");
-        let third = Listener::unix_instead(&path).expect("it takes the path over");
-        drop(second);
-        let _client = UnixStream::connect(&path).expect("the third one listens");
-        third.accept().expect("it is the third one's");
-        drop(third);
-        assert_eq!(
-            std::fs::read_dir(directory.path()).expect("readable").count(),
-            1,
-            "nothing is left beside it"
-        );
-
-        let file = directory.path().join("file");
-        std::fs::write(&file, "precious").expect("write");
-        for listen in [Listener::unix, Listener::unix_instead] {
-            assert_eq!(listen(&file).expect_err("a file").kind(), io::ErrorKind::AddrInUse);
-        }
-        assert_eq!(std::fs::read_to_string(&file).expect("still there"), "precious");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(crate) mod clock;
 mod conformance;
 pub mod epoll;
 pub mod listen;
+pub(crate) mod path;
 pub(crate) mod sends;
 pub mod uring;
 pub mod wake;

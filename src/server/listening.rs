@@ -1,70 +1,88 @@
 //! What the server listens on: sockets of its own, or those that it is given.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 
 use tracing::warn;
 
 use super::{Given, StartError};
 use crate::config::{Config, Endpoint, Takeover};
+use crate::io::path::Pending;
 use crate::io::{Listener, listen};
 
-/// What each worker listens on, by worker, and where that is, with the ports that the kernel chose.
-pub(super) type Listening = (Vec<Endpoint>, Vec<Vec<Listener>>);
+/// What is listened on.
+pub(super) struct Listening {
+    /// Where that is, with the ports that the kernel chose.
+    pub(super) endpoints: Vec<Endpoint>,
+    /// What each worker listens on, by worker.
+    pub(super) listeners: Vec<Vec<Listener>>,
+    /// Those of the sockets that take their paths when everything else has succeeded.
+    pub(super) pending: Vec<Pending>,
+}
 
 /// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
 /// the workers share.
 pub(super) fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
-    if config.takeover == Takeover::On && !listen::waiting_connections_migrate() {
+    if config.takeover == Takeover::On && listen::waiting_connections_are_reset() {
         warn!(
             "--takeover on: whoever waits to be accepted when a server ends is reset; \
              set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
         );
     }
-    let listen = |endpoint: &Endpoint| {
+    let mut listening = Listening::for_workers(workers);
+    for endpoint in &config.listen {
         let own = match endpoint {
             Endpoint::Tcp(address) | Endpoint::Tls(address) => {
                 listen_on_address(*address, workers, config.takeover)
             }
             Endpoint::Unix(path) => {
-                listen_on_path(path, config.takeover).and_then(|listener| share(listener, workers))
+                Pending::bind(path, config.takeover == Takeover::On).and_then(|(listener, pending)| {
+                    listening.pending.push(pending);
+                    share(listener, workers)
+                })
             }
         };
-        let own = own.map_err(|error| {
-            let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
-            StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
-        })?;
+        let own = own.map_err(|error| cannot_listen(endpoint, error))?;
         let bound = own[0].local_addr().map_or_else(|| endpoint.clone(), |address| endpoint.at(address));
-        Ok((bound, own))
-    };
-    by_worker(config.listen.iter().map(listen), workers)
+        listening.add(bound, own);
+    }
+    Ok(listening)
 }
 
 /// Has all workers accept from each of the sockets.
 pub(super) fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
     let unusable = |error| StartError::System { what: "use a socket that listens already", error };
-    let all = given.into_iter().map(|Given { listener, endpoint }| {
+    let mut listening = Listening::for_workers(workers);
+    for Given { listener, endpoint } in given {
         let own = listener.set_nodelay().and_then(|()| share(listener, workers));
-        Ok((endpoint, own.map_err(unusable)?))
-    });
-    by_worker(all, workers)
+        listening.add(endpoint, own.map_err(unusable)?);
+    }
+    Ok(listening)
 }
 
-/// Gives each worker its own listener of each endpoint; each has as many as there are workers.
-fn by_worker(
-    all: impl Iterator<Item = Result<(Endpoint, Vec<Listener>), StartError>>,
-    workers: u16,
-) -> Result<Listening, StartError> {
-    let mut endpoints = Vec::new();
-    let mut listeners: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-    for one in all {
-        let (endpoint, own) = one?;
-        endpoints.push(endpoint);
-        for (worker, listener) in listeners.iter_mut().zip(own) {
+impl Listening {
+    fn for_workers(workers: u16) -> Self {
+        let listeners = (0..workers).map(|_| Vec::new()).collect();
+        Self { endpoints: Vec::new(), listeners, pending: Vec::new() }
+    }
+
+    /// Gives each worker its own listener of an endpoint.
+    fn add(&mut self, endpoint: Endpoint, own: Vec<Listener>) {
+        self.endpoints.push(endpoint);
+        for (worker, listener) in self.listeners.iter_mut().zip(own) {
             worker.push(listener);
         }
     }
-    Ok((endpoints, listeners))
+}
+
+/// Has clients come by the paths from now on.
+pub(super) fn take_paths(pending: Vec<Pending>) -> Result<(), StartError> {
+    let taken = pending.into_iter().try_for_each(Pending::commit);
+    taken.map_err(|error| StartError::System { what: "put a socket at its path", error })
+}
+
+fn cannot_listen(endpoint: &Endpoint, error: std::io::Error) -> StartError {
+    let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
+    StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
 }
 
 fn listen_on_address(
@@ -80,13 +98,6 @@ fn listen_on_address(
     let actual = first.local_addr().unwrap_or(address);
     let others = (1..workers).map(|_| Listener::tcp(actual));
     std::iter::once(Ok(first)).chain(others).collect()
-}
-
-fn listen_on_path(path: &Path, takeover: Takeover) -> std::io::Result<Listener> {
-    match takeover {
-        Takeover::Off => Listener::unix(path),
-        Takeover::On => Listener::unix_instead(path),
-    }
 }
 
 fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {

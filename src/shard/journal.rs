@@ -21,7 +21,8 @@ const MAX_PATH: usize = 256;
 pub(super) struct Journal {
     /// Number of the worker in the log, beginning with 1.
     worker: u16,
-    /// Connections of which there will be a line: those that came while there were such lines.
+    /// Connections of which there will be a line: those that came while there were such lines. None, and no memory for any,
+    /// once one has come when there are none.
     records: HashMap<Slot, Record>,
     /// By reason.
     refusals: [Refusals; Refused::TEXTS.len()],
@@ -64,6 +65,8 @@ impl Journal {
     pub(super) fn accepted(&mut self, slot: Slot, now_ms: u64) {
         if enabled!(Level::DEBUG) {
             self.records.insert(slot, Record { since_ms: now_ms, ..Record::default() });
+        } else if self.records.capacity() > 0 {
+            self.records = HashMap::new();
         }
     }
 
@@ -138,7 +141,7 @@ impl Journal {
         refusals.until_ms = Some(now_ms + REFUSALS_MS);
         self.due_ms.get_or_insert(now_ms + REFUSALS_MS);
         let (worker, reason, address) = (self.worker, Refused::TEXTS[why as usize], shown(peer));
-        if is_alarming(why) {
+        if is_alarming(why as usize) {
             warn!(worker, reason, address, status, "refused: {}", refusal.reason);
         } else {
             info!(worker, reason, address, status, "refused: {}", refusal.reason);
@@ -163,13 +166,18 @@ impl Journal {
     }
 
     fn sum_up(&mut self, now_ms: u64) {
-        for (refusals, &reason) in self.refusals.iter_mut().zip(Refused::TEXTS) {
+        let worker = self.worker;
+        for (why, (refusals, &reason)) in self.refusals.iter_mut().zip(Refused::TEXTS).enumerate() {
             if refusals.until_ms.is_none_or(|until_ms| until_ms > now_ms) {
                 continue;
             }
             let Refusals { count, .. } = std::mem::take(refusals);
             if count > 0 {
-                info!(worker = self.worker, reason, count, "refused more");
+                if is_alarming(why) {
+                    warn!(worker, reason, count, "refused more");
+                } else {
+                    info!(worker, reason, count, "refused more");
+                }
                 refusals.until_ms = Some(now_ms.saturating_add(REFUSALS_MS));
             }
         }
@@ -185,9 +193,9 @@ impl Journal {
     }
 }
 
-/// Whether whoever runs the server should do something about it.
-fn is_alarming(why: Refused) -> bool {
-    matches!(why, Refused::Connections | Refused::Address | Refused::Handshakes)
+/// Whether whoever runs the server should do something about refusals for the reason with this index.
+fn is_alarming(why: usize) -> bool {
+    [Refused::Connections, Refused::Address, Refused::Handshakes].iter().any(|alarm| *alarm as usize == why)
 }
 
 fn shown(peer: Option<IpAddr>) -> String {
@@ -196,8 +204,20 @@ fn shown(peer: Option<IpAddr>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tracing::subscriber::with_default;
+
     use super::*;
     use crate::protocol::Status;
+
+    #[test]
+    fn when_no_line_is_wanted_any_more_nothing_is_kept_for_it() {
+        let mut journal = Journal::new(0);
+        let debug = tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_writer(std::io::sink);
+        with_default(debug.finish(), || (0..100).for_each(|slot| journal.accepted(slot, 0)));
+        assert_eq!(journal.records.len(), 100);
+        journal.accepted(100, 0);
+        assert_eq!(journal.records.capacity(), 0);
+    }
 
     #[test]
     fn a_flood_of_refusals_is_counted_until_its_time_is_over() {

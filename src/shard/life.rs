@@ -37,14 +37,16 @@ pub(super) struct Drain {
 
 #[derive(Debug)]
 struct Leaving {
-    /// Clients to close in each step.
-    batch: usize,
+    /// Clients that there were, and how many have been told.
+    clients: usize,
+    told: usize,
     /// Slots below this have been told, unless they were in their handshake.
     next: usize,
-    /// When those are told that still are; none when they have been.
-    refuse_ms: Option<u64>,
-    /// When the shard ends whatever its clients do.
-    end_ms: u64,
+    begin_ms: u64,
+    /// When those are told that still are.
+    last_ms: u64,
+    /// When the shard ends whatever its clients do; none before all have been told, however late that is.
+    end_ms: Option<u64>,
 }
 
 impl<B: Backend> Shard<B> {
@@ -93,7 +95,8 @@ impl<B: Backend> Shard<B> {
         if !self.is_open(slot) {
             return;
         }
-        debug!(slot, code = code.0, reason, "closing");
+        // The reason may have a user's name.
+        debug!(slot, code = code.0, "closing");
         let frame = close_frame(code, reason);
         self.count_end(slot, code.0);
         self.farewell(slot, owed, &frame, Phase::Closing);
@@ -316,17 +319,24 @@ impl<B: Backend> Shard<B> {
             self.drain = Some(Drain { step_ms, leaving: None });
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
-        drain.step_ms = self.now_ms + DRAIN_STEP_MS;
         let leaving = drain
             .leaving
             .get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
-        let is_last = leaving.refuse_ms.take_if(|refuse_ms| *refuse_ms <= self.now_ms).is_some();
-        let (batch, first) = (leaving.batch, leaving.next);
-        let is_told = |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake);
-        let next = self.leave_clients(first, batch, is_told);
-        if is_last {
-            self.leave_clients(0, usize::MAX, |phase| phase == Phase::Handshake);
+        drain.step_ms = self.now_ms + DRAIN_STEP_MS;
+        if leaving.end_ms.is_some() {
+            return;
         }
+        if leaving.last_ms <= self.now_ms {
+            leaving.end_ms = Some(self.now_ms + self.settings.close_ms + DRAIN_STEP_MS);
+            self.leave_clients(0, usize::MAX, |phase| !matches!(phase, Phase::Free | Phase::Gone));
+            return;
+        }
+        drain.step_ms = drain.step_ms.min(leaving.last_ms);
+        let due = leaving.due(self.now_ms);
+        let (first, count) = (leaving.next, due - leaving.told);
+        leaving.told = due;
+        let is_told = |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake);
+        let next = self.leave_clients(first, count, is_told);
         if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
             leaving.next = next;
         }
@@ -352,7 +362,7 @@ impl<B: Backend> Shard<B> {
 
     /// Whether nobody's request is waited for any more.
     pub(super) fn is_leaving_at_once(&self) -> bool {
-        self.leaving().is_some_and(|leaving| leaving.refuse_ms.is_none())
+        self.leaving().is_some_and(|leaving| leaving.end_ms.is_some())
     }
 
     fn leaving(&self) -> Option<&Leaving> {
@@ -367,7 +377,18 @@ impl<B: Backend> Shard<B> {
     /// the last client of all.
     pub(super) fn is_over(&self) -> bool {
         let is_empty = || self.backend.has_stopped() && self.shared.admission.count() == 0;
-        self.leaving().is_some_and(|leaving| leaving.end_ms <= self.now_ms || is_empty())
+        self.leaving()
+            .is_some_and(|leaving| leaving.end_ms.is_some_and(|end_ms| end_ms <= self.now_ms) || is_empty())
+    }
+}
+
+impl Leaving {
+    /// How many must have been told before the next step. It follows from the time that has passed, so that who was kept from a
+    /// step makes up for it.
+    fn due(&self, now_ms: u64) -> usize {
+        let passed_ms = now_ms - self.begin_ms + DRAIN_STEP_MS;
+        let due = (self.clients as u64 * passed_ms).div_ceil((self.last_ms - self.begin_ms).max(1));
+        (due as usize).clamp(self.told, self.clients)
     }
 }
 
@@ -379,11 +400,15 @@ fn begin_leaving<B: Backend>(
     now_ms: u64,
 ) -> Leaving {
     backend.stop_accepting();
-    let &Settings { drain_ms, close_ms, .. } = settings;
-    let steps = usize::try_from(drain_ms / DRAIN_STEP_MS).unwrap_or(usize::MAX).max(1);
-    let batch = connections.div_ceil(steps);
-    let a_second = batch as u64 * (1000 / DRAIN_STEP_MS);
+    let drain_ms = settings.drain_ms;
+    let a_second = connections as u64 * 1000 / drain_ms.max(DRAIN_STEP_MS);
     info!(connections, a_second, "closing all connections");
-    let refuse_ms = now_ms + drain_ms;
-    Leaving { batch, next: 0, refuse_ms: Some(refuse_ms), end_ms: refuse_ms + close_ms + DRAIN_STEP_MS }
+    Leaving {
+        clients: connections,
+        told: 0,
+        next: 0,
+        begin_ms: now_ms,
+        last_ms: now_ms + drain_ms,
+        end_ms: None,
+    }
 }

@@ -4,23 +4,33 @@ use std::time::Duration;
 
 use super::*;
 use crate::app::Relay;
+use crate::chunk::Span;
 use crate::config::Config;
 use crate::hub::{Kind, Message, Options};
 use crate::io::{Buffer, Close, Usage};
 
-/// A backend to which nothing happens but time.
+/// A backend to which nothing happens but time, and what a test says.
 struct Quiet {
     now_ms: u64,
     waker: Waker,
+    /// By slot.
+    sent: Vec<Vec<u8>>,
+    /// Sends that are complete when `is_taken` says that clients take what they are sent.
+    under_way: Vec<Slot>,
+    is_taken: bool,
 }
 
 impl Backend for Quiet {
-    fn poll(&mut self, _: Option<Duration>, _: &mut Vec<Event>) -> std::io::Result<()> {
+    fn poll(&mut self, _: Option<Duration>, events: &mut Vec<Event>) -> std::io::Result<()> {
         self.now_ms += 1;
+        if self.is_taken {
+            events.extend(self.under_way.drain(..).map(|slot| Event::Sent { slot }));
+        }
         Ok(())
     }
-    fn send(&mut self, slot: Slot, _: crate::chunk::Span) {
-        panic!("nobody is at slot {slot}");
+    fn send(&mut self, slot: Slot, span: Span) {
+        self.sent[slot as usize].extend_from_slice(span.bytes());
+        self.under_way.push(slot);
     }
     fn pause(&mut self, _: Slot) {}
     fn resume(&mut self, _: Slot) {}
@@ -47,7 +57,7 @@ impl Backend for Quiet {
 
 /// All shards of a server. They keep a history, so that rooms without members take messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
-    let shared = Arc::new(Shared::new(admission::Limits { server: 10, per_address: 0, handshakes: 10 }));
+    let shared = Arc::new(Shared::new(admission::Limits { server: 100, per_address: 0, handshakes: 100 }));
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {
@@ -71,7 +81,9 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             drain_ms: 0,
             ..Settings::new(&Config::default(), (shard, count), &*app)
         };
-        let own = (Quiet { now_ms: 0, waker }, hub, app as Box<dyn App>);
+        let backend =
+            Quiet { now_ms: 0, waker, sent: vec![Vec::new(); 100], under_way: Vec::new(), is_taken: true };
+        let own = (backend, hub, app as Box<dyn App>);
         Shard::new(settings, own, (mailbox, addresses.clone()), (Arc::clone(&shared), Arc::default()))
     };
     (0..count).zip(mailboxes).zip(wakers).map(make).collect()
@@ -107,4 +119,48 @@ fn two_shards_with_full_mailboxes_do_not_wait_for_each_other() {
     let ordered: u64 = shards.iter().map(|shard| shard.stats.ordered.get()).sum();
     assert_eq!(ordered, published);
     assert!(shards.iter().all(|shard| !shard.stuck.any && !shard.is_congested()));
+}
+
+/// A shard with 100 clients in a room, who are not pinged.
+fn crowd() -> Shard<Quiet> {
+    let mut shard = shards(1).remove(0);
+    shard.settings.ping_ms = 1_000_000;
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let come = |slot| {
+        let buffer = Buffer::of(request.into());
+        [Event::Accepted { slot, listener: 0, peer: None }, Event::Received { slot, buffer }]
+    };
+    shard.work(&mut (0..100).flat_map(come).collect());
+    (0..10).for_each(|_| shard.turn(&mut Vec::new()).expect("nothing can fail"));
+    assert!((0..100).all(|slot| shard.is_open(slot)));
+    shard
+}
+
+#[test]
+fn an_end_that_is_late_tells_everybody_all_the_same() {
+    let mut shard = crowd();
+    shard.settings.drain_ms = 1_000;
+    shard.backend.is_taken = false;
+    for text in [b"some", b"more"] {
+        shard.hub.publish("lobby", Message { kind: Kind::Text, parts: &[text] });
+        (0..3).for_each(|_| shard.turn(&mut Vec::new()).expect("nothing can fail"));
+    }
+    shard.shared.stopping.store(true, Ordering::SeqCst);
+    let mut told_after = |wait_ms| {
+        shard.backend.now_ms += wait_ms;
+        shard.turn(&mut Vec::new()).expect("nothing can fail");
+        assert!(!shard.is_over());
+        (0..100).filter(|slot| !shard.is_open(*slot)).count()
+    };
+    assert_eq!([0, 10, 40, 100, 500].map(&mut told_after), [5, 5, 11, 21, 71]);
+    // The whole time that it had, and the time for closing, have gone by.
+    assert_eq!(told_after(10_000), 100);
+    shard.backend.is_taken = true;
+    (0..10).for_each(|_| shard.turn(&mut Vec::new()).expect("nothing can fail"));
+    let mut owed = b"\x81\x04some\x81\x04more".to_vec();
+    owed.extend(events::close_frame(CloseCode::GOING_AWAY, "the server is shutting down"));
+    for sent in &shard.backend.sent {
+        assert!(sent.ends_with(&owed), "{}", sent.escape_ascii());
+    }
 }

@@ -128,43 +128,47 @@ fn many_refusals_are_few_lines(backend: BackendName) {
     );
 }
 
-/// Whoever runs the server should know of it.
+/// Whoever runs the server should know of it, and of how many.
 fn a_full_server_warns(backend: BackendName) {
-    let server =
-        Process::start(&["--log-format=json", "--workers=1", "--max-connections=1", backend_arg(backend)]);
-    let _holder = Client::open(server.address, "/");
-    assert_eq!(Raw::connect(server.address).response().status, 503);
-    until("it is logged", || server.log().contains("refused"));
-    let lines = objects(&server.log());
-    let full = with_message(&lines, "refused: This server has all the connections");
-    assert_eq!(
-        (full.len(), &full[0]["level"], &full[0]["reason"]),
-        (1, &"WARN".into(), &"connections".into())
-    );
+    let args =
+        ["--log-format=json", "--log=warn", "--workers=1", "--max-connections=1", backend_arg(backend)];
+    let server = Process::start(&args);
+    let holder = Client::open(server.address, "/");
+    for _ in 0..5 {
+        assert_eq!(Raw::connect(server.address).response().status, 503);
+    }
+    drop(holder);
+    let lines = objects(&log_of(server));
+    assert_eq!(with_message(&lines, "refused: This server has all the connections").len(), 1, "{lines:?}");
+    let refusals = with_message(&lines, "refused");
+    let told: u64 = refusals.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
+    assert_eq!(told, 5, "{lines:?}");
+    let is_alarm = |line: &&Value| line["level"] == "WARN" && line["reason"] == "connections";
+    assert!(refusals.iter().all(is_alarm), "{lines:?}");
 }
 
 fn what_users_say_is_not_logged(backend: BackendName) {
     let secret = settings_file(&format!("quiet log {backend:?}"), SECRET);
     let token = token_of("ada-lovelace");
-    let mut command = uproar(&[
-        "--log=info",
-        "--listen=127.0.0.1:0",
-        "--auth-hmac-secret-file",
-        &secret,
-        backend_arg(backend),
-    ]);
-    let server = Process::run(&mut command);
-    let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
-    ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
-    ada.say("between us");
-    ada.hears("ada-lovelace: between us");
-    let mut refused = Raw::connect(server.address);
-    refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-    assert_eq!(refused.response().status, 404);
-    drop(ada);
-    let log = log_of(server);
-    assert!(log.contains("not_found"), "{log}");
-    for private in ["lovelace", "between us", "garden", &token, SECRET] {
-        assert!(!log.contains(private), "{private}: {log}");
+    for level in ["--log=info", "--log=debug"] {
+        let flags = [level, "--listen=127.0.0.1:0", backend_arg(backend)];
+        let server = Process::run(uproar(&flags).args(["--auth-hmac-secret-file", &secret]));
+        let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
+        ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
+        ada.say("between us");
+        ada.hears("ada-lovelace: between us");
+        // Another user whose name looks the same, which the client is told.
+        let mut other = Client::open(server.address, &format!("/?token={}", token_of("Ada-Lovelace")));
+        assert_eq!(other.closed(), (1008, "the name Ada-Lovelace is taken".into()));
+        let mut refused = Raw::connect(server.address);
+        refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        assert_eq!(refused.response().status, 404);
+        drop((ada, other, refused));
+        let log = log_of(server);
+        assert!(log.contains("not_found"), "{log}");
+        for private in ["ovelace", "between us", &token, SECRET] {
+            assert!(!log.contains(private), "{private}: {log}");
+        }
+        assert!(level == "--log=debug" || !log.contains("garden"), "{log}");
     }
 }

@@ -8,7 +8,7 @@ use crate::support::client::Client;
 use crate::support::manager::Manager;
 use crate::support::metrics::{Metrics, ask};
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
-use crate::support::seccomp::{run_with_only, run_without};
+use crate::support::seccomp::{run_with_few_rings, run_with_only, run_without};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::until;
 
@@ -99,4 +99,29 @@ fn without_io_uring_it_says_so_and_takes_epoll() {
     let ended = run_without(&refused, || Process::try_run(&mut command)).err().expect("io_uring or nothing");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("seccomp") && ended.log.contains("try --backend auto"), "{}", ended.log);
+}
+
+#[test]
+fn where_not_every_worker_gets_a_ring_all_take_epoll() {
+    // Listeners come first, 24 and as many again to fall back on, then the rings of the workers.
+    let start = |backend| {
+        let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--workers=24", backend]);
+        run_with_few_rings(65, || Process::try_run(&mut command))
+    };
+    let server = start("--backend=auto").unwrap_or_else(|ended| panic!("{}", ended.log));
+    assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
+    let why = "io_uring is not to be had for every worker; using epoll";
+    until("the log says why", || server.log().contains(why));
+    let mut clients: Vec<_> = (0..32).map(|_| Client::open(server.address, "/")).collect();
+    for client in &mut clients {
+        client.say("here");
+        client.hears("here");
+    }
+    drop(clients);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.ended().code, Some(0));
+
+    let ended = start("--backend=io-uring").err().expect("io_uring or nothing");
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.log.contains("try --backend auto"), "{}", ended.log);
 }

@@ -26,6 +26,7 @@ on_both_backends!(
     sockets_that_are_passed_are_listened_on_by_all_workers,
     nobody_is_refused_while_the_server_restarts,
     a_socket_that_is_named_for_tls_speaks_it,
+    a_path_that_is_passed_is_for_a_proxy,
 );
 
 fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
@@ -151,6 +152,32 @@ fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
     let mut plain = Client::open(server.address, "/");
     plain.say("in plain");
     plain.hears("in plain");
+}
+
+fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let name = format!("passed path {backend:?}");
+    let settings = |text| settings_file(&name, format!("proxy-protocol = true\n{text}"));
+    let file = settings("");
+    let by_port = || (OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("bound")), "web");
+    let by_path = OwnedFd::from(UnixListener::bind(&path).expect("bound"));
+    let args = ["--app=echo", "--config", &file, backend_arg(backend)];
+    let server = Process::run(&mut passing([by_port(), (by_path, "proxy")], &args));
+    settings("max-message = 10\n");
+    server.signal(Signal::SIGHUP);
+    until("it is read again", || server.log().contains("max-message"));
+    assert!(!server.log().contains("nothing changes"), "{}", server.log());
+    let mut proxy = UnixStream::connect(&path).expect("it listens");
+    proxy
+        .write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("sent");
+    let mut answer = String::new();
+    proxy.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+
+    let parts = ["--proxy-protocol", "name the proxies with --trusted-proxies"];
+    refuses(&mut passing([by_port()], &[&args[..], &["--listen=unix:/nowhere"]].concat()), &parts);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use uproar::config::BackendName;
 
 use crate::process::refuses;
 use crate::support::metrics::ask;
-use crate::support::process::{Process, backend_arg, output, uproar};
+use crate::support::process::{Process, UPROAR, backend_arg, output, uproar};
 use crate::support::until;
 use crate::support::visitors::Visitors;
 
@@ -66,6 +66,21 @@ fn start(backend: BackendName, path: &Path, address: &str, admin: &str) -> Proce
     let path = format!("unix:{}", path.display());
     let args = ["--app=echo", "--workers=2", "--takeover=on", "--drain-seconds=0.5", backend_arg(backend)];
     Process::run(uproar(&args).args(["--listen", address, "--listen", &path, "--admin", admin]))
+}
+
+/// `/proc/sys` is hidden where the service manager has it so, as in our unit.
+#[test]
+fn what_the_kernel_does_to_those_who_wait_is_said_where_it_is_known() {
+    for (hide, is_said) in [("true", true), ("mount -t tmpfs none /proc/sys", false)] {
+        let script = format!("ip link set lo up && {hide} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--net", "--mount", "sh", "-c", &script, UPROAR]);
+        let server =
+            Process::run(command.args(["--listen=127.0.0.1:0", "--takeover=on", "--drain-seconds=0"]));
+        server.signal(Signal::SIGTERM);
+        let log = server.ended().log;
+        assert_eq!(log.contains("set net.ipv4.tcp_migrate_req to 1"), is_said, "{log}");
+    }
 }
 
 #[test]

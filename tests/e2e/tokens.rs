@@ -8,7 +8,7 @@ use crate::process::refuses;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
-use crate::support::raw::{Raw, Response, upgrade_request};
+use crate::support::raw::{Raw, Response, frame, upgrade_request};
 use crate::support::token::{SECRET, now, signed, token, token_of};
 use crate::support::{TestServer, config, until};
 
@@ -20,6 +20,7 @@ on_both_backends!(
     the_name_is_that_of_the_token,
     a_user_is_there_twice_under_one_name,
     a_name_that_is_none_or_anothers_is_refused,
+    nothing_is_said_before_the_name_is_granted,
     a_token_without_a_name_gives_none,
     a_connection_ends_with_its_token,
     echo_and_relay_want_tokens_too,
@@ -192,6 +193,38 @@ fn a_name_that_is_none_or_anothers_is_refused(backend: BackendName) {
     assert_eq!(open(&server, "/", &token_of("ada")).closed(), (1008, "the name ada is taken".into()));
     ada.say("still me");
     until("she is there", || ada.line() == "Ada: still me");
+}
+
+fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
+    let server = start(backend, "early", AppName::Chat);
+    let mut ada = open(&server, "/", &token_of("ada"));
+    ada.hears("* welcome to lobby, you are ada; /help lists the commands");
+    // What they say comes together with their requests. Some are on the worker that keeps the name, and some on the other one.
+    let say_at_once = |user: &str| {
+        let mut raw = Raw::connect(server.address());
+        let request = upgrade_request(&format!("/?token={}", token_of(user)));
+        let texts = ["one", "/who", "two"].map(|text| frame(0x81, text.as_bytes())).concat();
+        raw.send(&[request.as_bytes(), &texts].concat());
+        raw.switched();
+        raw
+    };
+    for _ in 0..8 {
+        let mut false_ada = say_at_once("Ada");
+        assert_eq!(false_ada.close_frame(), (1008, "the name Ada is taken".into()));
+        let mut unnamed = say_at_once("a da");
+        assert_eq!(unnamed.close_frame().0, 1008);
+        ada.say("alone");
+        ada.hears("ada: alone");
+    }
+    for _ in 0..8 {
+        let mut bob = say_at_once("bob");
+        let mut heard = || String::from_utf8(bob.frame().1).expect("text");
+        assert_eq!(heard(), "* welcome to lobby, you are bob; /help lists the commands");
+        while heard() != "* in lobby (2): ada, bob" {}
+        for text in ["one", "two"] {
+            ada.hears(&format!("bob: {text}"));
+        }
+    }
 }
 
 fn a_token_without_a_name_gives_none(backend: BackendName) {

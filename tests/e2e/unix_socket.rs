@@ -4,7 +4,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use tungstenite::{Message, WebSocket};
-use uproar::config::{AppName, BackendName, Config, Endpoint};
+use uproar::app::Echo;
+use uproar::config::{AppName, BackendName, Config, Endpoint, Takeover};
+use uproar::server::Server;
 
 use crate::process::refuses;
 use crate::support::client::Client;
@@ -14,6 +16,7 @@ use crate::support::{PATIENCE, TestServer, config};
 on_both_backends!(
     clients_of_a_path_and_of_a_port_share_a_room,
     a_path_is_free_again_when_the_server_has_ended,
+    a_start_that_fails_takes_a_path_from_nobody,
     who_comes_by_a_path_counts_for_no_address,
 );
 
@@ -50,6 +53,29 @@ fn a_path_is_free_again_when_the_server_has_ended(backend: BackendName) {
         assert_eq!(client.read().expect("a message"), Message::text("here"));
         drop((client, server));
     }
+}
+
+fn a_start_that_fails_takes_a_path_from_nobody(backend: BackendName) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("uproar.sock");
+    let entries = || std::fs::read_dir(directory.path()).expect("readable").count();
+    let settings = on(&path, config(backend, AppName::Echo, 2));
+    // The last of its workers fails when everything else is there.
+    let fail = |config: &Config| {
+        Server::start_app(config, |worker| {
+            assert_eq!(worker, 0, "told to panic");
+            Box::<Echo>::default()
+        })
+    };
+    fail(&settings).expect_err("its application panics");
+    assert_eq!(entries(), 0);
+    let server = TestServer::start(&settings);
+    fail(&Config { takeover: Takeover::On, ..settings }).expect_err("its application panics");
+    assert_eq!(entries(), 1);
+    let mut client = open(&path);
+    client.send(Message::text("still here")).expect("sent");
+    assert_eq!(client.read().expect("a message"), Message::text("still here"));
+    drop((client, server));
 }
 
 fn who_comes_by_a_path_counts_for_no_address(backend: BackendName) {

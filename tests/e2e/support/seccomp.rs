@@ -20,6 +20,14 @@ pub(crate) fn run_without<T: Send>(calls: &[&str], start: impl FnOnce() -> T + S
     )
 }
 
+/// Starts a server that is refused every ring whose descriptor is `least` or higher (EPERM), as if there were not enough
+/// of something for more.
+pub(crate) fn run_with_few_rings<T: Send>(least: u64, start: impl FnOnce() -> T + Send) -> T {
+    let args = json!([{ "index": 0, "type": "dword", "op": "ge", "val": least }]);
+    let rules = json!([{ "syscall": "io_uring_register", "args": args }]);
+    run_under(&json!({ "match_action": { "errno": 1 }, "mismatch_action": "allow", "filter": rules }), start)
+}
+
 fn rules(calls: &[&&str]) -> Vec<Value> {
     calls.iter().map(|call| json!({ "syscall": call })).collect()
 }
