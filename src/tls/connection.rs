@@ -64,10 +64,16 @@ impl Secured {
         if !self.counted && self.plain.take().is_none() {
             return Event::Insecure { slot, is_http: false };
         }
-        self.ended = true;
+        self.phase = Phase::Failed;
         self.plain = None;
         self.sending = self.sending.without_end();
         Event::Failed { slot, error: io::Error::other(error) }
+    }
+
+    /// Whether nothing is on its way, and something can follow, be it an alert.
+    pub(super) fn may_send(&self) -> bool {
+        let is_there = matches!(self.phase, Phase::Open | Phase::Failed);
+        is_there && self.sending == Sending::Nothing && self.shutdown != Shutdown::Done
     }
 
     /// Whether nothing is on its way, and something may be sent.
@@ -147,8 +153,10 @@ pub(super) enum Phase {
     Open,
     /// It cannot be written to any more, which is not reported yet.
     Failing,
+    /// Reported as failed; the alert may be on its way.
+    Failed,
     /// Closed by the caller; the last record is on its way.
     Leaving(Close),
-    /// Reported as failed, or closed in the inner backend, too.
+    /// Failed or closed in the inner backend, too.
     Gone,
 }

@@ -134,7 +134,7 @@ impl Tls {
                 match std::mem::replace(&mut secured.phase, Phase::Gone) {
                     Phase::Open | Phase::Failing => events.push(event),
                     Phase::Leaving(how) => inner.close(slot, how),
-                    Phase::Gone => {}
+                    Phase::Failed | Phase::Gone => {}
                 }
             }
             // Of what it sends nothing is passed on, so there will be no handshake.
@@ -252,7 +252,7 @@ impl Tls {
         let secured = self.at(slot);
         let sending = std::mem::replace(&mut secured.sending, Sending::Nothing);
         match secured.phase {
-            Phase::Open => {
+            Phase::Open | Phase::Failed => {
                 if sending == Sending::Last {
                     events.push(Event::Sent { slot });
                 }
@@ -269,10 +269,7 @@ impl Tls {
     /// Sends what can be sent now: what TLS has to say first, then a piece of what the caller sends.
     fn pump(&mut self, inner: &mut impl Backend, slot: Slot) {
         let secured = self.secured[slot as usize].as_mut().expect("checked by the callers");
-        if secured.sending != Sending::Nothing
-            || secured.phase != Phase::Open
-            || secured.shutdown == Shutdown::Done
-        {
+        if !secured.may_send() {
             return;
         }
         let mut out = secured.take_outgoing();
@@ -300,7 +297,7 @@ impl Tls {
         let mut goodbye = Vec::new();
         match secured.phase {
             // What was wrong is still being told.
-            Phase::Open if secured.broken && secured.sending != Sending::Nothing => {}
+            Phase::Open | Phase::Failed if secured.broken && secured.sending != Sending::Nothing => {}
             Phase::Open if how == Close::Graceful && secured.is_silent() => {
                 secured.say_goodbye(&mut goodbye);
                 if !goodbye.is_empty() {
@@ -310,7 +307,7 @@ impl Tls {
             }
             _ => secured.sending = Sending::Nothing,
         }
-        if secured.phase == Phase::Open && secured.sending != Sending::Nothing {
+        if matches!(secured.phase, Phase::Open | Phase::Failed) && secured.sending != Sending::Nothing {
             secured.phase = Phase::Leaving(how);
             self.leaving.push(slot);
         } else {

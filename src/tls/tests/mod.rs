@@ -175,6 +175,28 @@ fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
 }
 
 #[test]
+fn a_failure_is_reported_once_whatever_else_happens_in_its_turn() {
+    for version in BOTH {
+        for is_stuck in [false, true] {
+            let mut rig = Rig::new(&[version]);
+            let _client = rig.connect(0);
+            rig.wire().is_stuck = is_stuck;
+            rig.secure.send(0, Span::copy_of(&pattern(1_000)));
+            rig.queue(0, b"\x17\x03\x03\x00\x20thirty-two bytes of junk, or more");
+            rig.queue(0, b"\x17\x03\x03\x00\x04more");
+            rig.wire().coming.push_back(Event::Ended { slot: 0 });
+            rig.report(Event::Failed { slot: 0, error: io::ErrorKind::ConnectionReset.into() });
+            rig.events.retain(|event| !matches!(event, Event::Sent { .. }));
+            assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+            rig.turn();
+            assert_eq!(rig.events.len(), 1, "{:?}", rig.events);
+            rig.secure.close(0, Close::Reset);
+            assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
+        }
+    }
+}
+
+#[test]
 fn what_came_before_a_broken_record_in_one_buffer_counts() {
     let mut rig = Rig::new(&[&TLS13]);
     rig.accept(0, 1);
