@@ -69,7 +69,7 @@ pub enum Event {
     Failed { slot: Slot, error: io::Error },
     /// The client speaks no TLS where it should, or none that we can. Nothing more is received from it. One that speaks
     /// plain HTTP can be answered so: the connection goes on without TLS. Any other one is told when our direction is
-    /// ended. No backend reports it, only the layer `tls`.
+    /// ended, and what is sent to it fails. No backend reports it, only the layer `tls`.
     Insecure { slot: Slot, is_http: bool },
     /// The slot is free; the last event that names this connection.
     Closed { slot: Slot },

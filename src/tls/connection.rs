@@ -12,6 +12,8 @@ use crate::io::{Close, Event, Slot};
 
 /// Bytes that are encrypted at a time.
 pub(super) const PIECE_LEN: usize = 64 << 10;
+/// Why a connection fails that something is to be sent to.
+pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
 /// A connection with TLS.
 #[derive(Default)]
@@ -68,6 +70,26 @@ impl Secured {
         self.plain = None;
         self.sending = self.sending.without_end();
         Event::Failed { slot, error: io::Error::other(error) }
+    }
+
+    /// The client's direction has ended. What the caller is told, if it has not been told already.
+    ///
+    /// The client need not have said that it is the end, since browsers do not. What is kept of a record is never looked
+    /// at.
+    pub(super) fn end(&mut self, slot: Slot) -> Option<Event> {
+        if self.phase != Phase::Open || std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        if self.ends_early() && self.plain.take().is_some() {
+            self.phase = Phase::Failed;
+            return Some(Event::Failed { slot, error: io::Error::other(NO_HANDSHAKE) });
+        }
+        Some(Event::Ended { slot })
+    }
+
+    /// Whether there will be no handshake any more, so that what is sent can never be read.
+    pub(super) fn ends_early(&self) -> bool {
+        self.ended && !self.is_ready()
     }
 
     /// Whether nothing is on its way, and something can follow, be it an alert.
@@ -151,8 +173,8 @@ impl Sending {
 pub(super) enum Phase {
     #[default]
     Open,
-    /// It cannot be written to any more, which is not reported yet.
-    Failing,
+    /// It cannot be written to any more for this reason, which is not reported yet.
+    Failing(&'static str),
     /// Reported as failed; the alert may be on its way.
     Failed,
     /// Closed by the caller; the last record is on its way.

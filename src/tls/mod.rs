@@ -17,12 +17,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
-
 use crate::chunk::Span;
 use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker, shorter};
 
-use connection::{Phase, Secured, Sending, Shutdown};
+use connection::{NO_HANDSHAKE, Phase, Secured, Sending, Shutdown};
 pub use identity::IdentityError;
 pub(crate) use identity::{Credentials, Identity};
 
@@ -121,18 +119,12 @@ impl Tls {
             Event::Sent { slot } if self.has(slot) => self.sent(inner, slot, events),
             Event::Ended { slot } if self.has(slot) => {
                 self.take_early(inner, slot, events);
-                let secured = self.at(slot);
-                if secured.phase == Phase::Open && !secured.ended {
-                    // Without the peer's word that it is the end, since browsers do not say it. What is kept of a
-                    // record is never looked at.
-                    secured.ended = true;
-                    events.push(event);
-                }
+                events.extend(self.at(slot).end(slot));
             }
             Event::Failed { slot, .. } if self.has(slot) => {
                 let secured = self.at(slot);
                 match std::mem::replace(&mut secured.phase, Phase::Gone) {
-                    Phase::Open | Phase::Failing => events.push(event),
+                    Phase::Open | Phase::Failing(_) => events.push(event),
                     Phase::Leaving(how) => inner.close(slot, how),
                     Phase::Failed | Phase::Gone => {}
                 }
@@ -228,9 +220,7 @@ impl Tls {
             events.push(Event::Received { slot, buffer: Buffer::of(plaintext) });
         }
         match result {
-            Ok(()) if secured.peer_closed() && !std::mem::replace(&mut secured.ended, true) => {
-                events.push(Event::Ended { slot });
-            }
+            Ok(()) if secured.peer_closed() => events.extend(secured.end(slot)),
             Ok(()) => {}
             Err(error) => events.push(secured.broke(slot, error)),
         }
@@ -262,7 +252,7 @@ impl Tls {
                 secured.phase = Phase::Gone;
                 inner.close(slot, how);
             }
-            Phase::Failing | Phase::Gone => {}
+            Phase::Failing(_) | Phase::Gone => {}
         }
     }
 
@@ -274,9 +264,7 @@ impl Tls {
         }
         let mut out = secured.take_outgoing();
         let Ok(is_last) = secured.encrypt(&mut out) else {
-            debug!(slot, "the keys of a TLS connection are used up");
-            secured.phase = Phase::Failing;
-            return self.failed.push(slot);
+            return self.fail(slot, "the keys of the TLS connection are used up");
         };
         let is_end = secured.shutdown == Shutdown::Wanted && secured.plain.is_none();
         if is_end {
@@ -316,14 +304,19 @@ impl Tls {
         }
     }
 
+    /// Has the connection reported as failed, since what is sent can never be read.
+    fn fail(&mut self, slot: Slot, why: &'static str) {
+        self.at(slot).phase = Phase::Failing(why);
+        self.failed.push(slot);
+    }
+
     /// Reports connections that cannot be written to any more, unless they were closed meanwhile.
     fn report_failed(&mut self, events: &mut Vec<Event>) {
         for slot in std::mem::take(&mut self.failed) {
             let Some(secured) = &mut self.secured[slot as usize] else { continue };
-            if secured.phase == Phase::Failing {
+            if let Phase::Failing(why) = secured.phase {
                 secured.phase = Phase::Gone;
-                let error = io::Error::other("the keys of the TLS connection are used up");
-                events.push(Event::Failed { slot, error });
+                events.push(Event::Failed { slot, error: io::Error::other(why) });
             }
         }
     }
@@ -368,7 +361,11 @@ impl<B: Backend> Backend for Secure<B> {
             secured.plain.is_none() && secured.sending != Sending::Last,
             "slot {slot} has a send under way"
         );
-        if secured.phase == Phase::Open && !secured.broken {
+        if secured.phase != Phase::Open {
+            // It has failed, or is being closed.
+        } else if secured.broken || secured.ends_early() {
+            tls.fail(slot, NO_HANDSHAKE);
+        } else {
             secured.plain = Some(span);
             tls.pump(inner, slot);
         }

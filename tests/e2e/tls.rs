@@ -31,6 +31,7 @@ on_both_backends!(
     who_speaks_something_else_gets_an_alert_and_is_counted,
     who_is_refused_hears_so_over_tls,
     a_handshake_has_a_deadline,
+    who_leaves_before_its_refusal_can_be_read_is_gone_at_once,
     sessions_are_resumed_on_any_worker,
     a_proxy_says_who_comes_before_tls_begins,
     a_new_certificate_is_shown_after_sighup,
@@ -221,6 +222,30 @@ fn a_handshake_has_a_deadline(backend: BackendName) {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     until("all are gone", || server.connections().0 == 0);
     drop((silent, halfway));
+}
+
+fn who_leaves_before_its_refusal_can_be_read_is_gone_at_once(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config {
+        admin: Some("127.0.0.1:0".parse().expect("valid")),
+        handshake_seconds: Duration::from_millis(20),
+        close_seconds: 100 * PATIENCE,
+        ..config(backend, AppName::Echo, 1)
+    };
+    let server = TestServer::start(&identity.on(base));
+    let client = identity.client(&VERSIONS);
+    let silent = connect(server.address(), &client);
+    let mut halfway = connect(server.address(), &client);
+    halfway.conn.write_tls(&mut halfway.sock).expect("sent");
+    let mut stranger = TcpStream::connect(server.address()).expect("a connection");
+    let metrics = || Metrics::of(server.admin_address().expect("there is one"));
+    until("all are refused", || metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0);
+    assert_eq!(server.connections().0, 3);
+    stranger.write_all(b"\0\x01\x02\x03\x04\x05").expect("sent");
+    for stream in [&silent.sock, &halfway.sock] {
+        stream.shutdown(Shutdown::Write).expect("shut down");
+    }
+    until("all are gone", || server.connections().0 == 0);
 }
 
 fn sessions_are_resumed_on_any_worker(backend: BackendName) {

@@ -340,6 +340,51 @@ fn who_is_refused_in_plain_hears_the_refusal() {
 }
 
 #[test]
+fn what_nobody_will_read_is_a_failure_and_not_waited_for() {
+    let mut hello = Vec::new();
+    Rig::new(&BOTH).client().write_tls(&mut hello).expect("to memory");
+    for (begin, sends_first) in [(&b""[..], true), (&hello, true), (b"", false), (&hello, false)] {
+        let mut rig = Rig::new(&BOTH);
+        rig.accept(0, 1);
+        rig.arrive(0, begin);
+        if sends_first {
+            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+        }
+        rig.report(Event::Ended { slot: 0 });
+        if !sends_first {
+            assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+            rig.events.clear();
+            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.turn();
+            assert_eq!(rig.wire().timeout, Some(Duration::ZERO));
+        }
+        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+        rig.secure.close(0, Close::Reset);
+        rig.turn();
+        assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
+    }
+}
+
+#[test]
+fn what_is_sent_to_who_speaks_something_else_is_a_failure() {
+    for sends_first in [true, false] {
+        let mut rig = Rig::new(&BOTH);
+        rig.accept(0, 1);
+        if sends_first {
+            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+        }
+        rig.arrive(0, b"\x00\x01\x02\x03\x04\x05\x06\x07");
+        if !sends_first {
+            assert!(matches!(rig.events[..], [Event::Insecure { is_http: false, .. }]), "{:?}", rig.events);
+            rig.events.clear();
+            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.turn();
+        }
+        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+    }
+}
+
+#[test]
 fn who_goes_in_mid_handshake_leaves_nothing() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
