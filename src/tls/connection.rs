@@ -22,6 +22,8 @@ pub(super) struct Secured {
     pub(super) session: Option<Session>,
     /// What arrived of its handshake and waits for a turn.
     pub(super) early: Vec<u8>,
+    /// The client's end came behind that.
+    pub(super) end_waits: bool,
     /// What is left of what the caller sends.
     pub(super) plain: Option<Span>,
     pub(super) sending: Sending,

@@ -118,8 +118,13 @@ impl Tls {
             Event::Received { slot, buffer } if self.has(slot) => self.received(inner, slot, buffer, events),
             Event::Sent { slot } if self.has(slot) => self.sent(inner, slot, events),
             Event::Ended { slot } if self.has(slot) => {
-                self.take_early(inner, slot, events);
-                events.extend(self.at(slot).end(slot));
+                let secured = self.at(slot);
+                if secured.early.is_empty() {
+                    events.extend(secured.end(slot));
+                } else {
+                    // Behind what waits, or many who say hello and leave would be answered all at once.
+                    secured.end_waits = true;
+                }
             }
             Event::Failed { slot, .. } if self.has(slot) => {
                 let secured = self.at(slot);
@@ -201,6 +206,10 @@ impl Tls {
         let mut early = std::mem::take(&mut secured.early);
         if !early.is_empty() && secured.listens() {
             self.take_in(inner, slot, &mut early, events);
+        }
+        let secured = self.at(slot);
+        if secured.end_waits {
+            events.extend(secured.end(slot));
         }
     }
 
