@@ -6,12 +6,15 @@ use rustls::unbuffered::EncryptError;
 use tracing::debug;
 
 use super::Identity;
+use super::backlog::Backlog;
 use super::session::Session;
 use crate::chunk::Span;
-use crate::io::{Close, Event, Slot};
+use crate::io::{Backend, Close, Event, Slot};
 
 /// Bytes that are encrypted at a time.
 pub(super) const PIECE_LEN: usize = 64 << 10;
+/// Ciphertext of a client that is taken in in one turn; see [`Session::share_len`].
+pub(super) const SHARE_LEN: usize = 64 << 10;
 /// Why a connection fails that something is to be sent to.
 pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
@@ -20,10 +23,18 @@ pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS han
 pub(super) struct Secured {
     /// Made when the first bytes come.
     pub(super) session: Option<Session>,
-    /// What arrived of its handshake and waits for a turn.
-    pub(super) early: Vec<u8>,
+    /// What arrived and waits for a turn.
+    pub(super) backlog: Backlog,
     /// The client's end came behind that.
     pub(super) end_waits: bool,
+    /// The caller wants nothing to be received.
+    paused: bool,
+    /// Nothing is received since too much waits.
+    held: bool,
+    /// The last turn in which something was taken in.
+    turn: u8,
+    /// What is left of its share of that turn.
+    share: usize,
     /// What is left of what the caller sends.
     pub(super) plain: Option<Span>,
     pub(super) sending: Sending,
@@ -105,19 +116,56 @@ impl Secured {
         self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
     }
 
+    /// Takes in as much of what arrived as is left of its share of this turn. Returns how much.
     pub(super) fn receive(
         &mut self,
         identity: &Identity,
+        turn: u8,
         input: &mut [u8],
         plaintext: &mut Vec<u8>,
-    ) -> Result<(), rustls::Error> {
-        if self.session.is_none() {
-            self.session = Some(Session::new(identity.config())?);
+    ) -> (usize, Result<(), rustls::Error>) {
+        if self.turn != turn || self.session.is_none() {
+            (self.turn, self.share) = (turn, SHARE_LEN);
         }
-        if self.is_ready() {
-            plaintext.reserve(input.len());
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => match Session::new(identity.config()) {
+                Ok(session) => none.insert(session),
+                Err(error) => return (0, Err(error)),
+            },
+        };
+        let len = session.share_len(input, &mut self.share);
+        if session.is_ready() {
+            plaintext.reserve(len);
         }
-        self.session.as_mut().expect("made above").receive(input, plaintext)
+        (len, session.receive(&mut input[..len], plaintext))
+    }
+
+    pub(super) fn pause(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.paused, true) && !self.held {
+            inner.pause(slot);
+        }
+    }
+
+    pub(super) fn resume(&mut self, inner: &mut impl Backend, slot: Slot) {
+        self.paused = false;
+        if !self.held {
+            inner.resume(slot);
+        }
+    }
+
+    /// Receives nothing more until what waits is taken in.
+    pub(super) fn hold(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.held, true) && !self.paused {
+            inner.pause(slot);
+        }
+    }
+
+    /// Receives again after [`Self::hold`].
+    pub(super) fn release(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if std::mem::take(&mut self.held) && !self.paused && self.phase == Phase::Open {
+            inner.resume(slot);
+        }
     }
 
     /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.

@@ -16,7 +16,7 @@ use crate::support::chatter::Chatter;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
-use crate::support::raw::{Raw, upgrade_request};
+use crate::support::raw::{Raw, frame, upgrade_request};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, request};
 use crate::support::{PATIENCE, TestServer, config, until};
 
@@ -24,6 +24,7 @@ on_both_backends!(
     clients_with_tls_and_without_share_a_room,
     large_messages_go_both_ways,
     many_messages_arrive_in_their_order,
+    a_flood_of_short_records_is_heard_whole_and_holds_up_nobody,
     the_page_is_served_to_its_end,
     both_sides_say_the_end,
     a_client_that_ends_without_a_word_is_gone,
@@ -94,6 +95,35 @@ fn many_messages_arrive_in_their_order(backend: BackendName) {
             }
             assert_eq!(next, Message::text(text));
         }
+    }
+}
+
+fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendName) {
+    const MESSAGES: usize = 2_000;
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    for version in VERSIONS {
+        let client = identity.client(&[version]);
+        let mut other = TlsClient::open(server.address(), "/", &client);
+        let mut flood = TlsClient::open(server.address(), "/", &client);
+        let stream = flood.socket.get_mut();
+        let mut records = Vec::new();
+        for number in 0..MESSAGES {
+            for byte in frame(0x81, format!("message {number}").as_bytes()) {
+                stream.conn.writer().write_all(&[byte]).expect("to memory");
+                stream.conn.write_tls(&mut records).expect("to memory");
+            }
+        }
+        let mut socket = stream.sock.try_clone().expect("cloned");
+        let sender = std::thread::spawn(move || socket.write_all(&records).expect("sent"));
+        for number in 0..MESSAGES {
+            if number % 100 == 0 {
+                other.say("meanwhile");
+                other.hears("meanwhile");
+            }
+            flood.hears(&format!("message {number}"));
+        }
+        sender.join().expect("all is sent");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The wrapper over a backend that hands it bytes cut anywhere.
 
 mod rig;
+mod turns;
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rustls::{ClientConnection, SupportedProtocolVersion};
 
 use self::rig::{Rig, client_config, credentials};
 use super::connection::PIECE_LEN;
+use super::session::MAX_PARTIAL_LEN;
 use super::*;
 use crate::io::wire::Asked;
 
@@ -230,9 +232,23 @@ fn a_handshake_message_without_end_is_too_much() {
         if !rig.events.is_empty() {
             break;
         }
-        assert!(rig.kept_len(0) <= 3 * (64 << 10));
+        assert!(rig.kept_len(0) <= 2 * MAX_PARTIAL_LEN);
     }
     assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+}
+
+#[test]
+fn a_long_hello_is_answered() {
+    for version in BOTH {
+        let mut rig = Rig::new(&[version]);
+        rig.pieces = vec![1_000, 3];
+        let mut config = (*rig.config).clone();
+        config.alpn_protocols = (0..60).map(|number| vec![number; 250]).collect();
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        rig.config = Arc::new(config);
+        let mut client = rig.connect(0);
+        rig.say(0, &mut client, b"hello");
+    }
 }
 
 #[test]
@@ -445,82 +461,6 @@ fn a_session_is_resumed_by_its_ticket() {
         let usage = rig.secure.usage();
         assert_eq!((usage.tls_handshakes, usage.tls_resumed), (2, 1));
     }
-}
-
-#[test]
-fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
-    const CLIENTS: u32 = 100;
-    for version in BOTH {
-        let mut rig = Rig::new(&[version]);
-        let mut clients: Vec<_> = (0..CLIENTS).map(|_| rig.client()).collect();
-        (0..CLIENTS).for_each(|slot| rig.accept(slot, 1));
-        for (slot, client) in (0..).zip(&mut clients) {
-            let mut hello = Vec::new();
-            client.write_tls(&mut hello).expect("to memory");
-            // In two pieces, which wait together.
-            rig.queue(slot, &hello[..50]);
-            rig.queue(slot, &hello[50..]);
-        }
-        let mut turns = Vec::new();
-        while rig.has_events() || rig.is_waiting() {
-            let (before, waited) = (rig.answered.len(), rig.is_waiting());
-            rig.turn();
-            assert!(!waited || rig.wire().timeout == Some(Duration::ZERO));
-            turns.push(rig.answered.len() - before);
-        }
-        assert_eq!(turns.iter().sum::<usize>(), CLIENTS as usize, "{turns:?}");
-        assert!(turns.iter().all(|count| *count <= HANDSHAKES_A_TURN), "{turns:?}");
-        rig.turn();
-        assert_eq!(rig.wire().timeout, None, "nothing is left to do");
-    }
-}
-
-#[test]
-fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
-    const CLIENTS: u32 = 100;
-    let mut rig = Rig::new(&BOTH);
-    (0..CLIENTS).for_each(|slot| rig.accept(slot, 1));
-    for slot in 0..CLIENTS {
-        let mut hello = Vec::new();
-        rig.client().write_tls(&mut hello).expect("to memory");
-        rig.queue(slot, &hello);
-        rig.wire().coming.push_back(Event::Ended { slot });
-    }
-    let mut ended = 0;
-    while rig.has_events() || rig.is_waiting() {
-        let answered = rig.answered.len();
-        rig.turn();
-        assert!(rig.answered.len() - answered <= HANDSHAKES_A_TURN);
-        // What each has said before its end is answered, and the end comes behind it.
-        assert!(rig.events.iter().all(|event| matches!(event, Event::Ended { .. })), "{:?}", rig.events);
-        ended += std::mem::take(&mut rig.events).len();
-        assert_eq!(ended, rig.answered.len());
-    }
-    assert_eq!(ended, CLIENTS as usize);
-    rig.turn();
-    assert_eq!(rig.wire().timeout, None, "nothing is left to do");
-}
-
-#[test]
-fn who_goes_while_its_handshake_waits_is_in_nobodys_way() {
-    let mut rig = Rig::new(&BOTH);
-    (0..40).for_each(|slot| rig.accept(slot, 1));
-    for slot in 0..40 {
-        let mut hello = Vec::new();
-        rig.client().write_tls(&mut hello).expect("to memory");
-        rig.queue(slot, &hello);
-    }
-    rig.turn();
-    rig.secure.close(39, Close::Reset);
-    while rig.is_waiting() || rig.has_events() {
-        rig.turn();
-    }
-    assert!(!rig.answered.contains(&39));
-    assert_eq!(rig.answered.iter().collect::<std::collections::BTreeSet<_>>().len(), 39);
-    // The slot's next connection has nothing of it.
-    rig.events.clear();
-    rig.wire().out.clear();
-    rig.connect(39);
 }
 
 #[test]

@@ -128,9 +128,9 @@ impl Rig {
         !self.wire().coming.is_empty()
     }
 
-    /// Whether handshakes wait for a turn.
+    /// Whether something waits for a turn.
     pub(super) fn is_waiting(&mut self) -> bool {
-        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty())
+        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
     }
 
     /// The peer's end of the TCP stream, or the failure of it.
