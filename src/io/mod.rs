@@ -56,8 +56,8 @@ pub enum Event {
     /// A proxy has said where the connection is from, in a header before the client's own bytes. No backend reports it,
     /// only the layer `proxied`.
     Proxied { slot: Slot, peer: SocketAddr },
-    /// The header that a proxy owes did not come, for this reason. Nothing that the peer sends is reported any more. No
-    /// backend reports it, only the layer `proxied`.
+    /// The header that a proxy owes did not come, for this reason. What the peer sends after that is reported, and counts
+    /// for nothing. No backend reports it, only the layer `proxied`.
     Unproxied { slot: Slot, reason: &'static str },
     /// Bytes arrived; they are in `buffer`.
     Received { slot: Slot, buffer: Buffer },

@@ -15,6 +15,8 @@ use crate::io::{Backend, Close, Event, Slot};
 pub(super) const PIECE_LEN: usize = 64 << 10;
 /// Ciphertext of a client that is taken in in one turn; see [`Session::share_len`].
 pub(super) const SHARE_LEN: usize = 64 << 10;
+/// What a client may send after what it said was over, as much as the shard takes of one that is being closed.
+const MAX_DISCARDED: usize = 16 << 20;
 /// Why a connection fails that something is to be sent to.
 pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
@@ -45,6 +47,8 @@ pub(super) struct Secured {
     pub(super) shutdown: Shutdown,
     /// The end of the client's direction was reported.
     pub(super) ended: bool,
+    /// Bytes that came when nothing counted any more.
+    discarded: usize,
     /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
     pub(super) broken: bool,
 }
@@ -79,10 +83,24 @@ impl Secured {
         if !self.counted && self.plain.take().is_none() {
             return Event::Insecure { slot, is_http: false };
         }
+        self.fail(slot, io::Error::other(error))
+    }
+
+    /// Something arrived that does not count any more. What the caller is told when that is too much.
+    pub(super) fn discard(&mut self, slot: Slot, len: usize) -> Option<Event> {
+        self.discarded = self.discarded.saturating_add(len);
+        if self.phase != Phase::Open || self.discarded <= MAX_DISCARDED {
+            return None;
+        }
+        Some(self.fail(slot, io::Error::other("the client goes on after the end of its TLS")))
+    }
+
+    /// What the caller is told when the connection is of no more use.
+    fn fail(&mut self, slot: Slot, error: io::Error) -> Event {
         self.phase = Phase::Failed;
         self.plain = None;
         self.sending = self.sending.without_end();
-        Event::Failed { slot, error: io::Error::other(error) }
+        Event::Failed { slot, error }
     }
 
     /// The client's direction has ended. What the caller is told, if it has not been told already.
@@ -94,8 +112,7 @@ impl Secured {
             return None;
         }
         if self.ends_early() && self.plain.take().is_some() {
-            self.phase = Phase::Failed;
-            return Some(Event::Failed { slot, error: io::Error::other(NO_HANDSHAKE) });
+            return Some(self.fail(slot, io::Error::other(NO_HANDSHAKE)));
         }
         Some(Event::Ended { slot })
     }

@@ -147,7 +147,7 @@ impl Tls {
                     Phase::Failed | Phase::Gone => {}
                 }
             }
-            // Of what it sends nothing is passed on, so there will be no handshake.
+            // What it sends counts for nothing, so there will be no handshake.
             Event::Unproxied { slot, .. } if self.has(slot) && self.at(slot).phase == Phase::Open => {
                 self.go_plain(inner, slot);
                 events.push(event);
@@ -182,7 +182,7 @@ impl Tls {
         let is_first = secured.session.is_none() && secured.backlog.is_empty();
         let input = buffer.bytes_mut();
         if !secured.listens() {
-            // Nothing of it counts any more.
+            events.extend(secured.discard(slot, input.len()));
         } else if is_first && is_http(input) {
             self.go_plain(inner, slot);
             events.push(Event::Insecure { slot, is_http: true });

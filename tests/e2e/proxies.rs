@@ -13,7 +13,7 @@ use crate::process::refuses;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
 use crate::support::raw::{Raw, TEXT, connect_from, frame, upgrade_request};
-use crate::support::{PATIENCE, TestServer, config, until};
+use crate::support::{PATIENCE, TestServer, config, flood, until};
 
 on_both_backends!(
     the_client_of_a_trusted_proxy_is_who_is_counted,
@@ -28,6 +28,7 @@ on_both_backends!(
     a_proxy_header_may_be_cut_anywhere,
     a_proxy_that_speaks_for_itself_is_served,
     what_is_no_proxy_header_is_refused,
+    who_goes_on_without_a_proxy_header_is_cut_off,
     a_proxy_header_that_does_not_come_is_timed_out,
     a_header_alone_takes_its_client_s_place,
     who_is_no_proxy_sends_no_proxy_header,
@@ -271,6 +272,15 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
         assert!(response.body.contains("PROXY protocol header"), "{response:?}");
         assert_eq!(server.totals().refused, at as u64 + 1, "counted once");
     }
+}
+
+fn who_goes_on_without_a_proxy_header_is_cut_off(backend: BackendName) {
+    let base = with_proxy_protocol(backend);
+    let server = TestServer::start(&Config { close_seconds: 100 * PATIENCE, ..base });
+    let stream = connect_from(IpAddr::from(PROXY), server.address());
+    (&stream).write_all(b"no header").expect("sent");
+    let taken = flood(stream);
+    assert!(taken < 128 << 20, "{taken} bytes");
 }
 
 fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {

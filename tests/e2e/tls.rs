@@ -18,7 +18,7 @@ use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
 use crate::support::raw::{Raw, frame, upgrade_request};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, request};
-use crate::support::{PATIENCE, TestServer, config, until};
+use crate::support::{PATIENCE, TestServer, config, flood, until};
 
 on_both_backends!(
     clients_with_tls_and_without_share_a_room,
@@ -30,6 +30,7 @@ on_both_backends!(
     a_client_that_ends_without_a_word_is_gone,
     plain_http_hears_that_the_port_speaks_tls,
     who_speaks_something_else_gets_an_alert_and_is_counted,
+    who_goes_on_with_something_else_is_cut_off,
     who_is_refused_hears_so_over_tls,
     a_handshake_has_a_deadline,
     who_leaves_before_its_refusal_can_be_read_is_gone_at_once,
@@ -215,6 +216,14 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "tls")]), 3.0);
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "no_tls")]), 1.0);
     assert_eq!(metrics.sum("uproar_tls_handshakes_total", &[]), 1.0);
+}
+
+fn who_goes_on_with_something_else_is_cut_off(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config { close_seconds: 100 * PATIENCE, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    let taken = flood(TcpStream::connect(server.address()).expect("a connection"));
+    assert!(taken < 128 << 20, "{taken} bytes");
 }
 
 fn who_is_refused_hears_so_over_tls(backend: BackendName) {

@@ -271,6 +271,26 @@ fn the_end_is_reported_once_whether_it_is_said_or_not() {
     }
 }
 
+#[test]
+fn who_goes_on_after_its_end_or_an_error_fails_when_it_is_too_much() {
+    for is_said in [true, false] {
+        let mut rig = Rig::new(&BOTH);
+        if is_said {
+            let mut client = rig.connect(0);
+            client.send_close_notify();
+            rig.talk(0, &mut client);
+        } else {
+            rig.accept(0, 1);
+            rig.arrive(0, b"\x00\x01\x02\x03\x04\x05\x06\x07");
+        }
+        assert_eq!(std::mem::take(&mut rig.events).len(), 1);
+        rig.arrive(0, &vec![0; 16 << 20]);
+        assert!(rig.events.is_empty(), "{:?}", rig.events);
+        rig.arrive(0, &[0; 100_000]);
+        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+    }
+}
+
 /// Reads to the end that the server says.
 fn is_said_to_end(client: &mut ClientConnection, bytes: &[u8]) -> bool {
     let mut rest = bytes;
