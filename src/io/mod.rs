@@ -53,9 +53,9 @@ pub enum Event {
     /// A connection of the listener with this index was accepted and is being received from. `peer` is where it is
     /// from, unless it came by a path.
     Accepted { slot: Slot, listener: u16, peer: Option<SocketAddr> },
-    /// A proxy has said where the connection is from, in a header before the client's own bytes. No backend reports it,
-    /// only the layer `proxied`.
-    Proxied { slot: Slot, peer: SocketAddr },
+    /// A proxy has said where the connection is from, in a header before the client's own bytes, or that it does not
+    /// tell. No backend reports it, only the layer `proxied`.
+    Proxied { slot: Slot, peer: Option<SocketAddr> },
     /// The header that a proxy owes did not come, for this reason. What the peer sends after that is reported, and counts
     /// for nothing. No backend reports it, only the layer `proxied`.
     Unproxied { slot: Slot, reason: &'static str },

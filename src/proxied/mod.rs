@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::chunk::Span;
 use crate::config::Network;
 use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker, canonical};
-use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
+use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 
 /// A backend that some connections of which begin with a PROXY header.
 pub(crate) struct Proxied<B> {
@@ -100,7 +100,13 @@ impl Headers {
         part.extend_from_slice(&input[..input.len().min(MAX_HEADER_LEN - before)]);
         match ProxyHeader::parse(&part) {
             Ok(Some(ProxyHeader { len, source })) => {
-                events.extend(source.map(|peer| Event::Proxied { slot, peer: canonical(peer) }));
+                match source {
+                    Source::Proxy => {}
+                    Source::Hidden => events.push(Event::Proxied { slot, peer: None }),
+                    Source::Client(peer) => {
+                        events.push(Event::Proxied { slot, peer: Some(canonical(peer)) });
+                    }
+                }
                 buffer.skip(len - before);
                 if !buffer.bytes_mut().is_empty() {
                     return events.push(Event::Received { slot, buffer });

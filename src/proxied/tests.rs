@@ -14,7 +14,7 @@ const SOURCE: &str = "198.51.100.7:56324";
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Accepted,
-    Proxied(SocketAddr),
+    Proxied(Option<SocketAddr>),
     Unproxied,
     Bytes(Vec<u8>),
     Ended,
@@ -73,7 +73,7 @@ impl Rig {
 }
 
 fn source() -> Seen {
-    Seen::Proxied(SOURCE.parse().expect("an address"))
+    Seen::Proxied(Some(SOURCE.parse().expect("an address")))
 }
 
 #[test]
@@ -121,6 +121,16 @@ fn a_proxy_may_speak_for_itself() {
     rig.accept(Some(PROXY));
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
     assert_eq!(rig.receive(&[&local[..], b"GET"].concat()), [Seen::Bytes(b"GET".to_vec())]);
+}
+
+#[test]
+fn a_proxy_may_hide_whom_it_speaks_for() {
+    for hidden in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0"] {
+        let mut rig = Rig::new();
+        rig.accept(Some(PROXY));
+        let seen = rig.receive(&[hidden, b"GET"].concat());
+        assert_eq!(seen, [Seen::Proxied(None), Seen::Bytes(b"GET".to_vec())]);
+    }
 }
 
 #[test]
