@@ -26,8 +26,9 @@ fn main() -> ExitCode {
         Err(LoadError::Wrong(line)) => return refuse(&line),
     };
     if loaded.check_only {
-        if let Err(error) = Server::check(&loaded.config) {
-            return refuse(&error.to_string());
+        match Server::check(&loaded.config) {
+            Ok(warning) => warning.iter().for_each(|line| eprintln!("uproar: {line}")),
+            Err(error) => return refuse(&error.to_string()),
         }
         let _ = write!(std::io::stdout(), "{loaded}");
         return ExitCode::SUCCESS;

@@ -131,6 +131,7 @@ impl Control {
         let credentials = check(config)?;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
+            identity.warn();
         }
         self.watch.shared.admission.set_limits(self.plan.limits(config));
         if let Some(trusted) = &self.plan.trusted {
@@ -159,12 +160,13 @@ impl Control {
 }
 
 impl Server {
-    /// Checks what [`Server::start`] would before it listens.
+    /// Checks what [`Server::start`] would before it listens. Returns what is no error yet, in one line: that the
+    /// certificate expires soon.
     ///
     /// # Errors
     /// What cannot be together, or a certificate that is of no use.
-    pub fn check(config: &Config) -> Result<(), StartError> {
-        check(config).map(drop)
+    pub fn check(config: &Config) -> Result<Option<String>, StartError> {
+        Ok(check(config)?.and_then(|credentials| credentials.warning(SystemTime::now())))
     }
 
     /// Starts the server with one of the applications that come with it.
@@ -243,8 +245,18 @@ impl Server {
         let watched =
             |(stats, address): (&Arc<Stats>, Address)| Watched { stats: Arc::clone(stats), address };
         let shards = stats.iter().zip(shards).map(watched).collect();
-        let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
+        let watch = Arc::new(Watch {
+            backend,
+            started: SystemTime::now(),
+            shared,
+            shards,
+            identity: identity.clone(),
+        });
         info!("room for {} connections with {descriptors} descriptors", limits.server);
+        if let Some(identity) = &identity {
+            let no_thread = |error| StartError::System { what: "start the thread of the certificate", error };
+            identity.keep_warning().map_err(no_thread)?;
+        }
         let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
         let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
         let control = Control { watch, plan: Arc::new(plan), taken_over, identity };

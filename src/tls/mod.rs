@@ -13,6 +13,7 @@
 
 mod backlog;
 mod connection;
+mod expiry;
 mod identity;
 mod session;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The wrapper over a backend that hands it bytes cut anywhere.
 
-mod rig;
+pub(super) mod rig;
 mod turns;
 
 use std::io::{Read, Write};
