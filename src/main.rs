@@ -30,8 +30,9 @@ fn main() -> ExitCode {
         Err(LoadError::Wrong(line)) => return refuse(&line),
     };
     if loaded.check_only {
-        if let Err(error) = Server::check(&loaded.config) {
-            return refuse(&error.to_string());
+        match Server::check(&loaded.config) {
+            Ok(warning) => warning.iter().for_each(|line| eprintln!("uproar: {line}")),
+            Err(error) => return refuse(&error.to_string()),
         }
         let _ = write!(std::io::stdout(), "{loaded}");
         return ExitCode::SUCCESS;
@@ -66,8 +67,9 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>) -> Result<(), Str
             if seen > 1 {
                 std::process::exit(130);
             }
-            running.control.stop();
+            // Before it ends: without clients that takes no time at all.
             service::stopping(&running.loaded.config);
+            running.control.stop();
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(take_signals);

@@ -130,6 +130,7 @@ impl Control {
         let credentials = check(config, &self.passed)?;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
+            identity.warn();
         }
         self.watch.shared.admission.set_limits(self.plan.limits(config));
         if let Some(trusted) = &self.plan.trusted {
@@ -158,12 +159,13 @@ impl Control {
 }
 
 impl Server {
-    /// Checks what [`Server::start`] would before it listens.
+    /// Checks what [`Server::start`] would before it listens. Returns what is no error yet, in one line: that the
+    /// certificate expires soon.
     ///
     /// # Errors
     /// What cannot be together, or a certificate that is of no use.
-    pub fn check(config: &Config) -> Result<(), StartError> {
-        check(config, &[]).map(drop)
+    pub fn check(config: &Config) -> Result<Option<String>, StartError> {
+        Ok(check(config, &[])?.and_then(|credentials| credentials.warning(SystemTime::now())))
     }
 
     /// Starts the server with one of the applications that come with it.
@@ -230,7 +232,12 @@ impl Server {
             address: address.clone(),
         };
         let shards = stats.iter().zip(&crew.addresses).map(watched).collect();
-        let watch = Arc::new(Watch { backend, started: SystemTime::now(), shared, shards });
+        let started = SystemTime::now();
+        let watch = Arc::new(Watch { backend, started, shared, shards, identity: identity.clone() });
+        if let Some(identity) = &identity {
+            let no_thread = |error| StartError::System { what: "start the thread of the certificate", error };
+            identity.keep_warning().map_err(no_thread)?;
+        }
         let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
         // From here on nothing fails, so that no start that does takes a path from a server that runs.
         if let Err(error) = take_paths(pending) {

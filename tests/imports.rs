@@ -46,10 +46,14 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "admin",
-        own: &["admin", "io::clock", "page", "protocol", "shard", "stats"],
+        own: &["admin", "io::clock", "page", "protocol", "shard", "stats", "tls::Identity"],
         others: &["nix", "prometheus_client", "tracing"],
     },
-    Rule { module: "tls", own: &["tls", "chunk", "io"], others: &["rustls", "thiserror", "tracing"] },
+    Rule {
+        module: "tls",
+        own: &["tls", "chunk", "io"],
+        others: &["rustls", "thiserror", "tracing", "x509_parser"],
+    },
     Rule {
         module: "server",
         own: &[

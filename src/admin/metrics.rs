@@ -71,6 +71,10 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     let limit = watch.shared.admission.limit();
     out.gauges("connections_limit", "Connections that there may be at a time.", [(Vec::new(), limit)])?;
     let draining = u64::from(watch.is_draining());
+    if let Some(expiry_s) = watch.identity.as_ref().and_then(|identity| identity.expiry_s()) {
+        let help = "When the certificate expires that is shown, in seconds since 1970.";
+        out.gauges("tls_certificate_expiry_timestamp_seconds", help, [(Vec::new(), expiry_s)])?;
+    }
     out.gauges("draining", "1 while the server ends, else 0.", [(Vec::new(), draining)])?;
     let labels = vec![("version", env!("CARGO_PKG_VERSION").into()), ("backend", watch.backend.into())];
     out.gauges("info", "1; its labels say what runs.", [(labels, 1_u64)])

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::io::clock;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
+use crate::tls::Identity;
 
 /// A shard that has not turned for so long, although it was woken, hangs.
 const HUNG_MS: u64 = 5_000;
@@ -24,6 +25,8 @@ pub(crate) struct Watch {
     pub(crate) started: SystemTime,
     pub(crate) shared: Arc<Shared>,
     pub(crate) shards: Vec<Watched>,
+    /// What listeners with TLS show, if there are any.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 /// One shard.

@@ -54,11 +54,11 @@ pub enum Event {
     /// A connection of the listener with this index was accepted and is being received from. `peer` is where it is
     /// from, unless it came by a path.
     Accepted { slot: Slot, listener: u16, peer: Option<SocketAddr> },
-    /// A proxy has said where the connection is from, in a header before the client's own bytes. No backend reports it,
-    /// only the layer `proxied`.
-    Proxied { slot: Slot, peer: SocketAddr },
-    /// The header that a proxy owes did not come, for this reason. Nothing that the peer sends is reported any more. No
-    /// backend reports it, only the layer `proxied`.
+    /// A proxy has said where the connection is from, in a header before the client's own bytes, or that it does not
+    /// tell. No backend reports it, only the layer `proxied`.
+    Proxied { slot: Slot, peer: Option<SocketAddr> },
+    /// The header that a proxy owes did not come, for this reason. What the peer sends after that is reported, and counts
+    /// for nothing. No backend reports it, only the layer `proxied`.
     Unproxied { slot: Slot, reason: &'static str },
     /// Bytes arrived; they are in `buffer`.
     Received { slot: Slot, buffer: Buffer },
@@ -70,7 +70,7 @@ pub enum Event {
     Failed { slot: Slot, error: io::Error },
     /// The client speaks no TLS where it should, or none that we can. Nothing more is received from it. One that speaks
     /// plain HTTP can be answered so: the connection goes on without TLS. Any other one is told when our direction is
-    /// ended. No backend reports it, only the layer `tls`.
+    /// ended, and what is sent to it fails. No backend reports it, only the layer `tls`.
     Insecure { slot: Slot, is_http: bool },
     /// The slot is free; the last event that names this connection.
     Closed { slot: Slot },

@@ -1,6 +1,6 @@
 //! A backend to which happens what a test says, for what stands over backends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(crate) struct Wire {
     /// Buffers that are out.
     pub(crate) lent: usize,
     pub(crate) asked: Vec<Asked>,
+    /// Of whom nothing is to be received.
+    pub(crate) paused: BTreeSet<Slot>,
     /// What the last poll was allowed to wait.
     pub(crate) timeout: Option<Duration>,
     waker: Waker,
@@ -44,6 +46,7 @@ impl Wire {
             waiting: None,
             lent: 0,
             asked: Vec::new(),
+            paused: BTreeSet::new(),
             timeout: None,
             waker: Waker::new().expect("a waker"),
         }
@@ -75,9 +78,13 @@ impl Backend for Wire {
         }
     }
 
-    fn pause(&mut self, _: Slot) {}
+    fn pause(&mut self, slot: Slot) {
+        self.paused.insert(slot);
+    }
 
-    fn resume(&mut self, _: Slot) {}
+    fn resume(&mut self, slot: Slot) {
+        self.paused.remove(&slot);
+    }
 
     fn shutdown(&mut self, slot: Slot) {
         self.asked.push(Asked::Shutdown(slot));

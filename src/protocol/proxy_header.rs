@@ -19,8 +19,19 @@ const FIXED_LEN: usize = 16;
 pub struct ProxyHeader {
     /// Its bytes; what follows is the client's.
     pub len: usize,
-    /// Where the client is from. `None`: the proxy speaks for itself, or does not know, or its client has no address.
-    pub source: Option<SocketAddr>,
+    /// Where the client is from.
+    pub source: Source,
+}
+
+/// Who speaks after a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The proxy itself, of which it is the real address (LOCAL, §2.2).
+    Proxy,
+    /// Somebody of whom the proxy tells no address (UNKNOWN, UNSPEC), or who has none (a Unix socket).
+    Hidden,
+    /// A client of the proxy, at this address.
+    Client(SocketAddr),
 }
 
 /// Why bytes are no header, with the way out.
@@ -72,11 +83,10 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     Ok(Some(ProxyHeader { len: end + 1, source }))
 }
 
-/// The source that a line names, if it is one that is known.
-fn line_source(line: &[u8]) -> Option<Option<SocketAddr>> {
+fn line_source(line: &[u8]) -> Option<Source> {
     // Whatever follows that word is to be ignored.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
-        return Some(None);
+        return Some(Source::Hidden);
     }
     let mut fields = str::from_utf8(line).ok()?.split(' ');
     let parse: fn(&str) -> Option<IpAddr> = match fields.next()? {
@@ -86,7 +96,7 @@ fn line_source(line: &[u8]) -> Option<Option<SocketAddr>> {
     };
     let (source, _destination) = (parse(fields.next()?)?, parse(fields.next()?)?);
     let (port, _destination_port) = (parse_port(fields.next()?)?, parse_port(fields.next()?)?);
-    fields.next().is_none().then_some(Some(SocketAddr::new(source, port)))
+    fields.next().is_none().then_some(Source::Client(SocketAddr::new(source, port)))
 }
 
 /// A number without a sign and without leading zeros.
@@ -118,11 +128,12 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
         return Err(BROKEN);
     }
     let Some(payload) = rest.get(..payload_len) else { return Ok(None) };
-    Ok(Some(ProxyHeader { len, source: if is_local { None } else { binary_source(family, payload) } }))
+    let client = binary_client(family, payload).map_or(Source::Hidden, Source::Client);
+    Ok(Some(ProxyHeader { len, source: if is_local { Source::Proxy } else { client } }))
 }
 
-/// The source of a payload that has room for the family's addresses: both addresses, then both ports.
-fn binary_source(family: u8, payload: &[u8]) -> Option<SocketAddr> {
+/// The client in a payload that has room for the family's addresses: both addresses, then both ports.
+fn binary_client(family: u8, payload: &[u8]) -> Option<SocketAddr> {
     let (address, ports): (IpAddr, _) = match family {
         0x11 => (Ipv4Addr::from(*payload.first_chunk()?).into(), payload.get(8..)?),
         0x21 => (Ipv6Addr::from(*payload.first_chunk()?).into(), payload.get(32..)?),

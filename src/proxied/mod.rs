@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::chunk::Span;
 use crate::config::Network;
 use crate::io::{Backend, Buffer, Close, Event, Slot, Usage, Waker, canonical};
-use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
+use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 
 /// A backend that some connections of which begin with a PROXY header.
 pub(crate) struct Proxied<B> {
@@ -32,17 +32,10 @@ pub(crate) struct Trusted(Mutex<Arc<[Network]>>);
 
 struct Headers {
     trusted: Arc<Trusted>,
-    /// Connections whose header is not there.
-    awaited: HashMap<Slot, Awaited>,
+    /// What has come of headers that are not whole.
+    awaited: HashMap<Slot, Vec<u8>>,
     /// Room for what the inner backend reports.
     reported: Vec<Event>,
-}
-
-enum Awaited {
-    /// So much has come of it.
-    Part(Vec<u8>),
-    /// Something else came.
-    Never,
 }
 
 impl Trusted {
@@ -78,17 +71,13 @@ impl Headers {
             Event::Accepted { slot, peer, .. } => {
                 // Who comes by a path is a proxy.
                 if peer.is_none_or(|peer| self.trusted.has(peer.ip())) {
-                    self.awaited.insert(slot, Awaited::Part(Vec::new()));
+                    self.awaited.insert(slot, Vec::new());
                 }
                 events.push(event);
             }
-            Event::Received { slot, buffer } => match self.awaited.get_mut(&slot) {
+            Event::Received { slot, buffer } => match self.awaited.remove(&slot) {
                 None => events.push(Event::Received { slot, buffer }),
-                Some(Awaited::Never) => inner.recycle(buffer),
-                Some(Awaited::Part(part)) => {
-                    let part = std::mem::take(part);
-                    self.received(inner, slot, part, buffer, events);
-                }
+                Some(part) => self.received(inner, slot, part, buffer, events),
             },
             Event::Closed { slot } => {
                 self.awaited.remove(&slot);
@@ -111,20 +100,22 @@ impl Headers {
         part.extend_from_slice(&input[..input.len().min(MAX_HEADER_LEN - before)]);
         match ProxyHeader::parse(&part) {
             Ok(Some(ProxyHeader { len, source })) => {
-                self.awaited.remove(&slot);
-                events.extend(source.map(|peer| Event::Proxied { slot, peer: canonical(peer) }));
+                match source {
+                    Source::Proxy => {}
+                    Source::Hidden => events.push(Event::Proxied { slot, peer: None }),
+                    Source::Client(peer) => {
+                        events.push(Event::Proxied { slot, peer: Some(canonical(peer)) });
+                    }
+                }
                 buffer.skip(len - before);
                 if !buffer.bytes_mut().is_empty() {
                     return events.push(Event::Received { slot, buffer });
                 }
             }
             Ok(None) => {
-                self.awaited.insert(slot, Awaited::Part(part));
+                self.awaited.insert(slot, part);
             }
-            Err(why) => {
-                self.awaited.insert(slot, Awaited::Never);
-                events.push(Event::Unproxied { slot, reason: why.0 });
-            }
+            Err(why) => events.push(Event::Unproxied { slot, reason: why.0 }),
         }
         inner.recycle(buffer);
     }

@@ -14,7 +14,7 @@ const SOURCE: &str = "198.51.100.7:56324";
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Accepted,
-    Proxied(SocketAddr),
+    Proxied(Option<SocketAddr>),
     Unproxied,
     Bytes(Vec<u8>),
     Ended,
@@ -73,7 +73,7 @@ impl Rig {
 }
 
 fn source() -> Seen {
-    Seen::Proxied(SOURCE.parse().expect("an address"))
+    Seen::Proxied(Some(SOURCE.parse().expect("an address")))
 }
 
 #[test]
@@ -124,6 +124,16 @@ fn a_proxy_may_speak_for_itself() {
 }
 
 #[test]
+fn a_proxy_may_hide_whom_it_speaks_for() {
+    for hidden in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0"] {
+        let mut rig = Rig::new();
+        rig.accept(Some(PROXY));
+        let seen = rig.receive(&[hidden, b"GET"].concat());
+        assert_eq!(seen, [Seen::Proxied(None), Seen::Bytes(b"GET".to_vec())]);
+    }
+}
+
+#[test]
 fn who_is_not_trusted_sends_no_header() {
     let mut rig = Rig::new();
     rig.accept(Some(OTHER));
@@ -131,12 +141,12 @@ fn who_is_not_trusted_sends_no_header() {
 }
 
 #[test]
-fn what_comes_after_garbage_is_not_reported() {
+fn what_comes_after_garbage_is_no_header() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(b"PR"), []);
     assert_eq!(rig.receive(b"ETTY"), [Seen::Unproxied]);
-    assert_eq!(rig.receive(HEADER), []);
+    assert_eq!(rig.receive(HEADER), [Seen::Bytes(HEADER.to_vec())]);
     assert_eq!(rig.happens(Event::Ended { slot: 3 }), [Seen::Ended]);
     assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
 }

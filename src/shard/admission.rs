@@ -46,6 +46,9 @@ pub(crate) enum Place {
     /// As one that is served, for the server alone: its address is not known or a trusted proxy's, or there was no
     /// limit for addresses when it came.
     Uncounted,
+    /// In the same way, since a proxy passes it on and does not tell its address. Nobody vouches for what its request says
+    /// of that.
+    Hidden,
     /// Not as one that is served: it is over a limit.
     Over(Excess),
 }

@@ -41,7 +41,7 @@ impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
-            Event::Proxied { slot, peer } => self.proxied(slot, peer.ip()),
+            Event::Proxied { slot, peer } => self.proxied(slot, peer.map(|peer| peer.ip())),
             Event::Unproxied { slot, reason } => self.unproxied(slot, reason),
             Event::Received { slot, buffer } => self.received(slot, buffer),
             Event::Ended { slot } => self.ended(slot),

@@ -15,17 +15,24 @@ use crate::stats::Refused;
 
 use super::Shard;
 use super::admission::Place;
-use super::connection::Phase;
+use super::connection::{Connection, Phase};
 
 impl<B: Backend> Shard<B> {
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         Network::any_has(&self.settings.proxies, address)
     }
 
-    /// A PROXY header has named the peer, which may be a proxy again.
-    pub(super) fn proxied(&mut self, slot: Slot, peer: IpAddr) {
-        if self.connections[slot as usize].phase == Phase::Handshake {
+    /// A PROXY header has named the peer, which may be a proxy again, or has hidden it.
+    pub(super) fn proxied(&mut self, slot: Slot, peer: Option<IpAddr>) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.phase != Phase::Handshake {
+            return;
+        }
+        if let Some(peer) = peer {
             self.set_peer(slot, peer, false);
+        } else {
+            self.shared.admission.relocate((connection.peer, connection.place), None);
+            connection.place = Place::Hidden;
         }
     }
 
@@ -38,9 +45,9 @@ impl<B: Backend> Shard<B> {
 
     /// Finds the client that a request is from. The connection is ended when that has too many, or cannot be told.
     pub(super) fn find_client(&mut self, slot: Slot, request: &Request<'_>) {
-        let peer = self.connections[slot as usize].peer;
+        let Connection { peer, place, .. } = self.connections[slot as usize];
         // Without an address it came by a path, which is for proxies.
-        if peer.is_some_and(|peer| !self.is_proxy(peer)) {
+        if place == Place::Hidden || peer.is_some_and(|peer| !self.is_proxy(peer)) {
             return;
         }
         match forwarded::client(request, peer, |address| self.is_proxy(address)) {

@@ -6,20 +6,37 @@ use rustls::unbuffered::EncryptError;
 use tracing::debug;
 
 use super::Identity;
+use super::backlog::Backlog;
 use super::session::Session;
 use crate::chunk::Span;
-use crate::io::{Close, Event, Slot};
+use crate::io::{Backend, Close, Event, Slot};
 
 /// Bytes that are encrypted at a time.
 pub(super) const PIECE_LEN: usize = 64 << 10;
+/// Ciphertext of a client that is taken in in one turn; see [`Session::share_len`].
+pub(super) const SHARE_LEN: usize = 64 << 10;
+/// What a client may send after what it said was over, as much as the shard takes of one that is being closed.
+const MAX_DISCARDED: usize = 16 << 20;
+/// Why a connection fails that something is to be sent to.
+pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
 /// A connection with TLS.
 #[derive(Default)]
 pub(super) struct Secured {
     /// Made when the first bytes come.
     pub(super) session: Option<Session>,
-    /// What arrived of its handshake and waits for a turn.
-    pub(super) early: Vec<u8>,
+    /// What arrived and waits for a turn.
+    pub(super) backlog: Backlog,
+    /// The client's end came behind that.
+    pub(super) end_waits: bool,
+    /// The caller wants nothing to be received.
+    paused: bool,
+    /// Nothing is received since too much waits.
+    held: bool,
+    /// The last turn in which something was taken in.
+    turn: u8,
+    /// What is left of its share of that turn.
+    share: usize,
     /// What is left of what the caller sends.
     pub(super) plain: Option<Span>,
     pub(super) sending: Sending,
@@ -30,6 +47,8 @@ pub(super) struct Secured {
     pub(super) shutdown: Shutdown,
     /// The end of the client's direction was reported.
     pub(super) ended: bool,
+    /// Bytes that came when nothing counted any more.
+    discarded: usize,
     /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
     pub(super) broken: bool,
 }
@@ -64,10 +83,49 @@ impl Secured {
         if !self.counted && self.plain.take().is_none() {
             return Event::Insecure { slot, is_http: false };
         }
-        self.ended = true;
+        self.fail(slot, io::Error::other(error))
+    }
+
+    /// Something arrived that does not count any more. What the caller is told when that is too much.
+    pub(super) fn discard(&mut self, slot: Slot, len: usize) -> Option<Event> {
+        self.discarded = self.discarded.saturating_add(len);
+        if self.phase != Phase::Open || self.discarded <= MAX_DISCARDED {
+            return None;
+        }
+        Some(self.fail(slot, io::Error::other("the client goes on after the end of its TLS")))
+    }
+
+    /// What the caller is told when the connection is of no more use.
+    fn fail(&mut self, slot: Slot, error: io::Error) -> Event {
+        self.phase = Phase::Failed;
         self.plain = None;
         self.sending = self.sending.without_end();
-        Event::Failed { slot, error: io::Error::other(error) }
+        Event::Failed { slot, error }
+    }
+
+    /// The client's direction has ended. What the caller is told, if it has not been told already.
+    ///
+    /// The client need not have said that it is the end, since browsers do not. What is kept of a record is never looked
+    /// at.
+    pub(super) fn end(&mut self, slot: Slot) -> Option<Event> {
+        if self.phase != Phase::Open || std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        if self.ends_early() && self.plain.take().is_some() {
+            return Some(self.fail(slot, io::Error::other(NO_HANDSHAKE)));
+        }
+        Some(Event::Ended { slot })
+    }
+
+    /// Whether there will be no handshake any more, so that what is sent can never be read.
+    pub(super) fn ends_early(&self) -> bool {
+        self.ended && !self.is_ready()
+    }
+
+    /// Whether nothing is on its way, and something can follow, be it an alert.
+    pub(super) fn may_send(&self) -> bool {
+        let is_there = matches!(self.phase, Phase::Open | Phase::Failed);
+        is_there && self.sending == Sending::Nothing && self.shutdown != Shutdown::Done
     }
 
     /// Whether nothing is on its way, and something may be sent.
@@ -75,19 +133,56 @@ impl Secured {
         self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
     }
 
+    /// Takes in as much of what arrived as is left of its share of this turn. Returns how much.
     pub(super) fn receive(
         &mut self,
         identity: &Identity,
+        turn: u8,
         input: &mut [u8],
         plaintext: &mut Vec<u8>,
-    ) -> Result<(), rustls::Error> {
-        if self.session.is_none() {
-            self.session = Some(Session::new(identity.config())?);
+    ) -> (usize, Result<(), rustls::Error>) {
+        if self.turn != turn || self.session.is_none() {
+            (self.turn, self.share) = (turn, SHARE_LEN);
         }
-        if self.is_ready() {
-            plaintext.reserve(input.len());
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => match Session::new(identity.config()) {
+                Ok(session) => none.insert(session),
+                Err(error) => return (0, Err(error)),
+            },
+        };
+        let len = session.share_len(input, &mut self.share);
+        if session.is_ready() {
+            plaintext.reserve(len);
         }
-        self.session.as_mut().expect("made above").receive(input, plaintext)
+        (len, session.receive(&mut input[..len], plaintext))
+    }
+
+    pub(super) fn pause(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.paused, true) && !self.held {
+            inner.pause(slot);
+        }
+    }
+
+    pub(super) fn resume(&mut self, inner: &mut impl Backend, slot: Slot) {
+        self.paused = false;
+        if !self.held {
+            inner.resume(slot);
+        }
+    }
+
+    /// Receives nothing more until what waits is taken in.
+    pub(super) fn hold(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.held, true) && !self.paused {
+            inner.pause(slot);
+        }
+    }
+
+    /// Receives again after [`Self::hold`].
+    pub(super) fn release(&mut self, inner: &mut impl Backend, slot: Slot) {
+        if std::mem::take(&mut self.held) && !self.paused && self.phase == Phase::Open {
+            inner.resume(slot);
+        }
     }
 
     /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.
@@ -145,10 +240,12 @@ impl Sending {
 pub(super) enum Phase {
     #[default]
     Open,
-    /// It cannot be written to any more, which is not reported yet.
-    Failing,
+    /// It cannot be written to any more for this reason, which is not reported yet.
+    Failing(&'static str),
+    /// Reported as failed; the alert may be on its way.
+    Failed,
     /// Closed by the caller; the last record is on its way.
     Leaving(Close),
-    /// Reported as failed, or closed in the inner backend, too.
+    /// Failed or closed in the inner backend, too.
     Gone,
 }

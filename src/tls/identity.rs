@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
@@ -11,6 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig};
+
+use super::expiry::Expiry;
 
 /// Bytes that a file may have; whoever names a device or a log by mistake is told.
 const MAX_LEN: u64 = 1 << 20;
@@ -59,31 +63,52 @@ pub enum IdentityError {
 
 /// What new connections are shown, by all shards; it can be replaced.
 #[derive(Debug)]
-pub(crate) struct Identity(Mutex<Arc<Credentials>>);
+pub(crate) struct Identity {
+    current: Mutex<Arc<Credentials>>,
+    /// Whoever waits for its end sees that it is there.
+    pub(super) alive: OnceLock<Sender<()>>,
+}
 
 /// A certificate with its key, and the rest that TLS needs to know.
 #[derive(Debug)]
 pub(crate) struct Credentials {
+    /// The file with the certificate.
+    cert: PathBuf,
     chain: Vec<CertificateDer<'static>>,
+    expiry: Option<Expiry>,
     config: Arc<ServerConfig>,
 }
 
 impl Identity {
     pub(crate) fn new(credentials: Credentials) -> Self {
-        Self(Mutex::new(Arc::new(credentials)))
+        Self { current: Mutex::new(Arc::new(credentials)), alive: OnceLock::new() }
     }
 
     /// Has new connections shown other credentials. With the same certificate nothing changes, so that tickets stay
     /// valid.
     pub(crate) fn replace(&self, credentials: Credentials) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current();
         if current.chain != credentials.chain {
             *current = Arc::new(credentials);
         }
     }
 
+    /// When the certificate expires, in seconds since 1970, if that can be told.
+    pub(crate) fn expiry_s(&self) -> Option<i64> {
+        self.current().expiry.map(Expiry::timestamp_s)
+    }
+
+    /// See [`Credentials::warning`].
+    pub(super) fn warning(&self, now: SystemTime) -> Option<String> {
+        self.current().warning(now)
+    }
+
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).config)
+        Arc::clone(&self.current().config)
+    }
+
+    fn current(&self) -> MutexGuard<'_, Arc<Credentials>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,7 +136,13 @@ impl Credentials {
         // Each connection of a client brings it another one.
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Self { chain, config: Arc::new(config) })
+        let expiry = chain.first().and_then(Expiry::of);
+        Ok(Self { cert: cert.into(), chain, expiry, config: Arc::new(config) })
+    }
+
+    /// What is to be said of a certificate that expires soon or has expired: one line, with the way out.
+    pub(crate) fn warning(&self, now: SystemTime) -> Option<String> {
+        self.expiry.and_then(|expiry| expiry.warning(&self.cert, now))
     }
 }
 

@@ -14,8 +14,13 @@ const HEADER_LEN: usize = 5;
 const MAX_RECORD_LEN: usize = 16 << 10;
 /// More than what encryption adds to a record, header included, in any suite.
 const MAX_RECORD_OVERHEAD: usize = 64;
+/// Longest record on the wire, in any version. RFC 5246 §6.2.3
+const MAX_WIRE_LEN: usize = HEADER_LEN + MAX_RECORD_LEN + 2048;
+/// A short record counts as so many bytes of a share.
+const RECORD_COST: usize = 256;
 /// Bytes that may be kept until a record, or a handshake message over several records, is complete.
-const MAX_PARTIAL_LEN: usize = 64 << 10;
+/// BoringSSL takes no more than 16 KiB of a client that has no certificate, either.
+pub(super) const MAX_PARTIAL_LEN: usize = 2 * MAX_WIRE_LEN;
 
 /// The TLS state of one connection, without any of its input and output.
 pub(super) struct Session {
@@ -62,6 +67,19 @@ impl Session {
         std::mem::take(&mut self.outgoing)
     }
 
+    /// How many of the first bytes of `input` may be taken in: whole records, as long as something is left of `share`,
+    /// to which they are charged, and what follows the last of them when that is all. A short record costs more than its bytes.
+    pub(super) fn share_len(&self, input: &[u8], share: &mut usize) -> usize {
+        let mut len = 0;
+        while len < input.len() && *share > 0 {
+            let record_len = if len == 0 { self.open_len(input) } else { record_len(&input[len..]) };
+            let taken = record_len.unwrap_or(usize::MAX).min(input.len() - len);
+            *share = share.saturating_sub(taken.max(RECORD_COST));
+            len += taken;
+        }
+        len
+    }
+
     /// Takes in what arrived, which is decrypted in place, and appends what it holds to `plaintext`.
     ///
     /// # Errors
@@ -89,6 +107,16 @@ impl Session {
         self.write(MAX_RECORD_OVERHEAD, out, |traffic, out| traffic.queue_close_notify(out))
     }
 
+    /// How many bytes of `input`, perhaps more than there are, belong to the record that is not complete; without one, to
+    /// the first record. `None` when its header is not complete either.
+    fn open_len(&self, input: &[u8]) -> Option<usize> {
+        let open = self.partial.get(self.open_at..).unwrap_or_default();
+        let mut header = open.iter().chain(input).copied().take(HEADER_LEN);
+        let header: [u8; HEADER_LEN] = std::array::from_fn(|_| header.next().unwrap_or_default());
+        let is_whole = open.len() + input.len() >= HEADER_LEN;
+        is_whole.then(|| record_len(&header).unwrap_or_default() - open.len())
+    }
+
     fn take_in(&mut self, mut input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
         while !self.partial.is_empty() && !input.is_empty() {
             let taken = missing_len(&self.partial[self.open_at..]).min(input.len());
@@ -106,7 +134,7 @@ impl Session {
             self.partial = input[done..].to_vec();
             self.open_at = whole.saturating_sub(done);
         }
-        Ok(())
+        self.check_partial()
     }
 
     /// Looks at what is kept, to which something was added.
@@ -124,6 +152,10 @@ impl Session {
         partial.drain(..done);
         self.open_at -= done.min(self.open_at);
         self.partial = partial;
+        self.check_partial()
+    }
+
+    fn check_partial(&self) -> Result<(), Error> {
         if self.partial.len() > MAX_PARTIAL_LEN {
             return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge));
         }

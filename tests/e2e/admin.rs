@@ -14,6 +14,7 @@ use crate::support::client::Client;
 use crate::support::metrics::{Metrics, ask};
 use crate::support::process::{Process, backend_arg, uproar};
 use crate::support::raw::{BINARY, Raw, TEXT, close_payload, frame};
+use crate::support::tls::Identity;
 use crate::support::{TestServer, config, until};
 
 on_both_backends!(
@@ -272,8 +273,9 @@ fn an_address_that_cannot_be_had_is_said_with_a_way_out() {
 /// Every name in the dashboard of `deploy` is exposed, and every name that it groups by is a label there.
 #[test]
 fn the_dashboard_for_grafana_asks_for_what_there_is() {
-    let (_server, admin) = start(BackendName::Auto, AppName::Chat, 2);
-    let metrics = Metrics::of(admin);
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(admin_config(BackendName::Auto, AppName::Chat, 2)));
+    let metrics = Metrics::of(server.admin_address().expect("it has an admin listener"));
     let text = include_str!("../../deploy/grafana-dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(text).expect("valid JSON");
     let mut queries = Vec::new();

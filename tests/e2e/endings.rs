@@ -10,7 +10,7 @@ use uproar::config::{AppName, BackendName, Config};
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg};
 use crate::support::raw::{Raw, TEXT, upgrade_request};
-use crate::support::{TestServer, config};
+use crate::support::{TestServer, config, flood};
 
 on_both_backends!(
     a_signal_closes_all_and_ends_with_0,
@@ -128,8 +128,7 @@ fn who_goes_on_sending_after_the_close_is_cut_off(backend: BackendName) {
     flooder.write_all(upgrade_request("/").as_bytes()).expect("sent");
     // An unmasked frame: the server closes with 1002 and waits for the client's end.
     flooder.write_all(&[0x81, 0x00]).expect("sent");
-    let chunk = vec![0; 64 << 10];
-    let taken = (0..4096).take_while(|_| flooder.write_all(&chunk).is_ok()).count() * chunk.len();
+    let taken = flood(flooder);
     assert!(taken > 4 << 20, "what was on its way is taken: {taken} bytes");
     assert!(taken < 128 << 20, "{taken} bytes");
 }

@@ -9,6 +9,7 @@ mod support;
 
 mod admin;
 mod bad_options;
+mod certificates;
 mod chat;
 mod compression;
 mod config_file;

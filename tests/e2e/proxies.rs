@@ -13,7 +13,7 @@ use crate::process::refuses;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
 use crate::support::raw::{Raw, TEXT, connect_from, frame, upgrade_request};
-use crate::support::{PATIENCE, TestServer, config, until};
+use crate::support::{PATIENCE, TestServer, config, flood, until};
 
 on_both_backends!(
     the_client_of_a_trusted_proxy_is_who_is_counted,
@@ -27,7 +27,9 @@ on_both_backends!(
     a_proxy_header_names_the_client,
     a_proxy_header_may_be_cut_anywhere,
     a_proxy_that_speaks_for_itself_is_served,
+    who_is_hidden_by_a_proxy_header_cannot_name_itself,
     what_is_no_proxy_header_is_refused,
+    who_goes_on_without_a_proxy_header_is_cut_off,
     a_proxy_header_that_does_not_come_is_timed_out,
     a_header_alone_takes_its_client_s_place,
     who_is_no_proxy_sends_no_proxy_header,
@@ -250,10 +252,30 @@ fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
 
 fn a_proxy_that_speaks_for_itself_is_served(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    let own = [binary(0x20, [1, 2, 3, 4]), b"PROXY UNKNOWN\r\n".to_vec(), b"PROXY UNKNOWN a b\r\n".to_vec()];
-    let clients = own.map(|header| open(&server, PROXY, &header, &[]).expect("nobody is counted"));
+    let own = binary(0x20, [1, 2, 3, 4]);
+    let clients = [&own; 3].map(|header| open(&server, PROXY, header, &[]).expect("nobody is counted"));
     assert_eq!(server.connections(), (3, 0));
+    // Its word counts as that of a proxy without such a header.
+    let named = open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    assert_eq!(open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
+    drop((clients, named));
+}
+
+/// A proxy that does not tell whom it passes on knows nothing of the request, either: that is the client's word.
+fn who_is_hidden_by_a_proxy_header_cannot_name_itself(backend: BackendName) {
+    let server = TestServer::start(&with_proxy_protocol(backend));
+    let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+    let path = [b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8", &[b'/'; 216][..]].concat();
+    let hidden = [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 1.2.3.5 b\r\n", unspecified, &path];
+    let lines = ["X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.6"];
+    let clients = hidden.map(|header| open(&server, PROXY, header, &lines).expect("nobody is counted"));
+    assert_eq!(server.connections(), (4, 0));
+    // The slot's next client is not hidden.
     drop(clients);
+    until("they are gone", || server.connections().0 == 0);
+    let named = open(&server, PROXY, &line("127.0.0.2"), &lines[..1]).expect("its first");
+    assert_eq!(server.connections(), (1, 1));
+    drop(named);
 }
 
 fn what_is_no_proxy_header_is_refused(backend: BackendName) {
@@ -271,6 +293,15 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
         assert!(response.body.contains("PROXY protocol header"), "{response:?}");
         assert_eq!(server.totals().refused, at as u64 + 1, "counted once");
     }
+}
+
+fn who_goes_on_without_a_proxy_header_is_cut_off(backend: BackendName) {
+    let base = with_proxy_protocol(backend);
+    let server = TestServer::start(&Config { close_seconds: 100 * PATIENCE, ..base });
+    let stream = connect_from(IpAddr::from(PROXY), server.address());
+    (&stream).write_all(b"no header").expect("sent");
+    let taken = flood(stream);
+    assert!(taken < 128 << 20, "{taken} bytes");
 }
 
 fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {

@@ -1,40 +1,39 @@
-//! Listeners with TLS: beside plain ones, with both versions, and with certificates that change.
+//! Listeners with TLS: beside plain ones, and with both versions.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rustls::pki_types::pem::PemObject;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message};
 use uproar::config::{AppName, BackendName, Config};
 
-use crate::process::refuses;
 use crate::support::chatter::Chatter;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
-use crate::support::raw::{Raw, upgrade_request};
+use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::raw::{Raw, frame, upgrade_request};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, request};
-use crate::support::{PATIENCE, TestServer, config, until};
+use crate::support::{PATIENCE, TestServer, config, flood, until};
 
 on_both_backends!(
     clients_with_tls_and_without_share_a_room,
     large_messages_go_both_ways,
     many_messages_arrive_in_their_order,
+    a_flood_of_short_records_is_heard_whole_and_holds_up_nobody,
     the_page_is_served_to_its_end,
     both_sides_say_the_end,
     a_client_that_ends_without_a_word_is_gone,
     plain_http_hears_that_the_port_speaks_tls,
     who_speaks_something_else_gets_an_alert_and_is_counted,
+    who_goes_on_with_something_else_is_cut_off,
     who_is_refused_hears_so_over_tls,
     a_handshake_has_a_deadline,
+    who_leaves_before_its_refusal_can_be_read_is_gone_at_once,
     sessions_are_resumed_on_any_worker,
     a_proxy_says_who_comes_before_tls_begins,
-    a_new_certificate_is_shown_after_sighup,
-    a_wrong_certificate_changes_nothing,
     a_server_that_ends_says_so,
 );
 
@@ -93,6 +92,35 @@ fn many_messages_arrive_in_their_order(backend: BackendName) {
             }
             assert_eq!(next, Message::text(text));
         }
+    }
+}
+
+fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendName) {
+    const MESSAGES: usize = 2_000;
+    let identity = Identity::new();
+    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    for version in VERSIONS {
+        let client = identity.client(&[version]);
+        let mut other = TlsClient::open(server.address(), "/", &client);
+        let mut flood = TlsClient::open(server.address(), "/", &client);
+        let stream = flood.socket.get_mut();
+        let mut records = Vec::new();
+        for number in 0..MESSAGES {
+            for byte in frame(0x81, format!("message {number}").as_bytes()) {
+                stream.conn.writer().write_all(&[byte]).expect("to memory");
+                stream.conn.write_tls(&mut records).expect("to memory");
+            }
+        }
+        let mut socket = stream.sock.try_clone().expect("cloned");
+        let sender = std::thread::spawn(move || socket.write_all(&records).expect("sent"));
+        for number in 0..MESSAGES {
+            if number % 100 == 0 {
+                other.say("meanwhile");
+                other.hears("meanwhile");
+            }
+            flood.hears(&format!("message {number}"));
+        }
+        sender.join().expect("all is sent");
     }
 }
 
@@ -186,6 +214,14 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
     assert_eq!(metrics.sum("uproar_tls_handshakes_total", &[]), 1.0);
 }
 
+fn who_goes_on_with_something_else_is_cut_off(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config { close_seconds: 100 * PATIENCE, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.on(base));
+    let taken = flood(TcpStream::connect(server.address()).expect("a connection"));
+    assert!(taken < 128 << 20, "{taken} bytes");
+}
+
 fn who_is_refused_hears_so_over_tls(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_connections: 1, ..config(backend, AppName::Echo, 1) };
@@ -221,6 +257,30 @@ fn a_handshake_has_a_deadline(backend: BackendName) {
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     until("all are gone", || server.connections().0 == 0);
     drop((silent, halfway));
+}
+
+fn who_leaves_before_its_refusal_can_be_read_is_gone_at_once(backend: BackendName) {
+    let identity = Identity::new();
+    let base = Config {
+        admin: Some("127.0.0.1:0".parse().expect("valid")),
+        handshake_seconds: Duration::from_millis(20),
+        close_seconds: 100 * PATIENCE,
+        ..config(backend, AppName::Echo, 1)
+    };
+    let server = TestServer::start(&identity.on(base));
+    let client = identity.client(&VERSIONS);
+    let silent = connect(server.address(), &client);
+    let mut halfway = connect(server.address(), &client);
+    halfway.conn.write_tls(&mut halfway.sock).expect("sent");
+    let mut stranger = TcpStream::connect(server.address()).expect("a connection");
+    let metrics = || Metrics::of(server.admin_address().expect("there is one"));
+    until("all are refused", || metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0);
+    assert_eq!(server.connections().0, 3);
+    stranger.write_all(b"\0\x01\x02\x03\x04\x05").expect("sent");
+    for stream in [&silent.sock, &halfway.sock] {
+        stream.shutdown(Shutdown::Write).expect("shut down");
+    }
+    until("all are gone", || server.connections().0 == 0);
 }
 
 fn sessions_are_resumed_on_any_worker(backend: BackendName) {
@@ -279,57 +339,11 @@ fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
 }
 
 /// A server process with TLS, without a file of settings.
-fn start(backend: BackendName, identity: &Identity) -> Process {
+pub(crate) fn start(backend: BackendName, identity: &Identity) -> Process {
     let (cert, key) = (identity.cert(), identity.key());
     let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.1:0", "--app=echo", "--workers=1"];
     let files = ["--tls-cert", arg(&cert), "--tls-key", arg(&key), backend_arg(backend)];
     Process::run(&mut uproar(&[&listen[..], &files].concat()))
-}
-
-fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
-    let mut identity = Identity::new();
-    let server = start(backend, &identity);
-    let address = server.tls_address();
-    let mut old = TlsClient::open(address, "/", &identity.client(&VERSIONS));
-    identity.renew();
-    server.signal(Signal::SIGHUP);
-    until("it has read them", || server.log().contains("key.pem again"));
-    let mut new = TlsClient::open(address, "/", &identity.client(&VERSIONS));
-    assert_ne!(old.certificate(), new.certificate());
-    for client in [&mut old, &mut new] {
-        client.say("nobody is dropped");
-        client.hears("nobody is dropped");
-    }
-}
-
-fn a_wrong_certificate_changes_nothing(backend: BackendName) {
-    let mut identity = Identity::new();
-    let server = start(backend, &identity);
-    let address = server.tls_address();
-    let client = identity.client(&VERSIONS);
-    let right = std::fs::read(identity.cert()).expect("there");
-    let other = Identity::new();
-    let foreign = std::fs::read_to_string(other.cert()).expect("there");
-    for (text, why) in
-        [("", "no certificate is in it"), (&foreign, "does not belong to"), ("-----BEGIN", "--tls-cert")]
-    {
-        let seen = server.log().len();
-        identity.file("cert.pem", text);
-        server.signal(Signal::SIGHUP);
-        until(why, || {
-            let log = &server.log()[seen..];
-            log.contains("SIGHUP: nothing changes") && log.contains(why) && log.contains("cert.pem")
-        });
-        let mut shown = TlsClient::open(address, "/", &client);
-        let kept = rustls::pki_types::CertificateDer::from_pem_slice(&right).expect("a certificate");
-        shown.say("hello");
-        shown.hears("hello");
-        assert_eq!(shown.certificate(), kept.to_vec());
-    }
-    identity.renew();
-    server.signal(Signal::SIGHUP);
-    until("it has read them", || server.log().contains("key.pem again"));
-    TlsClient::open(address, "/", &identity.client(&VERSIONS));
 }
 
 fn a_server_that_ends_says_so(backend: BackendName) {
@@ -345,66 +359,6 @@ fn a_server_that_ends_says_so(backend: BackendName) {
     while client.socket.read().is_ok() {}
     while chatter.socket.read().is_ok() {}
     assert_eq!(server.ended().code, Some(0));
-}
-
-#[test]
-fn what_is_missing_is_said_with_a_way_out() {
-    let identity = Identity::new();
-    let (cert, key) = (identity.cert(), identity.key());
-    let (cert, key) = (arg(&cert), arg(&key));
-    let listen = "--listen=tls:127.0.0.1:0";
-    for (args, parts) in [
-        (&[listen][..], &["tls:127.0.0.1:0", "--tls-cert FILE and --tls-key FILE"][..]),
-        (&[listen, "--tls-cert", cert], &[cert, "--tls-key FILE"]),
-        (&[listen, "--tls-key", key], &[key, "--tls-cert FILE"]),
-        (&["--tls-cert", cert, "--tls-key", key], &[cert, "--listen tls:0.0.0.0:8443"]),
-    ] {
-        refuses(&mut uproar(args), parts);
-        refuses(&mut uproar(&[&["check"], args].concat()), parts);
-    }
-}
-
-#[test]
-fn a_file_of_no_use_is_said_with_a_way_out() {
-    let identity = Identity::new();
-    let (cert, key) = (identity.cert(), identity.key());
-    let other = Identity::new().file("other.pem", "");
-    let key_text = std::fs::read_to_string(&key).expect("there");
-    let empty = identity.file("empty.pem", "");
-    let broken = identity.file("broken.pem", &key_text[..key_text.len() - 20]);
-    let encrypted = identity.file(
-        "encrypted.pem",
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
-    );
-    let nonsense =
-        identity.file("nonsense.pem", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
-    let no_cert =
-        identity.file("no-cert.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let foreign = Identity::new();
-    let foreign_key = foreign.key();
-    for (cert, key, parts) in [
-        (&other, &key, &["--tls-cert", "other.pem", "No such file", "name a file"][..]),
-        (&cert, &other, &["--tls-key", "other.pem", "No such file", "name a file"]),
-        (&empty, &key, &["--tls-cert", "empty.pem", "no certificate", "BEGIN CERTIFICATE"]),
-        (&key, &key, &["--tls-cert", "key.pem", "no certificate"]),
-        (&no_cert, &key, &["--tls-cert", "no-cert.pem", "not a certificate"]),
-        (&cert, &empty, &["--tls-key", "empty.pem", "no private key", "BEGIN PRIVATE KEY"]),
-        (&cert, &cert, &["--tls-key", "cert.pem", "no private key"]),
-        (&cert, &broken, &["--tls-key", "broken.pem", "broken PEM"]),
-        (&cert, &encrypted, &["--tls-key", "encrypted.pem", "encrypted", "openssl pkey"]),
-        (&cert, &nonsense, &["--tls-key", "nonsense.pem", "want PEM"]),
-        (&cert, &foreign_key, &["--tls-key", "key.pem", "does not belong to", "cert.pem"]),
-        (&cert, &"/dev/zero".into(), &["--tls-key", "/dev/zero", "more than"]),
-    ] {
-        let args = ["--listen=tls:127.0.0.1:0", "--tls-cert", arg(cert), "--tls-key", arg(key)];
-        refuses(&mut uproar(&args), parts);
-        refuses(&mut uproar(&[&["check"], &args[..]].concat()), parts);
-        // No line of a key may show.
-        let said = String::from_utf8(output(&mut uproar(&args)).stderr).expect("text");
-        for line in key_text.lines().filter(|line| !line.starts_with("-----")) {
-            assert!(!said.contains(&line[..20.min(line.len())]), "{said}");
-        }
-    }
 }
 
 #[test]

@@ -2,14 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::proxy_header::Source;
+
 /// The PROXY header that `bytes` begin with: its length and the source. No thought is given to what may still come.
-pub(crate) fn proxy_header(bytes: &[u8]) -> Option<(usize, Option<SocketAddr>)> {
+pub(crate) fn proxy_header(bytes: &[u8]) -> Option<(usize, Source)> {
     let lens = 1..=bytes.len().min(4096);
     lens.into_iter().find_map(|len| Some((len, line(&bytes[..len]).or_else(|| binary(&bytes[..len]))?)))
 }
 
 /// The whole of a header of version 1.
-fn line(bytes: &[u8]) -> Option<Option<SocketAddr>> {
+fn line(bytes: &[u8]) -> Option<Source> {
     let content = bytes.strip_suffix(b"\r\n").filter(|_| bytes.len() <= 107)?;
     if content.contains(&b'\n') {
         return None;
@@ -18,7 +20,7 @@ fn line(bytes: &[u8]) -> Option<Option<SocketAddr>> {
         content.split(|byte| *byte == b' ').map(|word| String::from_utf8_lossy(word).into()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["PROXY", "UNKNOWN", ..] => Some(None),
+        ["PROXY", "UNKNOWN", ..] => Some(Source::Hidden),
         ["PROXY", family, source, destination, source_port, destination_port] => {
             let address = |text: &str| {
                 let address: IpAddr = text.parse().ok()?;
@@ -27,14 +29,14 @@ fn line(bytes: &[u8]) -> Option<Option<SocketAddr>> {
             let port = |text: &str| text.parse().ok().filter(|port: &u16| port.to_string() == text);
             address(destination)?;
             port(destination_port)?;
-            Some(Some(SocketAddr::new(address(source)?, port(source_port)?)))
+            Some(Source::Client(SocketAddr::new(address(source)?, port(source_port)?)))
         }
         _ => None,
     }
 }
 
 /// The whole of a header of version 2.
-fn binary(bytes: &[u8]) -> Option<Option<SocketAddr>> {
+fn binary(bytes: &[u8]) -> Option<Source> {
     let rest =
         bytes.strip_prefix(&[0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a])?;
     let (head, data) = rest.split_at_checked(4)?;
@@ -43,14 +45,15 @@ fn binary(bytes: &[u8]) -> Option<Option<SocketAddr>> {
     }
     let port = |at: usize| u16::from(data[at]) * 256 + u16::from(data[at + 1]);
     match (head[0], head[1], data.len()) {
-        (0x20, _, _) | (0x21, 0, _) | (0x21, 0x31, 216..) => Some(None),
+        (0x20, _, _) => Some(Source::Proxy),
+        (0x21, 0, _) | (0x21, 0x31, 216..) => Some(Source::Hidden),
         (0x21, 0x11, 12..) => {
             let address = Ipv4Addr::new(data[0], data[1], data[2], data[3]);
-            Some(Some(SocketAddr::new(address.into(), port(8))))
+            Some(Source::Client(SocketAddr::new(address.into(), port(8))))
         }
         (0x21, 0x21, 36..) => {
             let address = Ipv6Addr::from(<[u8; 16]>::try_from(&data[..16]).ok()?);
-            Some(Some(SocketAddr::new(address.into(), port(32))))
+            Some(Source::Client(SocketAddr::new(address.into(), port(32))))
         }
         _ => None,
     }

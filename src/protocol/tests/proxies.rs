@@ -1,13 +1,13 @@
 //! What proxies say of their clients: PROXY headers, `Forwarded` and `X-Forwarded-For`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
 use super::judged_proxies::{judge_forwarded_hops, judge_proxy_header, judge_usual_hops};
 use super::*;
 use crate::protocol::forwarded::client;
-use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
+use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -19,7 +19,7 @@ fn binary(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
 
 /// What is made of a header that comes one byte at a time, with something behind it.
 #[track_caller]
-fn parsed(header: &[u8]) -> Option<SocketAddr> {
+fn parsed(header: &[u8]) -> Source {
     let all = [header, b"GET / HTTP/1.1\r\n"].concat();
     for len in 0..header.len() {
         assert_eq!(ProxyHeader::parse(&all[..len]), Ok(None), "{len} bytes of {header:?}");
@@ -37,7 +37,7 @@ fn refused_at(bytes: &[u8]) -> Option<usize> {
 /// Examples of the specification, and the longest lines that it has.
 #[test]
 fn headers_name_their_source() {
-    let source = |text: &str| Some(text.parse().expect("an address"));
+    let source = |text: &str| Source::Client(text.parse().expect("an address"));
     assert_eq!(parsed(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n"), source("192.0.2.1:56324"));
     assert_eq!(
         parsed(b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n"),
@@ -47,10 +47,10 @@ fn headers_name_their_source() {
     let line = format!("PROXY TCP6 {longest} {longest} 65535 65535\r\n");
     assert_eq!(parsed(line.as_bytes()), source(&format!("[{longest}]:65535")));
     for unknown in ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN \r\n", "PROXY UNKNOWN a \0 \r b\r\n"] {
-        assert_eq!(parsed(unknown.as_bytes()), None);
+        assert_eq!(parsed(unknown.as_bytes()), Source::Hidden);
     }
     let line = format!("PROXY UNKNOWN {longest} {longest} 65535 65535\r\n");
-    assert_eq!((parsed(line.as_bytes()), line.len()), (None, 107));
+    assert_eq!((parsed(line.as_bytes()), line.len()), (Source::Hidden, 107));
 
     let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 0x04, 1, 187];
     let v6: Vec<u8> = [[0x20; 16], [0x21; 16]].concat().into_iter().chain([0, 80, 1, 187]).collect();
@@ -62,15 +62,13 @@ fn headers_name_their_source() {
     assert_eq!(parsed(&binary(0x21, 0x21, &v6)), v6_source);
     let full = [&v6[..], &[0; MAX_HEADER_LEN - 16 - 36]].concat();
     assert_eq!(parsed(&binary(0x21, 0x21, &full)), v6_source);
-    // The proxy speaks for itself, whatever stands there; it does not know; its client came by a path.
-    for header in [
-        binary(0x20, 0, &[]),
-        binary(0x20, 0x11, &v4),
-        binary(0x20, 0xff, &[1]),
-        binary(0x21, 0, &tlv),
-        binary(0x21, 0x31, &[0; 216]),
-    ] {
-        assert_eq!(parsed(&header), None);
+    // The proxy speaks for itself, whatever stands there.
+    for header in [binary(0x20, 0, &[]), binary(0x20, 0x11, &v4), binary(0x20, 0xff, &[1])] {
+        assert_eq!(parsed(&header), Source::Proxy);
+    }
+    // It does not know; its client came by a path.
+    for header in [binary(0x21, 0, &tlv), binary(0x21, 0x31, &[0; 216])] {
+        assert_eq!(parsed(&header), Source::Hidden);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The wrapper over a backend that hands it bytes cut anywhere.
 
-mod rig;
+mod failures;
+pub(super) mod rig;
+mod turns;
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -111,106 +113,17 @@ fn plain_http_is_reported_and_can_be_answered_in_plain() {
 }
 
 #[test]
-fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
-    for garbage in
-        [&b"\x00\x01\x02\x03\x04\x05\x06\x07"[..], b"\x16\x03\x01\xff\xff", b"\x80\x2e\x01\x03\x01"]
-    {
-        let mut rig = Rig::new(&BOTH);
-        rig.accept(0, 1);
-        rig.arrive(0, garbage);
-        assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
-        rig.secure.shutdown(0);
-        rig.turn();
-        // RFC 8446 §6: a record of type alert that is fatal.
-        let out = rig.wire().out.clone();
-        assert!(out[0] == 21 && out[5] == 2, "{out:?}");
-        assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
-        rig.events.clear();
-        rig.arrive(0, garbage);
-        rig.report(Event::Ended { slot: 0 });
-        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
-    }
-}
-
-#[test]
-fn no_common_protocol_is_an_alert() {
-    let mut rig = Rig::new(&BOTH);
-    let mut config = (*rig.config).clone();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    rig.config = Arc::new(config);
-    rig.accept(0, 1);
-    let mut hello = Vec::new();
-    let mut client = rig.client();
-    client.write_tls(&mut hello).expect("to memory");
-    rig.arrive(0, &hello);
-    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
-    let answer = std::mem::take(&mut rig.wire().out);
-    client.read_tls(&mut &answer[..]).expect("from memory");
-    // RFC 7301 §3.2
-    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
-    assert_eq!(client.process_new_packets().expect_err("an alert"), alert);
-}
-
-#[test]
-fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
+fn a_long_hello_is_answered() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
+        rig.pieces = vec![1_000, 3];
+        let mut config = (*rig.config).clone();
+        config.alpn_protocols = (0..60).map(|number| vec![number; 250]).collect();
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+        rig.config = Arc::new(config);
         let mut client = rig.connect(0);
-        client.writer().write_all(b"hello").expect("to memory");
-        let mut record = Vec::new();
-        client.write_tls(&mut record).expect("to memory");
-        *record.last_mut().expect("a record") ^= 1;
-        rig.arrive(0, &record);
-        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
-        assert!(rig.heard.is_empty());
-        // The caller closes; the alert has left before.
-        rig.secure.close(0, Close::Reset);
-        rig.turn();
-        assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
-        let alert = std::mem::take(&mut rig.wire().out);
-        client.read_tls(&mut &alert[..]).expect("from memory");
-        let error = client.process_new_packets().expect_err("an alert");
-        assert!(matches!(error, rustls::Error::AlertReceived(_)), "{error}");
+        rig.say(0, &mut client, b"hello");
     }
-}
-
-#[test]
-fn what_came_before_a_broken_record_in_one_buffer_counts() {
-    let mut rig = Rig::new(&[&TLS13]);
-    rig.accept(0, 1);
-    let mut client = rig.client();
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).expect("to memory");
-    rig.arrive(0, &bytes);
-    rig.turn();
-    let answer = std::mem::take(&mut rig.wire().out);
-    client.read_tls(&mut &answer[..]).expect("from memory");
-    client.process_new_packets().expect("right");
-    client.writer().write_all(b"GET / HTTP/1.1").expect("to memory");
-    bytes.clear();
-    while client.wants_write() {
-        client.write_tls(&mut bytes).expect("to memory");
-    }
-    bytes.extend(b"\x17\x03\x03\x00\x14twenty bytes of junk");
-    rig.arrive(0, &bytes);
-    assert_eq!(rig.heard, b"GET / HTTP/1.1");
-    assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
-}
-
-#[test]
-fn a_handshake_message_without_end_is_too_much() {
-    let mut rig = Rig::new(&BOTH);
-    rig.accept(0, 1);
-    // A hello of 64,000 bytes, one byte a record.
-    rig.arrive(0, b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00");
-    for _ in 0..60_000 {
-        rig.arrive(0, b"\x16\x03\x01\x00\x01\x00");
-        if !rig.events.is_empty() {
-            break;
-        }
-        assert!(rig.kept_len(0) <= 3 * (64 << 10));
-    }
-    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
 }
 
 #[test]
@@ -378,65 +291,6 @@ fn a_session_is_resumed_by_its_ticket() {
         let usage = rig.secure.usage();
         assert_eq!((usage.tls_handshakes, usage.tls_resumed), (2, 1));
     }
-}
-
-#[test]
-fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
-    const CLIENTS: u32 = 100;
-    for version in BOTH {
-        let mut rig = Rig::new(&[version]);
-        let mut clients: Vec<_> = (0..CLIENTS).map(|_| rig.client()).collect();
-        (0..CLIENTS).for_each(|slot| rig.accept(slot, 1));
-        for (slot, client) in (0..).zip(&mut clients) {
-            let mut hello = Vec::new();
-            client.write_tls(&mut hello).expect("to memory");
-            // In two pieces, which wait together.
-            rig.queue(slot, &hello[..50]);
-            rig.queue(slot, &hello[50..]);
-        }
-        let mut turns = Vec::new();
-        while rig.has_events() || rig.is_waiting() {
-            let (before, waited) = (rig.answered.len(), rig.is_waiting());
-            rig.turn();
-            assert!(!waited || rig.wire().timeout == Some(Duration::ZERO));
-            turns.push(rig.answered.len() - before);
-        }
-        assert_eq!(turns.iter().sum::<usize>(), CLIENTS as usize, "{turns:?}");
-        assert!(turns.iter().all(|count| *count <= HANDSHAKES_A_TURN), "{turns:?}");
-        rig.turn();
-        assert_eq!(rig.wire().timeout, None, "nothing is left to do");
-    }
-}
-
-#[test]
-fn who_ends_or_goes_while_its_handshake_waits_is_in_nobodys_way() {
-    let mut rig = Rig::new(&BOTH);
-    let hello = |rig: &Rig| {
-        let mut hello = Vec::new();
-        rig.client().write_tls(&mut hello).expect("to memory");
-        hello
-    };
-    (0..40).for_each(|slot| rig.accept(slot, 1));
-    for slot in 0..40 {
-        let hello = hello(&rig);
-        rig.queue(slot, &hello);
-    }
-    rig.turn();
-    rig.events.clear();
-    // What it has said before its end is answered.
-    rig.report(Event::Ended { slot: 38 });
-    assert!(rig.answered.contains(&38));
-    assert!(matches!(rig.events[..], [Event::Ended { slot: 38 }]), "{:?}", rig.events);
-    rig.secure.close(39, Close::Reset);
-    while rig.is_waiting() || rig.has_events() {
-        rig.turn();
-    }
-    assert!(!rig.answered.contains(&39));
-    assert_eq!(rig.answered.iter().collect::<std::collections::BTreeSet<_>>().len(), 39);
-    // The slot's next connection has nothing of it.
-    rig.events.clear();
-    rig.wire().out.clear();
-    rig.connect(39);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
@@ -34,9 +35,16 @@ pub(super) struct Rig {
 
 /// A certificate for `localhost`, in files, and a client that trusts it.
 pub(super) fn credentials() -> (Credentials, RootCertStore) {
+    credentials_until(SystemTime::now() + Duration::from_secs(1_000_000_000))
+}
+
+/// The same, up to a certain time.
+pub(in crate::tls) fn credentials_until(end: SystemTime) -> (Credentials, RootCertStore) {
     let directory = tempfile::tempdir().expect("a directory");
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+    let signing_key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(["localhost".into()]).expect("a name");
+    params.not_after = end.into();
+    let cert = params.self_signed(&signing_key).expect("a certificate");
     let [cert_file, key_file]: [PathBuf; 2] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
     std::fs::write(&cert_file, cert.pem()).expect("written");
     std::fs::write(&key_file, signing_key.serialize_pem()).expect("written");
@@ -128,9 +136,9 @@ impl Rig {
         !self.wire().coming.is_empty()
     }
 
-    /// Whether handshakes wait for a turn.
+    /// Whether something waits for a turn.
     pub(super) fn is_waiting(&mut self) -> bool {
-        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty())
+        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
     }
 
     /// The peer's end of the TCP stream, or the failure of it.

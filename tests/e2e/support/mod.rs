@@ -25,7 +25,8 @@ pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod visitors;
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,12 @@ impl Drop for TestServer {
         let totals = self.server.totals();
         assert_eq!(totals.accepted, totals.closed, "{totals:?}");
     }
+}
+
+/// Sends nothing of sense until the server cuts it off; the bytes that it took.
+pub(crate) fn flood(mut stream: TcpStream) -> usize {
+    let chunk = vec![0; 64 << 10];
+    (0..4096).take_while(|_| stream.write_all(&chunk).is_ok()).count() * chunk.len()
 }
 
 /// Waits until `condition` holds; for what nobody tells us about.

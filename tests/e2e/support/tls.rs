@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{
@@ -39,8 +40,15 @@ impl Identity {
 
     /// Writes another certificate and its key over those that were there.
     pub(crate) fn renew(&mut self) {
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(["localhost".into()]).expect("a certificate");
+        self.renew_until(SystemTime::now() + Duration::from_secs(1_000_000_000));
+    }
+
+    /// The same, with one that expires then.
+    pub(crate) fn renew_until(&mut self, end: SystemTime) {
+        let signing_key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(["localhost".into()]).expect("a name");
+        params.not_after = end.into();
+        let cert = params.self_signed(&signing_key).expect("a certificate");
         std::fs::write(self.cert(), cert.pem()).expect("written");
         std::fs::write(self.key(), signing_key.serialize_pem()).expect("written");
         self.roots = RootCertStore::empty();
