@@ -103,12 +103,12 @@ fn without_io_uring_it_says_so_and_takes_epoll() {
 
 #[test]
 fn where_not_every_worker_gets_a_ring_all_take_epoll() {
-    // Listeners come first, 24 and as many again to fall back on, then the rings of the workers.
-    let start = |backend| {
+    let start = |backend, least| {
         let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--workers=24", backend]);
-        run_with_few_rings(65, || Process::try_run(&mut command))
+        run_with_few_rings(least, || Process::try_run(&mut command))
     };
-    let server = start("--backend=auto").unwrap_or_else(|ended| panic!("{}", ended.log));
+    // Listeners come first, 24 and as many again to fall back on, then the rings of the workers and other things.
+    let server = start("--backend=auto", 3 + 48 + 12).unwrap_or_else(|ended| panic!("{}", ended.log));
     assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
     let why = "io_uring is not to be had for every worker; using epoll";
     until("the log says why", || server.log().contains(why));
@@ -121,7 +121,8 @@ fn where_not_every_worker_gets_a_ring_all_take_epoll() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().code, Some(0));
 
-    let ended = start("--backend=io-uring").err().expect("io_uring or nothing");
+    // Here there is nothing to fall back on.
+    let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("io_uring or nothing");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("try --backend auto"), "{}", ended.log);
 }
