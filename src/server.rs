@@ -57,12 +57,14 @@ pub enum StartError {
     #[error("{0} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE")]
     Certificate(Endpoint),
     /// The backend that was asked for is not to be had.
-    #[error("cannot use {backend}: {error}; try --backend auto")]
+    #[error("cannot use {backend}: {error}; {remedy}")]
     Backend {
         /// Which.
         backend: &'static str,
         /// Why not.
         error: std::io::Error,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The application could not be made.
     #[error("cannot start the application: it panicked; its message stands above")]

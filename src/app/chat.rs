@@ -64,6 +64,8 @@ struct Newcomer {
     /// What it has said already.
     early: Vec<String>,
     early_bytes: usize,
+    /// It has said that and left.
+    is_gone: bool,
 }
 
 /// An answer to `/who` in the making.
@@ -138,11 +140,10 @@ impl App for Chat {
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
-        self.claiming.remove(&client.number);
-        self.claims.remove(&client.number);
-        self.newcomers.remove(&client.number);
-        if let Some(name) = self.names.remove(&client.number) {
-            release(context, name, client);
+        match self.newcomers.get_mut(&client.number) {
+            // It is still said if the name is granted.
+            Some(newcomer) if !newcomer.early.is_empty() => newcomer.is_gone = true,
+            _ => self.forget(context, client),
         }
     }
 
@@ -185,15 +186,16 @@ impl App for Chat {
         match *tell {
             Tell::Line { client, text } => line(context, client, &[&text]),
             Tell::Granted { client, .. } if self.claims.contains_key(&client.number) => {
-                let Some(Newcomer { room, early, .. }) = self.newcomers.remove(&client.number) else {
-                    return;
-                };
-                self.enter(context, client, &room);
-                for text in early {
-                    self.take_text(context, client, &text);
+                if let Some(newcomer) = self.newcomers.remove(&client.number) {
+                    self.admit(context, client, newcomer);
                 }
             }
             Tell::Granted { name, client } => self.rename(context, client, name),
+            Tell::Taken { client, .. }
+                if self.newcomers.get(&client.number).is_some_and(|new| new.is_gone) =>
+            {
+                self.forget(context, client);
+            }
             Tell::Taken { name, client } if self.claims.contains_key(&client.number) => {
                 context.close(client, CloseCode::POLICY, &format!("the name {name} is taken"));
             }
@@ -212,6 +214,35 @@ impl Chat {
         match self.names.get(&client.number) {
             Some(name) => name.clone(),
             None => format!("User #{} ({})", client.number, client.shard + 1),
+        }
+    }
+
+    /// A client has the name that its token says.
+    fn admit(&mut self, context: &mut Context<'_>, client: ClientId, newcomer: Newcomer) {
+        let Newcomer { room, early, is_gone, .. } = newcomer;
+        if !is_gone {
+            self.enter(context, client, &room);
+            for text in early {
+                self.take_text(context, client, &text);
+            }
+            return;
+        }
+        let label = self.label(client);
+        for text in early.iter().filter(|text| !text.starts_with('/')).map(|text| clean(text)) {
+            if !text.is_empty() {
+                let parts = &[label.as_bytes(), b": ", text.as_bytes()];
+                context.publish(&room, Message { kind: Kind::Text, parts });
+            }
+        }
+        self.forget(context, client);
+    }
+
+    fn forget(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.claiming.remove(&client.number);
+        self.claims.remove(&client.number);
+        self.newcomers.remove(&client.number);
+        if let Some(name) = self.names.remove(&client.number) {
+            release(context, name, client);
         }
     }
 

@@ -127,9 +127,10 @@ const LISTEN: Remedies = [
     "choose another address with --listen",
 ];
 const LISTEN_ON_PATH: Remedies = [
-    "another program listens there, or something else has that name: end or remove it, or choose another path",
+    "another program listens or starts there, or something else has that name or the same with .new at its end: \
+     end or remove it, or choose another path",
     "this user may not make a file there; choose another path, or give the directory to this user",
-    "choose another path with --listen unix:PATH",
+    "choose another path with --listen unix:PATH, of at most 103 bytes",
 ];
 const ADMIN: Remedies = [
     "another program has the port: end it, or choose another one with --admin",

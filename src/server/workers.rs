@@ -60,11 +60,7 @@ impl Crew {
                 Ok(Self { starting, mailboxes, addresses })
             }
             Err(error) => {
-                for Starting { thread, go, .. } in starting {
-                    drop(go);
-                    // A worker that panics has said so.
-                    let _ = thread.join();
-                }
+                dismiss(starting);
                 Err(error)
             }
         }
@@ -76,14 +72,29 @@ impl Crew {
     }
 
     /// Lets the workers serve.
-    pub(super) fn go(self) -> Vec<JoinHandle<()>> {
+    pub(super) fn go(mut self) -> Vec<JoinHandle<()>> {
         let mut threads = Vec::new();
-        for (worker, mailbox) in self.starting.into_iter().zip(self.mailboxes) {
+        for (worker, mailbox) in self.starting.drain(..).zip(self.mailboxes.drain(..)) {
             // A worker that is gone has said why already.
             let _ = worker.go.send((mailbox, self.addresses.clone()));
             threads.push(worker.thread);
         }
         threads
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        dismiss(std::mem::take(&mut self.starting));
+    }
+}
+
+/// Has workers end that will not be let go, and waits until their listeners are closed.
+fn dismiss(starting: Vec<Starting>) {
+    for Starting { thread, go, .. } in starting {
+        drop(go);
+        // A worker that panics has said so.
+        let _ = thread.join();
     }
 }
 
@@ -171,7 +182,11 @@ impl Start<'_> {
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
             }
             Err(error) => {
-                let _ = ready.send(Err(StartError::Backend { backend: name, error }));
+                let remedy = match name {
+                    "io_uring" => "try --backend auto",
+                    _ => "is the number of descriptors or memory limited (ulimit -n, ulimit -v)?",
+                };
+                let _ = ready.send(Err(StartError::Backend { backend: name, error, remedy }));
                 return;
             }
         };

@@ -224,6 +224,22 @@ fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
         for text in ["one", "two"] {
             ada.hears(&format!("bob: {text}"));
         }
+        drop(bob);
+        until("he is gone", || server.connections().0 == 1);
+    }
+    // Who leaves before the name is granted has said it all the same, unless the name is refused.
+    for user in ["carl", "Ada", "carl"] {
+        let mut raw = Raw::connect(server.address());
+        let request = upgrade_request(&format!("/?token={}", token_of(user)));
+        let frames = [frame(0x81, b"bye"), frame(0x81, b"/who"), frame(0x88, &[])].concat();
+        raw.send(&[request.as_bytes(), &frames].concat());
+        raw.switched();
+        until("it is gone", || server.connections().0 == 1);
+        if user == "carl" {
+            ada.hears("carl: bye");
+        }
+        ada.say("so");
+        ada.hears("ada: so");
     }
 }
 

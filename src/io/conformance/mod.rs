@@ -19,7 +19,7 @@ macro_rules! suite {
                 full_of_idle_clients, stops_accepting, stops_accepting_what_is_shared, slots_are_used_again, two_listeners, one_path);
             suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
-                fewer_buffers_than_senders, everybody_gets_a_buffer_in_turn, all_buffers_out_does_not_spin,
+                fewer_buffers_than_senders, everybody_gets_a_buffer_in_turn, silent_ones_keep_nobody_waiting, all_buffers_out_does_not_spin,
                 bytes_can_be_changed, closed_while_waiting_for_a_buffer, resumed_while_waiting_for_a_buffer,
                 ends_cost_no_buffers, after_silence, many_fall_silent, many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,

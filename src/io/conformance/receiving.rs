@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -311,6 +312,47 @@ pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
     rig.backend.resume(slot);
     assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"waiting");
     rig.nothing_more();
+}
+
+/// Who waits for a buffer behind others that have nothing to say does not wait for these.
+pub(super) fn silent_ones_keep_nobody_waiting<B: Backend>(make: Make<B>) {
+    let options = Options { buffers: 1, buffer_len: 8, park_ms: 1_000_000, ..Options::default() };
+    let mut rig = Rig::with(make, "127.0.0.1:0", &options);
+    let (mut greedy, slot) = rig.connect();
+    let silent: Vec<(TcpStream, Slot)> = (0..5).map(|_| rig.connect()).collect();
+    greedy.write_all(b"12345678 and more").expect("written");
+    let (_, buffer) = rig.received();
+    for (_, silent) in &silent {
+        rig.backend.pause(*silent);
+    }
+    rig.nothing_more();
+    for (_, silent) in &silent {
+        rig.backend.resume(*silent);
+    }
+    let (mut client, other) = rig.connect();
+    client.write_all(b"waiting").expect("written");
+    rig.nothing_more();
+    rig.backend.recycle(buffer);
+    // Waits without an end, which somebody who comes much later would end.
+    let (heard, is_heard) = mpsc::channel();
+    let address = rig.address;
+    let late = thread::spawn(move || {
+        is_heard.recv_timeout(Duration::from_secs(5)).is_err().then(|| TcpStream::connect(address))
+    });
+    let mut received = 0;
+    while received < 16 {
+        rig.poll(None);
+        while let Some(event) = rig.events.pop_front() {
+            let Event::Received { slot: of, mut buffer } = event else {
+                panic!("{event:?} instead of bytes")
+            };
+            assert!([slot, other].contains(&of));
+            received += buffer.bytes_mut().len();
+            rig.backend.recycle(buffer);
+        }
+    }
+    heard.send(()).expect("the other thread waits");
+    late.join().expect("it ends");
 }
 
 pub(super) fn bytes_can_be_changed<B: Backend>(make: Make<B>) {

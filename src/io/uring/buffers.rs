@@ -123,7 +123,7 @@ impl Buffers {
         self.available -= 1;
         self.usual_len = (15 * self.usual_len + len).div_ceil(16);
         let memory = ptr::slice_from_raw_parts_mut(memory, self.buffer_len);
-        // SAFETY: `give` got this pointer from a box of this length. The kernel has reported the buffer as
+        // SAFETY: `enter` got this pointer from a box of this length. The kernel has reported the buffer as
         // used up and does not write to it any more.
         let memory = unsafe { Box::from_raw(memory) };
         Buffer { memory, len, id }

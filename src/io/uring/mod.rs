@@ -114,8 +114,9 @@ impl<K: Kernel> Uring<K> {
         let before = events.len();
         self.admission.retry(self.now_ms(), events);
         self.arm();
+        let others_follow = self.arm_starving();
         self.park_quiet();
-        if events.len() > before {
+        if others_follow || events.len() > before {
             Some(Duration::ZERO)
         } else {
             let timeout = self.admission.limit_wait(timeout, self.now_ms());
@@ -202,7 +203,13 @@ impl<K: Kernel> Uring<K> {
         {
             self.push(accept);
         }
-        let mut left = self.kernel.lend();
+    }
+
+    /// Arms receiving for those who wait for a buffer, as many as there are buffers. Whether others are to follow at once:
+    /// those that are armed may have nothing to say.
+    fn arm_starving(&mut self) -> bool {
+        let buffers = self.kernel.lend();
+        let mut left = buffers;
         while left > 0
             && let Some(slot) = self.starving.pop_front()
         {
@@ -214,6 +221,7 @@ impl<K: Kernel> Uring<K> {
                 left -= 1;
             }
         }
+        buffers > 0 && !self.starving.is_empty()
     }
 
     /// Arms receiving if it is wanted, behind those that wait for a buffer.
