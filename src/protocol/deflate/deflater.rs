@@ -74,7 +74,10 @@ impl Deflater {
         self.out.reserve(MAX_HEADER_LEN + payload.len());
         self.out.resize(MAX_HEADER_LEN, 0);
         engine.compress_vec(payload, &mut self.out, FlushCompress::Sync).ok()?;
-        let is_whole = engine.total_in() == payload.len() as u64 && self.out.ends_with(&TAIL);
+        // Where no room is left there may be more to come, and its last bytes may look like the end by accident.
+        let is_whole = engine.total_in() == payload.len() as u64
+            && self.out.len() < self.out.capacity()
+            && self.out.ends_with(&TAIL);
         let len = self.out.len().checked_sub(MAX_HEADER_LEN + TAIL.len())?;
         let header = frame::encode_header(opcode, true, true, len);
         let header = header.as_bytes();

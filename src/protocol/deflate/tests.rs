@@ -285,3 +285,18 @@ proptest! {
         }
     }
 }
+
+/// Found by fuzzing: the room for a message that does not become shorter ended right behind these bytes.
+#[test]
+fn a_message_may_have_the_bytes_that_end_a_compressed_one() {
+    let noise: Vec<u8> =
+        (1..=60_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for before in 1..50 {
+        for behind in 0..10 {
+            let message = [&noise[..before], &TAIL, &noise[50..50 + behind]].concat();
+            let frame = text(&message);
+            let packed = Deflater::new(1).pack(&frame).to_vec();
+            assert_eq!(Receiver(Decompress::new(false)).read(&packed), message, "{before}, {behind}");
+        }
+    }
+}
