@@ -13,12 +13,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
 use super::admission::Admission;
 use super::clock::now_ns;
 use super::sends::{Send, SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical};
+use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical, listen};
 use crate::chunk::Span;
 
 /// Readiness events taken from the kernel in one call.
@@ -38,8 +38,6 @@ pub struct Epoll {
     waker: Waker,
     now_ns: u64,
     listeners: Vec<Listener>,
-    /// Which of them other workers accept from, too.
-    shared: Vec<bool>,
     /// Whether the listeners are in the epoll set.
     listening: bool,
     admission: Admission,
@@ -100,16 +98,12 @@ impl Epoll {
         for listener in &listeners {
             listener.set_nonblocking(true)?;
         }
-        // One of our own has its address together with those of other workers.
-        let is_shared = |listener| getsockopt(listener, sockopt::ReusePort).map(|is_own| !is_own);
-        let shared = listeners.iter().map(is_shared).collect::<Result<_, _>>()?;
         let buffers = (0..options.buffers).map(|id| Buffer::new(options.buffer_len, id)).collect();
         Ok(Self {
             epoll,
             waker,
             now_ns: now_ns(),
             listeners,
-            shared,
             listening: false,
             admission: Admission::new(options.slots),
             connections: Vec::new(),
@@ -304,7 +298,11 @@ impl Epoll {
         let before = events.len();
         self.accept(listener, events);
         let took_one = events.len() > before;
-        if took_one && self.shared[usize::from(listener)] { self.go_last(listener) } else { Ok(()) }
+        if took_one && !self.listeners[usize::from(listener)].is_own() {
+            self.go_last(listener)
+        } else {
+            Ok(())
+        }
     }
 
     /// Accepts what waits at a listener.
@@ -474,11 +472,13 @@ impl Backend for Epoll {
 
     fn stop_accepting(&mut self) {
         self.admission.stop();
-        for listener in self.listeners.drain(..).filter(|_| self.listening) {
+        let listeners = std::mem::take(&mut self.listeners);
+        for listener in listeners.iter().filter(|_| self.listening) {
             // Closing takes only those out of the set that nobody else has. Whether it is in there is known.
             let _ = self.epoll.delete(listener);
         }
         self.listening = false;
+        listen::close(listeners);
     }
 
     fn has_stopped(&self) -> bool {

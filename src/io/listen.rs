@@ -5,14 +5,19 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt,
+    shutdown, socket, sockopt,
 };
 
 use super::path::Pending;
+
+/// How long the kernel gets to put what it moves from a closed listener at another one, before that one may be closed.
+const MOVING: Duration = Duration::from_millis(1);
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 pub(super) const BACKLOG: i32 = 4096;
@@ -22,6 +27,8 @@ pub(super) const BACKLOG: i32 = 4096;
 pub enum Listener {
     /// On an address and a port.
     Tcp(TcpListener),
+    /// The same, of one worker alone: others have sockets of their own on its address.
+    Own(TcpListener),
     /// On a path.
     Unix(UnixListener),
 }
@@ -35,7 +42,7 @@ impl Listener {
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let listener = shared(address)?;
         listener.set_nonblocking(true)?;
-        Ok(Self::Tcp(listener))
+        Ok(Self::Own(listener))
     }
 
     /// Listens on a path. The socket that a former process left there is replaced; the permissions are those of the umask.
@@ -48,13 +55,13 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Another descriptor of the same socket.
+    /// Another descriptor of the same socket, which leaves it to others when it is closed.
     ///
     /// # Errors
     /// When no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
         match self {
-            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Tcp(listener) | Self::Own(listener) => listener.try_clone().map(Self::Tcp),
             Self::Unix(listener) => listener.try_clone().map(Self::Unix),
         }
     }
@@ -65,7 +72,7 @@ impl Listener {
     /// When it is no socket.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => set_nodelay(listener),
+            Self::Tcp(listener) | Self::Own(listener) => set_nodelay(listener),
             Self::Unix(_) => Ok(()),
         }
     }
@@ -73,14 +80,19 @@ impl Listener {
     /// The address that a TCP listener is bound to.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener) | Self::Own(listener) => listener.local_addr().ok(),
             Self::Unix(_) => None,
         }
     }
 
+    /// Whether no other worker accepts from it.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+
     pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => listener.set_nonblocking(nonblocking),
+            Self::Tcp(listener) | Self::Own(listener) => listener.set_nonblocking(nonblocking),
             Self::Unix(listener) => listener.set_nonblocking(nonblocking),
         }
     }
@@ -88,7 +100,9 @@ impl Listener {
     /// The next connection and its peer, which has no address when it comes by a path.
     pub(super) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self {
-            Self::Tcp(listener) => listener.accept().map(|(stream, peer)| (stream.into(), Some(peer))),
+            Self::Tcp(listener) | Self::Own(listener) => {
+                listener.accept().map(|(stream, peer)| (stream.into(), Some(peer)))
+            }
             Self::Unix(listener) => listener.accept().map(|(stream, _)| (stream.into(), None)),
         }
     }
@@ -97,7 +111,7 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener) | Self::Own(listener) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
         }
     }
@@ -127,6 +141,23 @@ pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepted sockets inherit it, which saves a system call for each.
 fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
+}
+
+/// Closes what a worker listens on, one worker at a time. What waits at a socket that is closed is moved to another one on its
+/// address, and is reset if that one is being closed at the same moment. A ring may have a socket for longer than its
+/// descriptor, so those of the worker alone are made to listen no more, which holds when the call returns. Handshakes that end
+/// meanwhile on another processor seem to be moved a little later.
+pub(super) fn close(listeners: Vec<Listener>) {
+    static CLOSING: Mutex<()> = Mutex::new(());
+    if listeners.is_empty() {
+        return;
+    }
+    let _alone = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
+    for listener in listeners.iter().filter(|listener| listener.is_own()) {
+        // It listens, so this does not fail; if it did, closing would do the same a little later.
+        let _ = shutdown(listener.as_raw_fd(), Shutdown::Read);
+    }
+    std::thread::sleep(MOVING);
 }
 
 /// Whether connections that wait at a listener when it is closed are reset, and do not go to another one on its address

@@ -99,9 +99,9 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
 
 /// What others share stays open, and is theirs alone.
 pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
-    let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
-    let address = listener.local_addr().expect("bound");
-    let kept = listener.try_clone().expect("a descriptor");
+    let kept = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
+    let address = kept.local_addr().expect("bound");
+    let listener = kept.try_clone().expect("a descriptor");
     let backend = make(&Options::default(), vec![listener]).expect("this backend must exist");
     let mut rig = Rig { backend, address, events: Default::default() };
     drop(rig.connect());
@@ -113,6 +113,23 @@ pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     rig.turn();
     let (_, peer) = kept.accept().expect("the client waits");
     assert_eq!(peer, Some(client.local_addr().expect("connected")));
+}
+
+/// A forked process may have the socket for longer, and so may a ring.
+pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) {
+    let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
+    let address = listener.local_addr().expect("bound");
+    let elsewhere = listener.try_clone().expect("a descriptor");
+    let backend = make(&Options::default(), vec![listener]).expect("this backend must exist");
+    let mut rig = Rig { backend, address, events: Default::default() };
+    rig.turn();
+    rig.backend.stop_accepting();
+    while !rig.backend.has_stopped() {
+        rig.turn();
+    }
+    let refused = TcpStream::connect(address).expect_err("nobody listens");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    drop(elsewhere);
 }
 
 pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {

@@ -16,7 +16,8 @@ macro_rules! suite {
 
 
             suite!(@tests $make, accepting: peer_addresses, dual_stack_peer_is_ipv4, several_at_once, full_once,
-                full_of_idle_clients, stops_accepting, stops_accepting_what_is_shared, slots_are_used_again, two_listeners, one_path);
+                full_of_idle_clients, stops_accepting, stops_accepting_what_is_shared,
+                stops_listening_whoever_has_the_socket, slots_are_used_again, two_listeners, one_path);
             suite!(@tests $make, receiving: in_pieces, more_than_a_buffer, end_of_stream, data_before_the_end,
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
                 fewer_buffers_than_senders, everybody_gets_a_buffer_in_turn, silent_ones_keep_nobody_waiting, all_buffers_out_does_not_spin,

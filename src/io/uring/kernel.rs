@@ -11,7 +11,7 @@ use super::operation::{self, Operation};
 use super::ring::{Completion, Ring};
 use crate::chunk::Span;
 use crate::io::sends::SendId;
-use crate::io::{Buffer, Listener, Options, Slot, clock};
+use crate::io::{Buffer, Listener, Options, Slot, clock, listen};
 
 /// What the kernel is asked to do; the completion names it by its operation.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +164,7 @@ impl Kernel for Linux {
     }
 
     fn close_listeners(&mut self) {
-        self.listeners.clear();
+        listen::close(std::mem::take(&mut self.listeners));
     }
 
     fn give(&mut self, buffer: Buffer) {
