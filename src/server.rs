@@ -334,12 +334,12 @@ fn start_crew(
     let clones = clones
         .collect::<Result<_, _>>()
         .map_err(|error| StartError::System { what: "share a listener", error })?;
-    match start(plan, clones) {
+    match start(plan, listeners) {
         Err(StartError::Backend { error, .. }) => {
             warn!(%error, "io_uring is not to be had for every worker; using epoll");
             let config = Config { backend: BackendName::Epoll, ..config.clone() };
             *plan = Plan { tls: plan.tls.take(), ..Plan::new(&config, plan.workers, plan.descriptors) };
-            start(plan, listeners)
+            start(plan, clones)
         }
         result => result,
     }

@@ -133,7 +133,7 @@ fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
         server = start();
     }
     visitors.wait_for(100);
-    visitors.come_home();
+    assert_eq!(visitors.come_home().1, 0, "nobody is reset");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.ended().code, Some(0));
 }
