@@ -24,6 +24,10 @@ const WARM: usize = 512 << 10;
 /// Fewest buffers with the kernel, if there are as many.
 const FEWEST: usize = 8;
 
+/// In so many turns a crowd that waited for buffers is half forgotten, or a little more. Whoever finds none must be armed again,
+/// which costs more than a buffer that is not in the cache.
+const FORGETTING: usize = 64;
+
 /// A buffer belongs either to the kernel, and then its memory is in `lent`, or it is a [`Buffer`], with the caller or kept
 /// here.
 pub(super) struct Buffers {
@@ -41,6 +45,8 @@ pub(super) struct Buffers {
     kept: Vec<Buffer>,
     /// Bytes that came in a buffer, a moving average.
     usual_len: usize,
+    /// Most connections that waited for a buffer, of late.
+    crowd: usize,
 }
 
 impl Buffers {
@@ -65,10 +71,11 @@ impl Buffers {
             available: 0,
             kept: (0..count).map(|id| Buffer::new(options.buffer_len, id)).collect(),
             usual_len: 0,
+            crowd: 0,
         };
         // SAFETY: the memory is freed by `drop` or `leak`, both of which come after the ring's own end.
         unsafe { ring.register_buffers(entries.as_ptr() as u64, count, BUFFER_GROUP) }?;
-        buffers.lend();
+        buffers.lend(0);
         Ok(buffers)
     }
 
@@ -77,9 +84,11 @@ impl Buffers {
         self.kept.push(buffer);
     }
 
-    /// Lends as many buffers as do any good. Says how many the kernel can fill now.
-    pub(super) fn lend(&mut self) -> usize {
-        let wanted = (WARM / self.usual_len.max(1)).max(FEWEST);
+    /// Lends as many buffers as do any good, while so many connections wait for one. Says how many the kernel can fill
+    /// now.
+    pub(super) fn lend(&mut self, waiting: usize) -> usize {
+        self.crowd = waiting.max(self.crowd - self.crowd.div_ceil(FORGETTING));
+        let wanted = (WARM / self.usual_len.max(1)).max(FEWEST).max(2 * self.crowd);
         if self.available < wanted && !self.kept.is_empty() {
             for _ in self.available..wanted {
                 let Some(buffer) = self.kept.pop() else { break };
@@ -174,7 +183,7 @@ mod tests {
             let buffer = buffers.take(id, len);
             buffers.give(buffer);
         }
-        buffers.lend()
+        buffers.lend(0)
     }
 
     #[test]
@@ -183,8 +192,14 @@ mod tests {
         let options = Options { buffers: ALL, ..Options::default() };
         let mut buffers = Buffers::new(&options, &ring).expect("memory");
         let all = usize::from(ALL);
-        assert_eq!(buffers.lend(), all, "nothing is known of what will come");
+        assert_eq!(buffers.lend(0), all, "nothing is known of what will come");
         for _ in 0..20 {
+            fill_all(&mut buffers, options.buffer_len);
+        }
+        assert_eq!(fill_all(&mut buffers, options.buffer_len), WARM / options.buffer_len);
+        assert_eq!(buffers.lend(20), 40, "nobody shall find none next time");
+        assert!(fill_all(&mut buffers, options.buffer_len) > 30);
+        for _ in 0..FORGETTING * 4 {
             fill_all(&mut buffers, options.buffer_len);
         }
         assert_eq!(fill_all(&mut buffers, options.buffer_len), WARM / options.buffer_len);
@@ -196,7 +211,7 @@ mod tests {
         let last = buffers.take(0, 60);
         let (id, memory) = (last.id, last.memory.as_ptr());
         buffers.give(last);
-        buffers.lend();
+        buffers.lend(0);
         assert_eq!(
             buffers.lent[usize::from(id)].cast_const(),
             memory,

@@ -78,8 +78,8 @@ pub(crate) trait Kernel {
     /// Takes a buffer back that a completion said to hold `len` bytes.
     fn take(&mut self, id: u16, len: usize) -> Buffer;
 
-    /// Has the kernel use buffers that are free. Says how many it can fill now.
-    fn lend(&mut self) -> usize;
+    /// Has the kernel use buffers that are free, while so many connections wait for one. Says how many it can fill now.
+    fn lend(&mut self, waiting: usize) -> usize;
 
     /// Nanoseconds on a monotonic clock.
     fn now_ns(&self) -> u64;
@@ -175,8 +175,8 @@ impl Kernel for Linux {
         self.buffers.take(id, len)
     }
 
-    fn lend(&mut self) -> usize {
-        self.buffers.lend()
+    fn lend(&mut self, waiting: usize) -> usize {
+        self.buffers.lend(waiting)
     }
 
     fn now_ns(&self) -> u64 {

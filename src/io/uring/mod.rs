@@ -208,7 +208,7 @@ impl<K: Kernel> Uring<K> {
     /// Arms receiving for those who wait for a buffer, as many as there are buffers. Whether others are to follow at once:
     /// those that are armed may have nothing to say.
     fn arm_starving(&mut self) -> bool {
-        let buffers = self.kernel.lend();
+        let buffers = self.kernel.lend(self.starving.len());
         let mut left = buffers;
         while left > 0
             && let Some(slot) = self.starving.pop_front()
