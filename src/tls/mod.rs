@@ -229,9 +229,13 @@ impl Tls {
         for slot in std::mem::take(&mut self.served) {
             self.take_backlog(inner, slot, events);
         }
+        // Who is listed again meanwhile has had its share of this turn.
+        let mut left = self.waiting.len();
         while self.steps > 0
+            && left > 0
             && let Some(slot) = self.waiting.pop_front()
         {
+            left -= 1;
             self.take_backlog(inner, slot, events);
         }
     }

@@ -100,16 +100,10 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
 /// What others share stays open, and is theirs alone.
 pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     let kept = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
-    let address = kept.local_addr().expect("bound");
-    let listener = kept.try_clone().expect("a descriptor");
-    let backend = make(&Options::default(), vec![listener]).expect("this backend must exist");
-    let mut rig = Rig { backend, address, events: Default::default() };
+    let mut rig = Rig::on(make, kept.try_clone().expect("a descriptor"), &Options::default());
     drop(rig.connect());
-    rig.backend.stop_accepting();
-    while !rig.backend.has_stopped() {
-        rig.turn();
-    }
-    let client = TcpStream::connect(address).expect("it is listened on");
+    rig.stop_accepting();
+    let client = TcpStream::connect(rig.address).expect("it is listened on");
     rig.turn();
     let (_, peer) = kept.accept().expect("the client waits");
     assert_eq!(peer, Some(client.local_addr().expect("connected")));
@@ -118,16 +112,11 @@ pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
 /// A forked process may have the socket for longer, and so may a ring.
 pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
-    let address = listener.local_addr().expect("bound");
     let elsewhere = listener.try_clone().expect("a descriptor");
-    let backend = make(&Options::default(), vec![listener]).expect("this backend must exist");
-    let mut rig = Rig { backend, address, events: Default::default() };
+    let mut rig = Rig::on(make, listener, &Options::default());
     rig.turn();
-    rig.backend.stop_accepting();
-    while !rig.backend.has_stopped() {
-        rig.turn();
-    }
-    let refused = TcpStream::connect(address).expect_err("nobody listens");
+    rig.stop_accepting();
+    let refused = TcpStream::connect(rig.address).expect_err("nobody listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     drop(elsewhere);
 }

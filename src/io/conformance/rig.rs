@@ -27,7 +27,10 @@ impl<B: Backend> Rig<B> {
     }
 
     pub(super) fn with(make: Make<B>, address: &str, options: &Options) -> Self {
-        let listener = Listener::tcp(address.parse().expect("an address")).expect("listen");
+        Self::on(make, Listener::tcp(address.parse().expect("an address")).expect("listen"), options)
+    }
+
+    pub(super) fn on(make: Make<B>, listener: Listener, options: &Options) -> Self {
         let address = listener.local_addr().expect("bound");
         let backend = make(options, vec![listener]).expect("this backend must exist where it is tested");
         Self { backend, address, events: VecDeque::new() }
@@ -54,6 +57,14 @@ impl<B: Backend> Rig<B> {
             Event::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
             _ => None,
         })
+    }
+
+    /// Accepts no more from now on.
+    pub(super) fn stop_accepting(&mut self) {
+        self.backend.stop_accepting();
+        while !self.backend.has_stopped() {
+            self.turn();
+        }
     }
 
     /// Polls once without waiting and keeps what came.

@@ -20,14 +20,20 @@ impl Client {
 
     /// Opens a WebSocket over a connection; the status when the server answers otherwise.
     pub(crate) fn open_on(stream: TcpStream, path: &str) -> Result<Self, u16> {
+        Self::try_open(stream, path).map_err(|error| match error {
+            Error::Http(response) => response.status().as_u16(),
+            error => panic!("the handshake gave {error}"),
+        })
+    }
+
+    /// The same, or what came instead of an answer.
+    pub(crate) fn try_open(stream: TcpStream, path: &str) -> Result<Self, Error> {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
         let address = stream.peer_addr().expect("connected");
         match tungstenite::client(format!("ws://{address}{path}"), stream) {
             Ok((socket, _)) => Ok(Self { socket }),
-            Err(tungstenite::HandshakeError::Failure(Error::Http(response))) => {
-                Err(response.status().as_u16())
-            }
+            Err(tungstenite::HandshakeError::Failure(error)) => Err(error),
             Err(error) => panic!("the handshake gave {error}"),
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use tungstenite::{Error, HandshakeError, Message};
+use tungstenite::{Error, Message};
 
 use super::client::Client;
-use super::{PATIENCE, until};
+use super::until;
 
 /// Each is let in, and either hears the echo of what it says or is told that the server ends (1001). Whoever is reset before
 /// it is let in is counted and comes again. Whatever else happens fails the test.
@@ -71,10 +71,9 @@ fn enter(address: SocketAddr) -> Option<Client> {
         Err(error) if is_reset(&error) => return None,
         result => result.expect("somebody listens"),
     };
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    match tungstenite::client(format!("ws://{address}/"), stream) {
-        Err(HandshakeError::Failure(Error::Io(error))) if is_reset(&error) => None,
-        result => Some(Client { socket: result.expect("it is let in").0 }),
+    match Client::try_open(stream, "/") {
+        Err(Error::Io(error)) if is_reset(&error) => None,
+        result => Some(result.expect("it is let in")),
     }
 }
 
