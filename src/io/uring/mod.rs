@@ -39,6 +39,9 @@ use crate::fault::{self, Fault};
 /// Requests handed over in one system call. A longer batch takes one more for each so many.
 const SUBMISSIONS: u32 = 2048;
 
+/// How often a turn looks for more of what has arrived, so that it ends while others send without a pause.
+const LOOKS_A_TURN: usize = 50;
+
 /// One shard's sockets on an io_uring.
 #[expect(private_bounds, private_interfaces, reason = "only this crate has another kernel, for its tests")]
 pub struct Uring<K: Kernel = Linux> {
@@ -130,10 +133,15 @@ impl<K: Kernel> Uring<K> {
         self.now_ns = self.kernel.now_ns();
         let mut completions = std::mem::take(&mut self.completions);
         self.kernel.take_completions(&mut completions);
-        let arrivals = completions.iter().filter(|completion| !completion.operation.is_send()).count();
         let mut result = Ok(());
-        if arrivals >= WORK_A_WAIT {
+        let mut taken = 0;
+        for _ in 0..LOOKS_A_TURN {
+            let arrivals = completions[taken..].iter().filter(|completion| !completion.operation.is_send()).count();
+            if arrivals < WORK_A_WAIT || result.is_err() {
+                break;
+            }
             // There may be more: gather it, so that one pass over a room sends it together.
+            taken = completions.len();
             result = self.kernel.look();
             self.kernel.take_completions(&mut completions);
         }
