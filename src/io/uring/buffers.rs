@@ -19,10 +19,7 @@ const MOST: u16 = 1 << 15;
 
 /// Bytes that the buffers with the kernel are to hold together, by what has come in each of late. The kernel fills them in
 /// their order, so each is as long out of the cache as it takes to fill all others.
-const WARM: usize = 512 << 10;
-
-/// Fewest buffers with the kernel, if there are as many.
-const FEWEST: usize = 8;
+const WARM: usize = 256 << 10;
 
 /// In so many turns a crowd that waited for buffers is half forgotten, or a little more. Whoever finds none must be armed again,
 /// which costs more than a buffer that is not in the cache.
@@ -88,7 +85,7 @@ impl Buffers {
     /// now.
     pub(super) fn lend(&mut self, waiting: usize) -> usize {
         self.crowd = waiting.max(self.crowd - self.crowd.div_ceil(FORGETTING));
-        let wanted = (WARM / self.usual_len.max(1)).max(FEWEST).max(2 * self.crowd);
+        let wanted = (WARM / self.usual_len.max(1)).max(2 * self.crowd).max(1);
         if self.available < wanted && !self.kept.is_empty() {
             for _ in self.available..wanted {
                 let Some(buffer) = self.kept.pop() else { break };
