@@ -133,9 +133,14 @@ impl<B: Backend> Shard<B> {
         self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
     }
 
-    /// Receives from publishers again, once what they had published is on its way.
+    /// Whether there are publishers that need not wait any longer: what they had published is on its way.
+    pub(super) fn may_resume_publishers(&self) -> bool {
+        !self.paused.is_empty() && !self.is_congested() && !self.hub.is_saturated()
+    }
+
+    /// Receives from them again, and handles what had come by then. That leads to mail, so it is done before mail is posted.
     pub(super) fn resume_publishers(&mut self) {
-        if self.paused.is_empty() || self.is_congested() || self.hub.is_saturated() {
+        if !self.may_resume_publishers() {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {

@@ -210,6 +210,7 @@ impl<B: Backend> Shard<B> {
         }
         // Not before: one of them may be that the connection is closed, and then its slot names nobody.
         self.resume_served();
+        self.resume_publishers();
         self.take_mail();
         self.fire_timers();
         self.journal.tick(self.now_ms);
@@ -217,7 +218,6 @@ impl<B: Backend> Shard<B> {
         self.drain_step();
         self.send();
         self.post();
-        self.resume_publishers();
         self.measure_turn();
     }
 
@@ -244,7 +244,7 @@ impl<B: Backend> Shard<B> {
     fn has_work(&mut self) -> bool {
         let own = self.hub.outgoing(self.settings.shard);
         let has_mail = !own.requests.is_empty() || !own.deliveries.is_empty();
-        has_mail || self.hub.has_more() || !self.served.is_empty()
+        has_mail || self.hub.has_more() || !self.served.is_empty() || self.may_resume_publishers()
     }
 
     /// Hands what clients are owed to the backend, up to the bound of a turn.

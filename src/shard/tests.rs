@@ -121,17 +121,67 @@ fn two_shards_with_full_mailboxes_do_not_wait_for_each_other() {
     assert!(shards.iter().all(|shard| !shard.stuck.any && !shard.is_congested()));
 }
 
+/// What happens when a client comes and asks for a WebSocket at `path`.
+fn come(slot: Slot, path: &str) -> [Event; 2] {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    let buffer = Buffer::of(request.into());
+    [Event::Accepted { slot, listener: 0, peer: None }, Event::Received { slot, buffer }]
+}
+
+#[test]
+fn what_a_waiting_publisher_has_said_is_passed_on_without_another_occasion() {
+    let mut shards = shards(3);
+    let (own, other) = (room_of(&shards, 0), room_of(&shards, 1));
+    shards[0].work(&mut come(0, &format!("/room/{other}")).into());
+    shards[2].work(&mut come(0, &format!("/room/{own}")).into());
+    settle(&mut shards);
+    // More than the mailbox of shard 2 takes, and then more than may be stuck before publishers wait.
+    for len in [1; 70].into_iter().chain([300_000]) {
+        shards[0].hub.order(&own, Message { kind: Kind::Binary, parts: &[&vec![b'x'; len]] });
+        shards[0].post();
+    }
+    assert!(shards[0].is_congested());
+    for _ in 0..3 {
+        // A message of one byte, masked with zeroes. After the first the client waits, and the others are held.
+        let buffer = Buffer::of(b"\x82\x81\0\0\0\0x".as_slice().into());
+        shards[0].work(&mut vec![Event::Received { slot: 0, buffer }]);
+    }
+    assert_eq!((shards[0].paused.len(), shards[0].held.len()), (1, 1));
+    settle(&mut shards[..2]);
+    // From then on nobody but shard 2, which sends no mail, has anything to do.
+    while shards[0].stuck.any {
+        settle(&mut shards);
+        shards[0].turn(&mut Vec::new()).expect("nothing can fail");
+    }
+    settle(&mut shards);
+    assert_eq!(shards[1].stats.ordered.get(), 3);
+}
+
+/// Turns shards for as long as one of them would not wait.
+fn settle(shards: &mut [Shard<Quiet>]) {
+    let mut events = Vec::new();
+    loop {
+        let mut is_settled = true;
+        for shard in &mut *shards {
+            if shard.timeout() == Some(Duration::ZERO) {
+                shard.turn(&mut events).expect("nothing can fail");
+                is_settled = false;
+            }
+        }
+        if is_settled {
+            return;
+        }
+    }
+}
+
 /// A shard with 100 clients in a room, who are not pinged.
 fn crowd() -> Shard<Quiet> {
     let mut shard = shards(1).remove(0);
     shard.settings.ping_ms = 1_000_000;
-    let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let come = |slot| {
-        let buffer = Buffer::of(request.into());
-        [Event::Accepted { slot, listener: 0, peer: None }, Event::Received { slot, buffer }]
-    };
-    shard.work(&mut (0..100).flat_map(come).collect());
+    shard.work(&mut (0..100).flat_map(|slot| come(slot, "/")).collect());
     (0..10).for_each(|_| shard.turn(&mut Vec::new()).expect("nothing can fail"));
     assert!((0..100).all(|slot| shard.is_open(slot)));
     shard

@@ -136,7 +136,8 @@ impl<K: Kernel> Uring<K> {
         let mut result = Ok(());
         let mut taken = 0;
         for _ in 0..LOOKS_A_TURN {
-            let arrivals = completions[taken..].iter().filter(|completion| !completion.operation.is_send()).count();
+            let arrivals =
+                completions[taken..].iter().filter(|completion| !completion.operation.is_send()).count();
             if arrivals < WORK_A_WAIT || result.is_err() {
                 break;
             }
@@ -586,6 +587,8 @@ fn error(result: i32) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     type Make = fn(&Options, Vec<Listener>) -> io::Result<Uring>;
@@ -601,7 +604,7 @@ mod tests {
     fn who_is_silent_is_parked_until_it_speaks() {
         let options = Options { park_ms: 1, ..Options::default() };
         let (mut uring, address) = ring(Uring::new, &options);
-        let mut client = std::net::TcpStream::connect(address).expect("connect");
+        let mut client = TcpStream::connect(address).expect("connect");
         let mut await_listening = |listening| {
             let mut events = Vec::new();
             for _ in 0..1000 {
@@ -622,15 +625,7 @@ mod tests {
     fn completions_that_overflow_the_ring_are_counted_and_come_all_the_same() {
         const CLIENTS: usize = 64;
         let (mut backend, address) = ring(Uring::with_short_queue, &Options::default());
-        let _clients: Vec<_> =
-            (0..CLIENTS).map(|_| std::net::TcpStream::connect(address).expect("connected")).collect();
-        let mut slots = Vec::new();
-        while slots.len() < CLIENTS {
-            slots.extend(events(&mut backend).iter().filter_map(|event| match event {
-                Event::Accepted { slot, .. } => Some(*slot),
-                _ => None,
-            }));
-        }
+        let (_clients, slots) = connect(CLIENTS, &mut backend, address);
         for slot in slots {
             backend.send(slot, Span::copy_of(b"hello"));
         }
@@ -639,6 +634,26 @@ mod tests {
             sent += events(&mut backend).iter().filter(|event| matches!(event, Event::Sent { .. })).count();
         }
         assert_ne!(backend.usage().ring_overflows, 0, "the ring has room for 16");
+    }
+
+    #[test]
+    fn a_ring_is_given_up_with_all_its_connections() {
+        let (mut backend, address) = ring(Uring::new, &Options::default());
+        let _clients = connect(500, &mut backend, address);
+        assert!(backend.kernel.quiesce(), "nothing is under way any more, and all memory can be freed");
+    }
+
+    /// So many connections, and their slots.
+    fn connect(count: usize, backend: &mut Uring, address: SocketAddr) -> (Vec<TcpStream>, Vec<Slot>) {
+        let clients = (0..count).map(|_| TcpStream::connect(address).expect("connected")).collect();
+        let mut slots = Vec::new();
+        while slots.len() < count {
+            slots.extend(events(backend).iter().filter_map(|event| match event {
+                Event::Accepted { slot, .. } => Some(*slot),
+                _ => None,
+            }));
+        }
+        (clients, slots)
     }
 
     fn events(backend: &mut Uring) -> Vec<Event> {

@@ -13,7 +13,7 @@ use super::operation::Operation;
 /// Pieces of deferred work, each the arrival of data for one connection, that the kernel runs when it is entered
 /// for one completion or none (`IO_LOCAL_TW_DEFAULT_MAX`).
 pub(super) const WORK_A_WAIT: usize = 20;
-/// How often, and how long each time, to wait for cancelled operations when the ring is given up.
+/// How often to wait in vain, and how long each time, for cancelled operations when the ring is given up.
 const QUIESCE_ROUNDS: u32 = 20;
 const QUIESCE_WAIT: Duration = Duration::from_millis(50);
 
@@ -138,7 +138,9 @@ impl Ring {
     pub(super) fn quiesce(&mut self) -> bool {
         self.overflow.clear();
         let mut completions = Vec::new();
-        for _ in 0..QUIESCE_ROUNDS {
+        let mut vain_rounds = 0;
+        while vain_rounds < QUIESCE_ROUNDS {
+            let before = self.outstanding;
             let handed_over = self.enter(Some(Duration::ZERO));
             self.take_completions(&mut completions);
             if self.outstanding == 0 {
@@ -151,6 +153,7 @@ impl Ring {
             if handed_over.is_err() {
                 return false;
             }
+            vain_rounds += u32::from(self.outstanding == before);
         }
         false
     }
