@@ -35,7 +35,7 @@ fn append(criterion: &mut Criterion) {
         let payload = vec![b'a'; len];
         group.throughput(Throughput::ElementsAndBytes { elements: BATCH, bytes: BATCH * len as u64 });
 
-        let (mut bench, message) = (Bench::new(0, 1, 1), Message { kind: Kind::Text, parts: &[&payload] });
+        let (mut bench, message) = (Bench::new(0, 1, 1), Message::new(Kind::Text, &payload));
         let room = bench.room.clone();
         group.bench_function(BenchmarkId::new("publish", len), |bencher| {
             bencher.iter_custom(|rounds| {
@@ -182,7 +182,7 @@ impl Bench {
     }
 
     fn order(&mut self, messages: u64) {
-        let message = Message { kind: Kind::Text, parts: &[&PAYLOAD] };
+        let message = Message::new(Kind::Text, &PAYLOAD);
         (0..messages).for_each(|_| self.hub.order(black_box(&self.room), black_box(message)));
     }
 
@@ -221,7 +221,7 @@ fn take_requests(hub: &mut Hub) {
     batch.drain(|request, bytes| match request {
         Request::Publish { name_len, kind, .. } => {
             let (name, payload) = bytes.split_at(name_len);
-            hub.order(str::from_utf8(name).expect("a room's name"), Message { kind, parts: &[payload] });
+            hub.order(str::from_utf8(name).expect("a room's name"), Message::new(kind, payload));
         }
         other => panic!("only messages were published, not {other:?}"),
     });

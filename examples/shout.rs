@@ -17,7 +17,7 @@ impl App for Shout {
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         self.guests += 1;
         let hello = format!("YOU ARE GUEST {} OF THIS WORKER", self.guests);
-        context.send(client, Message { kind: Kind::Text, parts: &[hello.as_bytes()] });
+        context.send_to_client(client, Message::text(&hello));
         context.join(client, opening.room, 0);
     }
 
@@ -27,7 +27,7 @@ impl App for Shout {
             Some("bye") => context.close(client, CloseCode::NORMAL, "BYE"),
             Some(text) => {
                 let loud = text.to_uppercase();
-                context.say(client, Message { kind: Kind::Text, parts: &[loud.as_bytes(), b"!"] });
+                context.publish_to_rooms_of(client, Message::text(&(loud + "!")));
             }
         }
     }

@@ -152,7 +152,7 @@ impl Clients {
             b"join a" => self.enter(slot, 0),
             b"join b" => self.enter(slot, 1),
             b"leave" => self.leave(slot),
-            _ => self.hub.publish_from(slot as Slot, Message { kind, parts: &[payload] }),
+            _ => self.hub.publish_from(slot as Slot, Message::new(kind, payload)),
         }
     }
 
@@ -199,7 +199,7 @@ impl Clients {
             Request::Publish { name_len, kind, .. } => {
                 let (name, payload) = bytes.split_at(name_len);
                 let name = std::str::from_utf8(name).expect("a name of ours");
-                self.hub.order(name, Message { kind, parts: &[payload] });
+                self.hub.order(name, Message::new(kind, payload));
                 let header = encode_header(kind.opcode(), true, false, payload.len());
                 let frame = [header.as_bytes(), payload].concat();
                 for client in self.clients.iter_mut().flatten() {

@@ -231,7 +231,7 @@ impl Chat {
         for text in early.iter().filter(|text| !text.starts_with('/')).map(|text| clean(text)) {
             if !text.is_empty() {
                 let parts = &[label.as_bytes(), b": ", text.as_bytes()];
-                context.publish(&room, Message { kind: Kind::Text, parts });
+                context.publish_to_room(&room, Message::from_parts(Kind::Text, parts));
             }
         }
         self.forget(context, client);
@@ -266,7 +266,7 @@ impl Chat {
         }
         let label = self.label(client);
         let parts = &[label.as_bytes(), b": ", stripped.as_bytes()];
-        context.say(client, Message { kind: Kind::Text, parts });
+        context.publish_to_rooms_of(client, Message::from_parts(Kind::Text, parts));
     }
 
     fn command(&mut self, context: &mut Context<'_>, client: ClientId, command: &str) {
@@ -358,7 +358,7 @@ impl Chat {
             release(context, old, client);
         }
         if old != name {
-            context.say(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+            context.publish_to_rooms_of(client, Message::text(&text));
         }
     }
 
@@ -428,5 +428,5 @@ fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
 
 fn line(context: &mut Context<'_>, client: ClientId, parts: &[&str]) {
     let text = parts.concat();
-    context.send(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+    context.send_to_client(client, Message::text(&text));
 }

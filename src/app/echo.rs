@@ -1,6 +1,6 @@
 //! `echo`: every message goes back to its sender.
 
-use super::{App, ClientId, Context, Incoming, Message, Opening};
+use super::{App, ClientId, Context, Incoming, Opening};
 
 /// Sends every message back to its sender, text and binary.
 #[derive(Debug, Default)]
@@ -10,6 +10,6 @@ impl App for Echo {
     fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
-        context.send(client, Message { kind: message.kind, parts: &[message.payload] });
+        context.send_to_client(client, message.into());
     }
 }

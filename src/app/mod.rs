@@ -44,6 +44,13 @@ impl<'a> Incoming<'a> {
     }
 }
 
+impl<'a> From<Incoming<'a>> for Message<'a> {
+    /// Makes a message with the same kind and payload, to send it on unchanged.
+    fn from(Incoming { kind, payload }: Incoming<'a>) -> Self {
+        Self::new(kind, payload)
+    }
+}
+
 /// How a client came through the WebSocket handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
@@ -95,7 +102,7 @@ pub trait App {
     /// Under the lag policy `skip`: a client read too slowly and will not get `missed` messages.
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         let text = format!("* {missed} messages missed");
-        context.send(client, Message { kind: Kind::Text, parts: &[text.as_bytes()] });
+        context.send_to_client(client, Message::text(&text));
     }
 
     /// Another instance, or this one, sent a note by [`Context::ask`].
@@ -142,15 +149,16 @@ impl<'a> Context<'a> {
         self.hub.find(client).is_some()
     }
 
-    /// Sends a message to one client of this shard. Nothing happens when it is gone.
-    pub fn send(&mut self, client: ClientId, message: Message<'_>) {
+    /// Sends a message to one client of this shard. Does nothing when the client is gone.
+    pub fn send_to_client(&mut self, client: ClientId, message: Message<'_>) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.send(slot, message);
         }
     }
 
-    /// Sends a message to all members of a room, on all shards. The sender hears it, too, when it is a member.
-    pub fn publish(&mut self, room: &str, message: Message<'_>) {
+    /// Sends a message to all members of a room, on all shards. A client that caused the message gets it, too, if it
+    /// is a member.
+    pub fn publish_to_room(&mut self, room: &str, message: Message<'_>) {
         self.hub.publish(room, message);
     }
 
@@ -175,8 +183,9 @@ impl<'a> Context<'a> {
             .map_or_else(Vec::new, |slot| self.hub.rooms_of(slot).map(String::from).collect())
     }
 
-    /// Publishes a message to every room that the client is a member of.
-    pub fn say(&mut self, client: ClientId, message: Message<'_>) {
+    /// Sends a message to all members of every room that `client` is in, `client` included. Does nothing when the
+    /// client is gone.
+    pub fn publish_to_rooms_of(&mut self, client: ClientId, message: Message<'_>) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.publish_from(slot, message);
         }

@@ -1,6 +1,6 @@
 //! `relay`: every message goes verbatim to everyone in the room.
 
-use super::{App, ClientId, Context, Incoming, Message, Opening};
+use super::{App, ClientId, Context, Incoming, Opening};
 
 /// Sends every message, text and binary, unchanged to all members of its sender's room.
 #[derive(Debug, Default)]
@@ -12,6 +12,6 @@ impl App for Relay {
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
-        context.say(client, Message { kind: message.kind, parts: &[message.payload] });
+        context.publish_to_rooms_of(client, message.into());
     }
 }

@@ -159,10 +159,10 @@ impl Batch<Request> {
     }
 
     pub(crate) fn publish(&mut self, room: &str, message: Message<'_>) {
-        let payload_len = message.parts.iter().map(|part| part.len()).sum();
+        let payload_len = message.parts().iter().map(|part| part.len()).sum();
         let entry = Request::Publish { name_len: room.len(), kind: message.kind, payload_len };
         self.bytes.extend_from_slice(room.as_bytes());
-        self.push(entry, message.parts);
+        self.push(entry, message.parts());
     }
 
     /// Adds a note to the application instance of the destination.
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn an_emptied_batch_does_not_keep_the_memory_of_a_burst() {
         let mut batch = Batch::default();
-        let message = Message { kind: Kind::Text, parts: &[&[1; 1_000]] };
+        let message = Message::new(Kind::Text, &[1; 1_000]);
         (0..10_000).for_each(|_| batch.publish("room", message));
         let mut bytes = 0;
         batch.drain(|_, own| bytes += own.len());

@@ -14,6 +14,7 @@
 mod batch;
 mod delivery;
 mod log;
+mod message;
 mod order;
 mod outbox;
 mod room;
@@ -26,6 +27,7 @@ use std::collections::{HashMap, VecDeque};
 use smallvec::SmallVec;
 
 pub use batch::{Batch, ByteLen, Delivery, Note, Request};
+pub use message::Message;
 pub use room::Slot;
 
 pub use crate::protocol::frame::Kind;
@@ -99,15 +101,6 @@ struct Own {
     window: Window,
     /// Whether what is sent may refer to earlier messages.
     takeover: bool,
-}
-
-/// A message given in parts, which are sent as one.
-#[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
-    /// Text or binary.
-    pub kind: Kind,
-    /// The payload.
-    pub parts: &'a [&'a [u8]],
 }
 
 /// Bytes for a client.
@@ -344,7 +337,7 @@ impl Hub {
     /// Sends a message to one client.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
         let is_shared = self.clients[slot as usize].compression == Compression::Shared;
-        if is_shared && self.deflater.takes(total_len(message.parts)) {
+        if is_shared && self.deflater.takes(total_len(message.parts())) {
             let frame = with_frame(message, |parts| parts.concat());
             let mut deflater = std::mem::take(&mut self.deflater);
             self.send_bytes(slot, &[deflater.pack(&frame)], Content::Message);
@@ -522,9 +515,9 @@ fn total_len(parts: &[&[u8]]) -> usize {
 
 /// Calls `with` with the message as one frame: its header, then its parts.
 fn with_frame<R>(message: Message<'_>, with: impl FnOnce(&[&[u8]]) -> R) -> R {
-    let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts));
+    let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts()));
     let mut parts = SmallVec::<[&[u8]; 8]>::new();
     parts.push(header.as_bytes());
-    parts.extend_from_slice(message.parts);
+    parts.extend_from_slice(message.parts());
     with(&parts)
 }

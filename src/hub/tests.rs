@@ -36,7 +36,7 @@ fn room_at(home: u16, shards: u16, n: usize) -> String {
 }
 
 fn text<'a>(parts: &'a [&'a [u8]]) -> Message<'a> {
-    Message { kind: Kind::Text, parts }
+    Message::from_parts(Kind::Text, parts)
 }
 
 /// How a client reads compressed messages: with one engine for its whole life, or each anew.
@@ -92,7 +92,7 @@ fn take_request(hub: &mut Hub, from: u16, request: &Request, bytes: &[u8]) {
         Request::Subscribe { name_len } => hub.subscribe(from, name(*name_len)),
         Request::Unsubscribe { name_len } => hub.unsubscribe(from, name(*name_len)),
         Request::Publish { name_len, kind, .. } => {
-            hub.order(name(*name_len), Message { kind: *kind, parts: &[&bytes[*name_len..]] });
+            hub.order(name(*name_len), Message::new(*kind, &bytes[*name_len..]));
         }
         Request::Note(_) => panic!("no test sends notes"),
     }

@@ -84,7 +84,7 @@ impl<B: Backend> Shard<B> {
                 let room = text(name);
                 if self.with_app(|app, _| app.on_publish(room, kind, payload)).unwrap_or(false) {
                     self.stats.ordered.add(1);
-                    self.hub.order(room, Message { kind, parts: &[payload] });
+                    self.hub.order(room, Message::new(kind, payload));
                 }
             }
             Request::Note(note) => {

@@ -104,7 +104,7 @@ fn two_shards_with_full_mailboxes_do_not_wait_for_each_other() {
     for (shard, room) in shards.iter_mut().zip(&rooms) {
         // More than the mailbox of the other takes, and then more than may be stuck before publishers wait.
         for _ in 0..150 {
-            shard.hub.publish(room, Message { kind: Kind::Binary, parts: &[&payload] });
+            shard.hub.publish(room, Message::new(Kind::Binary, &payload));
             shard.post();
             published += 1;
         }
@@ -140,7 +140,7 @@ fn what_a_waiting_publisher_has_said_is_passed_on_without_another_occasion() {
     settle(&mut shards);
     // More than the mailbox of shard 2 takes, and then more than may be stuck before publishers wait.
     for len in [1; 70].into_iter().chain([300_000]) {
-        shards[0].hub.order(&own, Message { kind: Kind::Binary, parts: &[&vec![b'x'; len]] });
+        shards[0].hub.order(&own, Message::binary(&vec![b'x'; len]));
         shards[0].post();
     }
     assert!(shards[0].is_congested());
@@ -193,7 +193,7 @@ fn an_end_that_is_late_tells_everybody_all_the_same() {
     shard.settings.drain_ms = 1_000;
     shard.backend.is_taken = false;
     for text in [b"some", b"more"] {
-        shard.hub.publish("lobby", Message { kind: Kind::Text, parts: &[text] });
+        shard.hub.publish("lobby", Message::new(Kind::Text, text));
         (0..3).for_each(|_| shard.turn(&mut Vec::new()).expect("nothing can fail"));
     }
     shard.shared.stopping.store(true, Ordering::SeqCst);

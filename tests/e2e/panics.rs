@@ -1,6 +1,6 @@
 //! An application's mistake ends one connection, not the server.
 
-use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening};
+use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Opening};
 use uproar::config::{AppName, BackendName};
 use uproar::server::Server;
 
@@ -24,7 +24,7 @@ impl App for Fragile {
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
         assert_ne!(message.text(), Some("boom"), "told to panic");
-        context.say(client, Message { kind: message.kind, parts: &[message.payload] });
+        context.publish_to_rooms_of(client, message.into());
     }
 
     fn on_close(&mut self, _context: &mut Context<'_>, _client: ClientId) {

@@ -218,7 +218,7 @@ fn a_message_keeps_its_kind_and_its_parts_are_one() {
     let mut hub = Hub::new(options(0, 1));
     hub.open(0);
     hub.join(0, "room", 0);
-    hub.order("room", Message { kind: Kind::Binary, parts: &[b"a", b"", b"bc"] });
+    hub.order("room", Message::from_parts(Kind::Binary, &[b"a", b"", b"bc"]));
     assert_eq!(hub.poll_send(&mut 9).expect("owed").span.bytes(), b"\x82\x03abc");
 }
 

@@ -1,0 +1,48 @@
+//! A message on its way to clients.
+
+use crate::protocol::frame::Kind;
+
+/// A message for clients. It borrows its payload; sending copies the bytes once.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    pub(super) kind: Kind,
+    parts: Parts<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Parts<'a> {
+    One([&'a [u8]; 1]),
+    Many(&'a [&'a [u8]]),
+}
+
+impl<'a> Message<'a> {
+    /// Makes a text message.
+    pub const fn text(text: &'a str) -> Self {
+        Self::new(Kind::Text, text.as_bytes())
+    }
+
+    /// Makes a binary message.
+    pub const fn binary(payload: &'a [u8]) -> Self {
+        Self::new(Kind::Binary, payload)
+    }
+
+    /// Makes a message of the given kind. The payload of a text message must be valid UTF-8; clients close the
+    /// connection otherwise (RFC 6455 §8.1).
+    pub const fn new(kind: Kind, payload: &'a [u8]) -> Self {
+        Self { kind, parts: Parts::One([payload]) }
+    }
+
+    /// Makes one message whose payload is the concatenation of `parts`. The payload of a text message must be valid
+    /// UTF-8; clients close the connection otherwise (RFC 6455 §8.1).
+    pub const fn from_parts(kind: Kind, parts: &'a [&'a [u8]]) -> Self {
+        Self { kind, parts: Parts::Many(parts) }
+    }
+
+    /// Returns the pieces of the payload in order.
+    pub(super) const fn parts(&self) -> &[&'a [u8]] {
+        match &self.parts {
+            Parts::One(part) => part,
+            Parts::Many(parts) => parts,
+        }
+    }
+}
