@@ -5,13 +5,14 @@
 //! ```
 //! Echoes what each case sends, then has the server write its reports.
 
-use loadgen::ws::deflate::Inflation;
-use loadgen::ws::frame::{Opcode, encode};
-use loadgen::ws::{Client, Event, Offer};
 use std::env;
 use std::error::Error;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
+
+use loadgen::ws::deflate::Inflater;
+use loadgen::ws::frame::{Opcode, encode};
+use loadgen::ws::{Client, Offer, WsEvent};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
@@ -35,7 +36,7 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
     let mut out = Vec::new();
     let mut client = Client::start(address, path, rng.u128(..).to_ne_bytes(), Offer::Off, &mut out);
     stream.write_all(&out)?;
-    let mut inflation = Inflation::default();
+    let mut inflation = Inflater::default();
     let mut kept = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     let mut first_text = None;
@@ -60,15 +61,15 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
             };
             done += step.consumed;
             match step.event {
-                Event::NeedsMore => break,
-                Event::Opened | Event::Nothing => {}
-                Event::Text(text) => {
+                WsEvent::NeedsMore => break,
+                WsEvent::Opened | WsEvent::Nothing => {}
+                WsEvent::Text(text) => {
                     first_text.get_or_insert_with(|| text.to_owned());
                     encode(&mut out, Opcode::Text, text.as_bytes(), key);
                 }
-                Event::Binary(bytes) => encode(&mut out, Opcode::Binary, bytes, key),
-                Event::Ping(payload) => encode(&mut out, Opcode::Pong, payload, key),
-                Event::Closed { code, .. } => {
+                WsEvent::Binary(bytes) => encode(&mut out, Opcode::Binary, bytes, key),
+                WsEvent::Ping(payload) => encode(&mut out, Opcode::Pong, payload, key),
+                WsEvent::Closed { code, .. } => {
                     encode(&mut out, Opcode::Close, &code.unwrap_or(1000).to_be_bytes(), key);
                     is_closed = true;
                 }

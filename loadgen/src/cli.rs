@@ -1,15 +1,17 @@
 //! The command line.
 
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::{Serialize, Serializer};
+
 use crate::compare::CompareOptions;
 use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
 use crate::report::ReportOptions;
 use crate::ws::Offer;
-use clap::{Args, Parser, Subcommand};
-use serde::{Serialize, Serializer};
-use std::path::PathBuf;
-use std::thread::available_parallelism;
-use std::time::Duration;
 
 /// Loads a WebSocket server and checks every message that comes back.
 ///
@@ -254,8 +256,9 @@ pub(crate) fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::CommandFactory as _;
+
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {

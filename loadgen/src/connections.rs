@@ -1,17 +1,19 @@
 //! The connections of one worker: opened, read, written and closed; what happens is told to a [`Handler`].
 
+use std::collections::HashSet;
+use std::io::{self, Read as _, Write as _};
+use std::mem;
+
+use mio::net::TcpStream;
+
 use crate::clock::now_ns;
 use crate::end::End;
 use crate::net::{Net, Ready};
 use crate::target::Target;
 use crate::totals::Wire;
-use crate::ws::deflate::{Context, Deflation, Inflation};
+use crate::ws::deflate::{DeflateState, Deflater, Inflater};
 use crate::ws::frame::{Opcode, encode, encode_compressed};
-use crate::ws::{Agreed, Client, Event, Offer, ProtocolError};
-use mio::net::TcpStream;
-use std::collections::HashSet;
-use std::io::{self, Read as _, Write as _};
-use std::mem;
+use crate::ws::{Agreed, Client, Offer, ProtocolError, WsEvent};
 
 /// Room for one read, in bytes.
 const READ_SIZE: usize = 256 * 1024;
@@ -65,8 +67,8 @@ pub(crate) struct Connections {
     rng: fastrand::Rng,
     timeout_ns: u64,
     offer: Offer,
-    inflation: Inflation,
-    deflation: Deflation,
+    inflation: Inflater,
+    deflation: Deflater,
     wire: Wire,
 }
 
@@ -75,13 +77,13 @@ struct Slot {
     /// Chooses the destination.
     id: usize,
     stream: Option<TcpStream>,
-    phase: Phase,
+    phase: ConnectionState,
     /// Bytes wait for room in the socket, or somebody waits for room in the outbox.
     blocked: bool,
     client: Client,
     /// How what is sent is compressed, and what it refers to.
     agreed: Option<Agreed>,
-    context: Context,
+    context: DeflateState,
     /// The start of what is not whole yet; owns nothing when idle.
     inbox: Vec<u8>,
     outbox: Vec<u8>,
@@ -92,7 +94,7 @@ struct Slot {
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ConnectionState {
     #[default]
     Vacant,
     Opening,
@@ -115,8 +117,8 @@ impl Connections {
             rng: fastrand::Rng::new(),
             timeout_ns,
             offer,
-            inflation: Inflation::default(),
-            deflation: Deflation::default(),
+            inflation: Inflater::default(),
+            deflation: Deflater::default(),
             wire: Wire::default(),
         }
     }
@@ -137,7 +139,7 @@ impl Connections {
     }
 
     pub(crate) fn is_open(&self, slot: usize) -> bool {
-        self.slots[slot].phase == Phase::Open
+        self.slots[slot].phase == ConnectionState::Open
     }
 
     /// Begins to connect the vacant `slot` to the destination of connection `id`.
@@ -146,7 +148,7 @@ impl Connections {
         self.rng.fill(&mut nonce);
         let entry = &mut self.slots[slot];
         entry.id = id;
-        entry.phase = Phase::Opening;
+        entry.phase = ConnectionState::Opening;
         entry.client =
             Client::start(&self.target.host, &self.target.path, nonce, self.offer, &mut entry.outbox);
         entry.since_ns = now_ns();
@@ -173,7 +175,7 @@ impl Connections {
     /// Sends a close frame and waits for the server's.
     pub(crate) fn close(&mut self, slot: usize) {
         self.queue(slot, Opcode::Close, &1000u16.to_be_bytes());
-        self.slots[slot].phase = Phase::Closing;
+        self.slots[slot].phase = ConnectionState::Closing;
         self.slots[slot].since_ns = now_ns();
         self.pending.insert(slot);
     }
@@ -226,8 +228,11 @@ impl Connections {
         let expired = |slot: &&usize| self.slots[**slot].since_ns + self.timeout_ns < now;
         let late: Vec<usize> = self.pending.iter().filter(expired).copied().collect();
         for slot in late {
-            let end =
-                if self.slots[slot].phase == Phase::Closing { End::CloseTimedOut } else { End::TimedOut };
+            let end = if self.slots[slot].phase == ConnectionState::Closing {
+                End::CloseTimedOut
+            } else {
+                End::TimedOut
+            };
             self.end(slot, end, handler);
         }
     }
@@ -253,10 +258,10 @@ impl Connections {
     fn handle(&mut self, ready: Ready, handler: &mut impl Handler) {
         let Ready { slot, readable, ended, writable } = ready;
         let phase = self.slots[slot].phase;
-        if phase == Phase::Vacant {
+        if phase == ConnectionState::Vacant {
             return;
         }
-        if writable && (phase == Phase::Opening || self.slots[slot].blocked) {
+        if writable && (phase == ConnectionState::Opening || self.slots[slot].blocked) {
             self.write(slot, handler);
         }
         if readable || ended {
@@ -276,7 +281,7 @@ impl Connections {
                     return;
                 }
                 // What the server said before it closed is still to be read; the read will see the end.
-                Err(_) if entry.phase != Phase::Opening => return,
+                Err(_) if entry.phase != ConnectionState::Opening => return,
                 Err(error) => {
                     let end = self.io_end(self.slots[slot].id, &error);
                     return self.end(slot, end, handler);
@@ -285,7 +290,7 @@ impl Connections {
         }
         entry.outbox.clear();
         entry.written = 0;
-        if mem::take(&mut entry.blocked) && entry.phase == Phase::Open {
+        if mem::take(&mut entry.blocked) && entry.phase == ConnectionState::Open {
             handler.on_drained(self, slot);
         }
     }
@@ -335,7 +340,7 @@ impl Connections {
             let consumed = self.digest(slot, &inbox, handler);
             inbox.drain(..consumed);
         }
-        if self.slots[slot].phase != Phase::Vacant && !inbox.is_empty() {
+        if self.slots[slot].phase != ConnectionState::Vacant && !inbox.is_empty() {
             self.slots[slot].inbox = inbox;
         }
         count == space_len || ended
@@ -351,7 +356,7 @@ impl Connections {
 
     fn digest_with(
         &mut self,
-        inflation: &mut Inflation,
+        inflation: &mut Inflater,
         slot: usize,
         input: &[u8],
         handler: &mut impl Handler,
@@ -360,7 +365,7 @@ impl Connections {
         let mut client = mem::take(&mut self.slots[slot].client);
         let mut consumed = 0;
         // The handler may close the connection meanwhile.
-        while self.slots[slot].phase != Phase::Vacant {
+        while self.slots[slot].phase != ConnectionState::Vacant {
             if client.is_between_plain_messages() {
                 let repeated = handler.recognise(self, slot, &input[consumed..], now);
                 self.wire.count_again(repeated);
@@ -375,10 +380,10 @@ impl Connections {
             };
             consumed += step.consumed;
             match step.event {
-                Event::NeedsMore => break,
-                Event::Nothing => self.wire.frame_bytes += step.consumed as u64,
-                Event::Opened => {
-                    self.slots[slot].phase = Phase::Open;
+                WsEvent::NeedsMore => break,
+                WsEvent::Nothing => self.wire.frame_bytes += step.consumed as u64,
+                WsEvent::Opened => {
+                    self.slots[slot].phase = ConnectionState::Open;
                     self.slots[slot].agreed = client.agreed();
                     if self.slots[slot].outbox.is_empty() {
                         // The request was long; an idle connection shall own no buffer.
@@ -387,24 +392,24 @@ impl Connections {
                     self.pending.remove(&slot);
                     handler.on_open(self, slot, now);
                 }
-                Event::Text(text) => {
+                WsEvent::Text(text) => {
                     let message = Payload { is_text: true, bytes: text.as_bytes() };
                     self.wire.count(step.consumed, text.len());
                     handler.on_message(self, slot, message, now);
                 }
-                Event::Binary(bytes) => {
+                WsEvent::Binary(bytes) => {
                     self.wire.count(step.consumed, bytes.len());
                     handler.on_message(self, slot, Payload { is_text: false, bytes }, now);
                 }
-                Event::Ping(payload) => self.queue(slot, Opcode::Pong, payload),
-                Event::Closed { code, reason } => {
+                WsEvent::Ping(payload) => self.queue(slot, Opcode::Pong, payload),
+                WsEvent::Closed { code, reason } => {
                     let end = End::Closed { code, reason: reason.to_owned() };
                     self.finish(slot, code.unwrap_or(1000), end, handler);
                     return input.len();
                 }
             }
         }
-        if self.slots[slot].phase != Phase::Vacant {
+        if self.slots[slot].phase != ConnectionState::Vacant {
             self.slots[slot].client = client;
         }
         consumed
@@ -434,11 +439,11 @@ impl Connections {
 
     fn end(&mut self, slot: usize, end: End, handler: &mut impl Handler) {
         let phase = self.slots[slot].phase;
-        if phase == Phase::Vacant {
+        if phase == ConnectionState::Vacant {
             return;
         }
         self.slots[slot] = Slot::default();
         self.pending.remove(&slot);
-        handler.on_end(slot, end, phase != Phase::Opening);
+        handler.on_end(slot, end, phase != ConnectionState::Opening);
     }
 }

@@ -1,23 +1,25 @@
 //! Leads a run: starts the workers, tells them when to begin and to end, watches the server meanwhile.
 
-use crate::cli::RunOptions;
-use crate::clock::{SECOND_NS, now_ns};
-use crate::crew::Crew;
-use crate::memory::Snapshot;
-use crate::outcome::{Circumstances, Outcome};
-use crate::plan::{Command, Plan, Report, Scenario, Window};
-use crate::procfs::{CpuUse, Server};
-use crate::progress::Progress;
-use crate::target::Target;
-use crate::totals::{Times, Totals};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cli::RunOptions;
+use crate::clock::{SECOND_NS, now_ns};
+use crate::memory::Snapshot;
+use crate::outcome::{Observations, Outcome};
+use crate::plan::{Command, Plan, Report, Scenario, Window};
+use crate::procfs::{CpuUse, Server};
+use crate::progress::Progress;
+use crate::target::Target;
+use crate::totals::{Times, Totals};
+use crate::worker_pool::WorkerPool;
 
 /// Descriptors that are not connections: the standard streams, the workers' epoll sets and timers, files.
 const OTHER_DESCRIPTORS: usize = 500;
@@ -51,16 +53,16 @@ pub(crate) fn run(
         Some(pid) => Some(Server::with_pid(pid).map_err(RunError::Options)?),
         None => Server::listening_on(plan.target.port()),
     };
-    let crew = Crew::start(&plan, options.threads, per_process)?;
-    let progress = Progress::new(crew.len(), options.quiet);
-    Run { scenario, options, interrupt, crew, progress, server, told_stop: false, stop_ns: None }.lead()
+    let pool = WorkerPool::start(&plan, options.threads, per_process)?;
+    let progress = Progress::new(pool.len(), options.quiet);
+    Run { scenario, options, interrupt, pool, progress, server, told_stop: false, stop_ns: None }.lead()
 }
 
 struct Run<'a> {
     scenario: Scenario,
     options: &'a RunOptions,
     interrupt: &'a AtomicBool,
-    crew: Crew,
+    pool: WorkerPool,
     progress: Progress,
     server: Option<Server>,
     told_stop: bool,
@@ -70,7 +72,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn lead(mut self) -> Result<(Outcome, Times), RunError> {
-        let mut seen = Circumstances::default();
+        let mut seen = Observations::default();
         self.gather(|report| matches!(report, Report::Started))?;
         let before = self.snapshot();
         let began = now_ns();
@@ -101,7 +103,7 @@ impl Run<'_> {
     /// Waits until every worker has opened its connections; says how many are open.
     fn open_all(&mut self) -> Result<usize, RunError> {
         self.progress.enter("connecting");
-        self.crew.tell(&Command::Open);
+        self.pool.tell(&Command::Open);
         let mut population = 0;
         self.gather(|report| match report {
             Report::Ready { open } => {
@@ -115,7 +117,7 @@ impl Run<'_> {
 
     /// Waits until every worker has sent the report that `is_wanted` recognises.
     fn gather(&mut self, mut is_wanted: impl FnMut(Report) -> bool) -> Result<(), RunError> {
-        let mut waiting = self.crew.len();
+        let mut waiting = self.pool.len();
         while waiting > 0 {
             if self.next_report(None, 0.0)?.is_some_and(&mut is_wanted) {
                 waiting -= 1;
@@ -125,7 +127,7 @@ impl Run<'_> {
     }
 
     fn snapshot(&self) -> Snapshot {
-        Snapshot::take(self.server.as_ref(), self.crew.memory())
+        Snapshot::take(self.server.as_ref(), self.pool.memory())
     }
 
     /// Lets the connections idle for the duration.
@@ -140,15 +142,15 @@ impl Run<'_> {
     }
 
     /// Runs the traffic and reads the server's meters at the edges of the window; says what was sent.
-    fn traffic(&mut self, population: usize, seen: &mut Circumstances) -> Result<Vec<u32>, RunError> {
+    fn traffic(&mut self, population: usize, seen: &mut Observations) -> Result<Vec<u32>, RunError> {
         let window = self.window(population);
-        self.crew.tell(&Command::Start(window));
+        self.pool.tell(&Command::Start(window));
         let length = (window.end_ns - window.start_ns).max(1) as f64;
         let cpu = |server: &Option<Server>| server.as_ref().map(Server::cpu);
         let mut first: Option<CpuUse> = None;
         let mut last: Option<CpuUse> = None;
         let mut sent = Vec::new();
-        let mut waiting = self.crew.len();
+        let mut waiting = self.pool.len();
         while waiting > 0 {
             let now = now_ns();
             if first.is_none() && now >= window.measure_ns {
@@ -200,7 +202,7 @@ impl Run<'_> {
     /// Has the workers wait for the last messages, and adds up what they found.
     fn collect(&mut self, sent: Vec<u32>) -> Result<Totals, RunError> {
         self.progress.enter("last messages");
-        self.crew.tell(&Command::Finish(sent));
+        self.pool.tell(&Command::Finish(sent));
         let mut totals = Totals::default();
         self.gather(|report| match report {
             Report::Done(part) => {
@@ -227,10 +229,10 @@ impl Run<'_> {
         if self.interrupt.load(Ordering::Relaxed) && !self.told_stop {
             self.told_stop = true;
             self.stop_ns = Some(now_ns());
-            self.crew.tell(&Command::Stop);
+            self.pool.tell(&Command::Stop);
         }
         let left_ns = until_ns.map_or(u64::MAX, |until| until.saturating_sub(now_ns()));
-        match self.crew.reports.recv_timeout(Duration::from_nanos(left_ns.min(SECOND_NS / 10))) {
+        match self.pool.reports.recv_timeout(Duration::from_nanos(left_ns.min(SECOND_NS / 10))) {
             Ok(Report::Tick(tick)) => self.progress.add(&tick),
             Ok(Report::Broken(reason)) => return Err(RunError::Worker(reason)),
             Ok(report) => return Ok(Some(report)),

@@ -1,9 +1,11 @@
 //! Why a connection ended, in words that say what to do.
 
-use crate::ws::ProtocolError;
-use nix::errno::Errno;
 use std::io;
 use std::net::SocketAddr;
+
+use nix::errno::Errno;
+
+use crate::ws::ProtocolError;
 
 /// Why a connection could not be opened, or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

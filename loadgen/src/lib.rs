@@ -1,8 +1,8 @@
 //! A load generator for WebSocket servers that checks every message it gets back.
 //!
 //! ```text
-//! cli ─▶ coordinator ─▶ crew ─▶ worker ─▶ population ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                                └─▶ connections ─▶ net, ws
+//! cli ─▶ coordinator ─▶ worker_pool ─▶ worker ─▶ driver ─▶ scenario::* ─▶ ledger, pace, sequence, message
+//!            │                                   └─▶ connections ─▶ net, ws
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
 //! `compare` starts servers and runs this program against them; `report` reads what `compare` wrote.
@@ -13,7 +13,7 @@ mod clock;
 mod compare;
 mod connections;
 mod coordinator;
-mod crew;
+mod driver;
 mod end;
 mod ledger;
 mod memory;
@@ -23,7 +23,6 @@ mod outcome;
 mod output;
 mod pace;
 mod plan;
-mod population;
 mod procfs;
 mod progress;
 mod report;
@@ -33,16 +32,19 @@ mod target;
 mod thread_use;
 mod totals;
 mod worker;
+mod worker_pool;
 pub mod ws;
 
-use clap::Parser as _;
-use cli::Task;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use clap::Parser as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use cli::Task;
 
 /// Reads the command line, makes the run and prints its result.
 pub fn main() -> ExitCode {
@@ -63,7 +65,9 @@ fn run(cli: cli::Cli) -> Result<bool, String> {
         Task::Compare(options) => return compare::compare(&options, &*caught()?),
         Task::Report(options) => return report::report(&options),
         Task::Help => {
-            return crew::help().map(|()| true).map_err(|error| format!("a helper process failed: {error}"));
+            return worker_pool::help()
+                .map(|()| true)
+                .map_err(|error| format!("a helper process failed: {error}"));
         }
     };
     let interrupt = caught()?;

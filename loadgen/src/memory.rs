@@ -1,8 +1,10 @@
 //! What idle connections cost in memory, on both sides and in the kernel.
 
-use crate::procfs::{Memory, Server, field_kib, memory};
-use serde::Serialize;
 use std::fs;
+
+use serde::Serialize;
+
+use crate::procfs::{Memory, Server, field_kib, memory};
 
 /// One look at all memory that connections can be in.
 #[derive(Debug, Clone, Copy)]

@@ -1,17 +1,19 @@
 //! Readiness of sockets, a precise timer and a way to be woken: all that a worker needs of the kernel.
 
-use crate::clock::{SECOND_NS, now_ns};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::time::Duration;
+
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::Arc;
-use std::time::Duration;
+
+use crate::clock::{SECOND_NS, now_ns};
 
 const TIMER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);

@@ -1,11 +1,12 @@
 //! The result of a run: what is printed, and what goes into the files.
 
+use serde::Serialize;
+
 use crate::cli::RunOptions;
 use crate::memory::PerConnection;
 use crate::plan::Scenario;
 use crate::procfs::CpuUse;
 use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
-use serde::Serialize;
 
 /// A thread that ran for more than this part of the time had no time to spare.
 const BUSY_SHARE: f64 = 0.9;
@@ -127,7 +128,7 @@ pub(crate) struct ServerUse {
 
 /// What the coordinator saw beside the totals of the workers.
 #[derive(Debug, Default)]
-pub(crate) struct Circumstances {
+pub(crate) struct Observations {
     pub(crate) interrupted: bool,
     pub(crate) seconds: f64,
     pub(crate) ramp_seconds: f64,
@@ -137,7 +138,7 @@ pub(crate) struct Circumstances {
 }
 
 impl Outcome {
-    pub(crate) fn new(scenario: Scenario, options: RunOptions, totals: &Totals, seen: Circumstances) -> Self {
+    pub(crate) fn new(scenario: Scenario, options: RunOptions, totals: &Totals, seen: Observations) -> Self {
         let counts = totals.counts;
         let seconds = seen.seconds.max(f64::MIN_POSITIVE);
         let ends_matter = !matches!(scenario, Scenario::Connect { .. });

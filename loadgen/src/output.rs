@@ -1,12 +1,13 @@
 //! Prints a result and writes its files.
 
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
 use crate::memory::PerConnection;
 use crate::outcome::{Outcome, Returns, ServerUse, Summary};
 use crate::plan::Scenario;
 use crate::totals::{Reasons, Times};
-use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 /// Writes all figures of the run to `path`.
 pub(crate) fn write_json(outcome: &Outcome, path: &Path) -> Result<(), String> {

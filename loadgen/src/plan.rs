@@ -1,10 +1,11 @@
 //! What the coordinator and the workers say to each other. All of it can cross a process boundary.
 
+use serde::{Deserialize, Serialize};
+
 use crate::message::Filler;
 use crate::target::Target;
 use crate::totals::{Tick, Totals};
 use crate::ws::Offer;
-use serde::{Deserialize, Serialize};
 
 /// What a run is to do; every worker gets the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]

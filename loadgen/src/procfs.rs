@@ -1,10 +1,11 @@
 //! What the kernel knows of the server: its processes, their CPU time and their memory.
 
-use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+
+use serde::Serialize;
 
 /// The processes of a server: those that were named or that listen, and all their descendants.
 #[derive(Debug, Clone)]
@@ -182,8 +183,9 @@ fn add_cpu(pid: u32, total: &mut CpuUse) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::net::TcpListener;
+
+    use super::*;
 
     #[test]
     fn finds_itself_by_its_listening_port() {

@@ -1,9 +1,11 @@
 //! The live line: a bar on a terminal, a plain line a second otherwise.
 
+use std::io::{IsTerminal as _, Write as _, stderr};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::clock::{SECOND_NS, now_ns};
 use crate::totals::{Tick, Times};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal as _, Write as _, stderr};
 
 /// Shows what goes on, on standard error.
 pub(crate) struct Progress {

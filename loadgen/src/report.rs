@@ -1,15 +1,17 @@
 //! The results' place in the README, written from the raw data of a comparison and held to them.
 
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
 use crate::compare::metric::{
     CPU_US, CPU_US_PER_DELIVERY, HANDSHAKES_PER_CPU_SECOND, KERNEL, Metric, P99, PRIVATE, ROUNDS, figure,
 };
 use crate::compare::schedule::Kind;
 use crate::compare::store::{RAW, Results};
 use crate::compare::summary::machine;
-use clap::Args;
-use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 const BEGIN: &str = "<!-- results: begin -->";
 const END: &str = "<!-- results: end -->";
@@ -184,8 +186,9 @@ fn point(results: &Results, kind: Kind) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::compare::summary::tests::example;
+
+    use super::*;
 
     #[test]
     fn the_table_has_the_medians_and_says_where_they_come_from() {

@@ -74,8 +74,9 @@ impl Sequences {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     /// Remembers everything that has come.
     fn naive(seen: &mut HashSet<u32>, sequence: u32) -> Order {

@@ -1,7 +1,8 @@
 //! Where the load goes.
 
-use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+
+use serde::{Deserialize, Serialize};
 
 /// A server as its URL names it, and how connections spread over addresses that lead to it.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! How busy this thread is, so that the result can say when the generator itself was the bottleneck.
 
+use std::fs;
+
 use crate::clock::SECOND_NS;
 use crate::plan::Window;
 use crate::totals::ThreadUse;
-use std::fs;
 
 /// Of a shorter window nothing can be said; the kernel brings its figures up to date a few times a second.
 const MIN_WALL_NS: u64 = SECOND_NS / 10;

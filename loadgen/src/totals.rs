@@ -1,9 +1,11 @@
 //! What a worker counts and measures, and how the counts of several become one.
 
-use crate::connections::Repeated;
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::BTreeMap;
+
+use crate::connections::Repeated;
 
 /// So many different reasons are kept; a server that gives every client another one must not fill the memory.
 const MAX_REASONS: usize = 24;

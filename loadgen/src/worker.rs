@@ -1,20 +1,22 @@
 //! Starts one worker as a thread with its own connections.
 
-use crate::connections::Connections;
-use crate::net::Net;
-use crate::plan::{Command, Plan, Report, Scenario, Share};
-use crate::population::Population;
-use crate::scenario::Traffic;
-use crate::scenario::broadcast::Broadcast;
-use crate::scenario::connect::Connect;
-use crate::scenario::echo::Echo;
-use crate::scenario::reconnect::{Delays, Reconnect};
-use crate::scenario::storm::{Barrier, Storm};
-use mio::Waker;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+
+use mio::Waker;
+
+use crate::connections::Connections;
+use crate::driver::Driver;
+use crate::net::Net;
+use crate::plan::{Command, Plan, Report, Scenario, Share};
+use crate::scenario::Traffic;
+use crate::scenario::broadcast::Broadcast;
+use crate::scenario::connect::Connect;
+use crate::scenario::echo::Echo;
+use crate::scenario::reconnect::{DelayRange, Reconnect};
+use crate::scenario::storm::{Barrier, Storm};
 
 /// The other end of a worker in this process.
 pub(crate) struct Handle {
@@ -95,13 +97,13 @@ impl Worker {
             }
             Scenario::Reconnect { first_delay_ms, most_delay_ms, .. } => {
                 let [first_ns, most_ns] = [first_delay_ms, most_delay_ms].map(|ms| ms * 1_000_000);
-                let traffic = Reconnect::new(plan, share, Delays { first_ns, most_ns });
+                let traffic = Reconnect::new(plan, share, DelayRange { first_ns, most_ns });
                 self.run(traffic)
             }
         }
     }
 
     fn run(self, traffic: impl Traffic) -> io::Result<()> {
-        Population::new(&self.plan, self.share, traffic, self.reports).run(self.connections, &self.commands)
+        Driver::new(&self.plan, self.share, traffic, self.reports).run(self.connections, &self.commands)
     }
 }

@@ -1,13 +1,15 @@
 //! Where and how the runs are made, so that somebody else can judge them or make them again.
 
+use std::fs;
+use std::process::Command;
+use std::thread::available_parallelism;
+
+use crate::procfs::field_kib;
+
 use super::CompareOptions;
 use super::cores::Cores;
 use super::servers::Server;
 use super::store::Environment;
-use crate::procfs::field_kib;
-use std::fs;
-use std::process::Command;
-use std::thread::available_parallelism;
 
 const UNKNOWN: &str = "unknown";
 

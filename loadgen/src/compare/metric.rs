@@ -1,8 +1,9 @@
 //! What is read from the outcome of a run, and how several runs become one figure.
 
+use serde_json::Value;
+
 use super::schedule::Kind;
 use super::store::{Record, Results};
-use serde_json::Value;
 
 /// One figure of a scenario.
 #[derive(Debug, Clone, Copy)]

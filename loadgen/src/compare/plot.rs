@@ -1,12 +1,14 @@
 //! The pictures of a comparison. Labels are SVG text, so no font is needed to draw them.
 
+use std::fs;
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
 use super::metric::{CPU_US_PER_DELIVERY, DELIVERIES, Metric, PRIVATE, figure};
 use super::schedule::Kind;
 use super::store::{Results, hgrm_path};
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use std::fs;
-use std::path::Path;
 
 /// What the article says that a connection costs, in bytes.
 const ARTICLE_BYTES: f64 = 9000.0;

@@ -1,8 +1,5 @@
 //! Starts servers and load generators as processes, and sees to it that each of them ends.
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -12,6 +9,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 
 /// A server says `listening on` within this time of its start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,16 +1,18 @@
 //! One run: a fresh server on one core, the load on another, and what came of it.
 
+use std::env;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
 use super::cores::{Cores, pin};
 use super::process::{Process, Running, free_address};
 use super::schedule::Point;
 use super::servers::Server;
 use super::store::{Record, Store};
-use nix::sys::signal::Signal;
-use serde_json::Value;
-use std::env;
-use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// The load generator has so much more time than is expected before it is told to stop, and before it is killed.
 const PATIENCE: Duration = Duration::from_secs(25);

@@ -1,10 +1,12 @@
 //! What is to be run: the points of every scenario, the servers that take part, and the time it will take.
 
-use super::CompareOptions;
-use super::servers::Server;
+use std::fmt::Write as _;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
+
+use super::CompareOptions;
+use super::servers::Server;
 
 /// Connections of the points, as in the published results and for a quick look.
 const STORMS: [&[usize]; 2] = [&[50, 200, 500, 1000], &[50, 200]];
@@ -193,8 +195,9 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
+
+    use super::*;
 
     #[derive(clap::Parser)]
     struct Program {

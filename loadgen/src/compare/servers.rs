@@ -1,9 +1,10 @@
 //! The servers that are compared: what a file says of each, and how to start it.
 
-use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use serde::{Deserialize, Serialize};
 
 /// One server of the file. Paths in its command are relative to the root of the repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,14 @@
 //! A directory of results: what is in it, and how it is written and read.
 
-use super::schedule::{Kind, Point};
-use super::servers::Server;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::schedule::{Kind, Point};
+use super::servers::Server;
 
 const ENVIRONMENT: &str = "env.json";
 pub(crate) const RAW: &str = "raw.jsonl";

@@ -1,11 +1,13 @@
 //! The tables of a comparison: for each point and figure the median of the rounds, their spread, and ratios.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
 use super::metric::{Metric, Spread, figure};
 use super::schedule::Kind;
 use super::store::{Environment, RAW, Record, Results};
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 const NONE: &str = "–";
 
@@ -141,9 +143,11 @@ fn faults(outcome: &Value, connections: usize) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
-    use crate::compare::servers::Server;
     use serde_json::json;
+
+    use crate::compare::servers::Server;
+
+    use super::*;
 
     /// Results of two rounds of an echo scenario: `php` needed 4 and 6 µs a message, `ours` 1 and 3, and
     /// `broken` lost a message and then did not start.

@@ -1,6 +1,5 @@
 //! Some connections publish; everybody in the room hears everything, in order.
 
-use super::Traffic;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::Ledger;
@@ -8,6 +7,8 @@ use crate::pace::Pace;
 use crate::plan::{Plan, Share, Window};
 use crate::sequence::{Order, Sequences};
 use crate::totals::Totals;
+
+use super::Traffic;
 
 /// The open loop of a room. The idle scenario is one message of it.
 pub(crate) struct Broadcast {

@@ -1,6 +1,5 @@
 //! Connections are opened and closed again, at a set rate or as fast as it goes.
 
-use super::Traffic;
 use crate::clock::SECOND_NS;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
@@ -8,6 +7,8 @@ use crate::ledger::{Arrival, Ledger};
 use crate::plan::{Plan, Share, Window};
 use crate::sequence::Order;
 use crate::totals::Totals;
+
+use super::Traffic;
 
 /// A handshake counts as a message: `sent` attempts, `received` that succeeded.
 pub(crate) struct Connect {
@@ -95,7 +96,7 @@ impl Traffic for Connect {
     }
 
     fn is_over(&self, now: u64) -> bool {
-        let hopeless = self.failed >= super::HOPELESS && self.ledger.counts.received == 0;
+        let hopeless = self.failed >= super::MAX_FAILED_STARTS && self.ledger.counts.received == 0;
         hopeless || now >= self.ledger.window.end_ns
     }
 

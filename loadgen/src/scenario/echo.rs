@@ -1,6 +1,7 @@
 //! Every message comes back to its sender, and to nobody else. The idle scenario with `--speak` is some of it.
 
-use super::Traffic;
+use std::mem;
+
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::Ledger;
@@ -8,7 +9,8 @@ use crate::pace::Pace;
 use crate::plan::{Plan, Scenario, Share, Window};
 use crate::sequence::{Order, Sequences};
 use crate::totals::Totals;
-use std::mem;
+
+use super::Traffic;
 
 /// Closed loop: each connection keeps some messages under way. Open loop: all keep to a rate together.
 pub(crate) struct Echo {

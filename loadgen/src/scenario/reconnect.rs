@@ -1,6 +1,9 @@
 //! Connections are held, and whoever is closed comes back after a random time: what a server that ends sets off.
 
-use super::Traffic;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::mem;
+
 use crate::clock::now_ns;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
@@ -9,14 +12,13 @@ use crate::plan::{Plan, Share, Window};
 use crate::sequence::Order;
 use crate::target::Target;
 use crate::totals::{Curve, Totals};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::mem;
+
+use super::Traffic;
 
 /// How long who was closed waits, in nanoseconds: anything up to `first`, which doubles with each attempt that fails,
 /// up to `most`. (Full jitter: clients that were cut off together do not come back together.)
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Delays {
+pub(crate) struct DelayRange {
     pub(crate) first_ns: u64,
     pub(crate) most_ns: u64,
 }
@@ -25,7 +27,7 @@ pub(crate) struct Delays {
 pub(crate) struct Reconnect {
     share: Share,
     ledger: Ledger,
-    delays: Delays,
+    delays: DelayRange,
     then: Option<Target>,
     slots: Vec<Slot>,
     /// When which slot is to be opened again.
@@ -44,7 +46,7 @@ struct Slot {
 }
 
 impl Reconnect {
-    pub(crate) fn new(plan: &Plan, share: Share, delays: Delays) -> Self {
+    pub(crate) fn new(plan: &Plan, share: Share, delays: DelayRange) -> Self {
         Self {
             share,
             ledger: Ledger::new(plan),
@@ -121,7 +123,7 @@ impl Traffic for Reconnect {
             entry.failed += 1;
             self.curve.at(elapsed_ns).failed += 1;
         }
-        let Delays { first_ns, most_ns } = self.delays;
+        let DelayRange { first_ns, most_ns } = self.delays;
         let longest_ns = first_ns.saturating_mul(1 << entry.failed.min(32)).min(most_ns);
         self.due.push(Reverse((now + self.rng.u64(0..=longest_ns), slot)));
         // Going away, and service restart. RFC 6455 §7.4.1 and the registry of close codes

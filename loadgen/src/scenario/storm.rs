@@ -1,7 +1,10 @@
 //! Everybody says one thing, everybody hears everything, and then again: the quadratic test.
 
-use super::Traffic;
-use super::chorus::Chorus;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mio::Waker;
+
 use crate::clock::now_ns;
 use crate::connections::{Connections, Payload, Repeated};
 use crate::end::End;
@@ -9,9 +12,9 @@ use crate::ledger::{Arrival, Ledger};
 use crate::plan::{Plan, Share, Window};
 use crate::sequence::{Missing, Order};
 use crate::totals::Totals;
-use mio::Waker;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+
+use super::Traffic;
+use super::round::RoundCache;
 
 /// One worker's part of the storm. The messages of round `n` have the number `n`.
 pub(crate) struct Storm {
@@ -25,7 +28,7 @@ pub(crate) struct Storm {
     slots: Vec<usize>,
     population: usize,
     /// What was heard in this round.
-    chorus: Chorus,
+    cache: RoundCache,
     /// Messages of this round that this worker has received.
     received: usize,
     /// This worker has sent its first round.
@@ -87,7 +90,7 @@ impl Storm {
             round: 0,
             slots: Vec::new(),
             population: 0,
-            chorus: Chorus::new(share.count, plan.connections),
+            cache: RoundCache::new(share.count, plan.connections),
             received: 0,
             begun: false,
             arrived: false,
@@ -115,7 +118,7 @@ impl Storm {
             self.round += 1;
             self.arrived = false;
             self.received = 0;
-            self.chorus.begin();
+            self.cache.begin();
             self.send_round(connections, now_ns());
         }
     }
@@ -129,7 +132,7 @@ impl Storm {
             // All of an earlier round has come, so this comes a second time.
             return Order::Duplicate;
         }
-        if !self.chorus.hear(slot, arrival, payload) {
+        if !self.cache.note(slot, arrival, payload) {
             return Order::Duplicate;
         }
         self.received += 1;
@@ -162,7 +165,7 @@ impl Traffic for Storm {
 
     fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated {
         let ledger = &mut self.ledger;
-        let repeated = self.chorus.recognise(slot, input, |due_ns, count| {
+        let repeated = self.cache.recognise(slot, input, |due_ns, count| {
             ledger.received_again(due_ns, count, now);
         });
         if repeated.messages > 0 {
@@ -178,7 +181,7 @@ impl Traffic for Storm {
             // Another worker was faster to begin the round.
             self.advance(connections);
         }
-        if arrival.sequence > self.round || arrival.sender as usize >= self.chorus.senders() {
+        if arrival.sequence > self.round || arrival.sender as usize >= self.cache.senders() {
             return self.ledger.corrupt();
         }
         let order = self.hear(slot, arrival, message.bytes);

@@ -1,10 +1,12 @@
 //! Compressed messages of both directions (RFC 7692 §7.2), and the memory that connections share for them.
 
-use super::offer::Agreed;
-use super::{MAX_MESSAGE, ProtocolError};
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::offer::Agreed;
+use super::{MAX_MESSAGE, ProtocolError};
 
 /// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
@@ -23,7 +25,7 @@ const LONG: usize = 4 << 10;
 /// Such a server's bytes for one message are the same for everybody, so what they mean is remembered: the
 /// generator shall not be what a run measures.
 #[derive(Default)]
-pub struct Inflation {
+pub struct Inflater {
     engine: Option<Box<Decompress>>,
     remembered: Vec<Remembered>,
     /// The message of a connection with a context of its own.
@@ -36,7 +38,7 @@ struct Remembered {
     content: Vec<u8>,
 }
 
-impl Inflation {
+impl Inflater {
     /// What `compressed` says. `context` is the connection's own, if its server takes its context over.
     pub(super) fn inflate(
         &mut self,
@@ -105,17 +107,17 @@ fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Res
 
 /// Compresses for all connections of a thread.
 #[derive(Default)]
-pub struct Deflation {
+pub struct Deflater {
     engine: Option<(u8, Box<Compress>)>,
     out: Vec<u8>,
 }
 
 /// A connection's own context for what it sends; `None` until it first sends something.
-pub type Context = Option<Box<Compress>>;
+pub type DeflateState = Option<Box<Compress>>;
 
-impl Deflation {
+impl Deflater {
     /// `payload` compressed as `agreed`, or nothing when it has to be sent as it is.
-    pub fn deflate(&mut self, payload: &[u8], agreed: Agreed, context: &mut Context) -> Option<&[u8]> {
+    pub fn deflate(&mut self, payload: &[u8], agreed: Agreed, context: &mut DeflateState) -> Option<&[u8]> {
         let bits = agreed.client_window_bits;
         if bits < MIN_WINDOW_BITS {
             return None;
@@ -153,15 +155,15 @@ impl Deflation {
     }
 }
 
-impl fmt::Debug for Inflation {
+impl fmt::Debug for Inflater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inflation").finish_non_exhaustive()
+        f.debug_struct("Inflater").finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Deflation {
+impl fmt::Debug for Deflater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deflation").finish_non_exhaustive()
+        f.debug_struct("Deflater").finish_non_exhaustive()
     }
 }
 
@@ -187,7 +189,7 @@ mod tests {
             &[0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0x00],
             &[0xF2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xCA, 0xC9, 0xC9, 0x07, 0x00],
         ];
-        let mut inflation = Inflation::default();
+        let mut inflation = Inflater::default();
         for example in examples.iter().chain(&examples) {
             assert_eq!(inflation.inflate(example, None), Ok(&b"Hello"[..]));
         }
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_deflated_is_inflated_again() {
         for agreed in [ALONE, WITH_CONTEXT, Agreed { client_window_bits: 9, ..WITH_CONTEXT }] {
-            let (mut deflation, mut inflation) = (Deflation::default(), Inflation::default());
+            let (mut deflation, mut inflation) = (Deflater::default(), Inflater::default());
             let (mut sending, mut receiving) = (None, Decompress::new(false));
             for len in [0, 1, 20, 64, 300, 4096, 70_000, 0, 1 << 20, 5] {
                 for payload in [noise(len as u64, len), vec![b'a'; len]] {
@@ -220,14 +222,14 @@ mod tests {
             assert_eq!(sending.is_some(), agreed.client_context);
         }
         let small = Agreed { client_window_bits: 8, ..ALONE };
-        assert_eq!(Deflation::default().deflate(b"Hello", small, &mut None), None);
+        assert_eq!(Deflater::default().deflate(b"Hello", small, &mut None), None);
     }
 
     #[test]
     fn a_context_is_used_when_it_may_be() {
         let payload = noise(1, 200);
         for (agreed, shorter) in [(ALONE, false), (WITH_CONTEXT, true)] {
-            let (mut deflation, mut context) = (Deflation::default(), None);
+            let (mut deflation, mut context) = (Deflater::default(), None);
             let mut len = || deflation.deflate(&payload, agreed, &mut context).map_or(0, <[u8]>::len);
             let (first, second) = (len(), len());
             assert!(first > 100, "{first}");
@@ -237,12 +239,12 @@ mod tests {
 
     #[test]
     fn nothing_is_remembered_of_what_was_wrong() {
-        let mut inflation = Inflation::default();
+        let mut inflation = Inflater::default();
         // A block of the type that does not exist.
         for _ in 0..2 {
             assert_eq!(inflation.inflate(&[0x06, 0x07], None), Err(ProtocolError::Deflate));
         }
-        let (mut deflation, mut context) = (Deflation::default(), None);
+        let (mut deflation, mut context) = (Deflater::default(), None);
         for round in 0..2 {
             for seed in 0..REMEMBERED as u64 {
                 let payload = noise(seed, 40);
@@ -254,10 +256,10 @@ mod tests {
 
     #[test]
     fn a_message_that_never_ends_is_cut_off() {
-        let mut deflation = Deflation::default();
+        let mut deflation = Deflater::default();
         let zeros = vec![0; MAX_MESSAGE + 1];
         let bomb = deflation.deflate(&zeros, ALONE, &mut None).expect("it can");
-        let fault = Inflation::default().inflate(bomb, None).map(<[u8]>::len);
+        let fault = Inflater::default().inflate(bomb, None).map(<[u8]>::len);
         assert!(matches!(fault, Err(ProtocolError::TooLong { .. })), "{fault:?}");
     }
 }

@@ -1,10 +1,11 @@
 //! The opening handshake from the client's side (RFC 6455 §4.1).
 
-use super::ProtocolError;
-use super::offer::{Agreed, Offer};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha1::{Digest as _, Sha1};
+
+use super::ProtocolError;
+use super::offer::{Agreed, Offer};
 
 /// A response head longer than this is refused, in bytes.
 const MAX_HEAD: usize = 16 * 1024;

@@ -18,7 +18,7 @@ fn started() -> Client {
 /// Feeds `bytes` in reads that end at `cuts` and writes down every event.
 fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut client = started();
-    let mut inflation = Inflation::default();
+    let mut inflation = Inflater::default();
     let mut seen = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
     let mut fed = 0;
@@ -32,7 +32,7 @@ fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
                     seen.push(format!("{error:?}"));
                     return seen;
                 }
-                Ok(Step { consumed, event: Event::NeedsMore }) => {
+                Ok(Step { consumed, event: WsEvent::NeedsMore }) => {
                     done += consumed;
                     break;
                 }
@@ -95,26 +95,26 @@ fn what_breaks_the_protocol_is_refused_with_its_code() {
 fn an_end_inside_the_handshake_is_an_error_and_later_it_is_not() {
     let mut client = started();
     assert!(client.end_of_stream(b"").is_err());
-    assert!(client.next(HEAD.as_bytes(), &mut Inflation::default()).is_ok());
+    assert!(client.next(HEAD.as_bytes(), &mut Inflater::default()).is_ok());
     assert_eq!(client.end_of_stream(b"\x81"), Ok(()));
 }
 
 /// As [`events`], after a handshake that agreed on compression, of the messages only.
 fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec<String> {
     let mut client = Client::start("h", "/", *b"the sample nonce", Offer::Takeover, &mut Vec::new());
-    let mut inflation = Inflation::default();
+    let mut inflation = Inflater::default();
     let line = format!("Sec-WebSocket-Extensions: permessage-deflate{parameters}\r\n\r\n");
     let head = HEAD.replace("\r\n\r\n", &format!("\r\n{line}"));
-    assert!(client.next(head.as_bytes(), &mut inflation).is_ok_and(|step| step.event == Event::Opened));
+    assert!(client.next(head.as_bytes(), &mut inflation).is_ok_and(|step| step.event == WsEvent::Opened));
     let mut seen = Vec::new();
     let (mut done, mut fed) = (0, if one_at_a_time { 0 } else { bytes.len() });
     loop {
         match client.next(&bytes[done..fed], &mut inflation) {
-            Ok(Step { event: Event::NeedsMore, .. }) if fed < bytes.len() => fed += 1,
-            Ok(Step { event: Event::NeedsMore, .. }) => return seen,
+            Ok(Step { event: WsEvent::NeedsMore, .. }) if fed < bytes.len() => fed += 1,
+            Ok(Step { event: WsEvent::NeedsMore, .. }) => return seen,
             Ok(Step { consumed, event }) => {
                 done += consumed;
-                if event != Event::Nothing {
+                if event != WsEvent::Nothing {
                     seen.push(format!("{event:?}"));
                 }
             }

@@ -1,13 +1,15 @@
 //! A comparison from end to end, and the README's figures.
 
-use crate::server::{Fault, Mode, PROGRAM, serve_on};
-use serde_json::{Value, json};
 use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::server::{Fault, Mode, PROGRAM, serve_on};
 
 /// Where the server of [`a_server_process`] is to listen, and what it does.
 const LISTEN: &str = "TEST_SERVER_LISTEN";

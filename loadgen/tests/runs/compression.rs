@@ -1,15 +1,17 @@
 //! Runs with permessage-deflate, against a server that compresses and may do one thing wrong.
 
-use crate::server::loadgen;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Output;
+use std::thread;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use serde_json::Value;
 use sha1::{Digest as _, Sha1};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Output;
-use std::thread;
+
+use crate::server::loadgen;
 
 /// What the server does wrong.
 #[derive(Clone, Copy, PartialEq)]

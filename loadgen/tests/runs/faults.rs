@@ -1,9 +1,11 @@
 //! Every fault of a server is caught: the run fails and says which fault it was.
 
-use crate::server::{Fault, Mode, loadgen, serve};
-use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::server::{Fault, Mode, loadgen, serve};
 
 const BROADCAST: &str = "broadcast -c 4 --threads 2 --rate 60 --duration 300ms --grace 1s";
 const ECHO: &str = "echo -c 1 --rate 60 --duration 300ms --grace 1s";

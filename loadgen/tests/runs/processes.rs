@@ -1,8 +1,9 @@
 //! The program as a process among others: helpers when descriptors are short, and signals.
 
-use crate::server::{Fault, Mode, PROGRAM, finish, prepare, serve};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command};
+
+use crate::server::{Fault, Mode, PROGRAM, finish, prepare, serve};
 
 /// The descriptor limit is one from which the program keeps back 500 for other things than connections.
 fn with_few_descriptors() -> Command {

@@ -1,12 +1,14 @@
 //! A crowd that is closed, and comes back.
 
-use crate::server::{PROGRAM, finish, loadgen, prepare};
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
+
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::server::{PROGRAM, finish, loadgen, prepare};
 
 /// Starts a server that closes its first `crowd` clients with `code` when all of them are there, and drops the next
 /// `refused` ones.

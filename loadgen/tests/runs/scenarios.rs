@@ -1,8 +1,10 @@
 //! Every scenario against a server that does everything right.
 
-use crate::server::{Fault, Mode, loadgen, serve};
-use serde_json::Value;
 use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::server::{Fault, Mode, loadgen, serve};
 
 fn passes(mode: Mode, name: &str, arguments: &str) -> Value {
     let (output, figures) = loadgen(serve(mode, Fault::None), name, arguments);

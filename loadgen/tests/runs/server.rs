@@ -1,6 +1,5 @@
 //! A small WebSocket server for one test, with one fault of choice, and a way to run the generator on it.
 
-use serde_json::Value;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -8,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
+
+use serde_json::Value;
 use tungstenite::Message;
 
 /// Whom the server sends a message to.

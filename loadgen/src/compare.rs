@@ -16,16 +16,19 @@ mod servers;
 pub(crate) mod store;
 pub(crate) mod summary;
 
-use crate::cli::{as_seconds, parse_connections, parse_duration};
-use clap::Args;
-use cores::Cores;
-use schedule::{Kind, Point, Schedule};
-use serde::Serialize;
 use std::collections::HashSet;
 use std::io::{Write as _, stderr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{as_seconds, parse_connections, parse_duration};
+
+use cores::Cores;
+use schedule::{Kind, Point, Schedule};
 use store::{Environment, Record, Results, Store};
 
 /// What is to be compared, and how long.

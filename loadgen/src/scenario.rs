@@ -1,10 +1,10 @@
 //! What the connections of a worker say to each other once they are open.
 
 pub(crate) mod broadcast;
-mod chorus;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod reconnect;
+mod round;
 pub(crate) mod storm;
 
 use crate::connections::{Connections, Payload, Repeated};
@@ -14,7 +14,7 @@ use crate::plan::Window;
 use crate::totals::Totals;
 
 /// If so many attempts to connect fail before one succeeds, no more are made.
-pub(crate) const HOPELESS: u64 = 64;
+pub(crate) const MAX_FAILED_STARTS: u64 = 64;
 
 /// The messages of one scenario, on the connections of one worker.
 ///

@@ -1,15 +1,16 @@
 //! A worker: opens its share of the connections, runs the traffic on them, and reports.
 
+use std::io;
+use std::mem;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+
 use crate::clock::{SECOND_NS, now_ns};
 use crate::connections::{Connections, Handler, Payload, Repeated};
 use crate::end::End;
 use crate::plan::{Command, Plan, Report, Scenario, Share};
-use crate::scenario::{HOPELESS, Traffic};
+use crate::scenario::{MAX_FAILED_STARTS, Traffic};
 use crate::thread_use::Meter;
 use crate::totals::{Reasons, Totals};
-use std::io;
-use std::mem;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 /// How often the coordinator hears news, in nanoseconds.
 const TICK_NS: u64 = SECOND_NS / 4;
@@ -17,7 +18,7 @@ const TICK_NS: u64 = SECOND_NS / 4;
 const CHECK_NS: u64 = SECOND_NS / 1000;
 
 /// The worker's state. Its connections lie beside it, so that it can be their handler.
-pub(crate) struct Population<T> {
+pub(crate) struct Driver<T> {
     share: Share,
     traffic: T,
     stage: Stage,
@@ -62,7 +63,7 @@ enum Stage {
     Over,
 }
 
-impl<T: Traffic> Population<T> {
+impl<T: Traffic> Driver<T> {
     pub(crate) fn new(plan: &Plan, share: Share, traffic: T, reports: Sender<Report>) -> Self {
         Self {
             share,
@@ -185,7 +186,7 @@ impl<T: Traffic> Population<T> {
     fn failed(&mut self, end: End) {
         let local = matches!(end, End::Descriptors | End::PortsExhausted(_));
         self.failures.note(end.to_string());
-        self.hopeless |= local || self.opened == 0 && self.failures.total() >= HOPELESS;
+        self.hopeless |= local || self.opened == 0 && self.failures.total() >= MAX_FAILED_STARTS;
     }
 
     fn on_time(&mut self, connections: &mut Connections) {
@@ -227,7 +228,7 @@ impl<T: Traffic> Population<T> {
     }
 }
 
-impl<T: Traffic> Handler for Population<T> {
+impl<T: Traffic> Handler for Driver<T> {
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         self.open += 1;
         self.opened += 1;

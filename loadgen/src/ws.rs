@@ -11,8 +11,9 @@ mod offer;
 
 pub use offer::{Agreed, Offer};
 
-use deflate::Inflation;
 use flate2::Decompress;
+
+use deflate::Inflater;
 use frame::{Decoded, Frame, Opcode};
 use handshake::Answer;
 
@@ -53,12 +54,12 @@ pub struct Step<'a> {
     /// So many bytes of the input are done with.
     pub consumed: usize,
     /// What they meant.
-    pub event: Event<'a>,
+    pub event: WsEvent<'a>,
 }
 
 /// What the server did.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum WsEvent<'a> {
     /// Nothing until more bytes have come behind those not consumed.
     NeedsMore,
     /// It accepted the handshake.
@@ -170,29 +171,29 @@ impl Client {
 
     /// Takes the next event off the front of `input`.
     ///
-    /// Call it again with the rest until it answers [`Event::NeedsMore`]; keep what it has not consumed in
-    /// front of the next read. After an error or [`Event::Closed`] everything else is discarded. `inflation` is the
+    /// Call it again with the rest until it answers [`WsEvent::NeedsMore`]; keep what it has not consumed in
+    /// front of the next read. After an error or [`WsEvent::Closed`] everything else is discarded. `inflation` is the
     /// same for all connections.
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
-        inflation: &'a mut Inflation,
+        inflation: &'a mut Inflater,
     ) -> Result<Step<'a>, ProtocolError> {
         if self.closed {
-            return Ok(Step { consumed: input.len(), event: Event::NeedsMore });
+            return Ok(Step { consumed: input.len(), event: WsEvent::NeedsMore });
         }
         if let Some(expected) = &self.expected {
             return Ok(match handshake::read_response(input, &expected.accept, expected.offer, false)? {
-                Answer::NeedsMore => Step { consumed: 0, event: Event::NeedsMore },
+                Answer::NeedsMore => Step { consumed: 0, event: WsEvent::NeedsMore },
                 Answer::Accepted(consumed, agreed) => {
                     self.expected = None;
                     self.agreed = agreed;
-                    Step { consumed, event: Event::Opened }
+                    Step { consumed, event: WsEvent::Opened }
                 }
             });
         }
         match frame::decode(input, MAX_MESSAGE, self.agreed.is_some())? {
-            Decoded::NeedsMore => Ok(Step { consumed: 0, event: Event::NeedsMore }),
+            Decoded::NeedsMore => Ok(Step { consumed: 0, event: WsEvent::NeedsMore }),
             Decoded::Frame(frame) => {
                 let consumed = frame.frame_len;
                 Ok(Step { consumed, event: self.handle_frame(frame, inflation)? })
@@ -214,11 +215,11 @@ impl Client {
     fn handle_frame<'a>(
         &'a mut self,
         frame: Frame<'a>,
-        inflation: &'a mut Inflation,
-    ) -> Result<Event<'a>, ProtocolError> {
+        inflation: &'a mut Inflater,
+    ) -> Result<WsEvent<'a>, ProtocolError> {
         match frame.opcode {
-            Opcode::Ping => Ok(Event::Ping(frame.payload)),
-            Opcode::Pong => Ok(Event::Nothing),
+            Opcode::Ping => Ok(WsEvent::Ping(frame.payload)),
+            Opcode::Pong => Ok(WsEvent::Nothing),
             Opcode::Close => {
                 self.closed = true;
                 read_close(frame.payload)
@@ -230,8 +231,8 @@ impl Client {
     fn handle_data<'a>(
         &'a mut self,
         frame: Frame<'a>,
-        inflation: &'a mut Inflation,
-    ) -> Result<Event<'a>, ProtocolError> {
+        inflation: &'a mut Inflater,
+    ) -> Result<WsEvent<'a>, ProtocolError> {
         if self.fragments.as_ref().is_some_and(|fragments| fragments.complete) {
             self.fragments = None;
         }
@@ -249,7 +250,7 @@ impl Client {
             let bytes = frame.payload.to_vec();
             let fragments = Fragments { is_text, is_compressed: frame.rsv1, complete: false, bytes };
             self.fragments = Some(Box::new(fragments));
-            return Ok(Event::Nothing);
+            return Ok(WsEvent::Nothing);
         }
         let Some(mut fragments) = self.fragments.take() else {
             return Err(ProtocolError::Fragments(frame.opcode, "outside a fragmented message"));
@@ -264,13 +265,13 @@ impl Client {
         }
         fragments.complete = frame.fin;
         let fragments = self.fragments.insert(fragments);
-        if frame.fin { message(fragments.is_text, &fragments.bytes) } else { Ok(Event::Nothing) }
+        if frame.fin { message(fragments.is_text, &fragments.bytes) } else { Ok(WsEvent::Nothing) }
     }
 
     fn inflate<'a>(
         &mut self,
         compressed: &[u8],
-        inflation: &'a mut Inflation,
+        inflation: &'a mut Inflater,
     ) -> Result<&'a [u8], ProtocolError> {
         let context = match self.agreed {
             Some(Agreed { server_context: true, .. }) => {
@@ -282,18 +283,18 @@ impl Client {
     }
 }
 
-fn message(is_text: bool, bytes: &[u8]) -> Result<Event<'_>, ProtocolError> {
+fn message(is_text: bool, bytes: &[u8]) -> Result<WsEvent<'_>, ProtocolError> {
     if is_text {
-        std::str::from_utf8(bytes).map(Event::Text).map_err(|_| ProtocolError::Utf8)
+        std::str::from_utf8(bytes).map(WsEvent::Text).map_err(|_| ProtocolError::Utf8)
     } else {
-        Ok(Event::Binary(bytes))
+        Ok(WsEvent::Binary(bytes))
     }
 }
 
 /// Reads the body of a close frame (RFC 6455 §5.5.1, §7.4).
-fn read_close(payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
+fn read_close(payload: &[u8]) -> Result<WsEvent<'_>, ProtocolError> {
     match payload {
-        [] => Ok(Event::Closed { code: None, reason: "" }),
+        [] => Ok(WsEvent::Closed { code: None, reason: "" }),
         [_] => Err(ProtocolError::Close),
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
@@ -301,7 +302,7 @@ fn read_close(payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
                 return Err(ProtocolError::Close);
             }
             let reason = std::str::from_utf8(reason).map_err(|_| ProtocolError::Utf8)?;
-            Ok(Event::Closed { code: Some(code), reason })
+            Ok(WsEvent::Closed { code: Some(code), reason })
         }
     }
 }

@@ -4,28 +4,29 @@
 //! the others only compare their bytes with those that were checked: that takes a few nanoseconds a message, and
 //! not a bit less is seen. A connection that hears anything else from there on is checked by itself.
 
-use crate::connections::Repeated;
-use crate::ledger::Arrival;
 use std::collections::HashMap;
 
+use crate::connections::Repeated;
+use crate::ledger::Arrival;
+
 /// The frames of a round in the order of who heard most of them, and who heard what.
-pub(crate) struct Chorus {
+pub(crate) struct RoundCache {
     /// The frames as they lie on the wire, all of one length.
     frames: Vec<u8>,
     payload_len: usize,
     /// For each the sender, and when it was to be sent, in nanoseconds.
     stamps: Vec<(u32, u64)>,
     /// Who is among the senders.
-    sung: Senders,
-    /// For each connection how many of the frames it has heard, or [`ALONE`].
-    heard: Vec<usize>,
+    seen: Senders,
+    /// For each connection how many of the frames it has heard, or [`SEPARATE`].
+    matched: Vec<usize>,
     /// The senders that connections heard which have an order of their own.
-    alone: HashMap<usize, Senders>,
+    separate: HashMap<usize, Senders>,
     senders: usize,
 }
 
 /// In the place of a number of frames.
-const ALONE: usize = usize::MAX;
+const SEPARATE: usize = usize::MAX;
 
 /// A bit for each sender.
 #[derive(Clone)]
@@ -45,16 +46,16 @@ impl Senders {
     }
 }
 
-impl Chorus {
+impl RoundCache {
     /// For a worker with so many `connections`, which hear so many `senders`.
     pub(crate) fn new(connections: usize, senders: usize) -> Self {
         Self {
             frames: Vec::new(),
             payload_len: 0,
             stamps: Vec::new(),
-            sung: Senders::none(senders),
-            heard: vec![0; connections],
-            alone: HashMap::new(),
+            seen: Senders::none(senders),
+            matched: vec![0; connections],
+            separate: HashMap::new(),
             senders,
         }
     }
@@ -68,9 +69,9 @@ impl Chorus {
     pub(crate) fn begin(&mut self) {
         self.frames.clear();
         self.stamps.clear();
-        self.sung.0.fill(0);
-        self.heard.fill(0);
-        self.alone.clear();
+        self.seen.0.fill(0);
+        self.matched.fill(0);
+        self.separate.clear();
     }
 
     /// Compares what came on a connection with what others have heard. Calls `heard` with the time and the number
@@ -81,7 +82,7 @@ impl Chorus {
         input: &[u8],
         mut heard: impl FnMut(u64, u64),
     ) -> Repeated {
-        let from = self.heard[slot];
+        let from = self.matched[slot];
         if from >= self.stamps.len() {
             return Repeated::default();
         }
@@ -102,38 +103,38 @@ impl Chorus {
         for run in self.stamps[from..from + messages].chunk_by(|a, b| a.1 == b.1) {
             heard(run[0].1, run.len() as u64);
         }
-        self.heard[slot] += messages;
+        self.matched[slot] += messages;
         if bytes < compared {
-            self.part(slot);
+            self.separate(slot);
         }
         Repeated { bytes, messages, payload_bytes: messages * self.payload_len }
     }
 
     /// Notes a message that was checked; false when the connection has heard it before.
-    pub(crate) fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
-        if self.heard[slot] != ALONE {
+    pub(crate) fn note(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
+        if self.matched[slot] != SEPARATE {
             let fits = self.stamps.is_empty() || payload.len() == self.payload_len;
-            if fits && self.heard[slot] == self.stamps.len() && self.sung.insert(arrival.sender) {
+            if fits && self.matched[slot] == self.stamps.len() && self.seen.insert(arrival.sender) {
                 self.frames.extend_from_slice(&frame_header(payload.len()));
                 self.frames.extend_from_slice(payload);
                 self.payload_len = payload.len();
                 self.stamps.push((arrival.sender, arrival.due_ns));
-                self.heard[slot] += 1;
+                self.matched[slot] += 1;
                 return true;
             }
-            self.part(slot);
+            self.separate(slot);
         }
-        self.alone.get_mut(&slot).is_some_and(|senders| senders.insert(arrival.sender))
+        self.separate.get_mut(&slot).is_some_and(|senders| senders.insert(arrival.sender))
     }
 
     /// From here on the connection is checked by itself.
-    fn part(&mut self, slot: usize) {
+    fn separate(&mut self, slot: usize) {
         let mut senders = Senders::none(self.senders);
-        for &(sender, _) in &self.stamps[..self.heard[slot]] {
+        for &(sender, _) in &self.stamps[..self.matched[slot]] {
             senders.insert(sender);
         }
-        self.alone.insert(slot, senders);
-        self.heard[slot] = ALONE;
+        self.separate.insert(slot, senders);
+        self.matched[slot] = SEPARATE;
     }
 }
 
@@ -159,19 +160,19 @@ mod tests {
     }
 
     /// What a connection makes of `input`: messages recognised, and then those that were new to it.
-    fn listen(chorus: &mut Chorus, slot: usize, senders: &[u32]) -> (usize, usize) {
+    fn listen(cache: &mut RoundCache, slot: usize, senders: &[u32]) -> (usize, usize) {
         let bytes: Vec<u8> = senders.iter().flat_map(|&sender| frame(sender)).collect();
         let (mut recognised, mut new, mut at) = (0, 0, 0);
         while at < bytes.len() {
             let mut counted = 0;
-            let repeated = chorus.recognise(slot, &bytes[at..], |_, count| counted += count as usize);
+            let repeated = cache.recognise(slot, &bytes[at..], |_, count| counted += count as usize);
             assert_eq!(counted, repeated.messages);
             assert_eq!((repeated.bytes, repeated.payload_bytes), (counted * 22, counted * 20));
             recognised += repeated.messages;
             at += repeated.bytes;
             if at < bytes.len() {
                 let sender = u32::from(bytes[at + 2]);
-                new += usize::from(chorus.hear(slot, arrival(sender), &bytes[at + 2..at + 22]));
+                new += usize::from(cache.note(slot, arrival(sender), &bytes[at + 2..at + 22]));
                 at += 22;
             }
         }
@@ -180,25 +181,25 @@ mod tests {
 
     #[test]
     fn what_one_has_checked_the_others_recognise() {
-        let mut chorus = Chorus::new(3, 10);
-        assert_eq!(listen(&mut chorus, 0, &[3, 1]), (0, 2));
-        assert_eq!(listen(&mut chorus, 1, &[3, 1, 4, 5]), (2, 2));
-        assert_eq!(listen(&mut chorus, 2, &[3]), (1, 0));
-        assert_eq!(listen(&mut chorus, 2, &[1, 4, 5, 6]), (3, 1));
-        assert_eq!(listen(&mut chorus, 0, &[4, 5, 6]), (3, 0));
-        chorus.begin();
-        assert_eq!(listen(&mut chorus, 0, &[3, 1]), (0, 2));
+        let mut cache = RoundCache::new(3, 10);
+        assert_eq!(listen(&mut cache, 0, &[3, 1]), (0, 2));
+        assert_eq!(listen(&mut cache, 1, &[3, 1, 4, 5]), (2, 2));
+        assert_eq!(listen(&mut cache, 2, &[3]), (1, 0));
+        assert_eq!(listen(&mut cache, 2, &[1, 4, 5, 6]), (3, 1));
+        assert_eq!(listen(&mut cache, 0, &[4, 5, 6]), (3, 0));
+        cache.begin();
+        assert_eq!(listen(&mut cache, 0, &[3, 1]), (0, 2));
     }
 
     #[test]
     fn another_order_is_checked_by_itself_and_a_repetition_is_seen() {
-        let mut chorus = Chorus::new(3, 10);
-        assert_eq!(listen(&mut chorus, 0, &[1, 2, 3, 4]), (0, 4));
-        assert_eq!(listen(&mut chorus, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
-        assert_eq!(listen(&mut chorus, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
-        assert_eq!(listen(&mut chorus, 0, &[5, 1]), (0, 1));
+        let mut cache = RoundCache::new(3, 10);
+        assert_eq!(listen(&mut cache, 0, &[1, 2, 3, 4]), (0, 4));
+        assert_eq!(listen(&mut cache, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
+        assert_eq!(listen(&mut cache, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
+        assert_eq!(listen(&mut cache, 0, &[5, 1]), (0, 1));
         // A frame of another length has no place among them.
-        assert!(chorus.hear(2, arrival(6), b"longer than the others are"));
-        assert_eq!(listen(&mut chorus, 2, &[6, 7]), (0, 1));
+        assert!(cache.note(2, arrival(6), b"longer than the others are"));
+        assert_eq!(listen(&mut cache, 2, &[6, 7]), (0, 1));
     }
 }

@@ -1,13 +1,6 @@
 //! The workers of a run: threads of this process, or processes of their own when their connections are more
 //! than one process may have descriptors.
 
-use crate::plan::{Command, Plan, Report, Share};
-use crate::procfs::{Memory, memory};
-use crate::scenario::storm::Barrier;
-use crate::worker::{self, Handle};
-use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::process::{self, Child, ChildStdin, Stdio};
 use std::sync::Arc;
@@ -15,8 +8,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::{env, thread};
 
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::plan::{Command, Plan, Report, Share};
+use crate::procfs::{Memory, memory};
+use crate::scenario::storm::Barrier;
+use crate::worker::{self, Handle};
+
 /// All the workers, and what they report.
-pub(crate) struct Crew {
+pub(crate) struct WorkerPool {
     links: Vec<Link>,
     pub(crate) reports: Receiver<Report>,
 }
@@ -30,7 +32,7 @@ enum Link {
     },
 }
 
-impl Crew {
+impl WorkerPool {
     /// Starts `threads` workers, or as many processes as it takes when one has room for `per_process`
     /// connections only.
     pub(crate) fn start(plan: &Plan, threads: usize, per_process: usize) -> io::Result<Self> {
