@@ -18,9 +18,9 @@ use tungstenite::Message;
 use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
 use uproar::config::{AppName, BackendName, Config};
 
-use support::raw::{BINARY, Raw, frame, upgrade_request};
+use support::raw::{BINARY, RawClient, frame, upgrade_request};
 use support::tls::{Identity, TlsClient, VERSIONS};
-use support::{TestServer, config, until};
+use support::{TestServer, config, wait_until};
 
 on_both_backends!(
     an_echo_allocates_nothing,
@@ -98,7 +98,7 @@ fn counted<A: App + 'static>(settings: &Config, app: fn() -> A) -> (TestServer, 
 fn client(server: &TestServer) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).expect("a connection");
     stream.set_nodelay(true).expect("a TCP socket");
-    stream.set_read_timeout(Some(support::PATIENCE)).expect("a TCP socket");
+    stream.set_read_timeout(Some(support::TIMEOUT)).expect("a TCP socket");
     stream.write_all(upgrade_request("/room/costs").as_bytes()).expect("sent");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -157,10 +157,10 @@ fn a_storm_takes_few_sends(backend: BackendName) {
     const CLIENTS: usize = 200;
     const ROUNDS: usize = 10;
     let server = TestServer::relay(backend, 1);
-    let clients: Vec<_> = (0..CLIENTS).map(|_| Raw::open(server.address(), "/")).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| RawClient::open(server.address(), "/")).collect();
     let before = server.totals();
     // Four threads have all the clients, so that the round comes about as quickly as one machine can say it.
-    let mut parts: Vec<Vec<Raw>> = (0..4).map(|_| Vec::new()).collect();
+    let mut parts: Vec<Vec<RawClient>> = (0..4).map(|_| Vec::new()).collect();
     for (at, client) in clients.into_iter().enumerate() {
         parts[at % 4].push(client);
     }
@@ -170,7 +170,7 @@ fn a_storm_takes_few_sends(backend: BackendName) {
                 for _ in 0..ROUNDS {
                     part.iter_mut().for_each(|client| client.send(&frame(BINARY, &[7; 20])));
                     for client in &mut *part {
-                        (0..CLIENTS).for_each(|_| assert_eq!(client.frame(), (BINARY, vec![7; 20])));
+                        (0..CLIENTS).for_each(|_| assert_eq!(client.receive_frame(), (BINARY, vec![7; 20])));
                     }
                 }
             });
@@ -188,22 +188,22 @@ fn an_idle_connection_with_tls_holds_no_buffer(backend: BackendName) {
     const CLIENTS: usize = 100;
     const MOST: i64 = 4_096;
     let identity = Identity::new();
-    let (server, heap) = counted(&identity.on(config(backend, AppName::Echo, 1)), || Echo);
+    let (server, heap) = counted(&identity.with_tls_listener(config(backend, AppName::Echo, 1)), || Echo);
     for version in VERSIONS {
-        let version = identity.client(&[version]);
+        let version = identity.client_config(&[version]);
         let open = || {
-            let mut client = TlsClient::open(server.address(), "/", &version);
+            let mut client = TlsClient::connect(server.address(), "/", &version);
             client.send(Message::binary(vec![7; 100_000]));
-            assert_eq!(client.message().len(), 100_000);
+            assert_eq!(client.receive().len(), 100_000);
             client
         };
         let first: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
         let before = heap.live.load(Ordering::Relaxed);
         let second: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
-        until("a connection holds no more than its keys", || {
+        wait_until("a connection holds no more than its keys", || {
             heap.live.load(Ordering::Relaxed) - before < CLIENTS as i64 * MOST
         });
         drop((first, second));
-        until("all are gone", || server.connections().0 == 0);
+        wait_until("all are gone", || server.connections().0 == 0);
     }
 }

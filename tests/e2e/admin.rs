@@ -9,13 +9,12 @@ use uproar::app::{App, ClientId, Context, Incoming, Opening};
 use uproar::config::{AppName, BackendName, Config};
 use uproar::server::Server;
 
-use crate::process::refuses;
 use crate::support::client::Client;
-use crate::support::metrics::{Metrics, ask};
-use crate::support::process::{Process, backend_arg, uproar};
-use crate::support::raw::{BINARY, Raw, TEXT, close_payload, frame};
+use crate::support::metrics::{Metrics, http_get};
+use crate::support::process::{Process, backend_arg, expect_start_failure, uproar};
+use crate::support::raw::{BINARY, RawClient, TEXT, close_payload, frame};
 use crate::support::tls::Identity;
-use crate::support::{TestServer, config, until};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     counters_move_with_known_traffic,
@@ -41,21 +40,21 @@ fn counters_move_with_known_traffic(backend: BackendName) {
     let mut clients: Vec<_> = (0..5).map(|_| Client::open(server.address(), "/room/counted")).collect();
     // A member hears itself when it is one.
     for (number, client) in clients.iter_mut().enumerate() {
-        client.say(&format!("here {number}"));
-        while client.line() != format!("here {number}") {}
+        client.send_text(&format!("here {number}"));
+        while client.receive_text() != format!("here {number}") {}
     }
-    clients[0].say("all here");
+    clients[0].send_text("all here");
     for client in &mut clients {
-        while client.line() != "all here" {}
+        while client.receive_text() != "all here" {}
     }
-    let before = Metrics::of(admin);
+    let before = Metrics::fetch(admin);
     for number in 0..20 {
-        clients[1].say(&format!("message {number}"));
+        clients[1].send_text(&format!("message {number}"));
         for client in &mut clients {
-            client.hears(&format!("message {number}"));
+            client.expect_text(&format!("message {number}"));
         }
     }
-    let after = Metrics::of(admin);
+    let after = Metrics::fetch(admin);
     let risen = |name: &str| after.sum(name, &[]) - before.sum(name, &[]);
     assert_eq!(risen("uproar_received_messages_total"), 20.0);
     assert_eq!(risen("uproar_ordered_messages_total"), 20.0);
@@ -80,19 +79,19 @@ fn counters_move_with_known_traffic(backend: BackendName) {
 
 fn connections_are_told_apart_by_state(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Echo, 2);
-    let state = |state: &str| Metrics::of(admin).sum("uproar_connections", &[("state", state)]);
-    let silent: Vec<_> = (0..3).map(|_| Raw::connect(server.address())).collect();
+    let state = |state: &str| Metrics::fetch(admin).sum("uproar_connections", &[("state", state)]);
+    let silent: Vec<_> = (0..3).map(|_| RawClient::connect(server.address())).collect();
     let open: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
-    until("three are in their handshake", || state("handshake") == 3.0);
+    wait_until("three are in their handshake", || state("handshake") == 3.0);
     assert_eq!(state("open"), 4.0);
-    let mut deaf = Raw::open(server.address(), "/");
+    let mut deaf = RawClient::open(server.address(), "/");
     deaf.send(&frame(0x83, b"no such opcode"));
     // It has been told, and does not end its direction.
-    until("one has been told its last", || state("lingering") == 1.0);
+    wait_until("one has been told its last", || state("lingering") == 1.0);
     drop((silent, open, deaf));
     let states = ["handshake", "open", "closing", "ending", "lingering", "gone"];
-    until("all are gone", || states.iter().all(|name| state(name) == 0.0));
-    let metrics = Metrics::of(admin);
+    wait_until("all are gone", || states.iter().all(|name| state(name) == 0.0));
+    let metrics = Metrics::fetch(admin);
     assert_eq!(metrics.sum("uproar_accepted_total", &[]), 8.0);
     assert_eq!(metrics.sum("uproar_closed_total", &[]), 8.0);
 }
@@ -107,11 +106,11 @@ fn refusals_and_ends_are_told_apart(backend: BackendName) {
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 413),
     ] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(request.as_bytes());
-        assert_eq!(raw.response().status, status);
+        assert_eq!(raw.receive_response().status, status);
         drop(raw);
-        until("it is gone", || server.connections().0 == 0);
+        wait_until("it is gone", || server.connections().0 == 0);
     }
     for (last, code) in [
         (frame(0x88, &close_payload(1000, "bye")), "1000"),
@@ -121,21 +120,21 @@ fn refusals_and_ends_are_told_apart(backend: BackendName) {
         (frame(TEXT, b"\xff"), "1007"),
         (frame(0x83, b""), "1002"),
     ] {
-        let mut raw = Raw::open(server.address(), "/");
+        let mut raw = RawClient::open(server.address(), "/");
         raw.send(&last);
-        let ended = || Metrics::of(admin).sum("uproar_websocket_closes_total", &[("code", code)]);
-        until("its end is counted", || ended() == 1.0);
+        let ended = || Metrics::fetch(admin).sum("uproar_websocket_closes_total", &[("code", code)]);
+        wait_until("its end is counted", || ended() == 1.0);
         drop(raw);
-        until("it is gone", || server.connections().0 == 0);
+        wait_until("it is gone", || server.connections().0 == 0);
     }
-    let stays = Raw::open(server.address(), "/");
-    let mut surplus = Raw::connect(server.address());
-    assert_eq!(surplus.response().status, 503);
+    let stays = RawClient::open(server.address(), "/");
+    let mut surplus = RawClient::connect(server.address());
+    assert_eq!(surplus.receive_response().status, 503);
     stays.abort();
-    until("its end is counted", || {
-        Metrics::of(admin).sum("uproar_websocket_closes_total", &[("code", "1006")]) == 1.0
+    wait_until("its end is counted", || {
+        Metrics::fetch(admin).sum("uproar_websocket_closes_total", &[("code", "1006")]) == 1.0
     });
-    let metrics = Metrics::of(admin);
+    let metrics = Metrics::fetch(admin);
     for reason in ["not_found", "method", "malformed", "too_large", "connections"] {
         assert_eq!(metrics.sum("uproar_refused_total", &[("reason", reason)]), 1.0, "{reason}");
     }
@@ -146,15 +145,15 @@ fn refusals_and_ends_are_told_apart(backend: BackendName) {
 
 fn memory_comes_and_goes(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Chat, 2);
-    let fresh = Metrics::of(admin);
+    let fresh = Metrics::fetch(admin);
     assert_eq!((fresh.sum("uproar_rooms", &[]), fresh.sum("uproar_log_bytes", &[])), (0.0, 0.0));
     assert_eq!(fresh.sum("uproar_receive_buffer_bytes", &[]), f64::from(2 * 256 * (32 << 10)));
     let mut client = Client::open(server.address(), "/room/kept");
-    client.line();
-    client.say("remember this");
-    client.line();
+    client.receive_text();
+    client.send_text("remember this");
+    client.receive_text();
     // The shards are asked for it, and so it needs no waiting.
-    let talking = Metrics::of(admin);
+    let talking = Metrics::fetch(admin);
     assert!((1.0..=2.0).contains(&talking.sum("uproar_rooms", &[])), "on its home, and where its member is");
     assert!(talking.sum("uproar_log_bytes", &[]) >= 13.0);
     assert_eq!(talking.sum("uproar_outbox_bytes", &[]), 0.0);
@@ -167,7 +166,7 @@ impl App for Sleepy {
     fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, _context: &mut Context<'_>, _client: ClientId, _message: Incoming<'_>) {
-        until("it is released", || self.0.load(Ordering::SeqCst));
+        wait_until("it is released", || self.0.load(Ordering::SeqCst));
     }
 }
 
@@ -177,36 +176,36 @@ fn a_shard_that_hangs_fails_the_health_check_and_no_other_does(backend: BackendN
     let make = move |_| Box::new(Sleepy(Arc::clone(&own))) as Box<dyn App>;
     let server = TestServer::start_app(&admin_config(backend, AppName::Relay, 2), make);
     let admin = server.admin_address().expect("it has an admin listener");
-    assert_eq!(ask(admin, "/healthz").body, "ok\n");
+    assert_eq!(http_get(admin, "/healthz").body, "ok\n");
     let mut client = Client::open(server.address(), "/");
-    let owner = Metrics::of(admin).sum("uproar_connections", &[("shard", "1"), ("state", "open")]);
-    client.say("sleep");
-    until("the shard is seen to hang", || ask(admin, "/healthz").status == 503);
-    let body = ask(admin, "/healthz").body;
+    let owner = Metrics::fetch(admin).sum("uproar_connections", &[("shard", "1"), ("state", "open")]);
+    client.send_text("sleep");
+    wait_until("the shard is seen to hang", || http_get(admin, "/healthz").status == 503);
+    let body = http_get(admin, "/healthz").body;
     // The other one has slept for as long, with nothing to do, and is well.
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
     // Everything else answers all the same.
-    assert_eq!(ask(admin, "/readyz").status, 200);
-    let metrics = Metrics::of(admin);
+    assert_eq!(http_get(admin, "/readyz").status, 200);
+    let metrics = Metrics::fetch(admin);
     assert!(metrics.sum("uproar_turn_age_seconds", &[("shard", &owner.to_string())]) >= 5.0);
     released.store(true, Ordering::SeqCst);
-    until("it is well again", || ask(admin, "/healthz").status == 200);
+    wait_until("it is well again", || http_get(admin, "/healthz").status == 200);
 }
 
 fn a_server_that_drains_is_not_ready(backend: BackendName) {
     let args = [backend_arg(backend), "--admin=127.0.0.1:0", "--drain-seconds=60", "--workers=1"];
     let server = Process::start(&args);
     let admin = server.admin_address();
-    assert_eq!(ask(admin, "/readyz").body, "ok\n");
+    assert_eq!(http_get(admin, "/readyz").body, "ok\n");
     let clients: Vec<_> = (0..2).map(|_| Client::open(server.address, "/")).collect();
     server.signal(Signal::SIGTERM);
-    until("it is not ready", || ask(admin, "/readyz").status == 503);
-    assert!(ask(admin, "/readyz").body.starts_with("draining"));
-    assert_eq!(ask(admin, "/healthz").status, 200, "it is well while it drains");
-    assert_eq!(Metrics::of(admin).sum("uproar_draining", &[]), 1.0);
+    wait_until("it is not ready", || http_get(admin, "/readyz").status == 503);
+    assert!(http_get(admin, "/readyz").body.starts_with("draining"));
+    assert_eq!(http_get(admin, "/healthz").status, 200, "it is well while it drains");
+    assert_eq!(Metrics::fetch(admin).sum("uproar_draining", &[]), 1.0);
     drop(clients);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 #[test]
@@ -221,7 +220,7 @@ fn the_end_of_the_server_is_that_of_its_admin_listener() {
     let config = admin_config(BackendName::Auto, AppName::Echo, 1);
     let mut server = Server::start(&config).expect("it starts");
     let admin = server.admin_address().expect("it has an admin listener");
-    assert_eq!(ask(admin, "/readyz").status, 200);
+    assert_eq!(http_get(admin, "/readyz").status, 200);
     server.stop();
     server.join();
     let error = TcpStream::connect(admin).expect_err("nobody listens");
@@ -240,22 +239,22 @@ fn requests_are_judged_and_slow_clients_told() {
         ("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 200, ""),
         ("HEAD /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, ""),
     ] {
-        let mut raw = Raw::connect(admin);
+        let mut raw = RawClient::connect(admin);
         raw.send(request.as_bytes());
-        let response = raw.response();
+        let response = raw.receive_response();
         assert_eq!(response.status, status, "{request}: {response:?}");
         assert!(response.body.contains(part), "{request}: {response:?}");
         assert_eq!(response.body.is_empty(), request.starts_with("HEAD"), "{request}");
     }
-    let mut endless = Raw::connect(admin);
+    let mut endless = RawClient::connect(admin);
     endless.try_send(format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(20_000)).as_bytes());
-    assert_eq!(endless.status(), Some(431));
+    assert_eq!(endless.receive_status(), Some(431));
     // More than are served at a time; each is told, and then it is the next one's turn.
-    let mut silent: Vec<_> = (0..6).map(|_| Raw::connect(admin)).collect();
+    let mut silent: Vec<_> = (0..6).map(|_| RawClient::connect(admin)).collect();
     silent[0].send(b"GET /metr");
-    assert_eq!(ask(admin, "/healthz").status, 200);
+    assert_eq!(http_get(admin, "/healthz").status, 200);
     for raw in &mut silent {
-        assert_eq!(raw.response().status, 408);
+        assert_eq!(raw.receive_response().status, 408);
     }
 }
 
@@ -263,19 +262,20 @@ fn requests_are_judged_and_slow_clients_told() {
 fn an_address_that_cannot_be_had_is_said_with_a_way_out() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
-    refuses(&mut uproar(&["--admin", &address]), &[&address, "cannot listen on", "--admin"]);
+    expect_start_failure(&mut uproar(&["--admin", &address]), &[&address, "cannot listen on", "--admin"]);
     let parts = ["192.0.2.1:9100", "cannot listen on", "no interface"];
-    refuses(&mut uproar(&["--admin", "192.0.2.1:9100"]), &parts);
+    expect_start_failure(&mut uproar(&["--admin", "192.0.2.1:9100"]), &parts);
     let parts = ["--admin 127.0.0.1:8000", "--listen", "another port"];
-    refuses(&mut uproar(&["--admin", "127.0.0.1:8000"]), &parts);
+    expect_start_failure(&mut uproar(&["--admin", "127.0.0.1:8000"]), &parts);
 }
 
 /// Every name in the dashboard of `deploy` is exposed, and every name that it groups by is a label there.
 #[test]
 fn the_dashboard_for_grafana_asks_for_what_there_is() {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(admin_config(BackendName::Auto, AppName::Chat, 2)));
-    let metrics = Metrics::of(server.admin_address().expect("it has an admin listener"));
+    let server =
+        TestServer::start(&identity.with_tls_listener(admin_config(BackendName::Auto, AppName::Chat, 2)));
+    let metrics = Metrics::fetch(server.admin_address().expect("it has an admin listener"));
     let text = include_str!("../../deploy/grafana-dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(text).expect("valid JSON");
     let mut queries = Vec::new();

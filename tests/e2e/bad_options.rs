@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::process::refuses;
-use crate::support::process::{output, settings_file, uproar};
+use crate::support::process::{expect_start_failure, run_to_end, settings_file, uproar};
 
 /// Options with values that they refuse.
 const BAD: &[(&str, &[&str])] = &[
@@ -52,7 +51,7 @@ fn every_option_refuses_bad_values() {
     for (option, values) in BAD {
         for value in *values {
             let argument = format!("{option}={value}");
-            refuses(&mut uproar(&[&argument]), &[option, value]);
+            expect_start_failure(&mut uproar(&[&argument]), &[option, value]);
             let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
             refuses(uproar(&[]).env(name, value), &[option, value]);
         }
@@ -68,7 +67,7 @@ fn every_key_of_the_file_refuses_bad_values() {
         for value in *values {
             for value in [format!("\"{value}\""), (*value).into()] {
                 settings_file("bad values", format!("# One line before it.\n{key} = {value}\n"));
-                refuses(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2", key]);
+                expect_start_failure(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2", key]);
             }
         }
     }
@@ -77,7 +76,7 @@ fn every_key_of_the_file_refuses_bad_values() {
 /// Whoever adds an option gives it a row above.
 #[test]
 fn every_option_is_in_the_table() {
-    let help = output(&mut uproar(&["--help"]));
+    let help = run_to_end(&mut uproar(&["--help"]));
     let text = String::from_utf8(help.stdout).expect("text");
     let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
     let names: BTreeSet<_> = named.filter_map(|rest| rest.split_whitespace().next()).collect();
@@ -87,19 +86,19 @@ fn every_option_is_in_the_table() {
 
 #[test]
 fn unknown_words_are_refused_with_a_hint() {
-    refuses(&mut uproar(&["--wrokers=2"]), &["--wrokers", "'--workers'", "--help"]);
-    refuses(&mut uproar(&["--app=chatt"]), &["chatt", "chat, relay, echo"]);
-    refuses(&mut uproar(&["dance"]), &["dance", "--help"]);
+    expect_start_failure(&mut uproar(&["--wrokers=2"]), &["--wrokers", "'--workers'", "--help"]);
+    expect_start_failure(&mut uproar(&["--app=chatt"]), &["chatt", "chat, relay, echo"]);
+    expect_start_failure(&mut uproar(&["dance"]), &["dance", "--help"]);
 }
 
 #[test]
 fn what_cannot_be_together_is_refused_with_a_way_out() {
     let parts = ["--history-bytes 4096", "--lag-window 4096", "lower the one or raise the other"];
-    refuses(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
+    expect_start_failure(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
     for (first, second) in
         [("127.0.0.1:1", "127.0.0.1:1"), ("0.0.0.0:1", "127.0.0.1:1"), ("127.0.0.1:1", "[::]:1")]
     {
         let parts = [first, second, "overlap", "leave one of them out"];
-        refuses(&mut uproar(&["--listen", first, "--listen", second]), &parts);
+        expect_start_failure(&mut uproar(&["--listen", first, "--listen", second]), &parts);
     }
 }

@@ -6,11 +6,10 @@ use nix::sys::signal::Signal;
 use rustls::pki_types::pem::PemObject;
 use uproar::config::{AppName, BackendName, Config};
 
-use crate::process::refuses;
 use crate::support::metrics::Metrics;
-use crate::support::process::{output, uproar};
+use crate::support::process::{expect_start_failure, run_to_end, uproar};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
-use crate::support::{TestServer, config, until};
+use crate::support::{TestServer, config, wait_until};
 use crate::tls::start;
 
 on_both_backends!(
@@ -26,15 +25,15 @@ fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
     let mut identity = Identity::new();
     let server = start(backend, &identity);
     let address = server.tls_address();
-    let mut old = TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    let mut old = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     identity.renew();
     server.signal(Signal::SIGHUP);
-    until("it has read them", || server.log().contains("key.pem again"));
-    let mut new = TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    wait_until("it has read them", || server.log().contains("key.pem again"));
+    let mut new = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     assert_ne!(old.certificate(), new.certificate());
     for client in [&mut old, &mut new] {
-        client.say("nobody is dropped");
-        client.hears("nobody is dropped");
+        client.send_text("nobody is dropped");
+        client.expect_text("nobody is dropped");
     }
 }
 
@@ -42,7 +41,7 @@ fn a_wrong_certificate_changes_nothing(backend: BackendName) {
     let mut identity = Identity::new();
     let server = start(backend, &identity);
     let address = server.tls_address();
-    let client = identity.client(&VERSIONS);
+    let client = identity.client_config(&VERSIONS);
     let right = std::fs::read(identity.cert()).expect("there");
     let other = Identity::new();
     let foreign = std::fs::read_to_string(other.cert()).expect("there");
@@ -56,29 +55,31 @@ fn a_wrong_certificate_changes_nothing(backend: BackendName) {
             let log = &server.log()[seen..];
             log.contains("SIGHUP: nothing changes") && log.contains(why) && log.contains("cert.pem")
         });
-        let mut shown = TlsClient::open(address, "/", &client);
+        let mut shown = TlsClient::connect(address, "/", &client);
         let kept = rustls::pki_types::CertificateDer::from_pem_slice(&right).expect("a certificate");
-        shown.say("hello");
-        shown.hears("hello");
+        shown.send_text("hello");
+        shown.expect_text("hello");
         assert_eq!(shown.certificate(), kept.to_vec());
     }
     identity.renew();
     server.signal(Signal::SIGHUP);
-    until("it has read them", || server.log().contains("key.pem again"));
-    TlsClient::open(address, "/", &identity.client(&VERSIONS));
+    wait_until("it has read them", || server.log().contains("key.pem again"));
+    TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
 }
 
 fn a_certificate_that_expires_soon_is_told_of(backend: BackendName) {
     let mut identity = Identity::new();
     identity.renew_until(SystemTime::now() + 13 * DAY);
     let server = start(backend, &identity);
-    until("it is told at the start", || server.log().contains("cert.pem: the certificate expires on 20"));
+    wait_until("it is told at the start", || {
+        server.log().contains("cert.pem: the certificate expires on 20")
+    });
     // One that is good for long enough is not worth a word, and one that is none any more is.
     for (end, part) in [(15 * DAY, None), (Duration::ZERO, Some("since it expired on 20"))] {
         let seen = server.log().len();
         identity.renew_until(SystemTime::now() + end);
         server.signal(Signal::SIGHUP);
-        until("it has read them", || server.log()[seen..].contains("key.pem again"));
+        wait_until("it has read them", || server.log()[seen..].contains("key.pem again"));
         let log = server.log()[seen..].to_owned();
         assert_eq!(log.contains("the certificate"), part.is_some(), "{log}");
         assert!(part.is_none_or(|part| log.contains(part)), "{log}");
@@ -96,9 +97,9 @@ fn metrics_tell_when_the_certificate_expires(backend: BackendName) {
     };
     let ((end, first_s), (new_end, second_s)) = (end_s(100), end_s(200));
     identity.renew_until(end);
-    let settings = identity.on(with_admin.clone());
+    let settings = identity.with_tls_listener(with_admin.clone());
     let server = TestServer::start(&settings);
-    let metrics = |server: &TestServer| Metrics::of(server.admin_address().expect("there is one"));
+    let metrics = |server: &TestServer| Metrics::fetch(server.admin_address().expect("there is one"));
     assert_eq!(metrics(&server).sum(name, &[]), first_s);
     identity.renew_until(new_end);
     server.control().reload(&settings).expect("they can be");
@@ -114,7 +115,7 @@ fn a_check_tells_of_a_certificate_that_expires_soon() {
     let args = ["check", "--listen=tls:127.0.0.1:0", "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
     for (days, is_told) in [(100, false), (3, true)] {
         identity.renew_until(SystemTime::now() + days * DAY);
-        let output = output(&mut uproar(&args));
+        let output = run_to_end(&mut uproar(&args));
         let said = String::from_utf8(output.stderr).expect("text");
         assert!(output.status.success(), "it is good yet: {said}");
         assert_eq!(said.contains("cert.pem: the certificate expires on 20"), is_told, "{said}");
@@ -133,8 +134,8 @@ fn what_is_missing_is_said_with_a_way_out() {
         (&[listen, "--tls-key", key], &[key, "--tls-cert FILE"]),
         (&["--tls-cert", cert, "--tls-key", key], &[cert, "--listen tls:0.0.0.0:8443"]),
     ] {
-        refuses(&mut uproar(args), parts);
-        refuses(&mut uproar(&[&["check"], args].concat()), parts);
+        expect_start_failure(&mut uproar(args), parts);
+        expect_start_failure(&mut uproar(&[&["check"], args].concat()), parts);
     }
 }
 
@@ -171,10 +172,10 @@ fn a_file_of_no_use_is_said_with_a_way_out() {
         (&cert, &"/dev/zero".into(), &["--tls-key", "/dev/zero", "more than"]),
     ] {
         let args = ["--listen=tls:127.0.0.1:0", "--tls-cert", arg(cert), "--tls-key", arg(key)];
-        refuses(&mut uproar(&args), parts);
-        refuses(&mut uproar(&[&["check"], &args[..]].concat()), parts);
+        expect_start_failure(&mut uproar(&args), parts);
+        expect_start_failure(&mut uproar(&[&["check"], &args[..]].concat()), parts);
         // No line of a key may show.
-        let said = String::from_utf8(output(&mut uproar(&args)).stderr).expect("text");
+        let said = String::from_utf8(run_to_end(&mut uproar(&args)).stderr).expect("text");
         for line in key_text.lines().filter(|line| !line.starts_with("-----")) {
             assert!(!said.contains(&line[..20.min(line.len())]), "{said}");
         }

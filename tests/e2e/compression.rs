@@ -3,8 +3,8 @@
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use uproar::config::{self, AppName, BackendName, Config};
 
-use crate::support::raw::{BINARY, CLOSE, Raw, TEXT, frame, upgrade_request};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{BINARY, CLOSE, RawClient, TEXT, frame, upgrade_request};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     what_is_offered_decides_what_is_agreed,
@@ -20,7 +20,7 @@ const WORDS: &str = "roar and roar and roar and roar again, ";
 
 /// A client that compresses, with one engine a direction for its whole life.
 struct Deflating {
-    raw: Raw,
+    raw: RawClient,
     out: Compress,
     back: Decompress,
     /// Whether each message begins anew: ours, and the server's.
@@ -30,7 +30,7 @@ struct Deflating {
 impl Deflating {
     /// Offers, and keeps to the answer.
     fn open(server: &TestServer, path: &str, offer: &str) -> Self {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         let answer = negotiate(&mut raw, path, offer).expect("compression is agreed");
         let anew =
             (answer.contains("client_no_context_takeover"), answer.contains("server_no_context_takeover"));
@@ -55,7 +55,7 @@ impl Deflating {
 
     /// The next text message, and how many bytes it had on the way.
     fn hear(&mut self) -> (String, usize) {
-        let (first, payload) = self.raw.frame();
+        let (first, payload) = self.raw.receive_frame();
         let content = match first {
             TEXT => payload.clone(),
             0xc1 => {
@@ -74,11 +74,11 @@ impl Deflating {
 }
 
 /// Opens a WebSocket with an offer; what the server makes of it.
-fn negotiate(raw: &mut Raw, path: &str, offer: &str) -> Option<String> {
+fn negotiate(raw: &mut RawClient, path: &str, offer: &str) -> Option<String> {
     let request = upgrade_request(path);
     let (line, rest) = request.split_once("\r\n").expect("a request line");
     raw.send(format!("{line}\r\nSec-WebSocket-Extensions: {offer}\r\n{rest}").as_bytes());
-    let head = raw.switched();
+    let head = raw.expect_upgrade();
     let answers = head.lines().filter_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
     let answers: Vec<&str> = answers.collect();
     assert!(answers.len() < 2, "{head}");
@@ -109,7 +109,7 @@ fn what_is_offered_decides_what_is_agreed(backend: BackendName) {
         ),
     ] {
         for (server, answer) in servers.iter().zip(answers) {
-            let agreed = negotiate(&mut Raw::connect(server.address()), "/", offer);
+            let agreed = negotiate(&mut RawClient::connect(server.address()), "/", offer);
             assert_eq!(agreed.as_deref(), answer, "{offer}");
         }
     }
@@ -131,7 +131,7 @@ fn compressed_messages_are_understood_and_answered(backend: BackendName) {
             }
             for count in [0, 1, 10, 1_000, 3, 20_000] {
                 let text = WORDS.repeat(count) + &format!("for {count}");
-                client.say(&text);
+                client.send_text(&text);
                 let (heard, on_the_way) = client.hear();
                 assert!(heard == text, "{offer}: {count}");
                 let is_small =
@@ -139,7 +139,7 @@ fn compressed_messages_are_understood_and_answered(backend: BackendName) {
                 assert!(!is_small || on_the_way < text.len() / 5, "{offer}: {on_the_way} of {}", text.len());
             }
             client.raw.send(&frame(CLOSE, &[3, 232]));
-            assert_eq!(client.raw.close_frame().0, 1000);
+            assert_eq!(client.raw.receive_close().0, 1000);
         }
     }
 }
@@ -147,30 +147,31 @@ fn compressed_messages_are_understood_and_answered(backend: BackendName) {
 fn a_room_serves_both_kinds_of_clients(backend: BackendName) {
     for compression in [config::Compression::Shared, config::Compression::Dedicated] {
         let server = server(backend, AppName::Relay, compression);
-        let mut plain: Vec<Raw> = (0..4).map(|_| Raw::open(server.address(), "/room/den")).collect();
+        let mut plain: Vec<RawClient> =
+            (0..4).map(|_| RawClient::open(server.address(), "/room/den")).collect();
         let offers = ["permessage-deflate", "permessage-deflate; server_max_window_bits=10"];
         let mut deflating: Vec<Deflating> =
             (0..8).map(|n| Deflating::open(&server, "/room/den", offers[n % 2])).collect();
         // Whoever hears her own words has joined on every shard that there is.
         for client in &mut deflating {
-            client.say("here");
+            client.send_text("here");
             while client.hear().0 != "here" {}
         }
         for client in &mut plain {
             client.send(&frame(TEXT, b"plain here"));
-            while client.frame().1 != b"plain here" {}
+            while client.receive_frame().1 != b"plain here" {}
         }
         for n in 0..20 {
             let text = format!("{n}: {}", WORDS.repeat(n));
             match n % 2 {
-                0 => deflating[n % 8].say(&text),
+                0 => deflating[n % 8].send_text(&text),
                 _ => plain[n % 4].send(&frame(TEXT, text.as_bytes())),
             }
             for client in &mut deflating {
                 while client.hear().0 != text {}
             }
             for client in &mut plain {
-                while client.frame().1 != text.as_bytes() {}
+                while client.receive_frame().1 != text.as_bytes() {}
             }
         }
     }
@@ -184,8 +185,8 @@ fn a_bomb_is_closed_with_1009(backend: BackendName) {
     let bomb = client.compress(&vec![0; 64 << 20]);
     assert!(bomb.len() < 100_000);
     client.raw.try_send(&frame(BINARY | 0x40, &bomb));
-    assert_eq!(client.raw.close_frame().0, 1009);
-    client.raw.end();
+    assert_eq!(client.raw.receive_close().0, 1009);
+    client.raw.expect_end();
 }
 
 fn damaged_data_is_closed_with_1007(backend: BackendName) {
@@ -195,11 +196,11 @@ fn damaged_data_is_closed_with_1007(backend: BackendName) {
     {
         let mut client = Deflating::open(&server, "/", "permessage-deflate");
         client.raw.try_send(&frame(first, payload));
-        assert_eq!(client.raw.close_frame().0, 1007);
+        assert_eq!(client.raw.receive_close().0, 1007);
     }
     let mut client = Deflating::open(&server, "/", "permessage-deflate");
     client.raw.try_send(&frame(0x80 | 0x40, b""));
-    assert_eq!(client.raw.close_frame().0, 1002);
+    assert_eq!(client.raw.receive_close().0, 1002);
 }
 
 fn windows_are_counted_and_have_a_cap(backend: BackendName) {
@@ -210,7 +211,7 @@ fn windows_are_counted_and_have_a_cap(backend: BackendName) {
         totals.context_bytes_reserved - totals.context_bytes_released
     };
     let open = || {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         let answer = negotiate(&mut raw, "/", "permessage-deflate").expect("agreed");
         (raw, !answer.contains("client_no_context_takeover"))
     };
@@ -221,10 +222,10 @@ fn windows_are_counted_and_have_a_cap(backend: BackendName) {
     );
     assert_eq!(reserved(), 3 << 15);
     clients.remove(0);
-    until("the window is given back", || reserved() == 2 << 15);
+    wait_until("the window is given back", || reserved() == 2 << 15);
     assert!(open().1, "and another client has it");
     drop(clients);
-    until("all are given back", || reserved() == 0);
+    wait_until("all are given back", || reserved() == 0);
 }
 
 fn short_messages_are_sent_plain(backend: BackendName) {
@@ -232,7 +233,7 @@ fn short_messages_are_sent_plain(backend: BackendName) {
     let server = TestServer::start(&Config { compression_threshold: 50, ..base });
     let mut client = Deflating::open(&server, "/", "permessage-deflate");
     for (len, first) in [(49, TEXT), (50, TEXT | 0x40)] {
-        client.say(&"a".repeat(len));
-        assert_eq!(client.raw.frame().0, first, "{len}");
+        client.send_text(&"a".repeat(len));
+        assert_eq!(client.raw.receive_frame().0, first, "{len}");
     }
 }

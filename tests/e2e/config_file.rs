@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use crate::process::refuses;
-use crate::support::process::{Process, output, settings_file, uproar};
+use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
 use crate::support::tls::{Identity, arg};
 
 /// What a check prints: each key with its value and its origin.
 fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
-    let output = output(command);
+    let output = run_to_end(command);
     let stdout = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     let settings = stdout.lines().map(|line| {
@@ -84,7 +83,7 @@ fn what_check_prints_can_be_read_again() {
     let args = ["check", "--listen=127.0.0.1:1,[::1]:2", "--message-rate=+5", "--ping-seconds=.5"];
     let printed = output(uproar(&args).env("UPROAR_LOG", "[{x=\"y\"}]=info")).stdout;
     let path = settings_file("again", &printed);
-    let again = output(&mut uproar(&["check", "--config", &path])).stdout;
+    let again = run_to_end(&mut uproar(&["check", "--config", &path])).stdout;
     let values = |text: Vec<u8>| {
         let text = String::from_utf8(text).expect("text");
         text.lines().map(|line| line.rsplit_once('#').expect(line).0.trim().to_owned()).collect::<Vec<_>>()
@@ -135,8 +134,8 @@ fn what_is_wrong_is_said_with_line_key_and_remedy() {
         ("listen = [\"0.0.0.0:1\", \"127.0.0.1:1\"]\n", &["overlap", "uproar.toml:1"]),
     ] {
         let path = settings_file("wrong", text);
-        refuses(&mut uproar(&["check", "--config", &path]), parts);
-        refuses(&mut uproar(&["--config", &path]), parts);
+        expect_start_failure(&mut uproar(&["check", "--config", &path]), parts);
+        expect_start_failure(&mut uproar(&["--config", &path]), parts);
     }
 }
 
@@ -153,7 +152,7 @@ fn a_wrong_value_that_nobody_needs_is_wrong() {
 #[test]
 fn a_file_in_another_encoding_is_refused() {
     let path = settings_file("latin1", b"# one\nlog = \"caf\xe9\"\n");
-    refuses(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2: not UTF-8"]);
+    expect_start_failure(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2: not UTF-8"]);
 }
 
 /// The example holds every key, as it is and with the lines that it leaves to choice.

@@ -9,8 +9,8 @@ use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg};
-use crate::support::raw::{Raw, TEXT, upgrade_request};
-use crate::support::{TestServer, config, flood};
+use crate::support::raw::{RawClient, TEXT, upgrade_request};
+use crate::support::{TestServer, config, send_until_closed};
 
 on_both_backends!(
     a_signal_closes_all_and_ends_with_0,
@@ -26,16 +26,16 @@ fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Process::start(&["--workers=2", "--drain-seconds=0.2", backend_arg(backend)]);
         // It comes first, so it is accepted when the others are.
-        let mut waiting = Raw::connect(server.address);
+        let mut waiting = RawClient::connect(server.address);
         waiting.send(b"GET / HTTP/1.1\r\n");
         let clients: Vec<_> = (0..20).map(|_| Client::open(server.address, "/")).collect();
         server.signal(signal);
         for mut client in clients {
-            assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
+            assert_eq!(client.wait_for_close(), (1001, "the server is shutting down".into()));
         }
-        assert_eq!(waiting.response().status, 503);
+        assert_eq!(waiting.receive_response().status, 503);
         drop(waiting);
-        let ended = server.ended();
+        let ended = server.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.log);
         assert!(ended.log.contains("ended totals=Totals { accepted: 21, closed: 21,"), "{}", ended.log);
     }
@@ -44,13 +44,13 @@ fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
 fn a_second_signal_ends_at_once(backend: BackendName) {
     let args = ["--workers=1", "--drain-seconds=600", "--close-seconds=600", backend_arg(backend)];
     let server = Process::start(&args);
-    let mut client = Raw::open(server.address, "/");
-    client.frame();
+    let mut client = RawClient::open(server.address, "/");
+    client.receive_frame();
     server.signal(Signal::SIGTERM);
     // It does not answer, so the server waits for it.
-    assert_eq!(client.close_frame().0, 1001);
+    assert_eq!(client.receive_close().0, 1001);
     server.signal(Signal::SIGTERM);
-    let ended = server.ended();
+    let ended = server.wait();
     assert_eq!(ended.code, Some(130), "{}", ended.log);
 }
 
@@ -58,16 +58,16 @@ fn a_second_signal_ends_at_once(backend: BackendName) {
 fn who_is_in_the_handshake_may_finish_it(backend: BackendName) {
     let args = ["--app=echo", "--workers=1", "--drain-seconds=600", backend_arg(backend)];
     let server = Process::start(&args);
-    let mut early = Raw::connect(server.address);
+    let mut early = RawClient::connect(server.address);
     early.send(b"GET / HTTP/1.1\r\n");
     let mut other = Client::open(server.address, "/");
     server.signal(Signal::SIGTERM);
-    assert_eq!(other.closed().0, 1001);
+    assert_eq!(other.wait_for_close().0, 1001);
     early.send(upgrade_request("/").split_once("\r\n").expect("lines").1.as_bytes());
-    early.switched();
-    assert_eq!(early.close_frame().0, 1001);
+    early.expect_upgrade();
+    assert_eq!(early.receive_close().0, 1001);
     drop((early, other));
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName) {
@@ -77,13 +77,13 @@ fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName)
     server.signal(Signal::SIGTERM);
     let mut late = Client::open(server.address, "/");
     for client in [&mut early, &mut late] {
-        client.say("still here");
-        client.hears("still here");
+        client.send_text("still here");
+        client.expect_text("still here");
     }
     for mut client in [early, late] {
-        assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
+        assert_eq!(client.wait_for_close(), (1001, "the server is shutting down".into()));
     }
-    let ended = server.ended();
+    let ended = server.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert!(ended.log.contains("ended totals=Totals { accepted: 2, closed: 2,"), "{}", ended.log);
 }
@@ -94,7 +94,7 @@ fn stopping_from_the_library_does_the_same(backend: BackendName) {
     let control = server.control();
     control.stop();
     for mut client in clients {
-        assert_eq!(client.closed(), (1001, "the server is shutting down".into()));
+        assert_eq!(client.wait_for_close(), (1001, "the server is shutting down".into()));
     }
 }
 
@@ -105,19 +105,19 @@ fn what_a_client_is_owed_comes_before_its_farewell(backend: BackendName) {
         close_seconds: Duration::from_secs(600),
         ..config(backend, AppName::Relay, 1)
     });
-    let mut reader = Raw::open(server.address(), "/").with_small_window();
+    let mut reader = RawClient::open(server.address(), "/").with_small_window();
     let mut publisher = Client::open(server.address(), "/");
     let text = |number: usize| format!("{number:05} {}", "x".repeat(32 << 10));
     for number in 0..600 {
-        publisher.say(&text(number));
-        publisher.hears(&text(number));
+        publisher.send_text(&text(number));
+        publisher.expect_text(&text(number));
     }
     server.stop();
-    assert_eq!(publisher.closed().0, 1001);
+    assert_eq!(publisher.wait_for_close().0, 1001);
     for number in 0..600 {
-        assert_eq!(reader.frame(), (TEXT, text(number).into_bytes()));
+        assert_eq!(reader.receive_frame(), (TEXT, text(number).into_bytes()));
     }
-    assert_eq!(reader.close_frame(), (1001, "the server is shutting down".into()));
+    assert_eq!(reader.receive_close(), (1001, "the server is shutting down".into()));
 }
 
 /// Long before its time for closing is over, and having cost no more than what could have been on its way.

@@ -4,7 +4,7 @@ use tungstenite::Message;
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
-use crate::support::raw::{BINARY, CLOSE, PING, PONG, Raw, TEXT, close_payload, frame};
+use crate::support::raw::{BINARY, CLOSE, PING, PONG, RawClient, TEXT, close_payload, frame};
 use crate::support::{TestServer, config};
 
 on_both_backends!(
@@ -54,15 +54,15 @@ fn broken_rules_close_with_their_code(backend: BackendName) {
     ];
     let count = rows.len() as u64;
     for (what, code, bytes) in rows {
-        let mut raw = Raw::open(server.address(), "/");
+        let mut raw = RawClient::open(server.address(), "/");
         // What was right before is answered; what follows is not looked at.
         raw.send(&frame(TEXT, b"right"));
         raw.try_send(&[&bytes[..], &frame(TEXT, b"too late")].concat());
-        assert_eq!(raw.frame(), (TEXT, b"right".to_vec()), "{what}");
-        let (said, reason) = raw.close_frame();
+        assert_eq!(raw.receive_frame(), (TEXT, b"right".to_vec()), "{what}");
+        let (said, reason) = raw.receive_close();
         assert_eq!(said, code, "{what}: {reason}");
         assert!(!reason.is_empty(), "{what}");
-        raw.end();
+        raw.expect_end();
     }
     assert_eq!(server.totals().failed, count);
 }
@@ -73,40 +73,40 @@ fn the_longest_message_passes_and_no_longer_one(backend: BackendName) {
     let mut client = Client::open(server.address(), "/");
     for message in [Message::text("ä".repeat(LONGEST / 2)), Message::binary(vec![7; LONGEST])] {
         client.send(message.clone());
-        assert!(client.message() == message, "the echo differs");
+        assert!(client.receive() == message, "the echo differs");
     }
     client.send(Message::binary(vec![7; LONGEST + 1]));
-    assert_eq!(client.closed(), (1009, "the message is longer than this server accepts".into()));
+    assert_eq!(client.wait_for_close(), (1009, "the message is longer than this server accepts".into()));
 }
 
 fn fragments_become_one_message(backend: BackendName) {
     const FRAGMENTS: usize = 65_536;
     let server = TestServer::echo(backend);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     // A character may be cut where fragments meet, and a control frame may come between them.
     raw.send(
         &[frame(0x01, b"gr\xc3"), frame(PING, b"between"), frame(0x00, b"\xbc\xc3"), frame(0x80, b"\x9fe")]
             .concat(),
     );
-    assert_eq!(raw.frame(), (PONG, b"between".to_vec()));
-    assert_eq!(raw.frame(), (TEXT, "grüße".into()));
+    assert_eq!(raw.receive_frame(), (PONG, b"between".to_vec()));
+    assert_eq!(raw.receive_frame(), (TEXT, "grüße".into()));
     let mut bytes = frame(0x02, b"f");
     bytes.extend(frame(0x00, b"f").repeat(FRAGMENTS - 2));
     bytes.extend(frame(0x80, b"f"));
     raw.send(&bytes);
-    assert!(raw.frame() == (BINARY, vec![b'f'; FRAGMENTS]), "the echo differs");
+    assert!(raw.receive_frame() == (BINARY, vec![b'f'; FRAGMENTS]), "the echo differs");
 }
 
 fn pings_are_answered(backend: BackendName) {
     let server = TestServer::echo(backend);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     for payload in [&b""[..], b"hello", &[9; 125]] {
         raw.send(&frame(PING, payload));
-        assert_eq!(raw.frame(), (PONG, payload.to_vec()));
+        assert_eq!(raw.receive_frame(), (PONG, payload.to_vec()));
     }
     // A pong that nobody asked for is nothing to answer.
     raw.send(&[frame(PONG, b"unasked"), frame(TEXT, b"next")].concat());
-    assert_eq!(raw.frame(), (TEXT, b"next".to_vec()));
+    assert_eq!(raw.receive_frame(), (TEXT, b"next".to_vec()));
 }
 
 fn the_close_handshake_echoes_the_code(backend: BackendName) {
@@ -116,10 +116,10 @@ fn the_close_handshake_echoes_the_code(backend: BackendName) {
         (close_payload(4999, ""), close_payload(4999, "")),
         (vec![], vec![]),
     ] {
-        let mut raw = Raw::open(server.address(), "/");
+        let mut raw = RawClient::open(server.address(), "/");
         raw.send(&[frame(CLOSE, &sent), frame(TEXT, b"too late")].concat());
-        assert_eq!(raw.frame(), (CLOSE, answered));
-        raw.end();
+        assert_eq!(raw.receive_frame(), (CLOSE, answered));
+        raw.expect_end();
     }
     let mut client = Client::open(server.address(), "/");
     client.socket.close(None).expect("sent");
@@ -142,18 +142,18 @@ fn who_half_closes_gets_what_it_is_owed(backend: BackendName) {
     const LEN: usize = 50_000;
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&base);
-    let (stream, _) = Raw::open(server.address(), "/").into_parts();
-    let mut reader = Raw::over(stream.try_clone().expect("a second handle"));
+    let (stream, _) = RawClient::open(server.address(), "/").into_parts();
+    let mut reader = RawClient::from_stream(stream.try_clone().expect("a second handle"));
     let writer = std::thread::spawn(move || {
-        let mut raw = Raw::over(stream);
+        let mut raw = RawClient::from_stream(stream);
         for number in 0..MESSAGES {
             raw.send(&frame(BINARY, &[number; LEN]));
         }
         raw.half_close();
     });
     for number in 0..MESSAGES {
-        assert!(reader.frame() == (BINARY, vec![number; LEN]), "the echo differs");
+        assert!(reader.receive_frame() == (BINARY, vec![number; LEN]), "the echo differs");
     }
-    reader.end();
+    reader.expect_end();
     writer.join().expect("all was written");
 }

@@ -3,8 +3,8 @@
 use uproar::config::AppName;
 use uproar::config::BackendName;
 
-use crate::support::raw::{CLOSE, Raw, Response, TEXT, close_payload, frame, upgrade_request};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{CLOSE, RawClient, Response, TEXT, close_payload, frame, upgrade_request};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     bad_requests_are_told_why,
@@ -18,9 +18,9 @@ on_both_backends!(
 );
 
 fn ask(server: &TestServer, request: &[u8]) -> Response {
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.try_send(request);
-    raw.response()
+    raw.receive_response()
 }
 
 /// The good request with one thing changed.
@@ -120,10 +120,10 @@ fn a_refused_method_is_told_the_allowed_ones(backend: BackendName) {
 // RFC 6455 §1.3 has this key and its answer.
 fn the_handshake_answers_the_key(backend: BackendName) {
     let server = TestServer::echo(backend);
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(upgrade_request("/room/caf%C3%A9?token=1").as_bytes());
     raw.half_close();
-    let response = raw.response();
+    let response = raw.receive_response();
     assert_eq!(response.status, 101);
     assert!(
         response.head.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
@@ -133,27 +133,27 @@ fn the_handshake_answers_the_key(backend: BackendName) {
 
 fn a_request_in_single_bytes_opens_too(backend: BackendName) {
     let server = TestServer::echo(backend);
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     for byte in upgrade_request("/").bytes() {
         raw.send(&[byte]);
     }
-    raw.switched();
+    raw.expect_upgrade();
     for byte in frame(TEXT, "grüße".as_bytes()) {
         raw.send(&[byte]);
     }
-    assert_eq!(raw.frame(), (TEXT, "grüße".into()));
+    assert_eq!(raw.receive_frame(), (TEXT, "grüße".into()));
 }
 
 fn messages_may_come_with_the_request(backend: BackendName) {
     let server = TestServer::echo(backend);
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     let close = frame(CLOSE, &close_payload(1000, "done"));
     raw.send(&[upgrade_request("/").as_bytes(), &frame(TEXT, b"one"), &frame(TEXT, b"two"), &close].concat());
-    raw.switched();
-    assert_eq!(raw.frame(), (TEXT, b"one".to_vec()));
-    assert_eq!(raw.frame(), (TEXT, b"two".to_vec()));
-    assert_eq!(raw.close_frame(), (1000, String::new()));
-    raw.end();
+    raw.expect_upgrade();
+    assert_eq!(raw.receive_frame(), (TEXT, b"one".to_vec()));
+    assert_eq!(raw.receive_frame(), (TEXT, b"two".to_vec()));
+    assert_eq!(raw.receive_close(), (1000, String::new()));
+    raw.expect_end();
 }
 
 fn a_request_costs_a_bounded_number_of_turns(backend: BackendName) {
@@ -162,7 +162,7 @@ fn a_request_costs_a_bounded_number_of_turns(backend: BackendName) {
     for _ in 0..REQUESTS {
         assert_eq!(ask(&server, b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").status, 404);
     }
-    until("all are forgotten", || server.connections().0 == 0);
+    wait_until("all are forgotten", || server.connections().0 == 0);
     let turns = server.totals().turns;
     assert!(turns < 20 * REQUESTS, "{turns} turns");
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use uproar::config::{AppName, BackendName, Config, LagPolicy};
 
-use crate::support::crowd::Crowd;
+use crate::support::many_clients::ManyClients;
 use crate::support::process::{Process, backend_arg};
-use crate::support::raw::{BINARY, CLOSE, Raw, TEXT, close_payload, frame};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{BINARY, CLOSE, RawClient, TEXT, close_payload, frame};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     who_never_reads_costs_the_others_nothing,
@@ -28,10 +28,10 @@ fn who_never_reads_costs_the_others_nothing(backend: BackendName) {
         "--ping-seconds=600",
         backend_arg(backend),
     ]);
-    let mut sluggard = Raw::open(server.address, "/room/r").with_small_window();
+    let mut sluggard = RawClient::open(server.address, "/room/r").with_small_window();
     sluggard.send(&frame(TEXT, b"I am here"));
-    assert_eq!(sluggard.frame().1, b"I am here");
-    let mut crowd = Crowd::gather(server.address, "r", READERS + 1);
+    assert_eq!(sluggard.receive_frame().1, b"I am here");
+    let mut crowd = ManyClients::join_room(server.address, "r", READERS + 1);
     let memory_before = server.memory_kib("VmHWM");
 
     let mut payload = pattern(LEN);
@@ -41,7 +41,7 @@ fn who_never_reads_costs_the_others_nothing(backend: BackendName) {
     while *received.iter().min().expect("a crowd") < MESSAGES {
         while sent < MESSAGES && sent - received.iter().min().expect("a crowd") < AHEAD {
             payload[..8].copy_from_slice(&sent.to_be_bytes());
-            crowd.say(0, &payload);
+            crowd.send_text(0, &payload);
             sent += 1;
         }
         crowd.poll(|reader, _, payload| {
@@ -57,7 +57,7 @@ fn who_never_reads_costs_the_others_nothing(backend: BackendName) {
 
     let mut next = 0_u64;
     let last = loop {
-        let (first, payload) = sluggard.frame();
+        let (first, payload) = sluggard.receive_frame();
         if first != BINARY {
             break (first, payload);
         }
@@ -71,7 +71,7 @@ fn who_never_reads_costs_the_others_nothing(backend: BackendName) {
     assert_eq!(last, (CLOSE, close_payload(1013, "lagged")));
     assert!(next < MESSAGES, "it cannot have had all");
     sluggard.send(&frame(CLOSE, &close_payload(1013, "")));
-    sluggard.end();
+    sluggard.expect_end();
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -82,15 +82,15 @@ fn who_may_skip_is_told_how_much_it_missed(backend: BackendName) {
     const LEN: usize = 16 << 10;
     let base = config(backend, AppName::Relay, 2);
     let server = TestServer::start(&Config { lag_policy: LagPolicy::Skip, lag_window: 256 << 10, ..base });
-    let mut sluggard = Raw::open(server.address(), "/room/r").with_small_window();
+    let mut sluggard = RawClient::open(server.address(), "/room/r").with_small_window();
     sluggard.send(&frame(TEXT, b"I am here"));
-    assert_eq!(sluggard.frame().1, b"I am here");
-    let mut publisher = Crowd::gather(server.address(), "r", 1);
+    assert_eq!(sluggard.receive_frame().1, b"I am here");
+    let mut publisher = ManyClients::join_room(server.address(), "r", 1);
     let mut payload = pattern(LEN);
     let expected = payload.clone();
     let mut publish = |number: u64| {
         payload[..8].copy_from_slice(&number.to_be_bytes());
-        publisher.say(0, &payload);
+        publisher.send_text(0, &payload);
         let mut heard = false;
         while !heard {
             publisher.poll(|_, _, echo| heard |= echo == payload);
@@ -107,7 +107,7 @@ fn who_may_skip_is_told_how_much_it_missed(backend: BackendName) {
     }
     let (mut next, mut missed) = (0_u64, 0);
     while next < sent {
-        let (first, payload) = sluggard.frame();
+        let (first, payload) = sluggard.receive_frame();
         if first == TEXT {
             let text = String::from_utf8(payload).expect("text");
             let count = text.strip_prefix("* ").and_then(|text| text.strip_suffix(" messages missed"));
@@ -123,7 +123,7 @@ fn who_may_skip_is_told_how_much_it_missed(backend: BackendName) {
     assert!(missed > 0);
     // It is as good a member as before.
     sluggard.send(&frame(TEXT, b"I read again"));
-    assert_eq!(sluggard.frame(), (TEXT, b"I read again".to_vec()));
+    assert_eq!(sluggard.receive_frame(), (TEXT, b"I read again".to_vec()));
 }
 
 fn unread_answers_stop_the_asker(backend: BackendName) {
@@ -131,24 +131,24 @@ fn unread_answers_stop_the_asker(backend: BackendName) {
     const MESSAGES: usize = 300;
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { ping_seconds: Duration::from_secs(600), ..base });
-    let (stream, _) = Raw::open(server.address(), "/").with_small_window().into_parts();
-    let mut raw = Raw::over(stream.try_clone().expect("a second handle"));
+    let (stream, _) = RawClient::open(server.address(), "/").with_small_window().into_parts();
+    let mut raw = RawClient::from_stream(stream.try_clone().expect("a second handle"));
     // Without reading it cannot write either, after what the kernel and the server's bounded outbox take.
     let writer = std::thread::spawn(move || {
-        let mut raw = Raw::over(stream);
+        let mut raw = RawClient::from_stream(stream);
         for number in 0..MESSAGES {
             raw.send(&frame(BINARY, &vec![number as u8; LEN]));
         }
     });
     let mut heard = 0;
-    until("the server has stopped listening", || {
+    wait_until("the server has stopped listening", || {
         let now = server.totals().messages_in;
         let stopped = now > 0 && now == heard;
         heard = now;
         stopped
     });
     for number in 0..MESSAGES {
-        assert!(raw.frame() == (BINARY, vec![number as u8; LEN]), "the echo differs");
+        assert!(raw.receive_frame() == (BINARY, vec![number as u8; LEN]), "the echo differs");
     }
     writer.join().expect("all was written");
     assert_eq!(server.totals().lagged, 0);

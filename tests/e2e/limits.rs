@@ -6,8 +6,8 @@ use std::time::Duration;
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
-use crate::support::raw::{BINARY, CLOSE, Raw, close_payload, connect_from, frame, upgrade_request};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{BINARY, CLOSE, RawClient, close_payload, connect_from, frame, upgrade_request};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     the_server_has_a_limit,
@@ -27,7 +27,7 @@ fn from(last: u8) -> IpAddr {
 /// Tries until a client gets in.
 fn get_in(address: SocketAddr, source: IpAddr) -> Client {
     let mut client = None;
-    until("there is room again", || {
+    wait_until("there is room again", || {
         client = Client::open_on(connect_from(source, address), "/").ok();
         client.is_some()
     });
@@ -39,26 +39,26 @@ fn who_is_refused_and_says_nothing_is_gone_soon(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { max_connections: 1, ..base });
     let _inside = Client::open(server.address(), "/");
-    let mut silent: Vec<_> = (0..50).map(|_| Raw::connect(server.address())).collect();
+    let mut silent: Vec<_> = (0..50).map(|_| RawClient::connect(server.address())).collect();
     for raw in &mut silent {
-        assert_eq!(raw.response().status, 503);
+        assert_eq!(raw.receive_response().status, 503);
     }
-    until("all of them are gone", || server.connections().0 == 1);
+    wait_until("all of them are gone", || server.connections().0 == 1);
 }
 
 fn the_server_has_a_limit(backend: BackendName) {
     let base = config(backend, AppName::Echo, 4);
     let server = TestServer::start(&Config { max_connections: 10, ..base });
     let mut clients: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
-    let mut refused = Raw::connect(server.address());
+    let mut refused = RawClient::connect(server.address());
     refused.send(upgrade_request("/").as_bytes());
-    let response = refused.response();
+    let response = refused.receive_response();
     assert_eq!(response.status, 503, "{response:?}");
     assert!(response.head.contains("\r\nConnection: close\r\n") && !response.body.is_empty(), "{response:?}");
     drop(refused);
     for client in &mut clients {
-        client.say("still here");
-        client.hears("still here");
+        client.send_text("still here");
+        client.expect_text("still here");
     }
     clients.pop();
     clients.push(get_in(server.address(), from(1)));
@@ -85,7 +85,7 @@ fn who_is_refused_takes_no_place(backend: BackendName) {
     let server = TestServer::start(&Config { max_connections: 8, max_connections_per_ip: 2, ..base });
     // One address has more connections than the whole server may have, and says nothing on them.
     let silent: Vec<_> = (0..20).map(|_| connect_from(from(1), server.address())).collect();
-    until("all are accepted", || server.totals().accepted == 20);
+    wait_until("all are accepted", || server.totals().accepted == 20);
     let others: Vec<_> = (2..5)
         .map(|last| Client::open_on(connect_from(from(last), server.address()), "/").expect("there is room"))
         .collect();
@@ -96,36 +96,36 @@ fn unfinished_requests_have_a_limit(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&Config { max_handshakes: 5, ..base });
     let mut inside: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
-    let mut slow: Vec<_> = (0..5).map(|_| Raw::connect(server.address())).collect();
+    let mut slow: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
     slow.iter_mut().for_each(|raw| raw.send(b"GET / HT"));
-    until("all are accepted", || server.totals().accepted == 15);
-    let refused = Raw::connect(server.address()).response();
+    wait_until("all are accepted", || server.totals().accepted == 15);
+    let refused = RawClient::connect(server.address()).receive_response();
     assert_eq!(refused.status, 503, "{refused:?}");
     for client in &mut inside {
-        client.say("still here");
-        client.hears("still here");
+        client.send_text("still here");
+        client.expect_text("still here");
     }
     // Whoever finishes or breaks off makes room.
     slow[0].send(&upgrade_request("/").as_bytes()[8..]);
-    slow[0].switched();
+    slow[0].expect_upgrade();
     inside.push(get_in(server.address(), from(1)));
-    slow.push(Raw::connect(server.address()));
-    until("as many as may be are silent again", || server.totals().accepted >= 18);
-    assert_eq!(Raw::connect(server.address()).status(), Some(503));
+    slow.push(RawClient::connect(server.address()));
+    wait_until("as many as may be are silent again", || server.totals().accepted >= 18);
+    assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
     slow.pop().expect("five").abort();
     inside.push(get_in(server.address(), from(1)));
     drop((slow, inside));
-    until("all are gone", || server.connections() == (0, 0));
-    let mut silent: Vec<_> = (0..5).map(|_| Raw::connect(server.address())).collect();
-    until("they are in their handshake", || server.connections().0 == 5);
-    assert_eq!(Raw::connect(server.address()).status(), Some(503));
+    wait_until("all are gone", || server.connections() == (0, 0));
+    let mut silent: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
+    wait_until("they are in their handshake", || server.connections().0 == 5);
+    assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
     silent.clear();
 }
 
 /// What a client may do between connecting and its end.
 fn misbehave(address: SocketAddr, seed: u64) {
     let source = from((seed % 5) as u8 + 1);
-    let mut raw = Raw::over(connect_from(source, address));
+    let mut raw = RawClient::from_stream(connect_from(source, address));
     let request = upgrade_request("/");
     match seed / 5 % 10 {
         0 => {}
@@ -134,7 +134,7 @@ fn misbehave(address: SocketAddr, seed: u64) {
         3 => raw.send(&request.as_bytes()[..40]),
         4 => {
             raw.send(b"GET / HTTP/1.1\r\n\r\n");
-            assert!(matches!(raw.response().status, 400 | 429 | 503));
+            assert!(matches!(raw.receive_response().status, 400 | 429 | 503));
         }
         5 => {
             raw.try_send(request.as_bytes());
@@ -151,11 +151,11 @@ fn misbehave(address: SocketAddr, seed: u64) {
         8 => {
             raw.try_send(request.as_bytes());
             raw.half_close();
-            raw.response();
+            raw.receive_response();
         }
         _ => {
             // Time-outs: it says nothing until the server has had enough.
-            let _ = raw.response();
+            let _ = raw.receive_response();
         }
     }
 }
@@ -185,7 +185,7 @@ fn the_count_is_right_after_any_order(backend: BackendName) {
     for thread in threads {
         thread.join().expect("no surprise");
     }
-    until("all are gone", || server.connections() == (0, 0));
+    wait_until("all are gone", || server.connections() == (0, 0));
     // Everybody has room again, so nothing was counted twice either.
     for last in 1..=5 {
         drop(Client::open_on(connect_from(from(last), address), "/").expect("there is room"));
@@ -197,8 +197,8 @@ fn ipv6_works_and_is_counted(backend: BackendName) {
     let listen = vec!["[::1]:0".parse().expect("an address")];
     let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });
     let mut client = Client::open(server.address(), "/");
-    client.say("hello");
-    client.hears("hello");
+    client.send_text("hello");
+    client.expect_text("hello");
     assert_eq!(server.connections(), (1, 1));
     let source = server.address().ip();
     assert_eq!(Client::open_on(connect_from(source, server.address()), "/").err(), Some(429));

@@ -6,9 +6,9 @@ use uproar::config::BackendName;
 
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
-use crate::support::raw::Raw;
-use crate::support::token::{SECRET, token_of};
-use crate::support::until;
+use crate::support::raw::RawClient;
+use crate::support::token::{SECRET, token_for};
+use crate::support::wait_until;
 
 on_both_backends!(
     each_line_is_an_object,
@@ -19,15 +19,15 @@ on_both_backends!(
 );
 
 fn refused(server: &Process, path: &str) {
-    let mut raw = Raw::connect(server.address);
+    let mut raw = RawClient::connect(server.address);
     raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-    assert_eq!(raw.response().status, 404);
+    assert_eq!(raw.receive_response().status, 404);
 }
 
 /// The whole log of a server, which ends.
 fn log_of(server: Process) -> String {
     server.signal(Signal::SIGTERM);
-    server.ended().log
+    server.wait().log
 }
 
 /// The lines of a log in JSON.
@@ -49,12 +49,12 @@ fn each_line_is_an_object(backend: BackendName) {
     let args = ["--log-format=json", "--log=debug", "--workers=1", "--app=echo", backend_arg(backend)];
     let server = Process::start(&args);
     let mut client = Client::open(server.address, "/room/garden?who=nobody");
-    client.say("hello");
-    client.hears("hello");
+    client.send_text("hello");
+    client.expect_text("hello");
     client.socket.close(None).expect("closing");
     while client.socket.read().is_ok() {}
     refused(&server, "/nowhere?x");
-    until("both are gone", || server.log().matches("connection ended").count() == 2);
+    wait_until("both are gone", || server.log().matches("connection ended").count() == 2);
     let lines = objects(&log_of(server));
     let refusals = with_message(&lines, "refused: Nothing is here");
     assert_eq!(refusals.len(), 1, "{lines:?}");
@@ -91,11 +91,11 @@ fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
     let server = Process::start(&args);
     let mut client = Client::open(server.address, "/room/garden");
     for text in ["one", "two"] {
-        client.say(text);
-        client.hears(text);
+        client.send_text(text);
+        client.expect_text(text);
     }
     drop(client);
-    until("it is gone", || server.log().contains("connection ended"));
+    wait_until("it is gone", || server.log().contains("connection ended"));
     let log = log_of(server);
     let line = log.lines().find(|line| line.contains("connection ended")).expect("it was seen");
     for part in [
@@ -135,7 +135,7 @@ fn a_full_server_warns(backend: BackendName) {
     let server = Process::start(&args);
     let holder = Client::open(server.address, "/");
     for _ in 0..5 {
-        assert_eq!(Raw::connect(server.address).response().status, 503);
+        assert_eq!(RawClient::connect(server.address).receive_response().status, 503);
     }
     drop(holder);
     let lines = objects(&log_of(server));
@@ -149,20 +149,20 @@ fn a_full_server_warns(backend: BackendName) {
 
 fn what_users_say_is_not_logged(backend: BackendName) {
     let secret = settings_file(&format!("quiet log {backend:?}"), SECRET);
-    let token = token_of("ada-lovelace");
+    let token = token_for("ada-lovelace");
     for level in ["--log=info", "--log=debug"] {
         let flags = [level, "--listen=127.0.0.1:0", backend_arg(backend)];
         let server = Process::run(uproar(&flags).args(["--auth-hmac-secret-file", &secret]));
         let mut ada = Client::open(server.address, &format!("/room/garden?token={token}"));
-        ada.hears("* welcome to garden, you are ada-lovelace; /help lists the commands");
-        ada.say("between us");
-        ada.hears("ada-lovelace: between us");
+        ada.expect_text("* welcome to garden, you are ada-lovelace; /help lists the commands");
+        ada.send_text("between us");
+        ada.expect_text("ada-lovelace: between us");
         // Another user whose name looks the same, which the client is told.
-        let mut other = Client::open(server.address, &format!("/?token={}", token_of("Ada-Lovelace")));
-        assert_eq!(other.closed(), (1008, "the name Ada-Lovelace is taken".into()));
-        let mut refused = Raw::connect(server.address);
+        let mut other = Client::open(server.address, &format!("/?token={}", token_for("Ada-Lovelace")));
+        assert_eq!(other.wait_for_close(), (1008, "the name Ada-Lovelace is taken".into()));
+        let mut refused = RawClient::connect(server.address);
         refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-        assert_eq!(refused.response().status, 404);
+        assert_eq!(refused.receive_response().status, 404);
         drop((ada, other, refused));
         let log = log_of(server);
         assert!(log.contains("not_found"), "{log}");

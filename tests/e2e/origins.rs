@@ -2,7 +2,7 @@
 
 use uproar::config::{AppName, BackendName, Config};
 
-use crate::support::raw::{Raw, upgrade_request};
+use crate::support::raw::{RawClient, upgrade_request};
 use crate::support::{TestServer, config};
 
 on_both_backends!(
@@ -13,10 +13,10 @@ on_both_backends!(
 
 /// The answer to a handshake from a page of `origin`.
 fn status(server: &TestServer, origin: &str) -> Option<u16> {
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     let header = format!("\r\nOrigin: {origin}\r\n\r\n");
     raw.send(upgrade_request("/").replacen("\r\n\r\n", &header, 1).as_bytes());
-    raw.status()
+    raw.receive_status()
 }
 
 fn own(server: &TestServer) -> String {
@@ -34,7 +34,7 @@ fn a_foreign_page_cannot_use_its_visitors_chat(backend: BackendName) {
         assert_eq!(status(&server, foreign), Some(403), "{foreign}");
     }
     // What is no browser names no origin.
-    drop(Raw::open(server.address(), "/"));
+    drop(RawClient::open(server.address(), "/"));
     assert_eq!(server.totals().refused, 4);
 }
 

@@ -36,13 +36,13 @@ fn a_panic_closes_its_client_alone(backend: BackendName) {
     let server = TestServer::start_app(&config(backend, AppName::Relay, 2), |_| Box::new(Fragile));
     let mut others: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
     let mut speaker = Client::open(server.address(), "/");
-    speaker.say("boom");
-    assert_eq!(speaker.closed(), (1011, "the server made a mistake".into()));
+    speaker.send_text("boom");
+    assert_eq!(speaker.wait_for_close(), (1011, "the server made a mistake".into()));
     let mut newcomer = Client::open(server.address(), "/room/boom");
-    assert_eq!(newcomer.closed(), (1011, "the server made a mistake".into()));
+    assert_eq!(newcomer.wait_for_close(), (1011, "the server made a mistake".into()));
     for other in &mut others {
-        other.say("go on");
-        while other.line() != "go on" {}
+        other.send_text("go on");
+        while other.receive_text() != "go on" {}
     }
     // One for the message and one for the room, and each end made another.
     assert_eq!(server.totals().panics, 4);
@@ -65,8 +65,8 @@ fn a_code_that_cannot_be_sent_closes_its_client_alone(backend: BackendName) {
     let server = TestServer::start_app(&config(backend, AppName::Relay, 1), |_| Box::new(Wrong));
     for _ in 0..2 {
         let mut client = Client::open(server.address(), "/");
-        client.say("close me");
-        assert_eq!(client.closed(), (1011, "the server made a mistake".into()));
+        client.send_text("close me");
+        assert_eq!(client.wait_for_close(), (1011, "the server made a mistake".into()));
     }
     assert_eq!(server.totals().panics, 2);
 }

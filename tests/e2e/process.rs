@@ -1,24 +1,11 @@
 //! The program: its first words, its settings, and how it refuses to start.
 
 use std::net::TcpListener;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
-use crate::support::process::{Process, output, uproar};
-
-/// Runs a command that must refuse, with one line on stderr that has all of `parts`.
-pub(crate) fn refuses(command: &mut Command, parts: &[&str]) {
-    let output = output(command);
-    let stderr = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
-    assert!(output.stdout.is_empty(), "{command:?} printed something on stdout");
-    assert_eq!(stderr.lines().count(), 1, "{command:?}: {stderr}");
-    for part in parts {
-        assert!(stderr.starts_with("uproar: ") && stderr.contains(part), "{part:?} is missing: {stderr}");
-    }
-}
+use crate::support::process::{Process, run_to_end, uproar};
 
 #[test]
 fn the_first_line_says_where_and_what() {
@@ -35,7 +22,7 @@ fn the_first_line_says_where_and_what() {
         );
         drop(Client::open(address, "/"));
         server.signal(Signal::SIGTERM);
-        assert_eq!(server.ended().code, Some(0));
+        assert_eq!(server.wait().code, Some(0));
     }
 }
 
@@ -57,15 +44,15 @@ fn a_port_in_use_is_said_with_a_way_out() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let parts = [&address, "cannot listen on", "the port", "--listen"];
-    refuses(&mut uproar(&["--listen", &address]), &parts);
+    expect_start_failure(&mut uproar(&["--listen", &address]), &parts);
     // Another one of us shares the port if asked to, so this must be looked for.
     let other = Process::start(&[]);
     let address = other.address.to_string();
-    refuses(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--listen"]);
+    expect_start_failure(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--listen"]);
 }
 
 #[test]
 fn an_address_of_another_machine_is_said_with_a_way_out() {
     let parts = ["192.0.2.1:8000", "cannot listen on", "no interface"];
-    refuses(&mut uproar(&["--listen", "192.0.2.1:8000"]), &parts);
+    expect_start_failure(&mut uproar(&["--listen", "192.0.2.1:8000"]), &parts);
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use uproar::config::{AppName, BackendName, Config, Endpoint, Network};
 
-use crate::process::refuses;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Process, backend_arg, settings_file, uproar};
-use crate::support::raw::{Raw, TEXT, connect_from, frame, upgrade_request};
-use crate::support::{PATIENCE, TestServer, config, flood, until};
+use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
+use crate::support::raw::{RawClient, TEXT, connect_from, frame, upgrade_request};
+use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until};
 
 on_both_backends!(
     the_client_of_a_trusted_proxy_is_who_is_counted,
@@ -64,12 +63,12 @@ fn upgrade_with(headers: &[&str]) -> String {
 
 /// Opens a WebSocket from an address, with something before the request and lines in its head, and echoes a message;
 /// the status where it is refused.
-fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<Raw, u16> {
-    let mut raw = Raw::over(connect_from(IpAddr::from(from), server.address()));
+fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<RawClient, u16> {
+    let mut raw = RawClient::from_stream(connect_from(IpAddr::from(from), server.address()));
     // In one go: the header, the request, and a message behind it.
     raw.send(&[first, upgrade_with(headers).as_bytes(), &frame(TEXT, b"hello")].concat());
-    raw.is_switched()?;
-    assert_eq!(raw.frame(), (TEXT, b"hello".to_vec()));
+    raw.upgrade_result()?;
+    assert_eq!(raw.receive_frame(), (TEXT, b"hello".to_vec()));
     Ok(raw)
 }
 
@@ -96,7 +95,7 @@ fn the_client_of_a_trusted_proxy_is_who_is_counted(backend: BackendName) {
     let third = open(&server, STRANGER, b"", &[]).expect("its first");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 127.0.0.9"]).err(), Some(429));
     drop((first, second, third));
-    until("they are gone", || server.connections() == (0, 0));
+    wait_until("they are gone", || server.connections() == (0, 0));
     drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("there is room again"));
 }
 
@@ -148,16 +147,16 @@ fn pages_are_refused_in_the_same_way(backend: BackendName) {
     let base = trusting(backend);
     let server = TestServer::start(&Config { app: AppName::Chat, ..base });
     let ask = |method: &str| {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         let request = format!("{method} / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
         raw.send(request.as_bytes());
-        raw.response()
+        raw.receive_response()
     };
     assert_eq!(ask("GET").status, 200);
-    until("it is gone", || server.connections().0 == 0);
-    let mut client = Raw::connect(server.address());
+    wait_until("it is gone", || server.connections().0 == 0);
+    let mut client = RawClient::connect(server.address());
     client.send(upgrade_with(&["X-Forwarded-For: 1.2.3.4"]).as_bytes());
-    client.switched();
+    client.expect_upgrade();
     let (get, head) = (ask("GET"), ask("HEAD"));
     assert_eq!((get.status, head.status), (429, 429));
     assert!(get.body.contains("close one first") && head.body.is_empty(), "{get:?} {head:?}");
@@ -178,7 +177,7 @@ fn a_new_list_of_proxies_holds_at_once(backend: BackendName) {
 /// A request that comes by a path; the head of the answer.
 fn ask_by_path(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(path).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     stream.write_all(&[first, upgrade_with(headers).as_bytes()].concat()).expect("sent");
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -228,25 +227,25 @@ fn a_proxy_header_names_the_client(backend: BackendName) {
 fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     for header in [line("1.2.3.4"), binary(0x21, [1, 2, 3, 4]), binary(0x20, [1, 2, 3, 4])] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         for byte in [&header[..], upgrade_request("/").as_bytes()].concat() {
             raw.send(&[byte]);
         }
-        raw.switched();
+        raw.expect_upgrade();
         drop(raw);
         for cut in 1..header.len() {
-            until("the last one is gone", || server.connections().0 == 0);
+            wait_until("the last one is gone", || server.connections().0 == 0);
             let before = server.totals().bytes_in;
-            let mut raw = Raw::connect(server.address());
+            let mut raw = RawClient::connect(server.address());
             raw.send(&header[..cut]);
-            until("it is accepted", || server.connections().0 == 1);
+            wait_until("it is accepted", || server.connections().0 == 1);
             let request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
             raw.send(&[&header[cut..], request].concat());
-            assert_eq!(raw.response().status, 404, "cut at {cut}");
+            assert_eq!(raw.receive_response().status, 404, "cut at {cut}");
             let of_client = server.totals().bytes_in - before;
             assert_eq!(of_client, request.len() as u64, "the header is not the client's");
         }
-        until("the last one is gone", || server.connections().0 == 0);
+        wait_until("the last one is gone", || server.connections().0 == 0);
     }
 }
 
@@ -272,7 +271,7 @@ fn who_is_hidden_by_a_proxy_header_cannot_name_itself(backend: BackendName) {
     assert_eq!(server.connections(), (4, 0));
     // The slot's next client is not hidden.
     drop(clients);
-    until("they are gone", || server.connections().0 == 0);
+    wait_until("they are gone", || server.connections().0 == 0);
     let named = open(&server, PROXY, &line("127.0.0.2"), &lines[..1]).expect("its first");
     assert_eq!(server.connections(), (1, 1));
     drop(named);
@@ -286,9 +285,9 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
     for (at, bytes) in
         [&request[..], b"PROXY TCP4 x\r\n", b"\x16\x03\x01", b"\0", &endless, &long].iter().enumerate()
     {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(bytes);
-        let response = raw.response();
+        let response = raw.receive_response();
         assert_eq!(response.status, 400, "{response:?}");
         assert!(response.body.contains("PROXY protocol header"), "{response:?}");
         assert_eq!(server.totals().refused, at as u64 + 1, "counted once");
@@ -297,7 +296,7 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
 
 fn who_goes_on_without_a_proxy_header_is_cut_off(backend: BackendName) {
     let base = with_proxy_protocol(backend);
-    let server = TestServer::start(&Config { close_seconds: 100 * PATIENCE, ..base });
+    let server = TestServer::start(&Config { close_seconds: 100 * TIMEOUT, ..base });
     let stream = connect_from(IpAddr::from(PROXY), server.address());
     (&stream).write_all(b"no header").expect("sent");
     let taken = flood(stream);
@@ -308,28 +307,28 @@ fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {
     let base = with_proxy_protocol(backend);
     let server = TestServer::start(&Config { handshake_seconds: Duration::from_millis(100), ..base });
     for beginning in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", b"\r\n\r\n\0\r\nQUIT\n\x21", &line("1.2.3.4")] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(beginning);
-        assert_eq!(raw.response().status, 408);
+        assert_eq!(raw.receive_response().status, 408);
     }
     // The end of the stream is one, too.
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(b"PROXY TC");
     raw.half_close();
-    raw.end();
+    raw.expect_end();
 }
 
 /// Its client is told at once, whatever it will ask for.
 fn a_header_alone_takes_its_client_s_place(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    let mut first = Raw::connect(server.address());
+    let mut first = RawClient::connect(server.address());
     first.send(&line("1.2.3.4"));
-    until("the client is known", || server.connections() == (1, 1));
-    let mut second = Raw::connect(server.address());
+    wait_until("the client is known", || server.connections() == (1, 1));
+    let mut second = RawClient::connect(server.address());
     second.send(&line("1.2.3.4"));
-    assert_eq!(second.response().status, 429);
+    assert_eq!(second.receive_response().status, 429);
     first.send(upgrade_request("/").as_bytes());
-    first.switched();
+    first.expect_upgrade();
 }
 
 fn who_is_no_proxy_sends_no_proxy_header(backend: BackendName) {
@@ -376,7 +375,7 @@ fn misbehave(address: SocketAddr, seed: u64) {
     let header = if peer == STRANGER { Vec::new() } else { line(&named) };
     let request = upgrade_with(&[&format!("X-Forwarded-For: 127.0.0.{}", seed / 16 % 3 + 7)]);
     let all = [&header[..], request.as_bytes(), &frame(TEXT, b"hello")].concat();
-    let mut raw = Raw::over(connect_from(IpAddr::from(peer), address));
+    let mut raw = RawClient::from_stream(connect_from(IpAddr::from(peer), address));
     match seed / 48 % 6 {
         0 => raw.abort(),
         1 => raw.try_send(&all[..20]),
@@ -386,16 +385,16 @@ fn misbehave(address: SocketAddr, seed: u64) {
         }
         3 => {
             raw.try_send(&all[1..]);
-            assert!(matches!(raw.status(), Some(400 | 405 | 429 | 503) | None));
+            assert!(matches!(raw.receive_status(), Some(400 | 405 | 429 | 503) | None));
         }
         4 => {
             raw.try_send(&all);
             raw.half_close();
-            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+            assert!(matches!(raw.receive_status(), Some(101 | 429 | 503) | None));
         }
         _ => {
             raw.try_send(&all);
-            assert!(matches!(raw.status(), Some(101 | 429 | 503) | None));
+            assert!(matches!(raw.receive_status(), Some(101 | 429 | 503) | None));
         }
     }
 }
@@ -417,7 +416,7 @@ fn the_count_is_right_whatever_proxies_and_clients_do(backend: BackendName) {
     for thread in threads.collect::<Vec<_>>() {
         thread.join().expect("no surprise");
     }
-    until("all are gone", || server.connections() == (0, 0));
+    wait_until("all are gone", || server.connections() == (0, 0));
     // As many as may be have room again, so nothing was counted twice.
     let clients: Vec<_> = (1..=12)
         .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("there is room"))
@@ -430,20 +429,20 @@ fn the_log_and_the_metrics_tell(backend: BackendName) {
     let (flags, log) = (["--proxy-protocol", "--trusted-proxies=127.0.0.1"], "--log=uproar=debug");
     let args = ["--app=echo", backend_arg(backend), "--admin=127.0.0.1:0", log];
     let server = Process::start(&[&args[..], &flags].concat());
-    let mut raw = Raw::connect(server.address);
+    let mut raw = RawClient::connect(server.address);
     raw.send(&[line("192.0.2.77"), upgrade_request("/").into_bytes()].concat());
-    raw.switched();
-    until("the log names the client", || server.log().contains("192.0.2.77"));
-    let mut raw = Raw::connect(server.address);
+    raw.expect_upgrade();
+    wait_until("the log names the client", || server.log().contains("192.0.2.77"));
+    let mut raw = RawClient::connect(server.address);
     raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(raw.response().status, 400);
-    let mut raw = Raw::connect(server.address);
+    assert_eq!(raw.receive_response().status, 400);
+    let mut raw = RawClient::connect(server.address);
     raw.send(
         &[line("127.0.0.1"), upgrade_with(&["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes()]
             .concat(),
     );
-    assert_eq!(raw.response().status, 400);
-    let metrics = Metrics::of(server.admin_address());
+    assert_eq!(raw.receive_response().status, 400);
+    let metrics = Metrics::fetch(server.admin_address());
     for reason in ["proxy_header", "forwarded"] {
         assert_eq!(metrics.sum("uproar_refused_total", &[("reason", reason)]), 1.0, "{reason}");
     }
@@ -452,12 +451,15 @@ fn the_log_and_the_metrics_tell(backend: BackendName) {
 #[test]
 fn a_proxy_protocol_that_nobody_speaks_is_refused_with_a_way_out() {
     let parts = ["--proxy-protocol", "name the proxies with --trusted-proxies", "--listen unix:PATH"];
-    refuses(&mut uproar(&["--proxy-protocol"]), &parts);
+    expect_start_failure(&mut uproar(&["--proxy-protocol"]), &parts);
     let path = settings_file("proxies", "\nproxy-protocol = true\n");
-    refuses(&mut uproar(&["check", "--config", &path]), &[&parts[..], &["uproar.toml:2"]].concat());
+    expect_start_failure(
+        &mut uproar(&["check", "--config", &path]),
+        &[&parts[..], &["uproar.toml:2"]].concat(),
+    );
     let path = settings_file("proxies", "proxy-protocol = true\ntrusted-proxies = [\"10.0.0.0/8\"]\n");
     let server = Process::start(&["--config", &path]);
     settings_file("proxies", "proxy-protocol = true\n");
     server.signal(Signal::SIGHUP);
-    until("the log says why not", || server.log().contains("nothing changes: --proxy-protocol"));
+    wait_until("the log says why not", || server.log().contains("nothing changes: --proxy-protocol"));
 }

@@ -6,8 +6,8 @@ use tungstenite::Message;
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
-use crate::support::raw::{BINARY, CLOSE, PING, PONG, Raw, close_payload, frame};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{BINARY, CLOSE, PING, PONG, RawClient, close_payload, frame};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     nothing_is_lost_over_the_rate,
@@ -26,18 +26,18 @@ fn echo(backend: BackendName, message_rate: u32, byte_rate: u32) -> TestServer {
 
 fn nothing_is_lost_over_the_rate(backend: BackendName) {
     let server = echo(backend, 400, 0);
-    let mut fast = Raw::open(server.address(), "/");
+    let mut fast = RawClient::open(server.address(), "/");
     let message = |n: u32| n.to_be_bytes();
     let all: Vec<u8> = (0..2_000).flat_map(|n| frame(BINARY, &message(n))).collect();
     fast.send(&all);
     // Somebody else is not held up by it.
     let mut other = Client::open(server.address(), "/");
     for n in 0..100 {
-        other.say(&n.to_string());
-        other.hears(&n.to_string());
+        other.send_text(&n.to_string());
+        other.expect_text(&n.to_string());
     }
     for n in 0..2_000 {
-        assert_eq!(fast.frame(), (BINARY, message(n).to_vec()));
+        assert_eq!(fast.receive_frame(), (BINARY, message(n).to_vec()));
     }
     assert!(server.totals().throttled > 0);
 }
@@ -47,43 +47,43 @@ fn bytes_have_a_rate_of_their_own(backend: BackendName) {
     let mut client = Client::open(server.address(), "/");
     let long = Message::binary(vec![7; 500_000]);
     client.send(long.clone());
-    assert_eq!(client.message(), long);
-    client.say("short");
-    client.hears("short");
+    assert_eq!(client.receive(), long);
+    client.send_text("short");
+    client.expect_text("short");
     assert!(server.totals().throttled > 0);
 }
 
 fn a_close_behind_too_many_messages_is_answered(backend: BackendName) {
     let server = echo(backend, 100, 0);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     let mut bytes = frame(BINARY, b"x").repeat(450);
     bytes.extend(frame(CLOSE, &close_payload(1000, "")));
     raw.send(&bytes);
     for _ in 0..450 {
-        assert_eq!(raw.frame().0, BINARY);
+        assert_eq!(raw.receive_frame().0, BINARY);
     }
-    assert_eq!(raw.close_frame().0, 1000);
-    raw.end();
+    assert_eq!(raw.receive_close().0, 1000);
+    raw.expect_end();
     assert!(server.totals().throttled > 0);
 }
 
 fn an_end_behind_too_many_messages_comes_after_them(backend: BackendName) {
     let server = echo(backend, 100, 0);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(BINARY, b"x").repeat(450));
     raw.half_close();
     for _ in 0..450 {
-        assert_eq!(raw.frame().0, BINARY);
+        assert_eq!(raw.receive_frame().0, BINARY);
     }
-    raw.end();
+    raw.expect_end();
 }
 
 fn a_flood_of_pings_is_answered_at_the_rate(backend: BackendName) {
     let server = echo(backend, 200, 0);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(PING, b"p").repeat(900));
     for _ in 0..900 {
-        assert_eq!(raw.frame(), (PONG, b"p".to_vec()));
+        assert_eq!(raw.receive_frame(), (PONG, b"p".to_vec()));
     }
     assert!(server.totals().throttled > 0);
 }
@@ -96,13 +96,13 @@ fn a_server_ends_while_clients_wait(backend: BackendName) {
         drain_seconds: Duration::from_secs(20),
         ..base
     });
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(BINARY, b"x").repeat(1_000));
-    until("it has to wait", || server.totals().throttled > 0);
+    wait_until("it has to wait", || server.totals().throttled > 0);
     server.stop();
-    while raw.frame().0 != CLOSE {}
+    while raw.receive_frame().0 != CLOSE {}
     raw.try_send(&frame(CLOSE, &close_payload(1001, "")));
-    raw.end();
+    raw.expect_end();
 }
 
 /// Though so much was received ahead that it would keep the server busy for an hour.
@@ -110,9 +110,9 @@ fn who_waits_and_is_gone_is_forgotten(backend: BackendName) {
     let base = config(backend, AppName::Chat, 1);
     let ping_seconds = Duration::from_millis(100);
     let server = TestServer::start(&Config { message_rate: Some(1), ping_seconds, ..base });
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(PONG, b"").repeat(4_000));
-    until("it has to wait", || server.totals().throttled > 0);
+    wait_until("it has to wait", || server.totals().throttled > 0);
     raw.abort();
-    until("it is forgotten", || server.connections().0 == 0);
+    wait_until("it is forgotten", || server.connections().0 == 0);
 }

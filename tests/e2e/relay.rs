@@ -7,7 +7,7 @@ use uproar::config::{AppName, BackendName, Config};
 use uproar::hub::{self, Hub};
 
 use crate::support::client::Client;
-use crate::support::crowd::Crowd;
+use crate::support::many_clients::ManyClients;
 use crate::support::{TestServer, config};
 
 on_both_backends!(
@@ -30,7 +30,7 @@ fn messages_arrive_verbatim_in_text_and_binary(backend: BackendName) {
         Message::binary(vec![7; 70_000]),
     ] {
         ada.send(message.clone());
-        assert_eq!(ada.message(), message);
+        assert_eq!(ada.receive(), message);
     }
 }
 
@@ -43,20 +43,20 @@ fn all_see_the_same_order(backend: BackendName) {
     for (at, client) in clients.iter_mut().enumerate() {
         let here = Message::text(format!("here {at}"));
         client.send(here.clone());
-        while client.message() != here {}
+        while client.receive() != here {}
     }
-    clients[0].say("begin");
+    clients[0].send_text("begin");
     let readers: Vec<_> = clients
         .into_iter()
         .zip(0..)
         .map(|(mut client, own): (_, u16)| {
             std::thread::spawn(move || {
-                while client.message() != Message::text("begin") {}
+                while client.receive() != Message::text("begin") {}
                 for number in 0..EACH {
                     client.send(Message::binary([own.to_be_bytes(), number.to_be_bytes()].concat()));
                 }
                 (0..u32::from(CLIENTS) * u32::from(EACH))
-                    .map(|_| match client.message() {
+                    .map(|_| match client.receive() {
                         Message::Binary(bytes) => u32::from_be_bytes(bytes[..].try_into().expect("4 bytes")),
                         other => panic!("{other:?}"),
                     })
@@ -111,14 +111,14 @@ fn publishers_at_full_speed_lose_nothing(backend: BackendName) {
         .into_iter()
         .map(|room| {
             std::thread::spawn(move || {
-                let mut crowd = Crowd::gather(address, &room, MEMBERS);
+                let mut crowd = ManyClients::join_room(address, &room, MEMBERS);
                 let mut payload = vec![0; LEN];
                 // All of it is on its way before anybody reads.
                 for number in 0..EACH {
                     for member in 0..MEMBERS {
                         payload[0] = member as u8;
                         payload[1..5].copy_from_slice(&number.to_be_bytes());
-                        crowd.say(member, &payload);
+                        crowd.send_text(member, &payload);
                     }
                 }
                 let mut next = [[0_u32; MEMBERS]; MEMBERS];
@@ -145,11 +145,11 @@ fn a_storm_costs_few_sends(backend: BackendName) {
     const MEMBERS: usize = 500;
     const ROUNDS: usize = 4;
     let server = TestServer::relay(backend, 2);
-    let mut crowd = Crowd::gather(server.address(), "storm", MEMBERS);
+    let mut crowd = ManyClients::join_room(server.address(), "storm", MEMBERS);
     let before = server.totals();
     for _ in 0..ROUNDS {
         for member in 0..MEMBERS {
-            crowd.say(member, b"hello, everybody");
+            crowd.send_text(member, b"hello, everybody");
         }
         let mut missing = MEMBERS * crowd.len();
         while missing > 0 {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use uproar::config::{self, AppName, BackendName, Config};
 
-use crate::support::chatter::Chatter;
+use crate::support::chat_user::ChatUser;
 use crate::support::client::Client;
 use crate::support::process::{Process, backend_arg, settings_file};
-use crate::support::raw::{PING, Raw, TEXT, frame, upgrade_request};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{PING, RawClient, TEXT, frame, upgrade_request};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     the_chat_goes_on_under_a_smaller_limit,
@@ -63,32 +63,32 @@ impl Reloaded {
 fn the_chat_goes_on_under_a_smaller_limit(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "smaller", "message-rate = 0\n", &["--workers=2"]);
     let address = reloaded.server.address;
-    let mut ada = Chatter::enter_on(address, "garden", 1);
-    let mut bob = Chatter::enter_on(address, "garden", 2);
-    ada.take_name("ada");
-    bob.hears(&format!("* {} is now ada", ada.label()));
+    let mut ada = ChatUser::join_on_worker(address, "garden", 1);
+    let mut bob = ChatUser::join_on_worker(address, "garden", 2);
+    ada.set_name("ada");
+    bob.expect_text(&format!("* {} is now ada", ada.default_name()));
     let long = "x".repeat(1_000);
     for round in 0..5 {
-        ada.say(&format!("{round} {long}"));
-        bob.hears(&format!("ada: {round} {long}"));
+        ada.send_text(&format!("{round} {long}"));
+        bob.expect_text(&format!("ada: {round} {long}"));
     }
     let log = reloaded.reload("message-rate = 0\nmax-message = 100\n", "1 changed");
     assert!(log.contains(" max-message: 1048576 → 100\n"), "{log}");
     for text in ["still here", "and here"] {
-        ada.say(text);
-        bob.hears(&format!("ada: {text}"));
+        ada.send_text(text);
+        bob.expect_text(&format!("ada: {text}"));
     }
     // Who was there before is held to it as well as who comes.
-    bob.say(&long);
-    assert_eq!(bob.closed().0, 1009);
-    let mut eve = Chatter::enter_on(address, "garden", 2);
-    eve.say(&"x".repeat(101));
+    bob.send_text(&long);
+    assert_eq!(bob.wait_for_close().0, 1009);
+    let mut eve = ChatUser::join_on_worker(address, "garden", 2);
+    eve.send_text(&"x".repeat(101));
     while eve.socket.read().is_ok() {}
     let log = reloaded.reload("message-rate = 0\nmax-message = 5000\n", "1 changed");
     assert!(log.contains(" max-message: 100 → 5000\n"), "{log}");
-    let mut bob = Chatter::enter_on(address, "lawn", 2);
-    bob.say(&long);
-    assert!(bob.line().ends_with(&long));
+    let mut bob = ChatUser::join_on_worker(address, "lawn", 2);
+    bob.send_text(&long);
+    assert!(bob.receive_text().ends_with(&long));
 }
 
 fn a_wrong_file_changes_nothing(backend: BackendName) {
@@ -111,17 +111,17 @@ fn a_wrong_file_changes_nothing(backend: BackendName) {
         assert!(log.contains("WARN") && log.contains(why), "{why}: {log}");
         assert!(!log.contains('→'), "{log}");
         let long = "x".repeat(2_000);
-        client.say(&long);
-        client.hears(&long);
+        client.send_text(&long);
+        client.expect_text(&long);
     }
     std::fs::remove_file(settings_file(&reloaded.name, "")).expect("it was there");
     reloaded.server.signal(Signal::SIGHUP);
-    until("the log names the lost file", || reloaded.server.log().contains("No such file"));
+    wait_until("the log names the lost file", || reloaded.server.log().contains("No such file"));
     // A right one is taken after all that.
     let log = reloaded.reload("max-message = 1500\n", "1 changed");
     assert!(log.contains(" max-message: 2000 → 1500\n"), "{log}");
-    client.say(&"x".repeat(1_501));
-    assert_eq!(client.closed().0, 1009);
+    client.send_text(&"x".repeat(1_501));
+    assert_eq!(client.wait_for_close().0, 1009);
 }
 
 fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
@@ -136,7 +136,7 @@ fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
         assert_eq!(log.contains(" max-message: 1048576 → 100\n"), changed == "1 changed", "{log}");
         assert!(!log.contains("listen"), "{log}");
     }
-    let chatter = Chatter::enter(reloaded.server.address, "garden");
+    let chatter = ChatUser::join(reloaded.server.address, "garden");
     assert!(chatter.worker <= 2);
     let log = reloaded.reload("workers = 2\nmax-message = 100\n", "0 changed");
     assert!(!log.contains("restart"), "{log}");
@@ -145,16 +145,16 @@ fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
 fn the_log_level_changes(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "level", "log = \"info\"\n", &[]);
     let refused = |server: &Process| {
-        let mut raw = Raw::connect(server.address);
+        let mut raw = RawClient::connect(server.address);
         raw.send(b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n");
-        assert_eq!(raw.response().status, 404);
+        assert_eq!(raw.receive_response().status, 404);
     };
     refused(&reloaded.server);
     let log = reloaded.reload("log = \"uproar=debug\"\n", "1 changed");
     assert!(log.contains(" log: \"info\" → \"uproar=debug\"\n"), "{log}");
     assert!(!log.contains("connection ended"), "{log}");
     refused(&reloaded.server);
-    until("its end is logged", || reloaded.server.log().contains("connection ended"));
+    wait_until("its end is logged", || reloaded.server.log().contains("connection ended"));
 }
 
 fn a_flag_beats_the_file_again(backend: BackendName) {
@@ -163,17 +163,17 @@ fn a_flag_beats_the_file_again(backend: BackendName) {
     let log = reloaded.reload("max-message = 200\n", "0 changed");
     assert!(!log.contains("max-message"), "{log}");
     let mut client = Client::open(reloaded.server.address, "/");
-    client.say(&"x".repeat(51));
-    assert_eq!(client.closed().0, 1009);
+    client.send_text(&"x".repeat(51));
+    assert_eq!(client.wait_for_close().0, 1009);
 }
 
 fn without_a_file_nothing_happens(backend: BackendName) {
     let server = Process::start(&["--app=echo", backend_arg(backend)]);
     let mut client = Client::open(server.address, "/");
     server.signal(Signal::SIGHUP);
-    until("the log says why", || server.log().contains("name one with --config"));
-    client.say("still here");
-    client.hears("still here");
+    wait_until("the log says why", || server.log().contains("name one with --config"));
+    client.send_text("still here");
+    client.expect_text("still here");
 }
 
 fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
@@ -182,18 +182,18 @@ fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
     let reload = |config: Config| server.control().reload(&config).expect("it can be");
     let mut early: Vec<_> = (0..3).map(|_| Client::open(server.address(), "/")).collect();
     reload(Config { max_connections: 2, ..base.clone() });
-    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
     reload(Config { max_connections_per_ip: 1, ..base.clone() });
     let late = Client::open(server.address(), "/");
-    assert_eq!(Raw::connect(server.address()).response().status, 429);
+    assert_eq!(RawClient::connect(server.address()).receive_response().status, 429);
     reload(Config { max_handshakes: 1, ..base });
-    let slow = Raw::connect(server.address());
-    until("it is accepted", || server.totals().accepted == 7);
-    assert_eq!(Raw::connect(server.address()).response().status, 503);
+    let slow = RawClient::connect(server.address());
+    wait_until("it is accepted", || server.totals().accepted == 7);
+    assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
     drop(slow);
     for client in &mut early {
-        client.say("still here");
-        client.hears("still here");
+        client.send_text("still here");
+        client.expect_text("still here");
     }
     drop(late);
 }
@@ -201,36 +201,36 @@ fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
 fn rates_hold_at_once(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&base);
-    let mut raw = Raw::open(server.address(), "/");
+    let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(TEXT, b"x").repeat(100));
-    (0..100).for_each(|_| assert_eq!(raw.frame(), (TEXT, b"x".to_vec())));
+    (0..100).for_each(|_| assert_eq!(raw.receive_frame(), (TEXT, b"x".to_vec())));
     server.control().reload(&Config { message_rate: Some(1), ..base }).expect("it can be");
     raw.send(&frame(TEXT, b"x").repeat(100));
-    until("it has to wait", || server.totals().throttled == 1);
+    wait_until("it has to wait", || server.totals().throttled == 1);
     raw.abort();
 }
 
 fn history_is_kept_or_not(backend: BackendName) {
     let base = config(backend, AppName::Chat, 2);
     let server = TestServer::start(&base);
-    let mut ada = Chatter::enter(server.address(), "garden");
-    ada.say("before");
-    let first = ada.line();
+    let mut ada = ChatUser::join(server.address(), "garden");
+    ada.send_text("before");
+    let first = ada.receive_text();
     server.control().reload(&Config { history_bytes: 0, ..base.clone() }).expect("it can be");
-    let mut bob = Chatter::enter(server.address(), "garden");
-    ada.say("during");
-    let second = ada.line();
-    bob.hears(&second);
+    let mut bob = ChatUser::join(server.address(), "garden");
+    ada.send_text("during");
+    let second = ada.receive_text();
+    bob.expect_text(&second);
     server.control().reload(&base).expect("it can be");
-    ada.say("after");
-    let third = ada.line();
-    bob.hears(&third);
-    let mut eve = Chatter::enter(server.address(), "garden");
-    let seen = eve.line();
+    ada.send_text("after");
+    let third = ada.receive_text();
+    bob.expect_text(&third);
+    let mut eve = ChatUser::join(server.address(), "garden");
+    let seen = eve.receive_text();
     assert!([&first, &second, &third].contains(&&seen), "{seen}");
     if seen != third {
         // What was sent while nothing was kept may be there still, and then in its order.
-        while eve.line() != third {}
+        while eve.receive_text() != third {}
     }
 }
 
@@ -244,15 +244,15 @@ fn compression_is_agreed_with_those_who_come(backend: BackendName) {
         (config::Compression::Dedicated, true),
     ] {
         server.control().reload(&Config { compression: mode, ..base.clone() }).expect("it can be");
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(upgrade_request("/").replace("\r\n\r\n", &format!("\r\n{offer}")).as_bytes());
-        assert_eq!(raw.switched().contains("permessage-deflate"), is_agreed, "{mode:?}");
+        assert_eq!(raw.expect_upgrade().contains("permessage-deflate"), is_agreed, "{mode:?}");
         raw.send(&frame(TEXT, &[b'x'; 200]));
-        assert_eq!(raw.frame().1.len() < 200, is_agreed, "{mode:?}");
+        assert_eq!(raw.receive_frame().1.len() < 200, is_agreed, "{mode:?}");
         let high = Config { compression: mode, compression_threshold: 201, ..base.clone() };
         server.control().reload(&high).expect("it can be");
         raw.send(&frame(TEXT, &[b'x'; 200]));
-        assert_eq!(raw.frame().1.len(), 200, "{mode:?}");
+        assert_eq!(raw.receive_frame().1.len(), 200, "{mode:?}");
     }
 }
 
@@ -261,9 +261,9 @@ fn time_outs_hold_for_those_who_come(backend: BackendName) {
     let server = TestServer::start(&base);
     let short = Duration::from_millis(100);
     server.control().reload(&Config { ping_seconds: short, ..base.clone() }).expect("it can be");
-    assert_eq!(Raw::open(server.address(), "/").frame(), (PING, vec![]));
+    assert_eq!(RawClient::open(server.address(), "/").receive_frame(), (PING, vec![]));
     server.control().reload(&Config { handshake_seconds: short, ..base }).expect("it can be");
-    assert_eq!(Raw::connect(server.address()).response().status, 408);
+    assert_eq!(RawClient::connect(server.address()).receive_response().status, 408);
 }
 
 fn settings_that_cannot_be_together_change_nothing(backend: BackendName) {
@@ -273,6 +273,6 @@ fn settings_that_cannot_be_together_change_nothing(backend: BackendName) {
     let error = server.control().reload(&wrong).expect_err("history and window cannot be");
     assert!(error.to_string().contains("--history-bytes 1024"), "{error}");
     let mut client = Client::open(server.address(), "/");
-    client.say("longer than one byte");
-    client.hears("longer than one byte");
+    client.send_text("longer than one byte");
+    client.expect_text("longer than one byte");
 }

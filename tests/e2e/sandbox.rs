@@ -3,14 +3,14 @@
 use nix::sys::signal::Signal;
 use uproar::config::BackendName;
 
-use crate::support::chatter::Chatter;
+use crate::support::chat_user::ChatUser;
 use crate::support::client::Client;
-use crate::support::manager::Manager;
-use crate::support::metrics::{Metrics, ask};
+use crate::support::metrics::{Metrics, http_get};
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
-use crate::support::seccomp::{run_with_few_rings, run_with_only, run_without};
+use crate::support::seccomp::{run_with_few_rings, run_with_only_syscalls, run_without_syscalls};
+use crate::support::service_manager::ServiceManager;
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
-use crate::support::until;
+use crate::support::wait_until;
 
 on_both_backends!(the_calls_that_the_unit_allows_are_all_that_it_needs);
 
@@ -22,7 +22,7 @@ fn allowed() -> Vec<&'static str> {
 }
 
 fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
-    let manager = Manager::new();
+    let manager = ServiceManager::new();
     let name = format!("sandboxed {backend:?}");
     let path = settings_file(&name, "max-message = 1000\n");
     let directory = tempfile::tempdir().expect("a directory");
@@ -32,40 +32,41 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
     let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.2:0", &socket, "--admin=127.0.0.1:0"];
     let args = ["--workers=2", "--config", &path, "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
     let mut command = uproar(&[&listen[..], &args, &["--drain-seconds=0.5", backend_arg(backend)]].concat());
-    manager.listens_to(&mut command).env("WATCHDOG_USEC", "500000");
-    let server = run_with_only(&allowed(), || Process::run(&mut command));
+    manager.attach(&mut command).env("WATCHDOG_USEC", "500000");
+    let server = run_with_only_syscalls(&allowed(), || Process::run(&mut command));
     let admin = server.admin_address();
-    manager.hears("READY=1");
+    manager.wait_for("READY=1");
 
-    let mut ada = Chatter::enter_on(server.address, "garden", 1);
-    let mut bob = Chatter::enter_on(server.address, "garden", 2);
-    ada.take_name("ada");
-    bob.hears(&format!("* {} is now ada", ada.label()));
+    let mut ada = ChatUser::join_on_worker(server.address, "garden", 1);
+    let mut bob = ChatUser::join_on_worker(server.address, "garden", 2);
+    ada.set_name("ada");
+    bob.expect_text(&format!("* {} is now ada", ada.default_name()));
     for round in 0..20 {
         let long = format!("{round} {}", "x".repeat(500));
-        ada.say(&long);
-        bob.hears(&format!("ada: {long}"));
+        ada.send_text(&long);
+        bob.expect_text(&format!("ada: {long}"));
     }
-    let mut eve = TlsClient::open(server.tls_address(), "/room/garden", &identity.client(&VERSIONS));
-    eve.say("hello");
-    while !bob.line().ends_with(": hello") {}
+    let mut eve =
+        TlsClient::connect(server.tls_address(), "/room/garden", &identity.client_config(&VERSIONS));
+    eve.send_text("hello");
+    while !bob.receive_text().ends_with(": hello") {}
     drop(eve);
     for path in ["/", "/healthz", "/readyz"] {
-        assert_eq!(ask(admin, path).status, 200);
+        assert_eq!(http_get(admin, path).status, 200);
     }
-    assert!(Metrics::of(admin).sum("uproar_opened_total", &[]) >= 2.0);
+    assert!(Metrics::fetch(admin).sum("uproar_opened_total", &[]) >= 2.0);
     // Silent ones are looked at after a while: parked, and woken for the watchdog.
-    (0..20).for_each(|_| drop(manager.hears("WATCHDOG=1")));
+    (0..20).for_each(|_| drop(manager.wait_for("WATCHDOG=1")));
 
     settings_file(&name, "max-message = 10\n");
     server.signal(Signal::SIGHUP);
-    manager.hears("RELOADING=1");
-    manager.hears("READY=1");
-    bob.say("more than ten bytes");
-    assert_eq!(bob.closed().0, 1009);
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+    bob.send_text("more than ten bytes");
+    assert_eq!(bob.wait_for_close().0, 1009);
     server.signal(Signal::SIGTERM);
-    assert_eq!(ada.closed().0, 1001);
-    let ended = server.ended();
+    assert_eq!(ada.wait_for_close().0, 1001);
+    let ended = server.wait();
     assert_eq!(ended.code, Some(0), "strace -f tells which call is missing in the unit: {}", ended.log);
 }
 
@@ -74,9 +75,9 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
 fn a_call_that_is_not_allowed_is_seen() {
     let calls: Vec<_> = allowed().into_iter().filter(|call| *call != "accept4").collect();
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--backend=epoll"]);
-    let server = run_with_only(&calls, || Process::run(&mut command));
+    let server = run_with_only_syscalls(&calls, || Process::run(&mut command));
     let _client = std::net::TcpStream::connect(server.address).expect("it listens");
-    assert_eq!(server.ended().code, None);
+    assert_eq!(server.wait().code, None);
 }
 
 /// As under Docker's default profile, which refuses io_uring.
@@ -84,19 +85,20 @@ fn a_call_that_is_not_allowed_is_seen() {
 fn without_io_uring_it_says_so_and_takes_epoll() {
     let refused = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
-    let server = run_without(&refused, || Process::run(&mut command));
+    let server = run_without_syscalls(&refused, || Process::run(&mut command));
     assert!(server.ready_line.contains("backend epoll"), "{}", server.ready_line);
-    until("the log says why", || server.log().contains("io_uring is not to be had; using epoll"));
+    wait_until("the log says why", || server.log().contains("io_uring is not to be had; using epoll"));
     assert!(server.log().contains("seccomp"), "{}", server.log());
     let mut client = Client::open(server.address, "/");
-    client.say("here");
-    client.hears("here");
+    client.send_text("here");
+    client.expect_text("here");
     server.signal(Signal::SIGTERM);
-    assert_eq!(client.closed().0, 1001);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(client.wait_for_close().0, 1001);
+    assert_eq!(server.wait().code, Some(0));
 
     let mut command = uproar(&["--listen=127.0.0.1:0", "--backend=io-uring"]);
-    let ended = run_without(&refused, || Process::try_run(&mut command)).err().expect("io_uring or nothing");
+    let ended =
+        run_without_syscalls(&refused, || Process::try_run(&mut command)).err().expect("io_uring or nothing");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("seccomp") && ended.log.contains("try --backend auto"), "{}", ended.log);
 }
@@ -111,15 +113,15 @@ fn where_not_every_worker_gets_a_ring_all_take_epoll() {
     let server = start("--backend=auto", 3 + 48 + 12).unwrap_or_else(|ended| panic!("{}", ended.log));
     assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
     let why = "io_uring is not to be had for every worker; using epoll";
-    until("the log says why", || server.log().contains(why));
+    wait_until("the log says why", || server.log().contains(why));
     let mut clients: Vec<_> = (0..32).map(|_| Client::open(server.address, "/")).collect();
     for client in &mut clients {
-        client.say("here");
-        client.hears("here");
+        client.send_text("here");
+        client.expect_text("here");
     }
     drop(clients);
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 
     // Here there is nothing to fall back on.
     let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("io_uring or nothing");

@@ -11,14 +11,13 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use uproar::config::BackendName;
 
-use crate::process::refuses;
 use crate::support::client::Client;
-use crate::support::manager::{Manager, passing};
+use crate::support::client_churn::ClientChurn;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
+use crate::support::service_manager::{ServiceManager, command_with_sockets};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
-use crate::support::until;
-use crate::support::visitors::Visitors;
+use crate::support::wait_until;
 
 on_both_backends!(
     the_manager_hears_of_start_reload_and_end,
@@ -30,53 +29,53 @@ on_both_backends!(
 );
 
 fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
-    let manager = Manager::new();
+    let manager = ServiceManager::new();
     let name = format!("told {backend:?}");
     let path = settings_file(&name, "max-message = 100\n");
     let args =
         ["--app=echo", "--listen=127.0.0.1:0", "--drain-delay=1", "--drain-seconds=2", "--close-seconds=3"];
     let mut command = uproar(&[&args[..], &["--config", &path, backend_arg(backend)]].concat());
-    let server = Process::run(manager.listens_to(&mut command));
-    assert_eq!(manager.hears("="), "READY=1\n");
-    manager.hears("STATUS=0 connections");
+    let server = Process::run(manager.attach(&mut command));
+    assert_eq!(manager.wait_for("="), "READY=1\n");
+    manager.wait_for("STATUS=0 connections");
     let mut client = Client::open(server.address, "/");
 
     settings_file(&name, "max-message = 10\n");
     server.signal(Signal::SIGHUP);
-    let reloading = manager.hears("RELOADING=1\n");
+    let reloading = manager.wait_for("RELOADING=1\n");
     let time = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
     assert!(time.is_some_and(|time| time.parse::<u64>().is_ok_and(|time| time > 0)), "{reloading}");
-    assert_eq!(manager.hears("READY=1"), "READY=1\n");
-    client.say("more than ten bytes");
-    assert_eq!(client.closed().0, 1009);
+    assert_eq!(manager.wait_for("READY=1"), "READY=1\n");
+    client.send_text("more than ten bytes");
+    assert_eq!(client.wait_for_close().0, 1009);
 
     server.signal(Signal::SIGTERM);
     // What the three take together, and five seconds more.
-    assert!(manager.hears("STOPPING=1\n").contains("\nEXTEND_TIMEOUT_USEC=11000000\n"));
-    assert_eq!(server.ended().code, Some(0));
-    assert_eq!(manager.heard(), [""; 0]);
+    assert!(manager.wait_for("STOPPING=1\n").contains("\nEXTEND_TIMEOUT_USEC=11000000\n"));
+    assert_eq!(server.wait().code, Some(0));
+    assert_eq!(manager.take_messages(), [""; 0]);
 }
 
 fn the_watchdog_hears_nothing_while_a_worker_hangs(backend: BackendName) {
-    let manager = Manager::new();
+    let manager = ServiceManager::new();
     let args = ["--app=echo", "--listen=127.0.0.1:0", "--workers=2", backend_arg(backend)];
     let mut command = uproar(&args);
-    let server = Process::run(manager.listens_to(&mut command).env("WATCHDOG_USEC", "200000"));
+    let server = Process::run(manager.attach(&mut command).env("WATCHDOG_USEC", "200000"));
     let complaints = || server.log().matches("the watchdog is not told").count();
     for _ in 0..3 {
-        manager.hears("WATCHDOG=1");
+        manager.wait_for("WATCHDOG=1");
     }
     assert_eq!(complaints(), 0);
     let held = Held::new(server.thread("worker-2"));
-    until("it is seen to hang", || complaints() >= 1);
-    manager.heard();
-    until("it is seen to hang still", || complaints() >= 3);
-    assert!(!manager.heard().concat().contains("WATCHDOG"));
+    wait_until("it is seen to hang", || complaints() >= 1);
+    manager.take_messages();
+    wait_until("it is seen to hang still", || complaints() >= 3);
+    assert!(!manager.take_messages().concat().contains("WATCHDOG"));
     assert!(server.log().contains("shard 1 has not turned for "), "{}", server.log());
     drop(held);
-    manager.hears("WATCHDOG=1");
+    manager.wait_for("WATCHDOG=1");
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) {
@@ -87,14 +86,14 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     let address = by_port.local_addr().expect("bound");
     let args =
         ["--app=relay", "--workers=3", "--listen=127.0.0.1:1", "--admin=127.0.0.1:0", backend_arg(backend)];
-    let mut command = passing([(by_port.into(), "web"), (by_path.into(), "proxy")], &args);
+    let mut command = command_with_sockets([(by_port.into(), "web"), (by_path.into(), "proxy")], &args);
     let server = Process::run(&mut command);
     assert_eq!(server.address, address);
     let said = format!("listening on unix:{}, which the service manager passes", path.display());
-    until("it says so", || server.log().contains(&said));
+    wait_until("it says so", || server.log().contains(&said));
     let accepted = |worker: u16| {
         let labels = [("shard", &*worker.to_string())];
-        Metrics::of(server.admin_address()).sum("uproar_accepted_total", &labels)
+        Metrics::fetch(server.admin_address()).sum("uproar_accepted_total", &labels)
     };
     let mut clients = Vec::new();
     // A worker that has no processor just now gets few.
@@ -109,33 +108,33 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     drop(clients);
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
-    let manager = Manager::new();
+    let manager = ServiceManager::new();
     let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = socket.local_addr().expect("bound");
     let start = || {
         let args = ["--app=echo", "--workers=2", "--drain-seconds=0.2", backend_arg(backend)];
         let passed = OwnedFd::from(socket.try_clone().expect("a descriptor"));
-        let mut command = passing([(passed, "web")], &args);
-        let server = Process::run(manager.listens_to(&mut command));
-        manager.hears("READY=1");
+        let mut command = command_with_sockets([(passed, "web")], &args);
+        let server = Process::run(manager.attach(&mut command));
+        manager.wait_for("READY=1");
         server
     };
     let mut server = start();
-    let visitors = Visitors::send(address, 4);
+    let churn = ClientChurn::start(address, 4);
     for _ in 0..3 {
-        visitors.wait_for(100);
+        churn.wait_for_served(100);
         server.signal(Signal::SIGTERM);
-        assert_eq!(server.ended().code, Some(0));
+        assert_eq!(server.wait().code, Some(0));
         server = start();
     }
-    visitors.wait_for(100);
-    assert_eq!(visitors.come_home().1, 0, "nobody is reset");
+    churn.wait_for_served(100);
+    assert_eq!(churn.stop().1, 0, "nobody is reset");
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
@@ -145,13 +144,14 @@ fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
     let (cert, key) = (identity.cert(), identity.key());
     let args = ["--app=echo", "--listen=tls:127.0.0.1:0", "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
     let sockets = [(OwnedFd::from(web), "web"), (OwnedFd::from(tls), "tls")];
-    let server = Process::run(&mut passing(sockets, &[&args[..], &[backend_arg(backend)]].concat()));
-    let mut secure = TlsClient::open(address, "/", &identity.client(&VERSIONS));
-    secure.say("over TLS");
-    secure.hears("over TLS");
+    let server =
+        Process::run(&mut command_with_sockets(sockets, &[&args[..], &[backend_arg(backend)]].concat()));
+    let mut secure = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
+    secure.send_text("over TLS");
+    secure.expect_text("over TLS");
     let mut plain = Client::open(server.address, "/");
-    plain.say("in plain");
-    plain.hears("in plain");
+    plain.send_text("in plain");
+    plain.expect_text("in plain");
 }
 
 fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
@@ -163,10 +163,10 @@ fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
     let by_port = || (OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("bound")), "web");
     let by_path = OwnedFd::from(UnixListener::bind(&path).expect("bound"));
     let args = ["--app=echo", "--config", &file, backend_arg(backend)];
-    let server = Process::run(&mut passing([by_port(), (by_path, "proxy")], &args));
+    let server = Process::run(&mut command_with_sockets([by_port(), (by_path, "proxy")], &args));
     settings("max-message = 10\n");
     server.signal(Signal::SIGHUP);
-    until("it is read again", || server.log().contains("max-message"));
+    wait_until("it is read again", || server.log().contains("max-message"));
     assert!(!server.log().contains("nothing changes"), "{}", server.log());
     let mut proxy = UnixStream::connect(&path).expect("it listens");
     proxy
@@ -177,7 +177,10 @@ fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
 
     let parts = ["--proxy-protocol", "name the proxies with --trusted-proxies"];
-    refuses(&mut passing([by_port()], &[&args[..], &["--listen=unix:/nowhere"]].concat()), &parts);
+    expect_start_failure(
+        &mut command_with_sockets([by_port()], &[&args[..], &["--listen=unix:/nowhere"]].concat()),
+        &parts,
+    );
 }
 
 #[test]
@@ -192,20 +195,23 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
         (connected.into(), "web", "does not listen"),
     ] {
         let parts = ["descriptor 4", name, why, "ListenStream=", "Accept=no"];
-        refuses(&mut passing([(listening(), "good"), (socket, name)], &[]), &parts);
+        expect_start_failure(&mut command_with_sockets([(listening(), "good"), (socket, name)], &[]), &parts);
     }
     refuses(
-        &mut passing([(listening(), "tls")], &[]),
+        &mut command_with_sockets([(listening(), "tls")], &[]),
         &["tls:127.0.0.1:", "needs a certificate", "--tls-cert"],
     );
-    let mut command = passing([(listening(), "web")], &[]);
+    let mut command = command_with_sockets([(listening(), "web")], &[]);
     refuses(
         command.env("LISTEN_FDS", "many"),
         &["LISTEN_FDS=many", "want the number of sockets", "unset it"],
     );
     let mut command = uproar(&[]);
     let variables = [("LISTEN_FDS", "1"), ("LISTEN_PID", "me")];
-    refuses(command.envs(variables), &["LISTEN_PID=me", "want the number of a process", "unset it"]);
+    expect_start_failure(
+        command.envs(variables),
+        &["LISTEN_PID=me", "want the number of a process", "unset it"],
+    );
 }
 
 /// A process that started us may have had sockets passed to it.
@@ -214,21 +220,21 @@ fn sockets_for_another_process_are_not_taken() {
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
     let server = Process::run(command.envs([("LISTEN_FDS", "5"), ("LISTEN_PID", "1")]));
     let mut client = Client::open(server.address, "/");
-    client.say("here");
-    client.hears("here");
+    client.send_text("here");
+    client.expect_text("here");
 }
 
 #[test]
 fn the_watchdog_of_another_process_is_not_fed() {
-    let manager = Manager::new();
+    let manager = ServiceManager::new();
     let mut command = uproar(&["--listen=127.0.0.1:0", "--backend=epoll"]);
     let variables = [("WATCHDOG_USEC", "1000"), ("WATCHDOG_PID", "1")];
-    let server = Process::run(manager.listens_to(&mut command).envs(variables));
-    manager.hears("STATUS=0 connections");
+    let server = Process::run(manager.attach(&mut command).envs(variables));
+    manager.wait_for("STATUS=0 connections");
     server.signal(Signal::SIGTERM);
-    manager.hears("STOPPING=1");
-    assert_eq!(server.ended().code, Some(0));
-    assert!(!manager.heard().concat().contains("WATCHDOG"));
+    manager.wait_for("STOPPING=1");
+    assert_eq!(server.wait().code, Some(0));
+    assert!(!manager.take_messages().concat().contains("WATCHDOG"));
 }
 
 /// One thread of another process that is stopped; only the thread that stopped it can let it go.

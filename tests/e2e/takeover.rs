@@ -7,11 +7,10 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use uproar::config::BackendName;
 
-use crate::process::refuses;
-use crate::support::metrics::ask;
-use crate::support::process::{Process, UPROAR, backend_arg, output, uproar};
-use crate::support::until;
-use crate::support::visitors::Visitors;
+use crate::support::client_churn::ClientChurn;
+use crate::support::metrics::http_get;
+use crate::support::process::{Process, UPROAR, backend_arg, expect_start_failure, run_to_end, uproar};
+use crate::support::wait_until;
 
 /// What runs in a network of its own, where the kernel's settings can be changed.
 mod inside {
@@ -31,7 +30,7 @@ fn nobody_notices_that_a_server_is_replaced() {
     let own = std::env::current_exe().expect("a path");
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--net", "sh", "-c", script]).arg(own);
-    let output = output(command.args(["takeover::inside::", "--ignored", "--nocapture"]));
+    let output = run_to_end(command.args(["takeover::inside::", "--ignored", "--nocapture"]));
     let [stdout, stderr] =
         [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
     assert!(output.status.success(), "it needs unshare(1), ip(8) and user namespaces: {stdout}{stderr}");
@@ -44,24 +43,24 @@ fn nobody_notices_three_takeovers(backend: BackendName) {
     let mut server = start(backend, &path, "127.0.0.1:0", "127.0.0.1:0");
     let (address, admin) = (server.address, server.admin_address());
     assert!(!server.log().contains("tcp_migrate_req"), "{}", server.log());
-    let visitors = Visitors::send(address, 8);
+    let churn = ClientChurn::start(address, 8);
     for _ in 0..3 {
-        visitors.wait_for(300);
+        churn.wait_for_served(300);
         let next = start(backend, &path, &address.to_string(), &admin.to_string());
         assert_eq!((next.address, next.admin_address()), (address, admin));
         server.signal(Signal::SIGTERM);
-        until("only the new one answers there", || ask(admin, "/readyz").status == 200);
+        wait_until("only the new one answers there", || http_get(admin, "/readyz").status == 200);
         UnixStream::connect(&path).expect("the new one listens on the path");
-        assert_eq!(server.ended().code, Some(0));
+        assert_eq!(server.wait().code, Some(0));
         server = next;
     }
-    visitors.wait_for(300);
+    churn.wait_for_served(300);
     // The kernel resets one now and then that comes in the moment in which a listener is closed.
-    let (served, reset) = visitors.come_home();
+    let (served, reset) = churn.stop();
     println!("{served} visitors, {reset} reset");
     assert!(reset * 100 < served, "{reset} of {served} visitors were reset");
     server.signal(Signal::SIGTERM);
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 fn start(backend: BackendName, path: &Path, address: &str, admin: &str) -> Process {
@@ -80,7 +79,7 @@ fn what_the_kernel_does_to_those_who_wait_is_said_where_it_is_known() {
         let server =
             Process::run(command.args(["--listen=127.0.0.1:0", "--takeover=on", "--drain-seconds=0"]));
         server.signal(Signal::SIGTERM);
-        let log = server.ended().log;
+        let log = server.wait().log;
         assert_eq!(log.contains("set net.ipv4.tcp_migrate_req to 1"), is_said, "{log}");
     }
 }
@@ -89,5 +88,8 @@ fn what_the_kernel_does_to_those_who_wait_is_said_where_it_is_known() {
 fn without_the_option_an_address_in_use_is_refused() {
     let server = Process::run(&mut uproar(&["--listen=127.0.0.1:0", "--takeover=on"]));
     let address = server.address.to_string();
-    refuses(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--takeover on"]);
+    expect_start_failure(
+        &mut uproar(&["--listen", &address]),
+        &[&address, "cannot listen on", "--takeover on"],
+    );
 }

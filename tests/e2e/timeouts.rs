@@ -6,8 +6,8 @@ use tungstenite::Message;
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
-use crate::support::raw::{CLOSE, PING, PONG, Raw, close_payload, frame, upgrade_request};
-use crate::support::{TestServer, config, until};
+use crate::support::raw::{CLOSE, PING, PONG, RawClient, close_payload, frame, upgrade_request};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     a_request_that_does_not_come_is_answered_with_408,
@@ -24,31 +24,31 @@ fn a_request_that_does_not_come_is_answered_with_408(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { handshake_seconds: SHORT, ..base });
     for beginning in [&b""[..], b"\r\n", b"G", b"GET / HTTP/1.1\r\nHost: test\r\n"] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(beginning);
-        let response = raw.response();
+        let response = raw.receive_response();
         assert_eq!(response.status, 408, "{response:?}");
     }
     // The time is for the whole request, not for each byte.
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\nX: ");
-    until("the server has had enough", || {
+    wait_until("the server has had enough", || {
         raw.try_send(b"x");
         server.totals().refused == 5
     });
-    assert_eq!(raw.response().status, 408);
+    assert_eq!(raw.receive_response().status, 408);
 }
 
 fn silent_clients_are_pinged_and_then_closed(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { ping_seconds: SHORT, pong_seconds: SHORT, ..base });
-    let mut raw = Raw::open(server.address(), "/");
-    assert_eq!(raw.frame(), (PING, vec![]));
+    let mut raw = RawClient::open(server.address(), "/");
+    assert_eq!(raw.receive_frame(), (PING, vec![]));
     raw.send(&frame(PONG, b""));
-    assert_eq!(raw.frame(), (PING, vec![]), "the answer counts, and the next silence is the same");
-    assert_eq!(raw.close_frame(), (1008, "no answer to a ping".into()));
+    assert_eq!(raw.receive_frame(), (PING, vec![]), "the answer counts, and the next silence is the same");
+    assert_eq!(raw.receive_close(), (1008, "no answer to a ping".into()));
     raw.send(&frame(CLOSE, &close_payload(1008, "")));
-    raw.end();
+    raw.expect_end();
 }
 
 fn who_answers_pings_stays(backend: BackendName) {
@@ -59,28 +59,28 @@ fn who_answers_pings_stays(backend: BackendName) {
         // The answer goes out by itself.
         assert!(matches!(client.socket.read(), Ok(Message::Ping(_))));
     }
-    client.say("still here");
-    client.hears("still here");
+    client.send_text("still here");
+    client.expect_text("still here");
 }
 
 fn a_closing_handshake_has_its_time(backend: BackendName) {
     let base = config(backend, AppName::Chat, 1);
     let server = TestServer::start(&Config { close_seconds: SHORT, ..base });
-    let mut raw = Raw::open(server.address(), "/");
-    assert!(raw.frame().1.starts_with(b"* welcome"));
+    let mut raw = RawClient::open(server.address(), "/");
+    assert!(raw.receive_frame().1.starts_with(b"* welcome"));
     raw.send(&frame(0x82, b"binary"));
-    assert_eq!(raw.close_frame().0, 1003);
+    assert_eq!(raw.receive_close().0, 1003);
     // It neither answers nor closes, so it is thrown out.
-    raw.reset();
-    until("it is forgotten", || server.connections().0 == 0);
+    raw.expect_reset();
+    wait_until("it is forgotten", || server.connections().0 == 0);
 }
 
 fn a_refused_client_that_stays_is_reset(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { close_seconds: SHORT, ..base });
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(upgrade_request("/nowhere").as_bytes());
-    assert_eq!(raw.response().status, 404);
-    until("it is forgotten although it is there", || server.connections().0 == 0);
+    assert_eq!(raw.receive_response().status, 404);
+    wait_until("it is forgotten although it is there", || server.connections().0 == 0);
     drop(raw);
 }

@@ -10,13 +10,13 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message};
 use uproar::config::{AppName, BackendName, Config};
 
-use crate::support::chatter::Chatter;
+use crate::support::chat_user::ChatUser;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
-use crate::support::raw::{Raw, frame, upgrade_request};
-use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, request};
-use crate::support::{PATIENCE, TestServer, config, flood, until};
+use crate::support::raw::{RawClient, frame, upgrade_request};
+use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, https_request};
+use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until};
 
 on_both_backends!(
     clients_with_tls_and_without_share_a_room,
@@ -39,45 +39,45 @@ on_both_backends!(
 
 fn clients_with_tls_and_without_share_a_room(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Relay, 2)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Relay, 2)));
     let plain = server.endpoints()[1].tcp().expect("a TCP listener");
     let mut other = Client::open(plain, "/");
     let mut secure = Vec::new();
     for version in VERSIONS.repeat(4) {
-        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
-        client.say("over TLS");
-        other.hears("over TLS");
-        client.hears("over TLS");
+        let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&[version]));
+        client.send_text("over TLS");
+        other.expect_text("over TLS");
+        client.expect_text("over TLS");
         secure.push(client);
     }
-    other.say("in plain");
+    other.send_text("in plain");
     for client in &mut secure {
-        while client.message() != Message::text("in plain") {}
+        while client.receive() != Message::text("in plain") {}
     }
 }
 
 fn large_messages_go_both_ways(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
     for version in VERSIONS {
-        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
+        let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&[version]));
         for len in [0, 1, 125, 16_384, 65_536, 300_000, 1 << 20] {
             let bytes: Vec<u8> = (0..len).map(|at: usize| (at ^ (at >> 8)) as u8).collect();
             client.send(Message::binary(bytes.clone()));
-            assert!(client.message() == Message::binary(bytes), "{len} bytes came back changed");
+            assert!(client.receive() == Message::binary(bytes), "{len} bytes came back changed");
         }
     }
 }
 
 fn many_messages_arrive_in_their_order(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Relay, 2)));
-    let client = identity.client(&VERSIONS);
-    let mut clients: Vec<_> = (0..20).map(|_| TlsClient::open(server.address(), "/", &client)).collect();
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Relay, 2)));
+    let client = identity.client_config(&VERSIONS);
+    let mut clients: Vec<_> = (0..20).map(|_| TlsClient::connect(server.address(), "/", &client)).collect();
     // Whoever hears itself is a member.
     for (number, client) in clients.iter_mut().enumerate() {
-        client.say(&format!("here {number}"));
-        while client.message() != Message::text(format!("here {number}")) {}
+        client.send_text(&format!("here {number}"));
+        while client.receive() != Message::text(format!("here {number}")) {}
     }
     for number in 0..500 {
         clients[0].socket.write(Message::text(format!("{number} {}", "x".repeat(number)))).expect("taken");
@@ -86,9 +86,9 @@ fn many_messages_arrive_in_their_order(backend: BackendName) {
     for client in &mut clients {
         for number in 0..500 {
             let text = format!("{number} {}", "x".repeat(number));
-            let mut next = client.message();
+            let mut next = client.receive();
             while next.to_text().is_ok_and(|text| text.starts_with("here")) {
-                next = client.message();
+                next = client.receive();
             }
             assert_eq!(next, Message::text(text));
         }
@@ -98,11 +98,11 @@ fn many_messages_arrive_in_their_order(backend: BackendName) {
 fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendName) {
     const MESSAGES: usize = 2_000;
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
     for version in VERSIONS {
-        let client = identity.client(&[version]);
-        let mut other = TlsClient::open(server.address(), "/", &client);
-        let mut flood = TlsClient::open(server.address(), "/", &client);
+        let client = identity.client_config(&[version]);
+        let mut other = TlsClient::connect(server.address(), "/", &client);
+        let mut flood = TlsClient::connect(server.address(), "/", &client);
         let stream = flood.socket.get_mut();
         let mut records = Vec::new();
         for number in 0..MESSAGES {
@@ -115,10 +115,10 @@ fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendN
         let sender = std::thread::spawn(move || socket.write_all(&records).expect("sent"));
         for number in 0..MESSAGES {
             if number % 100 == 0 {
-                other.say("meanwhile");
-                other.hears("meanwhile");
+                other.send_text("meanwhile");
+                other.expect_text("meanwhile");
             }
-            flood.hears(&format!("message {number}"));
+            flood.expect_text(&format!("message {number}"));
         }
         sender.join().expect("all is sent");
     }
@@ -126,9 +126,9 @@ fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendN
 
 fn the_page_is_served_to_its_end(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Chat, 1)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Chat, 1)));
     for version in VERSIONS {
-        let stream = connect(server.address(), &identity.client(&[version]));
+        let stream = connect(server.address(), &identity.client_config(&[version]));
         let page = request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
     }
@@ -138,14 +138,14 @@ fn the_page_is_served_to_its_end(backend: BackendName) {
 fn both_sides_say_the_end(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_message: 10, ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&identity.on(base));
+    let server = TestServer::start(&identity.with_tls_listener(base));
     for (version, is_ours) in VERSIONS.into_iter().flat_map(|version| [(version, true), (version, false)]) {
-        let mut client = TlsClient::open(server.address(), "/", &identity.client(&[version]));
+        let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&[version]));
         if is_ours {
             let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
             client.socket.close(Some(frame)).expect("sent");
         } else {
-            client.say("longer than ten bytes");
+            client.send_text("longer than ten bytes");
         }
         let error = std::iter::repeat_with(|| client.socket.read()).find_map(Result::err);
         assert!(matches!(error, Some(Error::ConnectionClosed)), "{error:?}");
@@ -156,11 +156,11 @@ fn both_sides_say_the_end(backend: BackendName) {
 
 fn a_client_that_ends_without_a_word_is_gone(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 1)));
-    let client = identity.client(&VERSIONS);
-    let mut open = TlsClient::open(server.address(), "/", &client);
-    open.say("hello");
-    open.hears("hello");
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
+    let client = identity.client_config(&VERSIONS);
+    let mut open = TlsClient::connect(server.address(), "/", &client);
+    open.send_text("hello");
+    open.expect_text("hello");
     open.socket.get_mut().sock.shutdown(Shutdown::Write).expect("shut down");
     // In the middle of the handshake, too.
     let mut stream = connect(server.address(), &client);
@@ -171,16 +171,16 @@ fn a_client_that_ends_without_a_word_is_gone(backend: BackendName) {
     let mut stream = connect(server.address(), &client);
     stream.conn.write_tls(&mut stream.sock).expect("sent");
     drop(stream);
-    until("all are gone", || server.connections().0 == 0);
+    wait_until("all are gone", || server.connections().0 == 0);
 }
 
 fn plain_http_hears_that_the_port_speaks_tls(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Chat, 1)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Chat, 1)));
     for text in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &upgrade_request("/"), "HEAD"] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(text.as_bytes());
-        let response = raw.response();
+        let response = raw.receive_response();
         assert_eq!(response.status, 400);
         assert!(response.body.contains("https://") && response.body.contains("wss://"), "{response:?}");
     }
@@ -190,25 +190,25 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
     let identity = Identity::new();
     let base =
         Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&identity.on(base));
+    let server = TestServer::start(&identity.with_tls_listener(base));
     for garbage in
         [&b"\x00\x00\x00\x00\x00\x00"[..], b"ssh-2.0\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
     {
         let mut stream = TcpStream::connect(server.address()).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
         stream.write_all(garbage).expect("sent");
         let mut alert = Vec::new();
         stream.read_to_end(&mut alert).expect("an alert, and the end");
         // RFC 8446 §6: type alert, two bytes, fatal.
         assert!(alert.len() == 7 && alert[0] == 21 && alert[5] == 2, "{alert:?}");
     }
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\n\r\n");
-    assert_eq!(raw.response().status, 400);
-    let mut client = TlsClient::open(server.address(), "/", &identity.client(&VERSIONS));
-    client.say("hello");
-    client.hears("hello");
-    let metrics = Metrics::of(server.admin_address().expect("there is one"));
+    assert_eq!(raw.receive_response().status, 400);
+    let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&VERSIONS));
+    client.send_text("hello");
+    client.expect_text("hello");
+    let metrics = Metrics::fetch(server.admin_address().expect("there is one"));
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "tls")]), 3.0);
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "no_tls")]), 1.0);
     assert_eq!(metrics.sum("uproar_tls_handshakes_total", &[]), 1.0);
@@ -216,8 +216,8 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
 
 fn who_goes_on_with_something_else_is_cut_off(backend: BackendName) {
     let identity = Identity::new();
-    let base = Config { close_seconds: 100 * PATIENCE, ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&identity.on(base));
+    let base = Config { close_seconds: 100 * TIMEOUT, ..config(backend, AppName::Echo, 1) };
+    let server = TestServer::start(&identity.with_tls_listener(base));
     let taken = flood(TcpStream::connect(server.address()).expect("a connection"));
     assert!(taken < 128 << 20, "{taken} bytes");
 }
@@ -225,19 +225,20 @@ fn who_goes_on_with_something_else_is_cut_off(backend: BackendName) {
 fn who_is_refused_hears_so_over_tls(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_connections: 1, ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&identity.on(base));
-    let client = identity.client(&VERSIONS);
-    let mut inside = TlsClient::open(server.address(), "/", &client);
-    let answer = request(connect(server.address(), &client), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let server = TestServer::start(&identity.with_tls_listener(base));
+    let client = identity.client_config(&VERSIONS);
+    let mut inside = TlsClient::connect(server.address(), "/", &client);
+    let answer =
+        https_request(connect(server.address(), &client), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     // One in plain HTTP is told that, too; one that says nothing is gone.
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\n\r\n");
-    assert_eq!(raw.response().status, 503);
+    assert_eq!(raw.receive_response().status, 503);
     let silent = TcpStream::connect(server.address()).expect("a connection");
-    until("all but one are gone", || server.connections().0 == 1);
-    inside.say("still here");
-    inside.hears("still here");
+    wait_until("all but one are gone", || server.connections().0 == 1);
+    inside.send_text("still here");
+    inside.expect_text("still here");
     drop(silent);
 }
 
@@ -245,8 +246,8 @@ fn a_handshake_has_a_deadline(backend: BackendName) {
     let identity = Identity::new();
     let short = Duration::from_millis(50);
     let base = Config { handshake_seconds: short, close_seconds: short, ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&identity.on(base));
-    let client = identity.client(&VERSIONS);
+    let server = TestServer::start(&identity.with_tls_listener(base));
+    let client = identity.client_config(&VERSIONS);
     let silent = connect(server.address(), &client);
     let mut halfway = connect(server.address(), &client);
     halfway.conn.write_tls(&mut halfway.sock).expect("sent");
@@ -255,7 +256,7 @@ fn a_handshake_has_a_deadline(backend: BackendName) {
     let mut answer = String::new();
     idle.read_to_string(&mut answer).expect("a text, and close_notify");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    until("all are gone", || server.connections().0 == 0);
+    wait_until("all are gone", || server.connections().0 == 0);
     drop((silent, halfway));
 }
 
@@ -264,34 +265,34 @@ fn who_leaves_before_its_refusal_can_be_read_is_gone_at_once(backend: BackendNam
     let base = Config {
         admin: Some("127.0.0.1:0".parse().expect("valid")),
         handshake_seconds: Duration::from_millis(20),
-        close_seconds: 100 * PATIENCE,
+        close_seconds: 100 * TIMEOUT,
         ..config(backend, AppName::Echo, 1)
     };
-    let server = TestServer::start(&identity.on(base));
-    let client = identity.client(&VERSIONS);
+    let server = TestServer::start(&identity.with_tls_listener(base));
+    let client = identity.client_config(&VERSIONS);
     let silent = connect(server.address(), &client);
     let mut halfway = connect(server.address(), &client);
     halfway.conn.write_tls(&mut halfway.sock).expect("sent");
     let mut stranger = TcpStream::connect(server.address()).expect("a connection");
-    let metrics = || Metrics::of(server.admin_address().expect("there is one"));
-    until("all are refused", || metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0);
+    let metrics = || Metrics::fetch(server.admin_address().expect("there is one"));
+    wait_until("all are refused", || metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0);
     assert_eq!(server.connections().0, 3);
     stranger.write_all(b"\0\x01\x02\x03\x04\x05").expect("sent");
     for stream in [&silent.sock, &halfway.sock] {
         stream.shutdown(Shutdown::Write).expect("shut down");
     }
-    until("all are gone", || server.connections().0 == 0);
+    wait_until("all are gone", || server.connections().0 == 0);
 }
 
 fn sessions_are_resumed_on_any_worker(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(config(backend, AppName::Echo, 2)));
+    let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 2)));
     for version in VERSIONS {
-        let config = identity.client(&[version]);
+        let config = identity.client_config(&[version]);
         for round in 0..20 {
-            let mut client = TlsClient::open(server.address(), "/", &config);
-            client.say("hello");
-            client.hears("hello");
+            let mut client = TlsClient::connect(server.address(), "/", &config);
+            client.send_text("hello");
+            client.expect_text("hello");
             assert_eq!(client.is_resumed(), round > 0, "round {round}");
         }
     }
@@ -300,42 +301,42 @@ fn sessions_are_resumed_on_any_worker(backend: BackendName) {
 /// As a proxy sends it that passes TLS through.
 fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
     let identity = Identity::new();
-    let server = TestServer::start(&identity.on(Config {
+    let server = TestServer::start(&identity.with_tls_listener(Config {
         trusted_proxies: vec!["127.0.0.1".parse().expect("a network")],
         proxy_protocol: true,
         max_connections_per_ip: 1,
         ..config(backend, AppName::Echo, 1)
     }));
-    let client = identity.client(&VERSIONS);
+    let client = identity.client_config(&VERSIONS);
     let header = |last: u8| format!("PROXY TCP4 192.0.2.{last} 192.0.2.100 40000 8443\r\n");
     let through = |last: u8| {
         let mut stream = connect(server.address(), &client);
         stream.sock.write_all(header(last).as_bytes()).expect("sent");
         stream
     };
-    let mut clients = [1, 2].map(|last| TlsClient::open_on(through(last), "/"));
+    let mut clients = [1, 2].map(|last| TlsClient::upgrade(through(last), "/"));
     for client in &mut clients {
-        client.say("hello");
-        client.hears("hello");
+        client.send_text("hello");
+        client.expect_text("hello");
     }
     assert_eq!(server.connections(), (2, 2));
-    let answer = request(through(2), &upgrade_request("/"));
+    let answer = https_request(through(2), &upgrade_request("/"));
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     // In one packet with the beginning of the handshake.
     let mut stream = connect(server.address(), &client);
     let mut first = header(3).into_bytes();
     stream.conn.write_tls(&mut first).expect("to memory");
     stream.sock.write_all(&first).expect("sent");
-    let mut third = TlsClient::open_on(stream, "/");
-    third.say("hello");
-    third.hears("hello");
+    let mut third = TlsClient::upgrade(stream, "/");
+    third.send_text("hello");
+    third.expect_text("hello");
     // Without a header there will be no handshake either, so the answer is plain.
     let mut headless = connect(server.address(), &client);
     let mut hello = Vec::new();
     headless.conn.write_tls(&mut hello).expect("to memory");
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(&hello);
-    assert_eq!(raw.response().status, 400);
+    assert_eq!(raw.receive_response().status, 400);
 }
 
 /// A server process with TLS, without a file of settings.
@@ -349,16 +350,16 @@ pub(crate) fn start(backend: BackendName, identity: &Identity) -> Process {
 fn a_server_that_ends_says_so(backend: BackendName) {
     let identity = Identity::new();
     let server = start(backend, &identity);
-    let mut client = TlsClient::open(server.tls_address(), "/", &identity.client(&VERSIONS));
-    let mut chatter = TlsClient::open(server.tls_address(), "/", &identity.client(&VERSIONS));
-    chatter.say("hello");
-    chatter.hears("hello");
+    let mut client = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
+    let mut chatter = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
+    chatter.send_text("hello");
+    chatter.expect_text("hello");
     server.signal(Signal::SIGTERM);
-    let said = client.message();
+    let said = client.receive();
     assert!(matches!(&said, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{said:?}");
     while client.socket.read().is_ok() {}
     while chatter.socket.read().is_ok() {}
-    assert_eq!(server.ended().code, Some(0));
+    assert_eq!(server.wait().code, Some(0));
 }
 
 #[test]
@@ -371,9 +372,10 @@ fn a_file_of_settings_names_them() {
     );
     let path = settings_file("tls", text);
     let server = Process::run(&mut uproar(&["--config", &path]));
-    let mut ada = TlsClient::open(server.tls_address(), "/room/garden", &identity.client(&VERSIONS));
-    assert!(ada.message().to_text().expect("text").contains("welcome to garden"));
-    let mut bob = Chatter::enter(server.address, "garden");
-    bob.say("hello");
-    while !ada.message().to_text().expect("text").ends_with(": hello") {}
+    let mut ada =
+        TlsClient::connect(server.tls_address(), "/room/garden", &identity.client_config(&VERSIONS));
+    assert!(ada.receive().to_text().expect("text").contains("welcome to garden"));
+    let mut bob = ChatUser::join(server.address, "garden");
+    bob.send_text("hello");
+    while !ada.receive().to_text().expect("text").ends_with(": hello") {}
 }

@@ -4,13 +4,14 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use uproar::config::{AppName, BackendName, Config, Secret};
 
-use crate::process::refuses;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Process, backend_arg, output, settings_file, uproar};
-use crate::support::raw::{Raw, Response, frame, upgrade_request};
-use crate::support::token::{SECRET, now, signed, token, token_of};
-use crate::support::{TestServer, config, until};
+use crate::support::process::{
+    Process, backend_arg, expect_start_failure, run_to_end, settings_file, uproar,
+};
+use crate::support::raw::{RawClient, Response, frame, upgrade_request};
+use crate::support::token::{SECRET, now, signed, token, token_for};
+use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     each_refusal_says_what_is_wrong_and_is_counted,
@@ -47,9 +48,9 @@ fn open(server: &TestServer, path: &str, token: &str) -> Client {
 
 /// The answer to a handshake with these further header lines.
 fn answer(server: &TestServer, path: &str, headers: &str) -> Response {
-    let mut raw = Raw::connect(server.address());
+    let mut raw = RawClient::connect(server.address());
     raw.send(upgrade_request(path).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1).as_bytes());
-    raw.response()
+    raw.receive_response()
 }
 
 fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
@@ -78,9 +79,9 @@ fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
         assert_eq!(challenge, status == 401, "{}", response.head);
     };
     check(answer(&server, "/", "Authorization: Basic YTpi\r\n"), 401, "wants a token");
-    let twice = format!("/?token={}", token_of("ada"));
+    let twice = format!("/?token={}", token_for("ada"));
     check(
-        answer(&server, &twice, &format!("Authorization: Bearer {}\r\n", token_of("ada"))),
+        answer(&server, &twice, &format!("Authorization: Bearer {}\r\n", token_for("ada"))),
         401,
         "one token",
     );
@@ -88,7 +89,7 @@ fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
         check(answer(&server, "/room/garden", &format!("Authorization: Bearer {token}\r\n")), status, part);
         *counts.entry(reason).or_default() += 1;
     }
-    let metrics = Metrics::of(server.admin_address().expect("it has one"));
+    let metrics = Metrics::fetch(server.admin_address().expect("it has one"));
     for (reason, count) in counts {
         let refused = metrics.sum("uproar_refused_total", &[("reason", reason)]);
         assert_eq!(refused, f64::from(count), "{reason}");
@@ -99,24 +100,24 @@ fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
 fn a_token_is_taken_from_the_query_or_the_header(backend: BackendName) {
     let server = start(backend, "places", AppName::Chat);
     let welcome = "* welcome to lobby, you are ada; /help lists the commands";
-    open(&server, "/", &token_of("ada")).hears(welcome);
-    let query = format!("/?a=b&token={}&c", token_of("ada").replace('.', "%2E"));
-    Client::open(server.address(), &query).hears(welcome);
+    open(&server, "/", &token_for("ada")).expect_text(welcome);
+    let query = format!("/?a=b&token={}&c", token_for("ada").replace('.', "%2E"));
+    Client::open(server.address(), &query).expect_text(welcome);
     for scheme in ["Bearer", "bearer"] {
-        let mut raw = Raw::connect(server.address());
-        let header = format!("\r\nAuthorization: {scheme} {}\r\n\r\n", token_of("ada"));
+        let mut raw = RawClient::connect(server.address());
+        let header = format!("\r\nAuthorization: {scheme} {}\r\n\r\n", token_for("ada"));
         raw.send(upgrade_request("/").replacen("\r\n\r\n", &header, 1).as_bytes());
-        raw.switched();
-        assert_eq!(raw.frame().1, welcome.as_bytes());
+        raw.expect_upgrade();
+        assert_eq!(raw.receive_frame().1, welcome.as_bytes());
     }
 }
 
 fn pages_need_no_token(backend: BackendName) {
     let server = start(backend, "pages", AppName::Chat);
     for path in ["/", "/room/garden", "/?token=bad"] {
-        let mut raw = Raw::connect(server.address());
+        let mut raw = RawClient::connect(server.address());
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
-        assert_eq!(raw.response().status, 200, "{path}");
+        assert_eq!(raw.receive_response().status, 200, "{path}");
     }
 }
 
@@ -125,54 +126,54 @@ fn rooms_are_limited_at_the_upgrade_and_by_join(backend: BackendName) {
     let limited = token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["garden", "café noir"]}));
     assert_eq!(answer(&server, &format!("/?token={limited}"), "").status, 403);
     let mut ada = open(&server, "/room/garden", &limited);
-    ada.hears("* welcome to garden, you are ada; /help lists the commands");
-    ada.say("/join lawn");
-    ada.hears("* your token does not allow the room lawn");
-    ada.say("still in the garden");
-    ada.hears("ada: still in the garden");
-    ada.say("/join café noir");
-    ada.hears("* you are in café noir");
+    ada.expect_text("* welcome to garden, you are ada; /help lists the commands");
+    ada.send_text("/join lawn");
+    ada.expect_text("* your token does not allow the room lawn");
+    ada.send_text("still in the garden");
+    ada.expect_text("ada: still in the garden");
+    ada.send_text("/join café noir");
+    ada.expect_text("* you are in café noir");
     let none: Value = json!({"exp": now() + 60, "rooms": []});
     assert_eq!(answer(&server, &format!("/room/garden?token={}", token(&none)), "").status, 403);
 }
 
 fn the_name_is_that_of_the_token(backend: BackendName) {
     let server = start(backend, "name", AppName::Chat);
-    let mut ada = open(&server, "/", &token_of("Ada"));
-    ada.hears("* welcome to lobby, you are Ada; /help lists the commands");
-    ada.say("/nick bob");
-    ada.hears("* names come from tokens here; yours stays as it is");
+    let mut ada = open(&server, "/", &token_for("Ada"));
+    ada.expect_text("* welcome to lobby, you are Ada; /help lists the commands");
+    ada.send_text("/nick bob");
+    ada.expect_text("* names come from tokens here; yours stays as it is");
     // At once, without waiting for the word of the instance that keeps the name.
-    ada.say("hello");
-    ada.hears("Ada: hello");
-    ada.say("/who");
-    ada.hears("* in lobby (1): Ada");
+    ada.send_text("hello");
+    ada.expect_text("Ada: hello");
+    ada.send_text("/who");
+    ada.expect_text("* in lobby (1): Ada");
 }
 
 fn a_user_is_there_twice_under_one_name(backend: BackendName) {
     let server = start(backend, "twice", AppName::Chat);
     let enter = |user| {
-        let mut client = open(&server, "/", &token_of(user));
-        client.hears(&format!("* welcome to lobby, you are {user}; /help lists the commands"));
+        let mut client = open(&server, "/", &token_for(user));
+        client.expect_text(&format!("* welcome to lobby, you are {user}; /help lists the commands"));
         client
     };
     let (mut first, mut second, mut bob) = (enter("ada"), enter("ada"), enter("bob"));
-    bob.say("/who");
-    bob.hears("* in lobby (3): ada, ada, bob");
-    bob.say("/msg ada psst");
-    bob.hears("* to ada: psst");
+    bob.send_text("/who");
+    bob.expect_text("* in lobby (3): ada, ada, bob");
+    bob.send_text("/msg ada psst");
+    bob.expect_text("* to ada: psst");
     for ada in [&mut first, &mut second] {
-        ada.hears("* from bob: psst");
+        ada.expect_text("* from bob: psst");
     }
     // One may go, and the other is still found.
     drop(first);
-    bob.say("/msg ada still there?");
-    bob.hears("* to ada: still there?");
-    second.hears("* from bob: still there?");
+    bob.send_text("/msg ada still there?");
+    bob.expect_text("* to ada: still there?");
+    second.expect_text("* from bob: still there?");
     drop(second);
-    until("nobody is called ada", || {
-        bob.say("/msg ada gone?");
-        bob.line() == "* nobody is called ada; /who lists who is here"
+    wait_until("nobody is called ada", || {
+        bob.send_text("/msg ada gone?");
+        bob.receive_text() == "* nobody is called ada; /who lists who is here"
     });
 }
 
@@ -184,86 +185,89 @@ fn a_name_that_is_none_or_anothers_is_refused(backend: BackendName) {
         ("*a", "a name does not begin with * and has none of : , < > &"),
     ] {
         let reason = format!("the token's sub: {problem}");
-        assert_eq!(open(&server, "/", &token_of(sub)).closed(), (1008, reason));
+        assert_eq!(open(&server, "/", &token_for(sub)).wait_for_close(), (1008, reason));
     }
-    let mut ada = open(&server, "/", &token_of("Ada"));
-    ada.say("/who");
-    until("she has her name", || ada.line().starts_with("* in lobby"));
+    let mut ada = open(&server, "/", &token_for("Ada"));
+    ada.send_text("/who");
+    wait_until("she has her name", || ada.receive_text().starts_with("* in lobby"));
     // Another user of the issuer, who cannot be told from her.
-    assert_eq!(open(&server, "/", &token_of("ada")).closed(), (1008, "the name ada is taken".into()));
-    ada.say("still me");
-    until("she is there", || ada.line() == "Ada: still me");
+    assert_eq!(
+        open(&server, "/", &token_for("ada")).wait_for_close(),
+        (1008, "the name ada is taken".into())
+    );
+    ada.send_text("still me");
+    wait_until("she is there", || ada.receive_text() == "Ada: still me");
 }
 
 fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
     let server = start(backend, "early", AppName::Chat);
-    let mut ada = open(&server, "/", &token_of("ada"));
-    ada.hears("* welcome to lobby, you are ada; /help lists the commands");
+    let mut ada = open(&server, "/", &token_for("ada"));
+    ada.expect_text("* welcome to lobby, you are ada; /help lists the commands");
     // What they say comes together with their requests. Some are on the worker that keeps the name, and some on the other one.
     let say_at_once = |user: &str| {
-        let mut raw = Raw::connect(server.address());
-        let request = upgrade_request(&format!("/?token={}", token_of(user)));
+        let mut raw = RawClient::connect(server.address());
+        let request = upgrade_request(&format!("/?token={}", token_for(user)));
         let texts = ["one", "/who", "two"].map(|text| frame(0x81, text.as_bytes())).concat();
         raw.send(&[request.as_bytes(), &texts].concat());
-        raw.switched();
+        raw.expect_upgrade();
         raw
     };
     for _ in 0..8 {
         let mut false_ada = say_at_once("Ada");
-        assert_eq!(false_ada.close_frame(), (1008, "the name Ada is taken".into()));
+        assert_eq!(false_ada.receive_close(), (1008, "the name Ada is taken".into()));
         let mut unnamed = say_at_once("a da");
-        assert_eq!(unnamed.close_frame().0, 1008);
-        ada.say("alone");
-        ada.hears("ada: alone");
+        assert_eq!(unnamed.receive_close().0, 1008);
+        ada.send_text("alone");
+        ada.expect_text("ada: alone");
     }
     for _ in 0..8 {
         let mut bob = say_at_once("bob");
-        let mut heard = || String::from_utf8(bob.frame().1).expect("text");
+        let mut heard = || String::from_utf8(bob.receive_frame().1).expect("text");
         assert_eq!(heard(), "* welcome to lobby, you are bob; /help lists the commands");
         while heard() != "* in lobby (2): ada, bob" {}
         for text in ["one", "two"] {
-            ada.hears(&format!("bob: {text}"));
+            ada.expect_text(&format!("bob: {text}"));
         }
         drop(bob);
-        until("he is gone", || server.connections().0 == 1);
+        wait_until("he is gone", || server.connections().0 == 1);
     }
     // Who leaves before the name is granted has said it all the same, unless the name is refused.
     for user in ["carl", "Ada", "carl"] {
-        let mut raw = Raw::connect(server.address());
-        let request = upgrade_request(&format!("/?token={}", token_of(user)));
+        let mut raw = RawClient::connect(server.address());
+        let request = upgrade_request(&format!("/?token={}", token_for(user)));
         let frames = [frame(0x81, b"bye"), frame(0x81, b"/who"), frame(0x88, &[])].concat();
         raw.send(&[request.as_bytes(), &frames].concat());
-        raw.switched();
-        until("it is gone", || server.connections().0 == 1);
+        raw.expect_upgrade();
+        wait_until("it is gone", || server.connections().0 == 1);
         if user == "carl" {
-            ada.hears("carl: bye");
+            ada.expect_text("carl: bye");
         }
-        ada.say("so");
-        ada.hears("ada: so");
+        ada.send_text("so");
+        ada.expect_text("ada: so");
     }
 }
 
 fn a_token_without_a_name_gives_none(backend: BackendName) {
     let server = start(backend, "nameless", AppName::Chat);
     let mut client = open(&server, "/", &token(&json!({"exp": now() + 60})));
-    assert!(client.line().starts_with("* welcome to lobby, you are User #"));
+    assert!(client.receive_text().starts_with("* welcome to lobby, you are User #"));
     // It could take the name of somebody who has one.
-    client.say("/nick ada");
-    client.hears("* names come from tokens here; yours stays as it is");
+    client.send_text("/nick ada");
+    client.expect_text("* names come from tokens here; yours stays as it is");
 }
 
 fn a_connection_ends_with_its_token(backend: BackendName) {
     let server = start(backend, "expiry", AppName::Chat);
     // Ten seconds are given to clocks that differ.
     let mut ada = open(&server, "/", &token(&json!({"exp": now() - 7, "sub": "ada"})));
-    let mut bob = open(&server, "/", &token_of("bob"));
-    bob.hears("* welcome to lobby, you are bob; /help lists the commands");
-    ada.hears("* welcome to lobby, you are ada; /help lists the commands");
-    ada.say("in time");
-    bob.hears("ada: in time");
-    assert_eq!(ada.closed(), (1008, "token expired".into()));
-    bob.say("mine is good");
-    bob.hears("bob: mine is good");
+    let mut bob = open(&server, "/", &token_for("bob"));
+    bob.expect_text("* welcome to lobby, you are bob; /help lists the commands");
+    ada.expect_text("* welcome to lobby, you are ada; /help lists the commands");
+    ada.send_text("in time");
+    bob.expect_text("ada: in time");
+    assert_eq!(ada.wait_for_close(), (1008, "token expired".into()));
+    bob.send_text("mine is good");
+    bob.expect_text("bob: mine is good");
 }
 
 fn echo_and_relay_want_tokens_too(backend: BackendName) {
@@ -273,8 +277,8 @@ fn echo_and_relay_want_tokens_too(backend: BackendName) {
         let limited = token(&json!({"exp": now() + 60, "rooms": ["a"]}));
         assert_eq!(answer(&server, &format!("/room/b?token={limited}"), "").status, 403);
         let mut client = open(&server, "/room/a", &limited);
-        client.say("hello");
-        client.hears("hello");
+        client.send_text("hello");
+        client.expect_text("hello");
     }
 }
 
@@ -285,17 +289,17 @@ fn a_new_secret_holds_for_whoever_comes(backend: BackendName) {
     let reload = |config: &Config| server.control().reload(config).expect("it can be");
     reload(&with_secret(base.clone(), "first", SECRET));
     assert_eq!(answer(&server, "/", "").status, 401);
-    let mut first = open(&server, "/", &token_of("ada"));
+    let mut first = open(&server, "/", &token_for("ada"));
     let other = "another secret for tests, of more than 32 bytes";
     reload(&with_secret(base.clone(), "second", other));
-    assert_eq!(answer(&server, &format!("/?token={}", token_of("ada")), "").status, 401);
+    assert_eq!(answer(&server, &format!("/?token={}", token_for("ada")), "").status, 401);
     let second = signed(&json!({"alg": "HS256"}), &json!({"exp": now() + 60}), other);
     let mut second = open(&server, "/", &second);
     reload(&base);
     let mut late = Client::open(server.address(), "/");
     for client in [&mut early, &mut first, &mut second, &mut late] {
-        client.say("still here");
-        client.hears("still here");
+        client.send_text("still here");
+        client.expect_text("still here");
     }
 }
 
@@ -305,28 +309,28 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
     let flag = format!("--auth-hmac-secret-file={path}");
     let server = Process::start(&["--app=echo", "--log=trace", &flag, backend_arg(backend)]);
     let status = |token: &str| {
-        let mut raw = Raw::connect(server.address);
+        let mut raw = RawClient::connect(server.address);
         raw.send(upgrade_request(&format!("/?token={token}")).as_bytes());
-        raw.status()
+        raw.receive_status()
     };
-    let old = token_of("ada");
+    let old = token_for("ada");
     let new = signed(&json!({"alg": "HS256"}), &json!({"exp": now() + 60}), &"x".repeat(32));
     assert_eq!((status(&old), status(&new)), (Some(101), Some(401)));
     // Without a file of settings the secret is read again all the same.
     settings_file(&name, "too short");
     server.signal(Signal::SIGHUP);
     let said = format!("'{path}' for '--auth-hmac-secret-file <FILE>': its secret has 9 bytes");
-    until("the log says what is wrong", || server.log().contains(&said));
+    wait_until("the log says what is wrong", || server.log().contains(&said));
     assert!(server.log().contains("nothing changes"));
     assert_eq!((status(&old), status(&new)), (Some(101), Some(401)));
     settings_file(&name, "x".repeat(32));
     server.signal(Signal::SIGHUP);
-    until("it is read again", || {
+    wait_until("it is read again", || {
         server.log().contains("another secret in") && server.log().contains("0 changed")
     });
     assert_eq!((status(&old), status(&new)), (Some(401), Some(101)));
     server.signal(Signal::SIGTERM);
-    let log = server.ended().log;
+    let log = server.wait().log;
     for secret in [SECRET, &old, &new, &"x".repeat(32), "too short"] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
@@ -342,7 +346,7 @@ fn a_secret_that_is_none_keeps_the_server_from_starting() {
     ] {
         for command in ["check", "serve"] {
             let parts = ["--auth-hmac-secret-file", path, why, "at least 32"];
-            refuses(&mut uproar(&[command, "--auth-hmac-secret-file", path]), &parts);
+            expect_start_failure(&mut uproar(&[command, "--auth-hmac-secret-file", path]), &parts);
         }
     }
 }
@@ -350,7 +354,7 @@ fn a_secret_that_is_none_keeps_the_server_from_starting() {
 #[test]
 fn check_shows_where_the_secret_is_and_not_what_it_is() {
     let path = settings_file("shown secret", SECRET);
-    let printed = output(&mut uproar(&["check", "--auth-hmac-secret-file", &path]));
+    let printed = run_to_end(&mut uproar(&["check", "--auth-hmac-secret-file", &path]));
     let text = String::from_utf8([printed.stdout, printed.stderr].concat()).expect("text");
     assert!(text.contains(&format!("auth-hmac-secret-file = \"{path}\"")), "{text}");
     assert!(!text.contains(SECRET), "{text}");

@@ -8,10 +8,9 @@ use uproar::app::Echo;
 use uproar::config::{AppName, BackendName, Config, Endpoint, Takeover};
 use uproar::server::Server;
 
-use crate::process::refuses;
 use crate::support::client::Client;
-use crate::support::process::uproar;
-use crate::support::{PATIENCE, TestServer, config};
+use crate::support::process::{expect_start_failure, uproar};
+use crate::support::{TIMEOUT, TestServer, config};
 
 on_both_backends!(
     clients_of_a_path_and_of_a_port_share_a_room,
@@ -29,7 +28,7 @@ fn clients_of_a_path_and_of_a_port_share_a_room(backend: BackendName) {
     let mut by_path: Vec<_> = (0..8).map(|_| open(&path)).collect();
     for client in &mut by_path {
         client.send(Message::text("by path")).expect("sent");
-        by_port.hears("by path");
+        by_port.expect_text("by path");
     }
     for (at, client) in by_path.iter_mut().enumerate() {
         // It hears itself and those who said something after it had joined.
@@ -37,7 +36,7 @@ fn clients_of_a_path_and_of_a_port_share_a_room(backend: BackendName) {
             assert_eq!(client.read().expect("a message"), Message::text("by path"));
         }
     }
-    by_port.say("by port");
+    by_port.send_text("by port");
     for client in &mut by_path {
         while client.read().expect("a message") != Message::text("by port") {}
     }
@@ -94,12 +93,18 @@ fn a_path_that_cannot_be_had_is_said_with_a_way_out() {
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").expect("written");
     let taken = format!("unix:{}", file.display());
-    refuses(&mut uproar(&["--listen", &taken]), &[&taken, "cannot listen on", "choose another path"]);
+    expect_start_failure(
+        &mut uproar(&["--listen", &taken]),
+        &[&taken, "cannot listen on", "choose another path"],
+    );
     assert_eq!(std::fs::read_to_string(&file).expect("still there"), "precious");
     let nowhere = format!("unix:{}/nowhere/socket", directory.path().display());
-    refuses(&mut uproar(&["--listen", &nowhere]), &[&nowhere, "cannot listen on", "another path"]);
+    expect_start_failure(
+        &mut uproar(&["--listen", &nowhere]),
+        &[&nowhere, "cannot listen on", "another path"],
+    );
     let long = format!("unix:/{}", "long".repeat(40));
-    refuses(&mut uproar(&["--listen", &long]), &[&long, "cannot listen on"]);
+    expect_start_failure(&mut uproar(&["--listen", &long]), &[&long, "cannot listen on"]);
 }
 
 /// The settings with a listener on `path`, too.
@@ -110,6 +115,6 @@ fn on(path: &Path, mut config: Config) -> Config {
 
 fn open(path: &Path) -> WebSocket<UnixStream> {
     let stream = UnixStream::connect(path).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     tungstenite::client("ws://localhost/", stream).expect("the handshake").0
 }

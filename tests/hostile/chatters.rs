@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
-use crate::support::crowd::Crowd;
+use crate::support::TIMEOUT;
+use crate::support::many_clients::ManyClients;
 use crate::support::raw::{TEXT, frame};
 
 /// How many there are.
@@ -58,7 +58,7 @@ struct Ear {
 
 /// A conversation under way.
 struct Talk {
-    crowd: Crowd,
+    crowd: ManyClients,
     ears: Vec<Ear>,
     noticed: Noticed,
     /// What each has said.
@@ -90,7 +90,7 @@ pub(crate) fn talk(address: SocketAddr, calm_over: &Sender<()>, attack_over: &Ar
 impl Talk {
     /// All are there, and each knows it of itself.
     fn begin(address: SocketAddr) -> Self {
-        let mut crowd = Crowd::enter(address, ROOMS.into_iter().cycle().take(CHATTERS));
+        let mut crowd = ManyClients::connect(address, ROOMS.into_iter().cycle().take(CHATTERS));
         for index in 0..CHATTERS {
             crowd.send(index, &frame(TEXT, format!("here {index}").as_bytes()));
         }
@@ -122,7 +122,7 @@ impl Talk {
 
     fn listen(&mut self, patience: Duration) {
         let Self { crowd, ears, noticed, begin, .. } = self;
-        crowd.poll_within(patience, |index, first, payload| {
+        crowd.poll_for(patience, |index, first, payload| {
             if let Some((who, number, due, is_calm)) = parse(first, payload) {
                 assert_eq!(who % ROOMS.len(), index % ROOMS.len(), "heard in another room");
                 ears[index].hear(who, number);
@@ -136,7 +136,7 @@ impl Talk {
 
     /// Waits for the last words, and compares.
     fn end(mut self) -> Noticed {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let room_size = CHATTERS / ROOMS.len();
         while self.noticed.heard < self.noticed.said * room_size {
             assert!(

@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uproar::config::{BackendName, Config};
 
 use crate::scene::{beside_chatters, chat, chat_without_rates};
-use crate::support::PATIENCE;
-use crate::support::raw::{PING, PONG, Raw, TEXT, frame};
+use crate::support::TIMEOUT;
+use crate::support::raw::{PING, PONG, RawClient, TEXT, frame};
 
 at_length_on_both_backends!(
     endless_empty_fragments,
@@ -33,7 +33,7 @@ const RATE: u64 = 20;
 /// Opens WebSockets that will never be read from.
 fn flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
-        let (stream, _) = Raw::open(address, "/room/pit").with_small_window().into_parts();
+        let (stream, _) = RawClient::open(address, "/room/pit").with_small_window().into_parts();
         stream.set_nonblocking(true).expect("non-blocking");
         stream
     };
@@ -50,7 +50,7 @@ fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) ->
     let mut streams: Vec<_> = streams.into_iter().map(|stream| (stream, 0)).collect();
     let begin = Instant::now();
     while !streams.is_empty() && (begin.elapsed() < FLOOD || !is_over(total / unit.len())) {
-        assert!(begin.elapsed() < PATIENCE, "flooded in vain");
+        assert!(begin.elapsed() < TIMEOUT, "flooded in vain");
         // A short write goes on where it stopped.
         streams.retain_mut(|(stream, sent)| match stream.write(&block[*sent % block.len()..]) {
             Ok(len) => {
@@ -72,12 +72,12 @@ fn endless_empty_fragments(backend: BackendName) {
     const BYTES: u32 = 64 << 10;
     let config = Config { byte_rate: Some(BYTES), ..chat(backend) };
     beside_chatters("endless empty fragments", &config, |server| {
-        let mut patient = Raw::open(server.address(), "/room/pit");
+        let mut patient = RawClient::open(server.address(), "/room/pit");
         let mut bytes = frame(0x01, b"as deep as it may be");
         bytes.extend(frame(0x00, b"").repeat(65_534));
         bytes.extend(frame(0x80, b""));
         patient.send(&bytes);
-        while !patient.frame().1.ends_with(b": as deep as it may be") {}
+        while !patient.receive_frame().1.ends_with(b": as deep as it may be") {}
         let (before, begin) = (server.totals(), Instant::now());
         let mut streams = flooders(server.address(), 4);
         for stream in &mut streams {
@@ -98,14 +98,14 @@ fn ten_million_empty_fragments_without_rates(backend: BackendName) {
     const BLOCK: usize = 10_000;
     beside_chatters("ten million empty fragments without rates", &chat_without_rates(backend), |server| {
         let before = server.totals();
-        let mut patient = Raw::open(server.address(), "/room/pit");
+        let mut patient = RawClient::open(server.address(), "/room/pit");
         patient.send(&frame(0x01, b"as deep as "));
         let block = frame(0x00, b"").repeat(BLOCK);
         for _ in 0..10_000_000 / BLOCK {
             patient.send(&block);
         }
         patient.send(&frame(0x80, b"it may be"));
-        while !patient.frame().1.ends_with(b": as deep as it may be") {}
+        while !patient.receive_frame().1.ends_with(b": as deep as it may be") {}
         let totals = server.totals();
         assert!(totals.bytes_in - before.bytes_in >= 60_000_000);
         assert_eq!((totals.throttled, totals.failed), (before.throttled, before.failed));

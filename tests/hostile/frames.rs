@@ -5,7 +5,7 @@ use uproar::config::BackendName;
 
 use crate::scene::{beside_chatters, chat};
 use crate::support::TestServer;
-use crate::support::raw::{Raw, TEXT, frame, upgrade_request};
+use crate::support::raw::{RawClient, TEXT, frame, upgrade_request};
 
 on_both_backends!(
     frames_announced_as_longer_than_memory,
@@ -23,14 +23,15 @@ const LAST: u8 = 0x80;
 /// Sends each of the attacks on a connection of its own, `rounds` times, and checks the close code.
 fn expect_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u16) {
     for _ in 0..rounds {
-        let mut open: Vec<_> = attacks.iter().map(|_| Raw::open(server.address(), "/room/cell")).collect();
+        let mut open: Vec<_> =
+            attacks.iter().map(|_| RawClient::open(server.address(), "/room/cell")).collect();
         for (raw, attack) in open.iter_mut().zip(attacks) {
             raw.send(attack);
         }
         for (raw, attack) in open.iter_mut().zip(attacks) {
-            let mut found = raw.frame();
+            let mut found = raw.receive_frame();
             while found.0 == TEXT {
-                found = raw.frame();
+                found = raw.receive_frame();
             }
             assert_eq!(
                 found.1.first_chunk().map(|code| u16::from_be_bytes(*code)),
@@ -113,13 +114,13 @@ fn compression_bombs(backend: BackendName) {
     let offer = format!("{line}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n{rest}");
     beside_chatters("compression bombs", &chat(backend), |server| {
         for _ in 0..60 {
-            let mut raw = Raw::connect(server.address());
+            let mut raw = RawClient::connect(server.address());
             raw.send(offer.as_bytes());
-            raw.switched();
+            raw.expect_upgrade();
             raw.try_send(&bomb);
-            let mut found = raw.frame();
+            let mut found = raw.receive_frame();
             while found.0 & 0x0f == TEXT & 0x0f {
-                found = raw.frame();
+                found = raw.receive_frame();
             }
             assert_eq!(found.1.first_chunk().map(|code| u16::from_be_bytes(*code)), Some(1009));
         }

@@ -9,8 +9,8 @@ use uproar::config::{BackendName, Config};
 
 use crate::chatters::ROOMS;
 use crate::scene::{beside_chatters, chat, chat_without_rates};
-use crate::support::raw::{Raw, TEXT, frame};
-use crate::support::{TestServer, until};
+use crate::support::raw::{RawClient, TEXT, frame};
+use crate::support::{TestServer, wait_until};
 
 at_length_on_both_backends!(
     readers_of_a_byte_a_second,
@@ -24,7 +24,7 @@ fn readers_of_a_byte_a_second(backend: BackendName) {
         let mut slow: Vec<_> = (0..80)
             .map(|n| {
                 let path = format!("/room/{}", ROOMS[n % ROOMS.len()]);
-                Raw::open(server.address(), &path).with_small_window().into_parts().0
+                RawClient::open(server.address(), &path).with_small_window().into_parts().0
             })
             .collect();
         for _ in 0..2 {
@@ -37,8 +37,8 @@ fn readers_of_a_byte_a_second(backend: BackendName) {
 }
 
 /// Readers that stop, in a room of their own.
-fn stopped(server: &TestServer, count: usize) -> Vec<Raw> {
-    (0..count).map(|_| Raw::open(server.address(), "/room/pit").with_small_window()).collect()
+fn stopped(server: &TestServer, count: usize) -> Vec<RawClient> {
+    (0..count).map(|_| RawClient::open(server.address(), "/room/pit").with_small_window()).collect()
 }
 
 /// Has a client publish `bytes` again and again, as fast as they are taken, until told to end.
@@ -60,16 +60,16 @@ fn readers_that_stop(backend: BackendName) {
     let config = Config { lag_window: 64 << 10, history_bytes: 4 << 10, ..chat_without_rates(backend) };
     beside_chatters("readers that stop", &config, |server| {
         let readers = stopped(server, 20);
-        let mut publisher = Raw::open(server.address(), "/room/pit");
+        let mut publisher = RawClient::open(server.address(), "/room/pit");
         let line = frame(TEXT, &[b'x'; 8 << 10]);
         let begin = Instant::now();
-        until("all of them have lagged", || {
+        wait_until("all of them have lagged", || {
             // It reads what it says itself, and says no more than it hears.
             publisher.send(&line);
-            while publisher.frame().1.len() < 8 << 10 {}
+            while publisher.receive_frame().1.len() < 8 << 10 {}
             server.totals().lagged >= 20
         });
-        until("the attack has lasted", || begin.elapsed() > Duration::from_millis(800));
+        wait_until("the attack has lasted", || begin.elapsed() > Duration::from_millis(800));
         drop(readers);
     });
 }
@@ -79,7 +79,7 @@ fn publishers_at_full_speed_against_readers_that_stop(backend: BackendName) {
     beside_chatters("full speed against a slow room", &config, |server| {
         let readers = stopped(server, 20);
         let publishers: Vec<_> = (0..3)
-            .map(|_| Raw::open(server.address(), "/room/pit").with_small_window().into_parts().0)
+            .map(|_| RawClient::open(server.address(), "/room/pit").with_small_window().into_parts().0)
             .collect();
         let is_over = AtomicBool::new(false);
         let line = frame(TEXT, &[b'x'; 1_000]).repeat(8);
@@ -88,7 +88,7 @@ fn publishers_at_full_speed_against_readers_that_stop(backend: BackendName) {
                 scope.spawn(|| publish(stream, &line, &is_over));
             }
             let begin = Instant::now();
-            until("somebody has lagged, and the attack has lasted", || {
+            wait_until("somebody has lagged, and the attack has lasted", || {
                 // The publishers do not read either, and when they have lagged nobody says anything more.
                 server.totals().lagged > 3 && begin.elapsed() > Duration::from_millis(800)
             });

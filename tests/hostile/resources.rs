@@ -10,8 +10,8 @@ use uproar::config::{BackendName, Config};
 use crate::chatters::CHATTERS;
 use crate::scene::{alone, beside_chatters, chat_without_rates, during_talk, report};
 use crate::support::process::{Process, backend_arg, uproar};
-use crate::support::raw::{BINARY, Raw, TEXT, frame, upgrade_request};
-use crate::support::until;
+use crate::support::raw::{BINARY, RawClient, TEXT, frame, upgrade_request};
+use crate::support::wait_until;
 
 at_length_on_both_backends!(descriptors_run_out_while_people_chat, receive_buffers_run_out, memory_runs_out,);
 
@@ -21,16 +21,16 @@ fn descriptors_run_out_while_people_chat(backend: BackendName) {
     let args = ["--workers=1", "--drain-seconds=0", backend_arg(backend)];
     let server = Process::start_with_descriptors(CHATTERS as u32 + 70, &args);
     let ((), noticed) = during_talk(server.address, || {
-        let crowd: Vec<_> = (0..400).map(|_| Raw::connect(server.address)).collect();
-        until("the log says that accepting pauses", || server.log().contains("no descriptor is left"));
+        let crowd: Vec<_> = (0..400).map(|_| RawClient::connect(server.address)).collect();
+        wait_until("the log says that accepting pauses", || server.log().contains("no descriptor is left"));
         drop(crowd);
-        let mut late = Raw::connect(server.address);
+        let mut late = RawClient::connect(server.address);
         late.send(upgrade_request("/").as_bytes());
-        late.switched();
+        late.expect_upgrade();
     });
     report("descriptors run out", backend, noticed);
     server.signal(Signal::SIGTERM);
-    let ended = server.ended();
+    let ended = server.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
 }
 
@@ -38,7 +38,7 @@ fn descriptors_run_out_while_people_chat(backend: BackendName) {
 fn receive_buffers_run_out(backend: BackendName) {
     let config = Config { receive_buffers: 2, ..chat_without_rates(backend) };
     beside_chatters("two receive buffers", &config, |server| {
-        let mut raws: Vec<_> = (0..20).map(|_| Raw::open(server.address(), "/room/pit")).collect();
+        let mut raws: Vec<_> = (0..20).map(|_| RawClient::open(server.address(), "/room/pit")).collect();
         let line = frame(TEXT, &[b'x'; 30_000]);
         for _ in 0..3 {
             raws.iter_mut().for_each(|raw| raw.send(&line));
@@ -46,7 +46,7 @@ fn receive_buffers_run_out(backend: BackendName) {
         // Each hears all sixty.
         for raw in &mut raws {
             for _ in 0..60 {
-                while raw.frame().1.len() < 30_000 {}
+                while raw.receive_frame().1.len() < 30_000 {}
             }
         }
     });
@@ -75,7 +75,7 @@ fn memory_runs_out(backend: BackendName) {
             Ok(server) => {
                 served += 1;
                 exhaust(&server);
-                let ended = server.ended();
+                let ended = server.wait();
                 let is_said = ended.log.contains("memory allocation of") || ended.log.contains("ended");
                 assert!(is_said, "{mebibytes} MiB: {:?}: {}", ended.code, ended.log);
             }
@@ -94,7 +94,7 @@ fn exhaust(server: &Process) {
     let unfinished = frame(BINARY, &vec![1; 900_000]);
     for _ in 0..300 {
         let Ok(mut stream) = TcpStream::connect(server.address) else { break };
-        stream.set_write_timeout(Some(crate::support::PATIENCE)).expect("a time-out");
+        stream.set_write_timeout(Some(crate::support::TIMEOUT)).expect("a time-out");
         let all = [upgrade_request("/room/pit").as_bytes(), &unfinished[..800_000]].concat();
         if stream.write_all(&all).is_err() {
             break;

@@ -3,9 +3,9 @@
 use uproar::config::{BackendName, Config};
 
 use crate::scene::{beside_chatters, chat, chat_without_rates};
-use crate::support::chatter::Chatter;
-use crate::support::raw::{Raw, upgrade_request};
-use crate::support::until;
+use crate::support::chat_user::ChatUser;
+use crate::support::raw::{RawClient, upgrade_request};
+use crate::support::wait_until;
 
 on_both_backends!(
     a_thousand_fresh_rooms,
@@ -19,34 +19,34 @@ fn a_thousand_fresh_rooms(backend: BackendName) {
     const ROOMS: usize = 1_000;
     let config = Config { history_memory: 512 << 10, ..chat_without_rates(backend) };
     beside_chatters("a thousand /join", &config, |server| {
-        let mut client = Chatter::enter(server.address(), "pit");
-        let label = client.label();
+        let mut client = ChatUser::join(server.address(), "pit");
+        let label = client.default_name();
         for n in 0..ROOMS {
-            client.say_at_once(&[&format!("/join fresh-{n}"), &format!("in {n}")]);
-            client.hears(&format!("* you are in fresh-{n}"));
-            client.hears(&format!("{label}: in {n}"));
+            client.send_texts_together(&[&format!("/join fresh-{n}"), &format!("in {n}")]);
+            client.expect_text(&format!("* you are in fresh-{n}"));
+            client.expect_text(&format!("{label}: in {n}"));
         }
-        client.say("/join fresh-0");
-        client.hears("* you are in fresh-0");
-        client.say("/who");
-        let list = client.line();
+        client.send_text("/join fresh-0");
+        client.expect_text("* you are in fresh-0");
+        client.send_text("/who");
+        let list = client.receive_text();
         assert!(list.starts_with("* in fresh-0 (1): "), "its past should be gone, but there is {list}");
-        client.say(&format!("/join fresh-{}", ROOMS - 1));
-        client.hears(&format!("* you are in fresh-{}", ROOMS - 1));
-        client.hears(&format!("{label}: in {}", ROOMS - 1));
+        client.send_text(&format!("/join fresh-{}", ROOMS - 1));
+        client.expect_text(&format!("* you are in fresh-{}", ROOMS - 1));
+        client.expect_text(&format!("{label}: in {}", ROOMS - 1));
     });
 }
 
 /// Rooms cost what messages cost.
 fn a_thousand_fresh_rooms_at_the_default_rates(backend: BackendName) {
     beside_chatters("a thousand /join at the default rates", &chat(backend), |server| {
-        let mut client = Chatter::enter(server.address(), "pit");
+        let mut client = ChatUser::join(server.address(), "pit");
         let joins: Vec<_> = (0..1_000).map(|n| format!("/join fresh-{n}")).collect();
-        client.say_at_once(&joins.iter().map(String::as_str).collect::<Vec<_>>());
+        client.send_texts_together(&joins.iter().map(String::as_str).collect::<Vec<_>>());
         for n in 0..90 {
-            client.hears(&format!("* you are in fresh-{n}"));
+            client.expect_text(&format!("* you are in fresh-{n}"));
         }
-        until("it has to wait", || server.totals().throttled > 0);
+        wait_until("it has to wait", || server.totals().throttled > 0);
     });
 }
 
@@ -80,33 +80,33 @@ fn hostile_names() -> Vec<String> {
 
 fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
     beside_chatters("hostile names", &chat_without_rates(backend), |server| {
-        let mut client = Chatter::enter(server.address(), "pit");
+        let mut client = ChatUser::join(server.address(), "pit");
         for _ in 0..10 {
             for name in hostile_names() {
-                client.say(&format!("/nick {name}"));
-                let answer = client.line();
+                client.send_text(&format!("/nick {name}"));
+                let answer = client.receive_text();
                 assert!(answer.ends_with("; try /nick alice"), "{name:?} gave {answer:?}");
-                client.say(&format!("/join {name}"));
-                let answer = client.line();
+                client.send_text(&format!("/join {name}"));
+                let answer = client.receive_text();
                 assert!(answer.ends_with("; try /join garden"), "{name:?} gave {answer:?}");
                 if name.len() > 1_000 {
                     // Too long for any request.
                     continue;
                 }
                 let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
-                let mut raw = Raw::connect(server.address());
+                let mut raw = RawClient::connect(server.address());
                 raw.try_send(upgrade_request(&format!("/room/{encoded}")).as_bytes());
-                assert_eq!(raw.status(), Some(400), "{name:?}");
+                assert_eq!(raw.receive_status(), Some(400), "{name:?}");
             }
         }
         // Who looks like somebody else does not get the name.
-        client.take_name("Zoë");
-        let mut other = Chatter::enter(server.address(), "pit");
+        client.set_name("Zoë");
+        let mut other = ChatUser::join(server.address(), "pit");
         for imitation in ["zoë", "Zoe\u{308}", "Ｚｏë"] {
-            other.say(&format!("/nick {imitation}"));
-            let mut answer = other.line();
+            other.send_text(&format!("/nick {imitation}"));
+            let mut answer = other.receive_text();
             while !answer.starts_with("* the name") {
-                answer = other.line();
+                answer = other.receive_text();
             }
             assert_eq!(answer, format!("* the name {imitation} is taken"));
         }
@@ -116,8 +116,8 @@ fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
 /// A message stays on its line, whatever it holds.
 fn messages_of_hostile_text(backend: BackendName) {
     beside_chatters("hostile messages", &chat_without_rates(backend), |server| {
-        let mut client = Chatter::enter(server.address(), "pit");
-        let label = client.label();
+        let mut client = ChatUser::join(server.address(), "pit");
+        let label = client.default_name();
         for (said, heard) in [
             ("a\n* from admin: b", "a * from admin: b"),
             ("a\r\nb\u{2028}c\u{2029}d\u{85}e", "a  b c d e"),
@@ -128,8 +128,8 @@ fn messages_of_hostile_text(backend: BackendName) {
             (&format!("a{}", "\u{300}".repeat(5_000)), &format!("a{}", "\u{300}".repeat(8))),
         ] {
             for _ in 0..20 {
-                client.say(said);
-                client.hears(&format!("{label}: {heard}"));
+                client.send_text(said);
+                client.expect_text(&format!("{label}: {heard}"));
             }
         }
     });

@@ -10,7 +10,7 @@ use std::time::Duration;
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::chatters::{CHATTERS, Noticed, talk};
-use crate::support::{PATIENCE, TestServer, config};
+use crate::support::{TIMEOUT, TestServer, config};
 
 /// One attack at a time: they would disturb each other's figures, and need each other's descriptors.
 static STAGE: Mutex<()> = Mutex::new(());
@@ -47,7 +47,7 @@ pub(crate) fn during_talk<R>(address: SocketAddr, attack: impl FnOnce() -> R) ->
     let told = Arc::clone(&attack_over);
     let chatters = std::thread::spawn(move || talk(address, &calm_over, &told));
     // It ends with an error when the chatters panicked, which is said below.
-    let result = until_then.recv_timeout(PATIENCE).is_ok().then(attack);
+    let result = until_then.recv_timeout(TIMEOUT).is_ok().then(attack);
     attack_over.store(true, Ordering::Relaxed);
     let noticed = chatters.join().expect("the chatters hear everything");
     (result.expect("the chatters were at peace before the attack"), noticed)

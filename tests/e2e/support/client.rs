@@ -1,96 +1,116 @@
-//! A well-behaved client.
+//! A well-behaved WebSocket client, and what it has in common over TCP, TLS and Unix sockets.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use tungstenite::{Error, Message, WebSocket};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
-/// A WebSocket client that waits for what must come.
-pub(crate) struct Client {
-    pub(crate) socket: WebSocket<TcpStream>,
+/// A WebSocket client that blocks until an expected message arrives and panics when it does not.
+pub(crate) struct Client<S = TcpStream> {
+    pub(crate) socket: WebSocket<S>,
 }
 
 impl Client {
     /// Opens a WebSocket at `path`.
     pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
-        Self::open_on(stream, path).expect("the handshake succeeds")
+        let stream = TcpStream::connect(address).expect("the server accepts the connection");
+        Self::open_on(stream, path).expect("the server accepts the handshake")
     }
 
-    /// Opens a WebSocket over a connection; the status when the server answers otherwise.
+    /// Opens a WebSocket over an existing connection. Returns the HTTP status when the server refuses.
     pub(crate) fn open_on(stream: TcpStream, path: &str) -> Result<Self, u16> {
         Self::try_open(stream, path).map_err(|error| match error {
             Error::Http(response) => response.status().as_u16(),
-            error => panic!("the handshake gave {error}"),
+            error => panic!("the handshake failed: {error}"),
         })
     }
 
-    /// The same, or what came instead of an answer.
+    /// Opens a WebSocket over an existing connection. Returns any error of the handshake.
     pub(crate) fn try_open(stream: TcpStream, path: &str) -> Result<Self, Error> {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        stream.set_nodelay(true).expect("no delay");
-        let address = stream.peer_addr().expect("connected");
-        match tungstenite::client(format!("ws://{address}{path}"), stream) {
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a TCP socket");
+        stream.set_nodelay(true).expect("a TCP socket");
+        let address = stream.peer_addr().expect("a connected socket");
+        Self::try_open_url(stream, &format!("ws://{address}{path}"))
+    }
+}
+
+impl Client<UnixStream> {
+    /// Opens a WebSocket at `/` over a Unix socket.
+    pub(crate) fn open_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("the server accepts the connection");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a Unix socket");
+        Self::try_open_url(stream, "ws://localhost/").expect("the server accepts the handshake")
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Opens a WebSocket over any stream.
+    pub(crate) fn try_open_url(stream: S, url: &str) -> Result<Self, Error> {
+        match tungstenite::client(url, stream) {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(tungstenite::HandshakeError::Failure(error)) => Err(error),
-            Err(error) => panic!("the handshake gave {error}"),
+            Err(error) => panic!("the handshake failed: {error}"),
         }
     }
 
+    /// Sends a message.
     pub(crate) fn send(&mut self, message: Message) {
-        self.socket.send(message).expect("sent");
+        self.socket.send(message).expect("the message can be sent");
     }
 
     /// Sends a text message.
-    pub(crate) fn say(&mut self, text: &str) {
+    pub(crate) fn send_text(&mut self, text: &str) {
         self.send(Message::text(text));
     }
 
-    /// Says several things in one packet.
-    pub(crate) fn say_at_once(&mut self, texts: &[&str]) {
+    /// Sends several text messages with one flush.
+    pub(crate) fn send_texts_together(&mut self, texts: &[&str]) {
         for text in texts {
-            self.socket.write(Message::text(*text)).expect("buffered");
+            self.socket.write(Message::text(*text)).expect("the message can be buffered");
         }
-        self.socket.flush().expect("sent");
+        self.socket.flush().expect("the messages can be sent");
     }
 
-    /// The next text or binary message.
-    pub(crate) fn message(&mut self) -> Message {
+    /// Receives the next text or binary message; pings are answered and skipped.
+    pub(crate) fn receive(&mut self) -> Message {
         loop {
-            match self.socket.read().expect("a message") {
+            match self.socket.read().expect("a message arrives") {
                 Message::Ping(_) | Message::Pong(_) => {}
-                Message::Close(frame) => panic!("closed while a message was awaited: {frame:?}"),
+                Message::Close(frame) => panic!("closed while waiting for a message: {frame:?}"),
                 message => return message,
             }
         }
     }
 
-    /// The next message, which is text.
-    pub(crate) fn line(&mut self) -> String {
-        match self.message() {
+    /// Receives the next message, which must be text.
+    pub(crate) fn receive_text(&mut self) -> String {
+        match self.receive() {
             Message::Text(text) => text.as_str().to_owned(),
-            other => panic!("wanted text, got {other:?}"),
+            other => panic!("expected text, got {other:?}"),
         }
     }
 
-    /// Checks that the next message is this text.
+    /// Receives the next message and asserts that it is this text.
     #[track_caller]
-    pub(crate) fn hears(&mut self, text: &str) {
-        assert_eq!(self.line(), text);
+    pub(crate) fn expect_text(&mut self, text: &str) {
+        assert_eq!(self.receive_text(), text);
     }
 
-    /// Reads to the end: code and reason of the server's close frame.
-    pub(crate) fn closed(&mut self) -> (u16, String) {
-        let mut said = None;
+    /// Reads to the end of the closing handshake. Returns code and reason of the server's close frame.
+    pub(crate) fn wait_for_close(&mut self) -> (u16, String) {
+        let mut closed = None;
         loop {
             match self.socket.read() {
                 Ok(Message::Close(Some(frame))) => {
-                    said = Some((frame.code.into(), frame.reason.as_str().to_owned()));
+                    closed = Some((frame.code.into(), frame.reason.as_str().to_owned()));
                 }
                 Ok(_) => {}
-                Err(Error::ConnectionClosed) => return said.expect("a close frame with a code"),
-                Err(error) => panic!("instead of a closing handshake: {error}; said before: {said:?}"),
+                Err(Error::ConnectionClosed) => return closed.expect("a close frame with a code"),
+                Err(error) => panic!("{error} instead of a closing handshake; close frame: {closed:?}"),
             }
         }
     }

@@ -1,11 +1,11 @@
-//! The text format of Prometheus, read strictly: each metric has its help and its type before its series.
+//! A strict reader of the Prometheus text format: each metric's help and type must come before its series.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::raw::{Raw, Response};
+use super::raw::{RawClient, Response};
 
-/// What `/metrics` said.
+/// A response of `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     /// Types by name of the metric.
@@ -20,41 +20,40 @@ pub(crate) struct Series {
     pub(crate) value: f64,
 }
 
-/// Asks the admin listener for a path.
-pub(crate) fn ask(address: SocketAddr, path: &str) -> Response {
-    let mut raw = Raw::connect(address);
+/// Requests a path of the admin listener.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> Response {
+    let mut raw = RawClient::connect(address);
     raw.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").as_bytes());
-    raw.response()
+    raw.receive_response()
 }
 
 impl Metrics {
-    /// Reads what the server says now.
-    pub(crate) fn of(address: SocketAddr) -> Self {
-        let response = ask(address, "/metrics");
+    /// Fetches the current metrics.
+    pub(crate) fn fetch(address: SocketAddr) -> Self {
+        let response = http_get(address, "/metrics");
         assert_eq!(response.status, 200, "{response:?}");
         assert!(response.head.contains("Content-Type: text/plain; version=0.0.4"), "{}", response.head);
         Self::parse(&response.body)
     }
 
     fn parse(text: &str) -> Self {
-        assert!(text.ends_with('\n'), "the last line ends");
-        let (mut types, mut series, mut explained) = (BTreeMap::new(), Vec::<Series>::new(), String::new());
+        assert!(text.ends_with('\n'), "the last line has no line feed");
+        let (mut types, mut series, mut metric) = (BTreeMap::new(), Vec::<Series>::new(), String::new());
         for line in text.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, words) = help.split_once(' ').expect(line);
-                assert!(words.ends_with('.'), "no sentence: {line}");
-                explained = name.to_owned();
+                assert!(words.ends_with('.'), "help that is not a sentence: {line}");
+                metric = name.to_owned();
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').expect(line);
-                assert_eq!(explained, name, "its help comes first");
-                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} comes twice");
+                assert_eq!(metric, name, "a metric's help must come before its type");
+                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} has two types");
             } else {
                 let one = Series::parse(line);
-                let metric = one.metric(&types);
-                assert_eq!(explained, metric, "series stand below their metric");
+                assert_eq!(metric, one.metric(&types), "a series must follow its metric's type");
                 assert!(
                     !series.iter().any(|other| (&other.name, &other.labels) == (&one.name, &one.labels)),
-                    "{line}"
+                    "a series appears twice: {line}"
                 );
                 series.push(one);
             }
@@ -62,16 +61,16 @@ impl Metrics {
         Self { types, series }
     }
 
-    /// The sum of all series with this name and these labels, of which there must be one.
+    /// The sum of all series with this name and these labels. Panics when there is none.
     #[track_caller]
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let has = |series: &&Series| {
+        let matches = |series: &&Series| {
             series.name == name
                 && labels
                     .iter()
                     .all(|(label, value)| series.labels.get(*label).is_some_and(|own| own == value))
         };
-        let found: Vec<f64> = self.series.iter().filter(has).map(|series| series.value).collect();
+        let found: Vec<f64> = self.series.iter().filter(matches).map(|series| series.value).collect();
         assert!(!found.is_empty(), "no series {name}{labels:?}");
         found.iter().sum()
     }
@@ -93,12 +92,12 @@ impl Series {
         Self { name: name.to_owned(), labels, value: value.parse().expect(line) }
     }
 
-    /// The metric that the series belongs to: a histogram has several.
+    /// The name of the metric that the series belongs to. A histogram's series have suffixes.
     fn metric<'a>(&'a self, types: &BTreeMap<String, String>) -> &'a str {
-        let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
             let name = self.name.strip_suffix(suffix)?;
             (types.get(name)? == "histogram").then_some(name)
         });
-        of_histogram.unwrap_or(&self.name)
+        histogram.unwrap_or(&self.name)
     }
 }

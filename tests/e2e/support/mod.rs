@@ -1,7 +1,9 @@
-//! Servers to test and clients to test them with.
+//! Servers to test, and clients to test them with.
+//!
+//! The suites `hostile` and `costs` include this module by its path.
 
-/// Makes each test of the module one for io_uring and one for epoll. Where io_uring is not to be had, its tests
-/// fail: the backend must not go untested unnoticed.
+/// Makes two tests of each function in the list: one on io_uring and one on epoll. Without io_uring the first one
+/// fails instead of being skipped.
 macro_rules! on_both_backends {
     ($($name:ident),+ $(,)?) => {
         mod io_uring {
@@ -13,29 +15,30 @@ macro_rules! on_both_backends {
     };
 }
 
-pub(crate) mod chatter;
+pub(crate) mod chat_user;
 pub(crate) mod client;
-pub(crate) mod crowd;
-pub(crate) mod manager;
+pub(crate) mod client_churn;
+pub(crate) mod many_clients;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod seccomp;
+pub(crate) mod service_manager;
 pub(crate) mod tls;
 pub(crate) mod token;
-pub(crate) mod visitors;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use uproar::app::App;
-use uproar::config::{AppName, BackendName, Config};
+use uproar::config::{AppName, BackendName, Config, Endpoint};
 use uproar::server::Server;
 
-/// How long a test waits for what must come. Long, since it only delays failures.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for an expected event. Long, since it only delays failures.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of a server on a port that the kernel chooses.
 pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config {
@@ -49,7 +52,13 @@ pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config
     }
 }
 
-/// A server in this process. At its end it must have forgotten all its clients.
+/// Adds a listener on a Unix socket to the settings.
+pub(crate) fn with_unix_listener(path: &Path, mut config: Config) -> Config {
+    config.listen.push(Endpoint::Unix(path.into()));
+    config
+}
+
+/// A server in this process. Its drop asserts that the server has released all connections.
 pub(crate) struct TestServer {
     server: Server,
 }
@@ -59,6 +68,7 @@ impl TestServer {
         Self { server: Server::start(config).expect("the server starts") }
     }
 
+    /// Starts a server with an application that `make` creates for each worker.
     pub(crate) fn start_app<F>(config: &Config, make: F) -> Self
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
@@ -66,16 +76,17 @@ impl TestServer {
         Self { server: Server::start_app(config, make).expect("the server starts") }
     }
 
-    /// A relay with the defaults otherwise.
+    /// Starts a relay with default settings.
     pub(crate) fn relay(backend: BackendName, workers: u16) -> Self {
         Self::start(&config(backend, AppName::Relay, workers))
     }
 
-    /// An echo with the defaults otherwise.
+    /// Starts an echo server with default settings and two workers.
     pub(crate) fn echo(backend: BackendName) -> Self {
         Self::start(&config(backend, AppName::Echo, 2))
     }
 
+    /// The address of the first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.endpoints()[0].tcp().expect("a TCP listener")
     }
@@ -92,10 +103,10 @@ impl Deref for TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The test has failed for a reason of its own.
+            // A second failure would hide the first one.
             return self.server.stop();
         }
-        until("every connection is forgotten", || self.server.connections() == (0, 0));
+        wait_until("all connections are released", || self.server.connections() == (0, 0));
         self.server.stop();
         self.server.join();
         let totals = self.server.totals();
@@ -103,17 +114,17 @@ impl Drop for TestServer {
     }
 }
 
-/// Sends nothing of sense until the server cuts it off; the bytes that it took.
-pub(crate) fn flood(mut stream: TcpStream) -> usize {
+/// Sends zeros until the server resets the connection. Returns the number of bytes sent.
+pub(crate) fn send_until_closed(mut stream: TcpStream) -> usize {
     let chunk = vec![0; 64 << 10];
     (0..4096).take_while(|_| stream.write_all(&chunk).is_ok()).count() * chunk.len()
 }
 
-/// Waits until `condition` holds; for what nobody tells us about.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+/// Polls `condition` until it holds, for events that the test cannot block on.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

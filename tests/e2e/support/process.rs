@@ -11,43 +11,46 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use uproar::config::BackendName;
 
-use super::until;
+use super::wait_until;
 
+/// The path of the server program.
 pub(crate) const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
 
-/// The command line of `backend`.
+/// The command-line option that selects `backend`.
 pub(crate) fn backend_arg(backend: BackendName) -> &'static str {
     if backend == BackendName::IoUring { "--backend=io-uring" } else { "--backend=epoll" }
 }
 
-/// A server process; killed when it is dropped before its end.
+/// A server process. Its drop kills the process when it is still running.
 pub(crate) struct Process {
     child: Child,
-    /// What it printed when it was ready.
+    /// The first line on stdout, with its line feed.
     pub(crate) ready_line: String,
+    /// The address in `ready_line`.
     pub(crate) address: SocketAddr,
-    /// What it printed after that.
+    /// All later lines on stdout.
     printed: Arc<Mutex<String>>,
+    /// All lines on stderr.
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// The exit code; none after a signal.
+pub(crate) struct Exit {
+    /// The exit code; `None` after a signal.
     pub(crate) code: Option<i32>,
-    /// All that it wrote to stderr.
+    /// The whole stderr.
     pub(crate) log: String,
 }
 
 impl Process {
-    /// Starts it on a free port.
+    /// Starts a server on a free port.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::run(uproar(args).args(["--listen", "127.0.0.1:0"]))
     }
 
-    /// Starts it with room for so many descriptors.
+    /// Starts a server on a free port that may have `limit` open descriptors.
     pub(crate) fn start_with_descriptors(limit: u32, args: &[&str]) -> Self {
         let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
@@ -55,88 +58,94 @@ impl Process {
         Self::run(&mut command)
     }
 
+    /// Starts a server and waits until it listens.
     pub(crate) fn run(command: &mut Command) -> Self {
-        Self::try_run(command).unwrap_or_else(|ended| panic!("it ended with {:?}: {}", ended.code, ended.log))
+        Self::try_run(command)
+            .unwrap_or_else(|exit| panic!("the server ended with {:?}: {}", exit.code, exit.log))
     }
 
-    /// Starts it, or tells how it ended instead.
-    pub(crate) fn try_run(command: &mut Command) -> Result<Self, Ended> {
+    /// Starts a server and waits until it listens or ends.
+    pub(crate) fn try_run(command: &mut Command) -> Result<Self, Exit> {
         let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be run");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("piped");
-        let log_reader = gather(BufReader::new(stderr), &log);
+        let log_reader = collect_lines(BufReader::new(stderr), &log);
         let mut ready_line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut ready_line).expect("a line");
+        stdout.read_line(&mut ready_line).expect("a line in UTF-8");
         let printed = Arc::default();
-        gather(stdout, &printed);
+        collect_lines(stdout, &printed);
         let address = ready_line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
         let Some(address) = address.and_then(|address| address.parse().ok()) else {
-            let code = child.wait().expect("it ends").code();
-            log_reader.join().expect("all was read");
-            let log = log.lock().expect("nobody panics with it").clone();
-            return Err(Ended { code, log });
+            let code = child.wait().expect("a child process").code();
+            log_reader.join().expect("the reader does not panic");
+            let log = log.lock().expect("no reader panicked").clone();
+            return Err(Exit { code, log });
         };
         Ok(Self { child, ready_line, address, printed, log, log_reader: Some(log_reader) })
     }
 
-    /// The address of its admin listener, which it was told to have.
+    /// The address of the admin listener.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.printed_address("admin on http://", '/')
     }
 
-    /// The address of its listener with TLS, which is not its first one.
+    /// The address of the TLS listener, which must not be the first listener.
     pub(crate) fn tls_address(&self) -> SocketAddr {
         self.printed_address("listening on tls:", ' ')
     }
 
-    /// The address between these in one of the lines that it prints after the first one.
+    /// Waits for a later line on stdout that starts with `before`. Returns the address between `before` and `after`.
     fn printed_address(&self, before: &str, after: char) -> SocketAddr {
         let find = || {
-            let printed = self.printed.lock().expect("nobody panics with it");
+            let printed = self.printed.lock().expect("no reader panicked");
             let line = printed.lines().find_map(|line| line.strip_prefix(before).map(str::to_owned));
             line.and_then(|line| line.split(after).next()?.parse().ok())
         };
         let mut found = None;
-        until(before, || {
+        wait_until(before, || {
             found = find();
             found.is_some()
         });
-        found.expect("it was waited for")
+        found.expect("found above")
     }
 
+    /// The stderr so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().expect("nobody panics with it").clone()
+        self.log.lock().expect("no reader panicked").clone()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("nobody has waited for its end");
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("a child process");
     }
 
-    /// Waits for its end.
-    pub(crate) fn ended(mut self) -> Ended {
-        let code = self.child.wait().expect("it ends").code();
+    /// Waits for the end of the process.
+    pub(crate) fn wait(mut self) -> Exit {
+        let code = self.child.wait().expect("a child process").code();
         if let Some(reader) = self.log_reader.take() {
-            reader.join().expect("all was read");
+            reader.join().expect("the reader does not panic");
         }
-        Ended { code, log: self.log() }
+        Exit { code, log: self.log() }
     }
 
     /// The thread with this name.
     pub(crate) fn thread(&self, name: &str) -> Pid {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the process is running");
         let named = |task: &std::path::PathBuf| {
             std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
         };
-        let task = tasks.map(|task| task.expect("readable").path()).find(named).expect("such a thread");
+        let task =
+            tasks.map(|task| task.expect("readable").path()).find(named).expect("a thread with this name");
         let id = task.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number");
         Pid::from_raw(id)
     }
 
-    /// A value of `/proc/PID/status` in KiB; `VmHWM` is the most memory that was ever resident.
+    /// A value of `/proc/PID/status` in KiB. `VmHWM` is the peak of the resident memory.
     pub(crate) fn memory_kib(&self, key: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("the process is running");
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let value = line.and_then(|value| value.trim().strip_suffix(" kB")).expect("a value in kB");
         value.parse().expect("a number")
@@ -150,19 +159,19 @@ impl Drop for Process {
     }
 }
 
-/// Reads lines to the end on a thread, so that who writes them never has to wait.
-fn gather(lines: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
+/// Reads lines to the end on a thread, so that the writer never blocks.
+fn collect_lines(lines: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let into = Arc::clone(into);
     std::thread::spawn(move || {
         for line in lines.lines().map_while(Result::ok) {
-            let mut text = into.lock().expect("nobody panics with it");
+            let mut text = into.lock().expect("no reader panicked");
             text.push_str(&line);
             text.push('\n');
         }
     })
 }
 
-/// The command with arguments, and nothing of our environment's settings.
+/// A command that runs the server with `args` and without the environment's `UPROAR_` variables.
 pub(crate) fn uproar(args: &[&str]) -> Command {
     let mut command = Command::new(UPROAR);
     for (name, _) in std::env::vars_os() {
@@ -174,16 +183,28 @@ pub(crate) fn uproar(args: &[&str]) -> Command {
     command
 }
 
-/// Writes a file with settings, `uproar.toml` in a directory of this name; its path.
+/// Writes `uproar.toml` into a directory called `name` and returns the path of the file.
 pub(crate) fn settings_file(name: &str, text: impl AsRef<[u8]>) -> String {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&directory).expect("a directory");
     let path = directory.join("uproar.toml");
-    std::fs::write(&path, text).expect("written");
+    std::fs::write(&path, text).expect("a writable directory");
     path.into_os_string().into_string().expect("a path in UTF-8")
 }
 
-/// Runs a command that ends by itself.
-pub(crate) fn output(command: &mut Command) -> Output {
-    command.stdin(Stdio::null()).output().expect("it runs")
+/// Runs a command to its end.
+pub(crate) fn run_to_end(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("the program can be run")
+}
+
+/// Asserts that the server refuses to start: exit code 2 and one line on stderr that contains all of `parts`.
+pub(crate) fn expect_start_failure(command: &mut Command, parts: &[&str]) {
+    let output = run_to_end(command);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{command:?} printed something on stdout");
+    assert_eq!(stderr.lines().count(), 1, "{command:?}: {stderr}");
+    for part in parts {
+        assert!(stderr.starts_with("uproar: ") && stderr.contains(part), "{part:?} is missing: {stderr}");
+    }
 }

@@ -1,4 +1,4 @@
-//! A client that writes its bytes itself, so that it can be rude.
+//! A client that writes its own bytes, so that it can break the protocol.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -9,35 +9,37 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
+// First bytes of unfragmented frames. RFC 6455 §5.2
 pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const BINARY: u8 = 0x82;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
 pub(crate) const PONG: u8 = 0x8a;
 
-/// A TCP connection, and what to say on it.
-pub(crate) struct Raw {
+/// A TCP connection to the server and a reader of what the server sends.
+pub(crate) struct RawClient {
     reader: BufReader<TcpStream>,
 }
 
-/// An answer of the server in HTTP.
+/// An HTTP response without an upgrade.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
+    /// Status line and header fields.
     pub(crate) head: String,
     pub(crate) body: String,
 }
 
-impl Raw {
+impl RawClient {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).expect("a connection"))
+        Self::from_stream(TcpStream::connect(address).expect("the server accepts the connection"))
     }
 
-    pub(crate) fn over(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        stream.set_nodelay(true).expect("no delay");
+    pub(crate) fn from_stream(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a TCP socket");
+        stream.set_nodelay(true).expect("a TCP socket");
         Self { reader: BufReader::new(stream) }
     }
 
@@ -45,133 +47,133 @@ impl Raw {
     pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
         let mut raw = Self::connect(address);
         raw.send(upgrade_request(path).as_bytes());
-        raw.switched();
+        raw.expect_upgrade();
         raw
     }
 
-    /// Takes the answer that opens the WebSocket; its head.
-    pub(crate) fn switched(&mut self) -> String {
-        let head = self.head();
+    /// Receives the response that opens the WebSocket and returns its head.
+    pub(crate) fn expect_upgrade(&mut self) -> String {
+        let head = self.receive_head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         head
     }
 
-    /// Whether the answer opens the WebSocket; another status.
-    pub(crate) fn is_switched(&mut self) -> Result<(), u16> {
-        let head = self.head();
+    /// Receives the response to an upgrade request. Returns the status when the server refuses.
+    pub(crate) fn upgrade_result(&mut self) -> Result<(), u16> {
+        let head = self.receive_head();
         match head.get(9..12).and_then(|status| status.parse().ok()).expect(&head) {
             101 => Ok(()),
             status => Err(status),
         }
     }
 
+    /// Sends bytes and panics when the server has reset the connection.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.reader.get_mut().write_all(bytes).expect("sent");
+        self.reader.get_mut().write_all(bytes).expect("the server reads");
     }
 
-    /// Sends what the server may not want any more: a refusal may overtake the rest of what is refused.
+    /// Sends bytes that the server may refuse to read: it may reset the connection before all of them are sent.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.reader.get_mut().write_all(bytes);
     }
 
-    /// First byte and payload of the next frame.
-    pub(crate) fn frame(&mut self) -> (u8, Vec<u8>) {
-        let [first, second] = self.take::<2>();
-        let len = match second {
-            126 => usize::from(u16::from_be_bytes(self.take())),
-            127 => u64::from_be_bytes(self.take()) as usize,
-            len => usize::from(len),
+    /// Receives the next frame. Returns its first byte and its payload.
+    pub(crate) fn receive_frame(&mut self) -> (u8, Vec<u8>) {
+        let mut header = Vec::new();
+        let len = loop {
+            header.extend(self.receive_byte());
+            if let Some((_, len)) = server_frame_lens(&header) {
+                break len;
+            }
         };
-        assert!(len < 1 << 31, "a mask bit or an absurd length: {second}");
         let mut payload = vec![0; len];
-        self.reader.read_exact(&mut payload).expect("the whole payload");
-        (first, payload)
+        self.reader.read_exact(&mut payload).expect("the whole payload arrives");
+        (header[0], payload)
     }
 
-    /// The next frame, which is a close frame with a code; its code and reason.
-    pub(crate) fn close_frame(&mut self) -> (u16, String) {
-        let (first, payload) = self.frame();
+    /// Receives the next frame, which must be a close frame. Returns its code and reason.
+    pub(crate) fn receive_close(&mut self) -> (u16, String) {
+        let (first, payload) = self.receive_frame();
         assert_eq!(first, CLOSE, "{}", String::from_utf8_lossy(&payload));
         let (code, reason) = payload.split_first_chunk().expect("a code");
-        (u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).expect("text"))
+        (u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).expect("UTF-8"))
     }
 
-    /// The whole answer, which the end of the stream follows.
-    pub(crate) fn response(&mut self) -> Response {
-        let head = self.head();
+    /// Receives a whole response; the server must then close the connection.
+    pub(crate) fn receive_response(&mut self) -> Response {
+        let head = self.receive_head();
         let status = head.get(9..12).and_then(|status| status.parse().ok()).expect(&head);
         let mut body = String::new();
-        self.reader.read_to_string(&mut body).expect("a body in UTF-8, and the end");
+        self.reader.read_to_string(&mut body).expect("a body in UTF-8 and the end of the stream");
         Response { status, head, body }
     }
 
-    /// The status of the answer, as far as it came: what was sent after the server's last word may have made a
-    /// reset of the rest.
-    pub(crate) fn status(&mut self) -> Option<u16> {
+    /// Receives the status of a response; `None` when a reset comes first. Bytes sent after the server's close cause one.
+    pub(crate) fn receive_status(&mut self) -> Option<u16> {
         let mut line = String::new();
         self.reader.read_line(&mut line).ok()?;
         line.get(9..12)?.parse().ok()
     }
 
-    /// All that still comes, to the end.
-    pub(crate) fn rest(&mut self) -> Vec<u8> {
+    /// Receives all bytes up to the end of the stream.
+    pub(crate) fn read_to_end_of_stream(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).expect("the end");
+        self.reader.read_to_end(&mut rest).expect("the end of the stream");
         rest
     }
 
-    /// The next line of a head up to its empty line.
-    fn head(&mut self) -> String {
+    /// Receives the head of a response up to its empty line.
+    fn receive_head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            let len = self.reader.read_line(&mut head).expect("a line");
-            assert_ne!(len, 0, "the end came within the head: {head:?}");
+            let len = self.reader.read_line(&mut head).expect("a line in UTF-8");
+            assert_ne!(len, 0, "the stream ended within the head: {head:?}");
         }
         head
     }
 
-    /// Checks that the stream ends here.
-    pub(crate) fn end(&mut self) {
-        assert_eq!(self.rest(), [0; 0], "nothing comes after the last word");
+    /// Asserts that the stream ends here.
+    pub(crate) fn expect_end(&mut self) {
+        assert_eq!(self.read_to_end_of_stream(), [0; 0], "the server sent bytes after its last frame");
     }
 
-    /// Waits until the server has reset the connection.
-    pub(crate) fn reset(&mut self) {
-        let error = self.reader.read_to_end(&mut Vec::new()).expect_err("a reset, no end");
+    /// Asserts that the server resets the connection.
+    pub(crate) fn expect_reset(&mut self) {
+        let error = self.reader.read_to_end(&mut Vec::new()).expect_err("a reset, not an orderly end");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
-    /// Ends our direction.
+    /// Shuts down the sending direction.
     pub(crate) fn half_close(&mut self) {
-        self.reader.get_mut().shutdown(Shutdown::Write).expect("shut down");
+        self.reader.get_mut().shutdown(Shutdown::Write).expect("a connected socket");
     }
 
-    /// Goes without a word: the server sees a reset.
+    /// Resets the connection.
     pub(crate) fn abort(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&self.reader.get_ref().as_fd(), sockopt::Linger, &linger).expect("linger");
+        setsockopt(&self.reader.get_ref().as_fd(), sockopt::Linger, &linger).expect("a TCP socket");
     }
 
-    /// Lets the kernel hold less that we have not read; with still less, loopback segments would not fit.
+    /// Makes the kernel's receive buffer small. It must still hold a segment of the loopback interface.
     pub(crate) fn with_small_window(self) -> Self {
-        setsockopt(&self.reader.get_ref().as_fd(), sockopt::RcvBuf, &(256 << 10)).expect("a buffer size");
+        setsockopt(&self.reader.get_ref().as_fd(), sockopt::RcvBuf, &(256 << 10)).expect("a TCP socket");
         self
     }
 
-    /// The connection without what was read ahead, and that.
+    /// Returns the connection, and the bytes that were read from it but not returned yet.
     pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
         let ahead = self.reader.buffer().to_vec();
         (self.reader.into_inner(), ahead)
     }
 
-    fn take<const LEN: usize>(&mut self) -> [u8; LEN] {
-        let mut bytes = [0; LEN];
-        self.reader.read_exact(&mut bytes).expect("more of a frame");
-        bytes
+    fn receive_byte(&mut self) -> [u8; 1] {
+        let mut byte = [0];
+        self.reader.read_exact(&mut byte).expect("another byte of a frame arrives");
+        byte
     }
 }
 
-/// A connection from an address of our own choice.
+/// Connects from the given source address.
 pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
@@ -181,11 +183,24 @@ pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
+/// The request that opens a WebSocket at `path`.
 pub(crate) fn upgrade_request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
+}
+
+/// Header length and payload length of the server's frame at the start of `bytes`; `None` while the header is incomplete.
+/// RFC 6455 §5.2
+pub(crate) fn server_frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
+    let (&second, rest) = bytes.get(1..)?.split_first()?;
+    assert!(second & 0x80 == 0, "a server must not mask its frames");
+    Some(match second {
+        126 => (4, usize::from(u16::from_be_bytes(*rest.first_chunk()?))),
+        127 => (10, usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).expect("a length below 2^63")),
+        len => (2, usize::from(len)),
+    })
 }
 
 /// A client's frame: first byte, length in its shortest form, mask, masked payload. RFC 6455 §5.2

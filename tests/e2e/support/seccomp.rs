@@ -1,18 +1,19 @@
-//! Servers that may not make every system call, as containers and service managers run them.
+//! Servers under a seccomp filter, as containers and service managers run them.
 
 use seccompiler::{BpfProgram, apply_filter, compile_from_json};
 use serde_json::{Value, json};
 
-/// Starts a server that is killed (SIGSYS) by any call but these and those that starting it takes.
-pub(crate) fn run_with_only<T: Send>(calls: &[&str], start: impl FnOnce() -> T + Send) -> T {
-    // What this process does to start another one and to read what it says.
-    let own = ["pipe2", "vfork", "dup2", "wait4", "pidfd_open", "rt_sigtimedwait", "kill"];
-    let known: Vec<_> = calls.iter().chain(&own).filter(|call| is_known(call)).collect();
+/// System calls of the test itself that start a process and read its output.
+const OWN_CALLS: [&str; 7] = ["pipe2", "vfork", "dup2", "wait4", "pidfd_open", "rt_sigtimedwait", "kill"];
+
+/// Runs `start` under a filter that kills the process (SIGSYS) at any call but `calls` and [`OWN_CALLS`].
+pub(crate) fn run_with_only_syscalls<T: Send>(calls: &[&str], start: impl FnOnce() -> T + Send) -> T {
+    let known: Vec<_> = calls.iter().chain(&OWN_CALLS).filter(|call| is_known(call)).collect();
     run_under(&json!({ "match_action": "allow", "mismatch_action": "trap", "filter": rules(&known) }), start)
 }
 
-/// Starts a server that is refused some calls (EPERM).
-pub(crate) fn run_without<T: Send>(calls: &[&str], start: impl FnOnce() -> T + Send) -> T {
+/// Runs `start` under a filter that refuses `calls` with EPERM.
+pub(crate) fn run_without_syscalls<T: Send>(calls: &[&str], start: impl FnOnce() -> T + Send) -> T {
     let calls: Vec<_> = calls.iter().collect();
     run_under(
         &json!({ "match_action": { "errno": 1 }, "mismatch_action": "allow", "filter": rules(&calls) }),
@@ -20,8 +21,8 @@ pub(crate) fn run_without<T: Send>(calls: &[&str], start: impl FnOnce() -> T + S
     )
 }
 
-/// Starts a server that is refused every ring whose descriptor is `least` or higher (EPERM), as if there were not enough
-/// of something for more.
+/// Runs `start` under a filter that refuses (EPERM) to set up an io_uring with a descriptor of `least` or more. A server
+/// then gets some rings and not others.
 pub(crate) fn run_with_few_rings<T: Send>(least: u64, start: impl FnOnce() -> T + Send) -> T {
     let args = json!([{ "index": 0, "type": "dword", "op": "ge", "val": least }]);
     let rules = json!([{ "syscall": "io_uring_register", "args": args }]);
@@ -32,7 +33,7 @@ fn rules(calls: &[&&str]) -> Vec<Value> {
     calls.iter().map(|call| json!({ "syscall": call })).collect()
 }
 
-/// Whether this processor's kernel has a call of that name; others may.
+/// Whether a system call of this name exists on this architecture.
 fn is_known(call: &str) -> bool {
     program(&json!({ "match_action": "allow", "mismatch_action": "trap", "filter": rules(&[&call]) }))
         .is_some()
@@ -44,9 +45,9 @@ fn program(filter: &Value) -> Option<BpfProgram> {
     compile_from_json(text.as_bytes(), arch).ok()?.remove("filter")
 }
 
-/// A filter holds for its thread and what that starts, for good.
+/// Runs `start` on a thread of its own: a filter cannot be removed from its thread and that thread's children.
 fn run_under<T: Send>(filter: &Value, start: impl FnOnce() -> T + Send) -> T {
-    let program = program(filter).expect("a filter");
+    let program = program(filter).expect("a valid filter");
     std::thread::scope(|scope| {
         let started = scope.spawn(move || {
             apply_filter(&program).expect("this kernel has seccomp");

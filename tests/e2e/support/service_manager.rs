@@ -1,4 +1,4 @@
-//! A service manager, as systemd is one: it passes sockets to servers and hears what they tell it.
+//! A service manager in the manner of systemd: it passes sockets to servers and receives their notifications.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -8,24 +8,25 @@ use std::sync::mpsc::{Receiver, channel};
 use command_fds::{CommandFdExt, FdMapping};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::process::UPROAR;
 
-pub(crate) struct Manager {
+/// The receiving end of `sd_notify`.
+pub(crate) struct ServiceManager {
     directory: TempDir,
     messages: Receiver<String>,
 }
 
-impl Manager {
+impl ServiceManager {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bound");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("a free path");
         let (sender, messages) = channel();
-        // The socket holds ten messages; whoever sends more waits until they are taken.
+        // The socket's queue is short and a full one blocks the server, so a thread empties it.
         std::thread::spawn(move || {
             let mut message = [0; 4096];
             while let Ok(len) = socket.recv(&mut message) {
-                let message = str::from_utf8(&message[..len]).expect("text");
+                let message = str::from_utf8(&message[..len]).expect("UTF-8");
                 if sender.send(message.to_owned()).is_err() {
                     return;
                 }
@@ -34,37 +35,37 @@ impl Manager {
         Self { directory, messages }
     }
 
-    /// Has a server tell what it does.
-    pub(crate) fn listens_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    /// Makes the server that `command` starts notify this manager.
+    pub(crate) fn attach<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env("NOTIFY_SOCKET", self.directory.path().join("notify"))
     }
 
-    /// Waits until it hears something with `part`; that message, whatever comes before it.
-    pub(crate) fn hears(&self, part: &str) -> String {
+    /// Waits for a notification that contains `part` and returns it. Earlier ones are dropped.
+    pub(crate) fn wait_for(&self, part: &str) -> String {
         loop {
-            let message = self.messages.recv_timeout(PATIENCE);
-            let message = message.unwrap_or_else(|_| panic!("waited in vain for {part}"));
+            let message = self.messages.recv_timeout(TIMEOUT);
+            let message = message.unwrap_or_else(|_| panic!("timed out waiting for {part}"));
             if message.contains(part) {
                 return message;
             }
         }
     }
 
-    /// What it was told since it last heard something.
-    pub(crate) fn heard(&self) -> Vec<String> {
+    /// Takes all notifications received since the last call of any method.
+    pub(crate) fn take_messages(&self) -> Vec<String> {
         self.messages.try_iter().collect()
     }
 }
 
-/// The command of a server to which sockets are passed, each with its name.
-pub(crate) fn passing<const N: usize>(sockets: [(OwnedFd, &str); N], args: &[&str]) -> Command {
-    // Only the new process knows its number.
+/// A command that starts the server with inherited sockets, each with its name.
+pub(crate) fn command_with_sockets<const N: usize>(sockets: [(OwnedFd, &str); N], args: &[&str]) -> Command {
+    // LISTEN_PID is the server's own process id, which only the new process knows.
     let script = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, UPROAR]).args(args).env("LISTEN_FDS", N.to_string());
     command.env("LISTEN_FDNAMES", sockets.each_ref().map(|(_, name)| *name).join(":"));
     let mappings = sockets.into_iter().zip(3..);
     let mappings = mappings.map(|((parent_fd, _), child_fd)| FdMapping { parent_fd, child_fd }).collect();
-    command.fd_mappings(mappings).expect("each has its own number");
+    command.fd_mappings(mappings).expect("distinct descriptors");
     command
 }
