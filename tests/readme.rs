@@ -1,6 +1,6 @@
-//! The README's table of options is what the program says of itself.
+//! The README's table of options equals the program's own help.
 //!
-//! `UPDATE_README=1 cargo test --test readme` writes it anew.
+//! `UPDATE_README=1 cargo test --test readme` rewrites the table.
 
 use clap::CommandFactory;
 use uproar::config::Cli;
@@ -27,7 +27,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_table_of_options_is_what_the_program_says() {
+fn the_table_of_options_equals_the_help() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).expect("the README is there");
     let (before, rest) = readme.split_once(BEGIN).expect("the README marks where the table begins");

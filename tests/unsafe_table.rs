@@ -1,11 +1,11 @@
-//! The table of unsafe code, `docs/unsafe.md`, has a row for each place in the sources.
+//! The table of unsafe code in `docs/unsafe.md` has a row for each place in the sources.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn every_unsafe_place_has_its_row() {
+fn the_table_has_a_row_for_each_unsafe_place() {
     let table = fs::read_to_string("docs/unsafe.md").expect("readable");
     let mut found = BTreeMap::new();
     count_below(Path::new("src"), &mut found);
@@ -16,11 +16,10 @@ fn every_unsafe_place_has_its_row() {
     );
 }
 
-/// The test can fail: it sees each form, and none in words or attributes.
 #[test]
-fn places_are_found_in_code_alone() {
-    let text = "#![expect(unsafe_code)]\n// unsafe { }\nfn a() {\n    let x = unsafe { b() };\n    // SAFETY: unsafe { }\n}\n\
-                pub(super) unsafe fn c() {}\nunsafe impl Send for D {}\nconst E: &str = \"unsafe { \";\n";
+fn unsafe_places_are_found_in_code_and_not_in_comments_strings_or_attributes() {
+    let text = "#![expect(unsafe_code)]\n// unsafe { }\nfn a() {\n    let x = unsafe { b() };\n    // SAFETY: unsafe { }\n\
+                }\npub(super) unsafe fn c() {}\nunsafe impl Send for D {}\nconst E: &str = \"unsafe { \";\n";
     assert_eq!(places(text), ["a", "c", "Send"]);
     assert_eq!(places("fn f() { g(\n    unsafe {\n h() }, unsafe { i() }) }"), ["f", "f"]);
     let rows =
@@ -28,7 +27,7 @@ fn places_are_found_in_code_alone() {
     assert_eq!(rows, BTreeMap::from([(("src/a.rs".into(), "b".into()), 2)]));
 }
 
-/// Number of places by file and function.
+/// The number of places by file and function.
 type Places = BTreeMap<(String, String), usize>;
 
 fn rows(table: &str) -> Places {
@@ -54,9 +53,9 @@ fn count_below(directory: &Path, found: &mut Places) {
     }
 }
 
-/// The function around each unsafe block, or the name of the unsafe function or trait itself.
+/// Returns the function around each unsafe block, and the name of each unsafe function and trait.
 fn places(text: &str) -> Vec<String> {
-    let code: String = text.lines().map(|line| without_words(line) + "\n").collect();
+    let code: String = text.lines().map(|line| without_comments_and_strings(line) + "\n").collect();
     let tokens: Vec<&str> = code
         .split(|char: char| !char.is_alphanumeric() && char != '_' && char != '{')
         .flat_map(|token| token.split_inclusive('{'))
@@ -75,8 +74,8 @@ fn places(text: &str) -> Vec<String> {
     places
 }
 
-/// A line without its comment and the contents of its string literals.
-fn without_words(line: &str) -> String {
+/// Returns a line without its comment and without the contents of its string literals.
+fn without_comments_and_strings(line: &str) -> String {
     let code = line.split("//").next().unwrap_or_default();
     code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
 }

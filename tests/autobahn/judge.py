@@ -1,4 +1,4 @@
-"""Judges Autobahn's report: judge.py INDEX.JSON CASES. Every case must be there, and OK or informational."""
+"""Checks Autobahn's report: judge.py INDEX.JSON CASES. All cases must have run with the result OK or INFORMATIONAL."""
 
 import collections
 import json
@@ -22,7 +22,7 @@ def main():
     for case, result in bad.items():
         print(f"  case {case}: {result['behavior']}, closing {result['behaviorClose']}")
     if len(cases) != expected:
-        print(f"  {len(cases)} cases were run, not {expected}")
+        print(f"  {len(cases)} cases have run instead of {expected}")
     print(f"{len(cases) - len(bad)} passed, {len(bad) + abs(expected - len(cases))} failed")
     return bool(bad) or len(cases) != expected
 

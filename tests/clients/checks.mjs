@@ -1,9 +1,9 @@
-// What every client with the interface of browsers must see. The function is also run inside a page, so it uses
-// nothing from outside itself.
+// Checks for every client with the WebSocket interface of browsers. The function also runs inside a page, so it must
+// not use anything defined outside of it.
 
 /**
- * `open(url)` makes a WebSocket; `extensions` is what must have been agreed ('' for nothing), or null when the client
- * does as it likes. Gives a line for each failed check, and their number.
+ * Runs all checks. `open(url)` creates a WebSocket. `extensions` is the beginning of the agreed extensions, '' for
+ * none, or null to check nothing. Returns the number of checks and a line for each failed one.
  */
 export async function checks({ open, echo, chat, extensions, reconnects }) {
   const failures = [];
@@ -19,7 +19,7 @@ export async function checks({ open, echo, chat, extensions, reconnects }) {
     socket.addEventListener('open', () => resolve(socket));
     socket.addEventListener('error', event => reject(new Error(`${url}: ${event.message ?? 'error'}`)));
   });
-  const message = socket => new Promise((resolve, reject) => {
+  const receive = socket => new Promise((resolve, reject) => {
     const ended = event => reject(new Error(`closed: ${event.code} ${event.reason}`));
     socket.addEventListener('close', ended, { once: true });
     socket.addEventListener('message', event => {
@@ -29,30 +29,34 @@ export async function checks({ open, echo, chat, extensions, reconnects }) {
   });
   const closed = socket => new Promise(resolve => socket.addEventListener('close', resolve, { once: true }));
 
-  const echoed = async (socket, what) => {
-    const answer = message(socket);
-    socket.send(what);
+  const echoOf = async (socket, data) => {
+    const answer = receive(socket);
+    socket.send(data);
     return answer;
   };
 
   const socket = await connect(echo);
-  if (extensions !== null) check(`agreed on ${socket.extensions}`, socket.extensions.startsWith(extensions) && (extensions !== '' || socket.extensions === ''));
-  // Last a message that repeats the one before, for those who remember it.
+  const agreed = socket.extensions;
+  if (extensions !== null) {
+    check(`agreed on ${agreed}`, extensions === '' ? agreed === '' : agreed.startsWith(extensions));
+  }
+  // The last message repeats the one before it, which tests context takeover.
   for (const length of [1, 125, 126, 127, 65535, 65536, 1 << 20, 1 << 20]) {
     const text = 'grüße 🎉 uproar '.repeat(length / 10 + 1).slice(0, length).toWellFormed();
-    const bytes = new Uint8Array(Math.min(new TextEncoder().encode(text).length, 1 << 20)).map((_, at) => (at * at) >> 3);
+    const size = Math.min(new TextEncoder().encode(text).length, 1 << 20);
+    const bytes = new Uint8Array(size).map((_, at) => (at * at) >> 3);
     const short = text.slice(0, Math.floor(length * 0.7)).toWellFormed();
-    check(`text of ${length}`, await echoed(socket, short) === short);
-    const back = new Uint8Array(await echoed(socket, bytes));
+    check(`text of ${length}`, await echoOf(socket, short) === short);
+    const back = new Uint8Array(await echoOf(socket, bytes));
     check(`binary of ${length}`, back.length === bytes.length && back.every((byte, at) => byte === bytes[at]));
   }
-  check('empty text', await echoed(socket, '') === '');
+  check('empty text', await echoOf(socket, '') === '');
 
-  // Closing, from both sides.
+  // Closing by the client, then by the server.
   let end = closed(socket);
   socket.close(3001, 'bye');
   let { code, reason, wasClean } = await end;
-  check(`our close came back as ${code} ${wasClean}`, code === 3001 && wasClean !== false);
+  check(`the close with 3001 was answered with ${code}, clean: ${wasClean}`, code === 3001 && wasClean !== false);
   const binary = await connect(chat);
   end = closed(binary);
   binary.send(new Uint8Array([1]));
@@ -66,7 +70,7 @@ export async function checks({ open, echo, chat, extensions, reconnects }) {
 
   for (let left = reconnects; left > 0; left--) {
     const quick = await connect(echo);
-    check('a quick echo', await echoed(quick, `${left}`) === `${left}`);
+    check('an echo after reconnecting', await echoOf(quick, `${left}`) === `${left}`);
     end = closed(quick);
     quick.close(1000);
     await end;

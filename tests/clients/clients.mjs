@@ -1,4 +1,4 @@
-// npm's `ws` and `undici`, and Debian's Chromium, with compression and without it where that can be chosen.
+// Runs the checks in npm's `ws` and `undici` and in Debian's Chromium; in `ws` with and without compression.
 import { chromium } from 'playwright-core';
 import { WebSocket as Undici } from 'undici';
 import Ws from 'ws';
@@ -23,7 +23,7 @@ async function report(name, run) {
 }
 
 for (const perMessageDeflate of [true, false]) {
-  // Compress everything, not only what is long.
+  // Also compress short messages.
   const options = { perMessageDeflate: perMessageDeflate && { threshold: 0 } };
   const open = url => new Ws(url, options);
   const extensions = perMessageDeflate ? deflate : '';
@@ -36,7 +36,7 @@ const browser = await chromium.launch({
   args: [
     '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    // It trusts no authority of ours; whether a certificate is believed is not what is tested.
+    // Chromium does not trust the test's certificate; run checks that with openssl.
     '--ignore-certificate-errors',
   ],
 });

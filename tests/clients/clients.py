@@ -1,4 +1,4 @@
-"""Python's `websockets` and `aiohttp`, with compression and without it. SSL_CERT_FILE names whom they trust."""
+"""Checks Python's `websockets` and `aiohttp`, with and without compression. They trust the file in SSL_CERT_FILE."""
 
 import asyncio
 import os
@@ -30,10 +30,10 @@ def messages(size):
 
 
 async def with_websockets(compression):
-    def opened(url):
+    def open_socket(url):
         return connect(url, compression=compression, max_size=None)
 
-    async with opened(ECHO) as socket:
+    async with open_socket(ECHO) as socket:
         agreed = [extension.name for extension in socket.protocol.extensions]
         check(f"websockets agreed on {agreed}", agreed == (["permessage-deflate"] if compression else []))
         for size in SIZES:
@@ -41,9 +41,10 @@ async def with_websockets(compression):
                 await socket.send(message)
                 check(f"websockets: {type(message)} of {size}", await socket.recv() == message)
         await socket.close(3001, "bye")
-        check(f"websockets: our close came back as {socket.close_code}", socket.protocol.close_rcvd.code == 3001)
+        code = socket.protocol.close_rcvd.code
+        check(f"websockets: the close with 3001 was answered with {code}", code == 3001)
     for url, message, code in [(CHAT, b"binary", 1003), (ECHO, random.Random(1).randbytes(LIMIT + 1), 1009)]:
-        async with opened(url) as socket:
+        async with open_socket(url) as socket:
             await socket.send(message)
             try:
                 while True:
@@ -51,18 +52,18 @@ async def with_websockets(compression):
             except websockets.ConnectionClosed as closed:
                 check(f"websockets: closed with {closed.rcvd}", closed.rcvd and closed.rcvd.code == code)
     for left in range(RECONNECTS):
-        async with opened(ECHO) as socket:
+        async with open_socket(ECHO) as socket:
             await socket.send(str(left))
-            check("websockets: a quick echo", await socket.recv() == str(left))
+            check("websockets: an echo after reconnecting", await socket.recv() == str(left))
 
 
 async def with_aiohttp(compress):
     async with aiohttp.ClientSession() as session:
 
-        def opened(url):
+        def open_socket(url):
             return session.ws_connect(url, compress=compress, max_msg_size=0)
 
-        async with opened(ECHO) as socket:
+        async with open_socket(ECHO) as socket:
             check(f"aiohttp compresses: {socket.compress}", bool(socket.compress) == bool(compress))
             for size in SIZES:
                 for message in messages(size):
@@ -71,19 +72,20 @@ async def with_aiohttp(compress):
                     answer = await socket.receive()
                     check(f"aiohttp: {type(message)} of {size}", answer.data == message)
             await socket.close(code=3001, message=b"bye")
-            check(f"aiohttp: our close came back as {socket.close_code}", socket.close_code == 3001)
+            check(f"aiohttp: the close with 3001 was answered with {socket.close_code}", socket.close_code == 3001)
         for url, message, code in [(CHAT, b"binary", 1003), (ECHO, random.Random(1).randbytes(LIMIT + 1), 1009)]:
-            async with opened(url) as socket:
+            async with open_socket(url) as socket:
                 await socket.send_bytes(message)
                 while (answer := await socket.receive()).type not in ENDS:
                     pass
-                # Over TLS it may have seen the end of the stream, too, and then calls it 1006: it could not answer.
+                # Over TLS aiohttp may see the end of the stream before it answers and then reports 1006 as its
+                # close_code, so the received frame is checked.
                 is_closed = answer.type == aiohttp.WSMsgType.CLOSE and answer.data == code
                 check(f"aiohttp: closed with {answer}", is_closed)
         for left in range(RECONNECTS):
-            async with opened(ECHO) as socket:
+            async with open_socket(ECHO) as socket:
                 await socket.send_str(str(left))
-                check("aiohttp: a quick echo", (await socket.receive()).data == str(left))
+                check("aiohttp: an echo after reconnecting", (await socket.receive()).data == str(left))
 
 
 async def main():

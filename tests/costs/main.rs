@@ -1,10 +1,10 @@
-//! What a message and an idle connection cost where a machine's mood does not matter: allocations, and sends.
+//! Costs that do not depend on the machine: allocations and send operations of messages and idle connections.
 
-#![expect(unsafe_code, reason = "an allocator that counts is one")]
+#![expect(unsafe_code, reason = "a counting allocator implements an unsafe trait")]
 
 #[macro_use]
 #[path = "../e2e/support/mod.rs"]
-#[allow(dead_code, reason = "the end-to-end tests use what these do not")]
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,7 +18,7 @@ use tungstenite::Message;
 use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
 use uproar::config::{AppName, BackendName, Config};
 
-use support::raw::{BINARY, RawClient, frame, upgrade_request};
+use support::raw::{BINARY, RawClient, frame};
 use support::tls::{Identity, TlsClient, VERSIONS};
 use support::{TestServer, config, wait_until};
 
@@ -26,16 +26,16 @@ on_both_backends!(
     an_echo_allocates_nothing,
     a_broadcast_allocates_nothing,
     a_storm_takes_few_sends,
-    an_idle_connection_with_tls_holds_no_buffer,
+    an_idle_tls_connection_holds_no_buffer,
 );
 
-/// Counts what threads allocate that say that they are to be counted.
-struct Counting;
+/// Counts the allocations of threads that have set `HEAP`.
+struct CountingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// What the threads that are counted together did.
+/// The counters of a group of threads.
 #[derive(Default)]
 struct Heap {
     allocations: AtomicU64,
@@ -44,6 +44,7 @@ struct Heap {
 }
 
 thread_local! {
+    /// The counters of this thread; `None` when the thread is not counted.
     static HEAP: Cell<Option<&'static Heap>> = const { Cell::new(None) };
 }
 
@@ -54,28 +55,28 @@ fn count(allocations: u64, bytes: usize, freed: usize) {
     }
 }
 
-// SAFETY: the system's allocator does all of it.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is passed on to the system's allocator, which upholds the contract.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, layout.size(), 0);
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller upholds the contract of this method, which is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         count(0, 0, layout.size());
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller upholds the contract of this method, which is that of the system's allocator.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
         count(1, new_len, layout.size());
-        // SAFETY: passed on as it came.
+        // SAFETY: the caller upholds the contract of this method, which is that of the system's allocator.
         unsafe { System.realloc(memory, layout, new_len) }
     }
 }
 
-/// An application whose thread is counted once it has a client.
+/// Wraps an application. Its thread is counted from its first client on.
 struct Counted<A>(A, &'static Heap);
 
 impl<A: App> App for Counted<A> {
@@ -89,52 +90,45 @@ impl<A: App> App for Counted<A> {
     }
 }
 
-/// A server, and what its worker allocates.
-fn counted<A: App + 'static>(settings: &Config, app: fn() -> A) -> (TestServer, &'static Heap) {
+/// Starts a server and returns the counters of its workers.
+fn start_counted<A: App + 'static>(settings: &Config, app: fn() -> A) -> (TestServer, &'static Heap) {
     let heap: &Heap = Box::leak(Box::default());
     (TestServer::start_app(settings, move |_| Box::new(Counted(app(), heap))), heap)
 }
 
-fn client(server: &TestServer) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address()).expect("a connection");
-    stream.set_nodelay(true).expect("a TCP socket");
-    stream.set_read_timeout(Some(support::TIMEOUT)).expect("a TCP socket");
-    stream.write_all(upgrade_request("/room/costs").as_bytes()).expect("sent");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("the answer");
-        head.push(byte[0]);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101 "));
+/// Opens a WebSocket with an unbuffered stream.
+fn open_client(server: &TestServer) -> TcpStream {
+    let (stream, received) = RawClient::open(server.address(), "/room/costs").into_parts();
+    assert!(received.is_empty(), "the server sends nothing by itself");
     stream
 }
 
-/// Has the first client say `message` so many times, and each of them hear it every time.
-fn talk(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize) {
-    let mut heard = vec![0; len];
+/// Sends `message` from the first client `times` times. After each one, all clients receive `len` bytes.
+fn exchange(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize) {
+    let mut received = vec![0; len];
     for _ in 0..times {
-        clients[0].write_all(message).expect("sent");
+        clients[0].write_all(message).expect("the server reads");
         for client in &mut *clients {
-            client.read_exact(&mut heard).expect("heard");
+            client.read_exact(&mut received).expect("the message arrives");
         }
     }
 }
 
-fn allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: usize) {
-    let (server, heap) = counted(&config(backend, AppName::Relay, 1), app);
+/// Asserts that messages are delivered without an allocation.
+fn expect_no_allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: usize) {
+    let (server, heap) = start_counted(&config(backend, AppName::Relay, 1), app);
     let count = &heap.allocations;
-    let mut clients: Vec<_> = (0..clients).map(|_| client(&server)).collect();
+    let mut clients: Vec<_> = (0..clients).map(|_| open_client(&server)).collect();
     for payload_len in [20, 64, 1_000] {
         let message = frame(BINARY, &vec![7; payload_len]);
-        let heard_len = payload_len + if payload_len < 126 { 2 } else { 4 };
-        talk(&mut clients, &message, heard_len, 300);
+        let received_len = payload_len + if payload_len < 126 { 2 } else { 4 };
+        exchange(&mut clients, &message, received_len, 300);
         let mut in_a_thousand = || {
             let before = count.load(Ordering::Relaxed);
-            talk(&mut clients, &message, heard_len, 1_000);
+            exchange(&mut clients, &message, received_len, 1_000);
             count.load(Ordering::Relaxed) - before
         };
-        // A list of the loop may reach its size late, for instance when the silent ones are parked.
+        // A buffer may grow to its final size late, for instance when idle connections are parked.
         let mut counts = Vec::new();
         while counts.len() < 5 && counts.last() != Some(&0) {
             counts.push(in_a_thousand());
@@ -145,21 +139,21 @@ fn allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: 
 }
 
 fn an_echo_allocates_nothing(backend: BackendName) {
-    allocations(backend, || Echo, 1);
+    expect_no_allocations(backend, || Echo, 1);
 }
 
 fn a_broadcast_allocates_nothing(backend: BackendName) {
-    allocations(backend, || Relay, 30);
+    expect_no_allocations(backend, || Relay, 30);
 }
 
-/// Each of many says something and hears everybody, round after round.
+/// In each round, every client sends a message and receives those of all clients.
 fn a_storm_takes_few_sends(backend: BackendName) {
     const CLIENTS: usize = 200;
     const ROUNDS: usize = 10;
     let server = TestServer::relay(backend, 1);
     let clients: Vec<_> = (0..CLIENTS).map(|_| RawClient::open(server.address(), "/")).collect();
     let before = server.totals();
-    // Four threads have all the clients, so that the round comes about as quickly as one machine can say it.
+    // Four threads drive the clients, so that the messages of a round arrive at nearly the same time.
     let mut parts: Vec<Vec<RawClient>> = (0..4).map(|_| Vec::new()).collect();
     for (at, client) in clients.into_iter().enumerate() {
         parts[at % 4].push(client);
@@ -183,12 +177,13 @@ fn a_storm_takes_few_sends(backend: BackendName) {
     assert!(sends <= 0.05, "{sends} sends for each delivered message");
 }
 
-/// What is left of a connection that has said and heard long messages is the state of its keys.
-fn an_idle_connection_with_tls_holds_no_buffer(backend: BackendName) {
+/// After a long message in each direction, an idle TLS connection keeps only the state of its session.
+fn an_idle_tls_connection_holds_no_buffer(backend: BackendName) {
     const CLIENTS: usize = 100;
-    const MOST: i64 = 4_096;
+    const MAX_BYTES: i64 = 4_096;
     let identity = Identity::new();
-    let (server, heap) = counted(&identity.with_tls_listener(config(backend, AppName::Echo, 1)), || Echo);
+    let (server, heap) =
+        start_counted(&identity.with_tls_listener(config(backend, AppName::Echo, 1)), || Echo);
     for version in VERSIONS {
         let version = identity.client_config(&[version]);
         let open = || {
@@ -200,10 +195,10 @@ fn an_idle_connection_with_tls_holds_no_buffer(backend: BackendName) {
         let first: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
         let before = heap.live.load(Ordering::Relaxed);
         let second: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
-        wait_until("a connection holds no more than its keys", || {
-            heap.live.load(Ordering::Relaxed) - before < CLIENTS as i64 * MOST
+        wait_until("a connection holds only its session state", || {
+            heap.live.load(Ordering::Relaxed) - before < CLIENTS as i64 * MAX_BYTES
         });
         drop((first, second));
-        wait_until("all are gone", || server.connections().0 == 0);
+        wait_until("all connections are released", || server.connections().0 == 0);
     }
 }

@@ -1,4 +1,4 @@
-//! How the server ends, and how a connection does.
+//! Shutdown of the server and closing of connections.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,19 +13,19 @@ use crate::support::raw::{RawClient, TEXT, upgrade_request};
 use crate::support::{TestServer, config, send_until_closed};
 
 on_both_backends!(
-    a_signal_closes_all_and_ends_with_0,
-    a_second_signal_ends_at_once,
-    who_is_in_the_handshake_may_finish_it,
-    clients_are_served_and_accepted_until_the_delay_is_over,
-    stopping_from_the_library_does_the_same,
-    what_a_client_is_owed_comes_before_its_farewell,
-    who_goes_on_sending_after_the_close_is_cut_off,
+    a_signal_closes_all_clients_and_the_server_exits_with_0,
+    a_second_signal_ends_the_server_at_once,
+    a_handshake_in_progress_at_shutdown_can_finish,
+    clients_are_served_and_accepted_during_the_drain_delay,
+    the_library_stops_a_server_as_a_signal_does,
+    pending_messages_are_sent_before_the_close_frame,
+    a_client_that_keeps_sending_after_the_close_is_reset,
 );
 
-fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
+fn a_signal_closes_all_clients_and_the_server_exits_with_0(backend: BackendName) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Process::start(&["--workers=2", "--drain-seconds=0.2", backend_arg(backend)]);
-        // It comes first, so it is accepted when the others are.
+        // This one connects first, so the server has accepted it when it has accepted the others.
         let mut waiting = RawClient::connect(server.address);
         waiting.send(b"GET / HTTP/1.1\r\n");
         let clients: Vec<_> = (0..20).map(|_| Client::open(server.address, "/")).collect();
@@ -41,21 +41,21 @@ fn a_signal_closes_all_and_ends_with_0(backend: BackendName) {
     }
 }
 
-fn a_second_signal_ends_at_once(backend: BackendName) {
+fn a_second_signal_ends_the_server_at_once(backend: BackendName) {
     let args = ["--workers=1", "--drain-seconds=600", "--close-seconds=600", backend_arg(backend)];
     let server = Process::start(&args);
     let mut client = RawClient::open(server.address, "/");
     client.receive_frame();
     server.signal(Signal::SIGTERM);
-    // It does not answer, so the server waits for it.
+    // The client does not answer the close frame, so the server waits.
     assert_eq!(client.receive_close().0, 1001);
     server.signal(Signal::SIGTERM);
     let ended = server.wait();
     assert_eq!(ended.code, Some(130), "{}", ended.log);
 }
 
-/// Another server may listen on the address already, but it does not know of this client.
-fn who_is_in_the_handshake_may_finish_it(backend: BackendName) {
+/// A second server on the same address cannot take over a connection that this one has accepted.
+fn a_handshake_in_progress_at_shutdown_can_finish(backend: BackendName) {
     let args = ["--app=echo", "--workers=1", "--drain-seconds=600", backend_arg(backend)];
     let server = Process::start(&args);
     let mut early = RawClient::connect(server.address);
@@ -63,14 +63,14 @@ fn who_is_in_the_handshake_may_finish_it(backend: BackendName) {
     let mut other = Client::open(server.address, "/");
     server.signal(Signal::SIGTERM);
     assert_eq!(other.wait_for_close().0, 1001);
-    early.send(upgrade_request("/").split_once("\r\n").expect("lines").1.as_bytes());
+    early.send(upgrade_request("/").split_once("\r\n").expect("a request of several lines").1.as_bytes());
     early.expect_upgrade();
     assert_eq!(early.receive_close().0, 1001);
     drop((early, other));
     assert_eq!(server.wait().code, Some(0));
 }
 
-fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName) {
+fn clients_are_served_and_accepted_during_the_drain_delay(backend: BackendName) {
     let args = ["--app=echo", "--workers=2", "--drain-delay=2", "--drain-seconds=0.1", backend_arg(backend)];
     let server = Process::start(&args);
     let mut early = Client::open(server.address, "/");
@@ -88,7 +88,7 @@ fn clients_are_served_and_accepted_until_the_delay_is_over(backend: BackendName)
     assert!(ended.log.contains("ended totals=Totals { accepted: 2, closed: 2,"), "{}", ended.log);
 }
 
-fn stopping_from_the_library_does_the_same(backend: BackendName) {
+fn the_library_stops_a_server_as_a_signal_does(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Relay, 4));
     let clients: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
     let control = server.control();
@@ -98,8 +98,8 @@ fn stopping_from_the_library_does_the_same(backend: BackendName) {
     }
 }
 
-/// More than the kernel can hold for the reader waits in the server when it ends.
-fn what_a_client_is_owed_comes_before_its_farewell(backend: BackendName) {
+/// The pending messages are more than the kernel buffers, so some of them are in the server at shutdown.
+fn pending_messages_are_sent_before_the_close_frame(backend: BackendName) {
     let server = TestServer::start(&Config {
         lag_window: 64 << 20,
         close_seconds: Duration::from_secs(600),
@@ -120,15 +120,16 @@ fn what_a_client_is_owed_comes_before_its_farewell(backend: BackendName) {
     assert_eq!(reader.receive_close(), (1001, "the server is shutting down".into()));
 }
 
-/// Long before its time for closing is over, and having cost no more than what could have been on its way.
-fn who_goes_on_sending_after_the_close_is_cut_off(backend: BackendName) {
+/// The reset comes long before the closing timeout, after a bounded number of bytes.
+fn a_client_that_keeps_sending_after_the_close_is_reset(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { close_seconds: Duration::from_secs(600), ..base });
-    let mut flooder = TcpStream::connect(server.address()).expect("a connection");
-    flooder.write_all(upgrade_request("/").as_bytes()).expect("sent");
-    // An unmasked frame: the server closes with 1002 and waits for the client's end.
-    flooder.write_all(&[0x81, 0x00]).expect("sent");
-    let taken = flood(flooder);
-    assert!(taken > 4 << 20, "what was on its way is taken: {taken} bytes");
-    assert!(taken < 128 << 20, "{taken} bytes");
+    let mut client = TcpStream::connect(server.address()).expect("the server accepts the connection");
+    client.write_all(upgrade_request("/").as_bytes()).expect("the server reads");
+    // An unmasked frame: the server closes with 1002 and waits for the client to close.
+    client.write_all(&[0x81, 0x00]).expect("the server reads");
+    let sent = send_until_closed(client);
+    // Bytes that were in flight when the server closed must not cause a reset.
+    assert!(sent > 4 << 20, "reset after {sent} bytes");
+    assert!(sent < 128 << 20, "not reset after {sent} bytes");
 }

@@ -1,10 +1,10 @@
-//! The server from outside, on both backends: what its users and their clients rely on.
+//! End-to-end tests: the server over real sockets, most of them on both backends.
 //!
-//! Well-behaved clients are tungstenite's, rude ones write their bytes themselves. Nothing of the server's own
-//! frame code is used, so that the two sides cannot agree on a mistake.
+//! Well-behaved clients are tungstenite's. Clients that break the protocol write their own bytes. The server's frame
+//! code is not used here, so that client and server cannot share a bug.
 
 #[macro_use]
-#[allow(dead_code, reason = "the other suites use what this one does not")]
+#[allow(dead_code, reason = "the suites hostile and costs use the rest")]
 mod support;
 
 mod admin;

@@ -1,4 +1,4 @@
-//! Whose pages may open a WebSocket.
+//! The Origin header: which web pages may open a WebSocket.
 
 use uproar::config::{AppName, BackendName, Config};
 
@@ -6,12 +6,12 @@ use crate::support::raw::{RawClient, upgrade_request};
 use crate::support::{TestServer, config};
 
 on_both_backends!(
-    a_foreign_page_cannot_use_its_visitors_chat,
-    a_list_says_whose_pages_may,
-    a_new_list_holds_for_whoever_comes,
+    by_default_pages_of_other_origins_are_refused,
+    a_list_of_origins_replaces_the_default,
+    a_reloaded_list_applies_to_new_connections,
 );
 
-/// The answer to a handshake from a page of `origin`.
+/// The status of a handshake with this Origin header.
 fn status(server: &TestServer, origin: &str) -> Option<u16> {
     let mut raw = RawClient::connect(server.address());
     let header = format!("\r\nOrigin: {origin}\r\n\r\n");
@@ -19,15 +19,16 @@ fn status(server: &TestServer, origin: &str) -> Option<u16> {
     raw.receive_status()
 }
 
+/// The origin of the server's own page.
 fn own(server: &TestServer) -> String {
-    // What `upgrade_request` has as its host.
+    // The host that `upgrade_request` names.
     let request = upgrade_request("/");
     let host = request.lines().find_map(|line| line.strip_prefix("Host: ")).expect("a host");
     assert!(server.address().ip().is_loopback());
     format!("http://{host}")
 }
 
-fn a_foreign_page_cannot_use_its_visitors_chat(backend: BackendName) {
+fn by_default_pages_of_other_origins_are_refused(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Chat, 2));
     assert_eq!(status(&server, &own(&server)), Some(101));
     for foreign in ["https://elsewhere.example", "null", "file://", "http://127.0.0.1.evil.example"] {
@@ -43,7 +44,7 @@ fn list(backend: BackendName, origins: &[&str]) -> Config {
     Config { allowed_origins, ..config(backend, AppName::Relay, 2) }
 }
 
-fn a_list_says_whose_pages_may(backend: BackendName) {
+fn a_list_of_origins_replaces_the_default(backend: BackendName) {
     let server = TestServer::start(&list(backend, &["https://chat.example", "https://*.example.org"]));
     for (origin, expected) in [
         ("https://chat.example", 101),
@@ -54,13 +55,13 @@ fn a_list_says_whose_pages_may(backend: BackendName) {
     ] {
         assert_eq!(status(&server, origin), Some(expected), "{origin}");
     }
-    assert_eq!(status(&server, &own(&server)), Some(403), "the list is all there is");
+    assert_eq!(status(&server, &own(&server)), Some(403), "the list does not include the own origin");
 }
 
-fn a_new_list_holds_for_whoever_comes(backend: BackendName) {
+fn a_reloaded_list_applies_to_new_connections(backend: BackendName) {
     let server = TestServer::start(&list(backend, &["https://old.example"]));
     assert_eq!(status(&server, "https://new.example"), Some(403));
-    server.control().reload(&list(backend, &["https://new.example"])).expect("nothing is wrong with it");
+    server.control().reload(&list(backend, &["https://new.example"])).expect("the settings are valid");
     assert_eq!(status(&server, "https://new.example"), Some(101));
     assert_eq!(status(&server, "https://old.example"), Some(403));
 }

@@ -1,4 +1,4 @@
-//! An application's mistake ends one connection, not the server.
+//! A panic of the application closes one connection and not the server.
 
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Opening};
 use uproar::config::{AppName, BackendName};
@@ -8,15 +8,15 @@ use crate::support::client::Client;
 use crate::support::{TestServer, config};
 
 on_both_backends!(
-    a_panic_closes_its_client_alone,
-    a_code_that_cannot_be_sent_closes_its_client_alone,
-    an_application_that_cannot_be_made_is_an_error_at_the_start,
+    a_panic_closes_only_its_client,
+    closing_with_a_reserved_code_closes_only_its_client,
+    a_panic_while_creating_the_application_is_a_start_error,
 );
 
-/// Says everything to everyone, and does not survive the word `boom`.
-struct Fragile;
+/// Relays messages and panics at the word `boom` and at each close.
+struct Panicking;
 
-impl App for Fragile {
+impl App for Panicking {
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         assert_ne!(opening.room, "boom", "told to panic");
         context.join(client, opening.room, 0);
@@ -28,12 +28,12 @@ impl App for Fragile {
     }
 
     fn on_close(&mut self, _context: &mut Context<'_>, _client: ClientId) {
-        panic!("told to panic, even at the end");
+        panic!("told to panic at the close");
     }
 }
 
-fn a_panic_closes_its_client_alone(backend: BackendName) {
-    let server = TestServer::start_app(&config(backend, AppName::Relay, 2), |_| Box::new(Fragile));
+fn a_panic_closes_only_its_client(backend: BackendName) {
+    let server = TestServer::start_app(&config(backend, AppName::Relay, 2), |_| Box::new(Panicking));
     let mut others: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
     let mut speaker = Client::open(server.address(), "/");
     speaker.send_text("boom");
@@ -44,15 +44,15 @@ fn a_panic_closes_its_client_alone(backend: BackendName) {
         other.send_text("go on");
         while other.receive_text() != "go on" {}
     }
-    // One for the message and one for the room, and each end made another.
+    // One for the message, one for the room, and one for the close of each.
     assert_eq!(server.totals().panics, 4);
     drop(others);
 }
 
-/// Closes its clients with a code that stands for a connection without a close frame.
-struct Wrong;
+/// Closes its clients with the reserved code 1006.
+struct ReservedCode;
 
-impl App for Wrong {
+impl App for ReservedCode {
     fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, _message: Incoming<'_>) {
@@ -61,8 +61,8 @@ impl App for Wrong {
 }
 
 // RFC 6455 §7.4.1: 1006 must not be sent.
-fn a_code_that_cannot_be_sent_closes_its_client_alone(backend: BackendName) {
-    let server = TestServer::start_app(&config(backend, AppName::Relay, 1), |_| Box::new(Wrong));
+fn closing_with_a_reserved_code_closes_only_its_client(backend: BackendName) {
+    let server = TestServer::start_app(&config(backend, AppName::Relay, 1), |_| Box::new(ReservedCode));
     for _ in 0..2 {
         let mut client = Client::open(server.address(), "/");
         client.send_text("close me");
@@ -71,10 +71,10 @@ fn a_code_that_cannot_be_sent_closes_its_client_alone(backend: BackendName) {
     assert_eq!(server.totals().panics, 2);
 }
 
-fn an_application_that_cannot_be_made_is_an_error_at_the_start(backend: BackendName) {
+fn a_panic_while_creating_the_application_is_a_start_error(backend: BackendName) {
     let make = |worker| -> Box<dyn App> {
         assert_ne!(worker, 1, "told to panic");
-        Box::new(Fragile)
+        Box::new(Panicking)
     };
     let error = Server::start_app(&config(backend, AppName::Relay, 2), make).expect_err("worker 2 panics");
     assert!(error.to_string().contains("cannot start the application"), "{error}");

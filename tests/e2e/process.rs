@@ -1,4 +1,4 @@
-//! The program: its first words, its settings, and how it refuses to start.
+//! The program: its first line on stdout, its settings and its start errors.
 
 use std::net::TcpListener;
 
@@ -8,7 +8,7 @@ use crate::support::client::Client;
 use crate::support::process::{Process, run_to_end, uproar};
 
 #[test]
-fn the_first_line_says_where_and_what() {
+fn the_first_line_on_stdout_names_address_app_backend_and_workers() {
     for (args, app, backend, workers) in [
         (&["--app=relay", "--backend=epoll", "--workers=3"][..], "relay", "epoll", 3),
         (&["--app=echo", "--backend=io-uring", "--workers=1"], "echo", "io-uring", 1),
@@ -27,7 +27,7 @@ fn the_first_line_says_where_and_what() {
 }
 
 #[test]
-fn variables_set_what_flags_do_not() {
+fn environment_variables_set_the_options_that_flags_do_not() {
     let mut command = uproar(&["--app=echo"]);
     let variables = [
         ("UPROAR_LISTEN", "127.0.0.1:0"),
@@ -40,19 +40,19 @@ fn variables_set_what_flags_do_not() {
 }
 
 #[test]
-fn a_port_in_use_is_said_with_a_way_out() {
+fn a_port_in_use_is_a_start_error_with_a_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let parts = [&address, "cannot listen on", "the port", "--listen"];
     expect_start_failure(&mut uproar(&["--listen", &address]), &parts);
-    // Another one of us shares the port if asked to, so this must be looked for.
+    // Another uproar sets SO_REUSEPORT, so the kernel alone would not refuse the second one.
     let other = Process::start(&[]);
     let address = other.address.to_string();
     expect_start_failure(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--listen"]);
 }
 
 #[test]
-fn an_address_of_another_machine_is_said_with_a_way_out() {
+fn an_address_of_another_machine_is_a_start_error_with_a_hint() {
     let parts = ["192.0.2.1:8000", "cannot listen on", "no interface"];
     expect_start_failure(&mut uproar(&["--listen", "192.0.2.1:8000"]), &parts);
 }

@@ -1,4 +1,4 @@
-//! Who a client is when proxies stand before the server.
+//! The client's address behind proxies: forwarding headers and the PROXY protocol.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -7,35 +7,35 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use uproar::config::{AppName, BackendName, Config, Endpoint, Network};
+use uproar::config::{AppName, BackendName, Config, Network};
 
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
 use crate::support::raw::{RawClient, TEXT, connect_from, frame, upgrade_request};
-use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until};
+use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until, with_unix_listener};
 
 on_both_backends!(
-    the_client_of_a_trusted_proxy_is_who_is_counted,
-    untrusted_headers_are_ignored,
-    both_headers_are_read_and_must_agree,
-    who_is_hidden_counts_for_nobody,
-    who_is_refused_makes_room_for_others,
-    pages_are_refused_in_the_same_way,
-    a_new_list_of_proxies_holds_at_once,
-    a_path_is_a_trusted_proxy,
+    connections_through_a_trusted_proxy_count_for_the_client,
+    headers_of_untrusted_peers_are_ignored,
+    forwarded_and_x_forwarded_for_are_read_and_must_agree,
+    a_client_that_its_proxy_hides_counts_for_no_address,
+    a_refused_connection_frees_its_place,
+    page_requests_count_for_the_client_too,
+    a_reloaded_list_of_proxies_applies_at_once,
+    unix_socket_peers_are_trusted,
     a_proxy_header_names_the_client,
     a_proxy_header_may_be_cut_anywhere,
-    a_proxy_that_speaks_for_itself_is_served,
-    who_is_hidden_by_a_proxy_header_cannot_name_itself,
-    what_is_no_proxy_header_is_refused,
-    who_goes_on_without_a_proxy_header_is_cut_off,
-    a_proxy_header_that_does_not_come_is_timed_out,
-    a_header_alone_takes_its_client_s_place,
-    who_is_no_proxy_sends_no_proxy_header,
-    headers_behind_a_proxy_header_are_judged_by_its_address,
-    a_path_begins_with_a_proxy_header,
-    the_count_is_right_whatever_proxies_and_clients_do,
-    the_log_and_the_metrics_tell,
+    a_proxy_header_of_the_proxy_itself_counts_for_no_address,
+    headers_of_a_client_that_a_proxy_header_hides_are_ignored,
+    an_invalid_proxy_header_is_refused,
+    a_client_that_keeps_sending_without_a_proxy_header_is_reset,
+    a_missing_proxy_header_times_out,
+    a_connection_counts_for_its_client_from_the_proxy_header_on,
+    untrusted_peers_must_not_send_a_proxy_header,
+    headers_after_a_proxy_header_are_trusted_if_its_address_is,
+    unix_socket_connections_start_with_a_proxy_header,
+    the_counts_are_right_after_random_connections,
+    the_log_names_the_client_and_the_metrics_count_refusals,
 );
 
 const PROXY: [u8; 4] = [127, 0, 0, 1];
@@ -45,7 +45,7 @@ fn networks(list: &[&str]) -> Vec<Network> {
     list.iter().map(|text| text.parse().expect("a network")).collect()
 }
 
-/// A server that trusts 127.0.0.1 and 127.0.0.2, and lets each address have one connection.
+/// Settings that trust 127.0.0.1 and 127.0.0.2 and allow one connection for each address.
 fn trusting(backend: BackendName) -> Config {
     let trusted_proxies = networks(&["127.0.0.1", "127.0.0.2/32"]);
     Config { trusted_proxies, max_connections_per_ip: 1, ..config(backend, AppName::Echo, 2) }
@@ -55,171 +55,180 @@ fn with_proxy_protocol(backend: BackendName) -> Config {
     Config { proxy_protocol: true, ..trusting(backend) }
 }
 
-/// The upgrade with these lines in its head.
+/// The upgrade request with additional header lines.
 fn upgrade_with(headers: &[&str]) -> String {
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     upgrade_request("/").replacen("\r\n\r\n", &format!("\r\n{lines}\r\n"), 1)
 }
 
-/// Opens a WebSocket from an address, with something before the request and lines in its head, and echoes a message;
-/// the status where it is refused.
+/// Connects from an address, sends `first`, opens a WebSocket with additional header lines and echoes a message.
+/// Returns the status when the server refuses.
 fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<RawClient, u16> {
     let mut raw = RawClient::from_stream(connect_from(IpAddr::from(from), server.address()));
-    // In one go: the header, the request, and a message behind it.
+    // One write: the PROXY header, the request and a message after it.
     raw.send(&[first, upgrade_with(headers).as_bytes(), &frame(TEXT, b"hello")].concat());
     raw.upgrade_result()?;
     assert_eq!(raw.receive_frame(), (TEXT, b"hello".to_vec()));
     Ok(raw)
 }
 
-/// A PROXY header of version 1.
+/// A PROXY header, version 1.
 fn line(source: &str) -> Vec<u8> {
     format!("PROXY TCP4 {source} 127.0.0.1 40000 80\r\n").into_bytes()
 }
 
-/// One of version 2, with something beside the addresses.
+/// A PROXY header, version 2, with an additional TLV field after the addresses.
 fn binary(command: u8, source: [u8; 4]) -> Vec<u8> {
     let addresses = [source, [127, 0, 0, 1], [156, 64, 0, 80]].concat();
     [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11, 0, 16][..], &addresses, &[4, 0, 1, 0]].concat()
 }
 
-fn the_client_of_a_trusted_proxy_is_who_is_counted(backend: BackendName) {
+fn connections_through_a_trusted_proxy_count_for_the_client(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
-    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
-    let second =
-        open(&server, PROXY, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.5, 127.0.0.2"]).expect("another");
-    assert_eq!(server.connections(), (2, 2), "the proxy counts for nothing");
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
+    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.5, 127.0.0.2"])
+        .expect("the first connection of its address");
+    assert_eq!(server.connections(), (2, 2), "the proxy itself is not counted");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     assert_eq!(open(&server, [127, 0, 0, 2], b"", &["X-Forwarded-For: 6.6.6.6,1.2.3.5"]).err(), Some(429));
-    // Who comes by itself and by the proxy is one.
-    let third = open(&server, STRANGER, b"", &[]).expect("its first");
+    // A direct connection and one through the proxy count for the same address.
+    let third = open(&server, STRANGER, b"", &[]).expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 127.0.0.9"]).err(), Some(429));
     drop((first, second, third));
-    wait_until("they are gone", || server.connections() == (0, 0));
-    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("there is room again"));
+    wait_until("the connections are released", || server.connections() == (0, 0));
+    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("a place is free again"));
 }
 
-fn untrusted_headers_are_ignored(backend: BackendName) {
+fn headers_of_untrusted_peers_are_ignored(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
-    let first = open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    let first = open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.5"]).err(), Some(429));
-    // That they contradict each other is nobody's business either.
+    // Contradicting headers are ignored, too.
     let contradiction = ["X-Forwarded-For: 1.2.3.5", "Forwarded: for=1.2.3.6"];
-    let other = open(&server, [127, 0, 0, 8], b"", &contradiction).expect("its first");
-    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("it is not here"));
+    let other =
+        open(&server, [127, 0, 0, 8], b"", &contradiction).expect("the first connection of its address");
+    drop(
+        open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
+            .expect("the first connection of its address"),
+    );
     drop((first, other));
 }
 
-fn both_headers_are_read_and_must_agree(backend: BackendName) {
+fn forwarded_and_x_forwarded_for_are_read_and_must_agree(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
-    let first =
-        open(&server, PROXY, b"", &["Forwarded: for=\"1.2.3.4:5678\";proto=https"]).expect("its first");
+    let first = open(&server, PROXY, b"", &["Forwarded: for=\"1.2.3.4:5678\";proto=https"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     let both = ["Forwarded: for=6.6.6.6, for=1.2.3.4", "X-Forwarded-For: 1.2.3.4"];
     assert_eq!(open(&server, PROXY, b"", &both).err(), Some(429));
-    // A client could send the one that the proxy does not set.
+    // The client may have sent the header that the proxy does not set.
     let contradiction = ["Forwarded: for=6.6.6.6", "X-Forwarded-For: 1.2.3.5"];
     assert_eq!(open(&server, PROXY, b"", &contradiction).err(), Some(400));
     drop(first);
 }
 
-fn who_is_hidden_counts_for_nobody(backend: BackendName) {
+fn a_client_that_its_proxy_hides_counts_for_no_address(backend: BackendName) {
     let server = TestServer::start(&trusting(backend));
     let hidden = ["Forwarded: for=_hidden", "Forwarded: for=unknown", "X-Forwarded-For: garbage", "X: y"];
-    let clients = hidden.map(|header| open(&server, PROXY, b"", &[header]).expect("nobody is counted"));
+    let clients = hidden.map(|header| open(&server, PROXY, b"", &[header]).expect("counted for no address"));
     assert_eq!(server.connections(), (4, 0));
     drop(clients);
 }
 
-fn who_is_refused_makes_room_for_others(backend: BackendName) {
+fn a_refused_connection_frees_its_place(backend: BackendName) {
     let base = trusting(backend);
     let server = TestServer::start(&Config { max_connections: 3, max_handshakes: 2, ..base });
-    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
     for _ in 0..20 {
         assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     }
-    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"]).expect("its first");
-    let third = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.6"]).expect("its first");
+    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"])
+        .expect("the first connection of its address");
+    let third = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.6"])
+        .expect("the first connection of its address");
     drop((first, second, third));
 }
 
-fn pages_are_refused_in_the_same_way(backend: BackendName) {
+fn page_requests_count_for_the_client_too(backend: BackendName) {
     let base = trusting(backend);
     let server = TestServer::start(&Config { app: AppName::Chat, ..base });
-    let ask = |method: &str| {
+    let send_request = |method: &str| {
         let mut raw = RawClient::connect(server.address());
         let request = format!("{method} / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
         raw.send(request.as_bytes());
         raw.receive_response()
     };
-    assert_eq!(ask("GET").status, 200);
-    wait_until("it is gone", || server.connections().0 == 0);
+    assert_eq!(send_request("GET").status, 200);
+    wait_until("the connection is released", || server.connections().0 == 0);
     let mut client = RawClient::connect(server.address());
     client.send(upgrade_with(&["X-Forwarded-For: 1.2.3.4"]).as_bytes());
     client.expect_upgrade();
-    let (get, head) = (ask("GET"), ask("HEAD"));
+    let (get, head) = (send_request("GET"), send_request("HEAD"));
     assert_eq!((get.status, head.status), (429, 429));
     assert!(get.body.contains("close one first") && head.body.is_empty(), "{get:?} {head:?}");
 }
 
-fn a_new_list_of_proxies_holds_at_once(backend: BackendName) {
+fn a_reloaded_list_of_proxies_applies_at_once(backend: BackendName) {
     let base = trusting(backend);
     let server = TestServer::start(&base);
-    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    let first = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
     let strange = Config { trusted_proxies: networks(&["127.0.0.8/29"]), ..base };
-    server.control().reload(&strange).expect("it can be");
+    server.control().reload(&strange).expect("the settings are valid");
     assert_eq!(open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
-    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"]).expect("its own first");
+    let second = open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.5"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.6"]).err(), Some(429));
     drop((first, second));
 }
 
-/// A request that comes by a path; the head of the answer.
-fn ask_by_path(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
+/// Sends an upgrade request over a Unix socket. Returns the connection and the head of the response.
+fn upgrade_over_unix_socket(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(path).expect("connect");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
-    stream.write_all(&[first, upgrade_with(headers).as_bytes()].concat()).expect("sent");
+    stream.write_all(&[first, upgrade_with(headers).as_bytes()].concat()).expect("the server reads");
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).expect("more of the head");
+        stream.read_exact(&mut byte).expect("another byte of the head arrives");
         head.extend(byte);
     }
     (stream, String::from_utf8(head).expect("text"))
 }
 
-/// The settings with a listener on `path`, too.
-fn on(path: &Path, mut config: Config) -> Config {
-    config.listen.push(Endpoint::Unix(path.into()));
-    config
-}
-
-fn a_path_is_a_trusted_proxy(backend: BackendName) {
+fn unix_socket_peers_are_trusted(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
     let base = Config { max_connections_per_ip: 1, ..config(backend, AppName::Echo, 2) };
-    let server = TestServer::start(&on(&path, base));
-    let (first, head) = ask_by_path(&path, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.4"]);
+    let server = TestServer::start(&with_unix_listener(&path, base));
+    let (first, head) = upgrade_over_unix_socket(&path, b"", &["X-Forwarded-For: 6.6.6.6, 1.2.3.4"]);
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert_eq!(server.connections(), (1, 1));
-    let (_, head) = ask_by_path(&path, b"", &["X-Forwarded-For: 1.2.3.4"]);
+    let (_, head) = upgrade_over_unix_socket(&path, b"", &["X-Forwarded-For: 1.2.3.4"]);
     assert!(head.starts_with("HTTP/1.1 429"), "{head}");
-    // Nobody else is trusted.
-    drop(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).expect("its first"));
+    // Peers on TCP are not trusted.
+    drop(
+        open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
+            .expect("the first connection of its address"),
+    );
     drop(first);
 }
 
 fn a_proxy_header_names_the_client(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    let first = open(&server, PROXY, &line("1.2.3.4"), &[]).expect("its first");
+    let first = open(&server, PROXY, &line("1.2.3.4"), &[]).expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &line("1.2.3.4"), &[]).err(), Some(429));
     assert_eq!(open(&server, PROXY, &binary(0x21, [1, 2, 3, 4]), &[]).err(), Some(429));
-    let second = open(&server, [127, 0, 0, 2], &binary(0x21, [1, 2, 3, 5]), &[]).expect("its first");
+    let second = open(&server, [127, 0, 0, 2], &binary(0x21, [1, 2, 3, 5]), &[])
+        .expect("the first connection of its address");
     assert_eq!(server.connections().1, 2);
     let v6 = b"PROXY TCP6 2001:db8::1 ::1 40000 80\r\n";
-    let third = open(&server, PROXY, v6, &[]).expect("its first");
+    let third = open(&server, PROXY, v6, &[]).expect("the first connection of its address");
     let mapped = b"PROXY TCP6 ::ffff:1.2.3.4 ::1 40000 80\r\n";
     assert_eq!(open(&server, PROXY, mapped, &[]).err(), Some(429));
-    // Its own word about itself counts for nothing: it is no proxy.
+    // The header of a client that is not a trusted proxy is ignored.
     assert_eq!(open(&server, PROXY, &line("1.2.3.4"), &["X-Forwarded-For: 1.2.3.9"]).err(), Some(429));
     drop((first, second, third));
 }
@@ -234,50 +243,52 @@ fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
         raw.expect_upgrade();
         drop(raw);
         for cut in 1..header.len() {
-            wait_until("the last one is gone", || server.connections().0 == 0);
+            wait_until("the last connection is released", || server.connections().0 == 0);
             let before = server.totals().bytes_in;
             let mut raw = RawClient::connect(server.address());
             raw.send(&header[..cut]);
-            wait_until("it is accepted", || server.connections().0 == 1);
+            wait_until("the connection is accepted", || server.connections().0 == 1);
             let request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
             raw.send(&[&header[cut..], request].concat());
             assert_eq!(raw.receive_response().status, 404, "cut at {cut}");
-            let of_client = server.totals().bytes_in - before;
-            assert_eq!(of_client, request.len() as u64, "the header is not the client's");
+            let bytes_in = server.totals().bytes_in - before;
+            assert_eq!(bytes_in, request.len() as u64, "the PROXY header counts as the client's bytes");
         }
-        wait_until("the last one is gone", || server.connections().0 == 0);
+        wait_until("the last connection is released", || server.connections().0 == 0);
     }
 }
 
-fn a_proxy_that_speaks_for_itself_is_served(backend: BackendName) {
+fn a_proxy_header_of_the_proxy_itself_counts_for_no_address(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let own = binary(0x20, [1, 2, 3, 4]);
-    let clients = [&own; 3].map(|header| open(&server, PROXY, header, &[]).expect("nobody is counted"));
+    let clients = [&own; 3].map(|header| open(&server, PROXY, header, &[]).expect("counted for no address"));
     assert_eq!(server.connections(), (3, 0));
-    // Its word counts as that of a proxy without such a header.
-    let named = open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    // The proxy's forwarding headers are trusted as they are without a PROXY header.
+    let named = open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     drop((clients, named));
 }
 
-/// A proxy that does not tell whom it passes on knows nothing of the request, either: that is the client's word.
-fn who_is_hidden_by_a_proxy_header_cannot_name_itself(backend: BackendName) {
+/// Such a proxy does not read the request, so the forwarding headers in it are the client's own.
+fn headers_of_a_client_that_a_proxy_header_hides_are_ignored(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
     let path = [b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8", &[b'/'; 216][..]].concat();
     let hidden = [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 1.2.3.5 b\r\n", unspecified, &path];
     let lines = ["X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.6"];
-    let clients = hidden.map(|header| open(&server, PROXY, header, &lines).expect("nobody is counted"));
+    let clients = hidden.map(|header| open(&server, PROXY, header, &lines).expect("counted for no address"));
     assert_eq!(server.connections(), (4, 0));
-    // The slot's next client is not hidden.
+    // The next client in the same slot is not hidden.
     drop(clients);
-    wait_until("they are gone", || server.connections().0 == 0);
-    let named = open(&server, PROXY, &line("127.0.0.2"), &lines[..1]).expect("its first");
+    wait_until("the connections are released", || server.connections().0 == 0);
+    let named =
+        open(&server, PROXY, &line("127.0.0.2"), &lines[..1]).expect("the first connection of its address");
     assert_eq!(server.connections(), (1, 1));
     drop(named);
 }
 
-fn what_is_no_proxy_header_is_refused(backend: BackendName) {
+fn an_invalid_proxy_header_is_refused(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let endless = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
     let long = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 100][..]].concat();
@@ -294,16 +305,16 @@ fn what_is_no_proxy_header_is_refused(backend: BackendName) {
     }
 }
 
-fn who_goes_on_without_a_proxy_header_is_cut_off(backend: BackendName) {
+fn a_client_that_keeps_sending_without_a_proxy_header_is_reset(backend: BackendName) {
     let base = with_proxy_protocol(backend);
     let server = TestServer::start(&Config { close_seconds: 100 * TIMEOUT, ..base });
     let stream = connect_from(IpAddr::from(PROXY), server.address());
-    (&stream).write_all(b"no header").expect("sent");
-    let taken = flood(stream);
-    assert!(taken < 128 << 20, "{taken} bytes");
+    (&stream).write_all(b"no header").expect("the server reads");
+    let sent = send_until_closed(stream);
+    assert!(sent < 128 << 20, "not reset after {sent} bytes");
 }
 
-fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {
+fn a_missing_proxy_header_times_out(backend: BackendName) {
     let base = with_proxy_protocol(backend);
     let server = TestServer::start(&Config { handshake_seconds: Duration::from_millis(100), ..base });
     for beginning in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", b"\r\n\r\n\0\r\nQUIT\n\x21", &line("1.2.3.4")] {
@@ -311,19 +322,19 @@ fn a_proxy_header_that_does_not_come_is_timed_out(backend: BackendName) {
         raw.send(beginning);
         assert_eq!(raw.receive_response().status, 408);
     }
-    // The end of the stream is one, too.
+    // The end of the stream within a PROXY header closes the connection.
     let mut raw = RawClient::connect(server.address());
     raw.send(b"PROXY TC");
     raw.half_close();
     raw.expect_end();
 }
 
-/// Its client is told at once, whatever it will ask for.
-fn a_header_alone_takes_its_client_s_place(backend: BackendName) {
+/// The client's second connection is refused before it sends a request.
+fn a_connection_counts_for_its_client_from_the_proxy_header_on(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let mut first = RawClient::connect(server.address());
     first.send(&line("1.2.3.4"));
-    wait_until("the client is known", || server.connections() == (1, 1));
+    wait_until("the server has read the header", || server.connections() == (1, 1));
     let mut second = RawClient::connect(server.address());
     second.send(&line("1.2.3.4"));
     assert_eq!(second.receive_response().status, 429);
@@ -331,44 +342,47 @@ fn a_header_alone_takes_its_client_s_place(backend: BackendName) {
     first.expect_upgrade();
 }
 
-fn who_is_no_proxy_sends_no_proxy_header(backend: BackendName) {
+fn untrusted_peers_must_not_send_a_proxy_header(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    let client = open(&server, STRANGER, b"", &[]).expect("its first");
+    let client = open(&server, STRANGER, b"", &[]).expect("the first connection of its address");
     assert_eq!(open(&server, [127, 0, 0, 8], &line("1.2.3.4"), &[]).err(), Some(400));
     drop(client);
 }
 
-fn headers_behind_a_proxy_header_are_judged_by_its_address(backend: BackendName) {
+fn headers_after_a_proxy_header_are_trusted_if_its_address_is(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    // From a proxy that is a client of the first one.
-    let first = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"]).expect("its first");
+    // The PROXY header names a second trusted proxy.
+    let first = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
-    let second = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.5"]).expect("its first");
-    // From somebody whom nobody has to believe.
-    let third = open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.7"]).expect("its first");
+    let second = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.5"])
+        .expect("the first connection of its address");
+    // The PROXY header names a client.
+    let third = open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.7"])
+        .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.8"]).err(), Some(429));
     assert_eq!(server.connections().1, 3);
     drop((first, second, third));
 }
 
-fn a_path_begins_with_a_proxy_header(backend: BackendName) {
+fn unix_socket_connections_start_with_a_proxy_header(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
     let base =
         Config { max_connections_per_ip: 1, proxy_protocol: true, ..config(backend, AppName::Echo, 2) };
-    let server = TestServer::start(&on(&path, base));
-    let (first, head) = ask_by_path(&path, &line("1.2.3.4"), &[]);
+    let server = TestServer::start(&with_unix_listener(&path, base));
+    let (first, head) = upgrade_over_unix_socket(&path, &line("1.2.3.4"), &[]);
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let (_, head) = ask_by_path(&path, &line("1.2.3.4"), &[]);
+    let (_, head) = upgrade_over_unix_socket(&path, &line("1.2.3.4"), &[]);
     assert!(head.starts_with("HTTP/1.1 429"), "{head}");
-    let (_, head) = ask_by_path(&path, b"", &[]);
+    let (_, head) = upgrade_over_unix_socket(&path, b"", &[]);
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
-    drop(open(&server, PROXY, b"", &[]).expect("it came by no path"));
+    drop(open(&server, PROXY, b"", &[]).expect("a proxy header is optional here"));
     drop(first);
 }
 
-/// What may come of a connection through a proxy that says in both ways who its client is.
-fn misbehave(address: SocketAddr, seed: u64) {
+/// Makes a connection with a PROXY header and a forwarding header, and ends it in a way that depends on `seed`.
+fn connect_at_random(address: SocketAddr, seed: u64) {
     let peers = [PROXY, [127, 0, 0, 2], [127, 0, 0, 1], STRANGER];
     let peer = peers[(seed % 4) as usize];
     let named = format!("127.0.0.{}", seed / 4 % 4 + 1);
@@ -399,7 +413,7 @@ fn misbehave(address: SocketAddr, seed: u64) {
     }
 }
 
-fn the_count_is_right_whatever_proxies_and_clients_do(backend: BackendName) {
+fn the_counts_are_right_after_random_connections(backend: BackendName) {
     let base = with_proxy_protocol(backend);
     let server = TestServer::start(&Config { max_connections: 12, max_handshakes: 6, ..base });
     let address = server.address();
@@ -409,23 +423,23 @@ fn the_count_is_right_whatever_proxies_and_clients_do(backend: BackendName) {
             for _ in 0..100 {
                 // Constants of Knuth's MMIX generator.
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                misbehave(address, state >> 33);
+                connect_at_random(address, state >> 33);
             }
         })
     });
     for thread in threads.collect::<Vec<_>>() {
-        thread.join().expect("no surprise");
+        thread.join().expect("every response is an expected one");
     }
-    wait_until("all are gone", || server.connections() == (0, 0));
-    // As many as may be have room again, so nothing was counted twice.
+    wait_until("the connections are released", || server.connections() == (0, 0));
+    // The maximum number of connections fits again, so no connection was counted twice.
     let clients: Vec<_> = (1..=12)
-        .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("there is room"))
+        .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("a free place"))
         .collect();
     assert_eq!(server.connections(), (12, 12));
     drop(clients);
 }
 
-fn the_log_and_the_metrics_tell(backend: BackendName) {
+fn the_log_names_the_client_and_the_metrics_count_refusals(backend: BackendName) {
     let (flags, log) = (["--proxy-protocol", "--trusted-proxies=127.0.0.1"], "--log=uproar=debug");
     let args = ["--app=echo", backend_arg(backend), "--admin=127.0.0.1:0", log];
     let server = Process::start(&[&args[..], &flags].concat());
@@ -449,7 +463,7 @@ fn the_log_and_the_metrics_tell(backend: BackendName) {
 }
 
 #[test]
-fn a_proxy_protocol_that_nobody_speaks_is_refused_with_a_way_out() {
+fn the_proxy_protocol_without_trusted_proxies_is_a_start_error_with_a_hint() {
     let parts = ["--proxy-protocol", "name the proxies with --trusted-proxies", "--listen unix:PATH"];
     expect_start_failure(&mut uproar(&["--proxy-protocol"]), &parts);
     let path = settings_file("proxies", "\nproxy-protocol = true\n");
@@ -461,5 +475,5 @@ fn a_proxy_protocol_that_nobody_speaks_is_refused_with_a_way_out() {
     let server = Process::start(&["--config", &path]);
     settings_file("proxies", "proxy-protocol = true\n");
     server.signal(Signal::SIGHUP);
-    wait_until("the log says why not", || server.log().contains("nothing changes: --proxy-protocol"));
+    wait_until("the log gives the reason", || server.log().contains("nothing changes: --proxy-protocol"));
 }

@@ -1,4 +1,4 @@
-//! Clients that send faster than they may: they wait, lose nothing, and cost nobody anything.
+//! Rate limits: a client that sends too fast is paused and loses no message.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::support::raw::{BINARY, CLOSE, PING, PONG, RawClient, close_payload, f
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
-    nothing_is_lost_over_the_rate,
-    bytes_have_a_rate_of_their_own,
-    a_close_behind_too_many_messages_is_answered,
-    an_end_behind_too_many_messages_comes_after_them,
+    no_message_above_the_rate_is_lost,
+    bytes_have_their_own_rate,
+    a_close_after_too_many_messages_is_answered,
+    the_end_of_the_stream_is_handled_after_too_many_messages,
     a_flood_of_pings_is_answered_at_the_rate,
-    a_server_ends_while_clients_wait,
-    who_waits_and_is_gone_is_forgotten,
+    the_server_shuts_down_while_clients_are_paused,
+    a_paused_client_that_disconnects_is_released,
 );
 
 fn echo(backend: BackendName, message_rate: u32, byte_rate: u32) -> TestServer {
@@ -24,13 +24,13 @@ fn echo(backend: BackendName, message_rate: u32, byte_rate: u32) -> TestServer {
     TestServer::start(&Config { message_rate: Some(message_rate), byte_rate: Some(byte_rate), ..base })
 }
 
-fn nothing_is_lost_over_the_rate(backend: BackendName) {
+fn no_message_above_the_rate_is_lost(backend: BackendName) {
     let server = echo(backend, 400, 0);
     let mut fast = RawClient::open(server.address(), "/");
     let message = |n: u32| n.to_be_bytes();
     let all: Vec<u8> = (0..2_000).flat_map(|n| frame(BINARY, &message(n))).collect();
     fast.send(&all);
-    // Somebody else is not held up by it.
+    // Another client is not delayed.
     let mut other = Client::open(server.address(), "/");
     for n in 0..100 {
         other.send_text(&n.to_string());
@@ -42,7 +42,7 @@ fn nothing_is_lost_over_the_rate(backend: BackendName) {
     assert!(server.totals().throttled > 0);
 }
 
-fn bytes_have_a_rate_of_their_own(backend: BackendName) {
+fn bytes_have_their_own_rate(backend: BackendName) {
     let server = echo(backend, 0, 100_000);
     let mut client = Client::open(server.address(), "/");
     let long = Message::binary(vec![7; 500_000]);
@@ -53,7 +53,7 @@ fn bytes_have_a_rate_of_their_own(backend: BackendName) {
     assert!(server.totals().throttled > 0);
 }
 
-fn a_close_behind_too_many_messages_is_answered(backend: BackendName) {
+fn a_close_after_too_many_messages_is_answered(backend: BackendName) {
     let server = echo(backend, 100, 0);
     let mut raw = RawClient::open(server.address(), "/");
     let mut bytes = frame(BINARY, b"x").repeat(450);
@@ -67,7 +67,7 @@ fn a_close_behind_too_many_messages_is_answered(backend: BackendName) {
     assert!(server.totals().throttled > 0);
 }
 
-fn an_end_behind_too_many_messages_comes_after_them(backend: BackendName) {
+fn the_end_of_the_stream_is_handled_after_too_many_messages(backend: BackendName) {
     let server = echo(backend, 100, 0);
     let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(BINARY, b"x").repeat(450));
@@ -88,7 +88,7 @@ fn a_flood_of_pings_is_answered_at_the_rate(backend: BackendName) {
     assert!(server.totals().throttled > 0);
 }
 
-fn a_server_ends_while_clients_wait(backend: BackendName) {
+fn the_server_shuts_down_while_clients_are_paused(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config {
         message_rate: Some(1),
@@ -98,21 +98,21 @@ fn a_server_ends_while_clients_wait(backend: BackendName) {
     });
     let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(BINARY, b"x").repeat(1_000));
-    wait_until("it has to wait", || server.totals().throttled > 0);
+    wait_until("the client is paused", || server.totals().throttled > 0);
     server.stop();
     while raw.receive_frame().0 != CLOSE {}
     raw.try_send(&frame(CLOSE, &close_payload(1001, "")));
     raw.expect_end();
 }
 
-/// Though so much was received ahead that it would keep the server busy for an hour.
-fn who_waits_and_is_gone_is_forgotten(backend: BackendName) {
+/// At the rate of one message a second, the messages received ahead would take an hour.
+fn a_paused_client_that_disconnects_is_released(backend: BackendName) {
     let base = config(backend, AppName::Chat, 1);
     let ping_seconds = Duration::from_millis(100);
     let server = TestServer::start(&Config { message_rate: Some(1), ping_seconds, ..base });
     let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(PONG, b"").repeat(4_000));
-    wait_until("it has to wait", || server.totals().throttled > 0);
+    wait_until("the client is paused", || server.totals().throttled > 0);
     raw.abort();
-    wait_until("it is forgotten", || server.connections().0 == 0);
+    wait_until("the connection is released", || server.connections().0 == 0);
 }

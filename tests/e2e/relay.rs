@@ -1,4 +1,4 @@
-//! The relay: order, completeness, and what a delivery costs.
+//! The relay: order, completeness and the cost of a delivery.
 
 use std::collections::HashSet;
 
@@ -11,13 +11,13 @@ use crate::support::many_clients::ManyClients;
 use crate::support::{TestServer, config};
 
 on_both_backends!(
-    messages_arrive_verbatim_in_text_and_binary,
-    all_see_the_same_order,
-    publishers_at_full_speed_lose_nothing,
-    a_storm_costs_few_sends,
+    text_and_binary_messages_arrive_unchanged,
+    all_members_see_the_same_order,
+    no_message_of_publishers_at_full_speed_is_lost,
+    a_storm_takes_few_sends,
 );
 
-fn messages_arrive_verbatim_in_text_and_binary(backend: BackendName) {
+fn text_and_binary_messages_arrive_unchanged(backend: BackendName) {
     let server = TestServer::relay(backend, 2);
     let mut ada = Client::open(server.address(), "/");
     for message in [
@@ -34,12 +34,12 @@ fn messages_arrive_verbatim_in_text_and_binary(backend: BackendName) {
     }
 }
 
-fn all_see_the_same_order(backend: BackendName) {
+fn all_members_see_the_same_order(backend: BackendName) {
     const CLIENTS: u16 = 50;
     const EACH: u16 = 200;
     let server = TestServer::relay(backend, 4);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::open(server.address(), "/room/order")).collect();
-    // Whoever hears itself is a member; after the last of these words only what is counted comes.
+    // A client that receives its own message is a member. After `begin` only the counted messages come.
     for (at, client) in clients.iter_mut().enumerate() {
         let here = Message::text(format!("here {at}"));
         client.send(here.clone());
@@ -64,22 +64,27 @@ fn all_see_the_same_order(backend: BackendName) {
             })
         })
         .collect();
-    let orders: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("it read all")).collect();
+    let orders: Vec<_> =
+        readers.into_iter().map(|reader| reader.join().expect("the client receives all messages")).collect();
     assert!(orders.iter().all(|order| *order == orders[0]), "two clients saw different orders");
     let distinct: HashSet<u32> = orders[0].iter().copied().collect();
-    assert_eq!(distinct.len(), usize::from(CLIENTS) * usize::from(EACH), "one came twice, so one is missing");
+    assert_eq!(
+        distinct.len(),
+        usize::from(CLIENTS) * usize::from(EACH),
+        "a message is duplicated and another one missing"
+    );
     for own in 0..u32::from(CLIENTS) {
         let numbers: Vec<u32> = orders[0]
             .iter()
             .filter(|message| **message >> 16 == own)
             .map(|message| message & 0xffff)
             .collect();
-        assert!(numbers.is_sorted(), "the messages of client {own} changed places");
+        assert!(numbers.is_sorted(), "the messages of client {own} are out of order");
     }
 }
 
-/// Two room names whose messages are put in order on different workers.
-fn rooms_of_different_homes(workers: u16) -> [String; 2] {
+/// Names of two rooms with different home shards.
+fn rooms_with_different_homes(workers: u16) -> [String; 2] {
     let options = hub::Options {
         shard: 0,
         shards: workers,
@@ -93,38 +98,40 @@ fn rooms_of_different_homes(workers: u16) -> [String; 2] {
     let hub = Hub::new(options);
     let first = String::from("first");
     let other = (0..).map(|number| format!("other-{number}"));
-    let second =
-        other.into_iter().find(|name| hub.home_of(name) != hub.home_of(&first)).expect("there is one");
+    let second = other
+        .into_iter()
+        .find(|name| hub.home_of(name) != hub.home_of(&first))
+        .expect("some name has another home");
     [first, second]
 }
 
-fn publishers_at_full_speed_lose_nothing(backend: BackendName) {
+fn no_message_of_publishers_at_full_speed_is_lost(backend: BackendName) {
     const EACH: u32 = 150;
     const LEN: usize = 10_000;
     const MEMBERS: usize = 8;
     let base = config(backend, AppName::Relay, 4);
-    // Nobody lags within the total, so whatever is lost was lost by us.
+    // The lag window holds everything, so no message may be lost.
     let total = EACH as usize * MEMBERS * (LEN + 4);
     let server = TestServer::start(&Config { lag_window: 2 * total as u32, ..base });
     let address = server.address();
-    let sides: Vec<_> = rooms_of_different_homes(4)
+    let threads: Vec<_> = rooms_with_different_homes(4)
         .into_iter()
         .map(|room| {
             std::thread::spawn(move || {
-                let mut crowd = ManyClients::join_room(address, &room, MEMBERS);
+                let mut clients = ManyClients::join_room(address, &room, MEMBERS);
                 let mut payload = vec![0; LEN];
-                // All of it is on its way before anybody reads.
+                // All messages are sent before any client reads.
                 for number in 0..EACH {
                     for member in 0..MEMBERS {
                         payload[0] = member as u8;
                         payload[1..5].copy_from_slice(&number.to_be_bytes());
-                        crowd.send_text(member, &payload);
+                        clients.send_binary(member, &payload);
                     }
                 }
                 let mut next = [[0_u32; MEMBERS]; MEMBERS];
                 let mut missing = EACH as usize * MEMBERS * MEMBERS;
                 while missing > 0 {
-                    crowd.poll(|reader, _, payload| {
+                    clients.poll(|reader, _, payload| {
                         let number = u32::from_be_bytes(payload[1..5].try_into().expect("4 bytes"));
                         let expected = &mut next[reader][usize::from(payload[0])];
                         assert_eq!((number, payload.len()), (*expected, LEN));
@@ -132,28 +139,29 @@ fn publishers_at_full_speed_lose_nothing(backend: BackendName) {
                         missing -= 1;
                     });
                 }
-                crowd
+                clients
             })
         })
         .collect();
-    let crowds: Vec<_> = sides.into_iter().map(|side| side.join().expect("all came")).collect();
+    let clients: Vec<_> =
+        threads.into_iter().map(|thread| thread.join().expect("all messages arrive")).collect();
     assert_eq!(server.totals().lagged, 0);
-    drop(crowds);
+    drop(clients);
 }
 
-fn a_storm_costs_few_sends(backend: BackendName) {
+fn a_storm_takes_few_sends(backend: BackendName) {
     const MEMBERS: usize = 500;
     const ROUNDS: usize = 4;
     let server = TestServer::relay(backend, 2);
-    let mut crowd = ManyClients::join_room(server.address(), "storm", MEMBERS);
+    let mut clients = ManyClients::join_room(server.address(), "storm", MEMBERS);
     let before = server.totals();
     for _ in 0..ROUNDS {
         for member in 0..MEMBERS {
-            crowd.send_text(member, b"hello, everybody");
+            clients.send_binary(member, b"hello, everybody");
         }
-        let mut missing = MEMBERS * crowd.len();
+        let mut missing = MEMBERS * clients.len();
         while missing > 0 {
-            crowd.poll(|_, _, payload| {
+            clients.poll(|_, _, payload| {
                 assert_eq!(payload, b"hello, everybody");
                 missing -= 1;
             });

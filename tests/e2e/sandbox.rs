@@ -1,4 +1,4 @@
-//! The server where not every system call is allowed.
+//! The server under filters that restrict its system calls.
 
 use nix::sys::signal::Signal;
 use uproar::config::BackendName;
@@ -12,16 +12,16 @@ use crate::support::service_manager::ServiceManager;
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::wait_until;
 
-on_both_backends!(the_calls_that_the_unit_allows_are_all_that_it_needs);
+on_both_backends!(the_server_needs_only_the_system_calls_that_the_unit_allows);
 
-/// The names in the unit's `SystemCallFilter=` lines.
-fn allowed() -> Vec<&'static str> {
+/// The system calls in the unit's `SystemCallFilter=` lines.
+fn allowed_calls() -> Vec<&'static str> {
     let unit = include_str!("../../deploy/uproar.service");
     let lists = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
     lists.flat_map(str::split_whitespace).collect()
 }
 
-fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
+fn the_server_needs_only_the_system_calls_that_the_unit_allows(backend: BackendName) {
     let manager = ServiceManager::new();
     let name = format!("sandboxed {backend:?}");
     let path = settings_file(&name, "max-message = 1000\n");
@@ -33,7 +33,7 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
     let args = ["--workers=2", "--config", &path, "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
     let mut command = uproar(&[&listen[..], &args, &["--drain-seconds=0.5", backend_arg(backend)]].concat());
     manager.attach(&mut command).env("WATCHDOG_USEC", "500000");
-    let server = run_with_only_syscalls(&allowed(), || Process::run(&mut command));
+    let server = run_with_only_syscalls(&allowed_calls(), || Process::run(&mut command));
     let admin = server.admin_address();
     manager.wait_for("READY=1");
 
@@ -55,7 +55,7 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
         assert_eq!(http_get(admin, path).status, 200);
     }
     assert!(Metrics::fetch(admin).sum("uproar_opened_total", &[]) >= 2.0);
-    // Silent ones are looked at after a while: parked, and woken for the watchdog.
+    // Wait until idle connections are parked and the watchdog has woken the workers.
     (0..20).for_each(|_| drop(manager.wait_for("WATCHDOG=1")));
 
     settings_file(&name, "max-message = 10\n");
@@ -67,27 +67,29 @@ fn the_calls_that_the_unit_allows_are_all_that_it_needs(backend: BackendName) {
     server.signal(Signal::SIGTERM);
     assert_eq!(ada.wait_for_close().0, 1001);
     let ended = server.wait();
-    assert_eq!(ended.code, Some(0), "strace -f tells which call is missing in the unit: {}", ended.log);
+    assert_eq!(ended.code, Some(0), "find the call that the unit lacks with strace -f: {}", ended.log);
 }
 
-/// The filter of the test above bites: without one call that the server needs it is killed.
+/// The filter of the test above works: without a call that the server needs, it kills the server.
 #[test]
-fn a_call_that_is_not_allowed_is_seen() {
-    let calls: Vec<_> = allowed().into_iter().filter(|call| *call != "accept4").collect();
+fn a_server_is_killed_at_a_call_that_the_filter_forbids() {
+    let calls: Vec<_> = allowed_calls().into_iter().filter(|call| *call != "accept4").collect();
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--backend=epoll"]);
     let server = run_with_only_syscalls(&calls, || Process::run(&mut command));
-    let _client = std::net::TcpStream::connect(server.address).expect("it listens");
+    let _client = std::net::TcpStream::connect(server.address).expect("the server listens");
     assert_eq!(server.wait().code, None);
 }
 
-/// As under Docker's default profile, which refuses io_uring.
+/// Docker's default profile refuses io_uring like this.
 #[test]
-fn without_io_uring_it_says_so_and_takes_epoll() {
+fn without_io_uring_the_server_warns_and_uses_epoll() {
     let refused = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
     let server = run_without_syscalls(&refused, || Process::run(&mut command));
     assert!(server.ready_line.contains("backend epoll"), "{}", server.ready_line);
-    wait_until("the log says why", || server.log().contains("io_uring is not to be had; using epoll"));
+    wait_until("the log gives the reason", || {
+        server.log().contains("io_uring is not to be had; using epoll")
+    });
     assert!(server.log().contains("seccomp"), "{}", server.log());
     let mut client = Client::open(server.address, "/");
     client.send_text("here");
@@ -97,23 +99,24 @@ fn without_io_uring_it_says_so_and_takes_epoll() {
     assert_eq!(server.wait().code, Some(0));
 
     let mut command = uproar(&["--listen=127.0.0.1:0", "--backend=io-uring"]);
-    let ended =
-        run_without_syscalls(&refused, || Process::try_run(&mut command)).err().expect("io_uring or nothing");
+    let ended = run_without_syscalls(&refused, || Process::try_run(&mut command))
+        .err()
+        .expect("no fallback from --backend io-uring");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("seccomp") && ended.log.contains("try --backend auto"), "{}", ended.log);
 }
 
 #[test]
-fn where_not_every_worker_gets_a_ring_all_take_epoll() {
+fn all_workers_use_epoll_when_one_gets_no_ring() {
     let start = |backend, least| {
         let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--workers=24", backend]);
         run_with_few_rings(least, || Process::try_run(&mut command))
     };
-    // Listeners come first, 24 and as many again to fall back on, then the rings of the workers and other things.
+    // Descriptors in order: the listeners, 24 and 24 for the fallback, then rings and others. So half the rings fail.
     let server = start("--backend=auto", 3 + 48 + 12).unwrap_or_else(|ended| panic!("{}", ended.log));
     assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
     let why = "io_uring is not to be had for every worker; using epoll";
-    wait_until("the log says why", || server.log().contains(why));
+    wait_until("the log gives the reason", || server.log().contains(why));
     let mut clients: Vec<_> = (0..32).map(|_| Client::open(server.address, "/")).collect();
     for client in &mut clients {
         client.send_text("here");
@@ -123,8 +126,8 @@ fn where_not_every_worker_gets_a_ring_all_take_epoll() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 
-    // Here there is nothing to fall back on.
-    let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("io_uring or nothing");
+    // Without a fallback there are only 24 listeners.
+    let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("no fallback from --backend io-uring");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("try --backend auto"), "{}", ended.log);
 }

@@ -1,4 +1,4 @@
-//! A server that takes over from another one, without a service manager.
+//! A server that takes over the address of a running one, without a service manager.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,32 +12,35 @@ use crate::support::metrics::http_get;
 use crate::support::process::{Process, UPROAR, backend_arg, expect_start_failure, run_to_end, uproar};
 use crate::support::wait_until;
 
-/// What runs in a network of its own, where the kernel's settings can be changed.
+/// Tests that need a network namespace of their own, where the kernel's settings can be changed.
 mod inside {
     macro_rules! inside {
         ($($name:ident: $backend:ident),+) => {
             $(#[test]
-            #[ignore = "it needs a network of its own; another test runs it there"]
-            fn $name() { super::nobody_notices_three_takeovers(uproar::config::BackendName::$backend); })+
+            #[ignore = "needs its own network namespace; clients_are_served_while_a_server_is_replaced runs it"]
+            fn $name() { super::clients_are_served_during_three_takeovers(uproar::config::BackendName::$backend); })+
         };
     }
     inside!(io_uring: IoUring, epoll: Epoll);
 }
 
 #[test]
-fn nobody_notices_that_a_server_is_replaced() {
+fn clients_are_served_while_a_server_is_replaced() {
     let script = "ip link set lo up && echo 1 >/proc/sys/net/ipv4/tcp_migrate_req && exec \"$0\" \"$@\"";
-    let own = std::env::current_exe().expect("a path");
+    let own = std::env::current_exe().expect("the path of this program");
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--net", "sh", "-c", script]).arg(own);
     let output = run_to_end(command.args(["takeover::inside::", "--ignored", "--nocapture"]));
     let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success(), "it needs unshare(1), ip(8) and user namespaces: {stdout}{stderr}");
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(
+        output.status.success(),
+        "this test needs unshare(1), ip(8) and user namespaces: {stdout}{stderr}"
+    );
     assert!(stdout.contains("2 passed"), "{stdout}");
 }
 
-fn nobody_notices_three_takeovers(backend: BackendName) {
+fn clients_are_served_during_three_takeovers(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
     let mut server = start(backend, &path, "127.0.0.1:0", "127.0.0.1:0");
@@ -49,16 +52,16 @@ fn nobody_notices_three_takeovers(backend: BackendName) {
         let next = start(backend, &path, &address.to_string(), &admin.to_string());
         assert_eq!((next.address, next.admin_address()), (address, admin));
         server.signal(Signal::SIGTERM);
-        wait_until("only the new one answers there", || http_get(admin, "/readyz").status == 200);
-        UnixStream::connect(&path).expect("the new one listens on the path");
+        wait_until("only the new server answers", || http_get(admin, "/readyz").status == 200);
+        UnixStream::connect(&path).expect("the new server listens on the path");
         assert_eq!(server.wait().code, Some(0));
         server = next;
     }
     churn.wait_for_served(300);
-    // The kernel resets one now and then that comes in the moment in which a listener is closed.
+    // The kernel rarely resets a connection that arrives while a listener is being closed.
     let (served, reset) = churn.stop();
-    println!("{served} visitors, {reset} reset");
-    assert!(reset * 100 < served, "{reset} of {served} visitors were reset");
+    println!("{served} clients served, {reset} reset");
+    assert!(reset * 100 < served, "{reset} of {served} clients were reset");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 }
@@ -69,10 +72,10 @@ fn start(backend: BackendName, path: &Path, address: &str, admin: &str) -> Proce
     Process::run(uproar(&args).args(["--listen", address, "--listen", &path, "--admin", admin]))
 }
 
-/// `/proc/sys` is hidden where the service manager has it so, as in our unit.
+/// Our systemd unit hides `/proc/sys` from the server.
 #[test]
-fn what_the_kernel_does_to_those_who_wait_is_said_where_it_is_known() {
-    for (hide, is_said) in [("true", true), ("mount -t tmpfs none /proc/sys", false)] {
+fn the_log_recommends_tcp_migrate_req_where_the_setting_can_be_read() {
+    for (hide, is_logged) in [("true", true), ("mount -t tmpfs none /proc/sys", false)] {
         let script = format!("ip link set lo up && {hide} && exec \"$0\" \"$@\"");
         let mut command = Command::new("unshare");
         command.args(["--map-root-user", "--net", "--mount", "sh", "-c", &script, UPROAR]);
@@ -80,7 +83,7 @@ fn what_the_kernel_does_to_those_who_wait_is_said_where_it_is_known() {
             Process::run(command.args(["--listen=127.0.0.1:0", "--takeover=on", "--drain-seconds=0"]));
         server.signal(Signal::SIGTERM);
         let log = server.wait().log;
-        assert_eq!(log.contains("set net.ipv4.tcp_migrate_req to 1"), is_said, "{log}");
+        assert_eq!(log.contains("set net.ipv4.tcp_migrate_req to 1"), is_logged, "{log}");
     }
 }
 

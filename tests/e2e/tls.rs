@@ -1,4 +1,4 @@
-//! Listeners with TLS: beside plain ones, and with both versions.
+//! TLS listeners, next to plain ones and with both TLS versions.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,25 +19,25 @@ use crate::support::tls::{Identity, TlsClient, VERSIONS, arg, connect, https_req
 use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until};
 
 on_both_backends!(
-    clients_with_tls_and_without_share_a_room,
-    large_messages_go_both_ways,
-    many_messages_arrive_in_their_order,
-    a_flood_of_short_records_is_heard_whole_and_holds_up_nobody,
-    the_page_is_served_to_its_end,
-    both_sides_say_the_end,
-    a_client_that_ends_without_a_word_is_gone,
-    plain_http_hears_that_the_port_speaks_tls,
-    who_speaks_something_else_gets_an_alert_and_is_counted,
-    who_goes_on_with_something_else_is_cut_off,
-    who_is_refused_hears_so_over_tls,
-    a_handshake_has_a_deadline,
-    who_leaves_before_its_refusal_can_be_read_is_gone_at_once,
+    clients_with_and_without_tls_share_a_room,
+    large_messages_are_echoed,
+    many_messages_arrive_in_order,
+    a_flood_of_one_byte_records_is_echoed_and_delays_no_other_client,
+    the_page_is_served_completely,
+    client_and_server_send_close_notify,
+    a_client_that_ends_without_close_notify_is_released,
+    a_plain_http_request_is_told_that_the_port_speaks_tls,
+    other_protocols_get_an_alert_and_are_counted,
+    a_client_that_keeps_sending_another_protocol_is_reset,
+    a_refused_client_is_told_over_tls,
+    a_tls_handshake_has_a_deadline,
+    a_client_that_half_closes_before_its_refusal_is_released_at_once,
     sessions_are_resumed_on_any_worker,
-    a_proxy_says_who_comes_before_tls_begins,
-    a_server_that_ends_says_so,
+    a_proxy_header_comes_before_the_tls_handshake,
+    a_server_that_shuts_down_sends_close_frames_over_tls,
 );
 
-fn clients_with_tls_and_without_share_a_room(backend: BackendName) {
+fn clients_with_and_without_tls_share_a_room(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Relay, 2)));
     let plain = server.endpoints()[1].tcp().expect("a TCP listener");
@@ -56,7 +56,7 @@ fn clients_with_tls_and_without_share_a_room(backend: BackendName) {
     }
 }
 
-fn large_messages_go_both_ways(backend: BackendName) {
+fn large_messages_are_echoed(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
     for version in VERSIONS {
@@ -69,20 +69,23 @@ fn large_messages_go_both_ways(backend: BackendName) {
     }
 }
 
-fn many_messages_arrive_in_their_order(backend: BackendName) {
+fn many_messages_arrive_in_order(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Relay, 2)));
     let client = identity.client_config(&VERSIONS);
     let mut clients: Vec<_> = (0..20).map(|_| TlsClient::connect(server.address(), "/", &client)).collect();
-    // Whoever hears itself is a member.
+    // A client that receives its own message is a member.
     for (number, client) in clients.iter_mut().enumerate() {
         client.send_text(&format!("here {number}"));
         while client.receive() != Message::text(format!("here {number}")) {}
     }
     for number in 0..500 {
-        clients[0].socket.write(Message::text(format!("{number} {}", "x".repeat(number)))).expect("taken");
+        clients[0]
+            .socket
+            .write(Message::text(format!("{number} {}", "x".repeat(number))))
+            .expect("the message can be buffered");
     }
-    clients[0].socket.flush().expect("sent");
+    clients[0].socket.flush().expect("the server reads");
     for client in &mut clients {
         for number in 0..500 {
             let text = format!("{number} {}", "x".repeat(number));
@@ -95,7 +98,7 @@ fn many_messages_arrive_in_their_order(backend: BackendName) {
     }
 }
 
-fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendName) {
+fn a_flood_of_one_byte_records_is_echoed_and_delays_no_other_client(backend: BackendName) {
     const MESSAGES: usize = 2_000;
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
@@ -112,7 +115,7 @@ fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendN
             }
         }
         let mut socket = stream.sock.try_clone().expect("cloned");
-        let sender = std::thread::spawn(move || socket.write_all(&records).expect("sent"));
+        let sender = std::thread::spawn(move || socket.write_all(&records).expect("the server reads"));
         for number in 0..MESSAGES {
             if number % 100 == 0 {
                 other.send_text("meanwhile");
@@ -120,61 +123,63 @@ fn a_flood_of_short_records_is_heard_whole_and_holds_up_nobody(backend: BackendN
             }
             flood.expect_text(&format!("message {number}"));
         }
-        sender.join().expect("all is sent");
+        sender.join().expect("the server reads everything");
     }
 }
 
-fn the_page_is_served_to_its_end(backend: BackendName) {
+fn the_page_is_served_completely(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Chat, 1)));
     for version in VERSIONS {
         let stream = connect(server.address(), &identity.client_config(&[version]));
-        let page = request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let page = https_request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
     }
 }
 
-/// The closing handshake of WebSocket, then TLS's own end, whoever begins.
-fn both_sides_say_the_end(backend: BackendName) {
+/// The end of TLS follows the closing handshake of WebSocket, whichever side starts it.
+fn client_and_server_send_close_notify(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_message: 10, ..config(backend, AppName::Echo, 1) };
     let server = TestServer::start(&identity.with_tls_listener(base));
-    for (version, is_ours) in VERSIONS.into_iter().flat_map(|version| [(version, true), (version, false)]) {
+    for (version, client_closes) in
+        VERSIONS.into_iter().flat_map(|version| [(version, true), (version, false)])
+    {
         let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&[version]));
-        if is_ours {
+        if client_closes {
             let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
-            client.socket.close(Some(frame)).expect("sent");
+            client.socket.close(Some(frame)).expect("the server reads");
         } else {
             client.send_text("longer than ten bytes");
         }
         let error = std::iter::repeat_with(|| client.socket.read()).find_map(Result::err);
         assert!(matches!(error, Some(Error::ConnectionClosed)), "{error:?}");
-        let end = client.socket.get_mut().read(&mut [0]).expect("close_notify, not a bare end");
+        let end = client.socket.get_mut().read(&mut [0]).expect("close_notify before the end of the stream");
         assert_eq!(end, 0);
     }
 }
 
-fn a_client_that_ends_without_a_word_is_gone(backend: BackendName) {
+fn a_client_that_ends_without_close_notify_is_released(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Echo, 1)));
     let client = identity.client_config(&VERSIONS);
     let mut open = TlsClient::connect(server.address(), "/", &client);
     open.send_text("hello");
     open.expect_text("hello");
-    open.socket.get_mut().sock.shutdown(Shutdown::Write).expect("shut down");
-    // In the middle of the handshake, too.
+    open.socket.get_mut().sock.shutdown(Shutdown::Write).expect("a connected socket");
+    // Clients that leave during the TLS handshake.
     let mut stream = connect(server.address(), &client);
     let mut hello = Vec::new();
     stream.conn.write_tls(&mut hello).expect("to memory");
-    stream.sock.write_all(&hello[..hello.len() / 2]).expect("sent");
+    stream.sock.write_all(&hello[..hello.len() / 2]).expect("the server reads");
     drop(stream);
     let mut stream = connect(server.address(), &client);
-    stream.conn.write_tls(&mut stream.sock).expect("sent");
+    stream.conn.write_tls(&mut stream.sock).expect("the server reads");
     drop(stream);
-    wait_until("all are gone", || server.connections().0 == 0);
+    wait_until("all connections are released", || server.connections().0 == 0);
 }
 
-fn plain_http_hears_that_the_port_speaks_tls(backend: BackendName) {
+fn a_plain_http_request_is_told_that_the_port_speaks_tls(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Chat, 1)));
     for text in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &upgrade_request("/"), "HEAD"] {
@@ -186,7 +191,7 @@ fn plain_http_hears_that_the_port_speaks_tls(backend: BackendName) {
     }
 }
 
-fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) {
+fn other_protocols_get_an_alert_and_are_counted(backend: BackendName) {
     let identity = Identity::new();
     let base =
         Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
@@ -194,11 +199,11 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
     for garbage in
         [&b"\x00\x00\x00\x00\x00\x00"[..], b"ssh-2.0\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
     {
-        let mut stream = TcpStream::connect(server.address()).expect("a connection");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
-        stream.write_all(garbage).expect("sent");
+        let mut stream = TcpStream::connect(server.address()).expect("the server accepts the connection");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a TCP socket");
+        stream.write_all(garbage).expect("the server reads");
         let mut alert = Vec::new();
-        stream.read_to_end(&mut alert).expect("an alert, and the end");
+        stream.read_to_end(&mut alert).expect("an alert and the end of the stream");
         // RFC 8446 §6: type alert, two bytes, fatal.
         assert!(alert.len() == 7 && alert[0] == 21 && alert[5] == 2, "{alert:?}");
     }
@@ -208,21 +213,22 @@ fn who_speaks_something_else_gets_an_alert_and_is_counted(backend: BackendName) 
     let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&VERSIONS));
     client.send_text("hello");
     client.expect_text("hello");
-    let metrics = Metrics::fetch(server.admin_address().expect("there is one"));
+    let metrics = Metrics::fetch(server.admin_address().expect("an admin listener"));
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "tls")]), 3.0);
     assert_eq!(metrics.sum("uproar_refused_total", &[("reason", "no_tls")]), 1.0);
     assert_eq!(metrics.sum("uproar_tls_handshakes_total", &[]), 1.0);
 }
 
-fn who_goes_on_with_something_else_is_cut_off(backend: BackendName) {
+fn a_client_that_keeps_sending_another_protocol_is_reset(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { close_seconds: 100 * TIMEOUT, ..config(backend, AppName::Echo, 1) };
     let server = TestServer::start(&identity.with_tls_listener(base));
-    let taken = flood(TcpStream::connect(server.address()).expect("a connection"));
-    assert!(taken < 128 << 20, "{taken} bytes");
+    let sent =
+        send_until_closed(TcpStream::connect(server.address()).expect("the server accepts the connection"));
+    assert!(sent < 128 << 20, "not reset after {sent} bytes");
 }
 
-fn who_is_refused_hears_so_over_tls(backend: BackendName) {
+fn a_refused_client_is_told_over_tls(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_connections: 1, ..config(backend, AppName::Echo, 1) };
     let server = TestServer::start(&identity.with_tls_listener(base));
@@ -231,18 +237,18 @@ fn who_is_refused_hears_so_over_tls(backend: BackendName) {
     let answer =
         https_request(connect(server.address(), &client), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    // One in plain HTTP is told that, too; one that says nothing is gone.
+    // A plain HTTP request gets the refusal in plain text. A silent connection is closed.
     let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\n\r\n");
     assert_eq!(raw.receive_response().status, 503);
-    let silent = TcpStream::connect(server.address()).expect("a connection");
-    wait_until("all but one are gone", || server.connections().0 == 1);
+    let silent = TcpStream::connect(server.address()).expect("the server accepts the connection");
+    wait_until("all connections but one are released", || server.connections().0 == 1);
     inside.send_text("still here");
     inside.expect_text("still here");
     drop(silent);
 }
 
-fn a_handshake_has_a_deadline(backend: BackendName) {
+fn a_tls_handshake_has_a_deadline(backend: BackendName) {
     let identity = Identity::new();
     let short = Duration::from_millis(50);
     let base = Config { handshake_seconds: short, close_seconds: short, ..config(backend, AppName::Echo, 1) };
@@ -250,17 +256,17 @@ fn a_handshake_has_a_deadline(backend: BackendName) {
     let client = identity.client_config(&VERSIONS);
     let silent = connect(server.address(), &client);
     let mut halfway = connect(server.address(), &client);
-    halfway.conn.write_tls(&mut halfway.sock).expect("sent");
-    // One that has finished the TLS handshake hears why.
+    halfway.conn.write_tls(&mut halfway.sock).expect("the server reads");
+    // A client that has finished the TLS handshake gets a response.
     let mut idle = connect(server.address(), &client);
     let mut answer = String::new();
-    idle.read_to_string(&mut answer).expect("a text, and close_notify");
+    idle.read_to_string(&mut answer).expect("text in UTF-8 and close_notify");
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    wait_until("all are gone", || server.connections().0 == 0);
+    wait_until("all connections are released", || server.connections().0 == 0);
     drop((silent, halfway));
 }
 
-fn who_leaves_before_its_refusal_can_be_read_is_gone_at_once(backend: BackendName) {
+fn a_client_that_half_closes_before_its_refusal_is_released_at_once(backend: BackendName) {
     let identity = Identity::new();
     let base = Config {
         admin: Some("127.0.0.1:0".parse().expect("valid")),
@@ -272,16 +278,18 @@ fn who_leaves_before_its_refusal_can_be_read_is_gone_at_once(backend: BackendNam
     let client = identity.client_config(&VERSIONS);
     let silent = connect(server.address(), &client);
     let mut halfway = connect(server.address(), &client);
-    halfway.conn.write_tls(&mut halfway.sock).expect("sent");
-    let mut stranger = TcpStream::connect(server.address()).expect("a connection");
-    let metrics = || Metrics::fetch(server.admin_address().expect("there is one"));
-    wait_until("all are refused", || metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0);
+    halfway.conn.write_tls(&mut halfway.sock).expect("the server reads");
+    let mut other_protocol = TcpStream::connect(server.address()).expect("the server accepts the connection");
+    let metrics = || Metrics::fetch(server.admin_address().expect("an admin listener"));
+    wait_until("all three are refused", || {
+        metrics().sum("uproar_refused_total", &[("reason", "timeout")]) == 3.0
+    });
     assert_eq!(server.connections().0, 3);
-    stranger.write_all(b"\0\x01\x02\x03\x04\x05").expect("sent");
+    other_protocol.write_all(b"\0\x01\x02\x03\x04\x05").expect("the server reads");
     for stream in [&silent.sock, &halfway.sock] {
-        stream.shutdown(Shutdown::Write).expect("shut down");
+        stream.shutdown(Shutdown::Write).expect("a connected socket");
     }
-    wait_until("all are gone", || server.connections().0 == 0);
+    wait_until("all connections are released", || server.connections().0 == 0);
 }
 
 fn sessions_are_resumed_on_any_worker(backend: BackendName) {
@@ -298,8 +306,8 @@ fn sessions_are_resumed_on_any_worker(backend: BackendName) {
     }
 }
 
-/// As a proxy sends it that passes TLS through.
-fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
+/// A proxy that passes TLS through sends its header like this.
+fn a_proxy_header_comes_before_the_tls_handshake(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(Config {
         trusted_proxies: vec!["127.0.0.1".parse().expect("a network")],
@@ -311,7 +319,7 @@ fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
     let header = |last: u8| format!("PROXY TCP4 192.0.2.{last} 192.0.2.100 40000 8443\r\n");
     let through = |last: u8| {
         let mut stream = connect(server.address(), &client);
-        stream.sock.write_all(header(last).as_bytes()).expect("sent");
+        stream.sock.write_all(header(last).as_bytes()).expect("the server reads");
         stream
     };
     let mut clients = [1, 2].map(|last| TlsClient::upgrade(through(last), "/"));
@@ -322,15 +330,15 @@ fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
     assert_eq!(server.connections(), (2, 2));
     let answer = https_request(through(2), &upgrade_request("/"));
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
-    // In one packet with the beginning of the handshake.
+    // The header and the client hello in one packet.
     let mut stream = connect(server.address(), &client);
     let mut first = header(3).into_bytes();
     stream.conn.write_tls(&mut first).expect("to memory");
-    stream.sock.write_all(&first).expect("sent");
+    stream.sock.write_all(&first).expect("the server reads");
     let mut third = TlsClient::upgrade(stream, "/");
     third.send_text("hello");
     third.expect_text("hello");
-    // Without a header there will be no handshake either, so the answer is plain.
+    // Without a header there is no TLS handshake, so the refusal is plain text.
     let mut headless = connect(server.address(), &client);
     let mut hello = Vec::new();
     headless.conn.write_tls(&mut hello).expect("to memory");
@@ -339,7 +347,7 @@ fn a_proxy_says_who_comes_before_tls_begins(backend: BackendName) {
     assert_eq!(raw.receive_response().status, 400);
 }
 
-/// A server process with TLS, without a file of settings.
+/// Starts an echo server with a plain and a TLS listener, without a settings file.
 pub(crate) fn start(backend: BackendName, identity: &Identity) -> Process {
     let (cert, key) = (identity.cert(), identity.key());
     let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.1:0", "--app=echo", "--workers=1"];
@@ -347,23 +355,21 @@ pub(crate) fn start(backend: BackendName, identity: &Identity) -> Process {
     Process::run(&mut uproar(&[&listen[..], &files].concat()))
 }
 
-fn a_server_that_ends_says_so(backend: BackendName) {
+fn a_server_that_shuts_down_sends_close_frames_over_tls(backend: BackendName) {
     let identity = Identity::new();
     let server = start(backend, &identity);
     let mut client = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
-    let mut chatter = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
-    chatter.send_text("hello");
-    chatter.expect_text("hello");
+    let mut other = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
+    other.send_text("hello");
+    other.expect_text("hello");
     server.signal(Signal::SIGTERM);
-    let said = client.receive();
-    assert!(matches!(&said, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{said:?}");
-    while client.socket.read().is_ok() {}
-    while chatter.socket.read().is_ok() {}
+    assert_eq!(client.wait_for_close().0, 1001);
+    assert_eq!(other.wait_for_close().0, 1001);
     assert_eq!(server.wait().code, Some(0));
 }
 
 #[test]
-fn a_file_of_settings_names_them() {
+fn a_settings_file_configures_tls() {
     let identity = Identity::new();
     let text = format!(
         "listen = [\"127.0.0.1:0\", \"tls:127.0.0.1:0\"]\ntls-cert = {:?}\ntls-key = {:?}\nworkers = 1\n",

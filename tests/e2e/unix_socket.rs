@@ -1,94 +1,90 @@
-//! A listener on a path, as a proxy on the same host uses it.
+//! A listener on a Unix socket, for a proxy on the same host.
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-
-use tungstenite::{Message, WebSocket};
 use uproar::app::Echo;
-use uproar::config::{AppName, BackendName, Config, Endpoint, Takeover};
+use uproar::config::{AppName, BackendName, Config, Takeover};
 use uproar::server::Server;
 
 use crate::support::client::Client;
 use crate::support::process::{expect_start_failure, uproar};
-use crate::support::{TIMEOUT, TestServer, config};
+use crate::support::{TestServer, config, with_unix_listener};
 
 on_both_backends!(
-    clients_of_a_path_and_of_a_port_share_a_room,
-    a_path_is_free_again_when_the_server_has_ended,
-    a_start_that_fails_takes_a_path_from_nobody,
-    who_comes_by_a_path_counts_for_no_address,
+    clients_of_a_unix_socket_and_of_a_port_share_a_room,
+    the_socket_file_is_removed_when_the_server_ends,
+    a_failed_start_leaves_the_path_unchanged,
+    clients_of_a_unix_socket_count_for_no_address,
 );
 
-fn clients_of_a_path_and_of_a_port_share_a_room(backend: BackendName) {
+fn clients_of_a_unix_socket_and_of_a_port_share_a_room(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
-    let server = TestServer::start(&on(&path, config(backend, AppName::Relay, 2)));
-    let mut by_port = Client::open(server.address(), "/");
-    // Enough of them that each worker has some.
-    let mut by_path: Vec<_> = (0..8).map(|_| open(&path)).collect();
-    for client in &mut by_path {
-        client.send(Message::text("by path")).expect("sent");
-        by_port.expect_text("by path");
+    let server = TestServer::start(&with_unix_listener(&path, config(backend, AppName::Relay, 2)));
+    let mut on_port = Client::open(server.address(), "/");
+    // Enough clients that each worker gets some.
+    let mut on_path: Vec<_> = (0..8).map(|_| Client::open_unix(&path)).collect();
+    for client in &mut on_path {
+        client.send_text("on the path");
+        on_port.expect_text("on the path");
     }
-    for (at, client) in by_path.iter_mut().enumerate() {
-        // It hears itself and those who said something after it had joined.
+    for (at, client) in on_path.iter_mut().enumerate() {
+        // Each client receives its own message and those of the clients that joined later.
         for _ in at..8 {
-            assert_eq!(client.read().expect("a message"), Message::text("by path"));
+            client.expect_text("on the path");
         }
     }
-    by_port.send_text("by port");
-    for client in &mut by_path {
-        while client.read().expect("a message") != Message::text("by port") {}
+    on_port.send_text("on the port");
+    for client in &mut on_path {
+        while client.receive_text() != "on the port" {}
     }
 }
 
-fn a_path_is_free_again_when_the_server_has_ended(backend: BackendName) {
+fn the_socket_file_is_removed_when_the_server_ends(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
     for _ in 0..2 {
-        let server = TestServer::start(&on(&path, config(backend, AppName::Echo, 1)));
-        let mut client = open(&path);
-        client.send(Message::text("here")).expect("sent");
-        assert_eq!(client.read().expect("a message"), Message::text("here"));
+        let server = TestServer::start(&with_unix_listener(&path, config(backend, AppName::Echo, 1)));
+        let mut client = Client::open_unix(&path);
+        client.send_text("here");
+        client.expect_text("here");
         drop((client, server));
     }
 }
 
-fn a_start_that_fails_takes_a_path_from_nobody(backend: BackendName) {
+fn a_failed_start_leaves_the_path_unchanged(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
     let entries = || std::fs::read_dir(directory.path()).expect("readable").count();
-    let settings = on(&path, config(backend, AppName::Echo, 2));
-    // The last of its workers fails when everything else is there.
+    let settings = with_unix_listener(&path, config(backend, AppName::Echo, 2));
+    // The application panics on the last worker, when everything else is set up.
     let fail = |config: &Config| {
         Server::start_app(config, |worker| {
             assert_eq!(worker, 0, "told to panic");
             Box::<Echo>::default()
         })
     };
-    fail(&settings).expect_err("its application panics");
+    fail(&settings).expect_err("the application panics");
     assert_eq!(entries(), 0);
     let server = TestServer::start(&settings);
-    fail(&Config { takeover: Takeover::On, ..settings }).expect_err("its application panics");
+    fail(&Config { takeover: Takeover::On, ..settings }).expect_err("the application panics");
     assert_eq!(entries(), 1);
-    let mut client = open(&path);
-    client.send(Message::text("still here")).expect("sent");
-    assert_eq!(client.read().expect("a message"), Message::text("still here"));
+    let mut client = Client::open_unix(&path);
+    client.send_text("still here");
+    client.expect_text("still here");
     drop((client, server));
 }
 
-fn who_comes_by_a_path_counts_for_no_address(backend: BackendName) {
+fn clients_of_a_unix_socket_count_for_no_address(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("uproar.sock");
     let base = Config { max_connections_per_ip: 1, ..config(backend, AppName::Echo, 1) };
-    let server = TestServer::start(&on(&path, base));
-    let clients = [open(&path), open(&path), open(&path)];
+    let server = TestServer::start(&with_unix_listener(&path, base));
+    let clients = [Client::open_unix(&path), Client::open_unix(&path), Client::open_unix(&path)];
     assert_eq!(server.connections(), (3, 0));
     drop(clients);
 }
 
 #[test]
-fn a_path_that_cannot_be_had_is_said_with_a_way_out() {
+fn a_path_that_cannot_be_used_is_a_start_error_with_a_hint() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("file");
     std::fs::write(&file, "precious").expect("written");
@@ -105,16 +101,4 @@ fn a_path_that_cannot_be_had_is_said_with_a_way_out() {
     );
     let long = format!("unix:/{}", "long".repeat(40));
     expect_start_failure(&mut uproar(&["--listen", &long]), &[&long, "cannot listen on"]);
-}
-
-/// The settings with a listener on `path`, too.
-fn on(path: &Path, mut config: Config) -> Config {
-    config.listen.push(Endpoint::Unix(path.into()));
-    config
-}
-
-fn open(path: &Path) -> WebSocket<UnixStream> {
-    let stream = UnixStream::connect(path).expect("connect");
-    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
-    tungstenite::client("ws://localhost/", stream).expect("the handshake").0
 }

@@ -1,56 +1,57 @@
-//! Attacks with connections: slow ones, silent ones, broken ones, and many.
+//! Attacks with connections: slow, silent, half-closed and reset ones.
 
 use std::time::Duration;
 
 use uproar::config::{BackendName, Config};
 
-use crate::chatters::{CHATTERS, ROOMS};
-use crate::scene::{beside_chatters, chat};
+use crate::chat_users::{ROOMS, USERS};
+use crate::harness::{chat, run_attack};
 use crate::support::raw::{RawClient, TEXT, frame, upgrade_request};
 use crate::support::wait_until;
 
-at_length_on_both_backends!(
-    requests_that_come_byte_by_byte,
-    connections_that_never_speak,
-    floods_of_headers,
-    peers_that_close_one_half,
-    storms_of_resets,
+slowly_on_both_backends!(
+    requests_byte_by_byte,
+    silent_connections,
+    header_floods,
+    half_closed_connections,
+    connections_that_are_reset,
 );
 
-fn requests_that_come_byte_by_byte(backend: BackendName) {
+fn requests_byte_by_byte(backend: BackendName) {
     let soon = Duration::from_millis(600);
     let config = Config { handshake_seconds: soon, close_seconds: soon, ..chat(backend) };
-    beside_chatters("slow handshake", &config, |server| {
+    run_attack("slow handshake", &config, |server| {
         let mut slow: Vec<_> = (0..300).map(|_| RawClient::connect(server.address())).collect();
         let request = upgrade_request("/");
         let mut bytes = request.as_bytes().chunks(1).take(request.len() - 1);
-        wait_until("none of them is served any more", || {
+        wait_until("all slow connections are refused", || {
             if let Some(byte) = bytes.next() {
                 slow.iter_mut().for_each(|raw| raw.try_send(byte));
             }
-            server.connections().0 == CHATTERS as u64
+            server.connections().0 == USERS as u64
         });
         for raw in &mut slow {
-            // The bytes that came after the end may have made a reset of it.
+            // Bytes that arrived after the server's close may have caused a reset.
             assert_eq!(raw.receive_status(), Some(408));
         }
     });
 }
 
-fn connections_that_never_speak(backend: BackendName) {
+fn silent_connections(backend: BackendName) {
     const SILENT: usize = 5_000;
     let config = Config { handshake_seconds: Duration::from_secs(1), max_handshakes: 1_000, ..chat(backend) };
-    beside_chatters("5,000 silent connections", &config, |server| {
+    run_attack("5,000 silent connections", &config, |server| {
         let mut silent: Vec<_> = (0..SILENT).map(|_| RawClient::connect(server.address())).collect();
         let statuses: Vec<_> = silent.iter_mut().map(|raw| raw.receive_response().status).collect();
-        let [refused, late] = [503, 408].map(|of| statuses.iter().filter(|status| **status == of).count());
-        assert_eq!(refused + late, SILENT);
-        assert!(late >= 1_000 && refused > 0, "{late} had the time for a request, {refused} were refused");
+        let [refused, timed_out] =
+            [503, 408].map(|wanted| statuses.iter().filter(|status| **status == wanted).count());
+        assert_eq!(refused + timed_out, SILENT);
+        assert!(timed_out >= 1_000 && refused > 0, "{timed_out} timed out, {refused} were refused at once");
     });
 }
 
-fn floods_of_headers(backend: BackendName) {
-    beside_chatters("header flood", &chat(backend), |server| {
+fn header_floods(backend: BackendName) {
+    run_attack("header flood", &chat(backend), |server| {
         let long = format!("GET / HTTP/1.1\r\nX-Long: {}", "x".repeat(32 << 10));
         let many = format!("GET / HTTP/1.1\r\n{}", "X-Many: x\r\n".repeat(2_000));
         let several = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Many: x\r\n".repeat(100));
@@ -65,8 +66,8 @@ fn floods_of_headers(backend: BackendName) {
 }
 
 /// They get what they are owed, and the end.
-fn peers_that_close_one_half(backend: BackendName) {
-    beside_chatters("half-closed peers", &chat(backend), |server| {
+fn half_closed_connections(backend: BackendName) {
+    run_attack("half-closed peers", &chat(backend), |server| {
         let mut peers: Vec<_> = (0..400)
             .map(|n| match n % 4 {
                 0 => RawClient::connect(server.address()),
@@ -79,19 +80,23 @@ fn peers_that_close_one_half(backend: BackendName) {
             })
             .collect();
         for raw in peers.iter_mut().skip(3).step_by(4) {
-            raw.send(&frame(TEXT, b"my last word")[..7]);
+            raw.send(&frame(TEXT, b"unfinished")[..7]);
         }
         peers.iter_mut().for_each(RawClient::half_close);
         for (n, raw) in peers.iter_mut().enumerate() {
             let rest = raw.read_to_end_of_stream();
-            assert_eq!(rest.is_empty(), n % 4 < 2, "{n}: the welcome and the room's past, then the end");
+            assert_eq!(
+                rest.is_empty(),
+                n % 4 < 2,
+                "connection {n}: only members receive messages before the end"
+            );
         }
     });
 }
 
-fn storms_of_resets(backend: BackendName) {
+fn connections_that_are_reset(backend: BackendName) {
     const RESETS: usize = 10_000;
-    beside_chatters("10,000 resets", &chat(backend), |server| {
+    run_attack("10,000 resets", &chat(backend), |server| {
         let request = upgrade_request("/room/attic");
         let all = [request.as_bytes(), &frame(TEXT, b"/who")].concat();
         for n in 0..RESETS {
@@ -104,7 +109,7 @@ fn storms_of_resets(backend: BackendName) {
             }
             raw.abort();
         }
-        wait_until("all are gone", || server.connections().0 == CHATTERS as u64);
+        wait_until("all attackers are released", || server.connections().0 == USERS as u64);
         let totals = server.totals();
         assert!(totals.accepted > (RESETS / 2) as u64, "{totals:?}");
     });

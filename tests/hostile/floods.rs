@@ -1,4 +1,4 @@
-//! Attacks by mere quantity.
+//! Attacks by quantity.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uproar::config::{BackendName, Config};
 
-use crate::scene::{beside_chatters, chat, chat_without_rates};
+use crate::harness::{chat, chat_without_rates, run_attack};
 use crate::support::TIMEOUT;
 use crate::support::raw::{PING, PONG, RawClient, TEXT, frame};
 
-at_length_on_both_backends!(
+slowly_on_both_backends!(
     endless_empty_fragments,
     ten_million_empty_fragments_without_rates,
     pings,
@@ -22,16 +22,17 @@ at_length_on_both_backends!(
     tiny_frames_without_rates,
 );
 
-/// Connections that flood.
+/// Number of flooding connections.
 const FLOODERS: usize = 20;
-/// How long they do.
+/// Minimum duration of a flood.
 const FLOOD: Duration = Duration::from_millis(1_000);
-/// What the chat lets one client send: at once, and in a second.
+/// Messages that the chat accepts from one client at once.
 const BURST: u64 = 80;
+/// Messages that the chat accepts from one client a second.
 const RATE: u64 = 20;
 
-/// Opens WebSockets that will never be read from.
-fn flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+/// Opens WebSockets that never read.
+fn open_flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let (stream, _) = RawClient::open(address, "/room/pit").with_small_window().into_parts();
         stream.set_nonblocking(true).expect("non-blocking");
@@ -40,8 +41,8 @@ fn flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(open).collect()
 }
 
-/// Writes `unit`s on all streams, as fast as they take them, for a while and until `is_over`, which is told how many
-/// there were. Says how many of them the server has ended.
+/// Writes `unit` again and again on all streams, for at least `FLOOD` and until `is_over`, which gets the number of
+/// units written so far. Returns the number of streams that the server has closed.
 #[must_use]
 fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) -> bool) -> usize {
     let count = streams.len();
@@ -50,8 +51,8 @@ fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) ->
     let mut streams: Vec<_> = streams.into_iter().map(|stream| (stream, 0)).collect();
     let begin = Instant::now();
     while !streams.is_empty() && (begin.elapsed() < FLOOD || !is_over(total / unit.len())) {
-        assert!(begin.elapsed() < TIMEOUT, "flooded in vain");
-        // A short write goes on where it stopped.
+        assert!(begin.elapsed() < TIMEOUT, "timed out while flooding");
+        // After a short write the next one continues within the block.
         streams.retain_mut(|(stream, sent)| match stream.write(&block[*sent % block.len()..]) {
             Ok(len) => {
                 *sent += len;
@@ -67,45 +68,45 @@ fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) ->
     count - streams.len()
 }
 
-/// Fragments are no messages of their own, but their bytes count.
+/// The byte rate limits fragments, which are not messages and so are not limited by the message rate.
 fn endless_empty_fragments(backend: BackendName) {
     const BYTES: u32 = 64 << 10;
     let config = Config { byte_rate: Some(BYTES), ..chat(backend) };
-    beside_chatters("endless empty fragments", &config, |server| {
+    run_attack("endless empty fragments", &config, |server| {
         let mut patient = RawClient::open(server.address(), "/room/pit");
-        let mut bytes = frame(0x01, b"as deep as it may be");
+        let mut bytes = frame(0x01, b"the longest message");
         bytes.extend(frame(0x00, b"").repeat(65_534));
         bytes.extend(frame(0x80, b""));
         patient.send(&bytes);
-        while !patient.receive_frame().1.ends_with(b": as deep as it may be") {}
+        while !patient.receive_frame().1.ends_with(b": the longest message") {}
         let (before, begin) = (server.totals(), Instant::now());
-        let mut streams = flooders(server.address(), 4);
+        let mut streams = open_flooders(server.address(), 4);
         for stream in &mut streams {
-            stream.write_all(&frame(0x01, b"never ends")).expect("room for a frame");
+            stream.write_all(&frame(0x01, b"endless")).expect("room for a frame");
         }
         let is_over = |_| server.totals().throttled >= before.throttled + 8;
         assert_eq!(flood(streams, &frame(0x00, b""), is_over), 0);
-        let taken = server.totals().bytes_in - before.bytes_in;
-        // The burst, and 16 MiB for what a ring had received ahead: twice what its buffers hold.
+        let received = server.totals().bytes_in - before.bytes_in;
+        // The burst, the rate, and 16 MiB for data that a ring received ahead: twice the size of its buffers.
         let seconds = begin.elapsed().as_secs() + 1;
         let allowed = 4 * u64::from(BYTES) * (4 + seconds) + (16 << 20);
-        assert!(taken <= allowed, "{taken} bytes in {seconds} s, {allowed} allowed");
+        assert!(received <= allowed, "{received} bytes in {seconds} s, {allowed} allowed");
     });
 }
 
-/// Without rates they are taken as fast as they come, and the message that they are part of is as good as any.
+/// Without rates, fragments are received as fast as they arrive and their message is delivered.
 fn ten_million_empty_fragments_without_rates(backend: BackendName) {
     const BLOCK: usize = 10_000;
-    beside_chatters("ten million empty fragments without rates", &chat_without_rates(backend), |server| {
+    run_attack("ten million empty fragments without rates", &chat_without_rates(backend), |server| {
         let before = server.totals();
         let mut patient = RawClient::open(server.address(), "/room/pit");
-        patient.send(&frame(0x01, b"as deep as "));
+        patient.send(&frame(0x01, b"the longest "));
         let block = frame(0x00, b"").repeat(BLOCK);
         for _ in 0..10_000_000 / BLOCK {
             patient.send(&block);
         }
-        patient.send(&frame(0x80, b"it may be"));
-        while !patient.receive_frame().1.ends_with(b": as deep as it may be") {}
+        patient.send(&frame(0x80, b"message"));
+        while !patient.receive_frame().1.ends_with(b": the longest message") {}
         let totals = server.totals();
         assert!(totals.bytes_in - before.bytes_in >= 60_000_000);
         assert_eq!((totals.throttled, totals.failed), (before.throttled, before.failed));
@@ -121,41 +122,41 @@ fn pongs(backend: BackendName) {
 }
 
 fn control_frames(row: &str, backend: BackendName, first: u8) {
-    beside_chatters(row, &chat(backend), |server| {
+    run_attack(row, &chat(backend), |server| {
         let is_over = |sent| sent > FLOODERS * 1_000 && server.totals().throttled >= FLOODERS as u64;
-        assert_eq!(flood(flooders(server.address(), FLOODERS), &frame(first, b""), is_over), 0);
+        assert_eq!(flood(open_flooders(server.address(), FLOODERS), &frame(first, b""), is_over), 0);
     });
 }
 
-/// Without rates the answers themselves are the limit: nobody reads them, and so nothing more is received.
+/// Without rates, the unread pongs are the limit: with too many of them, nothing more is received.
 fn pings_without_rates(backend: BackendName) {
-    beside_chatters("ping flood without rates", &chat_without_rates(backend), |server| {
+    run_attack("ping flood without rates", &chat_without_rates(backend), |server| {
         let mut last = 0;
-        let is_stuck = |sent| sent > 0 && std::mem::replace(&mut last, sent) == sent;
-        assert_eq!(flood(flooders(server.address(), 2), &frame(PING, &[7; 125]), is_stuck), 0);
+        let is_blocked = |sent| sent > 0 && std::mem::replace(&mut last, sent) == sent;
+        assert_eq!(flood(open_flooders(server.address(), 2), &frame(PING, &[7; 125]), is_blocked), 0);
         assert_eq!(server.totals().throttled, 0);
     });
 }
 
 fn tiny_frames(backend: BackendName) {
-    beside_chatters("tiny frames", &chat(backend), |server| {
+    run_attack("tiny frames", &chat(backend), |server| {
         let begin = Instant::now();
         let before = server.totals().messages_in;
         let is_over = |_| server.totals().throttled >= FLOODERS as u64;
-        assert_eq!(flood(flooders(server.address(), FLOODERS), &frame(TEXT, b"x"), is_over), 0);
-        let taken = server.totals().messages_in - before;
+        assert_eq!(flood(open_flooders(server.address(), FLOODERS), &frame(TEXT, b"x"), is_over), 0);
+        let received = server.totals().messages_in - before;
         let seconds = begin.elapsed().as_secs() + 1;
-        // The chatters' own ones are among them: 100 a second.
+        // 200 a second for the chat users, who send half of that.
         let allowed = FLOODERS as u64 * (BURST + 1 + RATE * seconds) + 200 * seconds;
-        assert!(taken <= allowed, "{taken} taken in {seconds} s, {allowed} allowed");
+        assert!(received <= allowed, "{received} messages in {seconds} s, {allowed} allowed");
     });
 }
 
-/// What a relay has by default. Whoever does not read what everybody hears, its own words too, has lagged, is told so, and is cut
-/// off if it goes on.
+/// Without rates, as in a relay by default: the flooders do not read the room's messages, so they lag and are closed,
+/// and reset when they keep sending.
 fn tiny_frames_without_rates(backend: BackendName) {
-    beside_chatters("tiny frames without rates", &chat_without_rates(backend), |server| {
-        assert_eq!(flood(flooders(server.address(), 2), &frame(TEXT, b"x"), |_| false), 2);
+    run_attack("tiny frames without rates", &chat_without_rates(backend), |server| {
+        assert_eq!(flood(open_flooders(server.address(), 2), &frame(TEXT, b"x"), |_| false), 2);
         let totals = server.totals();
         assert_eq!((totals.lagged, totals.throttled), (2, 0));
     });

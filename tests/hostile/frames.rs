@@ -1,27 +1,29 @@
-//! Attacks with frames that break the rules.
+//! Attacks with invalid frames.
 
 use flate2::{Compress, Compression, FlushCompress};
 use uproar::config::BackendName;
 
-use crate::scene::{beside_chatters, chat};
+use crate::harness::{chat, run_attack};
 use crate::support::TestServer;
 use crate::support::raw::{RawClient, TEXT, frame, upgrade_request};
 
 on_both_backends!(
-    frames_announced_as_longer_than_memory,
-    frames_without_a_mask,
+    frames_with_huge_lengths,
+    unmasked_frames,
     reserved_bits_and_opcodes,
-    invalid_utf8_cut_anywhere,
+    invalid_utf8_fragmented_anywhere,
     compression_bombs,
 );
 
-/// First byte of a text fragment that is followed by others, and of one in the middle, and of the last.
+/// First byte of the first fragment of a text message.
 const FIRST: u8 = 0x01;
+/// First byte of a fragment in the middle.
 const MIDDLE: u8 = 0x00;
+/// First byte of the last fragment.
 const LAST: u8 = 0x80;
 
-/// Sends each of the attacks on a connection of its own, `rounds` times, and checks the close code.
-fn expect_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u16) {
+/// Sends each attack on its own connection, `rounds` times, and asserts the close code.
+fn expect_close_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u16) {
     for _ in 0..rounds {
         let mut open: Vec<_> =
             attacks.iter().map(|_| RawClient::open(server.address(), "/room/cell")).collect();
@@ -29,51 +31,50 @@ fn expect_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u1
             raw.send(attack);
         }
         for (raw, attack) in open.iter_mut().zip(attacks) {
-            let mut found = raw.receive_frame();
-            while found.0 == TEXT {
-                found = raw.receive_frame();
-            }
-            assert_eq!(
-                found.1.first_chunk().map(|code| u16::from_be_bytes(*code)),
-                Some(code),
-                "{attack:02x?}"
-            );
+            assert_eq!(receive_close_code(raw), Some(code), "{attack:02x?}");
         }
     }
 }
 
-fn frames_announced_as_longer_than_memory(backend: BackendName) {
-    beside_chatters("frames of 2^62 bytes", &chat(backend), |server| {
-        let announced = |len: u64| [&[TEXT, 0xff][..], &len.to_be_bytes(), &[1, 2, 3, 4]].concat();
-        // A payload longer than the limit is too long; one whose first bit is set is against RFC 6455 §5.2.
-        let too_long = [announced(1 << 62), announced((1 << 63) - 1), announced((1 << 20) + 1)];
-        expect_code(server, 60, &too_long, 1009);
-        expect_code(server, 60, &[announced(1 << 63), announced(u64::MAX)], 1002);
+/// Receives frames up to the first one that is not text, compressed or not. Returns its close code.
+fn receive_close_code(raw: &mut RawClient) -> Option<u16> {
+    let frames = std::iter::repeat_with(|| raw.receive_frame());
+    let (_, payload) = frames.into_iter().find(|(first, _)| first & 0x0f != TEXT & 0x0f)?;
+    payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}
+
+fn frames_with_huge_lengths(backend: BackendName) {
+    run_attack("frames of 2^62 bytes", &chat(backend), |server| {
+        let header = |len: u64| [&[TEXT, 0xff][..], &len.to_be_bytes(), &[1, 2, 3, 4]].concat();
+        // Lengths above the limit are too long. RFC 6455 §5.2 forbids lengths with their highest bit set.
+        let too_long = [header(1 << 62), header((1 << 63) - 1), header((1 << 20) + 1)];
+        expect_close_code(server, 60, &too_long, 1009);
+        expect_close_code(server, 60, &[header(1 << 63), header(u64::MAX)], 1002);
     });
 }
 
-fn frames_without_a_mask(backend: BackendName) {
-    beside_chatters("unmasked frames", &chat(backend), |server| {
+fn unmasked_frames(backend: BackendName) {
+    run_attack("unmasked frames", &chat(backend), |server| {
         let unmasked: Vec<_> = [0x81, 0x82, 0x01, 0x88, 0x89, 0x8a]
             .map(|first| vec![first, 3, b'a', b'b', b'c'])
             .into_iter()
             .chain([vec![0x81, 126, 1, 0], vec![0x81, 0]])
             .collect();
-        expect_code(server, 40, &unmasked, 1002);
+        expect_close_code(server, 40, &unmasked, 1002);
     });
 }
 
 fn reserved_bits_and_opcodes(backend: BackendName) {
-    beside_chatters("reserved bits", &chat(backend), |server| {
+    run_attack("reserved bits", &chat(backend), |server| {
         let bits = [0x40, 0x20, 0x10, 0x70].into_iter().flat_map(|bits| [TEXT | bits, 0x89 | bits]);
         let opcodes = [0x83, 0x84, 0x85, 0x86, 0x87, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f];
         let attacks: Vec<_> = bits.chain(opcodes).map(|first| frame(first, b"x")).collect();
-        expect_code(server, 20, &attacks, 1002);
+        expect_close_code(server, 20, &attacks, 1002);
     });
 }
 
-fn invalid_utf8_cut_anywhere(backend: BackendName) {
-    beside_chatters("invalid UTF-8 at every cut", &chat(backend), |server| {
+fn invalid_utf8_fragmented_anywhere(backend: BackendName) {
+    run_attack("invalid UTF-8 at every cut", &chat(backend), |server| {
         let invalid: [&[u8]; 9] = [
             b"ok \xff",
             b"ok \xc0\xaf",
@@ -94,35 +95,31 @@ fn invalid_utf8_cut_anywhere(backend: BackendName) {
                 attacks.push([frame(FIRST, head), frame(MIDDLE, b""), frame(LAST, tail)].concat());
             }
         }
-        // A character that the end of the message cuts is as wrong as any other.
+        // A truncated character at the end of a message.
         let whole = "日本 👋";
         for cut in (1..whole.len()).filter(|cut| !whole.is_char_boundary(*cut)) {
             attacks.push(frame(TEXT, &whole.as_bytes()[..cut]));
         }
-        expect_code(server, 3, &attacks, 1007);
+        expect_close_code(server, 3, &attacks, 1007);
     });
 }
 
-/// 64 MiB of zeros, in a message of 64 KiB.
+/// Messages of 64 KiB that decompress to 64 MiB of zeros.
 fn compression_bombs(backend: BackendName) {
     let mut bomb = Vec::with_capacity(1 << 20);
-    let mut engine = Compress::new(Compression::best(), false);
-    engine.compress_vec(&vec![0; 64 << 20], &mut bomb, FlushCompress::Sync).expect("compresses");
+    let mut compress = Compress::new(Compression::best(), false);
+    compress.compress_vec(&vec![0; 64 << 20], &mut bomb, FlushCompress::Sync).expect("compresses");
     let bomb = frame(TEXT | 0x40, &bomb[..bomb.len() - 4]);
     let request = upgrade_request("/room/cell");
     let (line, rest) = request.split_once("\r\n").expect("a request line");
     let offer = format!("{line}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n{rest}");
-    beside_chatters("compression bombs", &chat(backend), |server| {
+    run_attack("compression bombs", &chat(backend), |server| {
         for _ in 0..60 {
             let mut raw = RawClient::connect(server.address());
             raw.send(offer.as_bytes());
             raw.expect_upgrade();
             raw.try_send(&bomb);
-            let mut found = raw.receive_frame();
-            while found.0 & 0x0f == TEXT & 0x0f {
-                found = raw.receive_frame();
-            }
-            assert_eq!(found.1.first_chunk().map(|code| u16::from_be_bytes(*code)), Some(1009));
+            assert_eq!(receive_close_code(&mut raw), Some(1009));
         }
     });
 }

@@ -1,24 +1,24 @@
-//! Attacks on the chat itself: many rooms, and hostile names.
+//! Attacks on the chat itself: many rooms, hostile names and hostile messages.
 
 use uproar::config::{BackendName, Config};
 
-use crate::scene::{beside_chatters, chat, chat_without_rates};
+use crate::harness::{chat, chat_without_rates, run_attack};
 use crate::support::chat_user::ChatUser;
 use crate::support::raw::{RawClient, upgrade_request};
 use crate::support::wait_until;
 
 on_both_backends!(
-    a_thousand_fresh_rooms,
-    a_thousand_fresh_rooms_at_the_default_rates,
-    nicknames_and_rooms_of_hostile_text,
-    messages_of_hostile_text,
+    a_thousand_new_rooms,
+    a_thousand_new_rooms_at_the_default_rates,
+    hostile_nicknames_and_room_names,
+    hostile_messages,
 );
 
-/// What the rooms of one client keep is bounded, and the oldest goes first.
-fn a_thousand_fresh_rooms(backend: BackendName) {
+/// The history of all rooms has a memory limit; the least recently used room is forgotten first.
+fn a_thousand_new_rooms(backend: BackendName) {
     const ROOMS: usize = 1_000;
     let config = Config { history_memory: 512 << 10, ..chat_without_rates(backend) };
-    beside_chatters("a thousand /join", &config, |server| {
+    run_attack("a thousand /join", &config, |server| {
         let mut client = ChatUser::join(server.address(), "pit");
         let label = client.default_name();
         for n in 0..ROOMS {
@@ -30,27 +30,27 @@ fn a_thousand_fresh_rooms(backend: BackendName) {
         client.expect_text("* you are in fresh-0");
         client.send_text("/who");
         let list = client.receive_text();
-        assert!(list.starts_with("* in fresh-0 (1): "), "its past should be gone, but there is {list}");
+        assert!(list.starts_with("* in fresh-0 (1): "), "the room should be forgotten and empty: {list}");
         client.send_text(&format!("/join fresh-{}", ROOMS - 1));
         client.expect_text(&format!("* you are in fresh-{}", ROOMS - 1));
         client.expect_text(&format!("{label}: in {}", ROOMS - 1));
     });
 }
 
-/// Rooms cost what messages cost.
-fn a_thousand_fresh_rooms_at_the_default_rates(backend: BackendName) {
-    beside_chatters("a thousand /join at the default rates", &chat(backend), |server| {
+/// `/join` counts against the message rate.
+fn a_thousand_new_rooms_at_the_default_rates(backend: BackendName) {
+    run_attack("a thousand /join at the default rates", &chat(backend), |server| {
         let mut client = ChatUser::join(server.address(), "pit");
         let joins: Vec<_> = (0..1_000).map(|n| format!("/join fresh-{n}")).collect();
         client.send_texts_together(&joins.iter().map(String::as_str).collect::<Vec<_>>());
         for n in 0..90 {
             client.expect_text(&format!("* you are in fresh-{n}"));
         }
-        wait_until("it has to wait", || server.totals().throttled > 0);
+        wait_until("the client is paused", || server.totals().throttled > 0);
     });
 }
 
-/// Names that hide, reorder, pile up or imitate.
+/// Names with invisible, reordering, stacking or markup characters.
 fn hostile_names() -> Vec<String> {
     let mut names: Vec<String> = [
         "\u{202e}nimda",
@@ -78,8 +78,8 @@ fn hostile_names() -> Vec<String> {
     names
 }
 
-fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
-    beside_chatters("hostile names", &chat_without_rates(backend), |server| {
+fn hostile_nicknames_and_room_names(backend: BackendName) {
+    run_attack("hostile names", &chat_without_rates(backend), |server| {
         let mut client = ChatUser::join(server.address(), "pit");
         for _ in 0..10 {
             for name in hostile_names() {
@@ -90,7 +90,7 @@ fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
                 let answer = client.receive_text();
                 assert!(answer.ends_with("; try /join garden"), "{name:?} gave {answer:?}");
                 if name.len() > 1_000 {
-                    // Too long for any request.
+                    // Too long for a request target.
                     continue;
                 }
                 let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -99,7 +99,7 @@ fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
                 assert_eq!(raw.receive_status(), Some(400), "{name:?}");
             }
         }
-        // Who looks like somebody else does not get the name.
+        // A name that looks like a taken one is refused.
         client.set_name("Zoë");
         let mut other = ChatUser::join(server.address(), "pit");
         for imitation in ["zoë", "Zoe\u{308}", "Ｚｏë"] {
@@ -113,9 +113,9 @@ fn nicknames_and_rooms_of_hostile_text(backend: BackendName) {
     });
 }
 
-/// A message stays on its line, whatever it holds.
-fn messages_of_hostile_text(backend: BackendName) {
-    beside_chatters("hostile messages", &chat_without_rates(backend), |server| {
+/// A message cannot leave its line, whatever its text.
+fn hostile_messages(backend: BackendName) {
+    run_attack("hostile messages", &chat_without_rates(backend), |server| {
         let mut client = ChatUser::join(server.address(), "pit");
         let label = client.default_name();
         for (said, heard) in [

@@ -1,4 +1,4 @@
-// The page under a prefix of nginx, in Chromium: page.mjs PORT PATH. Two people talk, there and in another room.
+// Tests the page below a prefix of nginx in Chromium: page.mjs PORT PATH. Two users talk in each of two rooms.
 import assert from 'node:assert/strict';
 import { call, hears, online, openPage, say, startBrowser } from '../browser/harness.mjs';
 
@@ -19,4 +19,4 @@ try {
 } finally {
   await browser.close();
 }
-console.log('    the page in Chromium: as it should be');
+console.log('    the page in Chromium: passed');

@@ -108,7 +108,8 @@ impl RawClient {
         Response { status, head, body }
     }
 
-    /// Receives the status of a response; `None` when a reset comes first. Bytes sent after the server's close cause one.
+    /// Receives the status of a response; `None` when a reset comes first. Bytes sent after the server's close cause
+    /// one.
     pub(crate) fn receive_status(&mut self) -> Option<u16> {
         let mut line = String::new();
         self.reader.read_line(&mut line).ok()?;
@@ -191,8 +192,8 @@ pub(crate) fn upgrade_request(path: &str) -> String {
     )
 }
 
-/// Header length and payload length of the server's frame at the start of `bytes`; `None` while the header is incomplete.
-/// RFC 6455 §5.2
+/// Header length and payload length of the server's frame at the start of `bytes`; `None` while the header is
+/// incomplete. RFC 6455 §5.2
 pub(crate) fn server_frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
     let (&second, rest) = bytes.get(1..)?.split_first()?;
     assert!(second & 0x80 == 0, "a server must not mask its frames");

@@ -21,8 +21,8 @@ pub(crate) fn run_without_syscalls<T: Send>(calls: &[&str], start: impl FnOnce()
     )
 }
 
-/// Runs `start` under a filter that refuses (EPERM) to set up an io_uring with a descriptor of `least` or more. A server
-/// then gets some rings and not others.
+/// Runs `start` under a filter that refuses (EPERM) to set up an io_uring with a descriptor of `least` or more. A
+/// server then gets some rings and not others.
 pub(crate) fn run_with_few_rings<T: Send>(least: u64, start: impl FnOnce() -> T + Send) -> T {
     let args = json!([{ "index": 0, "type": "dword", "op": "ge", "val": least }]);
     let rules = json!([{ "syscall": "io_uring_register", "args": args }]);
