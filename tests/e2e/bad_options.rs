@@ -53,7 +53,7 @@ fn every_option_refuses_bad_values() {
             let argument = format!("{option}={value}");
             expect_start_failure(&mut uproar(&[&argument]), &[option, value]);
             let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
-            refuses(uproar(&[]).env(name, value), &[option, value]);
+            expect_start_failure(uproar(&[]).env(name, value), &[option, value]);
         }
     }
 }

@@ -51,7 +51,7 @@ fn a_wrong_certificate_changes_nothing(backend: BackendName) {
         let seen = server.log().len();
         identity.file("cert.pem", text);
         server.signal(Signal::SIGHUP);
-        until(why, || {
+        wait_until(why, || {
             let log = &server.log()[seen..];
             log.contains("SIGHUP: nothing changes") && log.contains(why) && log.contains("cert.pem")
         });

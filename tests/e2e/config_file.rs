@@ -81,7 +81,7 @@ fn an_empty_file_changes_nothing() {
 #[test]
 fn what_check_prints_can_be_read_again() {
     let args = ["check", "--listen=127.0.0.1:1,[::1]:2", "--message-rate=+5", "--ping-seconds=.5"];
-    let printed = output(uproar(&args).env("UPROAR_LOG", "[{x=\"y\"}]=info")).stdout;
+    let printed = run_to_end(uproar(&args).env("UPROAR_LOG", "[{x=\"y\"}]=info")).stdout;
     let path = settings_file("again", &printed);
     let again = run_to_end(&mut uproar(&["check", "--config", &path])).stdout;
     let values = |text: Vec<u8>| {
@@ -143,7 +143,7 @@ fn what_is_wrong_is_said_with_line_key_and_remedy() {
 #[test]
 fn a_wrong_value_that_nobody_needs_is_wrong() {
     let path = settings_file("beaten", "workers = 0\n");
-    refuses(
+    expect_start_failure(
         uproar(&["--config", &path, "--workers=1"]).env("UPROAR_WORKERS", "2"),
         &["uproar.toml:1: workers: 0"],
     );

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
-use crate::support::process::{Process, run_to_end, uproar};
+use crate::support::process::{Process, expect_start_failure, uproar};
 
 #[test]
 fn the_first_line_on_stdout_names_address_app_backend_and_workers() {

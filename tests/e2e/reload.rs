@@ -47,7 +47,7 @@ impl Reloaded {
         settings_file(&self.name, text);
         self.server.signal(Signal::SIGHUP);
         let mut found = String::new();
-        until(last, || {
+        wait_until(last, || {
             let log = self.server.log();
             let new = &log[self.seen..];
             let Some(at) = new.find(last) else { return false };

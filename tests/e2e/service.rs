@@ -197,12 +197,12 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
         let parts = ["descriptor 4", name, why, "ListenStream=", "Accept=no"];
         expect_start_failure(&mut command_with_sockets([(listening(), "good"), (socket, name)], &[]), &parts);
     }
-    refuses(
+    expect_start_failure(
         &mut command_with_sockets([(listening(), "tls")], &[]),
         &["tls:127.0.0.1:", "needs a certificate", "--tls-cert"],
     );
     let mut command = command_with_sockets([(listening(), "web")], &[]);
-    refuses(
+    expect_start_failure(
         command.env("LISTEN_FDS", "many"),
         &["LISTEN_FDS=many", "want the number of sockets", "unset it"],
     );
