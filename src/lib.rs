@@ -6,7 +6,6 @@ mod admin;
 pub mod app;
 pub mod chunk;
 pub mod config;
-mod fault;
 pub mod hub;
 pub mod io;
 mod page;

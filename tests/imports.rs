@@ -25,10 +25,10 @@ const TABLE: &[Rule] = &[
         own: &["proxied", "chunk", "config", "io", "protocol::proxy_header"],
         others: &[],
     },
-    Rule { module: "io", own: &["io", "chunk", "fault", "sync"], others: &["io_uring", "nix"] },
+    Rule { module: "io", own: &["io", "chunk", "sync"], others: &["io_uring", "nix"] },
     Rule {
         module: "hub",
-        own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "fault", "timers"],
+        own: &["hub", "protocol::deflate", "protocol::frame", "chunk", "timers"],
         others: &["slab", "smallvec"],
     },
     Rule {
@@ -39,8 +39,8 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "shard",
         own: &[
-            "shard", "app", "chunk", "config", "fault", "hub", "io", "page", "protocol", "stats", "sync",
-            "timers", "token",
+            "shard", "app", "chunk", "config", "hub", "io", "page", "protocol", "stats", "sync", "timers",
+            "token",
         ],
         others: &["crossbeam_channel", "percent_encoding", "tracing"],
     },
@@ -79,7 +79,6 @@ const TABLE: &[Rule] = &[
         own: &["config"],
         others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"],
     },
-    Rule { module: "fault", own: &[], others: &[] },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },

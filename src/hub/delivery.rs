@@ -6,7 +6,6 @@ use super::{
     BUSY_TURNS, CROWD, Compression, GATHER_TURNS, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES,
     Span,
 };
-use crate::fault::{self, Fault};
 use crate::protocol::frame::frames;
 
 impl Hub {
@@ -37,9 +36,7 @@ impl Hub {
             }
             self.slice -= 1;
             let clients = &self.clients;
-            match self.rooms[id]
-                .visit(|slot| clients[slot as usize].is_busy() && !fault::is(Fault::SecondSend))
-            {
+            match self.rooms[id].visit(|slot| clients[slot as usize].is_busy()) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
                 Visit::Nothing => {}
@@ -96,11 +93,11 @@ impl Hub {
                 continue;
             }
             let can_gather = room.queued && room.is_nearly_current(&room.members[seat.index as usize]);
-            room.revisit |= can_gather && !fault::is(Fault::ForgottenMember);
+            room.revisit |= can_gather;
             at_once |= !can_gather;
             is_owed = true;
         }
-        if at_once && !fault::is(Fault::ForgottenMember) {
+        if at_once {
             self.look_at(slot);
         }
         is_owed
@@ -203,10 +200,9 @@ impl Hub {
     /// Compresses frames for one client as they leave, since each may refer to what left before it.
     fn pack_for(&mut self, slot: Slot, span: Span) -> Span {
         let Some(Own { window, takeover }) = self.own.get_mut(&slot) else { return span };
-        let takeover = *takeover || fault::is(Fault::KeptContext);
         let mut packed = Vec::with_capacity(span.len());
         for frame in frames(span.bytes()) {
-            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, takeover));
+            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
         }
         if packed.len() == span.len() { span } else { Span::copy_of(&packed) }
     }

@@ -13,6 +13,8 @@
 
 mod batch;
 mod delivery;
+#[cfg(test)]
+mod inspect;
 mod log;
 mod message;
 mod order;
@@ -413,17 +415,6 @@ impl Hub {
     /// Number of rooms on this shard and the bytes that their logs hold.
     pub fn memory(&self) -> (usize, usize) {
         (self.rooms.len(), self.rooms.iter().map(|room| room.memory()).sum())
-    }
-}
-
-#[cfg(test)]
-impl Hub {
-    /// Clients that are there, or have an outbox, a seat or a send; and windows of their own.
-    pub(crate) fn occupied(&self) -> usize {
-        let is_used = |client: &&Client| {
-            client.number > 0 || client.outbox.is_some() || !client.seats.is_empty() || client.sending
-        };
-        self.clients.iter().filter(is_used).count() + self.own.len()
     }
 }
 

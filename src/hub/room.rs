@@ -3,7 +3,6 @@
 use super::log::Log;
 use super::rooms::Rank;
 use crate::chunk::Span;
-use crate::fault::{self, Fault};
 use crate::protocol::deflate::Deflater;
 
 /// Index of a connection within the shard.
@@ -61,7 +60,7 @@ pub(crate) struct Room {
     pub(crate) log: Log,
     /// The same messages compressed, from when the first member came that reads it until the last one is gone.
     /// What is older it reads from the other log: a plain message is always allowed. RFC 7692 §6
-    packed: Option<Log>,
+    pub(super) packed: Option<Log>,
     /// Members that read it.
     packed_members: usize,
     pub(crate) members: Vec<Member>,
@@ -179,9 +178,7 @@ impl Room {
     /// Begins to follow the room's order with the log that the home shard sent.
     pub(crate) fn start(&mut self, log: Log, history_bytes: usize) {
         self.offered = log.end();
-        if !fault::is(Fault::StaleNumbers) {
-            self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
-        }
+        self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
         self.log = log;
         self.live = true;
         for member in &mut self.members {

@@ -48,6 +48,11 @@ impl Rooms {
         self.slab.iter().map(|(_, room)| &**room)
     }
 
+    #[cfg(test)]
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Room> {
+        self.slab.iter_mut().map(|(_, room)| &mut **room)
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
         self.by_name.get(name).copied()
     }

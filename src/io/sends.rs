@@ -51,6 +51,12 @@ impl Sends {
         SendId(NonZeroU32::new(self.entries.len() as u32).expect("fewer than 2^32 connections send"))
     }
 
+    /// The spans in flight.
+    #[cfg(test)]
+    pub(super) fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
+        self.entries.iter_mut().flatten().map(|send| &mut send.span)
+    }
+
     /// How many are under way.
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()

@@ -5,8 +5,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::fault::{self, Fault};
-
 /// Counts connections, and says which one is too many. Every connection is counted from its accept to the
 /// release of its descriptor, whatever became of its handshake. One that is over a limit takes nobody's place.
 #[derive(Debug)]
@@ -128,9 +126,6 @@ impl Admission {
         if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
             self.leave_address(address, place);
-            if fault::is(Fault::CountedTwice) {
-                self.leave_address(address, place);
-            }
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
     }

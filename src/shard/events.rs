@@ -7,7 +7,6 @@ use tracing::{debug, info, warn};
 
 use crate::app::{Claims, Incoming, Opening};
 use crate::config::Compression;
-use crate::fault::{self, Fault};
 use crate::hub::Slot;
 use crate::io::{Backend, Buffer, Close, Event};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
@@ -147,12 +146,7 @@ impl<B: Backend> Shard<B> {
             is_over |= self.charge(slot, 1, before - input.len());
             match event {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
-                    Some(mut upgrade) => {
-                        if let Some(agreement) =
-                            upgrade.agreement.as_mut().filter(|_| fault::is(Fault::ForgottenContext))
-                        {
-                            agreement.client_takeover = false;
-                        }
+                    Some(upgrade) => {
                         protocol.upgrade(upgrade.agreement);
                         let opening = Opening { room: &upgrade.room, claims: upgrade.claims.as_ref() };
                         self.opened(slot, opening);

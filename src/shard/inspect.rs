@@ -2,6 +2,7 @@
 
 use super::connection::Pause;
 use super::*;
+use crate::hub::Batch;
 use crate::io::Uring;
 use crate::io::uring::Kernel;
 
@@ -16,6 +17,25 @@ impl<K: Kernel> Shard<Uring<K>> {
     pub(crate) fn end_turn(&mut self, events: &mut Vec<Event>) {
         self.backend.end(events).expect("the simulated kernel does not break");
         self.work(events);
+    }
+
+    /// Loses the requests that full mailboxes did not take in this turn.
+    pub(crate) fn drop_stuck_requests(&mut self) {
+        let others = (0..self.addresses.len() as u16).filter(|shard| *shard != self.settings.shard);
+        others.for_each(|shard| self.hub.outgoing(shard).requests = Batch::default());
+    }
+
+    /// Never resumes the publishers that are paused now.
+    pub(crate) fn forget_paused(&mut self) {
+        self.paused.clear();
+    }
+
+    pub(crate) fn hub(&mut self) -> &mut Hub {
+        &mut self.hub
+    }
+
+    pub(crate) fn backend(&mut self) -> &mut Uring<K> {
+        &mut self.backend
     }
 
     /// Reaches the bounds with a few clients and messages.

@@ -7,7 +7,6 @@ use tracing::{debug, error, info};
 
 use crate::app::{App, ClientId, Context};
 use crate::config::LagPolicy;
-use crate::fault::{self, Fault};
 use crate::hub::{Lagged, Slot};
 use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
@@ -190,9 +189,7 @@ impl<B: Backend> Shard<B> {
         self.expiries.remove(&slot);
         self.count_phase(gone.phase, Phase::Free);
         self.hub.close(slot);
-        if !fault::is(Fault::LostContext) {
-            self.stats.context_bytes_released.add(gone.context_memory() as u64);
-        }
+        self.stats.context_bytes_released.add(gone.context_memory() as u64);
         self.shared.admission.leave(gone.peer, gone.place);
         self.journal.closed(slot, gone.peer, self.now_ms);
         self.live -= 1;

@@ -1,6 +1,5 @@
 //! Mail: what shards tell each other, and the brakes that keep it bounded.
 
-use crate::fault::{self, Fault};
 use crate::hub::{Delivery, Message, Request};
 use crate::io::Backend;
 
@@ -144,9 +143,6 @@ impl<B: Backend> Shard<B> {
             return;
         }
         for slot in std::mem::take(&mut self.paused) {
-            if fault::is(Fault::NeverResumed) {
-                continue;
-            }
             if self.connections[slot as usize].is_paused(Pause::Published) {
                 self.listen_again(slot, Pause::Published);
             }

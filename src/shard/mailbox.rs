@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::fault::{self, Fault};
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
 use crate::sync::Awaited;
@@ -64,9 +63,7 @@ impl Address {
             self.awaited.raise();
             stuck = self.try_post(from, outgoing);
         }
-        if !fault::is(Fault::LostWake) {
-            self.waker.wake();
-        }
+        self.waker.wake();
         stuck
     }
 
@@ -82,9 +79,7 @@ impl Address {
         if !outgoing.requests.is_empty() {
             let batch = std::mem::take(&mut outgoing.requests);
             if let Err(TrySendError::Full((_, batch))) = self.requests.try_send((from, batch)) {
-                if !fault::is(Fault::DroppedBatch) {
-                    outgoing.requests = batch;
-                }
+                outgoing.requests = batch;
                 stuck = true;
             }
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::deflate::{Extension, Offer, RSV1, bomb};
+use super::fault::Fault;
 use super::frames::{self, Frame};
 use super::hearing::Hearing;
 use super::net::{NARROW, Net};
@@ -314,7 +315,7 @@ impl Client {
             let head = str::from_utf8(&head).expect("a response is text");
             if head.starts_with("HTTP/1.1 101 ") {
                 self.phase = Phase::Open;
-                self.agree(head);
+                self.agree(head, net.fault);
             } else {
                 let is_error = head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 5");
                 assert!(is_error, "a response: {head:?}");
@@ -340,9 +341,9 @@ impl Client {
     }
 
     /// Takes note of what was agreed about compression.
-    fn agree(&mut self, head: &str) {
+    fn agree(&mut self, head: &str, fault: Option<Fault>) {
         let agreed = match self.offer.take() {
-            Some(offer) => offer.agreed(head),
+            Some(offer) => offer.agreed(head, fault),
             None if head.contains("Sec-WebSocket-Extensions") => Err("an extension, unasked".into()),
             None => Ok(None),
         };

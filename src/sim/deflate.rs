@@ -2,6 +2,7 @@
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+use super::fault::Fault;
 use super::random::Random;
 
 /// The bit of the first byte of a frame that says that its message is compressed.
@@ -54,7 +55,7 @@ impl Offer {
     }
 
     /// What the response makes of it: nothing, or what the client may rely on and must keep to.
-    pub(super) fn agreed(self, head: &str) -> Result<Option<Extension>, String> {
+    pub(super) fn agreed(self, head: &str, fault: Option<Fault>) -> Result<Option<Extension>, String> {
         let Some(line) = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")) else {
             return Ok(None);
         };
@@ -82,6 +83,9 @@ impl Offer {
         if !is_allowed {
             return Err(format!("{line} is no answer to {self:?}"));
         }
+        // A server that refers to earlier messages although it must not, and one that forgets what it must remember.
+        server_forgets |= fault == Some(Fault::KeptContext);
+        client_forgets &= fault != Some(Fault::ForgottenContext);
         Ok(Some(Extension {
             inflater: Decompress::new_with_window_bits(false, server_bits.unwrap_or(15).max(SMALLEST)),
             server_forgets,

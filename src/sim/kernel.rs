@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::libc;
 
+use super::fault::Fault;
 use super::net::Net;
 use crate::chunk::Span;
 use crate::io::sends::SendId;
@@ -158,7 +159,11 @@ impl Kernel for Simulated {
     }
 
     fn give(&mut self, buffer: Buffer) {
-        self.0.borrow_mut().lent.push_back(buffer);
+        let mut core = self.0.borrow_mut();
+        let is_lost = core.net.borrow_mut().is_lost();
+        if !is_lost {
+            core.lent.push_back(buffer);
+        }
     }
 
     fn take(&mut self, id: u16, len: usize) -> Buffer {
@@ -397,10 +402,16 @@ impl Core {
             let count = if net.adverse { net.random.between(1, most) } else { most };
             buffer.fill(&net.conns[at].to_server.take(count));
             let last = net.mishap(6);
+            let is_told = !net.has(Fault::ForgottenMore);
             net.note("receive", [slot as usize, at, count]);
             let (operation, id) = (Operation::Receive(slot), buffer.id());
             self.filled.push(buffer);
-            self.ready.push_back(Completion { operation, result: count as i32, last, buffer: Some(id) });
+            self.ready.push_back(Completion {
+                operation,
+                result: count as i32,
+                last: last && is_told,
+                buffer: Some(id),
+            });
             self.at(slot).receiving = !last;
             return true;
         };
@@ -455,9 +466,10 @@ impl Core {
         }
         let (done, len) = (send.done, send.bytes.len());
         let interrupted = net.mishap(24);
+        let told = if net.has(Fault::ShortSend) { len } else { done };
         drop(net);
         if done == len || interrupted {
-            self.finish_send(slot, done as i32);
+            self.finish_send(slot, told as i32);
         }
         true
     }

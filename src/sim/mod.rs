@@ -6,6 +6,7 @@
 
 mod client;
 mod deflate;
+mod fault;
 mod frames;
 mod hearing;
 mod kernel;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::fault::Fault;
 use super::random::Random;
 
 /// Bytes under way at most on the narrowest links.
@@ -53,6 +54,8 @@ pub(super) struct Net {
     /// Hash over all that has happened.
     pub(super) trace: u64,
     pub(super) verbose: bool,
+    /// A bug put in on purpose.
+    pub(super) fault: Option<Fault>,
     /// Messages that clients have heard.
     pub(super) heard: u64,
     /// Compressed ones among what they were sent.
@@ -68,7 +71,7 @@ pub(super) struct Net {
 }
 
 impl Net {
-    pub(super) fn new(random: Random, shards: usize, verbose: bool) -> Self {
+    pub(super) fn new(random: Random, shards: usize, verbose: bool, fault: Option<Fault>) -> Self {
         let backlogs = vec![VecDeque::new(); shards];
         Self {
             random,
@@ -78,6 +81,7 @@ impl Net {
             adverse: true,
             trace: 0,
             verbose,
+            fault,
             heard: 0,
             inflated: 0,
             deflated: 0,
@@ -117,6 +121,16 @@ impl Net {
         self.backlogs[shard].push_back(at);
         self.note("connect", [shard, at, capacity]);
         at
+    }
+
+    /// Whether the bug is in.
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    /// Whether a buffer that comes back is lost.
+    pub(super) fn is_lost(&mut self) -> bool {
+        self.has(Fault::LostBuffer) && self.random.once_in(50)
     }
 
     /// Something rare that a kernel may do, once in so many times while it is adverse.

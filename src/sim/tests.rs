@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::world::{Outcome, run, run_with_reloads};
-use crate::fault::{Fault, PRESENT};
+use super::fault::Fault;
+use super::world::{Outcome, run, run_with_fault, run_with_reloads};
 
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
@@ -121,9 +121,8 @@ fn a_seed_gives_the_same_run_every_time() {
 
 /// Fails when none of so many seeds notices the fault.
 fn is_caught(fault: Fault, within: u64) {
-    PRESENT.set(Some(fault));
-    let caught = (0..within).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, false))).is_err());
-    PRESENT.set(None);
+    let is_noticed = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run_with_fault(*seed, fault))).is_err();
+    let caught = (0..within).find(is_noticed);
     println!("{fault:?} was caught by seed {caught:?}");
     assert!(caught.is_some(), "{fault:?} was not caught by {within} seeds");
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::client::{Character, Client, Rules};
+use super::fault::{Fault, end_turn};
 use super::kernel::{Core, Simulated};
 use super::net::Net;
 use super::random::Random;
@@ -16,7 +17,7 @@ use crate::config::{Compression, Config, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
 use crate::protocol::Limits;
-use crate::shard::admission;
+use crate::shard::admission::{self, Admission};
 use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
 use crate::stats::Totals;
 
@@ -40,7 +41,7 @@ struct Driver {
 
 impl Driver {
     /// Half a turn, if the shard would not sleep on.
-    fn step(&mut self, now_ms: u64, early: bool) -> bool {
+    fn step(&mut self, now_ms: u64, early: bool, admission: &Admission) -> bool {
         if self.over {
             return false;
         }
@@ -51,7 +52,8 @@ impl Driver {
             return true;
         };
         let mut core = self.core.borrow_mut();
-        if self.shard.waker().was_written() {
+        let fault = core.net.borrow().fault;
+        if self.shard.waker().was_written() && fault != Some(Fault::LostWake) {
             core.woken();
         }
         let is_due = !core.ready.is_empty() || until.is_some_and(|until| until <= now_ms);
@@ -59,7 +61,7 @@ impl Driver {
         if !is_due && !early {
             return false;
         }
-        self.shard.end_turn(&mut self.events);
+        end_turn(&mut self.shard, &mut self.events, admission, fault);
         self.core.borrow_mut().check_heard(|slot| self.shard.listens_to(slot));
         self.wait = None;
         self.over = self.shard.is_finished();
@@ -106,7 +108,15 @@ pub(super) struct Outcome {
 /// # Panics
 /// When something happened that must not.
 pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
-    play_out(World::new(seed, verbose))
+    play_out(World::new(seed, verbose, None))
+}
+
+/// Runs a seed with a bug put in.
+///
+/// # Panics
+/// When the bug, or another one, is noticed.
+pub(super) fn run_with_fault(seed: u64, fault: Fault) -> Outcome {
+    play_out(World::new(seed, false, Some(fault)))
 }
 
 /// Runs a seed with settings that change now and then.
@@ -114,7 +124,7 @@ pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
 /// # Panics
 /// The same.
 pub(super) fn run_with_reloads(seed: u64) -> Outcome {
-    let mut world = World::new(seed, false);
+    let mut world = World::new(seed, false, None);
     world.reloads = Some(Random::new(seed));
     // A rate may come and go.
     world.is_paced = true;
@@ -143,10 +153,10 @@ fn play_out(mut world: World) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, verbose: bool) -> Self {
+    fn new(seed: u64, verbose: bool, fault: Option<Fault>) -> Self {
         let mut random = Random::new(seed);
         let shards = random.between(1, 3);
-        let net = Rc::new(RefCell::new(Net::new(Random::new(random.next()), shards, verbose)));
+        let net = Rc::new(RefCell::new(Net::new(Random::new(random.next()), shards, verbose, fault)));
         let rules = Rules {
             shards,
             rooms: (0..random.between(1, 3)).map(|number| format!("room{number}")).collect(),
@@ -286,7 +296,7 @@ impl World {
                     return false;
                 }
                 let early = !calm && random.once_in(50);
-                self.drivers[at].step(now_ms, early)
+                self.drivers[at].step(now_ms, early, &self.shared.admission)
             }
         }
     }
@@ -371,7 +381,7 @@ impl World {
         }
         for driver in &mut self.drivers {
             any |= driver.core.borrow_mut().step();
-            any |= driver.step(now_ms, false);
+            any |= driver.step(now_ms, false, &self.shared.admission);
         }
         any
     }

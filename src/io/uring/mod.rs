@@ -10,6 +10,8 @@
 mod accepts;
 mod buffers;
 mod connection;
+#[cfg(test)]
+mod inspect;
 mod kernel;
 mod operation;
 mod quiet;
@@ -34,7 +36,6 @@ use super::admission::Admission;
 use super::sends::{SendId, Sends};
 use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical};
 use crate::chunk::Span;
-use crate::fault::{self, Fault};
 
 /// Requests handed over in one system call. A longer batch takes one more for each so many.
 const SUBMISSIONS: u32 = 2048;
@@ -184,10 +185,6 @@ impl<K: Kernel> Uring<K> {
             self.at(slot).send = Some(id);
             self.at(slot).under_way += 1;
             self.push_send(id);
-            if fault::is(Fault::SpanLetGo) {
-                let send = self.sends.at(id);
-                send.span = Span::copy_of(send.span.bytes());
-            }
         }
     }
 
@@ -332,7 +329,7 @@ impl<K: Kernel> Uring<K> {
         let buffer = buffer.map(|id| self.kernel.take(id, result.max(0) as usize));
         let connection = self.at(slot);
         let parks = connection.listening == Listening::Parking;
-        if last && !fault::is(Fault::ForgottenMore) {
+        if last {
             connection.listening = Listening::Nothing;
         }
         let heard = connection.phase == Phase::Open && !connection.ended;
@@ -342,7 +339,6 @@ impl<K: Kernel> Uring<K> {
                 connection.served = false;
                 events.push(Event::Received { slot, buffer });
             }
-            (_, Some(_)) if fault::is(Fault::LostBuffer) => {}
             (_, Some(buffer)) => self.kernel.give(buffer),
             _ => {}
         }
@@ -386,7 +382,7 @@ impl<K: Kernel> Uring<K> {
         }
         let open = self.connections[slot as usize].phase == Phase::Open;
         let again = matches!(-result, libc::EINTR | libc::EAGAIN) || result > 0;
-        if open && again && !send.span.is_empty() && !fault::is(Fault::ShortSend) {
+        if open && again && !send.span.is_empty() {
             return self.push_send(id);
         }
         self.sends.remove(id);
