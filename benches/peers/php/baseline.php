@@ -1,43 +1,43 @@
 #!/usr/bin/env php
 <?php
 /*
- * The baseline: a WebSocket server as "Building WebSockets in PHP from Scratch" builds it, made whole.
+ * The baseline: the WebSocket server of the article "Building WebSockets in PHP from Scratch", completed.
  *
- * One master and N forked workers, a socket pair between the master and each worker, stream_select in every
- * process, reads of 1,000 bytes, one accept a turn. All workers accept on the same socket and the master only
- * carries messages from one worker to the others. The article leaves the handshake and the coding of frames out;
- * here they are, with string operations rather than loops over bytes.
+ * It has one master and N forked workers, a socket pair between the master and each worker, stream_select in every
+ * process, reads of 1,000 bytes, and one accept per turn. All workers accept on the same socket. The master only
+ * passes messages from one worker to the others. The article leaves out the handshake and the coding of frames; here
+ * they use string operations instead of loops over bytes.
  *
  *     php baseline.php --listen ADDR:PORT --app chat|relay|echo --workers N
  *         [--max-per-address N] [--nagle on|off]
  *
- * What the article has wrong is left as it is, except where nothing could be measured otherwise. Mended:
+ * Faults of the article stay, except those that prevent a measurement. These are fixed:
  *
- *  1. With one worker nobody hears anything, because the master skips the worker that a message comes from.
+ *  1. With one worker no client receives anything, because the master skips the worker that sent a message.
  *     Here a worker delivers to its own clients itself.
- *  2. Messages between the processes have no frame, so that two merge and one splits. They have a length now.
- *  3. A frame longer than one read, or the second frame in one read, is lost. Each client has an input buffer now.
- *  4. Short writes are not continued, and who is not ready to be written to misses the message. What the kernel
- *     does not take is kept and written when the socket is ready. All sockets are non-blocking for that.
+ *  2. Messages between processes have no boundaries, so they merge and split. Here each has a length.
+ *  3. A frame longer than one read, or the second frame in one read, is lost. Here each client has an input buffer.
+ *  4. Short writes are not continued, and a client whose socket is full misses the message. Here the rest is kept
+ *     and written when the socket is ready. All sockets are nonblocking.
  *  5. Several workers wait in select for the same listener, and those that lose the race hang in accept until
- *     the next client. The listener is non-blocking now.
- *  6. Close frames are ignored, so that a client that closes in order waits for ever. They are answered.
- *  7. A worker whose master is gone spins on the end of file. It ends.
- *  8. Six connections are allowed from one address. That is an option here, and off.
- *  9. Nagle's algorithm holds small writes back until the client acknowledges, up to 40 ms later, so that few
- *     clients measure that timer and not the server. It is off here; --nagle on is as the article has it.
+ *     the next client. Here the listener is nonblocking.
+ *  6. Close frames are ignored, so a client that closes properly waits forever. Here they are answered.
+ *  7. A worker whose master has ended spins on the end of file. Here it ends, too.
+ *  8. Six connections are allowed from one address. Here that is an option, off by default.
+ *  9. Nagle's algorithm delays small writes until the client acknowledges, up to 40 ms later, so a run with few
+ *     clients measures that timer. Here it is off; --nagle on is the article's way.
  *
- * Left, on purpose:
+ * These faults stay on purpose:
  *
- *  - stream_select ends at 1,024 descriptors. A worker that accepts one more client serves nobody any longer: its
- *    select fails in every turn until a client leaves, which it cannot notice. (The article's then hangs in accept;
- *    this one sleeps, and ends when the master does.)
- *  - Every message asks select about every client before it is sent, and then makes one write for each.
- *  - Nothing limits what is kept for a client that does not read, or the length of a message.
- *  - A client that connects and says nothing stays for ever. Pings are not answered, messages in several
- *    fragments are dropped, and what is no valid frame ends the connection without a close frame.
+ *  - stream_select is limited to 1,024 descriptors. A worker that accepts one more client serves nobody any longer:
+ *    its select fails in every turn until a client leaves, which it cannot notice. (The article's worker then hangs
+ *    in accept; this one sleeps, and ends with the master.)
+ *  - Every message calls select on every client before it is sent, and then makes one write per client.
+ *  - Neither the pending bytes of a client that does not read nor the length of a message is limited.
+ *  - A client that connects and sends nothing stays forever. Pings are not answered, fragmented messages are
+ *    dropped, and an invalid frame ends the connection without a close frame.
  *  - The order of messages differs between clients of different workers.
- *  - Everybody is in one room, whatever the path. The listener's backlog is PHP's default of 32.
+ *  - All clients are in one room, whatever the path. The listener's backlog is PHP's default of 32.
  */
 
 declare(strict_types=1);
@@ -50,7 +50,7 @@ const TEXT = 0x1;
 const BINARY = 0x2;
 const CLOSE = 0x8;
 
-/** Opens the listener, forks the workers and becomes the master. */
+/** Opens the listener, forks the workers and runs the master. */
 final class Launcher
 {
     public function __construct(private Settings $settings)
@@ -93,13 +93,13 @@ final class Launcher
     }
 }
 
-/** A set of non-blocking sockets and what could not be written to them yet. Keys are the streams' numbers. */
+/** A set of nonblocking sockets and their pending bytes. Keys are the streams' numbers. */
 abstract class Process
 {
     /** Bytes that wait for room in a socket. */
     private array $unsent = [];
 
-    /** Waits for sockets; keys of the arrays are kept. False when there are more than select can have. */
+    /** Waits for sockets and keeps the keys of the arrays. Returns false if there are too many for select. */
     protected function select(array &$read, array &$write, ?int $seconds): bool
     {
         $except = null;
@@ -128,7 +128,7 @@ abstract class Process
         $this->unsent[(int) $stream] = ($this->unsent[(int) $stream] ?? '') . $bytes;
     }
 
-    /** Writes what was kept for a socket that has room again. */
+    /** Writes the pending bytes of a socket that has room again. */
     protected function resume($stream): void
     {
         $bytes = $this->unsent[(int) $stream] ?? '';
@@ -138,7 +138,7 @@ abstract class Process
         }
     }
 
-    /** Those of the sockets that wait for room. */
+    /** Returns the sockets with pending bytes. */
     protected function blocked(array $streams): array
     {
         return $this->unsent ? array_intersect_key($streams, $this->unsent) : [];
@@ -150,7 +150,7 @@ abstract class Process
     }
 }
 
-/** Carries each message of a worker to all other workers. */
+/** Passes each message of a worker to all other workers. */
 final class Master extends Process
 {
     private array $workers = [];
@@ -200,14 +200,14 @@ final class Master extends Process
     }
 }
 
-/** Accepts clients, shakes hands and takes their messages; what happens with them is the subclass's matter. */
+/** Accepts clients, makes the handshake and reads messages. A subclass handles them. */
 abstract class Worker extends Process
 {
-    /** All clients, and those of them that have become WebSockets. */
+    /** All clients, and those that have made the handshake. */
     protected array $clients = [];
     protected array $open = [];
     private array $input = [];
-    /** Requests whose answer is sent when the socket can be written to. */
+    /** Requests whose answer waits for room in the socket. */
     private array $requests = [];
     private array $addresses = [];
     private array $perAddress = [];
@@ -263,17 +263,17 @@ abstract class Worker extends Process
     abstract protected function onOpen($client): void;
     abstract protected function onClose(int $id): void;
     abstract protected function onMessage($client, int $opcode, string $payload): void;
-    /** A message of another worker. */
+    /** Handles a message of another worker. */
     abstract protected function onBroadcast(int $opcode, string $payload): void;
 
-    /** Gives a message to the clients of all workers. */
+    /** Sends a message to the clients of all workers. */
     protected function broadcast(int $opcode, string $payload): void
     {
         $this->distribute($opcode, $payload);
         $this->write($this->master, Packet::wrap(chr($opcode) . $payload));
     }
 
-    /** Gives a message to the clients of this worker. */
+    /** Sends a message to the clients of this worker. */
     protected function distribute(int $opcode, string $payload): void
     {
         $frame = Frame::encode($opcode, $payload);
@@ -312,7 +312,7 @@ abstract class Worker extends Process
         $this->perAddress[$address] = ($this->perAddress[$address] ?? 0) + 1;
     }
 
-    /** False when the master is gone. */
+    /** Returns false if the master has ended. */
     private function readMaster(): bool
     {
         $data = fread($this->master, READ_SIZE);
@@ -411,7 +411,7 @@ final class ChatWorker extends Worker
 
     protected function onMessage($client, int $opcode, string $payload): void
     {
-        // A client closes when it is sent text that is not UTF-8, so that is not passed on.
+        // A client closes when it receives text that is not UTF-8, so such text is dropped.
         if ($opcode === TEXT && $payload !== '' && preg_match('//u', $payload)) {
             $this->broadcast(TEXT, 'User #' . (int) $client . " ({$this->pid}): " . strip_tags($payload));
         }
@@ -423,7 +423,7 @@ final class ChatWorker extends Worker
     }
 }
 
-/** Every message goes to everybody as it is. */
+/** Sends every message unchanged to all clients. */
 final class RelayWorker extends Worker
 {
     protected function onOpen($client): void
@@ -445,7 +445,7 @@ final class RelayWorker extends Worker
     }
 }
 
-/** Every message goes back to its sender alone. */
+/** Sends every message back to its sender only. */
 final class EchoWorker extends Worker
 {
     protected function onOpen($client): void
@@ -475,7 +475,7 @@ final class Frame
     {
     }
 
-    /** Takes the frame at the start of the input, or nothing when it is not whole. */
+    /** Takes the frame at the start of the input. Returns null if it is incomplete. */
     public static function take(string &$input): ?self
     {
         $have = strlen($input);
@@ -507,7 +507,7 @@ final class Frame
         $key = substr($input, $header, 4);
         $payload = substr($input, $header + 4, $length) ^ str_repeat($key, intdiv($length + 3, 4));
         $input = substr($input, $end);
-        // A fragment gets an opcode that nobody handles.
+        // A fragment gets an opcode that no handler knows.
         return new self($first & 0x80 ? $first & 0x0f : 0, $payload);
     }
 
@@ -523,7 +523,7 @@ final class Frame
     }
 }
 
-/** Messages between processes: a length of four bytes, and so many bytes. */
+/** Messages between processes: a length of four bytes, then the bytes. */
 final class Packet
 {
     public static function wrap(string $packet): string
@@ -531,7 +531,7 @@ final class Packet
         return pack('N', strlen($packet)) . $packet;
     }
 
-    /** Takes the whole packets from the start of the input. */
+    /** Takes the complete packets from the start of the input. */
     public static function takeAll(string &$input): array
     {
         $packets = [];
@@ -552,9 +552,9 @@ final class Settings
     public string $listen = '127.0.0.1:8000';
     public string $app = 'chat';
     public int $workers = 1;
-    /** Whether small writes wait for acknowledgements, as PHP has it by default. */
+    /** Whether small writes wait for acknowledgements, which is PHP's default. */
     public bool $nagle = false;
-    /** Connections from one address; 0: any number. The article has 6. */
+    /** Limit of connections from one address; 0 means no limit. The article has 6. */
     public int $maxPerAddress = 0;
 
     public static function parse(array $arguments): self
@@ -581,7 +581,7 @@ final class Settings
     }
 }
 
-/** In each turn select warns of descriptors that are too high for it; once is enough. */
+/** Shows the warning of select about too high descriptors once instead of every turn. */
 function warn(int $level, string $message): bool
 {
     static $warned = false;

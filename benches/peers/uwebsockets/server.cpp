@@ -1,5 +1,5 @@
-// Echo and relay on uWebSockets, with its own publish and subscribe. One app on one thread: a topic does not reach
-// over threads, and its documentation leaves that to the application.
+// Echo and relay on uWebSockets, with its own publish and subscribe. One app on one thread: a topic is local to a
+// thread, and the documentation leaves the rest to the application.
 
 #include "App.h"
 
@@ -12,7 +12,7 @@
 
 namespace {
 
-// So much may wait for a client before it is disconnected. The default of 64 KiB would silently drop messages.
+// Limit of the pending bytes of a client, which is then disconnected. The default of 64 KiB would drop messages.
 constexpr unsigned int MAX_BACKPRESSURE = 16 * 1024 * 1024;
 constexpr unsigned int MAX_PAYLOAD = 16 * 1024 * 1024;
 
@@ -84,7 +84,7 @@ int main(int count, char **words) {
                                                request->getHeader("sec-websocket-extensions"), context);
         };
         behavior.open = [](auto *socket) { socket->subscribe(socket->getUserData()->room); };
-        // The app publishes to all subscribers; a socket would leave itself out.
+        // The app publishes to all subscribers. A socket would leave itself out.
         behavior.message = [&app](auto *socket, std::string_view message, uWS::OpCode opcode) {
             app.publish(socket->getUserData()->room, message, opcode, false);
         };

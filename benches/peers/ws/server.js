@@ -1,5 +1,5 @@
-// Echo and relay on the npm package ws, as its README has them. One thread: a broadcast over several processes needs
-// a broker of some kind, which is not the package's matter.
+// Echo and relay on the npm package ws, as in its README. One thread: a broadcast over several processes needs a
+// broker, which the package does not have.
 
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -22,7 +22,7 @@ const host = values.listen.slice(0, colon).replace(/^\[|\]$/g, '');
 const port = Number(values.listen.slice(colon + 1));
 
 const server = createServer();
-// No client is greeted with compression; it is off by default, too.
+// Compression is off, which is also the default.
 const sockets = new WebSocketServer({ server, perMessageDeflate: false, clientTracking: false });
 const rooms = new Map();
 

@@ -20,7 +20,7 @@ use tokio::sync::broadcast::Sender;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::unconstrained;
 
-/// A message, shared by all who are sent it.
+/// A message that all receivers share.
 type Message = (OpCode, Bytes);
 
 fn main() -> io::Result<()> {
@@ -49,7 +49,7 @@ fn main() -> io::Result<()> {
     })
 }
 
-/// Without the cooperative budget, as its examples do it.
+/// The task has no cooperative budget, as in the library's examples.
 fn spawn(connection: impl Future<Output = Result<(), WebSocketError>> + Send + 'static) {
     tokio::spawn(async move {
         match unconstrained(connection).await {
@@ -72,9 +72,9 @@ async fn echo(socket: UpgradeFut) -> Result<(), WebSocketError> {
     }
 }
 
-/// Reads in one task and writes in another, since its reads must not be cancelled.
+/// Reads in one task and writes in another, because reads of the library must not be cancelled.
 async fn relay(socket: UpgradeFut, room: Sender<Message>) -> Result<(), WebSocketError> {
-    // Its writes are one system call a frame; the buffer makes it one for all that is there.
+    // The library makes one system call per frame. The buffer makes one for all queued frames.
     let (reader, writer) = socket.await?.split(|stream| {
         let (reader, writer) = tokio::io::split(stream);
         (reader, BufWriter::new(writer))
@@ -90,7 +90,7 @@ async fn relay(socket: UpgradeFut, room: Sender<Message>) -> Result<(), WebSocke
         let frame = reader.read_frame(&mut obliged).await?;
         match frame.opcode {
             OpCode::Close => return Ok(()),
-            // The writer may be gone, which the next read will tell.
+            // An error means that the writer has ended. The next read reports it.
             OpCode::Text | OpCode::Binary => drop(room.send((frame.opcode, shared(frame.payload)))),
             _ => {}
         }
@@ -107,7 +107,7 @@ async fn write<W: tokio::io::AsyncWrite + Unpin>(
             answer = answers.recv() => answer,
             message = messages.recv() => message.inspect_err(|_| eprintln!("a client has lagged")).ok(),
         };
-        // The reader is gone, or the client has lagged.
+        // The reader has ended, or the client has lagged.
         let Some(mut message) = first else { return Ok(()) };
         loop {
             let frame = Frame::new(true, message.0, None, Payload::Borrowed(&message.1));
@@ -119,7 +119,7 @@ async fn write<W: tokio::io::AsyncWrite + Unpin>(
     }
 }
 
-/// Pongs and close frames go through the writer.
+/// Sends pongs and close frames through the writer.
 fn send_answer(answer: &UnboundedSender<Message>, frame: Frame<'_>) -> Result<(), WebSocketError> {
     let answer = answer.send((frame.opcode, shared(frame.payload)));
     answer.map_err(|_| WebSocketError::ConnectionClosed)

@@ -1,51 +1,51 @@
-//! What both limit programs do with the bytes. It is the least that the load generator's checks let pass.
+//! The byte handling of both limit programs. It is the least that passes the load generator's checks.
 //!
-//! The limit is no WebSocket server. It tells what the kernel takes for the receives and sends of a scenario, so
-//! that the distance of a real server to it is what that server's own code costs. On one thread it
+//! A limit program is not a WebSocket server. It shows what the kernel costs for the receives and sends of a scenario.
+//! The distance of a real server to it is the cost of that server's own code. On one thread it
 //!
-//! - answers a request for its `Sec-WebSocket-Key` alone, on any path, and holds everybody in one room;
-//! - takes the size of the first frame of each client for the size of all its frames, so that no header is read;
-//! - unmasks, because every client masks with keys of its own and the load generator compares each byte;
-//! - looks at the opcode for the one reason that it must notice a close frame, which it answers;
-//! - sends what one turn of the loop has gathered with one send a client.
+//! - answers only the `Sec-WebSocket-Key` of a request, on any path, and has one room;
+//! - takes the size of each client's first frame for all its frames, so that it reads no header;
+//! - unmasks, because every client has its own masks and the load generator compares each byte;
+//! - reads the opcode only to find a close frame, which it answers;
+//! - sends the frames of one turn with one send per client.
 //!
 //! It has no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no message
-//! limit. It has no timers, no limits per client or address, no history, no application and no metrics. Messages of
-//! different sizes from one client break it, and so does a client that falls more than 64 MiB behind.
+//! limit. It has no timers, no limits per client or address, no history, no application and no metrics. A client that
+//! sends messages of different sizes breaks it, and so does a client that is more than 64 MiB behind.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use peer::App;
 use sha1::{Digest as _, Sha1};
 
-/// Bytes of the room that are kept for those who are behind.
+/// Bytes of the room that are kept for slow clients.
 const ROOM_LEN: usize = 64 << 20;
 const KEY_HEADER: &[u8] = b"Sec-WebSocket-Key: ";
 /// Length of a key, in bytes (RFC 6455 §4.1: base64 of 16 bytes).
 const KEY_LEN: usize = 24;
 const CLOSE_NORMALLY: [u8; 4] = [0x88, 2, 0x03, 0xE8];
 
-/// The connection is to be closed, after what is owed to it was sent.
+/// The connection must be closed, after its pending bytes are sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended;
 
-/// What is known of one client's bytes.
+/// The parse state of one client.
 #[derive(Debug, Default)]
 pub struct Input {
-    /// The handshake is over.
+    /// The handshake has succeeded.
     pub is_open: bool,
-    /// The start of a request or frame that is not whole yet.
+    /// The start of a request or frame that has not arrived whole.
     kept: Vec<u8>,
-    /// Lengths of the first frame's header and of the frame; 0 before it came.
+    /// Lengths of the first frame's header and of the frame, in bytes; 0 before the first frame.
     header_len: usize,
     frame_len: usize,
 }
 
 impl Input {
-    /// Takes what was received. Server frames go to `own` or to `room`, as the app has it; other answers to `own`.
+    /// Handles received bytes. Server frames go to `own` or to `room`, by the app; other answers go to `own`.
     ///
     /// # Errors
-    /// When the client has closed or makes no sense.
+    /// The client has closed, or its bytes make no sense.
     pub fn receive(
         &mut self,
         bytes: &[u8],
@@ -97,7 +97,7 @@ impl Input {
         Ok(used)
     }
 
-    /// Reads the lengths of the first frame; false when its header is not whole.
+    /// Reads the lengths of the first frame. Returns false if its header is incomplete.
     fn measure(&mut self, frame: &[u8], second: u8) -> bool {
         let (header_len, payload_len) = match (second & 0x7F, frame) {
             (126, &[_, _, a, b, ..]) => (4, usize::from(u16::from_be_bytes([a, b]))),
@@ -113,9 +113,9 @@ impl Input {
     }
 }
 
-/// Everything that was said in the room, as it is sent: the last 64 MiB of it.
+/// The frames of the room as they are sent: the last 64 MiB.
 ///
-/// Positions count all bytes ever appended.
+/// A position counts all bytes that were ever appended.
 pub struct Room {
     ring: Box<[u8]>,
     head: u64,
@@ -128,7 +128,7 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Where the next byte will be.
+    /// Returns the position of the next byte.
     #[must_use]
     pub fn head(&self) -> u64 {
         self.head
@@ -145,10 +145,10 @@ impl Room {
         }
     }
 
-    /// Bytes from `position` on, all or as many as lie together.
+    /// Returns the bytes from `position` on that are contiguous in memory.
     ///
     /// # Errors
-    /// When they are no longer kept.
+    /// The bytes are no longer kept.
     pub fn since(&self, position: u64) -> Result<&[u8], Ended> {
         let len = (self.head - position) as usize;
         if len > ROOM_LEN {
@@ -159,7 +159,7 @@ impl Room {
     }
 }
 
-/// Answers the request if it is whole; says how long it is.
+/// Answers the request if it is complete. Returns its length, in bytes.
 fn answer(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Ended> {
     let Some(end) = find(bytes, b"\r\n\r\n") else { return Ok(None) };
     let key_at = find(bytes, KEY_HEADER).ok_or(Ended)? + KEY_HEADER.len();

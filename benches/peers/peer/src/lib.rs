@@ -1,4 +1,4 @@
-//! What all the compared servers have in common: the command line, the listener, the start.
+//! The common part of the compared servers: command line, listener and start.
 
 #[cfg(feature = "tokio")]
 pub mod rooms;
@@ -12,15 +12,15 @@ use std::process::exit;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that wait to be accepted.
+/// Length of the accept queue.
 const BACKLOG: i32 = 4096;
 
-/// What a server does with messages.
+/// The mode of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum App {
-    /// They go back to their sender.
+    /// A message returns to its sender.
     Echo,
-    /// They go to everybody in the room that the path names, the sender too.
+    /// A message goes to all clients in the room that the path names, including its sender.
     Relay,
 }
 
@@ -36,7 +36,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the command line of this process, which ends with an explanation when it is wrong.
+    /// Parses the command line of this process. A wrong one ends the process with an explanation.
     #[must_use]
     pub fn parse() -> Self {
         Self::read(std::env::args().skip(1)).unwrap_or_else(|message| {
@@ -65,20 +65,20 @@ impl Arguments {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one, which is returned.
+/// Raises the soft descriptor limit to the hard limit, and returns it.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// The kernel refuses.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
 }
 
-/// A non-blocking listener whose connections have `TCP_NODELAY` from the start, and one line that says so.
+/// Creates a nonblocking listener whose connections have `TCP_NODELAY`, and prints one line about it.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// The address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,27 +1,27 @@
-//! Rooms for the servers on tokio that bring no publish and subscribe of their own.
+//! Rooms for the servers on tokio without publish and subscribe of their own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::broadcast::{Sender, channel};
 
-/// Messages that a client may be behind. One that is further behind is disconnected.
+/// The number of messages that a client may be behind. A client that is further behind is disconnected.
 const CAPACITY: usize = 16_384;
 
-/// A broadcast channel for each room, which is what tokio recommends when everybody hears everything.
+/// One broadcast channel per room, as tokio recommends when all receive everything.
 pub struct Rooms<T>(Mutex<HashMap<String, Sender<T>>>);
 
 impl<T: Clone> Rooms<T> {
-    /// No rooms, to be shared by all connections.
+    /// Creates an empty set of rooms for all connections.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(HashMap::new())))
     }
 
-    /// The room that `path` names.
+    /// Returns the room that `path` names.
     ///
     /// # Panics
-    /// When another thread panicked here.
+    /// Another thread panicked while it held the lock.
     #[must_use]
     pub fn enter(&self, path: &str) -> Sender<T> {
         let mut rooms = self.0.lock().expect("nobody panics with the lock");

@@ -8,13 +8,13 @@ use tokio::runtime::Builder;
 
 use crate::{Arguments, listen, raise_descriptor_limit};
 
-/// Serves every connection in a task of its own; `serve` gets the stream and ends with it.
+/// Runs `serve` in a task for every connection.
 ///
-/// With one worker the runtime is the current-thread one, which spares it the locks and wake-ups between threads;
-/// fastwebsockets' own benchmark has it so.
+/// With one worker the runtime is the current-thread one, which needs no locks and wake-ups between threads, as in
+/// fastwebsockets' own benchmark.
 ///
 /// # Errors
-/// When the address cannot be had, or nothing more can be accepted.
+/// The address cannot be bound, or accepting fails.
 pub fn run<F>(arguments: &Arguments, serve: impl Fn(TcpStream) -> F) -> io::Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -30,7 +30,7 @@ where
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
-                // The client left while it waited, or descriptors are short.
+                // The client has left the accept queue, or descriptors are short.
                 Err(error) => {
                     eprintln!("cannot accept: {error}");
                     tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Echo and relay on sockudo-ws: the echo loop that its README recommends, and its own publish and subscribe.
+//! Echo and relay on sockudo-ws: the echo loop of its README, and its own publish and subscribe.
 
 use std::io;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn serve(mut stream: TcpStream, app: App, rooms: &PubSub) -> Result<(), Er
 async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         match message? {
-            // Before it waits for more input, `next` sends what was fed.
+            // `next` sends the fed messages before it waits for input.
             message @ (Message::Text(_) | Message::Binary(_)) => socket.feed(message).await?,
             Message::Close(_) => break,
             Message::Ping(_) | Message::Pong(_) => {}

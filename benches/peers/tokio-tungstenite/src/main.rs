@@ -1,4 +1,4 @@
-//! Echo and relay on tokio-tungstenite. Echo is what its own `echo-server` example does.
+//! Echo and relay on tokio-tungstenite. Echo is the library's `echo-server` example.
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
 
 async fn echo(stream: TcpStream) -> Result<(), Error> {
     let (write, read) = accept_async_with_config(stream, Some(config())).await?.split();
-    // Forwarding feeds what has come, and flushes when nothing more has.
+    // `forward` feeds the messages that have arrived, and flushes when there are no more.
     read.try_filter(|message| future::ready(is_data(message))).forward(write).await
 }
 
@@ -45,7 +45,7 @@ async fn relay(stream: TcpStream, rooms: &Rooms<Message>) -> Result<(), Error> {
     loop {
         tokio::select! {
             received = socket.next() => match received {
-                // There is a receiver, our own, so that sending succeeds.
+                // There is always a receiver, this task's own, so sending succeeds.
                 Some(message) => drop(message.map(|message| is_data(&message).then(|| room.send(message)))?),
                 None => return Ok(()),
             },
@@ -61,7 +61,7 @@ async fn relay(stream: TcpStream, rooms: &Rooms<Message>) -> Result<(), Error> {
     }
 }
 
-/// What its documentation recommends for many connections; by default each has a read buffer of 128 KiB.
+/// The read buffer that the documentation recommends for many connections. The default is 128 KiB per connection.
 fn config() -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(4096)
 }
@@ -75,7 +75,7 @@ fn lagged() -> Result<(), Error> {
     Ok(())
 }
 
-/// Notes the path of the request.
+/// Stores the path of the request.
 struct PathOf<'a>(&'a mut String);
 
 impl Callback for PathOf<'_> {

@@ -1,1 +1,1 @@
-//! No Rust: see `server.cpp` and `Cargo.toml`.
+//! An empty crate. The server is `server.cpp`; `Cargo.toml` locks the sources of the library.

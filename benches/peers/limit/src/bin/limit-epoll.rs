@@ -1,5 +1,5 @@
-//! The bare kernel on epoll: one `epoll_wait` a turn, one `recv` for what has come to a client, one `send` for what
-//! goes to it. What it leaves out stands in the library of this package.
+//! The limit program on epoll: one `epoll_wait` per turn, one `recv` per readable client, one `send` per client. The
+//! library of this package says what it leaves out.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
@@ -41,7 +41,7 @@ struct Server {
     clients: Vec<Option<Client>>,
     vacant: Vec<usize>,
     room: Room,
-    /// Frames for the room that came in this turn.
+    /// Frames for the room that arrived in this turn.
     gathered: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -49,11 +49,11 @@ struct Server {
 struct Client {
     stream: TcpStream,
     input: Input,
-    /// What is for this client alone and was not taken by the kernel.
+    /// Bytes for this client alone that the kernel has not taken.
     own: Vec<u8>,
-    /// What it has not been sent of the room.
+    /// The position of the client in the room.
     position: u64,
-    /// Nothing more is sent before the socket has room.
+    /// The socket is full.
     blocked: bool,
     ended: bool,
 }
@@ -125,7 +125,7 @@ impl Server {
     fn send(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if client.send(&self.room).is_err() {
-            // Reading is over, too, so that the descriptor ends in order.
+            // Ends both directions, so that the descriptor reports its end.
             let _ = client.stream.shutdown(Shutdown::Both);
             self.clients[slot] = None;
             self.vacant.push(slot);
@@ -134,7 +134,7 @@ impl Server {
 }
 
 impl Client {
-    /// Reads until nothing is left; less than the buffer holds means that nothing is.
+    /// Reads until nothing is left. A read that does not fill the buffer is the last one.
     fn read(&mut self, buffer: &mut [u8], app: App, gathered: &mut Vec<u8>) {
         while !self.ended {
             match self.stream.read(buffer) {
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Sends what the kernel takes; an error when the connection is over.
+    /// Sends what the kernel takes. An error means that the connection has ended.
     fn send(&mut self, room: &Room) -> Result<(), Ended> {
         while !self.blocked {
             let is_own = !self.own.is_empty();

@@ -1,6 +1,5 @@
-//! The bare kernel on io_uring: multishot accepts into direct descriptors, multishot receives with a buffer ring,
-//! and all sends of a turn handed over by the `io_uring_enter` that waits for the next one. What it leaves out
-//! stands in the library of this package.
+//! The limit program on io_uring: multishot accepts into direct descriptors, multishot receives with a buffer ring, and
+//! one `io_uring_enter` per turn that submits all sends and waits. The library of this package says what it leaves out.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
 
@@ -22,7 +21,7 @@ const BUFFERS: u16 = 1024;
 const BUFFER_LEN: usize = 16 * 1024;
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
-/// How often a turn looks for more before it sends.
+/// How often a turn checks for more completions before it sends.
 const SWEEPS: u32 = 16;
 
 fn main() -> io::Result<()> {
@@ -51,26 +50,26 @@ struct Server {
     buffers: Buffers,
     listener: TcpListener,
     accepting: bool,
-    /// By direct descriptor.
+    /// Clients by direct descriptor.
     clients: Vec<Option<Client>>,
     room: Room,
-    /// Frames for the room that came in this turn.
+    /// Frames for the room that arrived in this turn.
     gathered: Vec<u8>,
 }
 
 #[derive(Default)]
 struct Client {
     input: Input,
-    /// What is for this client alone, and the part of it that is being sent.
+    /// Bytes for this client alone, and the part of them in the current send.
     own: Vec<u8>,
     own_sending: Vec<u8>,
     own_sent: usize,
-    /// What it has not been sent of the room.
+    /// The position of the client in the room.
     position: u64,
     receiving: bool,
     sending: bool,
     ended: bool,
-    /// The socket was shut down, and the kernel has done so.
+    /// The socket was shut down, and the shutdown has completed.
     shut: bool,
     shut_done: bool,
 }
@@ -108,10 +107,10 @@ impl Server {
         passable(self.ring.submit_and_wait(1))?;
         self.complete_all();
         if !self.gathered.is_empty() {
-            // The wait is over with the first completions, such as those of the last turn's sends, though more has been
-            // said by then. It shall go out with the rest: 500 clients who all speak cost five times as much otherwise.
+            // The wait ends with the first completions, such as those of the last turn's sends, although more messages
+            // have arrived. They should leave together: otherwise 500 clients that all send cost five times as much.
             for _ in 0..SWEEPS {
-                // Without waiting; to wait for no time at all would start a timer.
+                // A check without waiting. A wait of zero time would start a timer.
                 passable(self.ring.submit())?;
                 self.complete_all();
             }
@@ -202,7 +201,7 @@ impl Server {
         self.send(slot);
     }
 
-    /// Sends what a client is owed, unless a send is under way; ends it when it has all and is over.
+    /// Sends the pending bytes of a client, unless a send is in flight. Ends a closed client when all is sent.
     fn send(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if client.sending {
@@ -234,8 +233,8 @@ impl Server {
         self.send(slot);
     }
 
-    /// A direct descriptor is closed when no operation is under way on it: one that the kernel begins later, as it does
-    /// with a shutdown, would meet the next connection there.
+    /// Closes a direct descriptor when no operation on it is in flight. An operation that the kernel starts later, such
+    /// as a shutdown, would hit the next connection in that slot.
     fn end(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if !client.receiving && client.shut == client.shut_done {
@@ -296,13 +295,13 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// What the kernel has put in a buffer.
+    /// Returns the bytes that the kernel has put into a buffer.
     fn bytes(&self, id: u16, len: usize) -> &[u8] {
         let at = usize::from(id) * BUFFER_LEN;
         &self.memory[at..at + len]
     }
 
-    /// Gives a buffer to the kernel.
+    /// Gives a buffer back to the kernel.
     fn give(&mut self, id: u16) {
         let index = usize::from(self.tail & (BUFFERS - 1));
         let at = usize::from(id) * BUFFER_LEN;

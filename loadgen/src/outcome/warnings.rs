@@ -1,0 +1,167 @@
+//! Warnings of a run: what a reader of the figures must know, with the likely cause and what to do.
+
+use crate::plan::Scenario;
+use crate::totals::Counts;
+
+use super::{Outcome, busiest, largest};
+
+/// A thread that waited for a core for more than this share of the time was late through no fault of the server.
+const WAIT_SHARE: f64 = 0.1;
+/// The messages a second that uproar's chat takes from each client by default.
+const CHAT_MESSAGE_RATE: f64 = 20.0;
+/// A rate up to this factor above the chat's default is taken for its limit, because it lets short bursts pass.
+const CHAT_RATE_MARGIN: f64 = 1.25;
+/// Neither side is busy with less than this share of a core.
+const IDLE_SHARE: f64 = 0.5;
+
+/// Finds everything that `outcome` should warn of.
+pub(super) fn of(outcome: &Outcome) -> Vec<String> {
+    let all = [
+        server_end(outcome),
+        generator(outcome),
+        waiting(outcome),
+        unfinished(outcome),
+        unsent(outcome),
+        chat_rate(outcome),
+        misdelivered(outcome),
+        echoed(outcome),
+        foreign(outcome),
+        orders(outcome),
+        no_server(outcome),
+    ];
+    all.into_iter().flatten().collect()
+}
+
+fn server_end(outcome: &Outcome) -> Option<String> {
+    let end = outcome.server_end.as_ref()?;
+    Some(format!("{end}, so its CPU time and memory are not known; see its log"))
+}
+
+fn generator(outcome: &Outcome) -> Option<String> {
+    outcome.generator_was_bottleneck.then(|| {
+        format!(
+            "the load generator was the bottleneck: a thread ran {:.0}% of the time; use more --threads on more \
+             cores, or less load",
+            busiest(&outcome.generator) * 100.0
+        )
+    })
+}
+
+fn waiting(outcome: &Outcome) -> Option<String> {
+    let share = largest(&outcome.generator, |thread| thread.wait_ns);
+    (share > WAIT_SHARE).then(|| {
+        format!(
+            "a thread of the load generator waited for a core {:.0}% of the time; pin server and generator to \
+             different cores",
+            share * 100.0
+        )
+    })
+}
+
+fn unfinished(outcome: &Outcome) -> Option<String> {
+    let Counts { unfinished, .. } = outcome.messages.counts;
+    (unfinished > 0).then(|| {
+        format!(
+            "{unfinished} messages had not arrived when the time was up: the server is slower than the load, and \
+             the latency is that of the messages that arrived"
+        )
+    })
+}
+
+fn unsent(outcome: &Outcome) -> Option<String> {
+    let Counts { unsent, .. } = outcome.messages.counts;
+    (unsent > 0).then(|| {
+        format!(
+            "{unsent} messages that were due were not sent, because the server read no more or had closed; the rate \
+             or the size is more than it can handle"
+        )
+    })
+}
+
+/// A chat that pauses fast senders looks like a slow server.
+fn chat_rate(outcome: &Outcome) -> Option<String> {
+    if !outcome.options.chat || outcome.seconds < 0.001 {
+        return None;
+    }
+    let opened = outcome.connections.opened.max(1) as f64;
+    let per_second = outcome.messages.per_second;
+    let is_limited = match outcome.scenario {
+        Scenario::Storm => {
+            let rounds = per_second / (opened * opened);
+            let server_cores = outcome.server.as_ref().map(|server| server.cores);
+            let all_idle = busiest(&outcome.generator) < IDLE_SHARE
+                && server_cores.is_some_and(|cores| cores < IDLE_SHARE);
+            is_chat_rate(rounds) || (rounds <= CHAT_MESSAGE_RATE * CHAT_RATE_MARGIN && all_idle)
+        }
+        Scenario::Broadcast { publishers, rate } => {
+            let (wanted, publishers) = (rate / f64::from(publishers), f64::from(publishers));
+            let got = per_second / opened / publishers;
+            wanted > CHAT_MESSAGE_RATE && got < 0.95 * wanted
+        }
+        _ => false,
+    };
+    is_limited.then(|| {
+        format!(
+            "the chat's own limit may be what was measured: it takes {CHAT_MESSAGE_RATE} messages (--message-rate) \
+             and 262144 bytes (--byte-rate) a second from each client by default and lets the rest wait; start \
+             uproar with --message-rate 0 --byte-rate 0 to measure it without"
+        )
+    })
+}
+
+fn is_chat_rate(per_second: f64) -> bool {
+    (CHAT_MESSAGE_RATE / CHAT_RATE_MARGIN..=CHAT_MESSAGE_RATE * CHAT_RATE_MARGIN).contains(&per_second)
+}
+
+/// An echo run against a relay.
+fn misdelivered(outcome: &Outcome) -> Option<String> {
+    let Counts { misdelivered, corrupt, .. } = outcome.messages.counts;
+    (misdelivered > 0).then(|| {
+        format!(
+            "{misdelivered} of the {corrupt} corrupt messages are intact, but another connection sent them: this \
+             server seems to send each message to everybody, as a relay does; start it in echo mode (uproar --app \
+             echo), or use `loadgen broadcast`"
+        )
+    })
+}
+
+/// A broadcast or storm against an echo server.
+fn echoed(outcome: &Outcome) -> Option<String> {
+    let is_room = match outcome.scenario {
+        Scenario::Broadcast { .. } | Scenario::Storm | Scenario::Idle { speak: 0 } => true,
+        Scenario::Echo { .. }
+        | Scenario::Idle { .. }
+        | Scenario::Connect { .. }
+        | Scenario::Reconnect { .. } => false,
+    };
+    let Counts { received, lost, from_others, .. } = outcome.messages.counts;
+    (is_room && received > 0 && lost > 0 && from_others == 0).then(|| {
+        "every message that arrived came back to its sender only: this server seems to echo; start it in relay mode \
+         (uproar --app relay), or use `loadgen echo`"
+            .to_owned()
+    })
+}
+
+fn foreign(outcome: &Outcome) -> Option<String> {
+    let Counts { foreign, received, .. } = outcome.messages.counts;
+    let hint = if received == 0 {
+        "; this server does not send messages back unchanged, which a relay or an echo must do (give --chat for \
+         uproar's chat)"
+    } else {
+        ""
+    };
+    (foreign > 0).then(|| format!("{foreign} messages arrived that are not from this run{hint}"))
+}
+
+fn orders(outcome: &Outcome) -> Option<String> {
+    (outcome.one_order == Some(false))
+        .then(|| "receivers got the messages of different publishers in different orders".to_owned())
+}
+
+fn no_server(outcome: &Outcome) -> Option<String> {
+    let is_unknown = outcome.server.is_none() && outcome.server_end.is_none() && outcome.returns.is_none();
+    is_unknown.then(|| {
+        "the server's process was not found, so its CPU time and memory are not known; give --server-pid"
+            .to_owned()
+    })
+}

@@ -1,0 +1,307 @@
+//! WebSocket URLs, as RFC 3986 and RFC 6455 §3 define them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
+
+use fluent_uri::Uri;
+use fluent_uri::component::{Authority, Host};
+use nix::net::if_::if_nametoindex;
+use percent_encoding::percent_decode_str;
+
+const EXAMPLE: &str = "ws://127.0.0.1:8000/room/bench";
+
+/// The parts of a `ws://` or `wss://` URL.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WsUrl {
+    /// Whether the scheme is `wss`.
+    pub(crate) is_secure: bool,
+    pub(crate) host: UrlHost,
+    pub(crate) port: u16,
+    /// The value of the Host header (RFC 6455 §4.1): host in lower case, and the port unless it is the default one.
+    pub(crate) host_header: String,
+    /// The resource name of the request line (RFC 6455 §3): path and query.
+    pub(crate) resource: String,
+}
+
+/// The host of a URL.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum UrlHost {
+    /// An IP address, and for IPv6 the index of its network interface, or 0.
+    Address(IpAddr, u32),
+    /// A name in lower case, which needs a lookup.
+    Name(String),
+}
+
+impl WsUrl {
+    /// Parses `url`. The error names the part that is wrong and how to write it.
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        let (text, zone) = split_zone(url);
+        let uri = Uri::parse(text.as_str()).map_err(|error| syntax_error(url, &text, error.index()))?;
+        let (is_secure, default_port) = match uri.scheme().as_str().to_ascii_lowercase().as_str() {
+            "ws" => (false, 80),
+            "wss" => (true, 443),
+            "http" => return Err(format!("{url}: write ws:// instead of http://")),
+            "https" => return Err(format!("{url}: write wss:// instead of https://")),
+            other => {
+                return Err(format!(
+                    "{url}: `{other}` is not a WebSocket scheme; a URL begins with ws:// or wss://, as in {EXAMPLE}"
+                ));
+            }
+        };
+        let no_host = || format!("{url}: the host is missing; write it after `//`, as in {EXAMPLE}");
+        let authority = uri.authority().ok_or_else(no_host)?;
+        if authority.has_userinfo() {
+            // The URL is not repeated: it may contain a password.
+            return Err("the URL has a user name or password before `@`; a WebSocket URL has none \
+                        (RFC 6455 §3), so remove it"
+                .to_owned());
+        }
+        if uri.fragment().is_some() {
+            return Err(format!(
+                "{url}: a WebSocket URL has no fragment (RFC 6455 §3); remove the part after `#`, or write `%23` \
+                 for a `#` in the path"
+            ));
+        }
+        let host = host(&authority, zone.as_deref()).map_err(|reason| format!("{url}: {reason}"))?;
+        if host == UrlHost::Name(String::new()) {
+            return Err(no_host());
+        }
+        let port = match authority.port_to_u16() {
+            Ok(None) => default_port,
+            Ok(Some(port @ 1..)) => port,
+            Ok(Some(0)) | Err(_) => return Err(format!("{url}: a port is a number from 1 to 65535")),
+        };
+        let mut host_header = match &host {
+            UrlHost::Name(name) => name.clone(),
+            UrlHost::Address(..) => authority.host().to_ascii_lowercase(),
+        };
+        if port != default_port {
+            host_header += &format!(":{port}");
+        }
+        // RFC 6455 §3: an empty path is `/`, and an empty query is left out.
+        let path = Some(uri.path().as_str()).filter(|path| !path.is_empty()).unwrap_or("/");
+        let query = uri.query().map(|query| query.as_str()).filter(|query| !query.is_empty());
+        let resource = path.to_owned() + &query.map_or_else(String::new, |query| format!("?{query}"));
+        Ok(Self { is_secure, host, port, host_header, resource })
+    }
+
+    /// Looks the host up. Returns every address once, IPv4 first, else in the order of the resolver.
+    pub(crate) fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
+        let mut addresses = Vec::new();
+        match &self.host {
+            UrlHost::Address(IpAddr::V6(address), scope_id) => {
+                addresses.push(SocketAddrV6::new(*address, self.port, 0, *scope_id).into());
+            }
+            UrlHost::Address(address, _) => addresses.push(SocketAddr::new(*address, self.port)),
+            // RFC 6761 §6.3: these names are always the loopback addresses, whatever /etc/hosts has.
+            UrlHost::Name(name) if is_localhost(name) => {
+                addresses.push((Ipv4Addr::LOCALHOST, self.port).into());
+                addresses.push((Ipv6Addr::LOCALHOST, self.port).into());
+            }
+            UrlHost::Name(name) => {
+                let found = (name.as_str(), self.port).to_socket_addrs();
+                for address in found.map_err(|error| format!("the host `{name}` was not found: {error}"))? {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
+                if addresses.is_empty() {
+                    return Err(format!("the host `{name}` has no address"));
+                }
+            }
+        }
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        Ok(addresses)
+    }
+
+    /// The name that a TLS certificate must be for: a host name, or an address without brackets and zone.
+    pub(crate) fn server_name(&self) -> String {
+        match &self.host {
+            UrlHost::Address(address, _) => address.to_string(),
+            UrlHost::Name(name) => name.trim_end_matches('.').to_owned(),
+        }
+    }
+}
+
+/// Whether `name` is `localhost` or a name below it.
+fn is_localhost(name: &str) -> bool {
+    name.trim_end_matches('.').rsplit('.').next() == Some("localhost")
+}
+
+/// Takes the zone out of an IPv6 address in brackets, as in `[fe80::1%25eth0]` (RFC 6874) or `[fe80::1%eth0]`.
+///
+/// RFC 3986 knows no zones, and a Host header must not have one.
+fn split_zone(url: &str) -> (String, Option<String>) {
+    let unchanged = || (url.to_owned(), None);
+    let Some(start) = url.find("://").map(|at| at + 3) else { return unchanged() };
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let authority = &url[start..end];
+    let (Some(open), Some(close)) = (authority.find('['), authority.find(']')) else { return unchanged() };
+    let Some(percent) = authority[..close].find('%').filter(|&percent| percent > open) else {
+        return unchanged();
+    };
+    let written = &authority[percent + 1..close];
+    let encoded = written.strip_prefix("25").filter(|rest| !rest.is_empty()).unwrap_or(written);
+    let zone = percent_decode_str(encoded).decode_utf8_lossy().into_owned();
+    (format!("{}{}", &url[..start + percent], &url[start + close..]), Some(zone))
+}
+
+fn host(authority: &Authority<'_>, zone: Option<&str>) -> Result<UrlHost, String> {
+    match authority.host_parsed() {
+        Host::Ipv4(address) => Ok(UrlHost::Address(address.into(), 0)),
+        Host::Ipv6(address) => Ok(UrlHost::Address(address.into(), zone.map_or(Ok(0), scope_id)?)),
+        Host::RegName(name) => {
+            let decoded = name.decode().to_string().unwrap_or_default();
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+            if !decoded.bytes().all(is_plain) || (decoded.is_empty() && !name.is_empty()) {
+                return Err(format!(
+                    "the host `{name}` has characters that no host name has; write an international name in its \
+                     ASCII form, which begins with `xn--`"
+                ));
+            }
+            Ok(UrlHost::Name(decoded.to_ascii_lowercase()))
+        }
+        _ => Err(format!("`{}` is neither an IPv4 nor an IPv6 address", authority.host())),
+    }
+}
+
+/// The index of the network interface that `zone` names or numbers.
+fn scope_id(zone: &str) -> Result<u32, String> {
+    let unknown = |_| format!("there is no network interface `{zone}`; `ip link` lists them");
+    zone.parse().or_else(|_| if_nametoindex(zone).map_err(unknown))
+}
+
+/// Describes the character at `index` of `text`, where the URL stops being one.
+fn syntax_error(url: &str, text: &str, index: usize) -> String {
+    if !url.contains("://") {
+        return format!("{url}: a URL begins with ws:// or wss://, as in {EXAMPLE}");
+    }
+    match text.get(index..).and_then(|rest| rest.chars().next()) {
+        Some('%') => {
+            format!("{url}: `%` is not followed by two hexadecimal digits; write `%25` for a percent sign")
+        }
+        _ if text[..index].rfind('[') > text[..index].rfind(']') => {
+            format!("{url}: the brackets do not hold an IPv6 address, as in ws://[::1]:8000/")
+        }
+        Some(symbol) => {
+            let mut bytes = [0; 4];
+            let encoded: String =
+                symbol.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
+            format!(
+                "{url}: `{symbol}` is not allowed at this place of a URL; write `{encoded}` in a path or query"
+            )
+        }
+        None => format!("{url}: the URL is incomplete; an example is {EXAMPLE}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(url: &str) -> WsUrl {
+        WsUrl::parse(url).unwrap_or_else(|reason| panic!("{reason}"))
+    }
+
+    #[test]
+    fn a_url_gives_host_port_and_resource_name() {
+        for (url, host_header, port, resource) in [
+            ("ws://127.0.0.1:8000/room/bench?x=1", "127.0.0.1:8000", 8000, "/room/bench?x=1"),
+            ("ws://127.0.0.1:8000?x=1", "127.0.0.1:8000", 8000, "/?x=1"),
+            ("ws://127.0.0.1:8000?", "127.0.0.1:8000", 8000, "/"),
+            ("ws://127.0.0.1:8000/a?", "127.0.0.1:8000", 8000, "/a"),
+            ("ws://127.0.0.1:8000", "127.0.0.1:8000", 8000, "/"),
+            ("WS://LocalHost:8000/Room", "localhost:8000", 8000, "/Room"),
+            ("ws://example.com/", "example.com", 80, "/"),
+            ("ws://example.com:80/", "example.com", 80, "/"),
+            ("ws://example.com:/", "example.com", 80, "/"),
+            ("ws://example.com:443/", "example.com:443", 443, "/"),
+            ("wss://example.com/", "example.com", 443, "/"),
+            ("Wss://example.com:443/", "example.com", 443, "/"),
+            ("wss://example.com:80/", "example.com:80", 80, "/"),
+            ("ws://example.com:008000/", "example.com:8000", 8000, "/"),
+            ("ws://ex%61mple.com/%7Eme/caf%c3%a9?q=%20&%26", "example.com", 80, "/%7Eme/caf%c3%a9?q=%20&%26"),
+            ("ws://h/a;b=1,2/@:!$&'()*+,;=//?/?:@", "h", 80, "/a;b=1,2/@:!$&'()*+,;=//?/?:@"),
+            ("ws://[::1]:8000/", "[::1]:8000", 8000, "/"),
+            ("ws://[2001:DB8::1]", "[2001:db8::1]", 80, "/"),
+            ("ws://[::ffff:127.0.0.1]/", "[::ffff:127.0.0.1]", 80, "/"),
+        ] {
+            let parts = parsed(url);
+            assert_eq!(
+                (parts.host_header.as_str(), parts.port, parts.resource.as_str()),
+                (host_header, port, resource),
+                "{url}"
+            );
+            assert_eq!(parts.is_secure, url.to_ascii_lowercase().starts_with("wss:"), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_zone_chooses_the_interface_and_stays_out_of_the_host_header() {
+        let loopback = if_nametoindex("lo").expect("there is a loopback interface");
+        for (zone, index) in
+            [("%25lo", loopback), ("%lo", loopback), ("%257", 7), ("%7", 7), ("%25%6Co", loopback)]
+        {
+            let parts = parsed(&format!("ws://[fe80::1{zone}]:8000/a"));
+            assert_eq!(parts.host_header, "[fe80::1]:8000", "{zone}");
+            assert_eq!(parts.host, UrlHost::Address("fe80::1".parse().expect("an address"), index), "{zone}");
+            let addresses = parts.addresses().expect("an address needs no lookup");
+            assert!(
+                matches!(addresses[..], [SocketAddr::V6(address)] if address.scope_id() == index),
+                "{zone}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_part_that_is_wrong() {
+        for (url, reason) in [
+            ("http://127.0.0.1/", "write ws:// instead of http://"),
+            ("HTTPS://127.0.0.1/", "write wss:// instead"),
+            ("ftp://127.0.0.1/", "`ftp` is not a WebSocket scheme"),
+            ("127.0.0.1:8000/room", "begins with ws:// or wss://"),
+            ("localhost:8000/room", "begins with ws:// or wss://"),
+            ("", "begins with ws:// or wss://"),
+            ("ws:/path", "the host is missing"),
+            ("ws:path", "the host is missing"),
+            ("ws://", "the host is missing"),
+            ("ws:///path", "the host is missing"),
+            ("ws://:8000/", "the host is missing"),
+            ("ws://me@127.0.0.1/", "user name or password"),
+            ("ws://me:secret@127.0.0.1/", "user name or password"),
+            ("ws://127.0.0.1/#top", "no fragment"),
+            ("ws://127.0.0.1/?a#", "no fragment"),
+            ("ws://127.0.0.1:65536/", "a port is a number"),
+            ("ws://127.0.0.1:0/", "a port is a number"),
+            ("ws://127.0.0.1:80a/", "`a` is not allowed"),
+            ("ws://127.0.0.1/a b", "`%20`"),
+            ("ws://127.0.0.1/café", "`%C3%A9`"),
+            ("ws://127.0.0.1/%zz", "write `%25`"),
+            ("ws://127.0.0.1/a\\b", "`%5C`"),
+            ("ws://[::1/", "do not hold an IPv6 address"),
+            ("ws://[::g]/", "do not hold an IPv6 address"),
+            ("ws://[]/", "do not hold an IPv6 address"),
+            ("ws://[v1.x]/", "neither an IPv4 nor an IPv6 address"),
+            ("ws://[fe80::1%25nowhere]/", "no network interface `nowhere`"),
+            ("ws://caf%C3%A9.example/", "`xn--`"),
+            ("ws://a%20b/", "`xn--`"),
+            ("ws://%ff/", "`xn--`"),
+        ] {
+            let fault = WsUrl::parse(url).expect_err(url);
+            assert!(fault.contains(reason), "{url}: {fault}");
+        }
+        let fault = WsUrl::parse("ws://me:secret@127.0.0.1/").expect_err("it has a password");
+        assert!(!fault.contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn every_address_of_a_name_is_found_ipv4_first() {
+        let both = ["127.0.0.1:8000", "[::1]:8000"].map(|text| text.parse().expect("it is an address"));
+        for name in ["localhost", "LOCALHOST.", "a.localhost"] {
+            let addresses = parsed(&format!("ws://{name}:8000/")).addresses();
+            assert_eq!(addresses.as_deref(), Ok(&both[..]), "{name}");
+        }
+        assert!(!is_localhost("localhost.example") && !is_localhost("mylocalhost"));
+        let unknown = parsed("ws://no-such-host.invalid/").addresses().expect_err("nobody has this name");
+        assert!(unknown.contains("`no-such-host.invalid`"), "{unknown}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Runs over TLS, against a server that passes decrypted bytes on to a plain server.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
+use serde_json::Value;
+
+use crate::server::{Fault, Mode, run, serve};
+
+const TIMES: &str = "--threads 2 --duration 300ms --warmup 0 --quiet";
+
+/// A TLS server, and the file with its certificate.
+struct TlsServer {
+    address: SocketAddr,
+    cert_file: PathBuf,
+}
+
+/// Starts a TLS server for `names` that passes everything on to `plain`.
+fn serve_tls(
+    plain: SocketAddr,
+    file: &str,
+    names: &[&str],
+    is_authority: bool,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsServer {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).expect("the names are good");
+    if is_authority {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let key = rcgen::KeyPair::generate().expect("there is randomness");
+    let certificate = params.self_signed(&key).expect("it has a key");
+    let cert_file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{file}.pem"));
+    // A byte-order mark, as some editors write it.
+    fs::write(&cert_file, format!("\u{feff}{}", certificate.pem())).expect("the directory can be written");
+    let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions)
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map(Arc::new)
+        .expect("the certificate is good");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let config = config.clone();
+            // A client may leave at any time.
+            thread::spawn(move || pass_on(socket, config, plain).ok());
+        }
+    });
+    TlsServer { address, cert_file }
+}
+
+/// Passes bytes between a TLS client and a plain server until one of them ends.
+fn pass_on(mut socket: TcpStream, config: Arc<ServerConfig>, plain: SocketAddr) -> io::Result<()> {
+    let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut inner = TcpStream::connect(plain)?;
+    for stream in [&socket, &inner] {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+    }
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let mut is_idle = true;
+        if session.wants_read() {
+            match session.read_tls(&mut socket) {
+                Ok(0) => return Ok(()),
+                Ok(_) => is_idle = false,
+                Err(error) => would_block(error)?,
+            }
+            if let Err(error) = session.process_new_packets() {
+                let _ = session.write_tls(&mut socket);
+                return Err(io::Error::other(error));
+            }
+        }
+        match session.reader().read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => write_whole(&mut inner, &buffer[..len])?,
+            Err(error) => would_block(error)?,
+        }
+        if !session.is_handshaking() {
+            match inner.read(&mut buffer) {
+                Ok(0) => {
+                    session.send_close_notify();
+                    session.write_tls(&mut socket)?;
+                    return Ok(());
+                }
+                Ok(len) => {
+                    is_idle = false;
+                    session.writer().write_all(&buffer[..len])?;
+                }
+                Err(error) => would_block(error)?,
+            }
+        }
+        while session.wants_write() {
+            match session.write_tls(&mut socket) {
+                Ok(_) => is_idle = false,
+                Err(error) => {
+                    would_block(error)?;
+                    thread::yield_now();
+                }
+            }
+        }
+        if is_idle {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+fn would_block(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }
+}
+
+fn write_whole(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(error) => would_block(error)?,
+        }
+    }
+    Ok(())
+}
+
+fn passes(server: &TlsServer, name: &str, arguments: &str) -> Value {
+    let url = format!("wss://{}/room/bench", server.address);
+    let (output, figures) = run(&url, name, &format!("{arguments} {TIMES}"));
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&said));
+    for fault in ["lost", "duplicated", "reordered", "corrupt", "foreign"] {
+        assert_eq!(figures["messages"][fault], 0, "{fault}: {arguments}");
+    }
+    figures
+}
+
+/// What a run says that must not be made.
+fn refused(url: &str, name: &str, arguments: &str) -> String {
+    let (output, figures) = run(url, name, &format!("echo -c 2 {arguments} {TIMES}"));
+    assert_eq!((output.status.code(), figures), (Some(2), Value::Null), "{url} {arguments}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_scenario_runs_over_tls_of_both_versions() {
+    for (version, number) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
+        let [echo, relay] = [Mode::Echo, Mode::Relay].map(|mode| {
+            let plain = serve(mode, Fault::None);
+            let file = format!("scenarios-{number}-{}", plain.port());
+            serve_tls(plain, &file, &["127.0.0.1"], false, &[version])
+        });
+        for (index, (server, arguments)) in [
+            (&echo, "echo -c 4 --pipeline 5"),
+            // Messages of many TLS records, and more than the sockets hold.
+            (&echo, "echo -c 2 --size 60000 --pipeline 20 --grace 20s"),
+            (&echo, "echo -c 4 --rate 100"),
+            (&echo, "idle -c 4 --speak 3"),
+            (&echo, "connect -c 4"),
+            (&relay, "broadcast -c 6 --publishers 2 --rate 60"),
+            (&relay, "storm -c 5"),
+            (&relay, "idle -c 4"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let options = format!("--ca-file {} --tls-version {number}", server.cert_file.display());
+            let figures = passes(server, &format!("tls-{number}-{index}"), &format!("{arguments} {options}"));
+            assert!(figures["messages"]["received"].as_u64() >= Some(1), "{arguments}");
+            assert_eq!(figures["options"]["tls_version"], number);
+        }
+    }
+}
+
+#[test]
+fn a_certificate_is_checked_unless_the_run_is_insecure() {
+    let plain = serve(Mode::Echo, Fault::None);
+    let both = [&TLS12, &TLS13];
+    let good = serve_tls(plain, "good", &["127.0.0.1"], false, &both);
+    // `openssl req -x509` makes a certificate that says it is an authority.
+    let authority = serve_tls(plain, "authority", &["127.0.0.1"], true, &both);
+    let misnamed = serve_tls(plain, "misnamed", &["example.com"], true, &both);
+    for server in [&good, &authority] {
+        passes(server, "trusted", &format!("echo -c 2 --ca-file {}", server.cert_file.display()));
+    }
+    for server in [&good, &authority, &misnamed] {
+        passes(server, "insecure", "echo -c 2 --insecure");
+    }
+    let other = format!("--ca-file {}", authority.cert_file.display());
+    let fault = refused(&format!("wss://{}/", good.address), "untrusted", &other);
+    assert!(fault.contains("not signed by a trusted authority") && fault.contains("--insecure"), "{fault}");
+    let own = format!("--ca-file {}", misnamed.cert_file.display());
+    let fault = refused(&format!("wss://{}/", misnamed.address), "other-name", &own);
+    assert!(fault.contains("not valid for name"), "{fault}");
+}
+
+#[test]
+fn an_error_of_tls_is_named() {
+    let plain = serve(Mode::Echo, Fault::None);
+    let old = serve_tls(plain, "old", &["127.0.0.1"], false, &[&TLS12]);
+    let url = format!("wss://{}/", old.address);
+    let fault = refused(&url, "too-new", "--insecure --tls-version 1.3");
+    assert!(fault.contains("ProtocolVersion"), "{fault}");
+    let fault = refused(&format!("wss://{plain}/"), "no-tls", "--insecure --connect-timeout 2s");
+    assert!(fault.contains("does not speak TLS") || fault.contains("closed after"), "{fault}");
+    let fault = refused(&format!("ws://{}/", old.address), "only-tls", "");
+    assert!(fault.contains("speaks TLS; use wss://") || fault.contains("closed after"), "{fault}");
+    for (options, reason) in [
+        ("--ca-file /no/such/file", "cannot be read"),
+        ("--ca-file /dev/null", "has no certificate"),
+        ("--insecure --ca-file /dev/null", "cannot be used with"),
+        ("--tls-version 1.1", "1.2, 1.3"),
+    ] {
+        let fault = refused(&url, "options", options);
+        assert!(fault.contains(reason), "{options}: {fault}");
+    }
+    for options in ["--insecure", "--ca-file /dev/null", "--tls-version 1.3"] {
+        let fault = refused(&format!("ws://{plain}/"), "plain", options);
+        assert!(fault.contains("give a wss:// URL"), "{options}: {fault}");
+    }
+}
+
+#[test]
+fn a_tls_server_that_ends_connections_fails_the_run() {
+    let server = serve_tls(serve(Mode::Echo, Fault::Close), "closing", &["127.0.0.1"], false, &[&TLS13]);
+    let arguments = format!("echo -c 1 --rate 60 --insecure --grace 500ms {TIMES}");
+    let (output, figures) = run(&format!("wss://{}/", server.address), "tls-closing", &arguments);
+    assert_eq!(output.status.code(), Some(1), "{figures}");
+    assert!(figures["connections"]["ended"].to_string().contains("1013"), "{figures}");
+}
