@@ -1,9 +1,9 @@
-//! Lets Autobahn's `wstest -m fuzzingserver` examine the client's half of the protocol.
+//! Tests the client against Autobahn's `wstest -m fuzzingserver`.
 //!
 //! ```text
 //! cargo run -p loadgen --example autobahn -- 127.0.0.1:9001
 //! ```
-//! Echoes what each case sends, then has the server write its reports.
+//! It echoes the messages of each case, and then lets the server write its reports.
 
 use std::env;
 use std::error::Error;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cases: u32 =
         converse(&address, "/getCaseCount")?.ok_or("the server told no number of cases")?.parse()?;
     for case in 1..=cases {
-        // What is wrong with a case is in the server's report.
+        // The server's report says what is wrong with a case.
         if let Err(error) = converse(&address, &format!("/runCase?case={case}&agent=loadgen")) {
             eprintln!("case {case}: {error}");
         }
@@ -29,14 +29,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Echoes until the server closes; gives the first text that it sent.
+/// Echoes until the server closes. Returns the server's first text message.
 fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
     let mut stream = TcpStream::connect(address)?;
     let mut rng = fastrand::Rng::new();
     let mut out = Vec::new();
     let mut client = Client::start(address, path, rng.u128(..).to_ne_bytes(), Offer::Off, &mut out);
     stream.write_all(&out)?;
-    let mut inflation = Inflater::default();
+    let mut inflater = Inflater::default();
     let mut kept = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     let mut first_text = None;
@@ -51,7 +51,7 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
         out.clear();
         while !is_closed {
             let key = rng.u32(..).to_ne_bytes();
-            let step = match client.next(&kept[done..], &mut inflation) {
+            let step = match client.next(&kept[done..], &mut inflater) {
                 Ok(step) => step,
                 Err(error) => {
                     encode(&mut out, Opcode::Close, &error.close_code().to_be_bytes(), key);

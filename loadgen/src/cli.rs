@@ -11,13 +11,26 @@ use crate::compare::CompareOptions;
 use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
 use crate::report::ReportOptions;
+use crate::tls::TlsOptions;
 use crate::ws::Offer;
 
-/// Loads a WebSocket server and checks every message that comes back.
+const EXAMPLES: &str = "\
+Examples (start the server first, in the mode that the scenario needs):
+  uproar --app echo  & loadgen echo --connections 100
+  uproar --app relay & loadgen broadcast --connections 1000 --rate 100
+  loadgen compare --servers uproar-epoll,uproar-io-uring --scenarios echo --rounds 3
+
+`loadgen SCENARIO --help` describes a scenario and its options.";
+
+/// Puts load on a WebSocket server and checks every message that comes back.
 ///
-/// Exit code 0: all is well; 1: messages or connections were lost or wrong; 2: the run could not be made.
+/// Choose a scenario. It opens the connections, warms up for --warmup, measures for --duration, waits for the last
+/// messages, and prints throughput, latency, and the server's CPU time and memory. A message that is lost, repeated,
+/// out of order or altered fails the run, and so does a connection that the server ends.
+///
+/// Exit code: 0 if the run passed, 1 if messages or connections failed, 2 if the run could not be made.
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, max_term_width = 110)]
+#[command(name = "loadgen", version, max_term_width = 110, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -25,162 +38,193 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Messages come back to their sender; the server must be in echo mode.
+    /// Each connection sends messages and gets them back. Measures round trips.
+    ///
+    /// The server must be in echo mode (uproar --app echo). By default each connection sends its next message when
+    /// the last one is back (closed loop). With --rate messages leave on a fixed schedule, and the latency counts from
+    /// the scheduled time (open loop).
+    #[command(after_help = "Example: loadgen echo --connections 100 --rate 5000 --duration 30s")]
     Echo {
         /// Closed loop: messages that each connection keeps under way.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         pipeline: u32,
-        /// Open loop: messages a second of all connections together, instead of --pipeline.
+        /// Open loop: messages per second of all connections together, instead of --pipeline.
         #[arg(long, value_parser = parse_rate, conflicts_with = "pipeline")]
         rate: Option<f64>,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Publishers send at a rate and everybody in the room hears everything.
+    /// Some connections publish at a fixed rate, and all receive every message. Measures delivery.
+    ///
+    /// The server must be in relay mode (uproar --app relay), or a chat with --chat. The latency counts from the
+    /// scheduled time of a message.
+    #[command(after_help = "Example: loadgen broadcast --connections 1000 --publishers 1 --rate 100")]
     Broadcast {
         /// Connections that publish.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         publishers: u32,
-        /// Messages a second of all publishers together.
+        /// Messages per second of all publishers together.
         #[arg(long, default_value = "10", value_parser = parse_rate)]
         rate: f64,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Everybody sends one message, waits for everybody's, and again: rounds a second.
+    /// Every connection sends one message and waits for everybody's, then the next round begins. Measures rounds.
+    ///
+    /// With N connections a round has N × N deliveries. The server must be in relay mode (uproar --app relay), or a
+    /// chat with --chat; a chat needs --message-rate 0 --byte-rate 0, or its limit is what is measured.
+    #[command(after_help = "Example: loadgen storm --connections 500 --size 20")]
     Storm {
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Connections are opened and held for --duration: memory of each; then one message goes to all.
+    /// Opens connections and holds them for --duration. Measures memory per connection.
     ///
-    /// With --speak the server must be in echo mode, and each sends one message more instead.
+    /// In the end one message goes to all of them, to show that they work; the server must be in relay mode. With
+    /// --speak each connection sends messages to itself instead, and the server must be in echo mode.
+    #[command(after_help = "Example: loadgen idle --connections 10000 --duration 5s")]
     Idle {
-        /// Messages that each connection sends to itself when it opens, so that it has done something.
+        /// Messages that each connection sends to itself when it opens.
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
         speak: u32,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Connections are opened and closed; --connections is how many may be open at once.
+    /// Opens connections and closes them at once, again and again. Measures handshakes.
+    ///
+    /// --connections is the number that may be open at a time. An end that is not the answer to loadgen's close frame
+    /// fails the run.
+    #[command(after_help = "Example: loadgen connect --connections 32 --rate 1000")]
     Connect {
-        /// Handshakes a second; as many as possible if not given.
+        /// Handshakes per second; as many as possible if not given.
         #[arg(long, value_parser = parse_rate)]
         rate: Option<f64>,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Whoever is closed comes back after a random time, and later again if that fails: how a crowd returns.
+    /// Holds connections and reopens those that the server closes. Measures how clients return after a restart.
     ///
-    /// Until all were closed and are back, or for --duration; what happens is counted in steps of 100 ms.
+    /// A closed connection returns after a random delay of up to --first-delay; the limit doubles with each failed
+    /// attempt up to --max-delay. The run ends when all were closed and are back, or after --duration. Only an end
+    /// with code 1001 or 1012 is expected. Closed, returned and failed connections are counted per 100 ms.
+    #[command(after_help = "Example: loadgen reconnect --connections 5000 --duration 90s --stop-server \
+                            --then ws://127.0.0.1:8001/room/bench")]
     Reconnect {
-        /// Longest random time before the first attempt to come back; it doubles with each that fails.
+        /// Longest delay before the first attempt to return.
         #[arg(long, default_value = "500ms", value_parser = parse_duration)]
         first_delay: Duration,
-        /// What it doubles up to.
-        #[arg(long, default_value = "30s", value_parser = parse_duration)]
-        most_delay: Duration,
-        /// Where they come back to, if that is another server.
+        /// Longest delay before any attempt to return.
+        #[arg(long, default_value = "30s", value_parser = parse_duration, alias = "most-delay")]
+        max_delay: Duration,
+        /// The server to return to, if it is another one.
         #[arg(long, value_name = "URL")]
         then: Option<String>,
-        /// Sends SIGTERM to the server when the warm-up is over.
+        /// Send SIGTERM to the server after the warm-up.
         #[arg(long)]
         stop_server: bool,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// Runs servers side by side and writes figures, tables and pictures into a directory of their own.
+    /// Runs several servers side by side and writes figures, tables and charts into a directory.
+    ///
+    /// Each run has a fresh server on one core and the load on another. The servers take turns in every round.
+    #[command(after_help = "Examples:\n  loadgen compare --dry-run\n  loadgen compare --servers \
+        uproar-epoll,uproar-epoll-tls --scenarios echo,connect --name tls")]
     Compare(CompareOptions),
-    /// Writes the README's table from the newest results, or checks it against them.
+    /// Writes the results table of the README from the newest comparison, or checks it.
+    #[command(after_help = "Example: loadgen report --check")]
     Report(ReportOptions),
-    /// One process of several that share the connections; the first one starts it.
+    /// Runs one of several processes that share the connections. The first process starts it.
     #[command(hide = true)]
     Helper,
 }
 
-/// What the program can be told to do.
+/// The task that a command line asks for.
 pub(crate) enum Task {
     Run(Scenario, RunOptions),
     Compare(CompareOptions),
     Report(ReportOptions),
-    Help,
+    Helper,
 }
 
-/// What all scenarios have in common.
+/// The options of all scenarios.
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct RunOptions {
-    /// The server and, for most servers, the room.
+    /// The server and, for most servers, the room: ws:// or, with TLS, wss://.
     #[arg(long, default_value = "ws://127.0.0.1:8000/room/bench")]
     pub(crate) url: String,
-    /// Where those who reconnect go, if that is another server.
+    /// The server that connections return to, if it is another one.
     #[arg(skip)]
     pub(crate) then: Option<String>,
-    /// Connections in all.
+    /// Number of connections.
     #[arg(long, short, default_value_t = 500, value_parser = parse_connections)]
     pub(crate) connections: usize,
-    /// Payload of each message in bytes, 20 or more.
-    #[arg(long, default_value_t = 64, value_parser = parse_size)]
+    /// Payload of each message, in bytes; 20 or more.
+    #[arg(long, default_value_t = 64, value_parser = parse_size, value_name = "BYTES")]
     pub(crate) size: usize,
-    /// What messages consist of.
+    /// Content of the messages.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) payload: Filler,
-    /// permessage-deflate: `on` for each message by itself, `takeover` with all that the server offers.
+    /// permessage-deflate: `on` compresses each message by itself, `takeover` uses all that the server offers.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) compression: Offer,
-    /// The server puts a name, a colon and a space before each message, and says things of its own, as uproar's chat does.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) tls: TlsOptions,
+    /// The server is a chat: it puts `NAME: ` before each message and sends notices of its own, as uproar's chat does.
     #[arg(long)]
     pub(crate) chat: bool,
-    /// Length of the measured window, as in 10, 10s, 500ms or 2m.
+    /// Length of the measured window, such as 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
     pub(crate) duration: Duration,
-    /// Traffic before the measured window.
+    /// Length of the traffic before the measured window.
     #[arg(long, default_value = "2s", value_parser = parse_duration)]
     #[serde(rename = "warmup_seconds", serialize_with = "as_seconds")]
     pub(crate) warmup: Duration,
     /// Threads that share the connections; half the cores if not given.
     #[arg(long, default_value_t = default_threads(), value_parser = parse_threads)]
     pub(crate) threads: usize,
-    /// Addresses of 127.0.0.0/8 to spread the connections over; as many as their ports need if not given.
+    /// Addresses of 127.0.0.0/8 to spread the connections over; as many as the local ports require if not given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) destinations: Option<u32>,
-    /// The server's process, whose CPU and memory are measured; found by the port if not given.
-    #[arg(long)]
+    /// Process id of the server, whose CPU time and memory are measured; found by the port if not given.
+    #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
-    /// Limit for each handshake.
+    /// Time limit of each handshake.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "connect_timeout_seconds", serialize_with = "as_seconds")]
     pub(crate) connect_timeout: Duration,
-    /// Messages count as lost when nothing has come for so long after the end.
+    /// A missing message counts as lost when nothing has arrived for this time after the measured window.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     #[serde(rename = "grace_seconds", serialize_with = "as_seconds")]
     pub(crate) grace: Duration,
-    /// What still comes so long after the end is not waited for; it does not count as lost.
+    /// Longest wait for the last messages. Those that are still on their way then do not count as lost.
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     #[serde(rename = "drain_seconds", serialize_with = "as_seconds")]
     pub(crate) drain: Duration,
-    /// Handshakes under way at once.
+    /// Handshakes under way at a time.
     #[arg(long, default_value_t = 100, value_parser = parse_threads)]
     pub(crate) in_flight: usize,
-    /// Writes all figures to this file.
-    #[arg(long)]
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) json: Option<PathBuf>,
-    /// Writes the latency distribution to this file, as HdrHistogram's plotter reads it.
-    #[arg(long)]
+    /// Write the latency distribution to this file, in the format of HdrHistogram's plotter.
+    #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) hgrm: Option<PathBuf>,
-    /// Shows no progress.
+    /// Show no progress.
     #[arg(long, short)]
     #[serde(skip)]
     pub(crate) quiet: bool,
 }
 
 impl Command {
-    /// What is to be done.
+    /// Returns the task with its options.
     pub(crate) fn task(self) -> Task {
         let (scenario, options) = match self {
-            Self::Helper => return Task::Help,
+            Self::Helper => return Task::Helper,
             Self::Compare(options) => return Task::Compare(options),
             Self::Report(options) => return Task::Report(options),
             Self::Echo { pipeline, rate, options } => (Scenario::Echo { pipeline, rate }, options),
@@ -190,10 +234,10 @@ impl Command {
             Self::Storm { options } => (Scenario::Storm, options),
             Self::Idle { speak, options } => (Scenario::Idle { speak }, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
-            Self::Reconnect { first_delay, most_delay, then, stop_server, options } => {
-                let [first_delay_ms, most_delay_ms] =
-                    [first_delay, most_delay].map(|delay| delay.as_millis() as u64);
-                let scenario = Scenario::Reconnect { first_delay_ms, most_delay_ms, stop_server };
+            Self::Reconnect { first_delay, max_delay, then, stop_server, options } => {
+                let [first_delay_ms, max_delay_ms] =
+                    [first_delay, max_delay].map(|delay| delay.as_millis() as u64);
+                let scenario = Scenario::Reconnect { first_delay_ms, max_delay_ms, stop_server };
                 (scenario, RunOptions { then, ..options })
             }
         };
@@ -206,7 +250,7 @@ fn default_threads() -> usize {
 }
 
 pub(crate) fn parse_connections(text: &str) -> Result<usize, String> {
-    // A sender's number has 24 bits in a message.
+    // The sender's number in a message has 24 bits.
     parse_between(text, 1, 1 << 24)
 }
 
@@ -242,11 +286,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => f64::NAN,
     };
     let seconds = digits.parse::<f64>().map_or(f64::NAN, |number| number * unit);
-    // A message's time has 48 bits of nanoseconds: three days.
+    // The time in a message has 48 bits of nanoseconds, which is three days.
     if (0.0..=100_000.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err("give a time such as 10, 10s, 500ms or 2m, up to a day".to_owned())
+        Err("give a time such as 10, 10s, 500ms or 2m, up to 100000s".to_owned())
     }
 }
 
@@ -261,12 +305,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn the_command_line_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn times_have_units() {
+    fn durations_have_units() {
         for (text, ms) in [("10", 10_000), ("1.5s", 1500), ("500ms", 500), ("2m", 120_000), ("0", 0)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)));
         }

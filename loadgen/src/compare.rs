@@ -1,4 +1,4 @@
-//! Runs servers side by side, one at a time and in turns, and writes what came of it into a directory.
+//! Runs several servers side by side, one at a time and in turns, and writes the results into a directory.
 //!
 //! ```text
 //! servers ─▶ schedule ─▶ run ─▶ process, cores          environment ─▶ store
@@ -7,6 +7,7 @@
 
 mod cores;
 mod environment;
+mod identity;
 pub(crate) mod metric;
 pub(crate) mod plot;
 mod process;
@@ -28,60 +29,66 @@ use serde::Serialize;
 use crate::cli::{as_seconds, parse_connections, parse_duration};
 
 use cores::Cores;
+use identity::{Identities, KeyKind};
+use run::Run;
 use schedule::{Kind, Point, Schedule};
+use servers::Server;
 use store::{Environment, Record, Results, Store};
 
-/// What is to be compared, and how long.
+/// Options of `loadgen compare`.
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct CompareOptions {
     /// Scenarios, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "echo,broadcast,storm,idle,connect")]
     pub(crate) scenarios: Vec<Kind>,
-    /// Names of servers, separated by commas; all of the file if not given.
+    /// Names of servers, separated by commas; all servers of the file without TLS if not given.
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
-    /// How often each server is run at each point, in turns with the others.
+    /// Runs of each server at each point, in turns with the others.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// What there is to compare: names, commands and versions.
+    /// File with the names, commands and versions of the servers.
     #[arg(long, default_value = "benches/peers/servers.json")]
     pub(crate) servers_file: PathBuf,
-    /// The results go to <RESULTS>/<date>-<NAME>.
+    /// Name of the results: they go to RESULTS/DATE-NAME.
     #[arg(long, default_value = "comparison")]
     pub(crate) name: String,
-    /// Where directories of results lie.
+    /// Parent of the directories of results.
     #[arg(long, default_value = "results")]
     pub(crate) results: PathBuf,
     /// Length of the measured window of each run.
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
     pub(crate) duration: Duration,
-    /// Traffic before the measured window.
+    /// Length of the traffic before the measured window.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     #[serde(rename = "warmup_seconds", serialize_with = "as_seconds")]
     pub(crate) warmup: Duration,
-    /// Connections of each scenario, separated by commas, instead of the usual points.
+    /// Connections of each scenario, separated by commas, instead of the usual numbers.
     #[arg(long, value_delimiter = ',', value_parser = parse_connections)]
     pub(crate) connections: Vec<usize>,
-    /// Options of the load generator for all runs, in one word as in --load='--size 16384 --pipeline 16'.
+    /// Options of loadgen for all runs, in one word as in --load='--size 16384 --pipeline 16'.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) load: String,
-    /// Fewer points with fewer connections; `report` passes such results over.
+    /// Use fewer points with fewer connections. `loadgen report` ignores such results.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Builds the servers first, each with the command that the file gives.
+    /// Also run the servers that speak TLS. Those named with --servers are run in any case.
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Build the servers first, each with the command in the file.
     #[arg(long)]
     #[serde(skip)]
     pub(crate) build: bool,
-    /// Prints the plan and the time it will take, and does nothing.
+    /// Print the plan and its duration, and do nothing.
     #[arg(long)]
     #[serde(skip)]
     pub(crate) dry_run: bool,
 }
 
-/// Makes all the runs and writes the results; says whether it came to its end.
+/// Makes all runs and writes the results. Returns whether all runs were made.
 pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Result<bool, String> {
-    let servers = servers::read(&options.servers_file, &options.servers)?;
+    let servers = servers::read(&options.servers_file, &options.servers, options.tls)?;
     let cores = Cores::choose()?;
     let schedule = Schedule::new(options, servers);
     say(&schedule.text());
@@ -96,9 +103,11 @@ pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Resul
         say("warning: this load generator was built without --release; its figures are worth nothing\n");
     }
     let mut store = Store::create(&options.results, &options.name, &environment)?;
+    let kinds: Vec<KeyKind> = schedule.servers.iter().filter_map(Server::key_kind).collect();
     let mut comparison = Comparison {
         schedule: &schedule,
         cores,
+        identities: Identities::create(&store.directory, &kinds)?,
         interrupt,
         began: Instant::now(),
         done: 0,
@@ -120,15 +129,16 @@ pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Resul
 struct Comparison<'a> {
     schedule: &'a Schedule,
     cores: Cores,
+    identities: Identities,
     interrupt: &'a AtomicBool,
     began: Instant,
     done: usize,
-    /// What the runs so far were expected to take, in seconds.
+    /// The expected duration of the finished runs, in seconds.
     expected_done: f64,
 }
 
 impl Comparison<'_> {
-    /// All rounds of all servers at one point, in turns.
+    /// Makes all rounds of all servers at one point, in turns.
     fn measure(&mut self, point: &Point, store: &mut Store) -> Result<(), String> {
         let mut records: Vec<Record> = Vec::new();
         let mut broken: HashSet<&str> = HashSet::new();
@@ -139,11 +149,14 @@ impl Comparison<'_> {
                 if broken.contains(server.name.as_str()) || self.interrupt.load(Ordering::Relaxed) {
                     continue;
                 }
-                let record = run::run((server, point, round), self.cores, store, self.interrupt);
+                let identity = server.key_kind().and_then(|kind| self.identities.with_key(kind));
+                let run =
+                    Run { server, identity, point, round, cores: self.cores, interrupt: self.interrupt };
+                let record = run.make(store);
                 if self.interrupt.load(Ordering::Relaxed) {
                     continue;
                 }
-                // What cannot be run, or does not end, would only cost time again.
+                // A server that does not start or does not end would waste the same time in every round.
                 if record.outcome.as_ref().is_none_or(|outcome| outcome["interrupted"] == true) {
                     broken.insert(&server.name);
                 }
@@ -184,6 +197,6 @@ impl Comparison<'_> {
 }
 
 fn say(text: &str) {
-    // The comparison goes on when nobody reads its progress any more.
+    // A closed standard error must not end the comparison.
     let _ = stderr().write_all(text.as_bytes());
 }

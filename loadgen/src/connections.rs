@@ -1,10 +1,16 @@
-//! The connections of one worker: opened, read, written and closed; what happens is told to a [`Handler`].
+//! The connections of one worker. It opens, reads, writes and closes them, and reports events to a [`Handler`].
+
+mod receive;
+mod stream;
 
 use std::collections::HashSet;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::mem;
+use std::sync::Arc;
 
 use mio::net::TcpStream;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use crate::clock::now_ns;
 use crate::end::End;
@@ -13,26 +19,27 @@ use crate::target::Target;
 use crate::totals::Wire;
 use crate::ws::deflate::{DeflateState, Deflater, Inflater};
 use crate::ws::frame::{Opcode, encode, encode_compressed};
-use crate::ws::{Agreed, Client, Offer, ProtocolError, WsEvent};
+use crate::ws::{Agreed, Client, Offer};
 
-/// Room for one read, in bytes.
+use stream::Stream;
+
+/// The size of the buffer that connections without a partial frame read into, in bytes.
 const READ_SIZE: usize = 256 * 1024;
-/// Room for one read behind a message that has begun, in bytes.
-const READ_MORE: usize = 32 * 1024;
 
-/// Hears what happens on the connections. All times are in nanoseconds of [`now_ns`].
+/// Receives the events of connections. All times are in nanoseconds of [`now_ns`].
 ///
-/// It may queue and close, but not open: a slot must not be used again while its event is handled.
+/// A handler may queue messages and close connections. It must not open one, because a slot must not be used again
+/// while its event is handled.
 pub(crate) trait Handler {
     /// The handshake succeeded.
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64);
-    /// Bytes came that begin with a frame, or a part of one: what of them it knows already.
+    /// Bytes arrived that begin with a frame or a part of one. Returns how many of them the handler has recognised.
     fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated;
-    /// A message came, text or binary.
+    /// A text or binary message arrived.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
-    /// All that was queued has been written, after it had to wait or there was no room for more.
+    /// The outbox is empty again, after the socket was full or [`Connections::has_room`] returned false.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize);
-    /// The connection is gone, or could not be opened. The slot is vacant.
+    /// The connection has ended, or could not be opened. The slot is vacant.
     fn on_end(&mut self, slot: usize, end: End, was_open: bool);
 }
 
@@ -43,7 +50,7 @@ pub(crate) struct Payload<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// The start of some input that a handler has recognised and counted: whole messages of one frame each.
+/// Input that a handler has recognised and counted: whole messages of one frame each.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Repeated {
     pub(crate) bytes: usize,
@@ -51,46 +58,67 @@ pub(crate) struct Repeated {
     pub(crate) payload_bytes: usize,
 }
 
+/// The choices that all connections of a worker share.
+pub(crate) struct ConnectionOptions {
+    /// The server that connections are opened to.
+    pub(crate) target: Target,
+    /// The configuration of TLS, for targets that use it.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// Limit of the handshake and of the close handshake, in nanoseconds.
+    pub(crate) timeout_ns: u64,
+    /// The compression that the handshake offers.
+    pub(crate) offer: Offer,
+}
+
 /// A table of connections in numbered slots.
 pub(crate) struct Connections {
     net: Net,
-    target: Target,
+    options: ConnectionOptions,
     slots: Vec<Slot>,
-    /// The slots that wait for a handshake or for the answer to a close frame.
+    /// The slots in a handshake or a close handshake.
     pending: HashSet<usize>,
-    /// The slots with something to write that nobody has tried to write.
+    /// The slots with queued bytes that were not written yet.
     dirty: Vec<usize>,
-    /// The slots whose connection failed at once, which their handler has not been told.
-    stillborn: Vec<(usize, End)>,
+    /// The slots whose connection attempt failed immediately. Their handler does not know yet.
+    failed_attempts: Vec<(usize, End)>,
+    /// The number of the target's address that accepted the last connection.
+    address: usize,
+    /// No further address of the target is tried.
+    is_leaving: bool,
     ready: Vec<Ready>,
     buffer: Vec<u8>,
+    /// The buffer for bytes that TLS has to decrypt.
+    scratch: Vec<u8>,
     rng: fastrand::Rng,
-    timeout_ns: u64,
-    offer: Offer,
-    inflation: Inflater,
-    deflation: Deflater,
+    inflater: Inflater,
+    deflater: Deflater,
     wire: Wire,
 }
 
+/// One connection, or none.
 #[derive(Default)]
 struct Slot {
-    /// Chooses the destination.
+    /// The connection's number in the run, which selects its destination.
     id: usize,
-    stream: Option<TcpStream>,
-    phase: ConnectionState,
-    /// Bytes wait for room in the socket, or somebody waits for room in the outbox.
+    stream: Option<Stream>,
+    state: ConnectionState,
+    /// Bytes wait for room in the socket, or a caller waits for room in the outbox.
     blocked: bool,
     client: Client,
-    /// How what is sent is compressed, and what it refers to.
+    /// The compression of messages that are sent.
     agreed: Option<Agreed>,
-    context: DeflateState,
-    /// The start of what is not whole yet; owns nothing when idle.
+    deflate_state: DeflateState,
+    /// The start of a frame that has not arrived whole. It owns no memory when empty.
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    /// So much of the outbox is written.
+    /// The number of bytes of the outbox that are written.
     written: usize,
-    /// When the phase began, if it is a pending one.
+    /// The start of the handshake or of the close handshake, in nanoseconds.
     since_ns: u64,
+    /// The number of the target's address that the connection goes to.
+    address: usize,
+    /// The addresses that did not accept the connection, and why.
+    refusals: Vec<String>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -99,72 +127,70 @@ enum ConnectionState {
     Vacant,
     Opening,
     Open,
+    /// The client has queued its close frame and waits for the server's.
     Closing,
 }
 
 impl Connections {
-    /// An empty table of `slots`; `timeout_ns` limits the handshake and the close handshake.
-    pub(crate) fn new(net: Net, target: Target, slots: usize, timeout_ns: u64, offer: Offer) -> Self {
+    /// Returns a table of `slots` vacant slots.
+    pub(crate) fn new(net: Net, slots: usize, options: ConnectionOptions) -> Self {
+        let uses_tls = options.tls.is_some();
         Self {
             net,
-            target,
+            options,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             pending: HashSet::new(),
             dirty: Vec::new(),
-            stillborn: Vec::new(),
+            failed_attempts: Vec::new(),
+            address: 0,
+            is_leaving: false,
             ready: Vec::new(),
             buffer: vec![0; READ_SIZE],
+            scratch: vec![0; if uses_tls { READ_SIZE } else { 0 }],
             rng: fastrand::Rng::new(),
-            timeout_ns,
-            offer,
-            inflation: Inflater::default(),
-            deflation: Deflater::default(),
+            inflater: Inflater::default(),
+            deflater: Deflater::default(),
             wire: Wire::default(),
         }
     }
 
-    /// What the messages that came took on the wire.
+    /// Returns the size of the received messages on the wire.
     pub(crate) fn wire(&self) -> Wire {
         self.wire
     }
 
-    /// Whoever connects from now on goes to another server.
+    /// Sends connections that are opened from now on to another server.
     pub(crate) fn redirect(&mut self, target: Target) {
-        self.target = target;
+        self.options.target = target;
+        self.address = 0;
     }
 
-    /// Handshakes and close handshakes under way.
+    /// Returns the number of handshakes and close handshakes under way.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
 
     pub(crate) fn is_open(&self, slot: usize) -> bool {
-        self.slots[slot].phase == ConnectionState::Open
+        self.slots[slot].state == ConnectionState::Open
     }
 
-    /// Begins to connect the vacant `slot` to the destination of connection `id`.
+    /// Starts to connect the vacant `slot` to the destination of connection `id`.
     pub(crate) fn open(&mut self, slot: usize, id: usize) {
-        let mut nonce = [0; 16];
-        self.rng.fill(&mut nonce);
         let entry = &mut self.slots[slot];
         entry.id = id;
-        entry.phase = ConnectionState::Opening;
-        entry.client =
-            Client::start(&self.target.host, &self.target.path, nonce, self.offer, &mut entry.outbox);
+        entry.state = ConnectionState::Opening;
         entry.since_ns = now_ns();
+        entry.address = self.address;
         self.pending.insert(slot);
-        match self.net.connect(slot, self.target.address(id)) {
-            Ok(stream) => self.slots[slot].stream = Some(stream),
-            Err(error) => self.stillborn.push((slot, self.io_end(id, &error))),
-        }
+        self.connect(slot);
     }
 
-    /// Queues a text message; [`Connections::flush`] writes it.
+    /// Queues a text message. [`Connections::flush`] writes it.
     pub(crate) fn queue_text(&mut self, slot: usize, payload: &[u8]) {
         self.queue(slot, Opcode::Text, payload);
     }
 
-    /// Whether less than `limit` bytes wait to be written; if not, the handler hears when all of them are.
+    /// Returns whether less than `limit` bytes wait to be written. If not, the handler's `on_drained` is called later.
     pub(crate) fn has_room(&mut self, slot: usize, limit: usize) -> bool {
         let entry = &mut self.slots[slot];
         let has_room = entry.outbox.len() - entry.written < limit;
@@ -172,15 +198,15 @@ impl Connections {
         has_room
     }
 
-    /// Sends a close frame and waits for the server's.
+    /// Queues a close frame and waits for the server's.
     pub(crate) fn close(&mut self, slot: usize) {
         self.queue(slot, Opcode::Close, &1000u16.to_be_bytes());
-        self.slots[slot].phase = ConnectionState::Closing;
+        self.slots[slot].state = ConnectionState::Closing;
         self.slots[slot].since_ns = now_ns();
         self.pending.insert(slot);
     }
 
-    /// Sends close frames and leaves without waiting.
+    /// Sends a close frame on every open connection and drops all connections without waiting.
     pub(crate) fn leave(&mut self, handler: &mut impl Handler) {
         for slot in 0..self.slots.len() {
             if self.is_open(slot) {
@@ -188,18 +214,22 @@ impl Connections {
             }
         }
         self.flush(handler);
+        for stream in self.slots.iter_mut().filter_map(|slot| slot.stream.as_mut()) {
+            stream.close();
+        }
         self.slots.clear();
     }
 
-    /// Waits until `until_ns` at the longest and handles everything that has happened.
+    /// Waits until `until_ns` at most, and handles the events of the sockets.
     ///
-    /// `between` runs now and then, so that a long list of events does not make an open loop late.
+    /// `between` runs every 64 events, so that a long list of events does not delay an open loop.
+    /// Returns the number of sockets that had events.
     pub(crate) fn turn<H: Handler>(
         &mut self,
         until_ns: Option<u64>,
         handler: &mut H,
         mut between: impl FnMut(&mut H, &mut Self),
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         let mut ready = mem::take(&mut self.ready);
         self.net.wait(until_ns, &mut ready)?;
         for part in ready.chunks(64) {
@@ -209,13 +239,14 @@ impl Connections {
             between(handler, self);
             self.flush(handler);
         }
+        let count = ready.len();
         self.ready = ready;
-        Ok(())
+        Ok(count)
     }
 
-    /// Writes what is queued, as far as the sockets take it.
+    /// Writes the queued bytes that the sockets take.
     pub(crate) fn flush(&mut self, handler: &mut impl Handler) {
-        while let Some((slot, end)) = self.stillborn.pop() {
+        while let Some((slot, end)) = self.failed_attempts.pop() {
             self.end(slot, end, handler);
         }
         while let Some(slot) = self.dirty.pop() {
@@ -223,17 +254,57 @@ impl Connections {
         }
     }
 
-    /// Ends the handshakes and close handshakes that take too long.
+    /// Ends the handshakes and close handshakes that exceed the timeout.
     pub(crate) fn expire(&mut self, now: u64, handler: &mut impl Handler) {
-        let expired = |slot: &&usize| self.slots[**slot].since_ns + self.timeout_ns < now;
-        let late: Vec<usize> = self.pending.iter().filter(expired).copied().collect();
-        for slot in late {
-            let end = if self.slots[slot].phase == ConnectionState::Closing {
-                End::CloseTimedOut
-            } else {
-                End::TimedOut
-            };
+        let timeout_ns = self.options.timeout_ns;
+        let is_late = |slot: &&usize| self.slots[**slot].since_ns + timeout_ns < now;
+        let late: Vec<usize> = self.pending.iter().filter(is_late).copied().collect();
+        self.give_up(&late, handler);
+    }
+
+    /// Ends all handshakes and close handshakes, as if they had exceeded the timeout.
+    pub(crate) fn give_up_pending(&mut self, handler: &mut impl Handler) {
+        let pending: Vec<usize> = self.pending.iter().copied().collect();
+        self.is_leaving = true;
+        self.give_up(&pending, handler);
+    }
+
+    fn give_up(&mut self, slots: &[usize], handler: &mut impl Handler) {
+        for &slot in slots {
+            let is_closing = self.slots[slot].state == ConnectionState::Closing;
+            let end = if is_closing { End::CloseTimedOut } else { End::TimedOut };
             self.end(slot, end, handler);
+        }
+    }
+
+    /// Starts a connection attempt to the slot's address.
+    fn connect(&mut self, slot: usize) {
+        let mut nonce = [0; 16];
+        self.rng.fill(&mut nonce);
+        let ConnectionOptions { target, offer, .. } = &self.options;
+        let entry = &mut self.slots[slot];
+        entry.outbox.clear();
+        entry.written = 0;
+        entry.blocked = false;
+        entry.client = Client::start(&target.host, &target.resource, nonce, *offer, &mut entry.outbox);
+        let address = target.address(entry.address, entry.id);
+        match self.net.connect(slot, address).and_then(|socket| self.stream(socket)) {
+            Ok(stream) => self.slots[slot].stream = Some(stream),
+            Err(error) => {
+                let end = self.io_end(slot, &error);
+                self.failed_attempts.push((slot, end));
+            }
+        }
+    }
+
+    fn stream(&self, socket: TcpStream) -> io::Result<Stream> {
+        let ConnectionOptions { target, tls, .. } = &self.options;
+        match tls {
+            Some(config) if target.is_secure => {
+                let name = ServerName::try_from(target.server_name.clone()).map_err(io::Error::other)?;
+                Stream::tls(socket, config.clone(), name)
+            }
+            _ => Ok(Stream::Plain(socket)),
         }
     }
 
@@ -245,7 +316,7 @@ impl Connections {
         let key = self.rng.u32(..).to_ne_bytes();
         let compressed = match entry.agreed {
             Some(agreed) if !opcode.is_control() => {
-                self.deflation.deflate(payload, agreed, &mut entry.context)
+                self.deflater.deflate(payload, agreed, &mut entry.deflate_state)
             }
             _ => None,
         };
@@ -257,14 +328,16 @@ impl Connections {
 
     fn handle(&mut self, ready: Ready, handler: &mut impl Handler) {
         let Ready { slot, readable, ended, writable } = ready;
-        let phase = self.slots[slot].phase;
-        if phase == ConnectionState::Vacant {
+        let state = self.slots[slot].state;
+        if state == ConnectionState::Vacant {
             return;
         }
-        if writable && (phase == ConnectionState::Opening || self.slots[slot].blocked) {
+        let refusals = self.slots[slot].refusals.len();
+        if writable && (state == ConnectionState::Opening || self.slots[slot].blocked) {
             self.write(slot, handler);
         }
-        if readable || ended {
+        // After a refusal the slot has another socket, which the event is not about.
+        if (readable || ended) && self.slots[slot].refusals.len() == refusals {
             self.read(slot, ended, handler);
         }
     }
@@ -272,178 +345,77 @@ impl Connections {
     fn write(&mut self, slot: usize, handler: &mut impl Handler) {
         let entry = &mut self.slots[slot];
         let Some(stream) = &mut entry.stream else { return };
-        while entry.written < entry.outbox.len() {
-            match stream.write(&entry.outbox[entry.written..]) {
-                Ok(count) => entry.written += count,
+        loop {
+            let is_done = entry.written == entry.outbox.len();
+            let outcome = if is_done {
+                stream.flush()
+            } else {
+                stream.write(&entry.outbox[entry.written..]).map(|count| entry.written += count)
+            };
+            match outcome {
+                Ok(()) if is_done => break,
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     entry.blocked = true;
                     return;
                 }
-                // What the server said before it closed is still to be read; the read will see the end.
-                Err(_) if entry.phase != ConnectionState::Opening => return,
+                // The server's last bytes are still to be read. The read will find the end.
+                Err(_) if entry.state != ConnectionState::Opening => return,
                 Err(error) => {
-                    let end = self.io_end(self.slots[slot].id, &error);
+                    let end = self.io_end(slot, &error);
                     return self.end(slot, end, handler);
                 }
             }
         }
         entry.outbox.clear();
         entry.written = 0;
-        if mem::take(&mut entry.blocked) && entry.phase == ConnectionState::Open {
+        if mem::take(&mut entry.blocked) && entry.state == ConnectionState::Open {
             handler.on_drained(self, slot);
         }
     }
 
-    fn read(&mut self, slot: usize, ended: bool, handler: &mut impl Handler) {
-        let mut buffer = mem::take(&mut self.buffer);
-        while self.read_once(slot, ended, &mut buffer, handler) {}
-        self.buffer = buffer;
+    fn io_end(&self, slot: usize, error: &io::Error) -> End {
+        let Slot { address, id, .. } = self.slots[slot];
+        let target = &self.options.target;
+        End::from_io(error, target.address(address, id), target.is_spread(address, id))
     }
 
-    /// Reads once, behind what is kept of an unfinished frame; says whether there may be more.
-    fn read_once(&mut self, slot: usize, ended: bool, buffer: &mut [u8], handler: &mut impl Handler) -> bool {
+    /// Frees the slot and reports the end, unless the target has another address to try.
+    fn end(&mut self, slot: usize, mut end: End, handler: &mut impl Handler) {
+        let addresses = self.options.target.address_count();
         let entry = &mut self.slots[slot];
-        let Some(stream) = &mut entry.stream else { return false };
-        let mut inbox = mem::take(&mut entry.inbox);
-        let kept = inbox.len();
-        let space = if kept == 0 {
-            &mut *buffer
-        } else {
-            inbox.resize(kept + READ_MORE, 0);
-            &mut inbox[kept..]
-        };
-        let space_len = space.len();
-        let outcome = stream.read(space);
-        inbox.truncate(kept + outcome.as_ref().map_or(0, |&count| if kept == 0 { 0 } else { count }));
-        let count = match outcome {
-            Ok(0) => {
-                let cut = entry.client.end_of_stream(&inbox).err();
-                self.end(slot, cut.map_or(End::Eof, End::Protocol), handler);
-                return false;
-            }
-            Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                entry.inbox = inbox;
-                return error.kind() == io::ErrorKind::Interrupted;
-            }
-            Err(error) => {
-                let end = self.io_end(self.slots[slot].id, &error);
-                self.end(slot, end, handler);
-                return false;
-            }
-        };
-        if kept == 0 {
-            let consumed = self.digest(slot, &buffer[..count], handler);
-            inbox.extend_from_slice(&buffer[consumed..count]);
-        } else {
-            let consumed = self.digest(slot, &inbox, handler);
-            inbox.drain(..consumed);
-        }
-        if self.slots[slot].phase != ConnectionState::Vacant && !inbox.is_empty() {
-            self.slots[slot].inbox = inbox;
-        }
-        count == space_len || ended
-    }
-
-    /// Handles the whole frames in `input` and says how many bytes they were.
-    fn digest(&mut self, slot: usize, input: &[u8], handler: &mut impl Handler) -> usize {
-        let mut inflation = mem::take(&mut self.inflation);
-        let consumed = self.digest_with(&mut inflation, slot, input, handler);
-        self.inflation = inflation;
-        consumed
-    }
-
-    fn digest_with(
-        &mut self,
-        inflation: &mut Inflater,
-        slot: usize,
-        input: &[u8],
-        handler: &mut impl Handler,
-    ) -> usize {
-        let now = now_ns();
-        let mut client = mem::take(&mut self.slots[slot].client);
-        let mut consumed = 0;
-        // The handler may close the connection meanwhile.
-        while self.slots[slot].phase != ConnectionState::Vacant {
-            if client.is_between_plain_messages() {
-                let repeated = handler.recognise(self, slot, &input[consumed..], now);
-                self.wire.count_again(repeated);
-                consumed += repeated.bytes;
-            }
-            let step = match client.next(&input[consumed..], inflation) {
-                Ok(step) => step,
-                Err(error) => {
-                    self.fail(slot, error, handler);
-                    return input.len();
-                }
-            };
-            consumed += step.consumed;
-            match step.event {
-                WsEvent::NeedsMore => break,
-                WsEvent::Nothing => self.wire.frame_bytes += step.consumed as u64,
-                WsEvent::Opened => {
-                    self.slots[slot].phase = ConnectionState::Open;
-                    self.slots[slot].agreed = client.agreed();
-                    if self.slots[slot].outbox.is_empty() {
-                        // The request was long; an idle connection shall own no buffer.
-                        self.slots[slot].outbox = Vec::new();
-                    }
-                    self.pending.remove(&slot);
-                    handler.on_open(self, slot, now);
-                }
-                WsEvent::Text(text) => {
-                    let message = Payload { is_text: true, bytes: text.as_bytes() };
-                    self.wire.count(step.consumed, text.len());
-                    handler.on_message(self, slot, message, now);
-                }
-                WsEvent::Binary(bytes) => {
-                    self.wire.count(step.consumed, bytes.len());
-                    handler.on_message(self, slot, Payload { is_text: false, bytes }, now);
-                }
-                WsEvent::Ping(payload) => self.queue(slot, Opcode::Pong, payload),
-                WsEvent::Closed { code, reason } => {
-                    let end = End::Closed { code, reason: reason.to_owned() };
-                    self.finish(slot, code.unwrap_or(1000), end, handler);
-                    return input.len();
-                }
-            }
-        }
-        if self.slots[slot].phase != ConnectionState::Vacant {
-            self.slots[slot].client = client;
-        }
-        consumed
-    }
-
-    /// The server broke the protocol: says so and ends (RFC 6455 §7.1.7).
-    fn fail(&mut self, slot: usize, error: ProtocolError, handler: &mut impl Handler) {
-        if self.is_open(slot) {
-            self.finish(slot, error.close_code(), End::Protocol(error), handler);
-        } else {
-            self.end(slot, End::Protocol(error), handler);
-        }
-    }
-
-    /// Sends a last close frame, unless we have sent ours, and ends.
-    fn finish(&mut self, slot: usize, code: u16, end: End, handler: &mut impl Handler) {
-        if self.is_open(slot) {
-            self.queue(slot, Opcode::Close, &code.to_be_bytes());
-            self.write(slot, handler);
-        }
-        self.end(slot, end, handler);
-    }
-
-    fn io_end(&self, id: usize, error: &io::Error) -> End {
-        End::from_io(error, self.target.address(id), self.target.is_spread(id))
-    }
-
-    fn end(&mut self, slot: usize, end: End, handler: &mut impl Handler) {
-        let phase = self.slots[slot].phase;
-        if phase == ConnectionState::Vacant {
+        let state = entry.state;
+        if state == ConnectionState::Vacant {
             return;
         }
-        self.slots[slot] = Slot::default();
+        let has_connected = entry.outbox.is_empty() || entry.written > 0;
+        let was_opening = state == ConnectionState::Opening;
+        if was_opening && !has_connected && addresses > 1 && end.is_unreachable() && !self.is_leaving {
+            entry.refusals.push(end.to_string());
+            if entry.refusals.len() < addresses {
+                return self.try_next_address(slot);
+            }
+            let refusals = mem::take(&mut entry.refusals);
+            end = End::NoAddress { host: self.options.target.host.clone(), refusals };
+        }
+        let mut entry = mem::take(&mut self.slots[slot]);
+        if let Some(stream) = &mut entry.stream {
+            stream.close();
+        }
+        drop(entry);
         self.pending.remove(&slot);
-        handler.on_end(slot, end, phase != ConnectionState::Opening);
+        handler.on_end(slot, end, !was_opening);
+    }
+
+    /// Connects the slot to the host's next address. RFC 6555 would try the next one already while the first one
+    /// is silent; one after the other is enough for a load generator.
+    fn try_next_address(&mut self, slot: usize) {
+        let entry = &mut self.slots[slot];
+        entry.stream = None;
+        entry.inbox = Vec::new();
+        entry.address = (entry.address + 1) % self.options.target.address_count();
+        entry.since_ns = now_ns();
+        self.connect(slot);
     }
 }

@@ -1,4 +1,4 @@
-//! Leads a run: starts the workers, tells them when to begin and to end, watches the server meanwhile.
+//! Leads a run: starts the workers, tells them when to start and stop, and watches the server meanwhile.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::cli::RunOptions;
 use crate::clock::{SECOND_NS, now_ns};
 use crate::memory::Snapshot;
-use crate::outcome::{Observations, Outcome};
+use crate::outcome::{Observations, Outcome, ServerEnd, ServerSample};
 use crate::plan::{Command, Plan, Report, Scenario, Window};
 use crate::procfs::{CpuUse, Server};
 use crate::progress::Progress;
@@ -21,14 +21,16 @@ use crate::target::Target;
 use crate::totals::{Times, Totals};
 use crate::worker_pool::WorkerPool;
 
-/// Descriptors that are not connections: the standard streams, the workers' epoll sets and timers, files.
+/// Descriptors that are not connections: standard streams, files, and the workers' epoll instances and timers.
 const OTHER_DESCRIPTORS: usize = 500;
-/// A storm's workers meet in memory, so it has one process; this many send 225 million messages a round.
+/// The largest storm. Its workers synchronise in memory, so it has one process; a round is 225 million messages.
 const MAX_STORM: usize = 15_000;
-/// Time for all workers to hear of the start, in nanoseconds.
+/// Interval between checks that the server still runs, in nanoseconds.
+const LOOK_NS: u64 = SECOND_NS / 10;
+/// Time that all workers have to receive the start command, in nanoseconds.
 const START_DELAY_NS: u64 = SECOND_NS / 20;
 
-/// Why a run could not be made.
+/// The reason why a run could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("{0}")]
@@ -41,7 +43,7 @@ pub(crate) enum RunError {
     Start(#[from] io::Error),
 }
 
-/// Makes one run; `interrupt` ends it early. Gives the result and the whole latency distribution.
+/// Makes one run. `interrupt` ends it early. Returns the result and the whole latency distribution.
 pub(crate) fn run(
     scenario: Scenario,
     options: &RunOptions,
@@ -55,7 +57,20 @@ pub(crate) fn run(
     };
     let pool = WorkerPool::start(&plan, options.threads, per_process)?;
     let progress = Progress::new(pool.len(), options.quiet);
-    Run { scenario, options, interrupt, pool, progress, server, told_stop: false, stop_ns: None }.lead()
+    let run = Run {
+        scenario,
+        options,
+        interrupt,
+        pool,
+        progress,
+        server,
+        began_ns: now_ns(),
+        stop_ns: None,
+        was_interrupted: false,
+        server_end: None,
+        next_look_ns: 0,
+    };
+    run.lead()
 }
 
 struct Run<'a> {
@@ -65,9 +80,14 @@ struct Run<'a> {
     pool: WorkerPool,
     progress: Progress,
     server: Option<Server>,
-    told_stop: bool,
-    /// When the run was interrupted.
+    began_ns: u64,
+    /// The time when the workers were told to stop early, in nanoseconds.
     stop_ns: Option<u64>,
+    was_interrupted: bool,
+    /// The end of the server's processes, if nobody stopped them.
+    server_end: Option<ServerEnd>,
+    /// The time of the next check that the server still runs, in nanoseconds.
+    next_look_ns: u64,
 }
 
 impl Run<'_> {
@@ -93,14 +113,22 @@ impl Run<'_> {
         if totals.opened == 0 {
             let reason = totals.failures.0.into_iter().max_by_key(|(_, times)| *times);
             let reason = reason.map_or_else(|| "the run was interrupted".to_owned(), |(reason, _)| reason);
-            return Err(RunError::NoConnection(reason));
+            let end = self.server_end.map_or_else(String::new, |end| format!("; {end}"));
+            return Err(RunError::NoConnection(reason + &end));
         }
-        seen.interrupted = self.stop_ns.is_some();
+        self.look_at_server(now_ns());
+        seen.interrupted = self.was_interrupted;
+        seen.server_end = self.server_end;
+        if seen.server_end.is_some() {
+            // The kernel keeps no figures of ended processes.
+            seen.server = None;
+            seen.bytes_per_connection = None;
+        }
         let outcome = Outcome::new(self.scenario, self.options.clone(), &totals, seen);
         Ok((outcome, totals.latency))
     }
 
-    /// Waits until every worker has opened its connections; says how many are open.
+    /// Tells every worker to open its connections and waits. Returns the number of open connections.
     fn open_all(&mut self) -> Result<usize, RunError> {
         self.progress.enter("connecting");
         self.pool.tell(&Command::Open);
@@ -115,7 +143,7 @@ impl Run<'_> {
         Ok(population)
     }
 
-    /// Waits until every worker has sent the report that `is_wanted` recognises.
+    /// Waits until every worker has sent a report that `is_wanted` accepts.
     fn gather(&mut self, mut is_wanted: impl FnMut(Report) -> bool) -> Result<(), RunError> {
         let mut waiting = self.pool.len();
         while waiting > 0 {
@@ -130,9 +158,9 @@ impl Run<'_> {
         Snapshot::take(self.server.as_ref(), self.pool.memory())
     }
 
-    /// Lets the connections idle for the duration.
+    /// Keeps the connections idle for the duration of the run.
     fn hold(&mut self) -> Result<(), RunError> {
-        self.progress.enter("idle");
+        self.progress.enter("idling");
         let began = now_ns();
         let length = nanos(self.options.duration);
         while now_ns() < began + length && self.stop_ns.is_none() {
@@ -141,7 +169,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs the traffic and reads the server's meters at the edges of the window; says what was sent.
+    /// Runs the traffic and samples the server at both edges of the window. Returns what each sender has sent.
     fn traffic(&mut self, population: usize, seen: &mut Observations) -> Result<Vec<u32>, RunError> {
         let window = self.window(population);
         self.pool.tell(&Command::Start(window));
@@ -175,33 +203,46 @@ impl Run<'_> {
         let end = self.stop_ns.map_or(window.end_ns, |stop| stop.min(window.end_ns));
         seen.seconds = end.saturating_sub(window.measure_ns) as f64 / 1e9;
         let last = last.or_else(|| cpu(&self.server));
-        // A run that ended before its window has used nothing in it.
+        // A run that ended before its measured window has used nothing in it.
         let first = first.or(last);
-        // One that came to its end has used what nobody can read any more.
+        // The kernel keeps no figures of a server that has ended.
         let reconnects = matches!(self.scenario, Scenario::Reconnect { .. });
         if let (Some(server), Some(first), Some(last), false) = (&self.server, first, last, reconnects) {
-            seen.server = Some((server.pids(), last.since(first), server.peak_rss()));
+            let peak_rss_bytes = server.peak_rss();
+            seen.server = Some(ServerSample { pids: server.pids(), cpu: last.since(first), peak_rss_bytes });
         }
         Ok(sent)
     }
 
-    /// Tells the server to end, if the scenario says so.
+    /// Records that the server has ended. `reconnect` expects that.
+    fn look_at_server(&mut self, now: u64) {
+        if self.server_end.is_some() || matches!(self.scenario, Scenario::Reconnect { .. }) {
+            return;
+        }
+        if let Some(server) = self.server.as_ref().filter(|server| server.has_ended()) {
+            let seconds = (now - self.began_ns) as f64 / 1e9;
+            self.server_end =
+                Some(ServerEnd { pids: server.roots(), seconds, during: self.progress.phase() });
+        }
+    }
+
+    /// Sends SIGTERM to the server, if the scenario asks for it.
     fn stop_server(&self) -> Result<(), RunError> {
         if !matches!(self.scenario, Scenario::Reconnect { stop_server: true, .. }) {
             return Ok(());
         }
         let unknown =
             || RunError::Options("--stop-server: no process is known; give --server-pid".to_owned());
-        for &pid in self.server.as_ref().ok_or_else(unknown)?.roots() {
+        for pid in self.server.as_ref().ok_or_else(unknown)?.roots() {
             let told = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
             told.map_err(|error| RunError::Options(format!("--stop-server: process {pid}: {error}")))?;
         }
         Ok(())
     }
 
-    /// Has the workers wait for the last messages, and adds up what they found.
+    /// Tells the workers to wait for the last messages, and adds up their results.
     fn collect(&mut self, sent: Vec<u32>) -> Result<Totals, RunError> {
-        self.progress.enter("last messages");
+        self.progress.enter("waiting for the last messages");
         self.pool.tell(&Command::Finish(sent));
         let mut totals = Totals::default();
         self.gather(|report| match report {
@@ -217,18 +258,23 @@ impl Run<'_> {
     fn window(&self, population: usize) -> Window {
         let start_ns = now_ns() + START_DELAY_NS;
         if matches!(self.scenario, Scenario::Idle { .. }) {
-            // One message is due at the start, and the next would be a second later.
+            // The first message is due at the start. The second one would be due a second later, outside the window.
             return Window { start_ns, measure_ns: start_ns, end_ns: start_ns + 1000, population };
         }
         let measure_ns = start_ns + nanos(self.options.warmup);
         Window { start_ns, measure_ns, end_ns: measure_ns + nanos(self.options.duration), population }
     }
 
-    /// Waits for news, shows the progress, and passes an interrupt on. Returns by `until_ns`.
+    /// Waits for a report until `until_ns` at most. Shows the progress and passes an interrupt on.
     fn next_report(&mut self, until_ns: Option<u64>, fraction: f64) -> Result<Option<Report>, RunError> {
-        if self.interrupt.load(Ordering::Relaxed) && !self.told_stop {
-            self.told_stop = true;
-            self.stop_ns = Some(now_ns());
+        let now = now_ns();
+        self.was_interrupted |= self.interrupt.load(Ordering::Relaxed);
+        if now >= self.next_look_ns {
+            self.next_look_ns = now + LOOK_NS;
+            self.look_at_server(now);
+        }
+        if (self.was_interrupted || self.server_end.is_some()) && self.stop_ns.is_none() {
+            self.stop_ns = Some(now);
             self.pool.tell(&Command::Stop);
         }
         let left_ns = until_ns.map_or(u64::MAX, |until| until.saturating_sub(now_ns()));
@@ -238,11 +284,24 @@ impl Run<'_> {
             Ok(report) => return Ok(Some(report)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(RunError::Worker("it ended without a word".to_owned()));
+                return Err(RunError::Worker("it ended without a report".to_owned()));
             }
         }
         self.progress.show(fraction);
         Ok(None)
+    }
+}
+
+/// Refuses TLS options for a run without TLS, and TLS options that do not work.
+fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Result<(), String> {
+    let is_secure = target.is_secure || then.is_some_and(|then| then.is_secure);
+    match options.tls.given() {
+        Some(name) if !is_secure => {
+            Err(format!("{name} is for TLS, but {} is not; give a wss:// URL", options.url))
+        }
+        // Each worker makes its own configuration later. An error is reported here, before anything starts.
+        _ if is_secure => options.tls.client_config().map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -254,13 +313,16 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     };
     target.spread(destinations)?;
     let then = options.then.as_deref().map(Target::parse).transpose()?;
+    check_tls(options, &target, then.as_ref())?;
     if let Scenario::Broadcast { publishers, .. } = scenario
         && publishers as usize > options.connections
     {
         return Err(format!("--publishers {publishers} is more than --connections {}", options.connections));
     }
     if scenario == Scenario::Storm && options.connections > MAX_STORM {
-        return Err(format!("a storm of more than {MAX_STORM} connections would never end its first round"));
+        return Err(format!(
+            "a storm of more than {MAX_STORM} connections would not finish its first round; use fewer --connections"
+        ));
     }
     Ok(Plan {
         target,
@@ -270,6 +332,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         size: options.size,
         payload: options.payload,
         compression: options.compression,
+        tls: options.tls.clone(),
         chat: options.chat,
         tag: fastrand::u32(..),
         epoch_ns: now_ns(),
@@ -280,7 +343,10 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     })
 }
 
-/// The kernel gives one parity of the port range quickly, and then searches; a few are taken by others.
+/// Returns how many local ports one destination has.
+///
+/// The kernel hands out one half of the port range (odd or even ports) quickly and searches for the rest. A few ports
+/// belong to other programs.
 fn ports_per_destination() -> usize {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let bounds: Vec<usize> = text.split_whitespace().flat_map(str::parse).collect();
@@ -290,7 +356,7 @@ fn ports_per_destination() -> usize {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one; says how many connections a process can have.
+/// Raises the soft descriptor limit to the hard limit. Returns how many connections one process can have.
 fn connections_per_process() -> Result<usize, String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
     if soft < hard {

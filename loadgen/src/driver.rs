@@ -1,4 +1,4 @@
-//! A worker: opens its share of the connections, runs the traffic on them, and reports.
+//! A worker's loop: opens its share of the connections, runs the traffic on them, and reports.
 
 use std::io;
 use std::mem;
@@ -12,34 +12,39 @@ use crate::scenario::{MAX_FAILED_STARTS, Traffic};
 use crate::thread_use::Meter;
 use crate::totals::{Reasons, Totals};
 
-/// How often the coordinator hears news, in nanoseconds.
+/// Interval between reports to the coordinator, in nanoseconds.
 const TICK_NS: u64 = SECOND_NS / 4;
-/// How often it is looked whether everything has come, in nanoseconds.
+/// Interval between checks that all messages have arrived, in nanoseconds.
 const CHECK_NS: u64 = SECOND_NS / 1000;
 
-/// The worker's state. Its connections lie beside it, so that it can be their handler.
+/// Bounds for reading the sockets again at the end: number of turns, and nanoseconds.
+const MAX_LAST_TURNS: usize = 64;
+const LAST_TURNS_NS: u64 = SECOND_NS / 10;
+
+/// The state of a worker. It does not contain the connections, so that it can be their handler.
 pub(crate) struct Driver<T> {
     share: Share,
+    scenario: Scenario,
     traffic: T,
     stage: Stage,
     in_flight: usize,
     grace_ns: u64,
     drain_ns: u64,
-    /// The end of the time for the last messages, in nanoseconds.
+    /// Deadline for the last messages, in nanoseconds.
     drained_ns: u64,
-    /// So many slots are opened before the traffic starts, and this one is the next.
+    /// The number of slots that are opened before the traffic starts, and the next one of them.
     ramp_count: usize,
     next: usize,
-    /// Connections open now, and opened so far.
+    /// The number of connections that are open now, and that were opened so far.
     open: usize,
     opened: u64,
-    /// What each sender of all workers has sent in the end.
+    /// The number of messages that each sender of all workers has sent, known at the end.
     expected: Vec<u32>,
-    /// When it is looked again whether all of that has come, in nanoseconds.
+    /// The time of the next check that all messages have arrived, in nanoseconds.
     next_check_ns: u64,
     failures: Reasons,
     ends: Reasons,
-    /// No further connection is attempted.
+    /// No further connection is opened.
     hopeless: bool,
     meter: Meter,
     next_tick_ns: u64,
@@ -48,17 +53,17 @@ pub(crate) struct Driver<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The worker is idle until it is told to open.
+    /// Waits for the command to open connections.
     Wait,
-    /// Connections are opened.
+    /// Opens connections.
     Ramp,
-    /// All are open; nothing is sent.
+    /// All connections are open, and nothing is sent.
     Hold,
-    /// The traffic runs.
+    /// Runs the traffic.
     Run,
-    /// It has stopped, and what the others have sent is not known yet.
+    /// The traffic has stopped. The number of messages that other workers have sent is not known yet.
     Stopped,
-    /// The last messages are awaited.
+    /// Waits for the last messages.
     Drain,
     Over,
 }
@@ -67,6 +72,7 @@ impl<T: Traffic> Driver<T> {
     pub(crate) fn new(plan: &Plan, share: Share, traffic: T, reports: Sender<Report>) -> Self {
         Self {
             share,
+            scenario: plan.scenario,
             traffic,
             stage: Stage::Wait,
             in_flight: plan.in_flight,
@@ -88,7 +94,7 @@ impl<T: Traffic> Driver<T> {
         }
     }
 
-    /// Works until all is over or the coordinator is gone.
+    /// Runs until the work is done or the coordinator is gone.
     pub(crate) fn run(
         mut self,
         mut connections: Connections,
@@ -116,8 +122,7 @@ impl<T: Traffic> Driver<T> {
                 self.tick();
             }
         }
-        self.finish(connections);
-        Ok(())
+        self.finish(connections)
     }
 
     fn obey(&mut self, command: Command, connections: &mut Connections) {
@@ -204,8 +209,9 @@ impl<T: Traffic> Driver<T> {
         self.report(Report::Tick(tick));
     }
 
-    /// Gives all results away and closes the connections.
-    fn finish(mut self, mut connections: Connections) {
+    /// Reports the results and closes the connections.
+    fn finish(mut self, mut connections: Connections) -> io::Result<()> {
+        self.take_last_events(&mut connections)?;
         let mut totals = Totals { opened: self.opened, ..Totals::default() };
         totals.threads.extend(self.meter.used());
         self.traffic.finish(&self.expected, &mut totals);
@@ -220,10 +226,31 @@ impl<T: Traffic> Driver<T> {
         totals.wire = connections.wire();
         connections.leave(&mut self);
         self.report(Report::Done(Box::new(totals)));
+        Ok(())
+    }
+
+    /// Handles events that have already arrived, so that a server which closes connections at the very end is caught.
+    fn take_last_events(&mut self, connections: &mut Connections) -> io::Result<()> {
+        let began = now_ns();
+        for _ in 0..MAX_LAST_TURNS {
+            let now = now_ns();
+            let events = connections.turn(Some(now), self, |_, _| {})?;
+            if events == 0 || now > began + LAST_TURNS_NS {
+                break;
+            }
+        }
+        if matches!(self.scenario, Scenario::Connect { .. }) {
+            if self.traffic.ledger().is_cut {
+                self.traffic.ledger().counts.unfinished += connections.pending() as u64;
+            } else {
+                connections.give_up_pending(self);
+            }
+        }
+        Ok(())
     }
 
     fn report(&self, report: Report) {
-        // A coordinator that is gone is noticed at its command channel.
+        // The command channel shows that the coordinator is gone.
         let _ = self.reports.send(report);
     }
 }

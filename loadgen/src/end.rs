@@ -1,13 +1,14 @@
-//! Why a connection ended, in words that say what to do.
+//! The reasons why a connection ended, with a hint for the user.
 
 use std::io;
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
+use crate::tls;
 use crate::ws::ProtocolError;
 
-/// Why a connection could not be opened, or ended.
+/// The reason why a connection could not be opened, or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum End {
     #[error("{0} refused the connection; start the server there or correct --url")]
@@ -17,16 +18,23 @@ pub(crate) enum End {
          (or give --destinations 1)"
     )]
     RefusedSpread(SocketAddr),
-    #[error("{0} is not to be reached: {1}; correct --url")]
+    #[error("{0} cannot be reached: {1}; correct --url")]
     Unreachable(SocketAddr, String),
-    #[error("no local port is free towards {0}; spread the load with --destinations, or wait a minute")]
+    #[error("no address of {host} accepted the connection: {}", refusals.join("; "))]
+    NoAddress { host: String, refusals: Vec<String> },
+    #[error("no local port is free for {0}; spread the load with --destinations, or wait a minute")]
     PortsExhausted(SocketAddr),
     #[error("the descriptor limit of this process is reached; raise it with `ulimit -n`")]
     Descriptors,
     #[error("the handshake was not answered in time; the server is full or its backlog is too short")]
     TimedOut,
     #[error("{0}")]
+    Tls(String),
+    #[error("{0}")]
     Protocol(ProtocolError),
+    /// The only end that the client asks for.
+    #[error("the server answered the client's close frame")]
+    CloseAnswered,
     #[error("the server closed with code {}{}{reason}", code.map_or("none".to_owned(), |code| code.to_string()),
         if reason.is_empty() { "" } else { ": " })]
     Closed { code: Option<u16>, reason: String },
@@ -34,26 +42,43 @@ pub(crate) enum End {
     Eof,
     #[error("the server reset the connection; see its log")]
     Reset,
-    #[error("the server did not answer our close frame in time")]
+    #[error("the server did not answer the client's close frame in time")]
     CloseTimedOut,
     #[error("{0}")]
     Io(String),
 }
 
 impl End {
-    /// What `error` means for a connection to `address`; `spread`: other than the address of the URL.
-    pub(crate) fn from_io(error: &io::Error, address: SocketAddr, spread: bool) -> Self {
+    /// Explains `error` of a connection to `address`. `is_spread` says that the address is not the one of the URL.
+    pub(crate) fn from_io(error: &io::Error, address: SocketAddr, is_spread: bool) -> Self {
+        if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Self::Tls(tls::describe(error));
+        }
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ECONNREFUSED) if spread => Self::RefusedSpread(address),
+            Some(Errno::ECONNREFUSED) if is_spread => Self::RefusedSpread(address),
             Some(Errno::ECONNREFUSED) => Self::Refused(address),
             Some(Errno::EADDRNOTAVAIL) => Self::PortsExhausted(address),
             Some(Errno::EMFILE | Errno::ENFILE) => Self::Descriptors,
             Some(Errno::ECONNRESET | Errno::EPIPE) => Self::Reset,
             Some(Errno::ETIMEDOUT) => Self::TimedOut,
-            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL) => {
+            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL | Errno::EAFNOSUPPORT) => {
                 Self::Unreachable(address, error.to_string())
             }
             _ => Self::Io(error.to_string()),
         }
+    }
+
+    /// Whether another address of the same host may still accept the connection.
+    ///
+    /// A machine without IPv6 reports "no local port" for an IPv6 address.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::RefusedSpread(_)
+                | Self::Unreachable(..)
+                | Self::PortsExhausted(SocketAddr::V6(_))
+                | Self::TimedOut
+        )
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the messages of a worker, reads what comes back, and keeps count of both.
+//! Writes a worker's messages, checks the received ones, and counts both.
 
 use crate::connections::{Connections, Payload};
 use crate::message::Stamp;
@@ -7,12 +7,13 @@ use crate::plan::{Plan, Window};
 use crate::sequence::{Missing, Order};
 use crate::totals::{Counts, Tick, Times};
 
-/// The live figures are of so many messages of each tick, and then of one in so many, because every
-/// nanosecond that the generator spends on a message is missing where it is the bottleneck.
+/// Live figures include all of a tick's first messages, and then a sample: one in `LIVE_ONE_IN`.
+///
+/// Time spent per message counts where the generator is the bottleneck.
 const LIVE_ALL: u64 = 1000;
 const LIVE_ONE_IN: u64 = 64;
 
-/// What the traffic of a worker keeps while it runs.
+/// The counters and times of a worker's traffic.
 pub(crate) struct Ledger {
     messages: Messages,
     chat: bool,
@@ -24,9 +25,9 @@ pub(crate) struct Ledger {
     pub(crate) lag: Times,
     pub(crate) rounds: Times,
     pub(crate) tick: Tick,
-    /// When the last message came, in nanoseconds.
+    /// The time when the last message arrived, in nanoseconds.
     pub(crate) last_ns: u64,
-    /// The time was up while messages still came.
+    /// The time was up while messages were still arriving.
     pub(crate) is_cut: bool,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct Ledger {
 pub(crate) struct Arrival {
     pub(crate) sender: u32,
     pub(crate) sequence: u32,
-    /// When it was to be sent, in nanoseconds.
+    /// The time when the message was due, in nanoseconds.
     pub(crate) due_ns: u64,
 }
 
@@ -57,7 +58,7 @@ impl Ledger {
         }
     }
 
-    /// Queues the message `(sender, sequence)` that was due at `due_ns`.
+    /// Queues message number `sequence` of `sender`, which was due at `due_ns`.
     pub(crate) fn send(
         &mut self,
         connections: &mut Connections,
@@ -75,7 +76,7 @@ impl Ledger {
         }
     }
 
-    /// Checks a message; what is not intact is counted here and is nothing more to the caller.
+    /// Checks a message. Returns it if it is intact, and counts it as corrupt or foreign otherwise.
     pub(crate) fn read(&mut self, message: Payload<'_>, now: u64) -> Option<Arrival> {
         self.last_ns = now;
         let said = if self.chat { without_name(message.bytes) } else { message.bytes };
@@ -91,12 +92,12 @@ impl Ledger {
         None
     }
 
-    /// Counts a message that is not what it ought to be.
+    /// Counts a corrupt message.
     pub(crate) fn corrupt(&mut self) {
         self.counts.corrupt += 1;
     }
 
-    /// Counts what has not come by the end.
+    /// Counts messages that have not arrived by the end.
     pub(crate) fn count_missing(&mut self, missing: Missing) {
         self.counts.lost += missing.inside;
         if self.is_cut {
@@ -106,7 +107,7 @@ impl Ledger {
         }
     }
 
-    /// Counts an intact message and how it stands in its stream.
+    /// Counts an intact message by its order in its stream.
     pub(crate) fn received(&mut self, arrival: Arrival, order: Order, now: u64) {
         match order {
             Order::Next | Order::AfterGap => {}
@@ -119,7 +120,7 @@ impl Ledger {
         self.received_again(arrival.due_ns, 1, now);
     }
 
-    /// Counts `count` messages that were to be sent at `due_ns`, and are known to be intact and next in their streams.
+    /// Counts `count` messages that were due at `due_ns`, and are known to be intact and in order.
     pub(crate) fn received_again(&mut self, due_ns: u64, count: u64, now: u64) {
         self.last_ns = now;
         let latency = now.saturating_sub(due_ns);
@@ -137,7 +138,7 @@ impl Ledger {
     }
 }
 
-/// A line of a chat without the name of who said it.
+/// Removes the sender's name from a line of a chat.
 fn without_name(line: &[u8]) -> &[u8] {
     let colon = line.windows(2).position(|two| two == b": ");
     colon.map_or(line, |at| &line[at + 2..])

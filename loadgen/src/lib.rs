@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! cli ─▶ coordinator ─▶ worker_pool ─▶ worker ─▶ driver ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                                   └─▶ connections ─▶ net, ws
+//!            │                                   └─▶ connections ─▶ net, tls, ws
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
-//! `compare` starts servers and runs this program against them; `report` reads what `compare` wrote.
-//! The coordinator and its workers share nothing but the messages in `plan`.
+//! `compare` starts servers and runs this program against them. `report` reads the files that `compare` wrote.
+//! The coordinator and its workers share only the messages in `plan`.
 
 mod cli;
 mod clock;
@@ -30,7 +30,9 @@ mod scenario;
 mod sequence;
 mod target;
 mod thread_use;
+mod tls;
 mod totals;
+mod url;
 mod worker;
 mod worker_pool;
 pub mod ws;
@@ -46,7 +48,7 @@ use signal_hook::flag;
 
 use cli::Task;
 
-/// Reads the command line, makes the run and prints its result.
+/// Parses the command line, runs the task and prints the result.
 pub fn main() -> ExitCode {
     match run(cli::Cli::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -64,8 +66,8 @@ fn run(cli: cli::Cli) -> Result<bool, String> {
         Task::Run(scenario, options) => (scenario, options),
         Task::Compare(options) => return compare::compare(&options, &*caught()?),
         Task::Report(options) => return report::report(&options),
-        Task::Help => {
-            return worker_pool::help()
+        Task::Helper => {
+            return worker_pool::run_helper()
                 .map(|()| true)
                 .map_err(|error| format!("a helper process failed: {error}"));
         }
@@ -85,7 +87,7 @@ fn run(cli: cli::Cli) -> Result<bool, String> {
     Ok(outcome.passed)
 }
 
-/// Set by the first SIGINT or SIGTERM; the second ends the process.
+/// Returns a flag that the first SIGINT or SIGTERM sets. The second one ends the process.
 fn interrupt_flag() -> io::Result<Arc<AtomicBool>> {
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

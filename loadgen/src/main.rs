@@ -1,4 +1,4 @@
-//! The `loadgen` program; see the library of the same name.
+//! The `loadgen` program. Its code is in the library of the same name.
 
 use std::process::ExitCode;
 

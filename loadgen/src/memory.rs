@@ -1,4 +1,4 @@
-//! What idle connections cost in memory, on both sides and in the kernel.
+//! Memory that idle connections take: of the server, the generator and the kernel.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::procfs::{Memory, Server, field_kib, memory};
 
-/// One look at all memory that connections can be in.
+/// A sample of all memory that connections may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Snapshot {
     server: Memory,
@@ -15,20 +15,20 @@ pub(crate) struct Snapshot {
     socket_buffers: u64,
 }
 
-/// Bytes for each connection, as the difference between two looks.
+/// Bytes per connection: the difference between two samples.
 #[derive(Debug, Serialize)]
 pub(crate) struct PerConnection {
-    /// Of the server's processes.
+    /// Resident memory of the server's processes.
     pub(crate) server_rss: f64,
     pub(crate) server_pss: f64,
     pub(crate) server_private: f64,
-    /// Of the load generator's processes.
+    /// Private memory of the load generator's processes.
     pub(crate) generator_private: f64,
-    /// Kernel objects of both ends of the connection.
+    /// Kernel objects (slab) of both ends of the connection.
     pub(crate) kernel_slab_both_ends: f64,
-    /// Those among them that the generator's end is known to be made of, if /proc/slabinfo can be read.
+    /// The part of the slab that belongs to the generator's end, if /proc/slabinfo is readable.
     pub(crate) kernel_slab_generator: Option<f64>,
-    /// What is left is the server's.
+    /// The rest of the slab, which belongs to the server's end.
     pub(crate) kernel_slab_server: Option<f64>,
     /// Pages that the kernel counts as TCP buffers, of both ends.
     pub(crate) kernel_socket_buffers: f64,
@@ -44,7 +44,7 @@ impl Snapshot {
         }
     }
 
-    /// The difference to the look `before`, divided by `connections`.
+    /// Returns the difference to the sample `before`, divided by `connections`.
     pub(crate) fn per_connection(&self, before: &Self, connections: usize) -> PerConnection {
         let each = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
         let slab = each(self.slab, before.slab);
@@ -62,7 +62,7 @@ impl Snapshot {
     }
 }
 
-/// What `mem` in /proc/net/sockstat says, in bytes; it is counted in pages.
+/// Returns the memory of all TCP buffers, in bytes. /proc/net/sockstat counts it in pages.
 fn socket_buffers() -> Option<u64> {
     let text = fs::read_to_string("/proc/net/sockstat").ok()?;
     let line = text.lines().find(|line| line.starts_with("TCP:"))?;
@@ -70,7 +70,7 @@ fn socket_buffers() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// The generator's end of a connection: a TCP socket with its inode, file and directory entry, in one epoll set.
+/// Returns the size of a client's kernel objects: TCP socket, inode, file, directory entry and epoll entry.
 fn own_kernel_bytes() -> Option<u64> {
     const CACHES: [&str; 7] =
         ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "lsm_inode_cache", "lsm_file_cache"];

@@ -1,14 +1,14 @@
-//! The messages that a run sends: text that names its sender, number and time, and can be checked.
+//! The messages of a run. Each one has its sender, number and time, so that every byte can be checked.
 //!
 //! ```text
 //! tag 2 | sender 4 | sequence 5 | time 7 | check 2 | filler up to the size
 //! ```
-//! All are base64 digits; the time counts units of 64 ns. The tag is drawn for each run, so what an earlier run
-//! left in a room's history is told apart from this run's messages. The filler depends on sender and sequence.
+//! All digits are base64. The time counts units of 64 ns. The tag is random for each run, so that messages of an
+//! earlier run in a room's history can be told apart. The filler depends on sender and sequence.
 
 use serde::{Deserialize, Serialize};
 
-/// The shortest message, in bytes.
+/// Length of the shortest message, in bytes.
 pub(crate) const MIN_SIZE: usize = HEADER_LEN;
 
 const HEADER_LEN: usize = CHECK_AT + 2;
@@ -16,10 +16,10 @@ const SENDER_AT: usize = 2;
 const SEQUENCE_AT: usize = 6;
 const TIME_AT: usize = 11;
 const CHECK_AT: usize = 18;
-/// Times are rounded up to this, in nanoseconds.
+/// Resolution of times, in nanoseconds. Times are rounded up.
 const TIME_UNIT_NS: u64 = 64;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// The value of each digit, or 255 for a byte that is none.
+/// The value of each digit. 255 marks a byte that is not a digit.
 const VALUES: [u8; 256] = {
     let mut values = [255; 256];
     let mut value = 0;
@@ -29,11 +29,11 @@ const VALUES: [u8; 256] = {
     }
     values
 };
-/// A message's filler starts at one of so many places in the pattern: prime numbers.
+/// The number of places in the pattern where a message's filler may start. Prime numbers.
 const RANDOM_STARTS: u64 = 4093;
 const JSON_STARTS: u64 = 1_048_573;
-/// From one message's place to the next. Those of JSON lie far apart, as the golden ratio divides the pattern, so
-/// that a compressor with a window does not find a whole message in an earlier one.
+/// The distance from one message's place to the next. The places of JSON lie far apart (golden ratio), so that a
+/// compressor with a window does not find a whole message in an earlier one.
 const RANDOM_STEP: u64 = 1;
 const JSON_STEP: u64 = 648_053;
 const WORDS: [&str; 32] = [
@@ -71,40 +71,40 @@ const WORDS: [&str; 32] = [
     "would",
 ];
 
-/// What a message has besides its stamp.
+/// The content of messages.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Filler {
-    /// Letters and digits.
+    /// Letters and digits, which hardly compress.
     #[default]
     Random,
-    /// A piece of a log of chat messages in JSON: a compressor makes it much shorter.
+    /// Chat messages as JSON, which compress well.
     Json,
 }
 
-/// What a message says about itself.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// Who sent it; what the number means is the scenario's matter.
+    /// The sender's number. Its meaning depends on the scenario.
     pub(crate) sender: u32,
-    /// Counts the sender's messages from 0, up to 2^30.
+    /// The number of the sender's message, from 0 up to 2^30.
     pub(crate) sequence: u32,
-    /// When it was to be sent, in nanoseconds since the start of the run. It comes back rounded up to 64.
+    /// The time when the message was due, in nanoseconds since the start of the run, rounded up to a multiple of 64.
     pub(crate) time_ns: u64,
 }
 
-/// What became of a received payload.
+/// The result of checking a received payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     /// A message of this run, byte for byte as it was sent.
     Intact(Stamp),
     /// A message of this run that was altered.
     Corrupt,
-    /// Something else: a greeting, a notice, another run's message.
+    /// Anything else: a greeting, a notice, a message of another run.
     Foreign,
 }
 
-/// Writes and checks the messages of one run, all of one size.
+/// Writes and checks the messages of one run. All have the same size.
 pub(crate) struct Messages {
     tag: u32,
     tag_digits: [u8; SENDER_AT],
@@ -115,7 +115,7 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    /// Messages of `size` bytes, at least [`MIN_SIZE`].
+    /// Creates messages of `size` bytes, at least [`MIN_SIZE`].
     pub(crate) fn new(tag: u32, size: usize, filler: Filler) -> Self {
         assert!(size >= MIN_SIZE, "the command line refuses shorter messages");
         let mut rng = fastrand::Rng::with_seed(u64::from(tag));
@@ -133,7 +133,7 @@ impl Messages {
         Self { tag, tag_digits, size, pattern, starts, step }
     }
 
-    /// Puts the message for `stamp` in the place of what `out` held.
+    /// Replaces the content of `out` with the message for `stamp`.
     pub(crate) fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
         out.clear();
         out.resize(HEADER_LEN, 0);
@@ -171,7 +171,7 @@ impl Messages {
         (is_clean && sum == self.check(stamp, time)).then_some(stamp)
     }
 
-    /// Twelve bits that depend on every bit of the stamp and of the run's tag.
+    /// Returns a checksum of 12 bits over the stamp and the run's tag.
     fn check(&self, stamp: Stamp, time: u64) -> u64 {
         let mixed =
             (u64::from(stamp.sender) << 32 | u64::from(stamp.sequence)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -185,7 +185,7 @@ impl Messages {
     }
 }
 
-/// Records of a chat, one a line.
+/// Returns `len` bytes of chat messages as JSON, one per line.
 fn json(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
     let mut text = String::with_capacity(len + 512);
     while text.len() < len {
@@ -203,7 +203,7 @@ fn json(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Writes the lowest bits of `number`, six in each place.
+/// Writes the lowest bits of `number`, six per digit.
 fn write_number(places: &mut [u8], mut number: u64) {
     for place in places.iter_mut().rev() {
         *place = DIGITS[(number & 63) as usize];
@@ -211,7 +211,7 @@ fn write_number(places: &mut [u8], mut number: u64) {
     }
 }
 
-/// Reads what [`write_number`] wrote; bit 7 of the second value is set if one of the places is no digit.
+/// Reads a number that [`write_number`] wrote. Bit 7 of the second value is set if a byte is not a digit.
 fn read_number(places: &[u8]) -> (u64, u8) {
     places.iter().fold((0, 0), |(number, faults), &place| {
         let value = VALUES[usize::from(place)];
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn no_json_is_found_again_within_a_compressors_window() {
+    fn no_json_repeats_within_a_compressors_window() {
         for size in [64, 300, 2000] {
             let messages = Messages::new(77, size, Filler::Json);
             let stamp = |sequence| Stamp { sender: 3, sequence, time_ns: 0 };

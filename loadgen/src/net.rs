@@ -1,4 +1,4 @@
-//! Readiness of sockets, a precise timer and a way to be woken: all that a worker needs of the kernel.
+//! The sockets, the timer and the wake-up of a worker, over epoll.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,30 +17,30 @@ use crate::clock::{SECOND_NS, now_ns};
 
 const TIMER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
-/// A wait never lasts longer, so that time-outs are looked at, in nanoseconds.
+/// The longest wait, in nanoseconds, so that timeouts are checked in time.
 const MAX_WAIT_NS: u64 = SECOND_NS / 10;
 
-/// A socket that can be read or written again.
+/// A socket that is ready.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ready {
-    /// The number it was opened with.
+    /// The slot that the socket was opened for.
     pub(crate) slot: usize,
-    /// Bytes or the end may be read.
+    /// The socket has bytes or an end to read.
     pub(crate) readable: bool,
-    /// The peer has closed: read until the end, even after a short read.
+    /// The peer has closed. Read until the end, even after a short read.
     pub(crate) ended: bool,
-    /// Bytes may be written, or the connection attempt has ended.
+    /// The socket takes bytes, or the connection attempt has ended.
     pub(crate) writable: bool,
 }
 
-/// The sockets of one worker, edge-triggered.
+/// The sockets of one worker. Readiness is edge-triggered.
 pub(crate) struct Net {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    /// `epoll_wait` counts in milliseconds; an open loop needs better than that.
+    /// A timer that is finer than the milliseconds of `epoll_wait`, for open loops.
     timer: TimerFd,
-    /// The timer is set to fire at this time, in nanoseconds; 0: not set.
+    /// The time when the timer fires, in nanoseconds. 0 means that it is not set.
     armed_ns: u64,
 }
 
@@ -54,12 +54,12 @@ impl Net {
         Ok(Self { poll, events: Events::with_capacity(1024), waker, timer, armed_ns: 0 })
     }
 
-    /// Ends a wait from another thread.
+    /// Returns a handle that ends a wait from another thread.
     pub(crate) fn waker(&self) -> Arc<Waker> {
         self.waker.clone()
     }
 
-    /// Begins to connect; `slot` becomes writable when that has ended.
+    /// Starts a connection attempt. `slot` becomes writable when the attempt has ended.
     pub(crate) fn connect(&self, slot: usize, address: SocketAddr) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect(address)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -67,7 +67,7 @@ impl Net {
         Ok(stream)
     }
 
-    /// Waits for sockets, for the time `until_ns`, for a wake-up, or for at most a tenth of a second.
+    /// Waits for sockets, for a wake-up, or until `until_ns`, and at most for a tenth of a second.
     pub(crate) fn wait(&mut self, until_ns: Option<u64>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let now = now_ns();
         let mut timeout_ns = MAX_WAIT_NS;

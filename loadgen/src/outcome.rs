@@ -1,4 +1,8 @@
-//! The result of a run: what is printed, and what goes into the files.
+//! The result of a run: the figures that are printed and written to files.
+
+mod warnings;
+
+use std::fmt;
 
 use serde::Serialize;
 
@@ -8,69 +12,69 @@ use crate::plan::Scenario;
 use crate::procfs::CpuUse;
 use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 
-/// A thread that ran for more than this part of the time had no time to spare.
+/// A thread that ran for more than this share of the time had no time to spare.
 const BUSY_SHARE: f64 = 0.9;
-/// A thread that waited for a core for more than this part of the time was late through no fault of the server.
-const WAIT_SHARE: f64 = 0.1;
 
 /// All figures of one run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) options: RunOptions,
-    /// Nothing was lost, doubled, out of order or altered, and every connection held.
+    /// No message was lost, duplicated, reordered or corrupt, and every connection stayed open.
     pub(crate) passed: bool,
-    /// Ended early by a signal.
+    /// A signal ended the run early.
     pub(crate) interrupted: bool,
-    /// Length of the measured window.
+    /// Length of the measured window, in seconds.
     pub(crate) seconds: f64,
     pub(crate) connections: Connected,
     pub(crate) messages: Messages,
     pub(crate) wire: OnWire,
-    /// Whether all receivers saw the messages of all publishers in the same order.
+    /// Whether all receivers got the messages of all publishers in the same order.
     pub(crate) one_order: Option<bool>,
-    /// From the moment a message was to be sent to its arrival.
+    /// Time from the moment a message was due to its arrival.
     pub(crate) latency: Summary,
-    /// From the moment a message was to be sent to when the generator did send it.
+    /// Time from the moment a message was due to the moment it was sent.
     pub(crate) send_lag: Summary,
     pub(crate) rounds: Option<Rounds>,
     pub(crate) returns: Option<Returns>,
     pub(crate) server: Option<ServerUse>,
+    /// The end of the server's processes during the run.
+    pub(crate) server_end: Option<ServerEnd>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
-    /// The threads that made the load.
+    /// CPU use of the threads that made the load.
     pub(crate) generator: Vec<ThreadUse>,
-    /// One of them had no time to spare, so that the server could have done more.
+    /// A thread of the generator had no time to spare, so the server might do more.
     pub(crate) generator_was_bottleneck: bool,
     pub(crate) warnings: Vec<String>,
 }
 
-/// How the connections fared.
+/// Counts of connections.
 #[derive(Debug, Serialize)]
 pub(crate) struct Connected {
     pub(crate) opened: u64,
-    /// How long it took to open them; nothing for `connect`.
+    /// Time until all connections were open, in seconds. 0 for `connect`.
     pub(crate) ramp_seconds: f64,
     pub(crate) failed: Reasons,
     pub(crate) ended: Reasons,
 }
 
-/// How the messages fared.
+/// Counts of messages.
 #[derive(Debug, Serialize)]
 pub(crate) struct Messages {
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// Received in the measured window.
+    /// Messages received in the measured window.
     pub(crate) per_second: f64,
 }
 
-/// What the messages of the server took on the wire.
+/// Size of the server's messages on the wire.
 #[derive(Debug, Serialize)]
 pub(crate) struct OnWire {
     #[serde(flatten)]
     pub(crate) sums: Wire,
     /// Frame and header of one message, in bytes.
     pub(crate) bytes_per_message: Option<f64>,
-    /// Bytes that were said for each byte on the wire.
+    /// Payload bytes per byte on the wire.
     pub(crate) ratio: Option<f64>,
 }
 
@@ -91,49 +95,68 @@ pub(crate) struct Summary {
 /// The rounds of a storm.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rounds {
-    /// Deliveries in the measured window divided by those of a round, so that a part of a round counts, too.
+    /// Deliveries in the measured window divided by the deliveries of a round, so that a part of a round counts.
     pub(crate) per_second: f64,
-    /// Of the rounds that lie wholly in the window.
+    /// Times of the rounds that lie wholly in the window.
     pub(crate) time: Summary,
 }
 
-/// How those who were closed came back.
+/// The return of connections that the server closed.
 #[derive(Debug, Serialize)]
 pub(crate) struct Returns {
     pub(crate) closed: u64,
     pub(crate) back: u64,
     pub(crate) failed_attempts: u64,
-    /// From the start of the measured window until the last one was back; nothing when not all are.
+    /// Time from the start of the measured window until the last connection was back. `None` if some are not.
     pub(crate) all_back_seconds: Option<f64>,
-    /// In the 100 ms in which most came back.
+    /// The most connections that returned within 100 ms.
     pub(crate) most_per_100_ms: u64,
-    /// The same in each 100 ms since the start of the measured window.
+    /// Connections closed, returned and failed in each 100 ms since the start of the measured window.
     pub(crate) per_100_ms: Vec<Step>,
 }
 
-/// What the server used in the measured window.
+/// The server's CPU time and memory in the measured window.
 #[derive(Debug, Serialize)]
 pub(crate) struct ServerUse {
     pub(crate) pids: Vec<u32>,
     pub(crate) user_seconds: f64,
     pub(crate) system_seconds: f64,
-    /// User and system time divided by the messages received.
+    /// User and system time divided by the number of messages received.
     pub(crate) cpu_us_per_message: Option<f64>,
-    /// 1.0 is one core.
+    /// CPU time divided by the length of the window. 1.0 is one core.
     pub(crate) cores: f64,
     pub(crate) voluntary_switches: u64,
     pub(crate) involuntary_switches: u64,
     pub(crate) peak_rss_bytes: u64,
 }
 
-/// What the coordinator saw beside the totals of the workers.
+/// Figures of the server's processes, from the kernel.
+#[derive(Debug)]
+pub(crate) struct ServerSample {
+    pub(crate) pids: Vec<u32>,
+    pub(crate) cpu: CpuUse,
+    /// Peak resident memory, in bytes.
+    pub(crate) peak_rss_bytes: u64,
+}
+
+/// The end of the server during a run.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServerEnd {
+    pub(crate) pids: Vec<u32>,
+    /// Time since the start of the run, in seconds.
+    pub(crate) seconds: f64,
+    /// The part of the run.
+    pub(crate) during: &'static str,
+}
+
+/// The coordinator's observations, beside the totals of the workers.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     pub(crate) interrupted: bool,
     pub(crate) seconds: f64,
     pub(crate) ramp_seconds: f64,
-    /// The server's processes, its use in the window, and its peak memory in bytes.
-    pub(crate) server: Option<(Vec<u32>, CpuUse, u64)>,
+    pub(crate) server: Option<ServerSample>,
+    pub(crate) server_end: Option<ServerEnd>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
 }
 
@@ -141,14 +164,13 @@ impl Outcome {
     pub(crate) fn new(scenario: Scenario, options: RunOptions, totals: &Totals, seen: Observations) -> Self {
         let counts = totals.counts;
         let seconds = seen.seconds.max(f64::MIN_POSITIVE);
-        let ends_matter = !matches!(scenario, Scenario::Connect { .. });
-        let unconnected = totals.failures.total() + if ends_matter { totals.ends.total() } else { 0 };
+        let unconnected = totals.failures.total() + totals.ends.total();
         let returns = matches!(scenario, Scenario::Reconnect { .. }).then(|| Returns::of(&totals.curve));
         let all_back = returns.as_ref().is_none_or(|returns| returns.back == returns.closed);
         let mut outcome = Self {
             scenario,
             options,
-            passed: counts.faults() == 0 && unconnected == 0 && all_back,
+            passed: counts.faults() == 0 && unconnected == 0 && all_back && seen.server_end.is_none(),
             interrupted: seen.interrupted,
             seconds,
             connections: Connected {
@@ -167,68 +189,15 @@ impl Outcome {
                 time: Summary::of(&totals.rounds),
             }),
             returns,
-            server: seen
-                .server
-                .map(|(pids, cpu, peak)| ServerUse::new(pids, cpu, peak, counts.measured, seconds)),
+            server: seen.server.map(|sample| ServerUse::new(sample, counts.measured, seconds)),
+            server_end: seen.server_end,
             bytes_per_connection: seen.bytes_per_connection,
             generator: totals.threads.clone(),
             generator_was_bottleneck: busiest(&totals.threads) > BUSY_SHARE,
             warnings: Vec::new(),
         };
-        outcome.warnings = outcome.find_warnings();
+        outcome.warnings = warnings::of(&outcome);
         outcome
-    }
-
-    fn find_warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.generator_was_bottleneck {
-            warnings.push(format!(
-                "the load generator was the bottleneck: a thread ran {:.0}% of the time; use more --threads on \
-                 more cores, or less load",
-                busiest(&self.generator) * 100.0
-            ));
-        }
-        let hungriest = largest(&self.generator, |thread| thread.wait_ns);
-        if hungriest > WAIT_SHARE {
-            warnings.push(format!(
-                "a thread of the load generator waited for a core {:.0}% of the time; pin server and generator \
-                 to different cores",
-                hungriest * 100.0
-            ));
-        }
-        let Counts { unsent, unfinished, foreign, received, .. } = self.messages.counts;
-        if unfinished > 0 {
-            warnings.push(format!(
-                "{unfinished} messages were still to come when the time was up: the server is slower than the \
-                 load, and the latency is that of those that came"
-            ));
-        }
-        if unsent > 0 {
-            warnings.push(format!(
-                "{unsent} messages that were due were not sent, because the server took no more or had closed; \
-                 the rate or the size is beyond what it can do"
-            ));
-        }
-        if foreign > 0 {
-            let hint = if received == 0 {
-                "; this server does not send messages back verbatim, which its relay or echo mode must do (or give \
-                 --chat for uproar's chat)"
-            } else {
-                ""
-            };
-            warnings.push(format!("{foreign} messages came that were not of this run{hint}"));
-        }
-        if self.one_order == Some(false) {
-            warnings
-                .push("receivers saw the messages of different publishers in different orders".to_owned());
-        }
-        if self.server.is_none() && self.returns.is_none() {
-            warnings.push(
-                "the server's process was not found, so its CPU and memory are not known; give --server-pid"
-                    .to_owned(),
-            );
-        }
-        warnings
     }
 }
 
@@ -236,9 +205,20 @@ fn busiest(threads: &[ThreadUse]) -> f64 {
     largest(threads, |thread| thread.cpu_ns)
 }
 
-/// The largest part of its time that a thread spent so.
+/// Returns the largest share of its time that any thread spent on `part`.
 fn largest(threads: &[ThreadUse], part: impl Fn(&ThreadUse) -> u64) -> f64 {
     threads.iter().map(|thread| part(thread) as f64 / thread.wall_ns.max(1) as f64).fold(0.0, f64::max)
+}
+
+impl fmt::Display for ServerEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pids: Vec<String> = self.pids.iter().map(u32::to_string).collect();
+        let (pids, seconds, during) = (pids.join(", "), self.seconds, self.during);
+        write!(
+            f,
+            "the server (process {pids}) ended {seconds:.1} s after the start of the run, while {during}"
+        )
+    }
 }
 
 impl Returns {
@@ -257,7 +237,8 @@ impl Returns {
 }
 
 impl ServerUse {
-    fn new(pids: Vec<u32>, cpu: CpuUse, peak_rss_bytes: u64, messages: u64, seconds: f64) -> Self {
+    fn new(sample: ServerSample, messages: u64, seconds: f64) -> Self {
+        let ServerSample { pids, cpu, peak_rss_bytes } = sample;
         let cpu_seconds = cpu.user_seconds + cpu.system_seconds;
         Self {
             pids,

@@ -1,4 +1,4 @@
-//! Prints a result and writes its files.
+//! Prints the result of a run and writes its files.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::outcome::{Outcome, Returns, ServerUse, Summary};
 use crate::plan::Scenario;
 use crate::totals::{Reasons, Times};
 
-/// Writes all figures of the run to `path`.
+/// Writes all figures of the run to `path`, as JSON.
 pub(crate) fn write_json(outcome: &Outcome, path: &Path) -> Result<(), String> {
     let text = serde_json::to_string_pretty(outcome).map_err(|error| error.to_string())?;
     write(path, &(text + "\n"))
@@ -35,7 +35,7 @@ pub(crate) fn write_hgrm(times: &Times, path: &Path) -> Result<(), String> {
     write(path, &text)
 }
 
-/// The result in a few lines.
+/// Returns the result as text, one figure per line.
 pub(crate) fn text(outcome: &Outcome) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -57,7 +57,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         line("rounds", format!("{:.2}/s; {}", rounds.per_second, milliseconds(&rounds.time)));
     }
     if let Some(returns) = &outcome.returns {
-        line("came back", came_back(returns));
+        line("returned", returned(returns));
     }
     line("latency", milliseconds(&outcome.latency));
     let has_schedule = match outcome.scenario {
@@ -76,10 +76,19 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         ),
     );
     if let (Some(bytes), Some(ratio)) = (outcome.wire.bytes_per_message, outcome.wire.ratio) {
-        line("on the wire", format!("{bytes:.1} bytes a message received, {ratio:.2} bytes said for each"));
+        line(
+            "on the wire",
+            format!("{bytes:.1} bytes per message received, {ratio:.2} payload bytes per byte"),
+        );
     }
     if let Some(server) = &outcome.server {
         line("server", server_use(server));
+    }
+    if let Some(end) = &outcome.server_end {
+        line(
+            "server",
+            format!("ENDED {:.1} s after the start of the run, while {}", end.seconds, end.during),
+        );
     }
     if let Some(bytes) = &outcome.bytes_per_connection {
         line("bytes each", memory(bytes));
@@ -98,7 +107,7 @@ fn server_use(server: &ServerUse) -> String {
     let peak_mib = server.peak_rss_bytes as f64 / f64::from(1 << 20);
     let Some(per_message) = server.cpu_us_per_message else { return format!("peak {peak_mib:.1} MiB") };
     format!(
-        "{per_message:.3} µs CPU a message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} + {} switches; \
+        "{per_message:.3} µs CPU per message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} voluntary + {} involuntary switches; \
          peak {peak_mib:.1} MiB",
         server.user_seconds,
         server.system_seconds,
@@ -108,17 +117,17 @@ fn server_use(server: &ServerUse) -> String {
     )
 }
 
-fn came_back(returns: &Returns) -> String {
+fn returned(returns: &Returns) -> String {
     let Returns { closed, back, failed_attempts, most_per_100_ms, .. } = returns;
     let when =
-        returns.all_back_seconds.map_or_else(String::new, |seconds| format!(", all after {seconds:.2} s"));
+        returns.all_back_seconds.map_or_else(String::new, |seconds| format!(", all within {seconds:.2} s"));
     format!(
-        "{back} of {closed}{when}; at most {most_per_100_ms} in 100 ms; {failed_attempts} attempts failed"
+        "{back} of {closed}{when}; at most {most_per_100_ms} in 100 ms; {failed_attempts} failed attempts"
     )
 }
 
 fn memory(bytes: &PerConnection) -> String {
-    let server_part = |server| format!(" ({server:.0} the server's)");
+    let server_part = |server| format!(" ({server:.0} of the server)");
     format!(
         "server {:.0} rss, {:.0} pss, {:.0} private; kernel {:.0} for both ends{}, {:.0} in buffers",
         bytes.server_rss,

@@ -1,16 +1,16 @@
-//! The schedule of an open loop: what is due is fixed in advance, whatever the server does.
+//! The schedule of an open loop. It is fixed in advance, whatever the server does.
 
 use crate::connections::Connections;
 use crate::ledger::Ledger;
 use crate::plan::Window;
 
-/// A sender is not given more to write while so much of its waits, in bytes.
+/// The limit of bytes that wait in a sender's outbox.
 const MAX_QUEUED: usize = 64 * 1024;
 
-/// Messages of many senders at one total rate, the senders taking turns.
+/// Messages of many senders at one total rate. The senders take turns.
 ///
-/// Message `k` of the whole run is due at `start + k * period`; sender `k % stride` sends it. A worker has
-/// some of the senders. What the socket does not take is held back, and keeps its time.
+/// Message `k` of the whole run is due at `start + k * period`, and sender `k % stride` sends it. A worker has some of
+/// the senders. A message that the socket does not take is held back and keeps its due time.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     window: Window,
@@ -18,7 +18,7 @@ pub(crate) struct Pace {
     stride: usize,
     senders: Vec<Sender>,
     stopped: bool,
-    /// The next message due: this number of this one of `senders`.
+    /// The next message: its number, and the index of its sender in `senders`.
     sequence: u32,
     turn: usize,
 }
@@ -27,26 +27,26 @@ pub(crate) struct Pace {
 struct Sender {
     number: u32,
     slot: usize,
-    /// So many messages are written; those up to the schedule's are held back.
+    /// The number of messages that are written. Those up to the schedule's number are held back.
     written: u32,
 }
 
 impl Pace {
-    /// `rate` messages a second from `stride` senders in all, of which this worker has `senders`: number and
-    /// slot, in rising order.
+    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` has number and
+    /// slot of this worker's senders, in ascending order.
     pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<(u32, usize)>) -> Self {
         let senders = senders.into_iter().map(|(number, slot)| Sender { number, slot, written: 0 }).collect();
         Self { window, period_ns: 1e9 / rate, stride, senders, stopped: false, sequence: 0, turn: 0 }
     }
 
-    /// When the next message is due, in nanoseconds.
+    /// Returns the time when the next message is due, in nanoseconds.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let sender = self.senders.get(self.turn)?;
         let due = self.due(sender.number, self.sequence);
         (!self.stopped && due < self.window.end_ns).then_some(due)
     }
 
-    /// Writes everything that is due by `now`.
+    /// Writes every message that is due by `now`.
     pub(crate) fn run(&mut self, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
         while self.next_due().is_some_and(|due| due <= now) {
             let index = self.turn;
@@ -59,7 +59,7 @@ impl Pace {
         }
     }
 
-    /// Writes what was held back, now that `slot` has room again.
+    /// Writes the messages that were held back, after `slot` has room again.
     pub(crate) fn resume(
         &mut self,
         slot: usize,
@@ -75,13 +75,13 @@ impl Pace {
         }
     }
 
-    /// Ends the schedule now; what is held back will not be sent.
+    /// Ends the schedule. Messages that are held back will not be sent.
     pub(crate) fn stop(&mut self, ledger: &mut Ledger) {
         self.stopped = true;
         ledger.counts.unsent = self.held_back();
     }
 
-    /// How many messages each sender has written.
+    /// Returns the number and the count of written messages of each sender.
     pub(crate) fn sent(&self) -> Vec<(u32, u32)> {
         self.senders.iter().map(|sender| (sender.number, sender.written)).collect()
     }
@@ -92,7 +92,7 @@ impl Pace {
             .sum()
     }
 
-    /// How many messages of the sender have fallen due.
+    /// Returns the number of the sender's messages that were due so far.
     fn scheduled(&self, index: usize) -> u32 {
         self.sequence + u32::from(index < self.turn)
     }

@@ -1,42 +1,47 @@
-//! What the coordinator and the workers say to each other. All of it can cross a process boundary.
+//! The messages between the coordinator and the workers. All of them can cross a process boundary.
 
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Filler;
 use crate::target::Target;
+use crate::tls::TlsOptions;
 use crate::totals::{Tick, Totals};
 use crate::ws::Offer;
 
-/// What a run is to do; every worker gets the same.
+/// The task of a run. Every worker gets the same plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
-    /// Where those who reconnect go, if that is another server.
+    /// The server that connections return to in `reconnect`, if it is another one.
     pub(crate) then: Option<Target>,
     pub(crate) scenario: Scenario,
-    /// Connections of all workers together.
+    /// Number of connections of all workers together.
     pub(crate) connections: usize,
     /// Payload of each message, in bytes.
     pub(crate) size: usize,
     pub(crate) payload: Filler,
     pub(crate) compression: Offer,
-    /// Messages come with a name in front, and others come too.
+    pub(crate) tls: TlsOptions,
+    /// The server puts a name before each message and sends notices of its own.
     pub(crate) chat: bool,
-    /// Tells this run's messages from others.
+    /// A random number that tells the messages of this run from others.
     pub(crate) tag: u32,
-    /// The time that the messages' times count from, in nanoseconds.
+    /// The origin of the times in messages, in nanoseconds.
     pub(crate) epoch_ns: u64,
-    /// For a handshake, in nanoseconds.
+    /// Limit of a handshake, in nanoseconds.
     pub(crate) timeout_ns: u64,
-    /// A run is over when nothing has come for so long, in nanoseconds.
+    /// The run is over when no message has arrived for this time, in nanoseconds.
     pub(crate) grace_ns: u64,
-    /// What still comes so long after the end is not waited for, in nanoseconds.
+    /// The longest wait for the last messages, in nanoseconds.
     pub(crate) drain_ns: u64,
-    /// Handshakes under way at once, in each worker.
+    /// Handshakes that each worker has under way at a time.
     pub(crate) in_flight: usize,
 }
 
-/// What the connections do.
+/// The traffic of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
@@ -49,7 +54,7 @@ pub(crate) enum Scenario {
         rate: f64,
     },
     Storm,
-    /// Each connection first sends `speak` messages to itself.
+    /// Each connection sends `speak` messages to itself when it opens.
     Idle {
         speak: u32,
     },
@@ -57,15 +62,16 @@ pub(crate) enum Scenario {
         rate: Option<f64>,
     },
     Reconnect {
-        /// Limits of the random delay: at first, and after attempts that failed.
+        /// Longest random delay before the first attempt to return, and before any attempt.
         first_delay_ms: u64,
-        most_delay_ms: u64,
-        /// The server is told to end when the window begins.
+        #[serde(rename = "most_delay_ms")]
+        max_delay_ms: u64,
+        /// The server is told to end when the measured window begins.
         stop_server: bool,
     },
 }
 
-/// The part of the connections that one worker has: `first..first + count`.
+/// The share of the connections that one worker has: `first..first + count`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub(crate) worker: usize,
@@ -74,47 +80,55 @@ pub(crate) struct Share {
     pub(crate) count: usize,
 }
 
-/// When a run sends and when it measures, in nanoseconds.
+/// The times of a run, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Window {
     /// The first message is due.
     pub(crate) start_ns: u64,
-    /// The warm-up is over.
+    /// The warm-up ends and the measured window begins.
     pub(crate) measure_ns: u64,
-    /// No message is due any more.
+    /// The measured window ends, and no further message is due.
     pub(crate) end_ns: u64,
-    /// So many connections are open when it starts.
+    /// Number of connections that are open at the start.
     pub(crate) population: usize,
 }
 
-/// From the coordinator to a worker, in this order.
+/// A command from the coordinator to a worker. Commands come in this order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Command {
     /// Open the connections.
     Open,
-    /// The traffic begins.
+    /// Start the traffic.
     Start(Window),
-    /// Stop early; may come at any time.
+    /// Stop early. This command may come at any time.
     Stop,
-    /// So many messages of each sender are to have come; wait for them.
+    /// Wait for the last messages. The list has how many messages each sender has sent.
     Finish(Vec<u32>),
 }
 
-/// From a worker to the coordinator.
+/// A report from a worker to the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The worker is there and has all its memory.
+    /// The worker runs and has allocated its memory.
     Started,
-    /// So many connections are open and the others have failed.
+    /// This number of connections is open, and the others have failed.
     Ready { open: usize },
-    /// What happened since the last one.
+    /// News since the last tick.
     Tick(Tick),
-    /// Nothing more will be sent; each sender that has sent, and how much.
+    /// The traffic has stopped. The list has each sender's number and how many messages it has sent.
     Stopped(Vec<(u32, u32)>),
-    /// All is over.
+    /// The worker's results. It is the last report.
     Done(Box<Totals>),
-    /// The worker cannot go on.
+    /// The worker cannot continue.
     Broken(String),
+}
+
+impl Plan {
+    /// Makes the configuration of TLS, if a server of the run needs one.
+    pub(crate) fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
+        let is_needed = self.target.is_secure || self.then.as_ref().is_some_and(|then| then.is_secure);
+        is_needed.then(|| self.tls.client_config().map(Arc::new)).transpose()
+    }
 }
 
 impl Share {
@@ -131,7 +145,7 @@ impl Share {
 }
 
 impl Window {
-    /// Whether something that happened at `time_ns` counts.
+    /// Whether an event at `time_ns` lies in the measured window.
     pub(crate) fn measures(&self, time_ns: u64) -> bool {
         (self.measure_ns..self.end_ns).contains(&time_ns)
     }

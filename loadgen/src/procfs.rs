@@ -1,4 +1,4 @@
-//! What the kernel knows of the server: its processes, their CPU time and their memory.
+//! The server's processes as /proc shows them: CPU time and memory.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -10,10 +10,18 @@ use serde::Serialize;
 /// The processes of a server: those that were named or that listen, and all their descendants.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
-    roots: Vec<u32>,
+    roots: Vec<Root>,
 }
 
-/// CPU and context switches since the processes began, in all.
+/// A process that was named with --server-pid or that listens on the server's port.
+#[derive(Debug, Clone, Copy)]
+struct Root {
+    pid: u32,
+    /// The start time in clock ticks since boot, which tells the process from a later one with the same number.
+    started: u64,
+}
+
+/// CPU time and context switches of all processes since their start.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct CpuUse {
     pub(crate) user_seconds: f64,
@@ -22,7 +30,7 @@ pub(crate) struct CpuUse {
     pub(crate) involuntary_switches: u64,
 }
 
-/// Memory of all the processes together, in bytes.
+/// Memory of all processes together, in bytes.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Memory {
     pub(crate) rss: u64,
@@ -31,33 +39,38 @@ pub(crate) struct Memory {
 }
 
 impl Server {
-    /// The server with process `pid`.
+    /// Returns the server with process `pid`.
     pub(crate) fn with_pid(pid: u32) -> Result<Self, String> {
-        fs::metadata(format!("/proc/{pid}"))
-            .map_err(|_| format!("--server-pid {pid}: there is no such process"))?;
-        Ok(Self { roots: vec![pid] })
+        let root = Root::find(pid).ok_or_else(|| format!("--server-pid {pid}: there is no such process"))?;
+        Ok(Self { roots: vec![root] })
     }
 
-    /// The processes of this machine that listen on `port`.
+    /// Finds the processes of this machine that listen on `port`.
     pub(crate) fn listening_on(port: u16) -> Option<Self> {
         let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
             .flat_map(|table| listener_inodes(table, port))
             .collect();
-        let roots: Vec<u32> = all_pids().into_iter().filter(|&pid| holds_any(pid, &inodes)).collect();
+        let pids = all_pids().into_iter().filter(|&pid| holds_any(pid, &inodes));
+        let roots: Vec<Root> = pids.filter_map(Root::find).collect();
         (!roots.is_empty()).then_some(Self { roots })
     }
 
-    /// The processes that were named or that listen.
-    pub(crate) fn roots(&self) -> &[u32] {
-        &self.roots
+    /// Returns the ids of the processes that were named or that listen.
+    pub(crate) fn roots(&self) -> Vec<u32> {
+        self.roots.iter().map(|root| root.pid).collect()
     }
 
-    /// The processes as they are now, parents before children.
+    /// Returns whether all processes that were named or that listen have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        !self.roots.iter().any(|root| Root::find(root.pid).is_some_and(|found| found.started == root.started))
+    }
+
+    /// Returns the ids of all current processes, parents before children.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let mut seen = BTreeSet::new();
         let mut pids = Vec::new();
-        let mut waiting: Vec<u32> = self.roots.clone();
+        let mut waiting: Vec<u32> = self.roots();
         while let Some(pid) = waiting.pop() {
             if seen.insert(pid) {
                 pids.push(pid);
@@ -79,15 +92,25 @@ impl Server {
         self.pids().into_iter().map(|pid| memory(&pid.to_string())).fold(Memory::default(), Memory::plus)
     }
 
-    /// The most memory that each process ever had resident, in bytes, together.
+    /// Returns the sum of each process's peak resident memory, in bytes.
     pub(crate) fn peak_rss(&self) -> u64 {
         let peak = |pid| field_kib(&format!("/proc/{pid}/status"), "VmHWM:").unwrap_or(0);
         self.pids().into_iter().map(peak).sum()
     }
 }
 
+impl Root {
+    /// Returns the process `pid`, unless it has ended.
+    fn find(pid: u32) -> Option<Self> {
+        let fields = stat_fields(pid);
+        let state = fields.first().filter(|state| !matches!(state.as_str(), "Z" | "X"));
+        state?;
+        Some(Self { pid, started: fields.get(19)?.parse().ok()? })
+    }
+}
+
 impl CpuUse {
-    /// What was used since `earlier`.
+    /// Returns the difference to `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             user_seconds: (self.user_seconds - earlier.user_seconds).max(0.0),
@@ -104,7 +127,7 @@ impl Memory {
     }
 }
 
-/// Memory of the process that `name` stands for in /proc, in bytes; zeros if it is not to be read.
+/// Returns the memory of the process /proc/`name`, in bytes. It is zero if /proc cannot be read.
 pub(crate) fn memory(name: &str) -> Memory {
     let path = format!("/proc/{name}/smaps_rollup");
     let field = |label| field_kib(&path, label).unwrap_or(0);
@@ -115,7 +138,7 @@ pub(crate) fn memory(name: &str) -> Memory {
     }
 }
 
-/// The field that `path` gives in KiB after `label`, in bytes.
+/// Returns the value that follows `label` in the file `path`, converted from KiB to bytes.
 pub(crate) fn field_kib(path: &str, label: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(label))?;
@@ -158,12 +181,9 @@ fn tasks(pid: u32) -> io::Result<Vec<u32>> {
 }
 
 fn add_cpu(pid: u32, total: &mut CpuUse) {
-    // The kernel counts these in hundredths of a second on every platform that Rust runs on (USER_HZ).
+    // The unit is a hundredth of a second on every platform that Rust supports (USER_HZ).
     const TICKS: f64 = 100.0;
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name of the program is in parentheses and may itself have spaces and parentheses.
-    let fields: Vec<&str> =
-        text.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
+    let fields = stat_fields(pid);
     let field = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     total.user_seconds += field(11) / TICKS;
     total.system_seconds += field(12) / TICKS;
@@ -181,14 +201,25 @@ fn add_cpu(pid: u32, total: &mut CpuUse) {
     }
 }
 
+/// Returns the fields of /proc/PID/stat from field 3 (the state) on. It is empty if there is no such process.
+fn stat_fields(pid: u32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The program's name is in parentheses and may contain spaces and parentheses.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::process::Command;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
     #[test]
-    fn finds_itself_by_its_listening_port() {
+    fn a_server_is_found_by_its_listening_port() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
         let server = Server::listening_on(port).expect("this process listens");
@@ -196,5 +227,24 @@ mod tests {
         assert!(server.memory().rss > 0 && server.peak_rss() > 0);
         assert!(server.cpu().voluntary_switches > 0);
         assert!(Server::with_pid(u32::MAX).is_err());
+        assert!(!server.has_ended());
+    }
+
+    #[test]
+    fn a_process_has_ended_when_it_is_a_zombie_or_another_one_has_its_number() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("it is installed");
+        let server = Server::with_pid(child.id()).expect("it runs");
+        assert!(!server.has_ended());
+        child.kill().expect("it is ours");
+        let until = Instant::now() + Duration::from_secs(10);
+        while !server.has_ended() && Instant::now() < until {
+            thread::yield_now();
+        }
+        assert!(server.has_ended(), "a zombie has ended");
+        child.wait().expect("it is ours");
+        assert!(server.has_ended());
+        let own = Server::with_pid(std::process::id()).expect("it runs");
+        let earlier = Root { started: own.roots[0].started - 1, ..own.roots[0] };
+        assert!(Server { roots: vec![earlier] }.has_ended());
     }
 }

@@ -1,4 +1,4 @@
-//! The live line: a bar on a terminal, a plain line a second otherwise.
+//! The progress of a run on standard error: a bar on a terminal, otherwise one line per second.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
 
@@ -7,13 +7,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::clock::{SECOND_NS, now_ns};
 use crate::totals::{Tick, Times};
 
-/// Shows what goes on, on standard error.
+/// Shows the progress of a run.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     phase: &'static str,
     began_ns: u64,
-    /// When the next line is due, and when the last one was.
+    /// The times when the next line is due and when the last one was shown, in nanoseconds.
     next_ns: u64,
     last_ns: u64,
     open: Vec<usize>,
@@ -23,7 +23,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// For so many workers; shows nothing when `quiet`.
+    /// Creates the progress of `workers` workers. It shows nothing if `quiet`.
     pub(crate) fn new(workers: usize, quiet: bool) -> Self {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{bar:30} {msg}").expect("the template is valid");
@@ -44,12 +44,17 @@ impl Progress {
         }
     }
 
-    /// Another part of the run begins.
+    /// Starts the next part of the run.
     pub(crate) fn enter(&mut self, phase: &'static str) {
         self.phase = phase;
     }
 
-    /// A worker's news.
+    /// Returns the current part of the run.
+    pub(crate) fn phase(&self) -> &'static str {
+        self.phase
+    }
+
+    /// Adds the news of a worker.
     pub(crate) fn add(&mut self, tick: &Tick) {
         self.open[tick.worker] = tick.open;
         self.faults[tick.worker] = tick.faults;
@@ -57,7 +62,7 @@ impl Progress {
         self.latency.add(&tick.latency);
     }
 
-    /// Shows it if it is time; `fraction` of the whole is done.
+    /// Shows the progress if a second has passed. `fraction` of the run is done.
     pub(crate) fn show(&mut self, fraction: f64) {
         let now = now_ns();
         if self.quiet || now < self.next_ns {
@@ -72,7 +77,7 @@ impl Progress {
             }
             None => {
                 let seconds = (now - self.began_ns) as f64 / 1e9;
-                // The run goes on when nobody reads its progress any more.
+                // A closed standard error must not end the run.
                 let _ = writeln!(stderr(), "{seconds:6.1} s  {line}");
             }
         }
@@ -81,7 +86,7 @@ impl Progress {
         self.latency.0.reset();
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

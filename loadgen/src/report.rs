@@ -1,4 +1,4 @@
-//! The results' place in the README, written from the raw data of a comparison and held to them.
+//! Writes the results table of the README from the raw data of a comparison, and checks it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,31 +16,31 @@ use crate::compare::summary::machine;
 const BEGIN: &str = "<!-- results: begin -->";
 const END: &str = "<!-- results: end -->";
 const NO_RESULTS: &str = "There are no results yet; `just compare` makes them.\n";
-/// The point of a scenario that has several, if the results have it; the largest otherwise.
+/// The point to show of a scenario with several. If it is missing, the largest one is shown.
 const STORM: &str = "storm-500";
 const PLOTS: [(&str, &str); 2] = [
     ("storm-cost.svg", "Server CPU per delivery as clients grow"),
     ("memory.svg", "Memory of an idle connection"),
 ];
 
-/// Which results go where.
+/// Options of `loadgen report`.
 #[derive(Debug, Args)]
 pub(crate) struct ReportOptions {
-    /// A directory of results; if not given, the newest of a whole comparison of all servers that was not quick.
+    /// The directory of results; if not given, the newest finished comparison of all servers (no --quick, no --tls).
     #[arg(long)]
     pub(crate) from: Option<PathBuf>,
-    /// Where directories of results lie.
+    /// The parent of the directories of results.
     #[arg(long, default_value = "results")]
     pub(crate) results: PathBuf,
-    /// The file that has the markers.
+    /// The file with the markers.
     #[arg(long, default_value = "README.md")]
     pub(crate) readme: PathBuf,
-    /// Changes nothing, and fails if the file has other figures than the raw data.
+    /// Change nothing, and fail if the file has other figures than the raw data.
     #[arg(long)]
     pub(crate) check: bool,
 }
 
-/// Writes the README's part, or checks it; says whether it is as it should be.
+/// Writes the table into the README, or checks it. Returns whether the README is right.
 pub(crate) fn report(options: &ReportOptions) -> Result<bool, String> {
     let newest = match &options.from {
         Some(directory) => Some((directory.clone(), Results::read(directory)?)),
@@ -75,14 +75,14 @@ fn agrees(old: &str, new: &str, readme: &Path) -> bool {
     false
 }
 
-/// The text with `section` between the markers.
+/// Replaces the text between the markers with `section`.
 fn insert(text: &str, section: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
 }
 
-/// The directory that was begun last, without those of quick comparisons, of chosen servers, and of interrupted ones.
+/// Finds the newest finished comparison of all servers. Comparisons with --quick or --tls do not count.
 fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     let Ok(entries) = fs::read_dir(parent) else { return Ok(None) };
     let directories = entries.flatten().map(|entry| entry.path()).filter(|path| path.join(RAW).exists());
@@ -90,7 +90,8 @@ fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     for directory in directories {
         let results = Results::read(&directory)?;
         let options = &results.environment.options;
-        let has_all = options["servers"].as_array().is_none_or(Vec::is_empty) && options["quick"] != true;
+        let names_none = options["servers"].as_array().is_none_or(Vec::is_empty);
+        let has_all = names_none && options["quick"] != true && options["tls"] != true;
         if has_all && results.environment.finished.is_some() {
             all.push((directory, results));
         }
@@ -98,14 +99,14 @@ fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     Ok(all.into_iter().max_by(|one, other| one.1.environment.started.cmp(&other.1.environment.started)))
 }
 
-/// The directory as a link in the README names it.
+/// Returns the directory as the README links to it.
 fn relative(directory: &Path, readme: &Path) -> String {
     let below = readme.parent().and_then(|base| directory.strip_prefix(base).ok());
     let path = below.unwrap_or(directory);
     path.display().to_string().trim_end_matches('/').to_owned()
 }
 
-/// A column of the table: the scenario, the figure, and its head.
+/// A column of the table: scenario, figure and heading.
 const COLUMNS: [(Kind, Metric, &str); 8] = [
     (Kind::Storm, ROUNDS, "rounds/s"),
     (Kind::Storm, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
@@ -166,8 +167,8 @@ fn section(results: &Results, directory: &str) -> String {
     };
     let _ = writeln!(
         out,
-        "\nMedians of {rounds} rounds in turns, {date}. {} In `storm-N` each of N clients says something and hears \
-         everybody; `broadcast-N` has one publisher and N listeners.{elsewhere} The spread, the ratios and the \
+        "\nMedians of {rounds} rounds in turns, {date}. {} In `storm-N` each of N clients sends a message and \
+         receives everybody's; `broadcast-N` has one publisher and N receivers.{elsewhere} The spread, the ratios and the \
          failures are in [the summary]({directory}/summary.md), every run in [the raw data]({directory}/{RAW}).",
         machine(environment)
     );
@@ -177,7 +178,7 @@ fn section(results: &Results, directory: &str) -> String {
     out
 }
 
-/// The point of `kind` that the table shows.
+/// Returns the point of `kind` that the table shows.
 fn point(results: &Results, kind: Kind) -> Option<String> {
     let points = results.points(kind);
     let largest = points.iter().max_by_key(|(_, connections)| *connections);
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_the_medians_and_says_where_they_come_from() {
+    fn the_table_has_the_medians_and_their_source() {
         let text = section(&example(), "results/2026-01-31-x");
         assert!(text.contains("| server | echo-100: CPU µs per message |"), "{text}");
         assert!(text.contains("| ours 1 | 2.00 |") && text.contains("| broken 1 | failed |"), "{text}");

@@ -1,4 +1,4 @@
-//! What the connections of a worker say to each other once they are open.
+//! The traffic of a worker's connections in each scenario.
 
 pub(crate) mod broadcast;
 pub(crate) mod connect;
@@ -13,24 +13,24 @@ use crate::ledger::Ledger;
 use crate::plan::Window;
 use crate::totals::Totals;
 
-/// If so many attempts to connect fail before one succeeds, no more are made.
+/// The number of failed attempts after which no further connection is tried, if none has succeeded.
 pub(crate) const MAX_FAILED_STARTS: u64 = 64;
 
-/// The messages of one scenario, on the connections of one worker.
+/// The traffic of one scenario on the connections of one worker.
 ///
-/// `start` first; then events in any order; `stop` when [`Traffic::is_over`]; `finish` last. All times are in
-/// nanoseconds.
+/// Call `start` first, then the event methods in any order, `stop` when [`Traffic::is_over`], and `finish` last. All
+/// times are in nanoseconds.
 pub(crate) trait Traffic {
-    /// The connections that are open now are those that take part.
+    /// Starts the traffic. The connections that are open now take part.
     fn start(&mut self, connections: &mut Connections, window: Window, now: u64);
-    /// When it wants to be called next.
+    /// Returns the time of the next call of [`Traffic::on_time`].
     fn next_due(&self) -> Option<u64>;
-    /// Sends what is due.
+    /// Sends the messages that are due.
     fn on_time(&mut self, connections: &mut Connections, now: u64);
-    /// A connection is open, whether before the start or opened by the traffic.
+    /// A connection has opened, before the start or by the traffic.
     fn on_open(&mut self, _connections: &mut Connections, _slot: usize, _now: u64) {}
-    /// Bytes came that begin with a frame, or a part of one. What of them the traffic knows already, because another
-    /// connection was told the same, is not looked at further.
+    /// Input begins with a frame, or a part of one. Returns how much of it the traffic recognises, because another
+    /// connection has received the same bytes. That part is not parsed.
     fn recognise(
         &mut self,
         _connections: &mut Connections,
@@ -40,24 +40,24 @@ pub(crate) trait Traffic {
     ) -> Repeated {
         Repeated::default()
     }
-    /// A message came.
+    /// A message has arrived.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
-    /// A connection takes bytes again.
+    /// The outbox of a connection is empty again.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64);
-    /// A connection is gone, or could not be opened. Says whether an open one should not have ended so.
+    /// A connection has ended or could not be opened. Returns whether the end of an open connection is a fault.
     fn on_end(&mut self, slot: usize, end: &End) -> bool;
-    /// Whether it opens the slot again that could not be opened.
+    /// Returns whether the traffic opens the slot again after a failed attempt.
     fn tries_again(&self, _slot: usize) -> bool {
         false
     }
-    /// Whether it will send nothing more by itself.
+    /// Returns whether the traffic sends nothing more by itself.
     fn is_over(&self, now: u64) -> bool;
-    /// Sends nothing more; says which of its senders have sent how many messages.
+    /// Stops sending. Returns the number and the count of sent messages of each sender.
     fn stop(&mut self) -> Vec<(u32, u32)>;
-    /// Whether everything that can still come has come, given what each sender has sent.
+    /// Returns whether every expected message has arrived. `sent` has the number of messages of each sender.
     fn is_complete(&self, sent: &[u32]) -> bool;
-    /// Counts what was lost and gives everything away.
+    /// Counts the missing messages and moves all results to `totals`.
     fn finish(&mut self, sent: &[u32], totals: &mut Totals);
-    /// The counts so far.
+    /// Returns the counters.
     fn ledger(&mut self) -> &mut Ledger;
 }

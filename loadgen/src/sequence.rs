@@ -1,35 +1,35 @@
-//! Whether every message came once and in order, for many streams at once.
+//! Checks that every message arrives once and in order, for many streams at once.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// How a message stands in its stream.
+/// The order of a message in its stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// It is the next one.
+    /// The message is the next one.
     Next,
-    /// Some before it have not come (yet).
+    /// Messages before it have not arrived yet.
     AfterGap,
-    /// It was missing, and comes after a later one.
+    /// The message was missing and arrives after a later one.
     Late,
-    /// It has come before.
+    /// The message has arrived before.
     Duplicate,
 }
 
-/// How many messages of a stream have not come.
+/// The number of messages of a stream that have not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Missing {
-    /// Although later ones have.
+    /// Missing messages before one that has arrived.
     pub(crate) inside: u64,
-    /// After the last one that has.
+    /// Missing messages after the last one that has arrived.
     pub(crate) after: u64,
 }
 
-/// The state of a fixed number of streams, each counting from 0.
+/// The state of a fixed number of streams. Each stream counts from 0.
 pub(crate) struct Sequences {
-    /// The number after the highest that has come, for each stream.
+    /// For each stream the number after the highest one that has arrived.
     next: Vec<u32>,
-    /// What is missing below `next`: only the streams that have gaps are in here.
+    /// The missing numbers below `next`, for streams that have gaps.
     gaps: HashMap<usize, Vec<Range<u32>>>,
 }
 
@@ -38,7 +38,7 @@ impl Sequences {
         Self { next: vec![0; streams], gaps: HashMap::new() }
     }
 
-    /// Notes that message `sequence` of `stream` has come.
+    /// Records that message `sequence` of `stream` has arrived.
     pub(crate) fn observe(&mut self, stream: usize, sequence: u32) -> Order {
         let next = &mut self.next[stream];
         let expected = *next;
@@ -53,7 +53,7 @@ impl Sequences {
         Order::AfterGap
     }
 
-    /// Which of the first `sent` messages of `stream` have not come.
+    /// Returns how many of the first `sent` messages of `stream` have not arrived.
     pub(crate) fn missing(&self, stream: usize, sent: u32) -> Missing {
         let gaps = self.gaps.get(&stream).map_or(&[][..], Vec::as_slice);
         let inside = gaps.iter().map(|gap| u64::from(gap.end - gap.start)).sum();
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers everything that has come.
+    /// Keeps all numbers that have arrived.
     fn naive(seen: &mut HashSet<u32>, sequence: u32) -> Order {
         let highest = seen.iter().max().copied();
         if !seen.insert(sequence) {

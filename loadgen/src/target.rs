@@ -1,42 +1,35 @@
-//! Where the load goes.
+//! The server under load: its name, its addresses, and how connections spread over them.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// A server as its URL names it, and how connections spread over addresses that lead to it.
+use crate::url::WsUrl;
+
+/// A server that the URL of a run names.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// For the Host header.
+    /// The value of the Host header.
     pub(crate) host: String,
-    /// Path and query.
-    pub(crate) path: String,
-    address: SocketAddr,
+    /// Path and query of the request line.
+    pub(crate) resource: String,
+    /// Whether connections use TLS.
+    pub(crate) is_secure: bool,
+    /// The name or address that the server's certificate must be for.
+    pub(crate) server_name: String,
+    /// The addresses of the host, to be tried in this order. There is at least one.
+    addresses: Vec<SocketAddr>,
     destinations: u32,
 }
 
 impl Target {
-    /// Reads a `ws://` URL and looks its host up.
+    /// Parses a WebSocket URL and looks its host up.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let Some(rest) = url.strip_prefix("ws://") else {
-            return Err(if url.starts_with("wss://") {
-                format!("{url}: TLS is not supported; measure the plain port")
-            } else {
-                format!("{url}: a URL begins with ws://, as in ws://127.0.0.1:8000/room/bench")
-            });
-        };
-        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
-            return Err(format!("{url}: the path has characters that must be percent-encoded"));
-        }
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let lookup = if has_port { host.to_owned() } else { format!("{host}:80") };
-        let address = lookup
-            .to_socket_addrs()
-            .map_err(|error| format!("{url}: {error}"))?
-            .min_by_key(SocketAddr::is_ipv6)
-            .ok_or_else(|| format!("{url}: the host has no address"))?;
-        Ok(Self { host: host.to_owned(), path: path.to_owned(), address, destinations: 1 })
+        let parts = WsUrl::parse(url)?;
+        let addresses = parts.addresses().map_err(|reason| format!("{url}: {reason}"))?;
+        let (is_secure, server_name) = (parts.is_secure, parts.server_name());
+        let WsUrl { host_header: host, resource, .. } = parts;
+        Ok(Self { host, resource, is_secure, server_name, addresses, destinations: 1 })
     }
 
     /// Spreads the connections over `destinations` addresses of 127.0.0.0/8.
@@ -49,40 +42,49 @@ impl Target {
         Ok(())
     }
 
-    /// How many destinations `connections` need, at `ports` each.
+    /// The number of destinations that `connections` need when each destination has `ports` local ports.
     pub(crate) fn destinations_for(&self, connections: usize, ports: usize) -> u32 {
         if self.first_loopback().is_none() { 1 } else { connections.div_ceil(ports).max(1) as u32 }
     }
 
-    /// Where connection `id` goes.
-    pub(crate) fn address(&self, id: usize) -> SocketAddr {
-        match self.first_loopback() {
-            Some(first) if self.is_spread(id) => {
+    /// The number of addresses that the host has.
+    pub(crate) fn address_count(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// The destination of connection `id` when it uses the host's address number `index`.
+    pub(crate) fn address(&self, index: usize, id: usize) -> SocketAddr {
+        let address = self.addresses[index];
+        match loopback(address) {
+            Some(first) if self.is_spread(index, id) => {
                 let offset = (id % self.destinations as usize) as u32;
-                // Addresses that end in 0 or 255 are as good as others in 127.0.0.0/8.
-                SocketAddr::new(
-                    IpAddr::V4(Ipv4Addr::from_bits(first.to_bits() + offset)),
-                    self.address.port(),
-                )
+                // Addresses that end in 0 or 255 are usable in 127.0.0.0/8.
+                let spread = Ipv4Addr::from_bits(first.to_bits() + offset);
+                SocketAddr::new(IpAddr::V4(spread), address.port())
             }
-            _ => self.address,
+            _ => address,
         }
     }
 
-    /// Whether connection `id` goes to another address than that of the URL.
-    pub(crate) fn is_spread(&self, id: usize) -> bool {
-        !id.is_multiple_of(self.destinations as usize)
+    /// Whether connection `id` goes to another address than the host's address number `index`.
+    pub(crate) fn is_spread(&self, index: usize, id: usize) -> bool {
+        loopback(self.addresses[index]).is_some() && !id.is_multiple_of(self.destinations as usize)
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+        self.addresses[0].port()
     }
 
     fn first_loopback(&self) -> Option<Ipv4Addr> {
-        match self.address.ip() {
-            IpAddr::V4(address) if address.is_loopback() => Some(address),
-            _ => None,
-        }
+        self.addresses.iter().copied().find_map(loopback)
+    }
+}
+
+/// The address if it is one of 127.0.0.0/8.
+fn loopback(address: SocketAddr) -> Option<Ipv4Addr> {
+    match address.ip() {
+        IpAddr::V4(address) if address.is_loopback() => Some(address),
+        _ => None,
     }
 }
 
@@ -91,26 +93,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_taken_apart() {
-        let target = Target::parse("ws://127.0.0.1:8000/room/bench?x=1").expect("it is a good URL");
-        assert_eq!((target.host.as_str(), target.path.as_str()), ("127.0.0.1:8000", "/room/bench?x=1"));
-        assert_eq!(target.address(7), SocketAddr::from(([127, 0, 0, 1], 8000)));
-        let bare = Target::parse("ws://[::1]").expect("it is a good URL");
-        assert_eq!((bare.path.as_str(), bare.port()), ("/", 80));
-        for wrong in ["wss://127.0.0.1/", "http://127.0.0.1/", "ws://127.0.0.1/a b", "ws://"] {
-            assert!(Target::parse(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn connections_spread_over_the_loopback_net_alone() {
+    fn connections_spread_over_the_loopback_network_only() {
         let mut target = Target::parse("ws://127.0.0.1:8000/").expect("it is a good URL");
         assert_eq!(target.destinations_for(28_000, 14_000), 2);
         target.spread(300).expect("it is a loopback address");
-        assert_eq!(target.address(299), SocketAddr::from(([127, 0, 1, 44], 8000)));
-        assert_eq!(target.address(300), SocketAddr::from(([127, 0, 0, 1], 8000)));
+        assert_eq!(target.address(0, 299), SocketAddr::from(([127, 0, 1, 44], 8000)));
+        assert_eq!(target.address(0, 300), SocketAddr::from(([127, 0, 0, 1], 8000)));
         let mut six = Target::parse("ws://[::1]:8000/").expect("it is a good URL");
         assert_eq!(six.destinations_for(28_000, 14_000), 1);
         assert!(six.spread(2).is_err());
+    }
+
+    #[test]
+    fn an_ipv6_address_is_never_spread() {
+        let mut target = Target::parse("ws://127.0.0.1:8000/").expect("it is a good URL");
+        target.addresses.push("[::1]:8000".parse().expect("it is an address"));
+        target.spread(300).expect("it is a loopback address");
+        assert_eq!(target.address(1, 299), target.addresses[1]);
+        assert!(!target.is_spread(1, 299));
     }
 }

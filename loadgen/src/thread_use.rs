@@ -1,4 +1,4 @@
-//! How busy this thread is, so that the result can say when the generator itself was the bottleneck.
+//! CPU use of a thread, which shows whether the generator was the bottleneck.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use crate::clock::SECOND_NS;
 use crate::plan::Window;
 use crate::totals::ThreadUse;
 
-/// Of a shorter window nothing can be said; the kernel brings its figures up to date a few times a second.
+/// The shortest window that can be measured, in nanoseconds. The kernel updates its figures a few times a second.
 const MIN_WALL_NS: u64 = SECOND_NS / 10;
 
-/// Measures the thread that owns it over the measured window.
+/// Measures the CPU use of its own thread in the measured window.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     window: Window,
@@ -29,19 +29,19 @@ impl Meter {
         Self { window, first: None, last: None }
     }
 
-    /// Call it often: it takes the first reading when the warm-up is over.
+    /// Takes the first reading after the warm-up. Call it often.
     pub(crate) fn read(&mut self, now: u64) {
         if self.first.is_none() && now >= self.window.measure_ns {
             self.first = Reading::of_this_thread(now);
         }
     }
 
-    /// The window has ended.
+    /// Takes the last reading at the end of the window.
     pub(crate) fn stop(&mut self, now: u64) {
         self.last = Reading::of_this_thread(now);
     }
 
-    /// What the thread used between the two readings, if the kernel tells and there was time between them.
+    /// Returns the difference of the two readings, if the window was long enough.
     pub(crate) fn used(&self) -> Option<ThreadUse> {
         let (first, last) = (self.first?, self.last?);
         let used = ThreadUse {

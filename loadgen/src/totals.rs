@@ -1,4 +1,4 @@
-//! What a worker counts and measures, and how the counts of several become one.
+//! The counters and times of a run, and how those of several workers add up.
 
 use std::collections::BTreeMap;
 
@@ -7,122 +7,128 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::connections::Repeated;
 
-/// So many different reasons are kept; a server that gives every client another one must not fill the memory.
+/// The largest number of different reasons that are kept, so that a server with random reasons cannot fill the memory.
 const MAX_REASONS: usize = 24;
-/// The longest time that is told from longer ones: one hour, in nanoseconds.
+/// The longest time that is told apart from longer ones, in nanoseconds: one hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
-/// Times in nanoseconds, to three digits.
+/// A histogram of times in nanoseconds, with three significant digits.
 #[derive(Debug, Clone)]
 pub(crate) struct Times(pub(crate) Histogram<u64>);
 
-/// Everything that one worker, or all together, found out.
+/// The results of one worker, or of all workers together.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Totals {
     pub(crate) counts: Counts,
-    /// Of the messages that were due in the measured window.
+    /// Latency of the messages that were due in the measured window.
     pub(crate) latency: Times,
-    /// How late the generator itself sent, for the same messages.
+    /// Delay between due time and sending of the same messages.
     pub(crate) lag: Times,
-    /// How long the rounds of a storm took.
+    /// Times of a storm's rounds.
     pub(crate) rounds: Times,
-    /// Connections that were opened.
+    /// The number of connections that were opened.
     pub(crate) opened: u64,
-    /// Why the others were not.
+    /// Why connections could not be opened.
     pub(crate) failures: Reasons,
-    /// Why connections ended before their time.
+    /// Why open connections ended although the client did not close them.
     pub(crate) ends: Reasons,
-    /// A digest of the order in which messages came, for each order that a receiver saw.
+    /// The number of receivers for each hash of a message order.
     pub(crate) orders: BTreeMap<u64, u64>,
-    /// What each thread used of its CPU in the measured window.
+    /// CPU use of each thread in the measured window.
     pub(crate) threads: Vec<ThreadUse>,
     pub(crate) wire: Wire,
     pub(crate) curve: Curve,
 }
 
-/// How connections ended and came back, over the measured window.
+/// Connections closed and reopened, over the measured window.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Curve {
-    /// One for each tenth of a second.
+    /// One entry per tenth of a second.
     pub(crate) steps: Vec<Step>,
-    /// When the last one was back, in nanoseconds.
+    /// The time when the last connection was back, in nanoseconds.
     pub(crate) last_back_ns: u64,
 }
 
-/// What happened in a tenth of a second.
+/// The events of a tenth of a second.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step {
     /// Connections closed.
     pub(crate) closed: u64,
-    /// Opened again.
+    /// Connections reopened.
     pub(crate) back: u64,
-    /// Attempts to do so that failed.
+    /// Failed attempts to reopen a connection.
     pub(crate) failed: u64,
 }
 
-/// What messages took on the wire, from the server to us, and what they said.
+/// Size of the messages from the server, on the wire and as payload.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wire {
     /// Messages of any kind, intact or not.
     pub(crate) messages: u64,
     /// Their frames with headers, compressed or not, in bytes.
     pub(crate) frame_bytes: u64,
-    /// What they said, in bytes.
+    /// Their payload after decompression, in bytes.
     pub(crate) payload_bytes: u64,
 }
 
 /// Numbers of messages.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Given to the kernel, or on the way there.
+    /// Messages that were handed to the kernel or wait in an outbox.
     pub(crate) sent: u64,
-    /// Intact ones received, in all.
+    /// Intact messages received.
     pub(crate) received: u64,
-    /// Intact ones received in the measured window.
+    /// Intact messages received in the measured window.
     pub(crate) measured: u64,
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     pub(crate) corrupt: u64,
-    /// Received, but not of this run.
+    /// Intact messages of another connection in a scenario without rooms. They count as corrupt, too.
+    #[serde(default)]
+    pub(crate) misdelivered: u64,
+    /// Intact messages of another connection in a scenario with rooms.
+    #[serde(default)]
+    pub(crate) from_others: u64,
+    /// Messages received that are not from this run.
     pub(crate) foreign: u64,
-    /// Due, but held back because the server took no more.
+    /// Messages that were due, but were held back because the server took no more.
     pub(crate) unsent: u64,
-    /// Still to come when the time was up, while others came.
+    /// Messages that had not arrived when the time was up, while others were still arriving.
     pub(crate) unfinished: u64,
 }
 
-/// How often each reason was given.
+/// The number of times that each reason was given.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reasons(pub(crate) BTreeMap<String, u64>);
 
-/// CPU of one thread, in nanoseconds.
+/// CPU use of one thread, in nanoseconds.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ThreadUse {
     /// Length of the window.
     pub(crate) wall_ns: u64,
-    /// It ran.
+    /// Time on a core.
     pub(crate) cpu_ns: u64,
-    /// It could have run, but the core was taken.
+    /// Time in which the thread was ready to run and had no core.
     pub(crate) wait_ns: u64,
 }
 
-/// News for the progress line.
+/// A worker's news for the progress line.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tick {
     pub(crate) worker: usize,
-    /// Connections open now.
+    /// The number of connections open now.
     pub(crate) open: usize,
-    /// Messages, or handshakes, since the last tick.
+    /// Messages or handshakes since the last tick.
     pub(crate) done: u64,
-    /// Lost ones not yet counted, all other faults so far.
+    /// All faults so far. Lost messages are counted at the end only.
     pub(crate) faults: u64,
     /// Latencies since the last tick.
     pub(crate) latency: Times,
 }
 
 impl Totals {
-    /// Adds what another worker found.
+    /// Adds the results of another worker.
     pub(crate) fn add(&mut self, other: Self) {
         self.counts.add(other.counts);
         self.latency.add(&other.latency);
@@ -143,10 +149,10 @@ impl Totals {
 }
 
 impl Curve {
-    /// The width of a step, in nanoseconds.
+    /// The length of a step, in nanoseconds.
     const STEP_NS: u64 = 100_000_000;
 
-    /// The step that lies so far into the window.
+    /// Returns the step at `elapsed_ns` nanoseconds after the start of the window.
     pub(crate) fn at(&mut self, elapsed_ns: u64) -> &mut Step {
         let index = (elapsed_ns / Self::STEP_NS) as usize;
         self.steps.resize(self.steps.len().max(index + 1), Step::default());
@@ -165,14 +171,14 @@ impl Curve {
 }
 
 impl Wire {
-    /// A message came, of which the last or only frame had `frame_len` bytes.
+    /// Counts a message whose last or only frame has `frame_len` bytes.
     pub(crate) fn count(&mut self, frame_len: usize, payload_len: usize) {
         self.messages += 1;
         self.frame_bytes += frame_len as u64;
         self.payload_bytes += payload_len as u64;
     }
 
-    /// Messages came that were recognised.
+    /// Counts messages that a handler has recognised.
     pub(crate) fn count_again(&mut self, repeated: Repeated) {
         self.messages += repeated.messages as u64;
         self.frame_bytes += repeated.bytes as u64;
@@ -181,7 +187,7 @@ impl Wire {
 }
 
 impl Counts {
-    /// Messages that did not come as they should.
+    /// Returns the number of messages that are lost, duplicated, reordered or corrupt.
     pub(crate) fn faults(&self) -> u64 {
         self.lost + self.duplicated + self.reordered + self.corrupt
     }
@@ -194,6 +200,8 @@ impl Counts {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.corrupt += other.corrupt;
+        self.misdelivered += other.misdelivered;
+        self.from_others += other.from_others;
         self.foreign += other.foreign;
         self.unsent += other.unsent;
         self.unfinished += other.unfinished;
@@ -296,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_reasons_stay_bounded_and_none_is_uncounted() {
+    fn many_different_reasons_are_bounded_and_all_counted() {
         let mut reasons = Reasons::default();
         for number in 0..1000 {
             reasons.note(number.to_string());

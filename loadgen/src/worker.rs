@@ -1,4 +1,4 @@
-//! Starts one worker as a thread with its own connections.
+//! A worker: a thread with its own connections.
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::thread;
 
 use mio::Waker;
 
-use crate::connections::Connections;
+use crate::connections::{ConnectionOptions, Connections};
 use crate::driver::Driver;
 use crate::net::Net;
 use crate::plan::{Command, Plan, Report, Scenario, Share};
@@ -18,23 +18,23 @@ use crate::scenario::echo::Echo;
 use crate::scenario::reconnect::{DelayRange, Reconnect};
 use crate::scenario::storm::{Barrier, Storm};
 
-/// The other end of a worker in this process.
+/// A handle to a worker of this process.
 pub(crate) struct Handle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
 }
 
 impl Handle {
-    /// Tells the worker; one that is gone has reported why.
+    /// Sends a command. A worker that has ended has reported the reason.
     pub(crate) fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // A worker that cannot be woken looks by itself in a tenth of a second.
+            // A worker that misses the wake-up looks for commands within a tenth of a second.
             let _ = self.waker.wake();
         }
     }
 }
 
-/// Starts the thread that takes `share` of `plan`.
+/// Starts the thread that runs `share` of `plan`.
 pub(crate) fn start(
     plan: &Plan,
     share: Share,
@@ -45,13 +45,18 @@ pub(crate) fn start(
     let waker = net.waker();
     barrier.join(waker.clone());
     let (commands, orders) = channel();
-    let connections =
-        Connections::new(net, plan.target.clone(), share.count, plan.timeout_ns, plan.compression);
+    let options = ConnectionOptions {
+        target: plan.target.clone(),
+        tls: plan.tls_config().map_err(io::Error::other)?,
+        timeout_ns: plan.timeout_ns,
+        offer: plan.compression,
+    };
+    let connections = Connections::new(net, share.count, options);
     let worker = Worker { plan: plan.clone(), share, connections, commands: orders, reports };
     thread::Builder::new().name(format!("worker-{}", share.worker)).spawn(move || {
         let reports = worker.reports.clone();
         if let Err(error) = worker.choose(barrier) {
-            // A coordinator that is gone needs no reason.
+            // Without a coordinator nobody needs the reason.
             let _ = reports.send(Report::Broken(error.to_string()));
         }
     })?;
@@ -67,7 +72,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Does what the scenario says.
+    /// Runs the traffic of the scenario.
     fn choose(self, barrier: Arc<Barrier>) -> io::Result<()> {
         let (plan, share) = (&self.plan, self.share);
         match plan.scenario {
@@ -95,9 +100,9 @@ impl Worker {
                 let traffic = Connect::new(plan, share, rate);
                 self.run(traffic)
             }
-            Scenario::Reconnect { first_delay_ms, most_delay_ms, .. } => {
-                let [first_ns, most_ns] = [first_delay_ms, most_delay_ms].map(|ms| ms * 1_000_000);
-                let traffic = Reconnect::new(plan, share, DelayRange { first_ns, most_ns });
+            Scenario::Reconnect { first_delay_ms, max_delay_ms, .. } => {
+                let [first_ns, max_ns] = [first_delay_ms, max_delay_ms].map(|ms| ms * 1_000_000);
+                let traffic = Reconnect::new(plan, share, DelayRange { first_ns, max_ns });
                 self.run(traffic)
             }
         }

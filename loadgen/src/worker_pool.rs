@@ -1,5 +1,5 @@
-//! The workers of a run: threads of this process, or processes of their own when their connections are more
-//! than one process may have descriptors.
+//! The workers of a run. They are threads of this process, or processes of their own if one process may not have
+//! enough descriptors.
 
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::process::{self, Child, ChildStdin, Stdio};
@@ -17,7 +17,7 @@ use crate::procfs::{Memory, memory};
 use crate::scenario::storm::Barrier;
 use crate::worker::{self, Handle};
 
-/// All the workers, and what they report.
+/// All workers of a run, and the channel of their reports.
 pub(crate) struct WorkerPool {
     links: Vec<Link>,
     pub(crate) reports: Receiver<Report>,
@@ -27,14 +27,14 @@ enum Link {
     Thread(Handle),
     Process {
         child: Child,
-        /// Commands go in here, a line of JSON each; the helper ends when it is closed.
+        /// Takes commands, one line of JSON each. The helper process ends when it is closed.
         input: Option<ChildStdin>,
     },
 }
 
 impl WorkerPool {
-    /// Starts `threads` workers, or as many processes as it takes when one has room for `per_process`
-    /// connections only.
+    /// Starts `threads` workers in this process. If it has room for only `per_process` connections, starts as many
+    /// helper processes as needed instead.
     pub(crate) fn start(plan: &Plan, threads: usize, per_process: usize) -> io::Result<Self> {
         let (sender, reports) = channel();
         let is_alone = plan.connections <= per_process;
@@ -58,18 +58,18 @@ impl WorkerPool {
         self.links.len()
     }
 
-    /// Tells every worker.
+    /// Sends a command to every worker.
     pub(crate) fn tell(&mut self, command: &Command) {
         for link in &mut self.links {
             match link {
                 Link::Thread(handle) => handle.send(command.clone()),
-                // That a helper is gone is noticed where its reports end.
+                // The end of its reports shows that a helper process has ended.
                 Link::Process { input, .. } => drop(input.as_mut().map(|input| write_line(input, command))),
             }
         }
     }
 
-    /// What the processes beside this one have in memory, in bytes.
+    /// Returns the memory of the helper processes, in bytes.
     pub(crate) fn memory(&self) -> Memory {
         let pid = |link: &Link| match link {
             Link::Thread(_) => None,
@@ -84,15 +84,15 @@ impl Drop for Link {
     fn drop(&mut self) {
         if let Self::Process { child, input } = self {
             drop(input.take());
-            // It ends because its input has ended; how does not matter any more.
+            // The helper process ends because its input is closed. Its exit code does not matter.
             let _ = child.wait();
         }
     }
 }
 
-/// The program of a helper process: one worker, commanded through standard input.
-pub(crate) fn help() -> io::Result<()> {
-    // A terminal sends Ctrl-C to the helpers too, but they end when they are told.
+/// Runs a helper process: one worker that takes its commands from standard input.
+pub(crate) fn run_helper() -> io::Result<()> {
+    // Ctrl-C in a terminal reaches the helper processes, too. They wait for the command to stop.
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
@@ -134,7 +134,7 @@ fn start_process(plan: &Plan, share: Share, reports: Sender<Report>) -> io::Resu
                     return;
                 }
             }
-            let _ = reports.send(Report::Broken("a helper process ended without a word".to_owned()));
+            let _ = reports.send(Report::Broken("a helper process ended without a report".to_owned()));
         });
     }
     Ok(Link::Process { child, input })

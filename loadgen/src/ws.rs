@@ -1,8 +1,7 @@
-//! The client's half of the WebSocket protocol (RFC 6455), without any input or output of its own.
+//! The client's half of the WebSocket protocol (RFC 6455), without input or output.
 //!
-//! Bytes from the server go in through [`Client::next`], as many as there are and cut anywhere; events come
-//! out. What is to be sent is appended to a buffer of the caller's. It shares no code with any server on
-//! purpose: two sides with one bug would agree on it.
+//! Bytes from the server go into [`Client::next`], cut anywhere, and events come out. Bytes to be sent are appended to
+//! a buffer of the caller. The code shares nothing with any server on purpose: with a common bug both sides would agree.
 
 pub mod deflate;
 pub mod frame;
@@ -17,18 +16,18 @@ use deflate::Inflater;
 use frame::{Decoded, Frame, Opcode};
 use handshake::Answer;
 
-/// A message longer than this is refused, in bytes.
+/// The longest accepted message, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// The state of one connection. Call [`Client::start`] first, then [`Client::next`] after every read.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// What the server must answer; gone once it has.
+    /// The expected answer to the handshake. `None` after the handshake.
     expected: Option<Box<Expected>>,
     agreed: Option<Agreed>,
-    /// What the server's messages may refer to, if it takes its context over; made at the first of them.
+    /// The decompressor of the server's messages, if the server keeps its context. It is made for the first message.
     context: Option<Box<Decompress>>,
-    /// The message whose last part has not come yet.
+    /// The fragmented message that has not arrived whole.
     fragments: Option<Box<Fragments>>,
     closed: bool,
 }
@@ -43,48 +42,48 @@ struct Expected {
 struct Fragments {
     is_text: bool,
     is_compressed: bool,
-    /// The last part has come and was handed out; the next call forgets the message.
+    /// The message was handed out. The next call drops it.
     complete: bool,
     bytes: Vec<u8>,
 }
 
-/// What [`Client::next`] made of the front of its input.
+/// The result of [`Client::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step<'a> {
-    /// So many bytes of the input are done with.
+    /// Number of bytes of the input that are consumed.
     pub consumed: usize,
-    /// What they meant.
+    /// The event that they contain.
     pub event: WsEvent<'a>,
 }
 
-/// What the server did.
+/// An event from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WsEvent<'a> {
-    /// Nothing until more bytes have come behind those not consumed.
+    /// The input ends inside a frame. Call again with more bytes behind the unconsumed ones.
     NeedsMore,
-    /// It accepted the handshake.
+    /// The handshake has succeeded.
     Opened,
-    /// It sent a part of a message, or a pong; nothing to do.
+    /// A part of a message, or a pong. Nothing needs to be done.
     Nothing,
-    /// It sent a text message, which is valid UTF-8.
+    /// A text message, which is valid UTF-8.
     Text(&'a str),
-    /// It sent a binary message.
+    /// A binary message.
     Binary(&'a [u8]),
-    /// It wants a pong with this payload.
+    /// A ping. Answer with a pong with this payload.
     Ping(&'a [u8]),
-    /// It closes, with this code and reason; answer with a close frame of the same code.
+    /// A close frame. Answer with a close frame with the same code.
     Closed {
-        /// The close code, if it gave one.
+        /// The close code, if there is one.
         code: Option<u16>,
-        /// Its reason, often empty.
+        /// The reason, often empty.
         reason: &'a str,
     },
 }
 
-/// What the server did wrong.
+/// A violation of the protocol by the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// It answered the handshake with something else than 101.
+    /// The handshake was answered with another status than 101.
     #[error(
         "the handshake was answered {status} {reason}: {body:?}; check the path of --url and the server's limits"
     )]
@@ -96,10 +95,10 @@ pub enum ProtocolError {
         /// The start of the body.
         body: String,
     },
-    /// Its handshake is wrong.
+    /// The answer to the handshake is wrong.
     #[error("wrong handshake: {0}")]
     Handshake(String),
-    /// It closed in the middle of the handshake, after so many bytes.
+    /// The server closed inside the handshake, after this number of bytes.
     #[error("the server closed after {0} bytes of its handshake; see its log")]
     HandshakeCut(usize),
     /// Reserved bits are set in the first byte of a frame.
@@ -107,10 +106,10 @@ pub enum ProtocolError {
         "a frame begins with {0:#04x}: reserved bits are set where no extension that was agreed allows it"
     )]
     ReservedBits(u8),
-    /// A frame has an opcode that is not defined.
+    /// A frame has an undefined opcode.
     #[error("a frame has the undefined opcode {0:#x}")]
     Opcode(u8),
-    /// The server masked a frame.
+    /// A frame is masked.
     #[error("the server masked a frame, which only clients may")]
     Masked,
     /// A control frame is longer than 125 bytes or fragmented.
@@ -119,27 +118,27 @@ pub enum ProtocolError {
     /// A message is too long.
     #[error("a message of {payload_len} bytes is over the limit of {max_payload}")]
     TooLong {
-        /// Announced length, in bytes.
+        /// Length of the message, in bytes.
         payload_len: u64,
-        /// What is accepted, in bytes.
+        /// Longest accepted message, in bytes.
         max_payload: usize,
     },
-    /// A continuation without a beginning, or a beginning inside a message.
+    /// A continuation has no beginning, or a message begins inside another one.
     #[error("fragments are out of order: {0:?} came {1}")]
     Fragments(Opcode, &'static str),
     /// Text is not valid UTF-8.
     #[error("a text message or close reason is not valid UTF-8")]
     Utf8,
-    /// A compressed message is not DEFLATE, or refers to what was never sent.
+    /// A compressed message is not DEFLATE, or refers to bytes that were never sent.
     #[error("a compressed message cannot be inflated")]
     Deflate,
-    /// A close frame has one byte, or a code that must not be sent.
+    /// A close frame has a payload of one byte, or a code that must not be sent.
     #[error("a close frame is malformed or has an illegal code")]
     Close,
 }
 
 impl ProtocolError {
-    /// The code to close with (RFC 6455 §7.4.1).
+    /// Returns the close code for the violation (RFC 6455 §7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
             Self::Utf8 | Self::Deflate => 1007,
@@ -150,7 +149,7 @@ impl ProtocolError {
 }
 
 impl Client {
-    /// Begins: appends the request for `path` on `host` to `out`. `nonce` names this handshake.
+    /// Starts a handshake. Appends the request for `path` on `host` to `out`. `nonce` identifies the handshake.
     pub fn start(host: &str, path: &str, nonce: [u8; 16], offer: Offer, out: &mut Vec<u8>) -> Self {
         let key = handshake::encode_key(nonce);
         handshake::write_request(out, host, path, &key, offer);
@@ -158,26 +157,26 @@ impl Client {
         Self { expected: Some(Box::new(expected)), ..Self::default() }
     }
 
-    /// How messages are compressed; known once the handshake has succeeded.
+    /// Returns the negotiated compression, after the handshake.
     pub fn agreed(&self) -> Option<Agreed> {
         self.agreed
     }
 
-    /// Whether a frame that comes next begins a message, and none is compressed.
+    /// Returns whether the next frame begins a message and no compression was negotiated.
     pub fn is_between_plain_messages(&self) -> bool {
         let is_within = self.fragments.as_ref().is_some_and(|fragments| !fragments.complete);
         self.expected.is_none() && self.agreed.is_none() && !self.closed && !is_within
     }
 
-    /// Takes the next event off the front of `input`.
+    /// Takes the next event from the front of `input`.
     ///
-    /// Call it again with the rest until it answers [`WsEvent::NeedsMore`]; keep what it has not consumed in
-    /// front of the next read. After an error or [`WsEvent::Closed`] everything else is discarded. `inflation` is the
-    /// same for all connections.
+    /// Call it again with the rest until it returns [`WsEvent::NeedsMore`]. Keep the unconsumed bytes in front of the
+    /// next read. After an error or [`WsEvent::Closed`] the rest is discarded. All connections of a thread share one
+    /// `inflater`.
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
-        inflation: &'a mut Inflater,
+        inflater: &'a mut Inflater,
     ) -> Result<Step<'a>, ProtocolError> {
         if self.closed {
             return Ok(Step { consumed: input.len(), event: WsEvent::NeedsMore });
@@ -196,13 +195,12 @@ impl Client {
             Decoded::NeedsMore => Ok(Step { consumed: 0, event: WsEvent::NeedsMore }),
             Decoded::Frame(frame) => {
                 let consumed = frame.frame_len;
-                Ok(Step { consumed, event: self.handle_frame(frame, inflation)? })
+                Ok(Step { consumed, event: self.handle_frame(frame, inflater)? })
             }
         }
     }
 
-    /// Says what it means that the server closed the stream with `rest` not consumed: an error when the
-    /// handshake had not ended.
+    /// Handles the end of the stream behind the unconsumed bytes `rest`. Returns an error inside the handshake.
     pub fn end_of_stream(&self, rest: &[u8]) -> Result<(), ProtocolError> {
         match &self.expected {
             Some(expected) => {
@@ -215,7 +213,7 @@ impl Client {
     fn handle_frame<'a>(
         &'a mut self,
         frame: Frame<'a>,
-        inflation: &'a mut Inflater,
+        inflater: &'a mut Inflater,
     ) -> Result<WsEvent<'a>, ProtocolError> {
         match frame.opcode {
             Opcode::Ping => Ok(WsEvent::Ping(frame.payload)),
@@ -224,14 +222,14 @@ impl Client {
                 self.closed = true;
                 read_close(frame.payload)
             }
-            Opcode::Text | Opcode::Binary | Opcode::Continuation => self.handle_data(frame, inflation),
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => self.handle_data(frame, inflater),
         }
     }
 
     fn handle_data<'a>(
         &'a mut self,
         frame: Frame<'a>,
-        inflation: &'a mut Inflater,
+        inflater: &'a mut Inflater,
     ) -> Result<WsEvent<'a>, ProtocolError> {
         if self.fragments.as_ref().is_some_and(|fragments| fragments.complete) {
             self.fragments = None;
@@ -242,7 +240,7 @@ impl Client {
             }
             let is_text = frame.opcode == Opcode::Text;
             if frame.fin && frame.rsv1 {
-                return message(is_text, self.inflate(frame.payload, inflation)?);
+                return message(is_text, self.inflate(frame.payload, inflater)?);
             }
             if frame.fin {
                 return message(is_text, frame.payload);
@@ -261,7 +259,7 @@ impl Client {
         }
         fragments.bytes.extend_from_slice(frame.payload);
         if frame.fin && fragments.is_compressed {
-            return message(fragments.is_text, self.inflate(&fragments.bytes, inflation)?);
+            return message(fragments.is_text, self.inflate(&fragments.bytes, inflater)?);
         }
         fragments.complete = frame.fin;
         let fragments = self.fragments.insert(fragments);
@@ -271,7 +269,7 @@ impl Client {
     fn inflate<'a>(
         &mut self,
         compressed: &[u8],
-        inflation: &'a mut Inflater,
+        inflater: &'a mut Inflater,
     ) -> Result<&'a [u8], ProtocolError> {
         let context = match self.agreed {
             Some(Agreed { server_context: true, .. }) => {
@@ -279,7 +277,7 @@ impl Client {
             }
             _ => None,
         };
-        inflation.inflate(compressed, context.map(|context| &mut **context))
+        inflater.inflate(compressed, context.map(|context| &mut **context))
     }
 }
 
@@ -291,7 +289,7 @@ fn message(is_text: bool, bytes: &[u8]) -> Result<WsEvent<'_>, ProtocolError> {
     }
 }
 
-/// Reads the body of a close frame (RFC 6455 §5.5.1, §7.4).
+/// Parses the payload of a close frame (RFC 6455 §5.5.1, §7.4).
 fn read_close(payload: &[u8]) -> Result<WsEvent<'_>, ProtocolError> {
     match payload {
         [] => Ok(WsEvent::Closed { code: None, reason: "" }),

@@ -1,9 +1,9 @@
-//! One core for the server and another for the load.
+//! Pins the server and the load to different cores.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// This thread, and what it starts from now on.
+/// This thread, and the processes that it starts.
 const SELF: Pid = Pid::from_raw(0);
 
 /// The cores of a comparison. On a machine with one core both are the same.
@@ -14,7 +14,7 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// The first and the second of the cores that this process may use.
+    /// Returns the first two cores that this process may use.
     pub(crate) fn choose() -> Result<Self, String> {
         let allowed = sched_getaffinity(SELF).map_err(|error| format!("the cores are not known: {error}"))?;
         let is_allowed = |core: &usize| allowed.is_set(*core).unwrap_or(false);
@@ -24,7 +24,7 @@ impl Cores {
     }
 }
 
-/// Has this thread, and every process that it starts from now on, run on `core` alone.
+/// Pins this thread, and the processes that it starts from now on, to `core`.
 pub(crate) fn pin(core: usize) -> Result<(), String> {
     let failed = |error| format!("core {core} cannot be used: {error}");
     let mut set = CpuSet::new();

@@ -1,4 +1,4 @@
-//! Where and how the runs are made, so that somebody else can judge them or make them again.
+//! The machine, the commit and the options of a comparison, so that others can judge and repeat it.
 
 use std::fs;
 use std::process::Command;
@@ -14,9 +14,9 @@ use super::store::Environment;
 const UNKNOWN: &str = "unknown";
 
 impl Environment {
-    /// Looks at this machine and this repository.
+    /// Reads the state of this machine and this repository.
     pub(crate) fn look(options: &CompareOptions, cores: Cores, servers: &[Server]) -> Result<Self, String> {
-        // The list of changed files without the results themselves, which change while they are made.
+        // The results and the README change while a comparison runs.
         let changes = output("git", &["status", "--porcelain", "--", ".", ":!results", ":!README.md"]);
         Ok(Self {
             started: now(),
@@ -38,7 +38,7 @@ impl Environment {
     }
 }
 
-/// Universal time, as the environment has it.
+/// Returns the current time in UTC, in the format of the environment.
 pub(crate) fn now() -> String {
     output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown)
 }
@@ -47,7 +47,7 @@ fn unknown() -> String {
     UNKNOWN.to_owned()
 }
 
-/// What a program prints, if it can be run.
+/// Runs a program. Returns its output if it succeeds.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -1,20 +1,20 @@
-//! What is read from the outcome of a run, and how several runs become one figure.
+//! The figures of a run, and the median and spread of several runs.
 
 use serde_json::Value;
 
 use super::schedule::Kind;
 use super::store::{Record, Results};
 
-/// One figure of a scenario.
+/// A figure of a scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Metric {
-    /// With its unit.
+    /// The name of the figure, with its unit.
     pub(crate) title: &'static str,
     pub(crate) more_is_better: bool,
     read: fn(&Value) -> Option<f64>,
 }
 
-/// The figures of some runs.
+/// Median and spread of a figure over several runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -49,7 +49,7 @@ pub(crate) const KERNEL: Metric = less("kernel bytes per idle connection, both e
 });
 
 impl Kind {
-    /// What its runs are judged by.
+    /// Returns the figures of the scenario.
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Echo => &[PER_SECOND, CPU_US, P50, P99],
@@ -62,7 +62,7 @@ impl Kind {
 }
 
 impl Metric {
-    /// The figure of those of the runs that passed.
+    /// Returns the figure over the runs that passed.
     pub(crate) fn of(&self, runs: &[&Record]) -> Option<Spread> {
         Spread::of(runs.iter().filter_map(|run| (self.read)(run.passed()?)).collect())
     }
@@ -80,30 +80,32 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// How many times the other's median this one's is.
+    /// Returns this median divided by the other one.
     pub(crate) fn ratio(&self, other: &Self) -> Option<f64> {
         (other.median > 0.0).then(|| self.median / other.median)
     }
 }
 
 impl Results {
-    /// The PHP baseline, if it took part.
+    /// Returns the name of the PHP baseline, if it was run.
     pub(crate) fn baseline(&self) -> Option<&str> {
         self.named(|name| name.starts_with("php"))
     }
 
-    /// uWebSockets, if it took part.
+    /// Returns the name of uWebSockets, if it was run.
     pub(crate) fn uwebsockets(&self) -> Option<&str> {
         self.named(|name| name.starts_with("uwebsockets") || name.starts_with("uws"))
     }
 
-    /// The bare kernel on the interface that `server` uses: io_uring, which its name says then, or epoll.
+    /// Returns the name of the limit program on the interface of `server`: io_uring if its name has it, else epoll.
     pub(crate) fn limit(&self, server: &str) -> Option<&str> {
         self.named(|name| name.starts_with("limit") && name.contains("uring") == server.contains("uring"))
     }
 
-    /// The runs at `point` of `server`, and the connections they had. What an idle connection costs does not
-    /// depend on their number, so a server that was not run there is taken at its highest point that passed.
+    /// Returns the runs of `server` at `point`, and their number of connections.
+    ///
+    /// The memory of an idle connection does not depend on their number. So a server without runs at an idle `point` is
+    /// taken at its highest point that passed.
     pub(crate) fn nearest<'a>(
         &'a self,
         server: &str,
@@ -136,7 +138,7 @@ fn milliseconds(run: &Value, quantile: &str) -> Option<f64> {
     run["latency"][quantile].as_f64().map(|us| us / 1e3)
 }
 
-/// A figure with three significant digits, and a comma in the thousands.
+/// Formats a figure with three significant digits, and commas between thousands.
 pub(crate) fn figure(value: f64) -> String {
     let size = value.abs();
     let digits = match size {
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_spreads() {
+    fn a_spread_has_median_minimum_and_maximum() {
         assert_eq!(Spread::of(Vec::new()), None);
         assert_eq!(Spread::of(vec![3.0]), Some(Spread { median: 3.0, min: 3.0, max: 3.0 }));
         assert_eq!(Spread::of(vec![9.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
@@ -172,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_medians_and_never_of_nothing() {
+    fn ratios_are_of_medians_and_never_divide_by_zero() {
         let spread = |median| Spread { median, min: 0.0, max: 100.0 };
         assert_eq!(spread(6.0).ratio(&spread(4.0)), Some(1.5));
         assert_eq!(spread(6.0).ratio(&spread(0.0)), None);
     }
 
     #[test]
-    fn figures_are_short() {
+    fn figures_have_three_significant_digits() {
         for (value, text) in [
             (0.0, "0"),
             (0.01234, "0.0123"),

@@ -1,4 +1,4 @@
-//! The pictures of a comparison. Labels are SVG text, so no font is needed to draw them.
+//! The charts of a comparison. Labels are SVG text, so no font is needed to draw them.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +10,14 @@ use super::metric::{CPU_US_PER_DELIVERY, DELIVERIES, Metric, PRIVATE, figure};
 use super::schedule::Kind;
 use super::store::{Results, hgrm_path};
 
-/// What the article says that a connection costs, in bytes.
+/// Memory of a connection according to the article, in bytes.
 const ARTICLE_BYTES: f64 = 9000.0;
 const ARTICLE: &str = "the article's PHP";
 const SIZE: (u32, u32) = (960, 520);
-/// Room for the names of the lines, right of them.
+/// Width of the legend, right of the chart, in pixels.
 const LEGEND_WIDTH: u32 = 180;
 const FONT: &str = "sans-serif";
-/// Distinct colours, one for each server, in the order of the file.
+/// Distinct colours for the servers, in the order of the file.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(214, 39, 40),
     RGBColor(255, 127, 14),
@@ -34,10 +34,10 @@ const COLOURS: [RGBColor; 12] = [
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// A line: its name, its colour, and its points.
+/// A line of a chart: name, colour and points.
 type Line<'a> = (&'a str, RGBColor, Vec<(f64, f64)>);
 
-/// Draws whatever the results have data for.
+/// Draws every chart that the results have data for.
 pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String> {
     for kind in [Kind::Echo, Kind::Broadcast] {
         for (point, _) in results.points(kind) {
@@ -63,7 +63,7 @@ fn each_server(results: &Results, points: impl Fn(&str) -> Vec<(f64, f64)>) -> V
     lines.filter(|(_, _, points)| !points.is_empty()).collect()
 }
 
-/// The latencies in milliseconds over 1 / (1 - percentile).
+/// Returns the latencies in milliseconds over 1 / (1 - percentile).
 fn percentiles(directory: &Path, point: &str, server: &str) -> Vec<(f64, f64)> {
     let text = fs::read_to_string(hgrm_path(directory, point, server)).unwrap_or_default();
     let row = |line: &str| {
@@ -81,7 +81,7 @@ fn percentile_label(odds: &f64) -> String {
     format!("{}%", (percent * 1e6).round() / 1e6)
 }
 
-/// The figure of each storm over its clients.
+/// Returns the figure of each storm over the number of clients.
 fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64)> {
     let points = results.points(Kind::Storm).into_iter();
     let value = |(point, clients): (String, usize)| {
@@ -91,7 +91,7 @@ fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64
     points.filter_map(value).collect()
 }
 
-/// Both axes are logarithmic.
+/// Draws lines over logarithmic axes.
 fn draw_lines(
     path: &Path,
     [title, x_title, y_title]: [&str; 3],
@@ -135,14 +135,14 @@ fn draw_lines(
     draw().map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
 }
 
-/// The smallest and the largest, with some room, and never the same.
+/// Returns the bounds of an axis, with some room. They are never equal.
 fn bounds(values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
     let (least, most) = values
         .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));
     (least / room, (most * room).max(least * 1.01))
 }
 
-/// One bar for each server, beside what the article says.
+/// Draws one bar per server, beside the figure of the article.
 fn draw_memory(results: &Results, path: &Path) -> Result<(), String> {
     let points = results.points(Kind::Idle);
     let Some((point, _)) = points.iter().max_by_key(|(_, connections)| *connections) else { return Ok(()) };
@@ -175,7 +175,7 @@ fn draw_bars(
         .x_label_area_size(46)
         .y_label_area_size(200)
         .build_cartesian_2d(0.0..most, 0.0..rows)?;
-    // The rows count from the top; their names are written beside them, not along an axis.
+    // The rows count from the top. Their names are drawn beside the bars, not along an axis.
     chart
         .configure_mesh()
         .disable_y_axis()
@@ -199,13 +199,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_have_an_extent() {
+    fn the_bounds_of_an_axis_differ() {
         assert_eq!(bounds([2.0, 8.0].into_iter(), 2.0), (1.0, 16.0));
         assert_eq!(bounds([2.0].into_iter(), 1.0), (2.0, 2.02));
     }
 
     #[test]
-    fn percentiles_have_names() {
+    fn percentiles_are_labelled_in_percent() {
         for (odds, label) in [(1.0, "0%"), (10.0, "90%"), (1000.0, "99.9%"), (100_000.0, "99.999%")] {
             assert_eq!(percentile_label(&odds), label);
         }

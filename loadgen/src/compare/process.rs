@@ -1,4 +1,4 @@
-//! Starts servers and load generators as processes, and sees to it that each of them ends.
+//! Starts servers and load generators as processes, and makes sure that each of them ends.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
@@ -14,35 +14,35 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-/// A server says `listening on` within this time of its start.
+/// Time limit for a server's line `listening on`.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// A process that was told to end does so within this time, or is killed.
+/// Time between the request to end and SIGKILL.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often it is looked whether a process has ended.
+/// Interval between checks that a process has ended.
 const LOOK: Duration = Duration::from_millis(5);
-/// So many lines of a process are kept for the message that explains its end.
+/// Number of a process's last lines that are kept for error messages.
 const KEPT_LINES: usize = 5;
 
-/// A server that listens. It ends when this is dropped.
+/// A server that listens. It is stopped when this is dropped.
 pub(crate) struct Running {
     process: Process,
     pub(crate) address: SocketAddr,
 }
 
-/// A process with a group of its own, so that a Ctrl-C on the terminal is passed on in order, by us.
+/// A process in a group of its own, so that Ctrl-C in a terminal reaches it only through this program.
 pub(crate) struct Process {
     child: Child,
     last_lines: Arc<Mutex<VecDeque<String>>>,
 }
 
-/// An address where nobody listens, for the next server.
+/// Returns a free address on 127.0.0.1 for the next server.
 pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     bound.map_err(|error| format!("no port is free: {error}"))
 }
 
 impl Running {
-    /// Starts `command` and waits until it says that it listens on `address`.
+    /// Starts `command` and waits until it prints that it listens on `address`.
     pub(crate) fn start(command: &[String], address: SocketAddr) -> Result<Self, String> {
         let (lines, news) = channel();
         let process = Process::start(command, Some(lines))?;
@@ -55,7 +55,7 @@ impl Running {
         self.process.child.id()
     }
 
-    /// How it ended and its last words, if it has.
+    /// Returns exit status and last lines of the server, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<String> {
         let status = self.process.ended()?;
         Some(format!("{status}{}", self.process.words()))
@@ -84,7 +84,7 @@ impl Running {
 }
 
 impl Process {
-    /// Starts `command`; its output goes, line by line, to `lines`, and the last lines are kept.
+    /// Starts `command`. Its lines go to `lines`, and the last ones are kept.
     pub(crate) fn start(command: &[String], lines: Option<Sender<String>>) -> Result<Self, String> {
         let (program, arguments) = command.split_first().ok_or("the command is empty")?;
         let mut child = Command::new(program)
@@ -103,12 +103,12 @@ impl Process {
         Ok(Self { child, last_lines })
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for its end, until `until`.
+    /// Waits until the process has ended, and until `until` at most.
     pub(crate) fn wait(&mut self, until: Instant) -> Option<ExitStatus> {
         loop {
             let status = self.ended();
@@ -120,23 +120,23 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // It may have ended meanwhile.
+        // An error means that the process has ended.
         let _: Result<(), Errno> = kill(self.pid(), signal);
     }
 
-    /// Its last words, to be appended to a message.
+    /// Returns the last lines of the process, to be appended to a message.
     pub(crate) fn words(&self) -> String {
         let lines = self.last_lines.lock().expect("no reader panics");
         if lines.is_empty() { String::new() } else { format!(": {}", Vec::from(lines.clone()).join(" / ")) }
     }
 
-    /// Asks it to end and, after some time, makes it end, with what it has started; says how it ended.
+    /// Stops the process with SIGTERM, later its whole group with SIGKILL. Returns the exit status as text.
     fn end(&mut self) -> String {
         if self.ended().is_none() {
             self.signal(Signal::SIGTERM);
         }
         let status = self.wait(Instant::now() + END_TIMEOUT);
-        // Its group is ours alone: whoever is left in it is its child.
+        // The group contains only the process and its descendants.
         let _: Result<(), Errno> = killpg(self.pid(), Signal::SIGKILL);
         let status = status.or_else(|| self.child.wait().ok());
         status.map_or_else(|| "no exit status".to_owned(), |status| status.to_string())
@@ -165,7 +165,7 @@ fn listen(pipe: Box<dyn Read + Send>, kept: &Mutex<VecDeque<String>>, mut lines:
             last.pop_front();
         }
         drop(last);
-        // Nobody waits for the lines any more once the server listens; the pipe is emptied all the same.
+        // Nobody needs the lines after the server listens, but the pipe must be emptied.
         lines = lines.filter(|lines| lines.send(line).is_ok());
     }
 }
@@ -188,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_ends_with_its_children_even_if_it_does_not_want_to() {
-        // The children hold the pipe open for as long as they live.
+    fn a_server_that_ignores_sigterm_ends_with_its_children() {
+        // The child keeps the pipe open as long as it lives.
         let mut server = start("trap '' TERM; sleep 1000 & echo listening on $!; wait; sleep 1000")
             .unwrap_or_else(|reason| panic!("{reason}"));
         let child = server.process.words().rsplit(' ').next().and_then(|pid| pid.parse().ok());

@@ -1,7 +1,8 @@
-//! One run: a fresh server on one core, the load on another, and what came of it.
+//! One run of a comparison: a fresh server on one core, and the load on another.
 
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,76 +10,97 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::cores::{Cores, pin};
+use super::identity::Identity;
 use super::process::{Process, Running, free_address};
 use super::schedule::Point;
 use super::servers::Server;
 use super::store::{Record, Store};
 
-/// The load generator has so much more time than is expected before it is told to stop, and before it is killed.
+/// Extra time of the load generator before it is told to stop, and before it is killed.
 const PATIENCE: Duration = Duration::from_secs(25);
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is looked whether the comparison was interrupted.
+/// Interval between checks whether the comparison was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
-/// Options of every run: one thread, because it has one core; and bounds for servers that do not keep up.
+/// Options of every run: one thread, because it has one core, and limits for servers that do not keep up.
 const COMMON: [&str; 9] =
     ["--threads", "1", "--quiet", "--connect-timeout", "5s", "--grace", "4s", "--drain", "4s"];
 
-/// Makes one run. What goes wrong is in the record.
-pub(crate) fn run(
-    (server, point, round): (&Server, &Point, u32),
-    cores: Cores,
-    store: &Store,
-    interrupt: &AtomicBool,
-) -> Record {
-    let mut arguments = point.arguments.clone();
-    arguments.extend(COMMON.map(str::to_owned));
-    let mut record = Record::new(server, point, round, arguments);
-    let patience = Duration::from_secs_f64(point.seconds) + PATIENCE;
-    if let Err(reason) = measure(&mut record, (server, patience), cores, store, interrupt) {
-        record.error = Some(reason);
-    }
-    record
+/// One run of one server.
+pub(crate) struct Run<'a> {
+    pub(crate) server: &'a Server,
+    /// The server's certificate, if it speaks TLS.
+    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) point: &'a Point,
+    /// The number of the round, from 1.
+    pub(crate) round: u32,
+    pub(crate) cores: Cores,
+    pub(crate) interrupt: &'a AtomicBool,
 }
 
-fn measure(
-    record: &mut Record,
-    (server, patience): (&Server, Duration),
-    cores: Cores,
-    store: &Store,
-    interrupt: &AtomicBool,
-) -> Result<(), String> {
-    let address = free_address()?;
-    pin(cores.server)?;
-    let command = server.command(&address.to_string(), record.kind.app(), 1);
-    let mut running = Running::start(&command, address).map_err(|reason| with_build(reason, server))?;
-    pin(cores.load)?;
+impl Run<'_> {
+    /// Makes the run. The returned record contains a failure.
+    pub(crate) fn make(&self, store: &Store) -> Record {
+        let mut arguments = self.point.arguments.clone();
+        arguments.extend(COMMON.map(str::to_owned));
+        let mut record = Record::new(self.server, self.point, self.round, arguments);
+        if let Err(reason) = self.measure(&mut record, store) {
+            record.error = Some(reason);
+        }
+        record
+    }
 
-    let program = env::current_exe().map_err(|error| format!("the load generator is not found: {error}"))?;
-    let json = store.directory.join("running.json");
-    let mut command = vec![program.to_string_lossy().into_owned()];
-    command.extend(record.arguments.iter().cloned());
-    let url = format!("ws://{}/room/bench", running.address);
-    let pid = running.pid().to_string();
-    let json_path = json.to_string_lossy();
-    command.extend(["--url", &url, "--server-pid", &pid, "--json", &json_path].map(str::to_owned));
-    if record.kind.has_latency() {
-        let hgrm = store.hgrm_of_round(record);
-        command.extend(["--hgrm".to_owned(), hgrm.to_string_lossy().into_owned()]);
+    fn measure(&self, record: &mut Record, store: &Store) -> Result<(), String> {
+        let Self { server, identity, cores, .. } = *self;
+        let address = free_address()?;
+        pin(cores.server)?;
+        let command = server.command(&address.to_string(), record.kind.app(), 1, identity);
+        let mut running = Running::start(&command, address).map_err(|reason| with_build(reason, server))?;
+        pin(cores.load)?;
+
+        let json = store.directory.join("running.json");
+        let mut load = Process::start(&self.load_command(record, store, &running, &json)?, None)?;
+        let patience = Duration::from_secs_f64(self.point.seconds) + PATIENCE;
+        let stopped = await_end(&mut load, patience, self.interrupt);
+        record.outcome = take_json(&json);
+        stopped?;
+        if let Some(end) = running.ended() {
+            return Err(format!("the server ended during the run ({end})"));
+        }
+        match record.outcome {
+            Some(_) => Ok(()),
+            None => Err(format!("the load could not be made{}", load.words())),
+        }
     }
-    let mut load = Process::start(&command, None)?;
-    let stopped = await_end(&mut load, patience, interrupt);
-    record.outcome = take_json(&json);
-    stopped?;
-    if let Some(end) = running.ended() {
-        return Err(format!("the server ended during the run ({end})"));
-    }
-    match record.outcome {
-        Some(_) => Ok(()),
-        None => Err(format!("the load could not be made{}", load.words())),
+
+    /// Returns the load generator and its arguments for `running`. It writes its figures to `json`.
+    fn load_command(
+        &self,
+        record: &Record,
+        store: &Store,
+        running: &Running,
+        json: &Path,
+    ) -> Result<Vec<String>, String> {
+        let program =
+            env::current_exe().map_err(|error| format!("the load generator is not found: {error}"))?;
+        let mut command = vec![program.to_string_lossy().into_owned()];
+        command.extend(record.arguments.iter().cloned());
+        let scheme = if self.server.tls { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}/room/bench", running.address);
+        let pid = running.pid().to_string();
+        let json = json.to_string_lossy();
+        command.extend(["--url", &url, "--server-pid", &pid, "--json", &json].map(str::to_owned));
+        if let Some(Identity { cert, .. }) = self.identity {
+            command.extend(["--ca-file".to_owned(), cert.to_string_lossy().into_owned()]);
+        }
+        if record.kind.has_latency() {
+            let hgrm = store.hgrm_of_round(record);
+            command.extend(["--hgrm".to_owned(), hgrm.to_string_lossy().into_owned()]);
+        }
+        Ok(command)
     }
 }
 
-/// Waits for the load generator, and no longer than is good.
+/// Waits for the load generator, until `patience` is over or the comparison is interrupted.
 fn await_end(load: &mut Process, patience: Duration, interrupt: &AtomicBool) -> Result<(), String> {
     let until = Instant::now() + patience;
     while !interrupt.load(Ordering::Relaxed) && Instant::now() < until {
@@ -95,7 +117,7 @@ fn await_end(load: &mut Process, patience: Duration, interrupt: &AtomicBool) -> 
     }
 }
 
-fn take_json(path: &std::path::Path) -> Option<Value> {
+fn take_json(path: &Path) -> Option<Value> {
     let text = fs::read_to_string(path).ok()?;
     // A file that stays would be taken for the result of the next run.
     fs::remove_file(path).ok()?;

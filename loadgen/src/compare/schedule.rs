@@ -1,4 +1,4 @@
-//! What is to be run: the points of every scenario, the servers that take part, and the time it will take.
+//! The plan of a comparison: the points of every scenario, their servers, and the expected duration.
 
 use std::fmt::Write as _;
 
@@ -8,48 +8,48 @@ use serde::{Deserialize, Serialize};
 use super::CompareOptions;
 use super::servers::Server;
 
-/// Connections of the points, as in the published results and for a quick look.
+/// Connections of the points of a full and of a quick comparison.
 const STORMS: [&[usize]; 2] = [&[50, 200, 500, 1000], &[50, 200]];
 const IDLES: [usize; 2] = [10_000, 2000];
-/// What a server that has a limit is shown at, below it and above.
+/// Connections for a server with a limit, below and above it.
 const LIMITED_IDLES: [&[usize]; 2] = [&[100, 500, 900, 1100], &[900]];
-/// Handshakes a second that the expected time reckons with.
+/// Handshakes per second, for the expected duration.
 const RAMP_PER_SECOND: f64 = 8000.0;
-/// To start a server and the load, and to end both.
+/// Time to start and stop the server and the load, in seconds.
 const OVERHEAD_SECONDS: f64 = 0.6;
-/// How long connections idle.
+/// Time that connections are idle, in seconds.
 const HOLD_SECONDS: f64 = 1.0;
 
-/// A scenario of the load.
+/// A scenario of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
-    /// Messages come back to their sender.
+    /// Messages return to their sender.
     Echo,
-    /// One publishes and everybody hears it.
+    /// One connection publishes and all receive.
     Broadcast,
-    /// Everybody says one thing and hears everything.
+    /// All connections publish and receive in rounds.
     Storm,
-    /// Connections that are open and silent.
+    /// Connections are open and silent.
     Idle,
     /// Connections are opened and closed.
     Connect,
 }
 
-/// One scenario with one number of connections.
+/// A scenario with a number of connections.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
     pub(crate) kind: Kind,
     pub(crate) connections: usize,
-    /// It is only for servers that have a limit, and shows them at it.
+    /// The point is only for servers with a limit, to show them at it.
     pub(crate) at_limit: bool,
-    /// For the load generator.
+    /// Arguments of the load generator.
     pub(crate) arguments: Vec<String>,
-    /// What one run is expected to take.
+    /// Expected duration of one run, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// All that is to be run.
+/// The plan of a comparison.
 pub(crate) struct Schedule {
     pub(crate) points: Vec<Point>,
     pub(crate) servers: Vec<Server>,
@@ -57,7 +57,7 @@ pub(crate) struct Schedule {
 }
 
 impl Kind {
-    /// What the server must do for it.
+    /// Returns the server's mode for the scenario.
     pub(crate) fn app(self) -> &'static str {
         match self {
             Self::Echo | Self::Connect => "echo",
@@ -75,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// Whether the distribution of its latencies is kept.
+    /// Returns whether the latency distribution is kept.
     pub(crate) fn has_latency(self) -> bool {
         matches!(self, Self::Echo | Self::Broadcast)
     }
@@ -128,7 +128,7 @@ impl Point {
         format!("{}-{}", self.kind.name(), self.connections)
     }
 
-    /// Whether the server is run here.
+    /// Returns whether the server is run at this point.
     pub(crate) fn takes(&self, server: &Server) -> bool {
         let fits = match server.max_connections {
             Some(most) => self.at_limit || self.connections <= most,
@@ -154,12 +154,12 @@ impl Schedule {
         Self { points, servers, rounds: options.rounds }
     }
 
-    /// The servers that are run at `point`.
+    /// Returns the servers that are run at `point`.
     pub(crate) fn servers_at(&self, point: &Point) -> impl Iterator<Item = &Server> {
         self.servers.iter().filter(|server| point.takes(server))
     }
 
-    /// How many runs `point` has.
+    /// Returns the number of runs at `point`.
     pub(crate) fn runs_at(&self, point: &Point) -> usize {
         self.servers_at(point).count() * self.rounds as usize
     }
@@ -168,12 +168,12 @@ impl Schedule {
         self.points.iter().map(|point| self.runs_at(point)).sum()
     }
 
-    /// What all of it is expected to take.
+    /// Returns the expected duration of all runs, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         self.points.iter().map(|point| self.runs_at(point) as f64 * point.seconds).sum()
     }
 
-    /// The plan in a few lines.
+    /// Returns the plan as text, one point per line.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         for point in &self.points {
@@ -215,12 +215,13 @@ mod tests {
             build: String::new(),
             notes: String::new(),
             max_connections: (number == 0).then_some(1000),
+            tls: false,
         };
         Schedule::new(&Program::parse_from(words).options, (0..10).map(server).collect())
     }
 
     #[test]
-    fn the_sets_keep_to_their_time_with_ten_servers() {
+    fn a_comparison_of_ten_servers_keeps_its_time_limit() {
         let full = schedule("");
         assert!(full.seconds() < 22.0 * 60.0, "{}", full.text());
         // The options of `just compare-quick`.
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn options_for_the_load_take_the_place_of_the_usual_ones() {
+    fn given_load_options_replace_the_usual_ones() {
         let mut options = Program::parse_from(["compare", "--scenarios", "broadcast"]).options;
         options.load = "--size 1024 --publishers 2".to_owned();
         let point = Point::new(Kind::Broadcast, 5, false, &options).arguments.join(" ");
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn given_connections_replace_the_set() {
+    fn given_connections_replace_the_usual_numbers() {
         let schedule = schedule("--scenarios storm,echo --connections 3,7");
         let names: Vec<String> = schedule.points.iter().map(Point::name).collect();
         assert_eq!(names, ["storm-3", "storm-7", "echo-3", "echo-7"]);

@@ -1,4 +1,4 @@
-//! The servers that are compared: what a file says of each, and how to start it.
+//! The servers of a comparison: their description in a file, and how to start them.
 
 use std::fs;
 use std::path::Path;
@@ -6,24 +6,35 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// One server of the file. Paths in its command are relative to the root of the repository.
+use super::identity::{Identity, KeyKind};
+
+/// A server of the file. Paths in its command are relative to the root of the repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Server {
     /// Letters, digits, `-`, `_` and `.`, because files are named after it.
     pub(crate) name: String,
     pub(crate) version: String,
-    /// The program and its arguments, with `{listen}`, `{app}` and `{workers}` to be filled in.
+    /// The program and its arguments. `{listen}`, `{app}`, `{workers}`, and with TLS `{cert}` and `{key}` (or
+    /// `{rsa-cert}` and `{rsa-key}`) are replaced.
     pub(crate) command: Vec<String>,
-    /// What it can do: `echo`, `relay`.
+    /// The modes that the server has: `echo`, `relay`.
     pub(crate) apps: Vec<String>,
-    /// How its program is made.
+    /// The shell command that builds the server.
     #[serde(default)]
     pub(crate) build: String,
     #[serde(default)]
     pub(crate) notes: String,
-    /// It is known to fail with more, and is shown at its limit instead.
+    /// The number of connections that the server can hold. It is also run above it, to show the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_connections: Option<usize>,
+    /// Whether its port speaks TLS. Such a server is run with --tls, or when it is named.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) tls: bool,
+}
+
+// `skip_serializing_if` passes a reference.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Deserialize)]
@@ -31,18 +42,18 @@ struct File {
     servers: Vec<Server>,
 }
 
-/// Reads the servers with the names `wanted` from the file, in that order; all of them if none is named.
-pub(crate) fn read(path: &Path, wanted: &[String]) -> Result<Vec<Server>, String> {
+/// Reads the servers named `wanted` from the file, in that order. Reads all if none is named (TLS only `with_tls`).
+pub(crate) fn read(path: &Path, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, String> {
     let text = fs::read_to_string(path).map_err(|error| {
         let path = path.display();
         format!(
             "{path} cannot be read: {error}; run this from the root of the repository or give --servers-file"
         )
     })?;
-    parse(&text, wanted).map_err(|reason| format!("{}: {reason}", path.display()))
+    parse(&text, wanted, with_tls).map_err(|reason| format!("{}: {reason}", path.display()))
 }
 
-fn parse(text: &str, wanted: &[String]) -> Result<Vec<Server>, String> {
+fn parse(text: &str, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, String> {
     let File { servers } = serde_json::from_str(text).map_err(|error| {
         format!("{error}; it must be {{\"servers\": […]}}, each with name, version, command and apps")
     })?;
@@ -53,10 +64,11 @@ fn parse(text: &str, wanted: &[String]) -> Result<Vec<Server>, String> {
         }
     }
     if wanted.is_empty() {
-        return if servers.is_empty() {
-            Err("there is no server in it; add one".to_owned())
+        let usual: Vec<Server> = servers.into_iter().filter(|server| with_tls || !server.tls).collect();
+        return if usual.is_empty() {
+            Err("there is no server in it; add one, or give --tls".to_owned())
         } else {
-            Ok(servers)
+            Ok(usual)
         };
     }
     let find = |name: &String| {
@@ -77,13 +89,22 @@ fn check(server: &Server) -> Result<(), String> {
     if !server.command.iter().any(|word| word.contains("{listen}")) {
         return Err(format!("the command of `{name}` has no `{{listen}}`; add it where the address belongs"));
     }
+    let has_identity = ["{cert}", "{key}", "{rsa-cert}", "{rsa-key}"]
+        .iter()
+        .any(|place| server.command.iter().any(|word| word.contains(place)));
+    if has_identity != server.tls {
+        return Err(format!(
+            "`{name}` needs both `\"tls\": true` and a certificate (`{{cert}}` and `{{key}}`, or `{{rsa-cert}}` and \
+             `{{rsa-key}}`) in its command, or neither"
+        ));
+    }
     if !server.apps.iter().all(|app| app == "echo" || app == "relay") || server.apps.is_empty() {
         return Err(format!("the apps of `{name}` are {:?}; give echo, relay or both", server.apps));
     }
     Ok(())
 }
 
-/// Builds them all. One that cannot be built has said why, and will be a row without figures.
+/// Builds all servers. One that cannot be built has no figures in the results.
 pub(crate) fn build(servers: &[Server]) {
     let mut done: Vec<&str> = vec![""];
     for server in servers {
@@ -98,12 +119,34 @@ pub(crate) fn build(servers: &[Server]) {
 }
 
 impl Server {
-    /// Its program and arguments for one run.
-    pub(crate) fn command(&self, listen: &str, app: &str, workers: usize) -> Vec<String> {
-        let fill = |word: &String| {
-            word.replace("{listen}", listen).replace("{app}", app).replace("{workers}", &workers.to_string())
-        };
+    /// Returns the program and its arguments for one run.
+    pub(crate) fn command(
+        &self,
+        listen: &str,
+        app: &str,
+        workers: usize,
+        identity: Option<&Identity>,
+    ) -> Vec<String> {
+        let file = |path: Option<&Path>| path.map_or_else(String::new, |path| path.display().to_string());
+        let (cert, key) = (file(identity.map(|files| &*files.cert)), file(identity.map(|files| &*files.key)));
+        let places = [
+            ("{listen}", listen),
+            ("{app}", app),
+            ("{workers}", &workers.to_string()),
+            ("{cert}", &cert),
+            ("{key}", &key),
+            ("{rsa-cert}", &cert),
+            ("{rsa-key}", &key),
+        ];
+        let fill =
+            |word: &String| places.iter().fold(word.clone(), |word, (name, value)| word.replace(name, value));
         self.command.iter().map(fill).collect()
+    }
+
+    /// Returns the kind of key that the server's certificate has, if it speaks TLS.
+    pub(crate) fn key_kind(&self) -> Option<KeyKind> {
+        let is_rsa = self.command.iter().any(|word| word.contains("{rsa-cert}"));
+        self.tls.then_some(if is_rsa { KeyKind::Rsa } else { KeyKind::Ecdsa })
     }
 }
 
@@ -118,15 +161,35 @@ mod tests {
 
     #[test]
     fn servers_are_read_in_the_order_asked_for() {
-        let servers = parse(&file("", ""), &["b".to_owned(), "a".to_owned()]).expect("the file is good");
+        let servers =
+            parse(&file("", ""), &["b".to_owned(), "a".to_owned()], false).expect("the file is good");
         assert_eq!(servers.iter().map(|server| server.name.as_str()).collect::<String>(), "ba");
-        let command = servers[1].command("127.0.0.1:9", "echo", 2);
+        let command = servers[1].command("127.0.0.1:9", "echo", 2, None);
         assert_eq!(command, ["bin/a", "--app=echo", "127.0.0.1:9", "2"]);
     }
 
     #[test]
-    fn errors_say_what_to_do() {
-        let no_file = read(Path::new("no/such/file"), &[]).expect_err("there is none");
+    fn servers_with_tls_are_run_when_they_are_asked_for() {
+        let with_tls = file(
+            "{listen}\",\"{workers}\"],\"apps\":[\"echo\"]},{",
+            "{listen}\",\"{cert}\",\"{key}\"],\"apps\":[\"echo\"],\"tls\":true},{",
+        );
+        let names = |wanted: &[String], tls| -> String {
+            let servers = parse(&with_tls, wanted, tls).expect("the file is good");
+            servers.iter().map(|server| server.name.as_str()).collect()
+        };
+        assert_eq!((names(&[], false).as_str(), names(&[], true).as_str()), ("b", "ab"));
+        assert_eq!(names(&["a".to_owned()], false), "a");
+        let servers = parse(&with_tls, &[], true).expect("the file is good");
+        assert_eq!((servers[0].key_kind(), servers[1].key_kind()), (Some(KeyKind::Ecdsa), None));
+        let identity = Identity { cert: "c.pem".into(), key: "k.pem".into() };
+        let command = servers[0].command("127.0.0.1:9", "echo", 1, Some(&identity));
+        assert_eq!(command, ["bin/a", "--app=echo", "127.0.0.1:9", "c.pem", "k.pem"]);
+    }
+
+    #[test]
+    fn errors_name_the_way_out() {
+        let no_file = read(Path::new("no/such/file"), &[], false).expect_err("there is none");
         assert!(no_file.contains("no/such/file") && no_file.contains("--servers-file"), "{no_file}");
         for (changed, to, way_out) in [
             ("\"servers\"", "\"server\"", "it must be {\"servers\""),
@@ -136,12 +199,14 @@ mod tests {
             ("{listen}", "", "add it where"),
             ("[\"echo\"]", "[\"chat\"]", "give echo, relay"),
             ("[\"echo\"]", "[]", "give echo, relay"),
+            ("{workers}", "{cert}", "or neither"),
+            ("[\"echo\"]", "[\"echo\"],\"tls\":true", "or neither"),
         ] {
-            let reason = parse(&file(changed, to), &[]).expect_err(to);
+            let reason = parse(&file(changed, to), &[], false).expect_err(to);
             assert!(reason.contains(way_out), "{reason}");
         }
-        let unknown = parse(&file("", ""), &["c".to_owned()]).expect_err("it has no `c`");
+        let unknown = parse(&file("", ""), &["c".to_owned()], false).expect_err("it has no `c`");
         assert!(unknown.contains("`c`; choose of a, b"), "{unknown}");
-        assert!(parse("{\"servers\":[]}", &[]).is_err());
+        assert!(parse("{\"servers\":[]}", &[], false).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! A directory of results: what is in it, and how it is written and read.
+//! A directory of results: its files, and how they are written and read.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,29 +13,29 @@ use super::servers::Server;
 const ENVIRONMENT: &str = "env.json";
 pub(crate) const RAW: &str = "raw.jsonl";
 
-/// Where and how the runs were made.
+/// The machine, commit and options of a comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Environment {
-    /// In universal time, as in 2026-01-31T23:59:00Z.
+    /// Time of the start in UTC, as in 2026-01-31T23:59:00Z.
     pub(crate) started: String,
-    /// When all runs were done; nothing if they were interrupted.
+    /// Time of the end. `None` if the comparison was interrupted.
     pub(crate) finished: Option<String>,
     pub(crate) commit: String,
-    /// Files differed from the commit.
+    /// Whether files differed from the commit.
     pub(crate) dirty: bool,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) rustc: String,
-    /// How the load generator was compiled.
+    /// The build profile of the load generator.
     pub(crate) profile: String,
-    /// The core that the servers had, and the one that the load generator had.
+    /// The core of the servers, and the core of the load generator.
     pub(crate) server_core: usize,
     pub(crate) load_core: usize,
-    /// What the machine was busy with before, as /proc/loadavg says it.
+    /// The load of the machine before the start, from /proc/loadavg.
     pub(crate) load_average: String,
-    /// Of `loadgen compare`.
+    /// The options of `loadgen compare`.
     pub(crate) options: Value,
     pub(crate) servers: Vec<Server>,
 }
@@ -47,23 +47,23 @@ pub(crate) struct Record {
     pub(crate) point: String,
     pub(crate) kind: Kind,
     pub(crate) connections: usize,
-    /// Counts from 1.
+    /// The number of the round, from 1.
     pub(crate) round: u32,
-    /// Of the load generator.
+    /// Arguments of the load generator.
     pub(crate) arguments: Vec<String>,
-    /// What the load generator found, unless it could not even begin.
+    /// The figures of the run. `None` if it could not be made.
     pub(crate) outcome: Option<Value>,
-    /// Why the run was not made or did not end by itself.
+    /// The reason why the run was not made or was stopped.
     pub(crate) error: Option<String>,
 }
 
-/// A directory that is being written.
+/// A directory of results that is being written.
 pub(crate) struct Store {
     pub(crate) directory: PathBuf,
     raw: File,
 }
 
-/// Everything that a directory says.
+/// The content of a directory of results.
 pub(crate) struct Results {
     pub(crate) environment: Environment,
     pub(crate) records: Vec<Record>,
@@ -83,14 +83,14 @@ impl Record {
         }
     }
 
-    /// What was found, if all was well.
+    /// Returns the figures, if the run passed.
     pub(crate) fn passed(&self) -> Option<&Value> {
         self.outcome.as_ref().filter(|outcome| self.error.is_none() && outcome["passed"] == true)
     }
 }
 
 impl Store {
-    /// Makes a new directory `<date>-<name>` in `parent`; another such run of the day gets a number.
+    /// Creates the directory `<date>-<name>` in `parent`, with a number behind it if it exists.
     pub(crate) fn create(parent: &Path, name: &str, environment: &Environment) -> Result<Self, String> {
         let date = environment.started.get(..10).unwrap_or("undated");
         let numbered = |number: u32| match number {
@@ -107,7 +107,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Writes the environment, in the place of what was there.
+    /// Writes the environment, and replaces an earlier one.
     pub(crate) fn describe(&self, environment: &Environment) -> Result<(), String> {
         let text = serde_json::to_string_pretty(environment).map_err(|error| error.to_string())?;
         self.write(ENVIRONMENT, &(text + "\n"))
@@ -123,13 +123,13 @@ impl Store {
         fs::write(&path, text).map_err(|error| failed(&path, &error))
     }
 
-    /// Where the distribution of one run is kept until the others of its point are there.
+    /// Returns the path for the latency distribution of one run, until all runs of its point are made.
     pub(crate) fn hgrm_of_round(&self, record: &Record) -> PathBuf {
         self.directory.join(format!("{}-{}.{}.hgrm", record.point, record.server, record.round))
     }
 
-    /// Keeps the distribution of the run whose p99 is the median of `records`, which are those of one server at
-    /// one point.
+    /// Keeps the latency distribution of the run with the median p99, and removes the others. All `records` are of one
+    /// server at one point.
     pub(crate) fn keep_median_hgrm(&self, records: &[&Record]) -> Result<(), String> {
         let p99 = |record: &Record| record.passed()?["latency"]["p99_us"].as_f64();
         let mut passed: Vec<(f64, &Record)> =
@@ -140,14 +140,14 @@ impl Store {
             fs::rename(self.hgrm_of_round(median), &kept).map_err(|error| failed(&kept, &error))?;
         }
         for record in records {
-            // The median's is gone already, and a run that failed may have none.
+            // The file of the median was renamed, and a failed run may have none.
             let _ = fs::remove_file(self.hgrm_of_round(record));
         }
         Ok(())
     }
 }
 
-/// Where the latency distribution of a server at a point is kept.
+/// Returns the path of the latency distribution of a server at a point.
 pub(crate) fn hgrm_path(directory: &Path, point: &str, server: &str) -> PathBuf {
     directory.join(format!("{point}-{server}.hgrm"))
 }
@@ -166,12 +166,12 @@ impl Results {
         Ok(Self { environment, records: records.map_err(|error| wrong(RAW, error))? })
     }
 
-    /// Runs of one server at one point.
+    /// Returns the runs of one server at one point.
     pub(crate) fn runs<'a>(&'a self, server: &str, point: &str) -> Vec<&'a Record> {
         self.records.iter().filter(|record| record.server == server && record.point == point).collect()
     }
 
-    /// The points of `kind` that any server was run at, each once, in the order of the runs.
+    /// Returns the points of `kind` with their connections, each once, in the order of the runs.
     pub(crate) fn points(&self, kind: Kind) -> Vec<(String, usize)> {
         let mut points: Vec<(String, usize)> = Vec::new();
         for record in self.records.iter().filter(|record| record.kind == kind) {

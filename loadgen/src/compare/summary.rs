@@ -1,4 +1,4 @@
-//! The tables of a comparison: for each point and figure the median of the rounds, their spread, and ratios.
+//! The tables of a comparison: median, spread and ratios for each point and figure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use super::store::{Environment, RAW, Record, Results};
 
 const NONE: &str = "–";
 
-/// All tables, as Markdown.
+/// Returns all tables, as Markdown.
 pub(crate) fn markdown(results: &Results) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -36,7 +36,7 @@ pub(crate) fn markdown(results: &Results) -> String {
     out
 }
 
-/// One sentence on the machine and the commit.
+/// Returns one sentence about the machine and the commit.
 pub(crate) fn machine(environment: &Environment) -> String {
     let Environment { commit, dirty, kernel, cpu, cores, memory_bytes, rustc, .. } = environment;
     let changed = if *dirty { " with changes" } else { "" };
@@ -73,7 +73,7 @@ fn point_text(results: &Results, kind: Kind, point: &str) -> String {
     out
 }
 
-/// The servers that were run at `point`, in the order of the file.
+/// Returns the servers that were run at `point`, in the order of the file.
 fn names<'a>(results: &'a Results, point: &str) -> Vec<&'a str> {
     let names = results.environment.servers.iter().map(|server| server.name.as_str());
     names.filter(|name| !results.runs(name, point).is_empty()).collect()
@@ -93,7 +93,7 @@ fn row(results: &Results, (kind, point): (Kind, &str), metric: &Metric, server: 
     format!("{} | {}–{} | {}", figure(median), figure(min), figure(max), ratios.join(" | "))
 }
 
-/// What is to be known of the runs beside their figures: failures and warnings, each with its number.
+/// Returns failures and warnings of the runs, each with its number. `None` if there are none.
 pub(crate) fn remark(runs: &[&Record]) -> Option<String> {
     let mut remarks: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs {
@@ -121,7 +121,7 @@ pub(crate) fn remark(runs: &[&Record]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// Why a run did not pass.
+/// Returns why a run did not pass.
 fn faults(outcome: &Value, connections: usize) -> String {
     let mut faults = Vec::new();
     for name in ["lost", "duplicated", "reordered", "corrupt"] {
@@ -149,8 +149,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Results of two rounds of an echo scenario: `php` needed 4 and 6 µs a message, `ours` 1 and 3, and
-    /// `broken` lost a message and then did not start.
+    /// Results of two rounds of an echo scenario. `php` took 4 and 6 µs per message and `ours` 1 and 3. `broken` lost
+    /// messages and then did not start.
     pub(crate) fn example() -> Results {
         let server = |name: &str| Server {
             name: name.to_owned(),
@@ -160,6 +160,7 @@ pub(crate) mod tests {
             build: String::new(),
             notes: String::new(),
             max_connections: None,
+            tls: false,
         };
         let record = |server: &str, round, cpu_us: f64| Record {
             server: server.to_owned(),
@@ -230,7 +231,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn failures_are_said() {
+    fn failures_are_reported() {
         let text = markdown(&example());
         let remark = text.lines().find(|line| line.starts_with("- broken:")).expect("it has a remark");
         assert!(remark.contains("7 messages lost (1 of 2)"), "{remark}");

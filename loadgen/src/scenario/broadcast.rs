@@ -1,4 +1,4 @@
-//! Some connections publish; everybody in the room hears everything, in order.
+//! `broadcast`: some connections publish, and every connection receives every message in order.
 
 use crate::connections::{Connections, Payload};
 use crate::end::End;
@@ -10,7 +10,7 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// The open loop of a room. The idle scenario is one message of it.
+/// Publishes on a fixed schedule (open loop). The idle scenario is one message of it.
 pub(crate) struct Broadcast {
     share: Share,
     connections: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Broadcast {
     rate: f64,
     pace: Pace,
     ledger: Ledger,
-    /// One stream for each publisher, for each slot.
+    /// One stream per slot and publisher.
     sequences: Sequences,
     receivers: Vec<Receiver>,
 }
@@ -26,11 +26,13 @@ pub(crate) struct Broadcast {
 #[derive(Clone, Copy, Default)]
 struct Receiver {
     takes_part: bool,
-    /// Its connection has ended, so that nothing more will come.
+    /// The number under which the connection publishes, if it does.
+    publisher: Option<u32>,
+    /// The connection has ended, so no further message is expected.
     ended: bool,
-    /// Different messages that came.
+    /// The number of different messages that arrived.
     received: u64,
-    /// A digest of their order.
+    /// A hash of their order.
     order: u64,
 }
 
@@ -49,7 +51,7 @@ impl Broadcast {
         }
     }
 
-    /// Which of this worker's slots publish, and as whom. They are spread evenly over all connections.
+    /// Returns number and slot of this worker's publishers. Publishers are spread evenly over all connections.
     fn own_publishers(&self) -> impl Iterator<Item = (u32, usize)> {
         let Share { first, count, .. } = self.share;
         let connection = |publisher: usize| publisher * self.connections / self.publishers;
@@ -66,7 +68,11 @@ impl Traffic for Broadcast {
         for (slot, receiver) in self.receivers.iter_mut().enumerate() {
             receiver.takes_part = connections.is_open(slot);
         }
-        let publishers = self.own_publishers().filter(|&(_, slot)| connections.is_open(slot)).collect();
+        let publishers: Vec<(u32, usize)> =
+            self.own_publishers().filter(|&(_, slot)| connections.is_open(slot)).collect();
+        for &(publisher, slot) in &publishers {
+            self.receivers[slot].publisher = Some(publisher);
+        }
         self.pace = Pace::new(window, self.rate, self.publishers, publishers);
     }
 
@@ -83,6 +89,8 @@ impl Traffic for Broadcast {
         if arrival.sender as usize >= self.publishers {
             return self.ledger.corrupt();
         }
+        let is_own = self.receivers[slot].publisher == Some(arrival.sender);
+        self.ledger.counts.from_others += u64::from(!is_own);
         let stream = slot * self.publishers + arrival.sender as usize;
         let order = self.sequences.observe(stream, arrival.sequence);
         if order != Order::Duplicate {

@@ -1,4 +1,4 @@
-//! Connections are opened and closed again, at a set rate or as fast as it goes.
+//! `connect`: opens connections and closes them at once, at a fixed rate or as fast as possible.
 
 use crate::clock::SECOND_NS;
 use crate::connections::{Connections, Payload};
@@ -10,16 +10,16 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// A handshake counts as a message: `sent` attempts, `received` that succeeded.
+/// Opens and closes connections. `sent` counts attempts and `received` counts successful handshakes.
 pub(crate) struct Connect {
     share: Share,
-    /// Attempts a second, of this worker.
+    /// Attempts per second of this worker.
     rate: Option<f64>,
     ledger: Ledger,
     vacant: Vec<usize>,
-    /// When the attempt in each slot was due, in nanoseconds.
+    /// The time when the attempt in each slot was due, in nanoseconds.
     due_ns: Vec<u64>,
-    /// We have sent our close frame.
+    /// The client has queued its close frame.
     closing: Vec<bool>,
     attempts: u64,
     failed: u64,
@@ -92,7 +92,7 @@ impl Traffic for Connect {
     fn on_end(&mut self, slot: usize, end: &End) -> bool {
         self.vacant.push(slot);
         self.failed += u64::from(!self.closing[slot]);
-        !(self.closing[slot] && matches!(end, End::Closed { code: None | Some(1000), .. }))
+        *end != End::CloseAnswered
     }
 
     fn is_over(&self, now: u64) -> bool {

@@ -1,4 +1,4 @@
-//! Every message comes back to its sender, and to nobody else. The idle scenario with `--speak` is some of it.
+//! `echo`: every message returns to its sender and to nobody else. `idle --speak` uses it, too.
 
 use std::mem;
 
@@ -12,22 +12,22 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// Closed loop: each connection keeps some messages under way. Open loop: all keep to a rate together.
+/// Sends messages and checks their replies.
 pub(crate) struct Echo {
     share: Share,
     connections: usize,
     drive: Drive,
     ledger: Ledger,
-    /// One stream for each slot.
+    /// One stream per slot.
     sequences: Sequences,
-    /// Replies that open connections still wait for are what `sent` is more than this.
+    /// The number of replies of each slot. A connection waits for the difference to `sent`.
     received: Vec<u32>,
 }
 
 enum Drive {
     Closed {
         pipeline: u32,
-        /// So many messages of each slot are written.
+        /// The number of messages that each slot has sent.
         sent: Vec<u32>,
         stopped: bool,
     },
@@ -35,12 +35,12 @@ enum Drive {
         rate: f64,
         pace: Pace,
     },
-    /// Nothing follows from a reply.
+    /// A reply causes no further message.
     Idle {
-        /// Messages on opening; one more is due at the start of the window.
+        /// Messages that a connection sends when it opens. One more is due at the start of the window.
         speak: u32,
         sent: Vec<u32>,
-        /// Those that take part and have not sent that one.
+        /// The slots that take part and have not sent their last message.
         waiting: Vec<usize>,
     },
 }
@@ -68,7 +68,7 @@ impl Echo {
         (self.share.first + slot) as u32
     }
 
-    /// Closed loop: writes the next message of `slot`.
+    /// Sends the next message of `slot`, in a closed loop.
     fn send_next(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         let sender = self.sender(slot);
         if let Drive::Closed { sent, stopped: false, .. } = &mut self.drive {
@@ -77,7 +77,7 @@ impl Echo {
         }
     }
 
-    /// Idle: writes a message of `slot` that is due at `due`, if it is still there.
+    /// Sends a message of `slot` that is due at `due`, in the idle scenario, if the connection is still open.
     fn speak(&mut self, connections: &mut Connections, slot: usize, due: u64, now: u64) {
         let sender = self.sender(slot);
         if let Drive::Idle { sent, .. } = &mut self.drive
@@ -151,6 +151,7 @@ impl Traffic for Echo {
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
         let Some(arrival) = self.ledger.read(message, now) else { return };
         if arrival.sender != self.sender(slot) {
+            self.ledger.counts.misdelivered += 1;
             return self.ledger.corrupt();
         }
         let order = self.sequences.observe(slot, arrival.sequence);
@@ -169,7 +170,7 @@ impl Traffic for Echo {
     }
 
     fn on_end(&mut self, slot: usize, _end: &End) -> bool {
-        // Nobody waits for what cannot come any more; `finish` counts it as lost.
+        // No reply can arrive any more. `finish` counts the missing ones as lost.
         self.received[slot] = u32::MAX;
         true
     }
@@ -184,7 +185,7 @@ impl Traffic for Echo {
             Drive::Open { pace, .. } => pace.stop(&mut self.ledger),
             Drive::Idle { waiting, .. } => waiting.clear(),
         }
-        // Replies concern nobody but this worker.
+        // Other workers need not know how many replies this worker waits for.
         Vec::new()
     }
 

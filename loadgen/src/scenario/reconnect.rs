@@ -1,4 +1,4 @@
-//! Connections are held, and whoever is closed comes back after a random time: what a server that ends sets off.
+//! `reconnect`: holds connections, and reopens closed ones after a random delay, as clients do after a server restart.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,22 +15,24 @@ use crate::totals::{Curve, Totals};
 
 use super::Traffic;
 
-/// How long who was closed waits, in nanoseconds: anything up to `first`, which doubles with each attempt that fails,
-/// up to `most`. (Full jitter: clients that were cut off together do not come back together.)
+/// Limits of the random delay before a closed connection is reopened, in nanoseconds.
+///
+/// The delay is between 0 and `first_ns`, which doubles with each failed attempt up to `max_ns` (full jitter). So
+/// clients that were closed together do not return together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DelayRange {
     pub(crate) first_ns: u64,
-    pub(crate) most_ns: u64,
+    pub(crate) max_ns: u64,
 }
 
-/// An end counts as a message sent, and the return as its arrival.
+/// Reopens closed connections. An end counts as a message sent, and the return as its arrival.
 pub(crate) struct Reconnect {
     share: Share,
     ledger: Ledger,
     delays: DelayRange,
     then: Option<Target>,
     slots: Vec<Slot>,
-    /// When which slot is to be opened again.
+    /// The slots to reopen, by time.
     due: BinaryHeap<Reverse<(u64, usize)>>,
     curve: Curve,
     rng: fastrand::Rng,
@@ -39,9 +41,9 @@ pub(crate) struct Reconnect {
 #[derive(Clone, Copy, Default)]
 struct Slot {
     is_open: bool,
-    /// When it was closed last, in nanoseconds; 0: never.
+    /// The time when the connection was closed last, in nanoseconds. 0 means never.
     closed_ns: u64,
-    /// Attempts to come back that have failed since.
+    /// The number of failed attempts to return since then.
     failed: u32,
 }
 
@@ -59,7 +61,7 @@ impl Reconnect {
         }
     }
 
-    /// Nanoseconds of the measured window so far; what happens before it counts as its start.
+    /// Returns the nanoseconds since the start of the measured window, or 0 before it.
     fn elapsed_ns(&self, now: u64) -> u64 {
         match self.ledger.window.measure_ns {
             0 => 0,
@@ -123,10 +125,10 @@ impl Traffic for Reconnect {
             entry.failed += 1;
             self.curve.at(elapsed_ns).failed += 1;
         }
-        let DelayRange { first_ns, most_ns } = self.delays;
-        let longest_ns = first_ns.saturating_mul(1 << entry.failed.min(32)).min(most_ns);
+        let DelayRange { first_ns, max_ns } = self.delays;
+        let longest_ns = first_ns.saturating_mul(1 << entry.failed.min(32)).min(max_ns);
         self.due.push(Reverse((now + self.rng.u64(0..=longest_ns), slot)));
-        // Going away, and service restart. RFC 6455 §7.4.1 and the registry of close codes
+        // Codes of a shutdown: 1001 is going away (RFC 6455 §7.4.1), 1012 is service restart (IANA registry).
         !matches!(end, End::Closed { code: Some(1001 | 1012), .. })
     }
 

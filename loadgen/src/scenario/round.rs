@@ -1,34 +1,34 @@
-//! What the connections of a worker hear in one round of a storm.
+//! Checks the messages of one round of a storm.
 //!
-//! A server that has one order tells everybody the same. So the first connection that hears a message checks it, and
-//! the others only compare their bytes with those that were checked: that takes a few nanoseconds a message, and
-//! not a bit less is seen. A connection that hears anything else from there on is checked by itself.
+//! A server with one order sends every connection the same bytes. So the first connection that receives a message
+//! checks it, and the others compare their bytes with the checked ones. That takes a few nanoseconds per message and
+//! finds every difference. A connection that receives other bytes is checked separately from there on.
 
 use std::collections::HashMap;
 
 use crate::connections::Repeated;
 use crate::ledger::Arrival;
 
-/// The frames of a round in the order of who heard most of them, and who heard what.
+/// The checked frames of a round, and how many of them each connection has received.
 pub(crate) struct RoundCache {
-    /// The frames as they lie on the wire, all of one length.
+    /// The frames as they are on the wire, all of one length.
     frames: Vec<u8>,
     payload_len: usize,
-    /// For each the sender, and when it was to be sent, in nanoseconds.
+    /// Sender and due time (in nanoseconds) of each frame.
     stamps: Vec<(u32, u64)>,
-    /// Who is among the senders.
+    /// The senders of the frames.
     seen: Senders,
-    /// For each connection how many of the frames it has heard, or [`SEPARATE`].
+    /// For each connection the number of frames that it has received, or [`SEPARATE`].
     matched: Vec<usize>,
-    /// The senders that connections heard which have an order of their own.
+    /// The senders that each separately checked connection has received a message from.
     separate: HashMap<usize, Senders>,
     senders: usize,
 }
 
-/// In the place of a number of frames.
+/// Marks a connection that is checked separately, in the place of a number of frames.
 const SEPARATE: usize = usize::MAX;
 
-/// A bit for each sender.
+/// A set of senders, with a bit for each.
 #[derive(Clone)]
 struct Senders(Vec<u64>);
 
@@ -37,7 +37,7 @@ impl Senders {
         Self(vec![0; senders.div_ceil(64)])
     }
 
-    /// Whether the sender was not there before.
+    /// Adds a sender. Returns whether it is new.
     fn insert(&mut self, sender: u32) -> bool {
         let (word, bit) = (&mut self.0[sender as usize / 64], 1 << (sender % 64));
         let is_new = *word & bit == 0;
@@ -47,7 +47,7 @@ impl Senders {
 }
 
 impl RoundCache {
-    /// For a worker with so many `connections`, which hear so many `senders`.
+    /// Creates the cache of a worker with `connections` connections, which receive messages from `senders` senders.
     pub(crate) fn new(connections: usize, senders: usize) -> Self {
         Self {
             frames: Vec::new(),
@@ -60,12 +60,12 @@ impl RoundCache {
         }
     }
 
-    /// Senders have numbers below this.
+    /// Returns the number of senders. Their numbers are below it.
     pub(crate) fn senders(&self) -> usize {
         self.senders
     }
 
-    /// Forgets the round for the next one.
+    /// Clears the cache for the next round.
     pub(crate) fn begin(&mut self) {
         self.frames.clear();
         self.stamps.clear();
@@ -74,8 +74,8 @@ impl RoundCache {
         self.separate.clear();
     }
 
-    /// Compares what came on a connection with what others have heard. Calls `heard` with the time and the number
-    /// of messages that are the same, several times when they have different times.
+    /// Compares input of a connection with the checked frames. Calls `heard` with the due time and the number of equal
+    /// messages, once for each run of messages with one due time.
     pub(crate) fn recognise(
         &mut self,
         slot: usize,
@@ -110,7 +110,7 @@ impl RoundCache {
         Repeated { bytes, messages, payload_bytes: messages * self.payload_len }
     }
 
-    /// Notes a message that was checked; false when the connection has heard it before.
+    /// Adds a message that was checked. Returns false if the connection has received it before.
     pub(crate) fn note(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
         if self.matched[slot] != SEPARATE {
             let fits = self.stamps.is_empty() || payload.len() == self.payload_len;
@@ -127,7 +127,7 @@ impl RoundCache {
         self.separate.get_mut(&slot).is_some_and(|senders| senders.insert(arrival.sender))
     }
 
-    /// From here on the connection is checked by itself.
+    /// Checks the connection separately from here on.
     fn separate(&mut self, slot: usize) {
         let mut senders = Senders::none(self.senders);
         for &(sender, _) in &self.stamps[..self.matched[slot]] {
@@ -138,7 +138,7 @@ impl RoundCache {
     }
 }
 
-/// The header of a text frame from a server (RFC 6455 §5.2).
+/// Returns the header of a server's text frame (RFC 6455 §5.2).
 fn frame_header(payload_len: usize) -> Vec<u8> {
     match payload_len {
         0..=125 => vec![0x81, payload_len as u8],
@@ -159,7 +159,7 @@ mod tests {
         [frame_header(20), vec![sender as u8; 20]].concat()
     }
 
-    /// What a connection makes of `input`: messages recognised, and then those that were new to it.
+    /// Passes messages of `senders` to a connection. Returns how many were recognised, and how many others were new.
     fn listen(cache: &mut RoundCache, slot: usize, senders: &[u32]) -> (usize, usize) {
         let bytes: Vec<u8> = senders.iter().flat_map(|&sender| frame(sender)).collect();
         let (mut recognised, mut new, mut at) = (0, 0, 0);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_has_checked_the_others_recognise() {
+    fn a_message_checked_on_one_connection_is_recognised_on_others() {
         let mut cache = RoundCache::new(3, 10);
         assert_eq!(listen(&mut cache, 0, &[3, 1]), (0, 2));
         assert_eq!(listen(&mut cache, 1, &[3, 1, 4, 5]), (2, 2));
@@ -192,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn another_order_is_checked_by_itself_and_a_repetition_is_seen() {
+    fn a_connection_with_another_order_is_checked_separately() {
         let mut cache = RoundCache::new(3, 10);
         assert_eq!(listen(&mut cache, 0, &[1, 2, 3, 4]), (0, 4));
         assert_eq!(listen(&mut cache, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
         assert_eq!(listen(&mut cache, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
         assert_eq!(listen(&mut cache, 0, &[5, 1]), (0, 1));
-        // A frame of another length has no place among them.
+        // A frame of another length does not fit into the cache.
         assert!(cache.note(2, arrival(6), b"longer than the others are"));
         assert_eq!(listen(&mut cache, 2, &[6, 7]), (0, 1));
     }

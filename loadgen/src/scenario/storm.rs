@@ -1,4 +1,4 @@
-//! Everybody says one thing, everybody hears everything, and then again: the quadratic test.
+//! `storm`: in each round every connection sends one message and receives everybody's.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::totals::Totals;
 use super::Traffic;
 use super::round::RoundCache;
 
-/// One worker's part of the storm. The messages of round `n` have the number `n`.
+/// The storm of one worker. The messages of round `n` have sequence number `n`.
 pub(crate) struct Storm {
     share: Share,
     barrier: Arc<Barrier>,
@@ -24,25 +24,25 @@ pub(crate) struct Storm {
     drain_ns: u64,
     ledger: Ledger,
     round: u32,
-    /// The connections that take part, in this worker and in all.
+    /// The slots that take part, and the number of connections that take part in all workers.
     slots: Vec<usize>,
     population: usize,
-    /// What was heard in this round.
+    /// The checked messages of this round.
     cache: RoundCache,
-    /// Messages of this round that this worker has received.
+    /// The number of messages of this round that this worker has received.
     received: usize,
-    /// This worker has sent its first round.
+    /// This worker has sent the messages of its first round.
     begun: bool,
-    /// This worker has said that its round is complete.
+    /// This worker has reported that its round is complete.
     arrived: bool,
 }
 
-/// Where the workers wait for each other at the end of a round.
+/// A barrier where the workers wait for each other at the end of a round.
 #[derive(Default)]
 pub(crate) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicU32,
-    /// When the round began, in nanoseconds.
+    /// The start of the round, in nanoseconds.
     began_ns: AtomicU64,
     /// No further round begins.
     over: AtomicBool,
@@ -50,12 +50,12 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    /// Adds a worker, which `waker` wakes when a round begins.
+    /// Adds a worker. `waker` wakes it when a round begins.
     pub(crate) fn join(&self, waker: Arc<Waker>) {
         self.wakers.lock().expect("no worker panics while it joins").push(waker);
     }
 
-    /// One worker's round is complete; the last of `workers` begins the next.
+    /// Reports that the round of one worker is complete. The last of `workers` starts the next round.
     fn arrive(&self, workers: usize, end_ns: u64, ledger: &mut Ledger) {
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 < workers {
             return;
@@ -72,7 +72,7 @@ impl Barrier {
         self.round.fetch_add(1, Ordering::AcqRel);
         if workers > 1 {
             for waker in &*self.wakers.lock().expect("no worker panics while it wakes") {
-                // A worker that cannot be woken looks by itself in a tenth of a second.
+                // A worker that misses the wake-up checks by itself within a tenth of a second.
                 let _ = waker.wake();
             }
         }
@@ -107,7 +107,7 @@ impl Storm {
         }
     }
 
-    /// Tells the others when the round is complete here, and begins the next when it is complete everywhere.
+    /// Reports a complete round to the barrier, and starts the next one when all workers are ready.
     fn advance(&mut self, connections: &mut Connections) {
         if self.begun && !self.arrived && self.received == self.slots.len() * self.population {
             self.arrived = true;
@@ -129,7 +129,7 @@ impl Storm {
 
     fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> Order {
         if arrival.sequence != self.round {
-            // All of an earlier round has come, so this comes a second time.
+            // Every message of earlier rounds has arrived, so this is a duplicate.
             return Order::Duplicate;
         }
         if !self.cache.note(slot, arrival, payload) {
@@ -156,7 +156,7 @@ impl Traffic for Storm {
         if self.begun {
             self.advance(connections);
         } else if now >= self.ledger.window.start_ns {
-            // What faster workers have sent before is heard already.
+            // Messages of faster workers may already have arrived.
             self.begun = true;
             self.barrier.began_ns.store(self.ledger.window.start_ns, Ordering::Release);
             self.send_round(connections, now);
@@ -170,6 +170,8 @@ impl Traffic for Storm {
         });
         if repeated.messages > 0 {
             self.received += repeated.messages;
+            // Two connections received the same messages, so each received the other's.
+            self.ledger.counts.from_others += repeated.messages as u64;
             self.advance(connections);
         }
         repeated
@@ -178,12 +180,14 @@ impl Traffic for Storm {
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
         let Some(arrival) = self.ledger.read(message, now) else { return };
         if arrival.sequence > self.round {
-            // Another worker was faster to begin the round.
+            // Another worker may have started the next round earlier.
             self.advance(connections);
         }
         if arrival.sequence > self.round || arrival.sender as usize >= self.cache.senders() {
             return self.ledger.corrupt();
         }
+        let own = (self.share.first + slot) as u32;
+        self.ledger.counts.from_others += u64::from(arrival.sender != own);
         let order = self.hear(slot, arrival, message.bytes);
         self.ledger.received(arrival, order, now);
         self.advance(connections);
@@ -196,7 +200,7 @@ impl Traffic for Storm {
     }
 
     fn is_over(&self, now: u64) -> bool {
-        // A round that has begun is finished after the window, so that what is lost can be told from what is slow.
+        // A round that has begun is completed after the window, so that lost messages can be told from slow ones.
         let is_quiet = now > self.ledger.last_ns + self.grace_ns;
         self.barrier_is_over() || is_quiet || now > self.ledger.window.end_ns + self.drain_ns
     }

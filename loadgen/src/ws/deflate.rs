@@ -1,4 +1,4 @@
-//! Compressed messages of both directions (RFC 7692 §7.2), and the memory that connections share for them.
+//! Compression and decompression of messages (RFC 7692 §7.2).
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -10,25 +10,25 @@ use super::{MAX_MESSAGE, ProtocolError};
 
 /// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
-/// The smallest window that the engine has. Where a server wants a smaller one, messages are sent as they are.
+/// The smallest window of the compressor, as a power of two. With a smaller one, messages are sent uncompressed.
 const MIN_WINDOW_BITS: u8 = 9;
-/// How hard the engine tries, of 9.
+/// The compression level, from 1 to 9.
 const LEVEL: u32 = 3;
-/// What the first message is given room for, in bytes; each further need doubles it.
+/// Room for a first decompressed message, in bytes. It doubles when needed.
 const FIRST_ROOM: usize = 4 << 10;
-/// So many messages are remembered, and longer ones only one at a time, in bytes.
+/// The number of cached messages. Only one message longer than `LONG` bytes is cached.
 const REMEMBERED: usize = 8192;
 const LONG: usize = 4 << 10;
 
-/// Inflates for all connections of a thread whose server does not take its context over.
+/// Decompresses messages for all connections of a thread.
 ///
-/// Such a server's bytes for one message are the same for everybody, so what they mean is remembered: the
-/// generator shall not be what a run measures.
+/// If the server keeps no context, one message has the same bytes for every connection. So the content is cached, in
+/// order that the generator is not the bottleneck.
 #[derive(Default)]
 pub struct Inflater {
     engine: Option<Box<Decompress>>,
     remembered: Vec<Remembered>,
-    /// The message of a connection with a context of its own.
+    /// The last message of a connection with a context.
     out: Vec<u8>,
 }
 
@@ -39,7 +39,7 @@ struct Remembered {
 }
 
 impl Inflater {
-    /// What `compressed` says. `context` is the connection's own, if its server takes its context over.
+    /// Decompresses a message. `context` is the connection's own decompressor, if the server keeps its context.
     pub(super) fn inflate(
         &mut self,
         compressed: &[u8],
@@ -55,7 +55,7 @@ impl Inflater {
         let index = if compressed.len() > LONG { 0 } else { place(compressed) };
         let entry = &mut self.remembered[index];
         if entry.compressed != compressed || compressed.is_empty() {
-            // It must not be found as long as its content is another's.
+            // An error below must not leave an entry with the wrong content.
             entry.compressed.clear();
             let engine = self.engine.get_or_insert_with(|| Box::new(Decompress::new(false)));
             engine.reset(false);
@@ -72,7 +72,7 @@ fn place(bytes: &[u8]) -> usize {
     (hasher.finish() % REMEMBERED as u64) as usize
 }
 
-/// Puts the content of one message in the place of what `out` held.
+/// Replaces the content of `out` with one decompressed message.
 fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Result<(), ProtocolError> {
     out.clear();
     for mut input in [compressed, &TAIL[..]] {
@@ -92,7 +92,7 @@ fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Res
                 });
             }
             if status == Status::StreamEnd {
-                // RFC 7692 §7.2.3.4: a final block may end a message, and something else begins after it.
+                // RFC 7692 §7.2.3.4: a message may have a final block, and more blocks after it.
                 engine.reset(false);
             } else if out.len() < out.capacity() {
                 break;
@@ -105,25 +105,25 @@ fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// Compresses for all connections of a thread.
+/// Compresses messages for all connections of a thread.
 #[derive(Default)]
 pub struct Deflater {
     engine: Option<(u8, Box<Compress>)>,
     out: Vec<u8>,
 }
 
-/// A connection's own context for what it sends; `None` until it first sends something.
+/// The compressor of a connection that keeps its context. `None` until the first message is sent.
 pub type DeflateState = Option<Box<Compress>>;
 
 impl Deflater {
-    /// `payload` compressed as `agreed`, or nothing when it has to be sent as it is.
+    /// Compresses `payload` as `agreed`. Returns `None` if it must be sent uncompressed.
     pub fn deflate(&mut self, payload: &[u8], agreed: Agreed, context: &mut DeflateState) -> Option<&[u8]> {
         let bits = agreed.client_window_bits;
         if bits < MIN_WINDOW_BITS {
             return None;
         }
         if payload.is_empty() {
-            // RFC 7692 §7.2.3.6. The engine writes nothing when it is told to flush twice.
+            // RFC 7692 §7.2.3.6: an empty message is one empty block. The engine writes none for a second flush.
             return Some(&[0]);
         }
         let engine = || Box::new(Compress::new_with_window_bits(Compression::new(LEVEL), false, bits));
@@ -174,14 +174,14 @@ mod tests {
     const ALONE: Agreed = Agreed { server_context: false, client_context: false, client_window_bits: 15 };
     const WITH_CONTEXT: Agreed = Agreed { server_context: true, client_context: true, ..ALONE };
 
-    /// Text that no message has twice.
+    /// Returns random text.
     fn noise(seed: u64, len: usize) -> Vec<u8> {
         let mut rng = fastrand::Rng::with_seed(seed);
         (0..len).map(|_| rng.alphanumeric() as u8).collect()
     }
 
     #[test]
-    fn the_examples_of_the_rfc() {
+    fn the_examples_of_rfc_7692_are_decompressed() {
         // RFC 7692 §7.2.3.1, §7.2.3.3 and §7.2.3.4: compressed, stored, with BFINAL, and in two blocks.
         let examples: [&[u8]; 4] = [
             &[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00],
@@ -189,34 +189,30 @@ mod tests {
             &[0xF3, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00, 0x00],
             &[0xF2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xFF, 0xFF, 0xCA, 0xC9, 0xC9, 0x07, 0x00],
         ];
-        let mut inflation = Inflater::default();
+        let mut inflater = Inflater::default();
         for example in examples.iter().chain(&examples) {
-            assert_eq!(inflation.inflate(example, None), Ok(&b"Hello"[..]));
+            assert_eq!(inflater.inflate(example, None), Ok(&b"Hello"[..]));
         }
         // RFC 7692 §7.2.3.2: the second message refers to the first.
         let mut context = Decompress::new(false);
         let second = [0xF2, 0x00, 0x11, 0x00, 0x00];
         for message in [examples[0], &second] {
-            assert_eq!(inflation.inflate(message, Some(&mut context)), Ok(&b"Hello"[..]));
+            assert_eq!(inflater.inflate(message, Some(&mut context)), Ok(&b"Hello"[..]));
         }
-        assert_eq!(inflation.inflate(&second, None), Err(ProtocolError::Deflate));
+        assert_eq!(inflater.inflate(&second, None), Err(ProtocolError::Deflate));
     }
 
     #[test]
-    fn what_is_deflated_is_inflated_again() {
+    fn a_compressed_message_is_decompressed_to_the_original() {
         for agreed in [ALONE, WITH_CONTEXT, Agreed { client_window_bits: 9, ..WITH_CONTEXT }] {
-            let (mut deflation, mut inflation) = (Deflater::default(), Inflater::default());
+            let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
             let (mut sending, mut receiving) = (None, Decompress::new(false));
             for len in [0, 1, 20, 64, 300, 4096, 70_000, 0, 1 << 20, 5] {
                 for payload in [noise(len as u64, len), vec![b'a'; len]] {
                     let compressed =
-                        deflation.deflate(&payload, agreed, &mut sending).expect("it can").to_vec();
+                        deflater.deflate(&payload, agreed, &mut sending).expect("it can").to_vec();
                     let context = agreed.client_context.then_some(&mut receiving);
-                    assert_eq!(
-                        inflation.inflate(&compressed, context),
-                        Ok(&payload[..]),
-                        "{agreed:?}, {len}"
-                    );
+                    assert_eq!(inflater.inflate(&compressed, context), Ok(&payload[..]), "{agreed:?}, {len}");
                 }
             }
             assert_eq!(sending.is_some(), agreed.client_context);
@@ -226,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn a_context_is_used_when_it_may_be() {
+    fn a_context_makes_repeated_messages_shorter() {
         let payload = noise(1, 200);
         for (agreed, shorter) in [(ALONE, false), (WITH_CONTEXT, true)] {
-            let (mut deflation, mut context) = (Deflater::default(), None);
-            let mut len = || deflation.deflate(&payload, agreed, &mut context).map_or(0, <[u8]>::len);
+            let (mut deflater, mut context) = (Deflater::default(), None);
+            let mut len = || deflater.deflate(&payload, agreed, &mut context).map_or(0, <[u8]>::len);
             let (first, second) = (len(), len());
             assert!(first > 100, "{first}");
             assert_eq!((second < 20, second == first), (shorter, !shorter), "{second} after {first}");
@@ -238,27 +234,27 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_remembered_of_what_was_wrong() {
-        let mut inflation = Inflater::default();
-        // A block of the type that does not exist.
+    fn a_wrong_message_leaves_nothing_in_the_cache() {
+        let mut inflater = Inflater::default();
+        // A block of an undefined type.
         for _ in 0..2 {
-            assert_eq!(inflation.inflate(&[0x06, 0x07], None), Err(ProtocolError::Deflate));
+            assert_eq!(inflater.inflate(&[0x06, 0x07], None), Err(ProtocolError::Deflate));
         }
-        let (mut deflation, mut context) = (Deflater::default(), None);
+        let (mut deflater, mut context) = (Deflater::default(), None);
         for round in 0..2 {
             for seed in 0..REMEMBERED as u64 {
                 let payload = noise(seed, 40);
-                let compressed = deflation.deflate(&payload, ALONE, &mut context).expect("it can");
-                assert_eq!(inflation.inflate(compressed, None), Ok(&payload[..]), "{round}, {seed}");
+                let compressed = deflater.deflate(&payload, ALONE, &mut context).expect("it can");
+                assert_eq!(inflater.inflate(compressed, None), Ok(&payload[..]), "{round}, {seed}");
             }
         }
     }
 
     #[test]
     fn a_message_that_never_ends_is_cut_off() {
-        let mut deflation = Deflater::default();
+        let mut deflater = Deflater::default();
         let zeros = vec![0; MAX_MESSAGE + 1];
-        let bomb = deflation.deflate(&zeros, ALONE, &mut None).expect("it can");
+        let bomb = deflater.deflate(&zeros, ALONE, &mut None).expect("it can");
         let fault = Inflater::default().inflate(bomb, None).map(<[u8]>::len);
         assert!(matches!(fault, Err(ProtocolError::TooLong { .. })), "{fault:?}");
     }

@@ -1,11 +1,11 @@
-//! WebSocket frames from the client's side (RFC 6455 §5): masked on the way out, unmasked on the way in.
+//! WebSocket frames of a client (RFC 6455 §5): sent frames are masked, received ones are not.
 
 use super::ProtocolError;
 
 /// The bit of the first byte that permessage-deflate uses.
 const RSV1: u8 = 0x40;
 
-/// What a frame is for (RFC 6455 §5.2).
+/// The type of a frame (RFC 6455 §5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     /// A further part of a fragmented message.
@@ -14,35 +14,35 @@ pub enum Opcode {
     Text,
     /// The first or only part of a binary message.
     Binary,
-    /// The peer ends the connection.
+    /// The end of the connection.
     Close,
-    /// The peer wants a pong.
+    /// A request for a pong.
     Ping,
     /// The answer to a ping.
     Pong,
 }
 
-/// One whole frame as it lies in the receive buffer.
+/// A whole frame in the receive buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Whether this is the last part of its message.
     pub fin: bool,
-    /// Whether the message is compressed; only its first frame says so.
+    /// Whether the message is compressed. Only its first frame has this bit.
     pub rsv1: bool,
-    /// What the frame is for.
+    /// The type of the frame.
     pub opcode: Opcode,
-    /// The application's bytes.
+    /// The payload.
     pub payload: &'a [u8],
     /// Length of the frame with its header, in bytes.
     pub frame_len: usize,
 }
 
-/// What [`decode`] found at the start of the buffer.
+/// The result of [`decode`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded<'a> {
     /// A whole frame.
     Frame(Frame<'a>),
-    /// The buffer ends before the frame does.
+    /// The buffer ends inside a frame.
     NeedsMore,
 }
 
@@ -70,18 +70,18 @@ impl Opcode {
         }
     }
 
-    /// Whether this is a close, ping or pong frame.
+    /// Returns whether this is a close, ping or pong frame.
     pub fn is_control(self) -> bool {
         self.bits() >= 0x8
     }
 }
 
-/// Appends one final frame, masked with `key`, to `out`.
+/// Appends a final frame, masked with `key`, to `out`.
 pub fn encode(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
     encode_with(out, 0x80 | opcode.bits(), payload, key);
 }
 
-/// The same with RSV1 set: `payload` is compressed (RFC 7692 §7.2.1).
+/// Appends a final frame with a compressed payload (RSV1 set, RFC 7692 §7.2.1), masked with `key`, to `out`.
 pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
     encode_with(out, 0xC0 | opcode.bits(), payload, key);
 }
@@ -105,7 +105,7 @@ fn encode_with(out: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; 4]) {
     mask(&mut out[start..], key);
 }
 
-/// Length of a masked frame that carries `payload_len` bytes, in bytes.
+/// Returns the length of a masked frame with a payload of `payload_len` bytes, in bytes.
 pub fn masked_len(payload_len: usize) -> usize {
     let header_len = match payload_len {
         0..=125 => 2,
@@ -128,20 +128,20 @@ pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// Reads the frame that a server put at the start of `bytes`; a payload over `max_payload` bytes is refused.
+/// Decodes the server's frame at the start of `bytes`. A payload of more than `max_payload` bytes is an error.
 ///
-/// `compression` says that RSV1 was given a meaning.
+/// `compression` says that RSV1 may be set.
 pub fn decode(bytes: &[u8], max_payload: usize, compression: bool) -> Result<Decoded<'_>, ProtocolError> {
     let [first, second, ..] = *bytes else { return Ok(Decoded::NeedsMore) };
     let reserved = first & 0x70;
     if reserved != 0 && !(compression && reserved == RSV1) {
-        // RFC 6455 §5.2: they mean nothing unless an extension says so.
+        // RFC 6455 §5.2: reserved bits are 0 unless an extension uses them.
         return Err(ProtocolError::ReservedBits(first));
     }
     let opcode = Opcode::from_bits(first & 0x0F)?;
     let rsv1 = reserved != 0;
     if rsv1 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
-        // RFC 7692 §6.1: it stands in the first frame of a message.
+        // RFC 7692 §6.1: RSV1 is set in the first frame of a message only.
         return Err(ProtocolError::ReservedBits(first));
     }
     let fin = first & 0x80 != 0;
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// A server's frame, written a byte at a time after the drawing in RFC 6455 §5.2.
+    /// Encodes a server's frame byte by byte, after the figure in RFC 6455 §5.2.
     fn naive_server_frame(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![if fin { 128 } else { 0 } + opcode];
         let len = payload.len();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_masked_example_of_the_rfc() {
+    fn the_masked_example_of_rfc_6455_is_encoded() {
         // RFC 6455 §5.7: a single-frame masked text message "Hello".
         let mut out = Vec::new();
         encode(&mut out, Opcode::Text, b"Hello", [0x37, 0xFA, 0x21, 0x3D]);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_must_not_send_is_refused() {
+    fn a_frame_that_a_server_must_not_send_is_refused() {
         assert_eq!(decode(&[0xC1, 0], 9, false), Err(ProtocolError::ReservedBits(0xC1)));
         assert_eq!(decode(&[0x83, 0], 9, false), Err(ProtocolError::Opcode(3)));
         assert_eq!(decode(&[0x81, 0x80], 9, false), Err(ProtocolError::Masked));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn rsv1_stands_where_it_was_agreed_and_nowhere_else() {
+    fn rsv1_is_allowed_only_where_compression_was_negotiated() {
         let mut out = Vec::new();
         encode_compressed(&mut out, Opcode::Text, b"Hello", [0; 4]);
         assert_eq!(out[0], 0xC1);
@@ -282,7 +282,7 @@ mod tests {
             assert_eq!(rsv1(true), Ok(true));
             assert_eq!(rsv1(false), Err(Err(ProtocolError::ReservedBits(first))));
         }
-        // Continuations, control frames, and the other bits.
+        // Continuations, control frames, and the other reserved bits.
         for first in [0xC0, 0x40, 0xC8, 0xC9, 0xCA, 0xA1, 0x91, 0xE1, 0xF1] {
             assert_eq!(decode(&[first, 0], 9, true), Err(ProtocolError::ReservedBits(first)));
         }

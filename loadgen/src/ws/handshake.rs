@@ -1,4 +1,4 @@
-//! The opening handshake from the client's side (RFC 6455 §4.1).
+//! The opening handshake of a client (RFC 6455 §4.1).
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,34 +7,36 @@ use sha1::{Digest as _, Sha1};
 use super::ProtocolError;
 use super::offer::{Agreed, Offer};
 
-/// A response head longer than this is refused, in bytes.
+/// The longest accepted response head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// So much of a refusal's body is shown, in bytes.
+/// The number of bytes of a refusal's body that are shown.
 const MAX_BODY: usize = 512;
 const MAX_HEADERS: usize = 64;
+/// The start of the TLS record with which a TLS server refuses plain HTTP: type alert, version 3.x (RFC 8446 §5.1).
+const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// What the server's answer amounts to so far.
+/// The result of reading the server's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The head or the body of a refusal is not whole yet.
+    /// The head, or the body of a refusal, has not arrived whole.
     NeedsMore,
-    /// The connection is a WebSocket now; the response took so many bytes.
+    /// The handshake succeeded. The number is the length of the response, in bytes.
     Accepted(usize, Option<Agreed>),
 }
 
-/// Base64 of the 16 bytes that name this handshake.
+/// Encodes the 16 bytes that identify a handshake.
 pub(super) fn encode_key(nonce: [u8; 16]) -> String {
     BASE64_STANDARD.encode(nonce)
 }
 
-/// What a server must answer to `key` (RFC 6455 §4.2.2).
+/// Returns the right `Sec-WebSocket-Accept` for `key` (RFC 6455 §4.2.2).
 pub(super) fn accept_for(key: &str) -> String {
     let digest =
         Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     BASE64_STANDARD.encode(digest)
 }
 
-/// Appends the request that asks `host` for a WebSocket on `path`.
+/// Appends the request for `path` on `host` to `out`.
 pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str, offer: Offer) {
     let extensions =
         offer.header().map_or_else(String::new, |value| format!("Sec-WebSocket-Extensions: {value}\r\n"));
@@ -45,13 +47,16 @@ pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str
     out.extend_from_slice(request.as_bytes());
 }
 
-/// Reads the server's answer; `at_end` says that the server has closed and nothing will follow.
+/// Reads the server's answer. `at_end` says that the server has closed.
 pub(super) fn read_response(
     bytes: &[u8],
     accept: &str,
     offer: Offer,
     at_end: bool,
 ) -> Result<Answer, ProtocolError> {
+    if bytes.starts_with(&TLS_ALERT) {
+        return Err(ProtocolError::Handshake("the server speaks TLS; use wss:// in --url".to_owned()));
+    }
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let head_len = match response.parse(bytes) {
@@ -78,7 +83,7 @@ pub(super) fn read_response(
     Ok(Answer::Accepted(head_len, read_extensions(&response, offer)?))
 }
 
-/// The conditions on a 101 response, in the order of RFC 6455 §4.1.
+/// Checks a 101 response, in the order of RFC 6455 §4.1.
 fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(), ProtocolError> {
     let fault = |text: String| Err(ProtocolError::Handshake(text));
     if !header(response, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
@@ -99,7 +104,7 @@ fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(
     Ok(())
 }
 
-/// RFC 6455 §9.1: several headers of this name are one list.
+/// Reads all `Sec-WebSocket-Extensions` headers as one list (RFC 6455 §9.1).
 fn read_extensions(
     response: &httparse::Response<'_, '_>,
     offer: Offer,
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_the_rfc_has_the_answer_of_the_rfc() {
+    fn the_key_of_rfc_6455_has_its_answer() {
         // RFC 6455 §1.3.
         assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), ACCEPT);
         assert_eq!(encode_key(*b"the sample nonce"), "dGhlIHNhbXBsZSBub25jZQ==");
@@ -167,10 +172,12 @@ mod tests {
             };
             assert!(text.contains(named), "{text}");
         }
-        assert!(matches!(
-            read_response(b"SSH-2.0\r\n", ACCEPT, Offer::Off, false),
-            Err(ProtocolError::Handshake(_))
-        ));
+        for (bytes, reason) in
+            [(&b"SSH-2.0\r\n"[..], "not an HTTP response"), (&[21, 3, 3, 0, 2, 2, 70], "use wss://")]
+        {
+            let fault = read_response(bytes, ACCEPT, Offer::Off, false).expect_err("it is no answer");
+            assert!(fault.to_string().contains(reason), "{fault}");
+        }
     }
 
     #[test]
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn compression_is_offered_and_its_answer_read() {
+    fn compression_is_offered_and_the_answer_is_read() {
         let head = |lines: &str| good().replace("\r\n\r\n", &format!("\r\n{lines}\r\n"));
         let mut request = Vec::new();
         write_request(&mut request, "localhost", "/", "key", Offer::Takeover);

@@ -1,37 +1,37 @@
-//! What a client offers of permessage-deflate, and what a server may make of it (RFC 7692 §7.1).
+//! Negotiation of permessage-deflate (RFC 7692 §7.1).
 
 use serde::{Deserialize, Serialize};
 
-/// How messages are to be compressed.
+/// The compression that the client offers.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Offer {
-    /// Not at all.
+    /// No compression.
     #[default]
     Off,
-    /// Each message by itself, in both directions.
+    /// Each message is compressed by itself, in both directions.
     On,
-    /// Each message may refer to those before it, if the server takes its context over.
+    /// A message may refer to earlier ones, if the server keeps its context.
     Takeover,
 }
 
-/// What the two sides agreed on.
+/// The negotiated compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// The server's messages may refer to those before them.
+    /// The server's messages may refer to earlier ones.
     pub server_context: bool,
-    /// Ours may.
+    /// The client's messages may refer to earlier ones.
     pub client_context: bool,
-    /// How far back ours may refer: this power of two of bytes.
+    /// The client's window in bytes, as a power of two.
     pub client_window_bits: u8,
 }
 
-/// The window when nobody says anything of it, as a power of two of bytes.
+/// The default window in bytes, as a power of two.
 const MAX_WINDOW_BITS: u8 = 15;
 const NAME: &str = "permessage-deflate";
 
 impl Offer {
-    /// The value of the header in the request.
+    /// Returns the header's value for the request.
     pub(super) fn header(self) -> Option<&'static str> {
         match self {
             Self::Off => None,
@@ -40,7 +40,7 @@ impl Offer {
         }
     }
 
-    /// Reads the header of the answer. A server that did not agree has not done what the run is about.
+    /// Reads the header of the answer. A missing agreement is an error, because the run is about compression.
     pub(super) fn read_answer(self, answer: Option<&str>) -> Result<Option<Agreed>, String> {
         match (self, answer) {
             (Self::Off, None) => Ok(None),
@@ -80,25 +80,25 @@ impl Offer {
             match (name, value) {
                 ("server_no_context_takeover", None) => agreed.server_context = false,
                 ("client_no_context_takeover", None) => agreed.client_context = false,
-                // RFC 7692 §7.1.2.1: a server may limit itself without having been asked.
+                // RFC 7692 §7.1.2.1: a server may limit its own window without a request.
                 ("server_max_window_bits", Some(bits)) => drop(window_bits(bits)?),
                 ("client_max_window_bits", Some(bits)) if takeover => {
                     agreed.client_window_bits = window_bits(bits)?;
                 }
-                // RFC 7692 §7.1.2.2: not without the client's having said that it understands it.
+                // RFC 7692 §7.1.2.2: only if the client has offered the parameter.
                 ("client_max_window_bits", Some(_)) => return Err(format!("{name} was not offered")),
                 _ => return Err(format!("`{part}` is no parameter of an answer")),
             }
         }
         if !takeover && agreed.server_context {
-            // RFC 7692 §7.1.1.1: it accepts the offer by repeating the parameter.
+            // RFC 7692 §7.1.1.1: a server accepts the parameter by repeating it.
             return Err("server_no_context_takeover was demanded and is not there".to_owned());
         }
         Ok(agreed)
     }
 }
 
-/// RFC 7692 §7.1.2: a decimal number from 8 to 15 without a leading zero.
+/// Parses a window: a decimal number from 8 to 15 without a leading zero (RFC 7692 §7.1.2).
 fn window_bits(value: &str) -> Result<u8, String> {
     match value {
         "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15" => Ok(value.parse().unwrap_or(MAX_WINDOW_BITS)),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn good_answers() {
+    fn allowed_answers_are_accepted() {
         for (offer, answer, expected) in [
             (Offer::On, BOTH, agreed(false, false, 15)),
             (Offer::On, "Permessage-Deflate;server_no_context_takeover", agreed(false, false, 15)),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_offered_is_no_answer() {
+    fn an_answer_that_was_not_offered_is_refused() {
         for (offer, answer, reason) in [
             (Offer::Off, Some("permessage-deflate"), "which was not offered"),
             (Offer::On, None, "did not agree"),

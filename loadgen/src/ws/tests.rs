@@ -1,4 +1,4 @@
-//! The protocol as the caller sees it: the same bytes give the same events however they are cut.
+//! Tests of the client: the same bytes give the same events, however they are cut.
 
 use super::*;
 
@@ -15,10 +15,10 @@ fn started() -> Client {
     client
 }
 
-/// Feeds `bytes` in reads that end at `cuts` and writes down every event.
+/// Feeds `bytes` in reads that end at `cuts`, and returns every event.
 fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut client = started();
-    let mut inflation = Inflater::default();
+    let mut inflater = Inflater::default();
     let mut seen = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
     let mut fed = 0;
@@ -27,7 +27,7 @@ fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
         fed = cut;
         let mut done = 0;
         loop {
-            match client.next(&buffer[done..], &mut inflation) {
+            match client.next(&buffer[done..], &mut inflater) {
                 Err(error) => {
                     seen.push(format!("{error:?}"));
                     return seen;
@@ -74,7 +74,7 @@ fn any_cut_gives_the_same_events() {
 }
 
 #[test]
-fn what_breaks_the_protocol_is_refused_with_its_code() {
+fn a_violation_of_the_protocol_has_its_close_code() {
     let faults: [(&[u8], ProtocolError, u16); 7] = [
         (&[0x81, 1, 0xFF], ProtocolError::Utf8, 1007),
         (&[0x88, 3, 0x03, 0xE8, 0xFF], ProtocolError::Utf8, 1007),
@@ -99,17 +99,17 @@ fn an_end_inside_the_handshake_is_an_error_and_later_it_is_not() {
     assert_eq!(client.end_of_stream(b"\x81"), Ok(()));
 }
 
-/// As [`events`], after a handshake that agreed on compression, of the messages only.
+/// Feeds `bytes` after a handshake with compression, and returns the messages.
 fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec<String> {
     let mut client = Client::start("h", "/", *b"the sample nonce", Offer::Takeover, &mut Vec::new());
-    let mut inflation = Inflater::default();
+    let mut inflater = Inflater::default();
     let line = format!("Sec-WebSocket-Extensions: permessage-deflate{parameters}\r\n\r\n");
     let head = HEAD.replace("\r\n\r\n", &format!("\r\n{line}"));
-    assert!(client.next(head.as_bytes(), &mut inflation).is_ok_and(|step| step.event == WsEvent::Opened));
+    assert!(client.next(head.as_bytes(), &mut inflater).is_ok_and(|step| step.event == WsEvent::Opened));
     let mut seen = Vec::new();
     let (mut done, mut fed) = (0, if one_at_a_time { 0 } else { bytes.len() });
     loop {
-        match client.next(&bytes[done..fed], &mut inflation) {
+        match client.next(&bytes[done..fed], &mut inflater) {
             Ok(Step { event: WsEvent::NeedsMore, .. }) if fed < bytes.len() => fed += 1,
             Ok(Step { event: WsEvent::NeedsMore, .. }) => return seen,
             Ok(Step { consumed, event }) => {
@@ -126,7 +126,7 @@ fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec
     }
 }
 
-/// "Hello" as the RFC compresses it: whole, in two fragments around a ping, and by reference to the first.
+/// "Hello" as in RFC 7692: in one frame, in two fragments around a ping, and as a reference to the first message.
 const HELLO: [u8; 9] = [0xC1, 7, 0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
 const HELLO_CUT: [u8; 14] = [0x41, 3, 0xF2, 0x48, 0xCD, 0x89, 1, b'p', 0x80, 4, 0xC9, 0xC9, 0x07, 0x00];
 const HELLO_AGAIN: [u8; 7] = [0xC1, 5, 0xF2, 0x00, 0x11, 0x00, 0x00];
@@ -146,14 +146,14 @@ fn compressed_messages_are_inflated_however_they_are_cut() {
 }
 
 #[test]
-fn what_breaks_the_compression_is_refused() {
+fn a_violation_of_the_compression_is_refused() {
     let refers = [&HELLO[..], &HELLO_AGAIN].concat();
     for (bytes, fault) in [
         (&[0x41, 1, 0xF2, 0xC0, 0][..], "ReservedBits(192)"),
         (&[0xC9, 0][..], "ReservedBits(201)"),
         (&[0xC1, 2, 0x06, 0x07][..], "Deflate"),
         (&refers[..], "Deflate"),
-        // "\xFF" in a stored block is no text.
+        // The byte FF in a stored block, which is not UTF-8.
         (&[0xC1, 7, 0x00, 0x01, 0x00, 0xFE, 0xFF, 0xFF, 0x00][..], "Utf8"),
     ] {
         let seen = compressed_events("; server_no_context_takeover", bytes, false);

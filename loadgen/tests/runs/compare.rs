@@ -1,22 +1,23 @@
-//! A comparison from end to end, and the README's figures.
+//! A comparison from end to end, and the results table of the README.
 
 use std::env;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::thread;
 
 use serde_json::{Value, json};
 
 use crate::server::{Fault, Mode, PROGRAM, serve_on};
 
-/// Where the server of [`a_server_process`] is to listen, and what it does.
+/// Variables of [`a_server_process`]: its listen address, mode and fault.
 const LISTEN: &str = "TEST_SERVER_LISTEN";
 const APP: &str = "TEST_SERVER_APP";
 const FAULT: &str = "TEST_SERVER_FAULT";
 
-/// Not a test by itself: the comparison starts it, with the variables set, as a server.
+/// The server process of other tests, which start it with the variables set.
 #[test]
 #[ignore = "it is the server of another test"]
 fn a_server_process() {
@@ -29,6 +30,25 @@ fn a_server_process() {
     loop {
         thread::park();
     }
+}
+
+/// Returns a command that starts the server of [`a_server_process`], and its listen address.
+pub(crate) fn own_server_command(app: &str) -> (Command, SocketAddr) {
+    let address =
+        TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
+    let mut command = Command::new(env::current_exe().expect("the test has a program"));
+    command.args(["--exact", "compare::a_server_process", "--ignored", "--nocapture"]);
+    command.env(LISTEN, address.to_string()).env(APP, app);
+    (command, address)
+}
+
+/// Waits until the server prints that it listens.
+pub(crate) fn read_address(server: &mut Child) {
+    let mut lines = BufReader::new(server.stdout.take().expect("it is a pipe")).lines();
+    let found = lines.by_ref().map_while(Result::ok).any(|line| line.starts_with("listening on"));
+    assert!(found, "the server ended before it listened");
+    // The server blocks if nobody reads its further output.
+    thread::spawn(move || lines.for_each(drop));
 }
 
 fn server(name: &str, fault: &str, apps: &[&str]) -> Value {
@@ -44,7 +64,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().expect("the program can be started")
 }
 
-/// An empty directory of this test.
+/// Creates an empty directory for a test.
 fn directory(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&path);
@@ -61,7 +81,7 @@ fn read(path: &Path) -> String {
 }
 
 #[test]
-fn servers_are_compared_and_the_readme_reports_it() {
+fn a_comparison_writes_results_and_the_readme_table() {
     let home = directory("compare");
     let absent = json!({
         "name": "absent", "version": "1", "command": ["/no/such/program", "{listen}"], "apps": ["echo"],
@@ -86,7 +106,7 @@ fn servers_are_compared_and_the_readme_reports_it() {
         "--rounds",
         "1",
         "--duration",
-        "200ms",
+        "600ms",
         "--warmup",
         "0",
     ]);
@@ -117,7 +137,7 @@ fn servers_are_compared_and_the_readme_reports_it() {
     check_report(&home, &results);
 }
 
-/// Everything but the raw data.
+/// Checks all files but the raw data.
 fn check_files(made: &Path) {
     let summary = read(&made.join("summary.md"));
     assert!(summary.contains("- lossy: failed: 1 messages lost"), "{summary}");
@@ -131,7 +151,7 @@ fn check_files(made: &Path) {
     assert!(environment["kernel"] != "unknown");
 }
 
-/// The README gets the figures, and is found out when it has others.
+/// Writes the figures into a README, and checks that another figure is found.
 fn check_report(home: &Path, results: &str) {
     let readme = home.join("README.md");
     write(&readme, "before\n<!-- results: begin -->\n<!-- results: end -->\nafter\n");
@@ -146,7 +166,7 @@ fn check_report(home: &Path, results: &str) {
         "{text}"
     );
 
-    // One digit of one figure is another.
+    // Changes one digit of one figure.
     let at = text.find("| one 1 |").expect("it has a row") + "| one 1 | ".len();
     let digit = if text[at..].starts_with('7') { "8" } else { "7" };
     write(&readme, &format!("{}{digit}{}", &text[..at], &text[at + 1..]));
@@ -156,7 +176,7 @@ fn check_report(home: &Path, results: &str) {
 }
 
 #[test]
-fn the_figures_of_this_readme_are_those_of_the_raw_data() {
+fn the_table_of_this_readme_matches_the_raw_data() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let output = Command::new(PROGRAM).args(["report", "--check"]).current_dir(root).output();
     let output = output.expect("the program can be started");

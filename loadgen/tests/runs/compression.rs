@@ -1,4 +1,4 @@
-//! Runs with permessage-deflate, against a server that compresses and may do one thing wrong.
+//! Runs with permessage-deflate against a server that compresses, and may have one fault.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,29 +13,29 @@ use sha1::{Digest as _, Sha1};
 
 use crate::server::loadgen;
 
-/// What the server does wrong.
+/// A fault of the server.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// Its handshake has this line instead of the right one.
+    /// The handshake has this line instead of the right one.
     Answer(&'static str),
-    /// The third message has two frames that both say that it is compressed.
+    /// The third message has two frames that are both marked as compressed.
     Continuation,
-    /// The third message is compressed by no known method.
+    /// The third message is not DEFLATE.
     Garbage,
-    /// The third message refers to what was never sent.
+    /// The third message refers to bytes that were never sent.
     Context,
 }
 
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// Starts a server that echoes, and takes contexts over unless it is asked not to.
+/// Starts an echo server. It keeps its context unless the client asks it not to.
 fn serve(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client may leave whenever it wants to.
+            // A client may leave at any time.
             thread::spawn(move || Peer::welcome(stream, fault).map(Peer::echo));
         }
     });
@@ -49,7 +49,7 @@ struct Peer {
     takeover: bool,
     deflater: Compress,
     inflater: Decompress,
-    said: usize,
+    messages: usize,
 }
 
 impl Peer {
@@ -81,12 +81,12 @@ impl Peer {
         let deflater = Compress::new(Compression::new(6), false);
         let window_bits = if takeover { 10 } else { 15 };
         let inflater = Decompress::new_with_window_bits(false, window_bits);
-        let mut peer = Self { reader, stream, fault, takeover, deflater, inflater, said: 0 };
+        let mut peer = Self { reader, stream, fault, takeover, deflater, inflater, messages: 0 };
         peer.stream.write_all(response.as_bytes()).ok()?;
         Some(peer)
     }
 
-    /// Until the client closes, or sends something that is not compressed.
+    /// Echoes until the client closes, or sends an uncompressed message.
     fn echo(mut self) -> Option<()> {
         loop {
             let (first, payload) = self.read_frame()?;
@@ -94,23 +94,23 @@ impl Peer {
                 return self.stream.write_all(&frame(0x88, &payload)).ok();
             }
             let text = self.inflate(&payload).filter(|_| first == 0xC1)?;
-            self.said += 1;
-            let packed = self.deflate(&text)?;
+            self.messages += 1;
+            let compressed = self.deflate(&text)?;
             let answer = match self.fault {
-                Fault::Continuation if self.said == 3 => {
-                    let (front, back) = packed.split_at(packed.len() / 2);
+                Fault::Continuation if self.messages == 3 => {
+                    let (front, back) = compressed.split_at(compressed.len() / 2);
                     [frame(0x41, front), frame(0xC0, back)].concat()
                 }
-                Fault::Garbage if self.said == 3 => frame(0xC1, &[0x06, 0x07]),
-                // A match at the very start of a message that stands alone.
-                Fault::Context if self.said == 3 => frame(0xC1, &[0xF2, 0x00, 0x11, 0x00, 0x00]),
-                _ => frame(0xC1, &packed),
+                Fault::Garbage if self.messages == 3 => frame(0xC1, &[0x06, 0x07]),
+                // A back-reference at the start of a message without context.
+                Fault::Context if self.messages == 3 => frame(0xC1, &[0xF2, 0x00, 0x11, 0x00, 0x00]),
+                _ => frame(0xC1, &compressed),
             };
             self.stream.write_all(&answer).ok()?;
         }
     }
 
-    /// The first byte of the next frame and what it carries.
+    /// Returns the first byte and the payload of the next frame.
     fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.reader.read_exact(&mut head).ok()?;
@@ -130,12 +130,12 @@ impl Peer {
         Some((head[0], payload))
     }
 
-    fn inflate(&mut self, packed: &[u8]) -> Option<Vec<u8>> {
+    fn inflate(&mut self, compressed: &[u8]) -> Option<Vec<u8>> {
         if !self.takeover {
             self.inflater.reset(false);
         }
         let mut out = Vec::with_capacity(1 << 16);
-        let whole = [packed, &TAIL].concat();
+        let whole = [compressed, &TAIL].concat();
         self.inflater.decompress_vec(&whole, &mut out, FlushDecompress::None).ok()?;
         Some(out)
     }
@@ -171,7 +171,7 @@ fn echo(fault: Fault, name: &str, compression: &str) -> (Output, Value) {
 }
 
 #[test]
-fn compressed_echoes_come_back_and_are_shorter_on_the_wire() {
+fn compressed_echoes_return_and_are_shorter_on_the_wire() {
     let ratio = |compression: &str| {
         let (output, figures) = echo(Fault::None, &format!("deflate-{compression}"), compression);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -188,7 +188,7 @@ fn compressed_echoes_come_back_and_are_shorter_on_the_wire() {
 }
 
 #[test]
-fn servers_that_agree_to_something_else_are_refused() {
+fn a_server_that_negotiates_another_compression_is_refused() {
     for (answer, compression, reason) in [
         ("", "on", "did not agree to permessage-deflate"),
         ("Sec-WebSocket-Extensions: permessage-deflate\r\n", "on", "server_no_context_takeover was demanded"),
@@ -206,7 +206,7 @@ fn servers_that_agree_to_something_else_are_refused() {
 }
 
 #[test]
-fn compressed_messages_that_are_wrong_fail_the_run() {
+fn a_wrong_compressed_message_fails_the_run() {
     for (fault, reason) in [
         (
             Fault::Continuation,
@@ -224,12 +224,12 @@ fn compressed_messages_that_are_wrong_fail_the_run() {
 }
 
 #[test]
-fn idle_connections_speak_first_when_told() {
+fn idle_connections_send_first_with_speak() {
     let address = serve(Fault::None);
     let idle = "idle -c 20 --threads 2 --duration 200ms --speak 2 --compression takeover";
     let (output, figures) = loadgen(address, "speak", idle);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    // Two each at first, and one each in the end, of which alone the latency is told.
+    // Two messages each at first, and one each at the end. Latency covers the last one only.
     assert_eq!((&figures["messages"]["sent"], &figures["messages"]["received"]), (&60.into(), &60.into()));
     assert_eq!(figures["latency"]["count"], 20);
     assert!(figures["bytes_per_connection"]["server_rss"].is_number());

@@ -1,4 +1,4 @@
-//! Every fault of a server is caught: the run fails and says which fault it was.
+//! Every fault of a server fails the run, and the run names it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::server::{Fault, Mode, loadgen, serve};
 const BROADCAST: &str = "broadcast -c 4 --threads 2 --rate 60 --duration 300ms --grace 1s";
 const ECHO: &str = "echo -c 1 --rate 60 --duration 300ms --grace 1s";
 
-/// The figures of a run that must fail, and what it printed.
+/// Runs loadgen against a faulty server. Returns the figures and the output of the run, which must fail.
 fn fails(mode: Mode, fault: Fault, name: &str, arguments: &str) -> (Value, String) {
     let (output, figures) = loadgen(serve(mode, fault), name, arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -19,7 +19,7 @@ fn fails(mode: Mode, fault: Fault, name: &str, arguments: &str) -> (Value, Strin
     (figures, text)
 }
 
-/// Asserts that the fault is counted once for each of `receivers`, and that no other is.
+/// Asserts that `fault` is counted once per receiver, and that no other fault is.
 fn only(figures: &Value, fault: &str, receivers: u64) {
     for name in ["lost", "duplicated", "reordered", "corrupt"] {
         let expected = if name == fault { receivers } else { 0 };
@@ -28,26 +28,26 @@ fn only(figures: &Value, fault: &str, receivers: u64) {
 }
 
 #[test]
-fn lost_messages() {
+fn a_lost_message_fails_the_run() {
     only(&fails(Mode::Relay, Fault::Drop, "drop-b", BROADCAST).0, "lost", 4);
     only(&fails(Mode::Echo, Fault::Drop, "drop-e", ECHO).0, "lost", 1);
 }
 
 #[test]
-fn duplicated_messages() {
+fn a_duplicated_message_fails_the_run() {
     only(&fails(Mode::Relay, Fault::Duplicate, "duplicate-b", BROADCAST).0, "duplicated", 4);
     only(&fails(Mode::Echo, Fault::Duplicate, "duplicate-e", ECHO).0, "duplicated", 1);
 }
 
 #[test]
-fn reordered_messages() {
+fn a_reordered_message_fails_the_run() {
     only(&fails(Mode::Relay, Fault::Reorder, "reorder-b", BROADCAST).0, "reordered", 4);
     only(&fails(Mode::Echo, Fault::Reorder, "reorder-e", ECHO).0, "reordered", 1);
 }
 
 #[test]
-fn altered_messages() {
-    // What is altered did not come as it was sent, so it is missing too.
+fn an_altered_message_fails_the_run() {
+    // An altered message is missing as well.
     for (fault, name) in [(Fault::Corrupt, "corrupt"), (Fault::Binary, "binary")] {
         let messages = &fails(Mode::Relay, fault, name, BROADCAST).0["messages"];
         assert_eq!((&messages["corrupt"], &messages["lost"]), (&4.into(), &4.into()));
@@ -55,7 +55,7 @@ fn altered_messages() {
 }
 
 #[test]
-fn a_storm_that_never_completes_its_round() {
+fn a_storm_with_an_incomplete_round_fails() {
     let storm = "storm -c 3 --threads 2 --duration 300ms --grace 1s";
     only(&fails(Mode::Relay, Fault::Drop, "drop-s", storm).0, "lost", 3);
     let (figures, _) = fails(Mode::Relay, Fault::Duplicate, "duplicate-s", storm);
@@ -63,14 +63,14 @@ fn a_storm_that_never_completes_its_round() {
 }
 
 #[test]
-fn closed_connections() {
+fn a_closed_connection_fails_the_run() {
     let (figures, text) = fails(Mode::Echo, Fault::Close, "close", ECHO);
     assert!(figures["messages"]["lost"].as_u64() >= Some(1));
     assert!(text.contains("the server closed with code 1013: lagged"), "{text}");
 }
 
 #[test]
-fn echoes_to_everybody_are_not_echoes() {
+fn a_message_to_everybody_is_not_an_echo() {
     let (figures, _) =
         fails(Mode::Relay, Fault::None, "misdelivered", "echo -c 2 --rate 40 --duration 300ms");
     assert_eq!(figures["messages"]["corrupt"], figures["messages"]["sent"]);
@@ -82,7 +82,7 @@ fn a_known_delay_is_measured() {
     let (output, figures) = loadgen(serve(Mode::Echo, delay), "delay", "echo -c 1 --duration 1s");
     assert!(output.status.success());
     let latency = &figures["latency"];
-    // Never below the delay, but for the histogram's precision of three digits; this machine adds what it likes.
+    // The histogram has three digits, so the delay may look slightly shorter. A busy machine adds to it.
     assert!(latency["min_us"].as_f64() >= Some(59_940.0), "{latency}");
     assert!(latency["p50_us"].as_f64() < Some(1_000_000.0), "{latency}");
 }
@@ -100,7 +100,7 @@ fn a_stall_shows_in_the_latency_of_an_open_loop() {
     assert!(latency["p90_us"].as_f64() >= Some(500_000.0), "{latency}");
 }
 
-/// What a run that cannot be made says.
+/// Returns the error of a run that cannot be made.
 fn cannot(address: SocketAddr, name: &str, arguments: &str) -> String {
     let (output, figures) = loadgen(address, name, arguments);
     assert_eq!((output.status.code(), figures), (Some(2), Value::Null));
@@ -108,7 +108,7 @@ fn cannot(address: SocketAddr, name: &str, arguments: &str) -> String {
 }
 
 #[test]
-fn errors_say_what_to_do() {
+fn errors_name_the_way_out() {
     let unused =
         TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
     let refused = cannot(unused, "refused", "echo -c 3");

@@ -1,9 +1,13 @@
-//! Runs of the program against small servers: one that does everything right, and those that do one thing wrong.
+//! Runs of the program against small servers: a correct one, and servers with one fault.
 
 mod compare;
 mod compression;
+mod ends;
 mod faults;
+mod hints;
 mod processes;
 mod reconnect;
 mod scenarios;
 mod server;
+mod tls;
+mod urls;

@@ -1,11 +1,11 @@
-//! The program as a process among others: helpers when descriptors are short, and signals.
+//! Helper processes when descriptors are short, and signals.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command};
 
 use crate::server::{Fault, Mode, PROGRAM, finish, prepare, serve};
 
-/// The descriptor limit is one from which the program keeps back 500 for other things than connections.
+/// Runs the program with a limit of 550 descriptors, of which it reserves 500 for other things than connections.
 fn with_few_descriptors() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 550; exec \"$0\" \"$@\"", PROGRAM]);
@@ -13,7 +13,7 @@ fn with_few_descriptors() -> Command {
 }
 
 #[test]
-fn helpers_share_the_connections_and_check_as_one() {
+fn helper_processes_share_the_connections_and_their_results_add_up() {
     let broadcast = "broadcast -c 120 --publishers 4 --rate 40 --duration 500ms --quiet";
     let address = serve(Mode::Relay, Fault::None);
     let (output, figures) = finish("helpers", prepare(with_few_descriptors(), address, "helpers", broadcast));
@@ -29,7 +29,7 @@ fn helpers_share_the_connections_and_check_as_one() {
     assert_eq!(figures["messages"]["duplicated"], 120);
 }
 
-/// Reads the program's plain progress lines until one has `word`.
+/// Reads progress lines until one contains `word`.
 fn wait_for(run: &mut Child, word: &str) {
     let lines = BufReader::new(run.stderr.take().expect("it is a pipe")).lines();
     let found = lines.map_while(Result::ok).any(|line| line.contains(word));

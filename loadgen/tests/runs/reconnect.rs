@@ -1,4 +1,4 @@
-//! A crowd that is closed, and comes back.
+//! Connections that are closed and return.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
@@ -10,24 +10,24 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::server::{PROGRAM, finish, loadgen, prepare};
 
-/// Starts a server that closes its first `crowd` clients with `code` when all of them are there, and drops the next
+/// Starts a server that closes its first `clients` clients with `code` when all of them are there, and drops the next
 /// `refused` ones.
-fn serve(crowd: usize, code: CloseCode, refused: usize) -> SocketAddr {
+fn serve(clients: usize, code: CloseCode, refused: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
         let mut sockets = Vec::new();
         for (index, stream) in listener.incoming().flatten().enumerate() {
-            if (crowd..crowd + refused).contains(&index) {
+            if (clients..clients + refused).contains(&index) {
                 continue;
             }
             let Ok(socket) = tungstenite::accept(stream) else { continue };
             sockets.push(socket);
-            if index + 1 < crowd {
+            if index + 1 < clients {
                 continue;
             }
             for mut socket in sockets.drain(..) {
-                if index + 1 == crowd {
+                if index + 1 == clients {
                     let _ = socket.close(Some(CloseFrame { code, reason: "".into() }));
                 }
                 thread::spawn(move || while !matches!(socket.read(), Err(_) | Ok(Message::Binary(_))) {});
@@ -38,7 +38,7 @@ fn serve(crowd: usize, code: CloseCode, refused: usize) -> SocketAddr {
 }
 
 #[test]
-fn who_was_closed_comes_back_however_often_that_fails() {
+fn closed_connections_return_after_failed_attempts() {
     let arguments = "reconnect -c 6 --threads 2 --first-delay 10ms --most-delay 100ms --duration 30s";
     let (output, figures) = loadgen(serve(6, CloseCode::Away, 4), "reconnect", arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -56,7 +56,7 @@ fn who_was_closed_comes_back_however_often_that_fails() {
 }
 
 #[test]
-fn an_end_that_is_no_farewell_is_a_fault() {
+fn an_end_that_is_not_a_shutdown_is_a_fault() {
     let arguments = "reconnect -c 3 --threads 1 --first-delay 10ms --duration 30s";
     let (output, figures) = loadgen(serve(3, CloseCode::Error, 0), "expelled", arguments);
     assert_eq!(output.status.code(), Some(1), "{figures}");
@@ -65,7 +65,7 @@ fn an_end_that_is_no_farewell_is_a_fault() {
 }
 
 #[test]
-fn they_come_back_to_another_server() {
+fn closed_connections_return_to_another_server() {
     let (first, second) = (serve(4, CloseCode::Away, 0), serve(0, CloseCode::Away, 0));
     let arguments = format!("reconnect -c 4 --first-delay 10ms --duration 30s --then ws://{second}/");
     let run = prepare(Command::new(PROGRAM), first, "moved", &arguments);

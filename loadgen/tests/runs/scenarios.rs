@@ -1,4 +1,4 @@
-//! Every scenario against a server that does everything right.
+//! Every scenario against a correct server.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ fn passes(mode: Mode, name: &str, arguments: &str) -> Value {
 }
 
 #[test]
-fn echo_closed_loop() {
+fn echo_passes_in_a_closed_loop() {
     let figures = passes(Mode::Echo, "closed", "echo -c 5 --threads 2 --pipeline 3 --duration 300ms");
     assert_eq!(figures["messages"]["sent"], figures["messages"]["received"]);
     assert!(figures["messages"]["received"].as_u64() >= Some(15));
 }
 
 #[test]
-fn echo_open_loop() {
+fn echo_passes_in_an_open_loop() {
     let figures = passes(Mode::Echo, "open", "echo -c 5 --threads 2 --rate 200 --duration 500ms --size 300");
     assert_eq!(figures["messages"]["sent"], 100);
     assert_eq!(figures["latency"]["count"], 100);
 }
 
 #[test]
-fn broadcast() {
+fn broadcast_passes() {
     let figures = passes(
         Mode::Relay,
         "broadcast",
@@ -44,7 +44,7 @@ fn broadcast() {
 }
 
 #[test]
-fn a_chat_is_understood_when_it_is_said_to_be_one() {
+fn a_chat_is_understood_with_the_option_chat() {
     let arguments = "broadcast -c 12 --publishers 11 --rate 60 --duration 500ms";
     let figures = passes(Mode::Chat, "chat", &format!("{arguments} --chat"));
     assert_eq!((&figures["messages"]["sent"], &figures["messages"]["received"]), (&30.into(), &360.into()));
@@ -54,7 +54,7 @@ fn a_chat_is_understood_when_it_is_said_to_be_one() {
 }
 
 #[test]
-fn storm() {
+fn storm_passes() {
     let figures = passes(Mode::Relay, "storm", "storm -c 6 --threads 3 --duration 300ms");
     let (sent, received) = (&figures["messages"]["sent"], &figures["messages"]["received"]);
     assert_eq!(sent.as_u64().map(|sent| sent * 6), received.as_u64());
@@ -62,7 +62,7 @@ fn storm() {
 }
 
 #[test]
-fn idle() {
+fn idle_passes() {
     let figures = passes(Mode::Relay, "idle", "idle -c 20 --duration 200ms");
     assert_eq!(figures["messages"]["received"], 20);
     assert_eq!(figures["latency"]["count"], 20);
@@ -70,7 +70,7 @@ fn idle() {
 }
 
 #[test]
-fn connect() {
+fn connect_passes() {
     let figures = passes(Mode::Echo, "connect", "connect -c 8 --threads 2 --rate 100 --duration 300ms");
     assert_eq!(figures["messages"]["sent"], figures["messages"]["received"]);
     assert_eq!(figures["connections"]["opened"], figures["messages"]["received"]);
@@ -78,7 +78,7 @@ fn connect() {
 }
 
 #[test]
-fn a_storm_that_is_slow_counts_what_it_got_done() {
+fn a_slow_storm_counts_the_part_of_its_round() {
     // A round of three messages takes 900 ms at least.
     let slow = serve(Mode::Relay, Fault::Delay(Duration::from_millis(300)));
     let arguments = "storm -c 3 --size 20 --duration 100ms --drain 0";

@@ -1,4 +1,4 @@
-//! A small WebSocket server for one test, with one fault of choice, and a way to run the generator on it.
+//! A small WebSocket server for tests, with one fault of choice, and functions that run the generator.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,46 +11,46 @@ use std::time::Duration;
 use serde_json::Value;
 use tungstenite::Message;
 
-/// Whom the server sends a message to.
+/// The receivers of a message.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Mode {
     /// Its sender.
     Echo,
-    /// Everybody.
+    /// All clients.
     Relay,
-    /// Everybody, with its sender's name in front and a notice before it.
+    /// All clients, with the sender's name before the message and a notice before that.
     Chat,
 }
 
-/// What the server does wrong.
+/// A fault of the server.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
     None,
-    /// The seventh message is not sent.
+    /// The seventh message is dropped.
     Drop,
     /// The seventh message is sent twice.
     Duplicate,
     /// The seventh message is sent after the eighth.
     Reorder,
-    /// One byte of the seventh message is another.
+    /// One byte of the seventh message is altered.
     Corrupt,
     /// The seventh message is sent in a binary frame.
     Binary,
-    /// Each message is sent so much later.
+    /// Each message is delayed by this time.
     Delay(Duration),
-    /// Before the seventh message nothing is done for so long.
+    /// The server stops for this time before the seventh message.
     Stall(Duration),
     /// The sender of the seventh message is closed instead.
     Close,
 }
 
-enum Event {
+enum RoomEvent {
     Joined(usize, TcpStream),
-    Said(usize, String),
+    Message(usize, String),
     Left(usize),
 }
 
-/// Starts a server that lives until the test process ends.
+/// Starts a server that runs until the test process ends.
 pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
@@ -58,56 +58,56 @@ pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
     address
 }
 
-/// As [`serve`], where `listener` listens.
+/// Starts a server on `listener`.
 pub(crate) fn serve_on(listener: TcpListener, mode: Mode, fault: Fault) {
     let (events, room) = channel();
     thread::spawn(move || {
         for (client, stream) in listener.incoming().flatten().enumerate() {
             let events = events.clone();
-            thread::spawn(move || attend(client, stream, &events));
+            thread::spawn(move || serve_client(client, stream, &events));
         }
     });
-    thread::spawn(move || keep_room(mode, fault, &room));
+    thread::spawn(move || run_room(mode, fault, &room));
 }
 
-/// Reads from one client until it leaves. What it says after joining is in the order of its saying.
-fn attend(client: usize, stream: TcpStream, events: &Sender<Event>) {
+/// Reads from one client until it leaves.
+fn serve_client(client: usize, stream: TcpStream, events: &Sender<RoomEvent>) {
     stream.set_nodelay(true).expect("it is a TCP socket");
     let writer = stream.try_clone().expect("descriptors are left");
-    // A client that is told that it is in the room shall be in it, so it joins before it reads the answer.
-    if events.send(Event::Joined(client, writer)).is_err() {
+    // A client that has its answer must be in the room, so it joins before the server reads the request.
+    if events.send(RoomEvent::Joined(client, writer)).is_err() {
         return;
     }
     if let Ok(mut socket) = tungstenite::accept(stream) {
         while let Ok(message) = socket.read() {
             if let Message::Text(text) = message {
-                let _ = events.send(Event::Said(client, text.to_string()));
+                let _ = events.send(RoomEvent::Message(client, text.to_string()));
             }
         }
         let _ = socket.flush();
     }
-    let _ = events.send(Event::Left(client));
+    let _ = events.send(RoomEvent::Left(client));
 }
 
-fn keep_room(mode: Mode, fault: Fault, events: &Receiver<Event>) {
+fn run_room(mode: Mode, fault: Fault, events: &Receiver<RoomEvent>) {
     let mut members: Vec<(usize, TcpStream)> = Vec::new();
     let mut held: Option<(usize, String)> = None;
-    let mut said = 0;
+    let mut count = 0;
     for event in events {
         match event {
-            Event::Joined(client, stream) => members.push((client, stream)),
-            Event::Left(client) => members.retain(|(member, _)| *member != client),
-            Event::Said(client, text) => {
-                said += 1;
+            RoomEvent::Joined(client, stream) => members.push((client, stream)),
+            RoomEvent::Left(client) => members.retain(|(member, _)| *member != client),
+            RoomEvent::Message(client, text) => {
+                count += 1;
                 if let Fault::Delay(delay) = fault {
                     thread::sleep(delay);
                 }
-                let seventh = said == 7;
-                let mut say = |opcode, client, text: &str| {
+                let seventh = count == 7;
+                let mut send = |opcode, client, text: &str| {
                     for (member, stream) in &mut members {
                         if mode == Mode::Chat {
                             let line = format!("User #{client} (1): {text}");
-                            let _ = stream.write_all(&frame(1, b"* somebody: is about to speak"));
+                            let _ = stream.write_all(&frame(1, b"* somebody: is typing"));
                             let _ = stream.write_all(&frame(opcode, line.as_bytes()));
                         } else if mode == Mode::Relay || *member == client {
                             let _ = stream.write_all(&frame(opcode, text.as_bytes()));
@@ -116,37 +116,37 @@ fn keep_room(mode: Mode, fault: Fault, events: &Receiver<Event>) {
                 };
                 match fault {
                     Fault::Drop if seventh => continue,
-                    Fault::Duplicate if seventh => say(1, client, &text),
+                    Fault::Duplicate if seventh => send(1, client, &text),
                     Fault::Reorder if seventh => {
                         held = Some((client, text));
                         continue;
                     }
                     Fault::Corrupt if seventh => {
                         let last = if text.ends_with('x') { "y" } else { "x" };
-                        say(1, client, &format!("{}{last}", &text[..text.len() - 1]));
+                        send(1, client, &format!("{}{last}", &text[..text.len() - 1]));
                         continue;
                     }
                     Fault::Binary if seventh => {
-                        say(2, client, &text);
+                        send(2, client, &text);
                         continue;
                     }
                     Fault::Stall(time) if seventh => thread::sleep(time),
                     Fault::Close if seventh => {
-                        say(8, client, "lagged");
+                        send(8, client, "lagged");
                         continue;
                     }
                     _ => {}
                 }
-                say(1, client, &text);
+                send(1, client, &text);
                 if let Some((client, text)) = held.take() {
-                    say(1, client, &text);
+                    send(1, client, &text);
                 }
             }
         }
     }
 }
 
-/// A server's frame; a close frame has the code 1013 before `payload`.
+/// Encodes a server's frame. A close frame gets the code 1013 before `payload`.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let code = if opcode == 8 { &1013u16.to_be_bytes()[..] } else { &[] };
     let payload = [code, payload].concat();
@@ -161,7 +161,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Runs `loadgen` with `arguments` and no warm-up; gives its output and what it wrote as JSON.
+/// Runs `loadgen` with `arguments`, by default without warm-up. Returns its output and its JSON file.
 pub(crate) fn loadgen(address: SocketAddr, name: &str, arguments: &str) -> (Output, Value) {
     finish(name, prepare(Command::new(PROGRAM), address, name, arguments))
 }
@@ -169,10 +169,21 @@ pub(crate) fn loadgen(address: SocketAddr, name: &str, arguments: &str) -> (Outp
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_loadgen");
 
-/// Adds the arguments to `command`, with its output and its JSON file to be read by [`finish`].
+/// Runs `loadgen` with `url` and `arguments`. Returns its output and its JSON file.
+pub(crate) fn run(url: &str, name: &str, arguments: &str) -> (Output, Value) {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments.split_whitespace()).args(["--url", url, "--json"]).arg(json_path(name));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    finish(name, child.expect("the program can be started"))
+}
+
+/// Starts `command` with `arguments` and pipes. [`finish`] reads its output and its JSON file.
 pub(crate) fn prepare(mut command: Command, address: SocketAddr, name: &str, arguments: &str) -> Child {
     command.args(arguments.split_whitespace());
-    command.args(["--url", &format!("ws://{address}/room/bench"), "--warmup", "0", "--json"]);
+    if !arguments.contains("--warmup") {
+        command.args(["--warmup", "0"]);
+    }
+    command.args(["--url", &format!("ws://{address}/room/bench"), "--json"]);
     command.arg(json_path(name)).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("the program can be started")
 }
