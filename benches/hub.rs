@@ -1,17 +1,16 @@
-//! What the hub costs: appending to a room's log, gathering what a reader is owed, and the bookkeeping of a
-//! fan-out, all before a backend that takes everything at once and sends nothing.
+//! Costs of the hub: appending to a room's log, finding a reader's pending messages, and the bookkeeping of a fan-out.
+//! The backend takes every send at once and sends nothing.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use uproar::hub::{Hub, Kind, Message, Options, Outbound, Request};
-use uproar::protocol::frame::encode_header;
+use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Outbound, Request};
 
-/// A message of chat.
+/// The payload of a chat message.
 const PAYLOAD: [u8; 64] = [b'a'; 64];
 
-/// Messages that are appended before they are read.
+/// Number of messages that are appended before they are read.
 const BATCH: u64 = 64;
 
 fn main() {
@@ -26,57 +25,58 @@ fn main() {
     criterion.final_summary();
 }
 
-/// One message into the log of a room with a member: from an application on the room's home shard (`publish`:
-/// batched, taken out, ordered), as its home shard (`order`: the header is encoded), and on another shard
-/// (`deliver`: the frame is there already). Nothing is sent meanwhile; the log is emptied off the clock.
+/// One message into the logs of a room with a member: from an application on the room's home shard (`publish`: batched,
+/// taken out, ordered), as its home shard (`order`: encodes the header), and from a shard to the room's home and back
+/// (`remote`: batched, ordered, batched, delivered). Nothing is sent meanwhile; the logs are emptied off the clock.
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append");
-    for len in [16, 64, 1 << 10] {
+    for len in [16, 64, 1 << 10, 16 << 10] {
         let payload = vec![b'a'; len];
         group.throughput(Throughput::ElementsAndBytes { elements: BATCH, bytes: BATCH * len as u64 });
 
-        let (mut bench, message) = (Bench::new(0, 1, 1), Message::new(Kind::Text, &payload));
+        let (mut bench, message) = (Bench::new(1), Message::new(Kind::Text, &payload));
         let room = bench.room.clone();
         group.bench_function(BenchmarkId::new("publish", len), |bencher| {
             bencher.iter_custom(|rounds| {
                 bench.time(rounds, |hub| {
                     (0..BATCH).for_each(|_| hub.publish(black_box(&room), black_box(message)));
-                    take_requests(hub);
+                    bring_requests(hub, 0, None);
                 })
             });
         });
         group.bench_function(BenchmarkId::new("order", len), |bencher| {
             bencher.iter_custom(|rounds| {
                 bench.time(rounds, |hub| {
-                    (0..BATCH).for_each(|_| hub.order(black_box(&room), black_box(message)));
+                    (0..BATCH).for_each(|_| hub.order(black_box(&room), None, black_box(message)));
                 })
             });
         });
 
-        let header = encode_header(Kind::Text.opcode(), true, false, len);
-        let frame = [header.as_bytes(), &payload].concat();
-        let (mut bench, mut number) = (Bench::new(1, 2, 1), 0);
-        let room = bench.room.clone();
-        group.bench_function(BenchmarkId::new("deliver", len), |bencher| {
+        let (mut home, mut other) = (Bench::on(0, 2, 1), Bench::on(1, 2, 1));
+        bring_mail(&mut other.hub, &mut home.hub);
+        group.bench_function(BenchmarkId::new("remote", len), |bencher| {
             bencher.iter_custom(|rounds| {
-                bench.time(rounds, |hub| {
-                    for _ in 0..BATCH {
-                        hub.deliver(black_box(&room), number, black_box(&frame));
-                        number += 1;
-                    }
-                })
+                let mut elapsed = Duration::ZERO;
+                for _ in 0..rounds {
+                    let start = Instant::now();
+                    (0..BATCH).for_each(|_| other.hub.publish_from(0, black_box(message)));
+                    bring_mail(&mut other.hub, &mut home.hub);
+                    elapsed += start.elapsed();
+                    assert_eq!((home.send_all(), other.send_all()), (BATCH, BATCH));
+                }
+                elapsed
             });
         });
     }
     group.finish();
 }
 
-/// What one reader is owed after so many messages came: found, handed out and taken. It is the same for one
-/// message and for many, but for the chunks that they lie in.
+/// One reader's pending messages: found, handed out and taken. The cost depends on the number of chunks, not of
+/// messages.
 fn gather(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gather");
     for messages in [1, BATCH, 1_024] {
-        let mut bench = Bench::new(0, 1, 1);
+        let mut bench = Bench::new(1);
         group.throughput(Throughput::Elements(messages));
         group.bench_function(BenchmarkId::from_parameter(messages), |bencher| {
             bencher.iter_custom(|rounds| {
@@ -95,11 +95,11 @@ fn gather(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One message to all members, none of which has a send under way; per member.
+/// One message to members without a send in flight; per member.
 fn fan_out(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan-out");
     for members in [1, 1_000, 20_000] {
-        let mut bench = Bench::new(0, 1, members);
+        let mut bench = Bench::new(members);
         group.throughput(Throughput::Elements(members.into()));
         group.bench_function(BenchmarkId::new("idle members", members), |bencher| {
             bencher.iter(|| {
@@ -111,30 +111,30 @@ fn fan_out(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Messages that come while every member has a send under way: the pass walks over all of them in vain, and
-/// each completion asks for what has gathered; per member and message.
+/// Messages that come while every member has a send in flight: the pass visits all of them in vain, and each completion
+/// asks for the pending messages; per member and message.
 fn fan_out_busy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan-out");
     let members = 1_000;
     for messages in [1, 16] {
-        let mut bench = Bench::new(0, 1, members);
+        let mut bench = Bench::new(members);
         bench.order(messages);
         bench.poll();
         group.throughput(Throughput::Elements(messages * u64::from(members)));
         group.bench_function(BenchmarkId::new("busy members, messages", messages), |bencher| {
             bencher.iter(|| {
                 bench.order(messages);
-                assert_eq!(bench.poll(), 0, "all are busy");
+                assert_eq!(bench.poll(), 0, "every member is busy");
                 bench.complete();
-                // What lies in the next chunk comes with the next completion.
-                assert!(bench.poll() >= u64::from(members), "everybody gets something");
+                // The messages of the next chunk follow with the next completion.
+                assert!(bench.poll() >= u64::from(members), "every member gets something");
             });
         });
     }
     group.finish();
 }
 
-/// A hub with one room, and a backend that holds what it was handed until it says that all was sent.
+/// A hub with one room, and a backend that holds its sends until [`Bench::complete`].
 struct Bench {
     hub: Hub,
     room: String,
@@ -142,9 +142,14 @@ struct Bench {
 }
 
 impl Bench {
-    /// Shard `shard` of `shards`, with so many members in a room whose home is shard 0.
-    fn new(shard: u16, shards: u16, members: u32) -> Self {
-        let mut hub = Hub::new(Options {
+    /// A server of one shard, with `members` members in the room.
+    fn new(members: u32) -> Self {
+        Self::on(0, 1, members)
+    }
+
+    /// Shard `shard` of `shards`, with `members` members in a room whose home is shard 0.
+    fn on(shard: u16, shards: u16, members: u32) -> Self {
+        let mut hub = Hub::new(HubOptions {
             shard,
             shards,
             lag_window: 1 << 20,
@@ -160,16 +165,13 @@ impl Bench {
             hub.open(slot);
             hub.join(slot, &room, 0);
         }
-        if shard != 0 {
-            hub.snapshot(&room, 0, std::iter::empty());
-        }
         let mut bench = Self { hub, room, in_flight: Vec::with_capacity(members as usize) };
-        // Newcomers are looked at once.
+        // The hub checks each new member once.
         assert_eq!(bench.send_all(), 0);
         bench
     }
 
-    /// The time that `rounds` calls of `run` take; after each, all that is owed is sent off the clock.
+    /// Measures `rounds` calls of `run`. After each, sends the pending messages off the clock.
     fn time(&mut self, rounds: u64, mut run: impl FnMut(&mut Hub)) -> Duration {
         let mut elapsed = Duration::ZERO;
         for _ in 0..rounds {
@@ -183,10 +185,10 @@ impl Bench {
 
     fn order(&mut self, messages: u64) {
         let message = Message::new(Kind::Text, &PAYLOAD);
-        (0..messages).for_each(|_| self.hub.order(black_box(&self.room), black_box(message)));
+        (0..messages).for_each(|_| self.hub.order(black_box(&self.room), None, black_box(message)));
     }
 
-    /// Takes all that can be handed out, and counts the messages in it.
+    /// Takes every send that the hub hands out, and counts the messages in them.
     fn poll(&mut self) -> u64 {
         let mut messages = 0;
         while let Some(outbound) = self.hub.poll_send(&mut usize::MAX.clone()) {
@@ -196,7 +198,7 @@ impl Bench {
         messages
     }
 
-    /// Says that all was sent.
+    /// Completes all sends in flight.
     fn complete(&mut self) {
         for Outbound { slot, span, .. } in self.in_flight.drain(..) {
             drop(black_box(span));
@@ -204,7 +206,7 @@ impl Bench {
         }
     }
 
-    /// Sends until nothing is owed, and counts the messages.
+    /// Sends until nothing is pending, and counts the messages.
     fn send_all(&mut self) -> u64 {
         let mut messages = 0;
         while self.hub.has_more() {
@@ -215,16 +217,29 @@ impl Bench {
     }
 }
 
-/// Brings the hub's requests to itself, as the shard loop does.
-fn take_requests(hub: &mut Hub) {
-    let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
-    batch.drain(|request, bytes| match request {
-        Request::Publish { name_len, kind, .. } => {
-            let (name, payload) = bytes.split_at(name_len);
-            hub.order(str::from_utf8(name).expect("a room's name"), Message::new(kind, payload));
-        }
-        other => panic!("only messages were published, not {other:?}"),
+/// Brings everything that two shards, of which `home` is shard 0, have for each other to its destination.
+fn bring_mail(other: &mut Hub, home: &mut Hub) {
+    bring_requests(other, 1, Some(home));
+    let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
+    batch.drain(|delivery, _, frame| match delivery {
+        Delivery::Snapshot { room, home, first, .. } => other.snapshot(room, home, first, std::iter::empty()),
+        Delivery::Frame { room, number, .. } => other.deliver(room, number, frame),
+        Delivery::Note(_) => panic!("the bench has no notes"),
     });
-    // The shard keeps the batch's memory for the next turn.
+    home.outgoing(1).deliveries = batch;
+}
+
+/// Brings the requests of `hub`, which is shard `from`, to shard 0: to `home`, or to itself.
+fn bring_requests(hub: &mut Hub, from: u16, mut home: Option<&mut Hub>) {
+    let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
+    batch.drain(|request, name, payload| {
+        let home = home.as_deref_mut().unwrap_or(&mut *hub);
+        match request {
+            Request::Publish { room, kind, .. } => home.order(name, room, Message::new(kind, payload)),
+            Request::Subscribe { subscriber, .. } => home.subscribe(from, name, subscriber),
+            other => panic!("the bench makes no {other:?}"),
+        }
+    });
+    // The shard keeps the memory of the batch for the next turn.
     hub.outgoing(0).requests = batch;
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use uproar::hub::{Hub, Message, Options, Request, Slot};
+use uproar::hub::{Hub, HubOptions, Message, Request, Slot};
 use uproar::protocol::frame::encode_header;
 use uproar::protocol::{Event, Kind, Protocol, Reader};
 
@@ -59,7 +59,7 @@ impl Clients {
     /// Nobody is connected yet.
     #[expect(clippy::new_without_default, reason = "made once a run")]
     pub fn new() -> Self {
-        let hub = Hub::new(Options {
+        let hub = Hub::new(HubOptions {
             shard: 0,
             shards: 1,
             lag_window: LAG_WINDOW,
@@ -187,19 +187,17 @@ impl Clients {
             if own.requests.is_empty() {
                 return;
             }
-            own.requests.drain(|request, bytes| self.take_request(request, bytes));
+            own.requests.drain(|request, room, payload| self.take_request(request, room, payload));
         }
     }
 
-    fn take_request(&mut self, request: Request, bytes: &[u8]) {
+    fn take_request(&mut self, request: Request, name: &str, payload: &[u8]) {
         match request {
             Request::Subscribe { .. } | Request::Unsubscribe { .. } => {
                 unreachable!("a home shard subscribes to nothing")
             }
-            Request::Publish { name_len, kind, .. } => {
-                let (name, payload) = bytes.split_at(name_len);
-                let name = std::str::from_utf8(name).expect("a name of ours");
-                self.hub.order(name, Message::new(kind, payload));
+            Request::Publish { room, kind, .. } => {
+                self.hub.order(name, room, Message::new(kind, payload));
                 let header = encode_header(kind.opcode(), true, false, payload.len());
                 let frame = [header.as_bytes(), payload].concat();
                 for client in self.clients.iter_mut().flatten() {

@@ -209,13 +209,13 @@ impl<'a> Context<'a> {
 
     /// Sends a small note to the application instance of `shard`, whose [`App::on_ask`] may answer it.
     pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
-        self.hub.outgoing(shard).requests.note(Box::new(note));
+        self.hub.outgoing(shard).requests.note(Box::new(note), 0);
     }
 
     /// Answers a note: calls [`App::on_tell`] of the instance of `shard`. Handlers of that kind should ask
     /// nothing in turn but what a client's request makes necessary, since answers are always taken, however
     /// busy a shard is.
     pub fn tell<N: Any + Send>(&mut self, shard: u16, note: N) {
-        self.hub.outgoing(shard).deliveries.note(Box::new(note));
+        self.hub.outgoing(shard).deliveries.note(Box::new(note), 0);
     }
 }

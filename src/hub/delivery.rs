@@ -1,16 +1,21 @@
-//! The hub's sends: who gets what next.
+//! The hub's sends: which client gets which bytes next.
 
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
-use super::{
-    BUSY_TURNS, CROWD, Compression, GATHER_TURNS, Hub, Lagged, Options, Outbound, Own, SLICE, SPARE_OUTBOXES,
-    Span,
-};
+use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
 use crate::protocol::frame::frames;
 
+/// Number of members from which a room waits for more messages while they come. A send to each of them takes long
+/// enough for that to pay.
+const BATCHING_MIN_MEMBERS: usize = 64;
+/// Number of turns that such a room waits at most.
+const BATCHING_MAX_TURNS: u32 = 16;
+/// Number of turns for which more messages are expected after several came in one turn.
+const BUSY_TURNS: u32 = 32;
+
 impl Hub {
-    /// The next bytes to send, or `None` when there is none or `budget`, the number of clients to look at, is
-    /// used up. Each client gets nothing further until [`Hub::sent`].
+    /// Returns the next bytes to send. `None` when there are none, or when `budget`, the number of clients to check, is
+    /// used up. The client gets nothing more until [`Hub::sent`].
     pub fn poll_send(&mut self, budget: &mut usize) -> Option<Outbound> {
         while *budget > 0 {
             *budget -= 1;
@@ -21,14 +26,13 @@ impl Hub {
                 }
                 continue;
             }
-            if self.gathered > 0 {
+            if self.batched_turns > 0 {
                 return None;
             }
-            let (id, serial) = *self.passes.front()?;
-            if self.rooms.get(id).is_none_or(|room| room.serial != serial) {
+            let Some(id) = self.rooms.resolve(*self.passes.front()?) else {
                 self.next_pass();
                 continue;
-            }
+            };
             if self.slice == 0 {
                 self.slice = SLICE;
                 self.passes.rotate_left(1);
@@ -46,65 +50,67 @@ impl Hub {
         None
     }
 
-    /// To be called once a turn, before [`Hub::poll_send`]. While several messages come in every turn, a room with many
-    /// members waits for a few turns, so that each member gets them with one send.
-    pub fn gather(&mut self) {
-        let came = std::mem::take(&mut self.came);
-        let room = self.passes.front().and_then(|(id, _)| self.rooms.get(*id));
-        let is_crowd = room.is_some_and(|room| room.members.len() >= CROWD);
-        let goes_on = came > 1 && is_crowd && self.gathered < GATHER_TURNS;
-        self.gathered = if goes_on { self.gathered + 1 } else { 0 };
-        self.busy_turns = if came > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
+    /// Decides whether rooms wait before they send. While several messages come in every turn, a room with many members
+    /// waits for some turns, so that each member gets them in one send. Call it once a turn, before
+    /// [`Hub::poll_send`].
+    pub fn update_batching(&mut self) {
+        let new_messages = std::mem::take(&mut self.new_messages);
+        let room = self.passes.front().and_then(|key| self.rooms.resolve(*key)).map(|id| &self.rooms[id]);
+        let has_many = room.is_some_and(|room| room.members.len() >= BATCHING_MIN_MEMBERS);
+        let waits = new_messages > 1 && has_many && self.batched_turns < BATCHING_MAX_TURNS;
+        self.batched_turns = if waits { self.batched_turns + 1 } else { 0 };
+        self.busy_turns = if new_messages > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
     }
 
-    /// Whether several messages came in one of the last turns, so that further ones are likely.
+    /// Whether several messages came in one of the last turns, so that more are expected.
     pub fn is_busy(&self) -> bool {
         self.busy_turns > 0
     }
 
-    /// Whether [`Hub::poll_send`] stopped for its budget alone.
+    /// Whether there is more to send in a later turn.
     pub fn has_more(&self) -> bool {
         !self.ready.is_empty() || !self.passes.is_empty()
     }
 
-    /// The backend took all of the client's last [`Outbound`]. True when nothing more is owed for now.
+    /// Completes the client's send in flight. Returns whether nothing is pending for the client.
     pub fn sent(&mut self, slot: Slot) -> bool {
         let client = &mut self.clients[slot as usize];
         client.sending = false;
         if let Some(mut drained) = client.outbox.take_if(|outbox| outbox.len() == 0)
             && drained.reset(&mut self.spare_chunks)
-            && self.spare.len() < SPARE_OUTBOXES
+            && self.spare_outboxes.len() < SPARE_OUTBOXES
         {
-            self.spare.push(drained);
+            self.spare_outboxes.push(drained);
         }
         !self.serve_again(slot)
     }
 
-    /// Sees to it that a client gets what has gathered for it, if anything has. What the end of a room's log owes it
-    /// comes with the room's pass where there is one: served at once, each message would take a send to those who were
-    /// served first.
+    /// Queues the client if something is pending for it, and returns whether something is. Messages in a room's last
+    /// chunk wait for the room's pass where there is one: sent at once, each would take a send of its own to the
+    /// clients that were served first.
     fn serve_again(&mut self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
-        let mut is_owed = at_once;
-        for seat in &client.seats {
-            let room = &mut self.rooms[seat.room];
-            if room.is_current(&room.members[seat.index as usize]) {
+        let mut has_pending = at_once;
+        for membership in &client.memberships {
+            let room = &mut self.rooms[membership.room];
+            let member = &room.members[membership.index as usize];
+            if room.is_current(member) {
                 continue;
             }
-            let can_gather = room.queued && room.is_nearly_current(&room.members[seat.index as usize]);
-            room.revisit |= can_gather;
-            at_once |= !can_gather;
-            is_owed = true;
+            let can_wait = room.queued && room.is_nearly_current(member);
+            room.revisit |= can_wait;
+            at_once |= !can_wait;
+            has_pending = true;
         }
         if at_once {
-            self.look_at(slot);
+            self.queue_client(slot);
         }
-        is_owed
+        has_pending
     }
 
-    /// The next client that lagged. It has missed messages and goes on with the newest ones, if nothing is done.
-    /// What it is sent next is taken to tell it so.
+    /// Returns the next client that lagged. It missed messages and continues with the newest ones unless the caller
+    /// closes it. The next message to that client is taken to say so.
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
         while let Some((number, lagged)) = self.lagged.pop_front() {
             if self.clients[lagged.slot as usize].number == number {
@@ -115,34 +121,34 @@ impl Hub {
         None
     }
 
-    /// Whether one of the client's own rooms asks publishers to wait.
+    /// Whether a room of the client makes publishers wait.
     pub fn is_saturated_for(&self, slot: Slot) -> bool {
-        self.saturated > 0
-            && self.clients[slot as usize].seats.iter().any(|seat| self.rooms[seat.room].saturated)
+        let mut memberships = self.clients[slot as usize].memberships.iter();
+        self.saturated > 0 && memberships.any(|membership| self.rooms[membership.room].saturated)
     }
 
-    /// Whether publishers should wait, since a room's members have not been offered what is there already.
+    /// Whether a room makes publishers wait, because its members were not offered all of its messages yet.
     pub fn is_saturated(&self) -> bool {
         self.saturated > 0
     }
 }
 
 impl Hub {
-    pub(super) fn next_pass(&mut self) {
+    fn next_pass(&mut self) {
         self.passes.pop_front();
         self.slice = SLICE;
     }
 
-    pub(super) fn finish_pass(&mut self, id: RoomId) {
+    fn finish_pass(&mut self, id: RoomId) {
         self.next_pass();
-        let Options { lag_window, history, mut history_bytes, .. } = self.options;
+        let HubOptions { lag_window, history, mut history_bytes, .. } = self.options;
         if self.has_too_much_history() {
             history_bytes = 0;
         }
         let room = &mut self.rooms[id];
         room.queued = room.finish_pass(lag_window, history, history_bytes);
         if room.queued {
-            self.passes.push_back((id, room.serial));
+            self.passes.push_back(room.key);
         }
         if room.saturated && !room.is_saturated(lag_window) {
             room.saturated = false;
@@ -154,8 +160,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// What this client is owed next: its own first, then its rooms in turn.
-    pub(super) fn next_for(&mut self, slot: Slot) -> Option<Outbound> {
+    /// Starts the client's next send: from its outbox first, then from its rooms in turn.
+    fn next_for(&mut self, slot: Slot) -> Option<Outbound> {
         let client = &mut self.clients[slot as usize];
         if client.sending {
             return None;
@@ -167,10 +173,10 @@ impl Hub {
                 false => self.hand_over(slot, span, count),
             });
         }
-        for _ in 0..client.seats.len() {
-            let seat = client.seats[0];
-            client.seats.rotate_left(1);
-            match self.rooms[seat.room].take(seat.index as usize) {
+        for _ in 0..client.memberships.len() {
+            let membership = client.memberships[0];
+            client.memberships.rotate_left(1);
+            match self.rooms[membership.room].take(membership.index as usize) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
                 Visit::Lagged(slot, missed) => {
                     self.lagged.push_back((client.number, Lagged { slot, missed }));
@@ -181,11 +187,11 @@ impl Hub {
         None
     }
 
-    /// Sends frames, in the form that was agreed with the client.
-    pub(super) fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
-        let span = match self.clients[slot as usize].compression {
-            Compression::Own => self.pack_for(slot, span),
-            Compression::Plain | Compression::Shared => span,
+    /// Starts a send of frames, in the client's encoding.
+    fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
+        let span = match self.clients[slot as usize].encoding {
+            Encoding::Dedicated => self.compress_for(slot, span),
+            Encoding::Plain | Encoding::Shared => span,
         };
         self.hand_over(slot, span, messages)
     }
@@ -193,31 +199,32 @@ impl Hub {
     fn hand_over(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
         let client = &mut self.clients[slot as usize];
         client.sending = true;
-        let is_last = client.finished && !self.is_owed(slot);
+        let is_last = client.finished && !self.has_pending(slot);
         Outbound { slot, span, messages, is_last }
     }
 
-    /// Compresses frames for one client as they leave, since each may refer to what left before it.
-    fn pack_for(&mut self, slot: Slot, span: Span) -> Span {
-        let Some(Own { window, takeover }) = self.own.get_mut(&slot) else { return span };
-        let mut packed = Vec::with_capacity(span.len());
+    /// Compresses frames for one client when they leave, because each may refer to what left before it.
+    fn compress_for(&mut self, slot: Slot, span: Span) -> Span {
+        let Some(Dedicated { window, takeover }) = self.dedicated.get_mut(&slot) else { return span };
+        let mut compressed = Vec::with_capacity(span.len());
         for frame in frames(span.bytes()) {
-            packed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
+            compressed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
         }
-        if packed.len() == span.len() { span } else { Span::copy_of(&packed) }
+        if compressed.len() == span.len() { span } else { Span::copy_of(&compressed) }
     }
 
-    pub(super) fn is_owed(&self, slot: Slot) -> bool {
+    /// Whether the outbox or a room has something that was not handed out to the client yet.
+    pub(super) fn has_pending(&self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0)
-            || client.seats.iter().any(|seat| {
-                let room = &self.rooms[seat.room];
-                !room.is_current(&room.members[seat.index as usize])
+            || client.memberships.iter().any(|membership| {
+                let room = &self.rooms[membership.room];
+                !room.is_current(&room.members[membership.index as usize])
             })
     }
 
-    /// Has the client looked at by the next [`Hub::poll_send`].
-    pub(super) fn look_at(&mut self, slot: Slot) {
+    /// Queues the client for the next [`Hub::poll_send`].
+    pub(super) fn queue_client(&mut self, slot: Slot) {
         let client = &mut self.clients[slot as usize];
         if !client.queued && !client.sending {
             client.queued = true;

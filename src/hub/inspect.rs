@@ -4,12 +4,12 @@ use super::log::Log;
 use super::*;
 
 impl Hub {
-    /// Number of clients that exist or have an outbox, a seat or a send, and of compression windows.
+    /// Number of clients that exist or have an outbox, a membership or a send, and of compression windows.
     pub(crate) fn occupied(&self) -> usize {
         let is_used = |client: &&Client| {
-            client.number > 0 || client.outbox.is_some() || !client.seats.is_empty() || client.sending
+            client.number > 0 || client.outbox.is_some() || !client.memberships.is_empty() || client.sending
         };
-        self.clients.iter().filter(is_used).count() + self.own.len()
+        self.clients.iter().filter(is_used).count() + self.dedicated.len()
     }
 
     /// Believes that no send is in flight.
@@ -29,11 +29,16 @@ impl Hub {
     pub(crate) fn misnumber_compressed_logs(&mut self) {
         for room in self.rooms.iter_mut().filter(|room| room.home.is_none() && room.live) {
             let head = room.log.head();
-            if let Some(packed) = &mut room.packed
-                && packed.first() == head
+            if let Some(compressed) = &mut room.compressed
+                && compressed.first() == head
             {
-                *packed = Log::starting_at(0);
+                *compressed = Log::starting_at(0);
             }
         }
+    }
+
+    /// Gives the next room the key of an earlier one, if it gets that one's index.
+    pub(crate) fn reuse_keys(&mut self) {
+        self.rooms.forget_serials();
     }
 }

@@ -1,40 +1,41 @@
-//! The broadcast log: encoded frames of one room, numbered, with readers at any position.
+//! A room's log: numbered encoded frames, with readers at any position.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::chunk::{Chunk, Span};
 
-/// Capacity of a log's first chunk; each further one doubles up to `MAX_CHUNK`, so that a quiet room stays
-/// small and a busy one is sent in large pieces.
+/// Capacity of a log's first chunk, in bytes.
 const MIN_CHUNK: usize = 1 << 10;
+/// Largest capacity of a chunk for more than one frame, in bytes. Each chunk is twice as large as the one before, so
+/// that a quiet room stays small and a busy one is sent in large pieces.
 const MAX_CHUNK: usize = 64 << 10;
 
-/// An append-only sequence of frames. The frame numbered `n` is the room's `n`-th message; old chunks are
-/// dropped from the front, new frames are appended at [`Log::head`]. No frame straddles two chunks, so every
-/// span ends on a frame boundary.
+/// An append-only sequence of frames. Frame `n` is the room's message number `n`. New frames are appended at
+/// [`Log::head`], old chunks are dropped at the front. No frame straddles two chunks, so every span ends at the end of
+/// a frame.
 #[derive(Debug)]
 pub(crate) struct Log {
     chunks: VecDeque<Piece>,
     /// Number of the next frame.
     head: u64,
-    /// Bytes ever appended: the position of the next frame.
+    /// Position of the next frame: the number of bytes ever appended.
     end: u64,
-    /// Messages below this are not wanted any more; at least all that was dropped.
+    /// Number of the oldest frame that is still wanted. Its chunk and all later ones are there.
     floor: u64,
-    /// Bytes of memory that the pieces hold.
+    /// Memory of the pieces, in bytes.
     memory: usize,
 }
 
-/// A chunk of the log and where its frames end.
+/// A chunk of the log, with the ends of its frames.
 #[derive(Debug)]
 struct Piece {
     chunk: Rc<Chunk>,
-    /// Number of its first frame.
+    /// Number of the first frame.
     first: u64,
-    /// Position of its first byte.
+    /// Position of the first byte in the log.
     start: u64,
-    /// Offset within the chunk of the end of each frame.
+    /// Offsets in the chunk at which the frames end.
     ends: Vec<u32>,
 }
 
@@ -60,17 +61,17 @@ impl Piece {
 }
 
 impl Log {
-    /// An empty log whose first frame will have the number `head`.
+    /// Returns an empty log whose first frame will have the number `head`.
     pub(crate) fn starting_at(head: u64) -> Self {
         Self { chunks: VecDeque::new(), head, end: 0, floor: head, memory: 0 }
     }
 
-    /// Number of the next frame to be appended.
+    /// Number of the next frame.
     pub(crate) fn head(&self) -> u64 {
         self.head
     }
 
-    /// Position after the last byte, counted from the log's beginning.
+    /// Position after the last byte.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
@@ -80,7 +81,7 @@ impl Log {
         self.floor
     }
 
-    /// Bytes of memory held for frames.
+    /// Memory of the log, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
@@ -100,11 +101,11 @@ impl Log {
         self.end += len as u64;
     }
 
-    /// Makes the last chunk one with `len` spare bytes.
+    /// Makes sure that the last chunk has `len` spare bytes.
     fn make_room(&mut self, len: usize) {
         let mut capacity = MIN_CHUNK;
         if let Some(last) = self.chunks.back_mut() {
-            // A chunk made for one large frame goes, so that a busy room does not hold it for ever.
+            // A chunk made for one large frame is not used again, or a busy room would keep it for ever.
             let usable = (len..=MAX_CHUNK).contains(&last.chunk.capacity());
             let consumed = self.floor == self.head && usable;
             if let Some(chunk) = Rc::get_mut(&mut last.chunk).filter(|_| consumed) {
@@ -124,9 +125,8 @@ impl Log {
         self.chunks.push_back(Piece { chunk, first: self.head, start: self.end, ends: Vec::new() });
     }
 
-    /// The frames from number `from` on that lie in one chunk, and the number of the frame after them.
-    ///
-    /// `None` when there is none, or when `from` was dropped already (see [`Log::first`]).
+    /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after them.
+    /// `None` when there is no such frame, or when it was trimmed (see [`Log::first`]).
     pub(crate) fn span(&self, from: u64) -> Option<(Span, u64)> {
         if from < self.floor || from >= self.head {
             return None;
@@ -135,12 +135,12 @@ impl Log {
         Some((Span::new(&piece.chunk, piece.offset(from), piece.chunk.len()), piece.next()))
     }
 
-    /// Number of the first frame of the chunk that is appended to.
+    /// Number of the first frame in the last chunk.
     pub(crate) fn last_chunk(&self) -> u64 {
         self.chunks.back().map_or(self.head, |piece| piece.first)
     }
 
-    /// The frames `first()..head()` one by one, each with its bytes.
+    /// The frames from number `from`, or from the oldest one, up to the head.
     pub(crate) fn frames(&self, from: u64) -> impl Iterator<Item = &[u8]> {
         (from.max(self.floor)..self.head).map(|number| {
             let piece = self.piece(number);
@@ -148,12 +148,12 @@ impl Log {
         })
     }
 
-    /// The newest frame, if there is one.
+    /// The newest frame.
     pub(crate) fn last(&self) -> Option<&[u8]> {
         self.frames(self.head.saturating_sub(1)).next()
     }
 
-    /// The piece that holds the frame `number`, which exists.
+    /// The piece with the frame `number`, which must exist.
     fn piece(&self, number: u64) -> &Piece {
         let last = self.chunks.len() - 1;
         if self.chunks[last].first <= number {
@@ -162,7 +162,7 @@ impl Log {
         &self.chunks[self.chunks.partition_point(|piece| piece.next() <= number)]
     }
 
-    /// Number of the oldest of the last `count` frames that together have at most `bytes` bytes.
+    /// Number of the oldest of the last `count` frames, or of fewer frames with at most `bytes` bytes in all.
     pub(crate) fn tail(&self, count: u64, bytes: usize) -> u64 {
         let mut from = self.head;
         let oldest = self.floor.max(self.head.saturating_sub(count));
@@ -179,22 +179,22 @@ impl Log {
         from
     }
 
-    /// Says that nobody will read frames below `number` again.
+    /// Drops the frames below `number`, which nobody will read again.
     pub(crate) fn trim(&mut self, number: u64) {
         self.floor = self.floor.max(number.min(self.head));
-        // The last chunk stays for what comes next, until `release`.
+        // The last chunk stays for the next frame, until `release`.
         while self.chunks.len() > 1 && self.chunks[0].next() <= self.floor {
             self.memory -= self.chunks.pop_front().map_or(0, |piece| piece.memory());
         }
     }
 
-    /// Number of the first frame of the oldest chunk that ends less than `window` bytes before `position`.
+    /// Number of the first frame in the oldest chunk that ends less than `window` bytes before `position`.
     pub(crate) fn window_start(&self, position: u64, window: u64) -> u64 {
         let inside = self.chunks.iter().find(|piece| piece.end() + window > position);
         inside.map_or(self.head, |piece| piece.first)
     }
 
-    /// Gives the memory of a log back in which nothing is wanted any more.
+    /// Frees the memory of the log if no frame is wanted any more.
     pub(crate) fn release(&mut self) {
         if self.floor == self.head {
             self.chunks = VecDeque::new();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn any_reader_position_sees_the_frames_from_there_on() {
+    fn a_reader_sees_all_frames_from_its_position_on() {
         let mut log = Log::starting_at(7);
         let frames: Vec<Vec<u8>> = (0..500_u16).map(|n| vec![n as u8; 1 + usize::from(n % 90)]).collect();
         for frame in &frames {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_larger_than_a_chunk_gets_its_own_and_is_sent_whole() {
+    fn a_frame_larger_than_a_chunk_gets_a_chunk_of_its_own() {
         let mut log = Log::starting_at(0);
         log.append(&[b"small"]);
         log.append(&[&[9; MAX_CHUNK * 3]]);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_obeys_both_bounds() {
+    fn the_tail_obeys_both_limits() {
         let mut log = Log::starting_at(0);
         for _ in 0..100 {
             log.append(&[&[1; 100]]);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn its_memory_is_that_of_its_pieces() {
+    fn the_memory_is_the_sum_of_the_pieces() {
         let mut log = Log::starting_at(0);
         for n in 0..2_000_usize {
             log.append(&[&vec![1; n * 37 % 3_000]]);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_being_sent_is_not_used_again() {
+    fn a_chunk_in_flight_is_not_used_again() {
         let mut log = Log::starting_at(0);
         log.append(&[b"old"]);
         let (in_flight, _) = log.span(0).expect("there");
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_keeps_at_least_its_bytes() {
+    fn the_window_keeps_at_least_its_number_of_bytes() {
         let mut log = Log::starting_at(0);
         for _ in 0..10_000 {
             log.append(&[&[1; 100]]);

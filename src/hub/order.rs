@@ -1,22 +1,26 @@
-//! The hub's rooms: their order, their copies on other shards, and how they come and go.
+//! The order of a room's messages, its copies on other shards, and the end of rooms.
 
 use super::log::Log;
-use super::rooms::RoomId;
-use super::{Hub, Message, home_of, rooms, with_frame};
+use super::room::{Home, Subscriber};
+use super::rooms::{self, RoomId, RoomKey};
+use super::{Hub, Message, with_frame};
 
 impl Hub {
-    /// As the home shard, gives a message its place in the room's order and brings it on its way to all members.
-    pub fn order(&mut self, room: &str, message: Message<'_>) {
-        debug_assert_eq!(self.home_of(room), self.options.shard, "only the home shard orders {room}");
-        if self.options.history == 0 && self.rooms.find(room).is_none() {
-            return;
-        }
-        let id = self.find_or_make(room);
+    /// As the home shard, gives a message its place in the room's order and forwards it to all members. `key` is the
+    /// home's key of the room where the publisher knows it.
+    pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) {
+        let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
+        let id = match known {
+            Some(id) => id,
+            // Nobody is there, and nothing is kept.
+            None if self.options.history == 0 => return,
+            None => self.make_room(room),
+        };
+        debug_assert_eq!((&*self.rooms[id].name, self.rooms[id].home_shard), (room, self.options.shard));
         with_frame(message, |parts| {
             let number = self.rooms[id].log.head();
-            let subscribers = self.rooms[id].home.iter().flat_map(|home| &home.subscribers);
-            for &shard in subscribers {
-                self.outgoing[shard as usize].deliveries.frame(room, number, parts);
+            for subscriber in self.rooms[id].home.iter().flat_map(|home| &home.subscribers) {
+                self.outgoing[subscriber.shard as usize].deliveries.frame(subscriber.room, number, parts);
             }
             self.rooms[id].append(parts, &mut self.deflater);
         });
@@ -24,15 +28,19 @@ impl Hub {
     }
 
     /// As the home shard, answers `shard` with the room's history and sends it every message from now on.
-    pub fn subscribe(&mut self, shard: u16, room: &str) {
+    /// `subscriber` is the key of the room on that shard.
+    pub fn subscribe(&mut self, shard: u16, room: &str, subscriber: RoomKey) {
         let id = self.find_or_make(room);
         let known = &mut self.rooms[id];
         let first = known.log.tail(self.options.history.into(), self.options.history_bytes);
-        self.outgoing[shard as usize].deliveries.snapshot(room, first, known.log.frames(first));
-        let home = known.home.get_or_insert_default();
-        if !home.subscribers.contains(&shard) {
-            home.subscribers.push(shard);
-        }
+        let keys = (subscriber, known.key);
+        self.outgoing[shard as usize].deliveries.snapshot(keys, first, known.log.frames(first));
+        let subscribers = &mut known.home.get_or_insert_default().subscribers;
+        debug_assert!(
+            subscribers.iter().all(|other| other.shard != shard),
+            "a subscription ends before the next"
+        );
+        subscribers.push(Subscriber { shard, room: subscriber });
         self.weigh(id);
     }
 
@@ -40,20 +48,27 @@ impl Hub {
     pub fn unsubscribe(&mut self, shard: u16, room: &str) {
         if let Some(id) = self.rooms.find(room) {
             if let Some(home) = &mut self.rooms[id].home {
-                home.subscribers.retain(|other| *other != shard);
+                home.subscribers.retain(|other| other.shard != shard);
             }
             self.maybe_forget(id);
         }
     }
 
-    /// Takes the answer to a subscription: the kept frames, the first of which is message `first`.
-    pub fn snapshot<'a>(&mut self, room: &str, first: u64, frames: impl Iterator<Item = &'a [u8]>) {
-        let Some(id) = self.rooms.find(room).filter(|id| !self.rooms[*id].live) else { return };
+    /// Takes the answer to a subscription: the kept frames, the first of which is message `first`, and the key of the
+    /// room on its home shard.
+    pub fn snapshot<'a>(
+        &mut self,
+        room: RoomKey,
+        home: RoomKey,
+        first: u64,
+        frames: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let id = self.rooms.resolve(room).expect("a room stays until its snapshot comes");
         let mut log = Log::starting_at(first);
         for frame in frames {
             log.append(&[frame]);
         }
-        self.rooms[id].start(log, self.options.history_bytes);
+        self.rooms[id].start(log, home, self.options.history_bytes);
         if self.rooms[id].members.is_empty() {
             return self.maybe_forget(id);
         }
@@ -61,21 +76,23 @@ impl Hub {
     }
 
     /// Takes message `number` of a room, encoded, from its home shard.
-    pub fn deliver(&mut self, room: &str, number: u64, frame: &[u8]) {
-        // Before the snapshot come messages of a subscription that ended; the snapshot has them.
-        let Some(id) = self.rooms.find(room).filter(|id| self.rooms[*id].live) else { return };
+    pub fn deliver(&mut self, room: RoomKey, number: u64, frame: &[u8]) {
+        // The room may be gone while the end of its subscription is on its way.
+        let Some(id) = self.rooms.resolve(room) else { return };
         let known = &mut self.rooms[id];
-        assert_eq!(number, known.log.head(), "messages of {room} come in order and without a hole");
+        let is_next = known.live && number == known.log.head();
+        assert!(is_next, "message {number} of {} came after {}", known.name, known.log.head());
         known.append(&[frame], &mut self.deflater);
         self.appended(id);
     }
 
-    /// Passes the time in: rooms that nobody uses give their memory back, and go when their time has come.
+    /// Advances the time: unused rooms free their memory, and rooms without members are forgotten when their history
+    /// expires.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         while let Some(due) = self.rooms.timers.expired(now_ms) {
-            for (id, serial) in due {
-                if self.rooms.get(id).is_some_and(|room| room.serial == serial) {
+            for key in due {
+                if let Some(id) = self.rooms.resolve(key) {
                     self.rooms[id].timed = false;
                     self.rest(id);
                 }
@@ -83,7 +100,7 @@ impl Hub {
         }
     }
 
-    /// When [`Hub::tick`] has something to do again.
+    /// The time at which [`Hub::tick`] has something to do.
     pub fn next_tick_ms(&self) -> Option<u64> {
         self.rooms.timers.next_due_ms()
     }
@@ -91,26 +108,29 @@ impl Hub {
 
 impl Hub {
     pub(super) fn find_or_make(&mut self, room: &str) -> RoomId {
-        if let Some(id) = self.rooms.find(room) {
-            return id;
-        }
+        self.rooms.find(room).unwrap_or_else(|| self.make_room(room))
+    }
+
+    /// Makes a room that does not exist, and subscribes to it when its home is another shard.
+    fn make_room(&mut self, room: &str) -> RoomId {
         let home = self.home_of(room);
-        if home != self.options.shard {
-            self.outgoing[home as usize].requests.subscribe(room);
-        }
-        let id = self.rooms.insert(room, home == self.options.shard);
+        let is_home = home == self.options.shard;
+        let id = self.rooms.insert(room, home, is_home.then(Home::default));
         self.rooms[id].used_ms = self.now_ms;
+        if !is_home {
+            self.outgoing[home as usize].requests.subscribe(room, self.rooms[id].key);
+        }
         id
     }
 
-    /// Something was appended to the room's log.
-    pub(super) fn appended(&mut self, id: RoomId) {
+    /// Queues the room for a pass, after something was appended to its log.
+    fn appended(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         room.used_ms = self.now_ms;
-        self.came += 1;
+        self.new_messages += 1;
         if !room.queued {
             room.queued = true;
-            self.passes.push_back((id, room.serial));
+            self.passes.push_back(room.key);
         }
         if !room.saturated && room.is_saturated(self.options.lag_window) {
             room.saturated = true;
@@ -119,8 +139,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// A room without members is kept only at home, and only for its history; or elsewhere until its snapshot
-    /// comes, so that no later subscription takes it for its own.
+    /// Forgets a room without members, unless its home keeps a history. On another shard than the home a room stays
+    /// until its snapshot comes, so that clients who come and go in between cause one snapshot and not many.
     pub(super) fn maybe_forget(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         if !room.members.is_empty() || !room.live {
@@ -137,12 +157,11 @@ impl Hub {
             }
             return;
         }
-        let home = home_of(&room.name, self.options.shards);
-        self.outgoing[home as usize].requests.unsubscribe(&room.name);
+        self.outgoing[room.home_shard as usize].requests.unsubscribe(&room.name);
         self.forget(id);
     }
 
-    pub(super) fn forget(&mut self, id: RoomId) {
+    fn forget(&mut self, id: RoomId) {
         let room = self.rooms.remove(id);
         self.saturated -= usize::from(room.saturated);
     }
@@ -151,8 +170,8 @@ impl Hub {
         self.rooms.set_timer(id, self.now_ms, self.options.history_ms);
     }
 
-    /// A room's timer fired: it may have been idle for long enough to rest, or to go.
-    pub(super) fn rest(&mut self, id: RoomId) {
+    /// Handles a room's timer: the room may have been unused for long enough to free its memory, or to go.
+    fn rest(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         let idle_ms = self.now_ms.saturating_sub(room.used_ms);
         if room.is_abandoned() && idle_ms >= self.options.history_ms {
@@ -167,8 +186,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// Counts what a room's log holds. When all of them hold too much, rooms give up their histories: those that
-    /// nobody is in go, and then others lose what newcomers would see, always the least recently used first.
+    /// Updates a room's weight. While all rooms together weigh too much, histories are dropped, the least recently used
+    /// first: rooms without members are forgotten before others lose what they keep for newcomers.
     pub(super) fn weigh(&mut self, id: RoomId) {
         if self.options.history == 0 || self.options.history_memory == 0 {
             return;

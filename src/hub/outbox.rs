@@ -1,99 +1,56 @@
-//! What is owed to one client alone.
+//! The frames that wait for one client alone.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::spare_chunks::SpareChunks;
 use crate::chunk::{Chunk, Span};
 
-/// Smallest chunk that private frames are gathered in.
+/// Smallest chunk of an outbox, in bytes.
 const MIN_CHUNK: usize = 256;
-/// Each further one doubles up to this, so that many answers leave in large pieces.
+/// Largest chunk, in bytes: each chunk is twice as large as the one before, so that many answers leave in few sends.
 const MAX_CHUNK: usize = 256 << 10;
-/// Largest one that an empty outbox keeps for its next owner.
-const KEPT_CHUNK: usize = 4 << 10;
-/// Most parcels that it keeps the memory of.
+/// Largest chunk that an empty outbox keeps for its next client, in bytes.
+pub(super) const KEPT_CHUNK: usize = 4 << 10;
+/// Number of parcels that an empty outbox keeps memory for.
 const KEPT_PARCELS: usize = 16;
 
-/// Bytes of larger ones that are kept for whoever needs one next: giving them back and getting them anew costs a page
-/// fault for every 4 KiB.
-const SPARE_BYTES: usize = 4 << 20;
-/// Most chunks that are kept.
-const SPARE_CHUNKS: usize = 128;
-/// How much larger than what is needed a chunk that was kept may be.
-const SPARE_EXCESS: usize = 4;
-
-/// Large chunks that nobody uses now.
-#[derive(Debug, Default)]
-pub(crate) struct Spares {
-    /// The oldest first.
-    chunks: VecDeque<Rc<Chunk>>,
-    /// Bytes of all.
-    bytes: usize,
-}
-
-impl Spares {
-    /// An empty chunk with at least that capacity.
-    fn take(&mut self, capacity: usize) -> Rc<Chunk> {
-        let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
-        let has_none = *range.end() <= KEPT_CHUNK;
-        let is_fit = |chunk: &Rc<Chunk>| range.contains(&chunk.capacity());
-        let found = if has_none { None } else { self.chunks.iter().rposition(is_fit) };
-        let Some(chunk) = found.and_then(|at| self.chunks.swap_remove_back(at)) else {
-            return Chunk::with_capacity(capacity);
-        };
-        self.bytes -= chunk.capacity();
-        chunk
-    }
-
-    /// Keeps a chunk instead of the oldest ones, unless it is small, in use, or too much by itself.
-    fn give(&mut self, mut chunk: Rc<Chunk>) {
-        let capacity = chunk.capacity();
-        let is_wanted = capacity > KEPT_CHUNK && capacity <= SPARE_BYTES;
-        let Some(own) = Rc::get_mut(&mut chunk).filter(|_| is_wanted) else { return };
-        own.clear();
-        while self.bytes + capacity > SPARE_BYTES || self.chunks.len() == SPARE_CHUNKS {
-            self.bytes -= self.chunks.pop_front().map_or(0, |oldest| oldest.capacity());
-        }
-        self.bytes += capacity;
-        self.chunks.push_back(chunk);
-    }
-}
-
-/// What is sent to one client.
+/// The kind of bytes in an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Message,
-    /// A frame that is no message.
+    /// A control frame.
     Control,
-    /// HTTP.
+    /// An HTTP response.
     Response,
 }
 
-/// A log with one reader: made when there is something to say, gone when it is drained. It holds frames made
-/// for this client, and what is left of rooms that the client has left.
+/// A log with one reader, made when something is to be sent and dropped when it is drained. It holds frames for this
+/// client alone, and messages of rooms that the client has left.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     parcels: VecDeque<Parcel>,
-    /// Where the next private bytes go.
+    /// The chunk that private frames are appended to.
     tail: Option<Rc<Chunk>>,
+    /// Bytes not handed out yet.
     len: usize,
-    /// Dropped messages of which the next parcel tells.
+    /// Number of dropped messages that the next parcel will report to the client.
     telling: u64,
-    /// When it was made, or last handed something out.
+    /// Time at which the outbox was made or last handed something out, in milliseconds.
     pub(crate) moved_ms: u64,
 }
 
-/// Bytes that are handed out together, and what they hold.
+/// Bytes that are handed out together, with counts of the messages in them.
 #[derive(Debug)]
 struct Parcel {
     span: Span,
-    /// Whether these are frames; an HTTP response is none.
+    /// Whether the bytes are frames. An HTTP response is not.
     framed: bool,
-    /// Messages of rooms.
+    /// Number of messages of rooms.
     of_rooms: u64,
-    /// Messages made for this client; control frames are none.
+    /// Number of messages for this client alone, without control frames.
     own: u64,
-    /// Dropped messages of which this tells.
+    /// Number of dropped messages that a notice in these bytes reports.
     told: u64,
 }
 
@@ -103,8 +60,8 @@ impl Outbox {
         self.len
     }
 
-    /// Appends bytes given in parts, which stay together in one span.
-    pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content, spares: &mut Spares) {
+    /// Appends bytes given in parts. They stay together in one span.
+    pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content, spares: &mut SpareChunks) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let tail = match self.tail.take() {
             Some(tail) if tail.spare() >= len => tail,
@@ -121,9 +78,9 @@ impl Outbox {
         self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });
     }
 
-    /// A chunk for `len` more bytes, after the last one is full. What waits in that moves along while it is little, since
-    /// what lies in one chunk leaves with one send.
-    fn next_chunk(&mut self, full: Option<Rc<Chunk>>, len: usize, spares: &mut Spares) -> Rc<Chunk> {
+    /// Returns a chunk for `len` more bytes. Moves the waiting bytes of the full chunk to it while they are few,
+    /// because bytes in one chunk leave in one send.
+    fn next_chunk(&mut self, full: Option<Rc<Chunk>>, len: usize, spares: &mut SpareChunks) -> Rc<Chunk> {
         let Some(full) = full else { return spares.take(len.max(MIN_CHUNK)) };
         let capacity = (full.capacity() * 2).min(MAX_CHUNK);
         let waiting = self.parcels.back_mut().map(|last| &mut last.span).filter(|span| span.is_in(&full));
@@ -138,7 +95,7 @@ impl Outbox {
         }
     }
 
-    /// Appends so many messages of a room, which lie in its log's chunk.
+    /// Appends messages of a room, which lie in a chunk of its log.
     pub(crate) fn push(&mut self, span: Span, messages: u64) {
         self.add(Parcel { span, framed: true, of_rooms: messages, own: 0, told: 0 });
     }
@@ -157,7 +114,7 @@ impl Outbox {
         self.parcels.push_back(parcel);
     }
 
-    /// The next bytes to send, whether they are frames, and the number of messages of rooms among them.
+    /// Takes the next bytes to send. Returns whether they are frames, and the number of messages of rooms in them.
     pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(Span, bool, u64)> {
         self.moved_ms = now_ms;
         let Parcel { span, framed, of_rooms, .. } = self.parcels.pop_front()?;
@@ -165,20 +122,20 @@ impl Outbox {
         Some((span, framed, of_rooms))
     }
 
-    /// Says that what is appended next tells the client of so many messages that it will not get.
+    /// Notes that the next bytes to be appended report `missed` dropped messages to the client.
     pub(crate) fn tell(&mut self, missed: u64) {
         self.telling += missed;
     }
 
-    /// Drops what was not handed out; returns the number of messages among it, and of those that it tells of.
+    /// Drops what was not handed out. Returns the number of dropped messages, with those that dropped notices reported.
     pub(crate) fn clear(&mut self) -> u64 {
         self.len = 0;
         let lost: u64 = self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own + parcel.told).sum();
         lost + std::mem::take(&mut self.telling)
     }
 
-    /// Makes an empty outbox whose sends are complete fit for another client; false when it is not worth it.
-    pub(crate) fn reset(&mut self, spares: &mut Spares) -> bool {
+    /// Prepares an empty outbox for another client. Returns false when it should be dropped instead.
+    pub(crate) fn reset(&mut self, spares: &mut SpareChunks) -> bool {
         debug_assert!(self.parcels.is_empty(), "only an empty outbox changes hands");
         self.parcels.shrink_to(KEPT_PARCELS);
         self.telling = 0;
@@ -199,14 +156,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbouring_frames_leave_together_and_are_counted() {
+    fn adjacent_frames_leave_together_and_are_counted() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"ab", b"c"], Content::Message, &mut Spares::default());
-        outbox.append(&[b"de"], Content::Control, &mut Spares::default());
+        outbox.append(&[b"ab", b"c"], Content::Message, &mut SpareChunks::default());
+        outbox.append(&[b"de"], Content::Control, &mut SpareChunks::default());
         assert_eq!(outbox.len(), 5);
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(pop(&mut outbox), Some((b"abcde".to_vec(), 0)));
-        outbox.append(&[b"f"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"f"], Content::Message, &mut SpareChunks::default());
         assert_eq!(pop(&mut outbox), Some((b"room".to_vec(), 3)));
         assert_eq!(pop(&mut outbox), Some((b"f".to_vec(), 0)));
         assert_eq!(pop(&mut outbox), None);
@@ -214,45 +171,45 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_counted_in_messages() {
+    fn dropped_bytes_are_counted_in_messages() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"handed out"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"handed out"], Content::Message, &mut SpareChunks::default());
         outbox.pop(0);
-        outbox.append(&[b"message"], Content::Message, &mut Spares::default());
-        outbox.append(&[b"ping"], Content::Control, &mut Spares::default());
+        outbox.append(&[b"message"], Content::Message, &mut SpareChunks::default());
+        outbox.append(&[b"ping"], Content::Control, &mut SpareChunks::default());
         outbox.push(Span::copy_of(b"room"), 3);
         assert_eq!(outbox.clear(), 4);
         assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
         outbox.tell(4);
-        outbox.append(&[b"4 messages missed"], Content::Message, &mut Spares::default());
-        assert_eq!(outbox.clear(), 5, "with those of which nobody was told, and the notice");
+        outbox.append(&[b"4 messages missed"], Content::Message, &mut SpareChunks::default());
+        assert_eq!(outbox.clear(), 5, "the unreported ones and the notice");
         outbox.tell(5);
-        outbox.append(&[b"5 messages missed"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"5 messages missed"], Content::Message, &mut SpareChunks::default());
         outbox.pop(0);
-        assert_eq!(outbox.clear(), 0, "all is told");
+        assert_eq!(outbox.clear(), 0, "all are reported");
     }
 
     #[test]
-    fn a_drained_outbox_is_used_again_only_when_nothing_reads_its_chunk() {
+    fn a_drained_outbox_is_used_again_only_when_its_chunk_is_not_in_flight() {
         let mut outbox = Outbox::default();
-        outbox.append(&[b"x"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"x"], Content::Message, &mut SpareChunks::default());
         let in_flight = outbox.pop(0);
-        assert!(!outbox.reset(&mut Spares::default()), "the chunk is still being sent");
+        assert!(!outbox.reset(&mut SpareChunks::default()), "the chunk is in flight");
         drop(in_flight);
-        outbox.append(&[b"y"], Content::Message, &mut Spares::default());
+        outbox.append(&[b"y"], Content::Message, &mut SpareChunks::default());
         drop(outbox.pop(0));
-        assert!(outbox.reset(&mut Spares::default()));
-        outbox.append(&[b"z"], Content::Message, &mut Spares::default());
+        assert!(outbox.reset(&mut SpareChunks::default()));
+        outbox.append(&[b"z"], Content::Message, &mut SpareChunks::default());
         assert_eq!(pop(&mut outbox), Some((b"z".to_vec(), 0)));
     }
 
     #[test]
-    fn an_outbox_keeps_little_memory_for_its_next_owner() {
+    fn a_drained_outbox_keeps_little_memory() {
         let mut outbox = Outbox::default();
         (0..1_000).for_each(|_| outbox.push(Span::copy_of(b"room"), 1));
-        outbox.append(&[&[0; KEPT_CHUNK + 1]], Content::Message, &mut Spares::default());
+        outbox.append(&[&[0; KEPT_CHUNK + 1]], Content::Message, &mut SpareChunks::default());
         outbox.clear();
-        assert!(!outbox.reset(&mut Spares::default()), "its chunk is too large");
+        assert!(!outbox.reset(&mut SpareChunks::default()), "the chunk is too large");
         assert!(outbox.parcels.capacity() <= 2 * KEPT_PARCELS);
     }
 
@@ -261,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn a_large_chunk_serves_the_next_who_needs_one_and_no_small_message() {
-        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+    fn a_large_chunk_is_used_again_for_large_messages_only() {
+        let (mut outbox, mut spares) = (Outbox::default(), SpareChunks::default());
         let large = [7; 100_000];
         outbox.append(&[&large], Content::Message, &mut spares);
         let first = outbox.parcels.pop_front().expect("a message").span.owners().1;
-        assert!(!outbox.reset(&mut spares), "too large to stay");
+        assert!(!outbox.reset(&mut spares), "too large to keep");
         outbox.append(&[b"small"], Content::Message, &mut spares);
         assert_ne!(outbox.parcels.pop_front().expect("a message").span.owners().1, first);
         let mut other = Outbox::default();
@@ -276,29 +233,8 @@ mod tests {
     }
 
     #[test]
-    fn few_large_chunks_are_kept_and_none_that_is_in_use() {
-        let mut spares = Spares::default();
-        let used = Chunk::with_capacity(1 << 20);
-        spares.give(Rc::clone(&used));
-        assert!(spares.chunks.is_empty(), "somebody reads it");
-        for _ in 0..10 {
-            spares.give(Chunk::with_capacity(1 << 20));
-        }
-        assert_eq!(spares.bytes, SPARE_BYTES);
-        assert_eq!(spares.take(300 << 10).capacity(), 1 << 20);
-        assert_eq!(spares.take(200 << 10).capacity(), 200 << 10, "the others are much too large");
-        for _ in 0..1000 {
-            spares.give(Chunk::with_capacity(5 << 10));
-        }
-        assert_eq!((spares.chunks.len(), spares.bytes), (SPARE_CHUNKS, SPARE_CHUNKS * (5 << 10)));
-        spares.give(Chunk::with_capacity(SPARE_BYTES));
-        assert_eq!(spares.take(SPARE_BYTES).capacity(), SPARE_BYTES, "the oldest make room");
-        assert_eq!((spares.chunks.len(), spares.bytes), (0, 0));
-    }
-
-    #[test]
-    fn many_small_frames_leave_together_whatever_chunk_they_began_in() {
-        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+    fn many_small_frames_leave_together_although_chunks_fill_up() {
+        let (mut outbox, mut spares) = (Outbox::default(), SpareChunks::default());
         outbox.append(&[&[0; 200]], Content::Message, &mut spares);
         let (sent, ..) = outbox.pop(0).expect("a message");
         let frames: Vec<[u8; 66]> = (1..100).map(|byte| [byte; 66]).collect();
@@ -307,12 +243,12 @@ mod tests {
         }
         let (span, ..) = outbox.pop(0).expect("messages");
         assert_eq!((span.bytes(), outbox.len()), (frames.concat().as_slice(), 0));
-        assert_eq!(sent.bytes(), [0; 200], "what is being sent stays where it is");
+        assert_eq!(sent.bytes(), [0; 200], "bytes in flight stay where they are");
     }
 
     #[test]
-    fn what_is_much_is_not_moved_again_and_again() {
-        let (mut outbox, mut spares) = (Outbox::default(), Spares::default());
+    fn a_large_backlog_is_not_moved_repeatedly() {
+        let (mut outbox, mut spares) = (Outbox::default(), SpareChunks::default());
         for _ in 0..40 {
             outbox.append(&[&[1; MAX_CHUNK / 8]], Content::Message, &mut spares);
         }

@@ -1,101 +1,113 @@
-//! A room as one shard knows it: its log, its local members, and the pass that brings the two together.
+//! A room as one shard knows it: its log, its local members, and the pass that sends members what they lack.
 
 use super::log::Log;
-use super::rooms::Rank;
+use super::rooms::{Rank, RoomKey};
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
-/// Index of a connection within the shard.
+/// Index of a connection within its shard.
 pub type Slot = u32;
 
-/// Cursors from here on belong to members that wait for the room's home shard to answer; the difference is the
-/// number of old messages that the member wants then.
+/// Cursors from this value on belong to members that wait for the snapshot from the room's home. The difference is the
+/// number of old messages that the member wants.
 const WAITING: u64 = u64::MAX - u32::MAX as u64;
 
-/// A member: one cursor into the log.
+/// A member of a room: a cursor into its log.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
-    /// Whether it reads the room's compressed log where there is one.
-    pub(crate) packed: bool,
-    /// Number of the next message that the member has not been sent.
+    /// Whether the member reads the room's compressed log where there is one.
+    pub(crate) compressed: bool,
+    /// Number of the next message to send to the member.
     pub(crate) cursor: u64,
 }
 
-/// A walk over all members that sends each what it has not had yet.
+/// A walk over all members that starts a send for each member that lacks messages.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
-    /// Index of the member to be visited next. Whoever stands before it has been visited.
+    /// Index of the next member to visit. All members before it have been visited.
     at: usize,
     /// The log's head when the pass began.
     head: u64,
-    /// Smallest cursor seen after its visit.
+    /// Smallest cursor of a visited member, after its visit.
     min_cursor: u64,
 }
 
-/// What the home shard of a room knows more than the others.
+/// What only the home shard of a room keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Home {
     /// The other shards that have members.
-    pub(crate) subscribers: Vec<u16>,
+    pub(crate) subscribers: Vec<Subscriber>,
 }
 
-/// What a visit found.
+/// A shard that follows a room's order.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) shard: u16,
+    /// That shard's key of the room, which addresses deliveries.
+    pub(crate) room: RoomKey,
+}
+
+/// The result of a visit to a member.
 pub(crate) enum Visit {
-    /// This member gets these bytes, which are so many messages.
+    /// Send the client these bytes. The number counts the messages in them.
     Send(Slot, Span, u64),
-    /// This member fell out of the window and missed so many messages.
+    /// The client's cursor fell out of the log. The number counts the messages that it missed.
     Lagged(Slot, u64),
-    /// Nothing to do for this member.
+    /// This member lacks nothing, or has a send in flight.
     Nothing,
-    /// The pass is over.
+    /// The pass has visited everybody.
     Over,
 }
 
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) name: Box<str>,
-    /// Tells rooms apart that had the same index one after the other.
-    pub(crate) serial: u64,
+    pub(crate) key: RoomKey,
+    pub(crate) home_shard: u16,
+    /// The home's key of the room. On another shard it comes with the snapshot.
+    pub(crate) home_key: Option<RoomKey>,
     pub(crate) log: Log,
-    /// The same messages compressed, from when the first member came that reads it until the last one is gone.
-    /// What is older it reads from the other log: a plain message is always allowed. RFC 7692 §6
-    pub(super) packed: Option<Log>,
-    /// Members that read it.
-    packed_members: usize,
+    /// The messages of `log` in compressed form, from the arrival of the first member that reads them until the last
+    /// such member is gone. Older messages it reads from `log`: RFC 7692 §6 allows plain messages at any time.
+    pub(super) compressed: Option<Log>,
+    /// Number of members that read `compressed`.
+    compressed_members: usize,
     pub(crate) members: Vec<Member>,
     /// Present on the room's home shard.
     pub(crate) home: Option<Home>,
-    /// Whether the log follows the room's order yet; on other shards than the home it waits for the snapshot.
+    /// Whether the log follows the room's order. On another shard than the home it does from the snapshot on.
     pub(crate) live: bool,
-    /// Whether the room stands in the hub's queue of passes.
+    /// Whether the hub's queue of passes has the room.
     pub(crate) queued: bool,
-    /// Whether a member waits for a pass after the one under way, even when nothing is said meanwhile.
+    /// Whether a member waits for another pass after the one in progress, even if no message comes meanwhile.
     pub(crate) revisit: bool,
     /// Whether a timer is set for the room.
     pub(crate) timed: bool,
-    /// Whether the hub counts the room among those that ask publishers to wait.
+    /// Whether the hub counts the room among those that make publishers wait.
     pub(crate) saturated: bool,
-    /// When the room was last used.
+    /// Time of the last use, in milliseconds.
     pub(crate) used_ms: u64,
     /// Bytes that the hub counts for the room.
     pub(crate) weight: usize,
-    /// Where the room stood, or stands, among those that may have to give up their history.
+    /// The room's latest rank among those that may lose their history.
     pub(crate) rank: Option<Rank>,
     pass: Option<Pass>,
-    /// Position in the log that every member has been offered.
+    /// Position in the log up to which every member was offered all messages.
     offered: u64,
 }
 
 impl Room {
-    pub(crate) fn new(name: &str, serial: u64, home: Option<Home>) -> Self {
+    pub(crate) fn new(name: &str, key: RoomKey, home_shard: u16, home: Option<Home>) -> Self {
         let live = home.is_some();
         Self {
             name: name.into(),
-            serial,
+            key,
+            home_shard,
+            home_key: live.then_some(key),
             log: Log::starting_at(0),
-            packed: None,
-            packed_members: 0,
+            compressed: None,
+            compressed_members: 0,
             members: Vec::new(),
             home,
             live,
@@ -114,46 +126,46 @@ impl Room {
     /// Appends a frame given in parts.
     pub(crate) fn append(&mut self, parts: &[&[u8]], deflater: &mut Deflater) {
         self.log.append(parts);
-        if let (Some(packed), Some(frame)) = (&mut self.packed, self.log.last()) {
-            packed.append(&[deflater.pack(frame)]);
+        if let (Some(compressed), Some(frame)) = (&mut self.compressed, self.log.last()) {
+            compressed.append(&[deflater.pack(frame)]);
         }
     }
 
-    /// Bytes of memory that the logs hold.
+    /// Memory of the logs, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.log.memory() + self.packed.as_ref().map_or(0, Log::memory)
+        self.log.memory() + self.compressed.as_ref().map_or(0, Log::memory)
     }
 
-    /// Gives the memory of the logs back in which nothing is wanted any more.
+    /// Frees the memory of the logs, if every member has read them.
     pub(crate) fn release(&mut self) {
         self.log.release();
-        if let Some(packed) = &mut self.packed {
-            packed.release();
+        if let Some(compressed) = &mut self.compressed {
+            compressed.release();
         }
     }
 
-    /// Adds a member that wants at most `history` old messages of at most `bytes` together; returns its index.
-    pub(crate) fn add(&mut self, slot: Slot, packed: bool, history: u32, bytes: usize) -> usize {
+    /// Adds a member that wants at most `history` old messages of at most `bytes` bytes in all. Returns its index.
+    pub(crate) fn add(&mut self, slot: Slot, compressed: bool, history: u32, bytes: usize) -> usize {
         let cursor = match self.live {
             true => self.log.tail(history.into(), bytes),
             false => WAITING + u64::from(history),
         };
-        // A pass under way will come to it, as it stands last.
-        self.members.push(Member { slot, packed, cursor });
-        if packed {
-            self.packed_members += 1;
+        // A pass in progress will reach the new member, because it is the last.
+        self.members.push(Member { slot, compressed, cursor });
+        if compressed {
+            self.compressed_members += 1;
             let log = &self.log;
-            self.packed.get_or_insert_with(|| Log::starting_at(log.head()));
+            self.compressed.get_or_insert_with(|| Log::starting_at(log.head()));
         }
         self.members.len() - 1
     }
 
-    /// Removes the member at `index` and keeps unvisited members unvisited. `moved` hears of every member that
-    /// stands elsewhere now.
+    /// Removes the member at `index`. Unvisited members stay unvisited. Calls `moved` for every member whose index
+    /// changes.
     pub(crate) fn remove(&mut self, index: usize, mut moved: impl FnMut(Slot, usize)) -> Member {
         let mut gap = index;
         if let Some(pass) = self.pass.as_mut().filter(|pass| index < pass.at) {
-            // The last visited member fills the gap, and an unvisited one takes its place.
+            // The last visited member fills the gap, and an unvisited member takes that one's place.
             pass.at -= 1;
             gap = pass.at;
             self.members.swap(index, gap);
@@ -162,9 +174,9 @@ impl Room {
             }
         }
         let member = self.members.swap_remove(gap);
-        if member.packed {
-            self.packed_members -= 1;
-            self.packed = self.packed.take().filter(|_| self.packed_members > 0);
+        if member.compressed {
+            self.compressed_members -= 1;
+            self.compressed = self.compressed.take().filter(|_| self.compressed_members > 0);
         }
         if let Some(last) = self.members.get(gap) {
             moved(last.slot, gap);
@@ -175,18 +187,19 @@ impl Room {
         member
     }
 
-    /// Begins to follow the room's order with the log that the home shard sent.
-    pub(crate) fn start(&mut self, log: Log, history_bytes: usize) {
+    /// Begins to follow the room's order with the log and the key that the home shard sent.
+    pub(crate) fn start(&mut self, log: Log, home_key: RoomKey, history_bytes: usize) {
         self.offered = log.end();
-        self.packed = self.packed.take().map(|_| Log::starting_at(log.head()));
+        self.compressed = self.compressed.take().map(|_| Log::starting_at(log.head()));
         self.log = log;
+        self.home_key = Some(home_key);
         self.live = true;
         for member in &mut self.members {
             member.cursor = self.log.tail(member.cursor - WAITING, history_bytes);
         }
     }
 
-    /// Whether this member has been sent all there is.
+    /// Whether the member was sent every message.
     pub(crate) fn is_current(&self, member: &Member) -> bool {
         !self.live || member.cursor == self.log.head()
     }
@@ -196,20 +209,20 @@ impl Room {
         member.cursor >= self.log.last_chunk()
     }
 
-    /// Whether so many bytes have not been offered to every member that publishers should wait.
+    /// Whether publishers should wait, because half of the lag window was not offered to every member yet.
     pub(crate) fn is_saturated(&self, lag_window: usize) -> bool {
         self.log.end() - self.offered > lag_window as u64 / 2
     }
 
-    /// What the member at `index` has not had: at most one chunk, and its cursor moves past it. Some frames may
-    /// have fallen out of the window; then the cursor jumps to the head.
+    /// Takes the next frames of one chunk for the member at `index`, and moves its cursor past them. If frames were
+    /// trimmed before the member got them, its cursor jumps to the head.
     pub(crate) fn take(&mut self, index: usize) -> Visit {
         let member = &mut self.members[index];
         if !self.live || member.cursor == self.log.head() {
             return Visit::Nothing;
         }
-        let packed = self.packed.as_ref().filter(|_| member.packed);
-        match packed.and_then(|log| log.span(member.cursor)).or_else(|| self.log.span(member.cursor)) {
+        let compressed = self.compressed.as_ref().filter(|_| member.compressed);
+        match compressed.and_then(|log| log.span(member.cursor)).or_else(|| self.log.span(member.cursor)) {
             Some((span, next)) => {
                 let count = next - member.cursor;
                 member.cursor = next;
@@ -223,8 +236,8 @@ impl Room {
         }
     }
 
-    /// Visits the next member of the pass, beginning one where none is under way. `is_sending` tells whether a
-    /// client has a send under way; such a client is passed over, as its completion asks for more.
+    /// Visits the next member of the pass, and begins a pass if there is none. Skips a client that has a send in
+    /// flight (`is_sending`), because its completion asks for more.
     pub(crate) fn visit(&mut self, is_sending: impl Fn(Slot) -> bool) -> Visit {
         let fresh = Pass { at: 0, head: self.log.head(), min_cursor: self.log.head() };
         if self.pass.is_none() {
@@ -243,42 +256,42 @@ impl Room {
         found
     }
 
-    /// Ends a pass: drops what nobody needs. True when another one is called for, by messages that came meanwhile or by
-    /// a member.
+    /// Ends a pass and trims what nobody needs from the logs. Returns whether another pass is due, because messages
+    /// came meanwhile or a member waits for it.
     pub(crate) fn finish_pass(&mut self, lag_window: usize, history: u32, history_bytes: usize) -> bool {
         let Some(pass) = self.pass.take() else { return std::mem::take(&mut self.revisit) };
         let kept = self.log.tail(history.into(), history_bytes);
-        // Only what every member has been offered can count as missed.
+        // A member can only miss what it was offered.
         let window = self.log.window_start(self.offered, lag_window as u64);
         let oldest = pass.min_cursor.min(kept).max(window.min(pass.head));
         self.log.trim(oldest);
-        if let Some(packed) = &mut self.packed {
-            // No history: a newcomer reads that from the plain log.
-            packed.trim(pass.min_cursor.max(oldest));
+        if let Some(compressed) = &mut self.compressed {
+            // Without history, which newcomers read from the plain log.
+            compressed.trim(pass.min_cursor.max(oldest));
         }
         std::mem::take(&mut self.revisit) | (self.log.head() > pass.head)
     }
 
-    /// Gives up what is kept for newcomers alone.
+    /// Trims what is kept for newcomers alone.
     pub(crate) fn drop_history(&mut self) {
-        // A pass drops what it can at its end.
+        // A pass in progress trims at its end.
         if self.live && self.pass.is_none() {
             let needed = self.members.iter().map(|member| member.cursor).min();
             let oldest = needed.unwrap_or_else(|| self.log.head());
             self.log.trim(oldest);
-            if let Some(packed) = &mut self.packed {
-                packed.trim(oldest);
+            if let Some(compressed) = &mut self.compressed {
+                compressed.trim(oldest);
             }
             self.release();
         }
     }
 
-    /// Whether nobody, here or on another shard, is a member.
+    /// Whether the room has no member, neither here nor on another shard.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.members.is_empty() && self.home.as_ref().is_none_or(|home| home.subscribers.is_empty())
     }
 
-    /// Whether the log holds nothing that a member or a newcomer may still get.
+    /// Whether the log keeps no frame for a member or a newcomer.
     pub(crate) fn is_consumed(&self) -> bool {
         self.log.first() == self.log.head()
     }

@@ -1,6 +1,7 @@
-//! All rooms of a shard, by name and by index.
+//! All rooms of a shard, by name and by key.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 use std::ops::{Index, IndexMut};
 
 use slab::Slab;
@@ -8,30 +9,64 @@ use slab::Slab;
 use super::room::{Home, Room};
 use crate::timers::Timers;
 
-/// After so long without a message a room whose log is read by nobody gives its memory back.
+/// Time without a message after which a room frees its log, in milliseconds, once every member has read it.
 pub(crate) const REST_MS: u64 = 5_000;
 
-/// What a room without members weighs beside its log: about what it takes in memory, with its name.
+/// Weight of a room without members beside its log, in bytes: about its memory, with its name.
 const ABANDONED_WEIGHT: usize = 512;
 
-/// How dear a room's history is: whether somebody is there, when it was used, and which room it is.
+/// How long a room keeps its history under memory pressure: by whether it has members, its last use, and its serial
+/// number. The smallest goes first.
 pub(crate) type Rank = (bool, u64, u64);
 
-/// Index of a room on this shard, used again when the room is gone.
+/// Index of a room on this shard. A later room may get the index of one that was forgotten.
 pub(crate) type RoomId = u32;
 
-#[derive(Debug, Default)]
+/// Names a room of one shard from its creation until it is forgotten, and no other room of that shard, ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomKey {
+    id: RoomId,
+    /// Number of the room among all that the shard has made, beginning with 1.
+    serial: NonZeroU64,
+}
+
+impl RoomKey {
+    pub(crate) fn serial(self) -> u64 {
+        self.serial.get()
+    }
+
+    /// Any key, for tests of code that only carries keys.
+    #[cfg(test)]
+    pub(crate) fn example(number: u32) -> Self {
+        Self { id: number, serial: NonZeroU64::MIN }
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct Rooms {
     slab: Slab<Box<Room>>,
     by_name: HashMap<Box<str>, RoomId>,
     /// Serial number of the next room.
-    next: u64,
-    /// Rooms that may have to give up their history, the least dear first.
+    next: NonZeroU64,
+    /// Rooms that may lose their history, the first to lose it first.
     ranks: BTreeMap<Rank, RoomId>,
-    /// Weight of all rooms.
+    /// Weight of all rooms, in bytes.
     weight: usize,
-    /// Rooms to look at later, with their serial numbers.
-    pub(crate) timers: Timers<(RoomId, u64)>,
+    /// Rooms to check later.
+    pub(crate) timers: Timers<RoomKey>,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self {
+            slab: Slab::new(),
+            by_name: HashMap::new(),
+            next: NonZeroU64::MIN,
+            ranks: BTreeMap::new(),
+            weight: 0,
+            timers: Timers::default(),
+        }
+    }
 }
 
 impl Rooms {
@@ -39,7 +74,7 @@ impl Rooms {
         self.slab.len()
     }
 
-    /// Rooms that there is memory for.
+    /// Number of rooms that memory is allocated for.
     pub(crate) fn capacity(&self) -> usize {
         self.slab.capacity().max(self.by_name.capacity())
     }
@@ -53,18 +88,28 @@ impl Rooms {
         self.slab.iter_mut().map(|(_, room)| &mut **room)
     }
 
+    /// Gives the next room the serial number of an earlier one.
+    #[cfg(test)]
+    pub(crate) fn forget_serials(&mut self) {
+        self.next = NonZeroU64::MIN;
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
         self.by_name.get(name).copied()
     }
 
-    pub(crate) fn get(&self, id: RoomId) -> Option<&Room> {
-        self.slab.get(id as usize).map(|room| &**room)
+    /// The index of a room that may have been forgotten since.
+    pub(crate) fn resolve(&self, key: RoomKey) -> Option<RoomId> {
+        self.slab.get(key.id as usize).filter(|room| room.key == key).map(|_| key.id)
     }
 
-    pub(crate) fn insert(&mut self, name: &str, is_home: bool) -> RoomId {
-        let room = Room::new(name, self.next, is_home.then(Home::default));
-        self.next += 1;
-        let id = self.slab.insert(Box::new(room)) as RoomId;
+    /// Makes a room whose home is `home_shard`. `home` is present where that is this shard.
+    pub(crate) fn insert(&mut self, name: &str, home_shard: u16, home: Option<Home>) -> RoomId {
+        let entry = self.slab.vacant_entry();
+        let id = entry.key() as RoomId;
+        let key = RoomKey { id, serial: self.next };
+        self.next = self.next.saturating_add(1);
+        entry.insert(Box::new(Room::new(name, key, home_shard, home)));
         self.by_name.insert(name.into(), id);
         id
     }
@@ -76,7 +121,7 @@ impl Rooms {
         if let Some(rank) = room.rank {
             self.ranks.remove(&rank);
         }
-        // Tried again at every halving: places can only be given up behind the last room.
+        // Tried again at every halving: the slab can only shrink down to its last room.
         let len = self.slab.len();
         if (len == 0 || len.is_power_of_two()) && len < self.capacity() / 8 {
             self.by_name.shrink_to(len * 2);
@@ -85,15 +130,15 @@ impl Rooms {
         room
     }
 
-    /// Weighs a room anew and gives it its rank.
+    /// Updates a room's weight and rank.
     pub(crate) fn weigh(&mut self, id: RoomId) {
         let room = &mut self.slab[id as usize];
         let is_abandoned = room.live && room.is_abandoned();
         let weight = room.memory() + if is_abandoned { ABANDONED_WEIGHT } else { 0 };
         self.weight = self.weight - room.weight + weight;
         room.weight = weight;
-        // In seconds, about: a busy room is not to be sorted anew for each message.
-        let rank = (!is_abandoned, room.used_ms >> 10, room.serial);
+        // In units of about a second, so that a busy room is not sorted again for each message.
+        let rank = (!is_abandoned, room.used_ms >> 10, room.key.serial());
         if room.rank != Some(rank) {
             if let Some(former) = room.rank.replace(rank) {
                 self.ranks.remove(&former);
@@ -102,18 +147,17 @@ impl Rooms {
         }
     }
 
-    /// Bytes that all rooms weigh, as far as they were weighed.
+    /// Weight of all rooms in bytes, each as of its last [`Rooms::weigh`].
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// The room that is to give up its history first. It has no rank from now on, until a message or a member
-    /// gives it another one.
+    /// Takes the room that loses its history first off the ranks. It has no rank until [`Rooms::weigh`] gives it one.
     pub(crate) fn take_least(&mut self) -> Option<RoomId> {
         self.ranks.pop_first().map(|(_, id)| id)
     }
 
-    /// Has the hub look at a room when it may rest, or, with nobody in it, when its history may go.
+    /// Sets the timer of a room that may rest later, or that nobody is in.
     pub(crate) fn set_timer(&mut self, id: RoomId, now_ms: u64, history_ms: u64) {
         let room = &mut self.slab[id as usize];
         if room.timed {
@@ -125,7 +169,7 @@ impl Rooms {
         }
         room.timed = true;
         let wait_ms = if resting { history_ms } else { REST_MS };
-        self.timers.set(now_ms.max(room.used_ms + wait_ms), (id, room.serial));
+        self.timers.set(now_ms.max(room.used_ms + wait_ms), room.key);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The hub's rules, alone and in a mesh of shards.
+//! Tests of a hub alone and of several hubs that exchange messages.
 
 mod compression;
 mod history;
@@ -15,9 +15,9 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::*;
 
-/// Options with which nobody lags: a test changes what it is about.
-fn options(shard: u16, shards: u16) -> Options {
-    Options {
+/// Options under which no client lags. A test changes the ones that it is about.
+fn options(shard: u16, shards: u16) -> HubOptions {
+    HubOptions {
         shard,
         shards,
         lag_window: 1 << 20,
@@ -39,19 +39,20 @@ fn text<'a>(parts: &'a [&'a [u8]]) -> Message<'a> {
     Message::from_parts(Kind::Text, parts)
 }
 
-/// How a client reads compressed messages: with one engine for its whole life, or each anew.
+/// Reads a client's frames, and inflates compressed ones.
 #[derive(Debug)]
-struct Ear {
+struct FrameReader {
     engine: Decompress,
+    /// Whether a message may refer to earlier ones.
     takeover: bool,
 }
 
-impl Ear {
+impl FrameReader {
     fn new(window_bits: u8, takeover: bool) -> Self {
         Self { engine: Decompress::new_with_window_bits(false, window_bits), takeover }
     }
 
-    /// The payloads of the frames that `bytes` consists of. Panics when a frame is cut off.
+    /// Returns the payloads of the frames in `bytes`. Panics when a frame is cut off.
     fn payloads(&mut self, mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while !bytes.is_empty() {
@@ -83,52 +84,48 @@ impl Ear {
 }
 
 fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
-    Ear::new(15, false).payloads(bytes)
+    FrameReader::new(15, false).payloads(bytes)
 }
 
-fn take_request(hub: &mut Hub, from: u16, request: &Request, bytes: &[u8]) {
-    let name = |len: usize| str::from_utf8(&bytes[..len]).expect("text");
+fn take_request(hub: &mut Hub, from: u16, request: &Request, room: &str, payload: &[u8]) {
     match request {
-        Request::Subscribe { name_len } => hub.subscribe(from, name(*name_len)),
-        Request::Unsubscribe { name_len } => hub.unsubscribe(from, name(*name_len)),
-        Request::Publish { name_len, kind, .. } => {
-            hub.order(name(*name_len), Message::new(*kind, &bytes[*name_len..]));
+        Request::Subscribe { subscriber, .. } => hub.subscribe(from, room, *subscriber),
+        Request::Unsubscribe { .. } => hub.unsubscribe(from, room),
+        Request::Publish { room: key, kind, .. } => {
+            hub.order(room, *key, Message::new(*kind, payload));
         }
         Request::Note(_) => panic!("no test sends notes"),
     }
 }
 
-fn take_delivery(hub: &mut Hub, delivery: &Delivery, bytes: &[u8]) {
-    let name = |len: usize| str::from_utf8(&bytes[..len]).expect("text");
+fn take_delivery(hub: &mut Hub, delivery: &Delivery, mut frames: &[u8]) {
     match delivery {
-        Delivery::Snapshot { name_len, first, frame_lens } => {
-            let mut rest = &bytes[*name_len..];
+        Delivery::Snapshot { room, home, first, frame_lens } => {
             let frames = frame_lens.iter().map(|len| {
-                let (frame, after) = rest.split_at(*len as usize);
-                rest = after;
+                let (frame, rest) = frames.split_at(*len as usize);
+                frames = rest;
                 frame
             });
-            hub.snapshot(name(*name_len), *first, frames);
+            hub.snapshot(*room, *home, *first, frames);
         }
-        Delivery::Frame { name_len, number, .. } => {
-            hub.deliver(name(*name_len), *number, &bytes[*name_len..]);
-        }
+        Delivery::Frame { room, number, .. } => hub.deliver(*room, *number, frames),
         Delivery::Note(_) => panic!("no test sends notes"),
     }
 }
 
-/// Hubs joined by mail that arrives when the test says so, and clients that read at once, unless held.
+/// Several hubs, whose messages to each other arrive when the test says so, and clients that read at once unless they
+/// are held.
 struct Mesh {
     hubs: Vec<Hub>,
-    /// What each client has received, by shard and slot.
+    /// The payloads that each client received, by shard and slot.
     received: HashMap<(u16, Slot), Vec<Vec<u8>>>,
-    /// Clients that do not read, with what is being sent to them.
+    /// Clients that do not read, with their sends in flight.
     held: HashMap<(u16, Slot), Option<Span>>,
     lagged: Vec<(u16, Lagged)>,
 }
 
 impl Mesh {
-    fn new(shards: u16, change: impl Fn(&mut Options)) -> Self {
+    fn new(shards: u16, change: impl Fn(&mut HubOptions)) -> Self {
         let hub = |shard| {
             let mut options = options(shard, shards);
             change(&mut options);
@@ -158,27 +155,26 @@ impl Mesh {
         self.hubs[shard as usize].send(slot, text(&[payload.as_bytes()]));
     }
 
-    /// Requests from `from` reach their destinations.
+    /// Brings the requests of `from` to their destinations.
     fn bring_requests(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).requests);
-            batch.drain(|request, bytes| take_request(&mut self.hubs[to], from, &request, bytes));
+            batch.drain(|request, room, payload| {
+                take_request(&mut self.hubs[to], from, &request, room, payload)
+            });
         }
     }
 
-    /// Deliveries from `from` reach their destinations.
+    /// Brings the deliveries of `from` to their destinations.
     fn bring_deliveries(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).deliveries);
-            batch.drain(|delivery, bytes| take_delivery(&mut self.hubs[to], &delivery, bytes));
+            batch.drain(|delivery, _, frames| take_delivery(&mut self.hubs[to], &delivery, frames));
         }
     }
 
     fn bring_mail(&mut self) {
-        let has_mail = |hub: &mut Hub, to| {
-            let outgoing = hub.outgoing(to);
-            !outgoing.requests.is_empty() || !outgoing.deliveries.is_empty()
-        };
+        let has_mail = |hub: &mut Hub, to| !hub.outgoing(to).is_empty();
         let shards = self.hubs.len() as u16;
         while self.hubs.iter_mut().any(|hub| (0..shards).any(|to| has_mail(hub, to))) {
             (0..shards).for_each(|from| self.bring_requests(from));
@@ -186,7 +182,7 @@ impl Mesh {
         }
     }
 
-    /// Hands out all that can be handed out, until only clients that do not read have a send under way.
+    /// Completes sends until only clients that do not read have a send in flight.
     fn send_all(&mut self) {
         for shard in 0..self.hubs.len() as u16 {
             let hub = &mut self.hubs[shard as usize];
@@ -211,12 +207,12 @@ impl Mesh {
         self.send_all();
     }
 
-    /// From now on the client does not read: its next send stays under way.
+    /// Stops the client from reading: its next send stays in flight.
     fn hold(&mut self, shard: u16, slot: Slot) {
         self.held.insert((shard, slot), None);
     }
 
-    /// The client reads again.
+    /// Lets the client read again.
     fn let_go(&mut self, shard: u16, slot: Slot) {
         if let Some(span) = self.held.remove(&(shard, slot)).expect("was held") {
             self.received.entry((shard, slot)).or_default().extend(payloads(span.bytes()));
@@ -226,14 +222,14 @@ impl Mesh {
         self.send_all();
     }
 
-    /// What the client has received since the last call.
+    /// The messages that the client received since the last call.
     fn take(&mut self, shard: u16, slot: Slot) -> Vec<String> {
         let payloads = self.received.remove(&(shard, slot)).unwrap_or_default();
         payloads.into_iter().map(|payload| String::from_utf8(payload).expect("text")).collect()
     }
 }
 
-/// Numbers from a seed (SplitMix64).
+/// A random generator with a seed (SplitMix64).
 #[derive(Debug)]
 struct Random(u64);
 

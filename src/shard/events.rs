@@ -250,7 +250,7 @@ impl<B: Backend> Shard<B> {
         connection.set_context_memory(agreement.context_memory());
         self.stats.context_bytes_reserved.add(connection.context_memory() as u64);
         match agreement.server_bits() {
-            _ if own => self.hub.compress_alone(slot, agreement.own_bits(), agreement.server_takeover),
+            _ if own => self.hub.compress_dedicated(slot, agreement.own_bits(), agreement.server_takeover),
             MAX_WINDOW_BITS => self.hub.compress(slot),
             // What is made for all needs the usual window, so a client with a smaller one is sent plain messages.
             _ => {}

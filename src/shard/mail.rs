@@ -1,34 +1,34 @@
-//! Mail: what shards tell each other, and the brakes that keep it bounded.
-
-use crate::hub::{Delivery, Message, Request};
-use crate::io::Backend;
+//! Messages between shards, and the backpressure that bounds them.
 
 use super::Shard;
 use super::connection::Pause;
+use crate::hub::{Delivery, Message, Request};
+use crate::io::Backend;
 
-/// What other shards' mailboxes have not taken yet.
+/// What the mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stuck {
     /// Whether there is anything.
     pub(super) any: bool,
-    /// Bytes of requests.
+    /// Weight of the requests, in bytes.
     requests: usize,
-    /// Bytes of deliveries.
+    /// Weight of the deliveries, in bytes.
     deliveries: usize,
 }
 
 impl<B: Backend> Shard<B> {
-    /// Whether there is mail that would be taken now.
+    /// Whether the mailbox has something that [`Shard::take_mail`] would take now.
     pub(super) fn has_mail(&self) -> bool {
         let saturated = self.hub.is_saturated();
         !saturated
             && (!self.mailbox.deliveries.is_empty() || self.takes_requests() && self.mailbox.has_mail())
     }
 
-    /// Takes what other shards, and this one, have for us, as much as there is now. While a room's members have not been offered what is
-    /// there already, mail waits: that ends by itself, as offering waits for no client. Requests wait also while
-    /// many deliveries are stuck, as they would make more of them; not while requests are, or two shards could wait
-    /// for each other.
+    /// Handles what the mailbox holds now, then this shard's own requests and deliveries.
+    ///
+    /// All mail waits while a room is saturated. That ends by itself, because offering messages waits for no client.
+    /// Requests also wait while many deliveries are stuck, because they would make more of them. They do not wait while
+    /// requests are stuck, or two shards could wait for each other.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         for _ in 0..self.mailbox.deliveries.len() {
@@ -36,7 +36,7 @@ impl<B: Backend> Shard<B> {
                 break;
             }
             let Ok(mut batch) = self.mailbox.deliveries.try_recv() else { break };
-            batch.drain(|delivery, bytes| self.take_delivery(delivery, bytes));
+            batch.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
             took = true;
         }
         for _ in 0..self.mailbox.requests.len() {
@@ -44,7 +44,7 @@ impl<B: Backend> Shard<B> {
                 break;
             }
             let Ok((from, mut batch)) = self.mailbox.requests.try_recv() else { break };
-            batch.drain(|request, bytes| self.take_request(from, request, bytes));
+            batch.drain(|request, room, payload| self.take_request(from, request, room, payload));
             took = true;
         }
         self.take_own();
@@ -55,17 +55,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// What this shard is to order or answer for itself. It comes once round, so that what it leads to waits
-    /// for the next turn.
+    /// Handles this shard's own requests and deliveries once. What they cause waits for the next turn.
     fn take_own(&mut self) {
         let own = self.settings.shard;
         let mut batch = std::mem::take(self.hub.outgoing(own));
-        batch.requests.drain(|request, bytes| self.take_request(own, request, bytes));
+        batch.requests.drain(|request, room, payload| self.take_request(own, request, room, payload));
         batch.deliveries.absorb(&mut self.hub.outgoing(own).deliveries);
-        batch.deliveries.drain(|delivery, bytes| self.take_delivery(delivery, bytes));
+        batch.deliveries.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
         let waiting = self.hub.outgoing(own);
-        if waiting.requests.is_empty() && waiting.deliveries.is_empty() {
-            // The emptied batch is as good as a new one, and has its memory.
+        if waiting.is_empty() {
+            // The emptied batches replace the new ones, to use their memory again.
             *waiting = batch;
         }
     }
@@ -74,16 +73,14 @@ impl<B: Backend> Shard<B> {
         !self.hub.is_saturated() && self.stuck.deliveries <= self.bounds.stuck_bytes
     }
 
-    fn take_request(&mut self, from: u16, request: Request, bytes: &[u8]) {
+    fn take_request(&mut self, from: u16, request: Request, room: &str, payload: &[u8]) {
         match request {
-            Request::Subscribe { .. } => self.hub.subscribe(from, text(bytes)),
-            Request::Unsubscribe { .. } => self.hub.unsubscribe(from, text(bytes)),
-            Request::Publish { name_len, kind, .. } => {
-                let (name, payload) = bytes.split_at(name_len);
-                let room = text(name);
+            Request::Subscribe { subscriber, .. } => self.hub.subscribe(from, room, subscriber),
+            Request::Unsubscribe { .. } => self.hub.unsubscribe(from, room),
+            Request::Publish { room: key, kind, .. } => {
                 if self.with_app(|app, _| app.on_publish(room, kind, payload)).unwrap_or(false) {
                     self.stats.ordered.add(1);
-                    self.hub.order(room, Message::new(kind, payload));
+                    self.hub.order(room, key, Message::new(kind, payload));
                 }
             }
             Request::Note(note) => {
@@ -92,28 +89,24 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn take_delivery(&mut self, delivery: Delivery, bytes: &[u8]) {
+    fn take_delivery(&mut self, delivery: Delivery, mut frames: &[u8]) {
         match delivery {
-            Delivery::Snapshot { name_len, first, frame_lens } => {
-                let (name, mut frames) = bytes.split_at(name_len);
+            Delivery::Snapshot { room, home, first, frame_lens } => {
                 let frames = frame_lens.iter().map(|len| {
                     let (frame, rest) = frames.split_at(*len as usize);
                     frames = rest;
                     frame
                 });
-                self.hub.snapshot(text(name), first, frames);
+                self.hub.snapshot(room, home, first, frames);
             }
-            Delivery::Frame { name_len, number, .. } => {
-                let (name, frame) = bytes.split_at(name_len);
-                self.hub.deliver(text(name), number, frame);
-            }
+            Delivery::Frame { room, number, .. } => self.hub.deliver(room, number, frames),
             Delivery::Note(note) => {
                 self.with_app(|app, context| app.on_tell(context, note));
             }
         }
     }
 
-    /// Hands the gathered mail to the other shards.
+    /// Posts the gathered batches to the other shards.
     pub(super) fn post(&mut self) {
         self.stuck = Stuck::default();
         for (shard, address) in (0_u16..).zip(&self.addresses) {
@@ -127,17 +120,18 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Whether so much waits for other shards that what a client publishes now should wait, too.
+    /// Whether so much waits for full mailboxes that clients that publish now should be paused.
     pub(super) fn is_congested(&self) -> bool {
         self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
     }
 
-    /// Whether there are publishers that need not wait any longer: what they had published is on its way.
+    /// Whether publishers are paused that can be resumed, because their messages were posted.
     pub(super) fn may_resume_publishers(&self) -> bool {
         !self.paused.is_empty() && !self.is_congested() && !self.hub.is_saturated()
     }
 
-    /// Receives from them again, and handles what had come by then. That leads to mail, so it is done before mail is posted.
+    /// Resumes paused publishers and handles what they sent meanwhile. Call it before [`Shard::post`], because that
+    /// makes requests.
     pub(super) fn resume_publishers(&mut self) {
         if !self.may_resume_publishers() {
             return;
@@ -148,9 +142,4 @@ impl<B: Backend> Shard<B> {
             }
         }
     }
-}
-
-/// Names of rooms come from `&str`, so they are UTF-8.
-fn text(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).expect("our shards send names as text")
 }

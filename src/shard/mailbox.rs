@@ -1,7 +1,7 @@
-//! How shards reach each other: a bounded mailbox each, and a wake-up only for one that sleeps.
+//! Mailboxes: each shard has a bounded one, and is woken by a system call only while it sleeps.
 //!
-//! Requests and deliveries have a channel each. Deliveries lead to no further deliveries and are always taken;
-//! requests are taken only while few deliveries are stuck. So shards never wait for each other in a circle.
+//! Requests and deliveries have a channel each. Deliveries cause no further deliveries and are always taken. Requests
+//! are taken only while few deliveries are stuck. So shards never wait for each other in a circle.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
 use crate::sync::Awaited;
 
-/// Batches that wait in each channel at most. A batch holds at most what its sender took in during one turn.
+/// Number of batches that a channel holds. A batch holds what its sender handled in one turn.
 const CAPACITY: usize = 64;
 
 /// The sending end of a shard's mailbox.
@@ -20,11 +20,11 @@ pub(crate) struct Address {
     requests: Sender<(u16, Batch<Request>)>,
     deliveries: Sender<Batch<Delivery>>,
     waker: Waker,
-    /// Whether somebody found the mailbox full and waits to hear that it is not.
+    /// Set while a sender that found the mailbox full waits to be woken.
     awaited: Arc<Awaited>,
 }
 
-/// The receiving end.
+/// The receiving end of a shard's mailbox.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) requests: Receiver<(u16, Batch<Request>)>,
@@ -32,12 +32,12 @@ pub(crate) struct Mailbox {
     awaited: Arc<Awaited>,
 }
 
-/// A mailbox whose owner is woken by `waker`.
+/// Returns a mailbox whose owner is woken by `waker`.
 pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
     mailbox_of(waker, CAPACITY)
 }
 
-/// One that takes so many batches in each channel.
+/// Returns a mailbox with `capacity` batches in each channel.
 pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
     let (request_sender, requests) = bounded(capacity);
     let (delivery_sender, deliveries) = bounded(capacity);
@@ -52,14 +52,15 @@ pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
 }
 
 impl Address {
-    /// Sends what has gathered for this shard. What its mailbox does not take stays where it was; true then.
+    /// Sends the batches for this shard. A batch that a full channel does not take stays in `outgoing`; returns whether
+    /// one does.
     pub(crate) fn post(&self, from: u16, outgoing: &mut Outgoing) -> bool {
-        if outgoing.requests.is_empty() && outgoing.deliveries.is_empty() {
+        if outgoing.is_empty() {
             return false;
         }
         let mut stuck = self.try_post(from, outgoing);
         if stuck {
-            // The owner looks at the flag after it took something, so one more try after raising it is enough.
+            // The owner checks the flag after it took a batch, so one more try after raising the flag is enough.
             self.awaited.raise();
             stuck = self.try_post(from, outgoing);
         }
@@ -86,7 +87,7 @@ impl Address {
         stuck
     }
 
-    /// Batches of requests and of deliveries that wait to be taken.
+    /// Number of batches of requests and of deliveries in the mailbox.
     pub(crate) fn depth(&self) -> (usize, usize) {
         (self.requests.len(), self.deliveries.len())
     }
@@ -98,12 +99,12 @@ impl Address {
 }
 
 impl Mailbox {
-    /// Whether there is something to take.
+    /// Whether the mailbox holds a batch.
     pub(crate) fn has_mail(&self) -> bool {
         !self.requests.is_empty() || !self.deliveries.is_empty()
     }
 
-    /// After taking something: whether others wait to hear that there is room again.
+    /// Call it after taking a batch: returns whether senders wait for room.
     pub(crate) fn take_awaited(&self) -> bool {
         self.awaited.take()
     }

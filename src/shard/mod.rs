@@ -242,8 +242,7 @@ impl<B: Backend> Shard<B> {
     }
 
     fn has_work(&mut self) -> bool {
-        let own = self.hub.outgoing(self.settings.shard);
-        let has_mail = !own.requests.is_empty() || !own.deliveries.is_empty();
+        let has_mail = !self.hub.outgoing(self.settings.shard).is_empty();
         has_mail || self.hub.has_more() || !self.served.is_empty() || self.may_resume_publishers()
     }
 
@@ -251,7 +250,7 @@ impl<B: Backend> Shard<B> {
     fn send(&mut self) {
         // Before anything that came after what they missed.
         self.tell_lagged();
-        self.hub.gather();
+        self.hub.update_batching();
         let mut budget = self.bounds.sends_per_turn;
         if self.hub.is_busy() {
             // More messages come meanwhile, and those who are served later get them at once.

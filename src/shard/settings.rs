@@ -80,9 +80,9 @@ impl Settings {
 }
 
 /// The same for its hub.
-pub(crate) fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::Options {
+pub(crate) fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::HubOptions {
     let history = if config.history_bytes > 0 { app.history() } else { 0 };
-    hub::Options {
+    hub::HubOptions {
         shard,
         shards,
         lag_window: config.lag_window as usize,

@@ -6,7 +6,7 @@ use super::*;
 use crate::app::Relay;
 use crate::chunk::Span;
 use crate::config::Config;
-use crate::hub::{Kind, Message, Options};
+use crate::hub::{HubOptions, Kind, Message};
 use crate::io::{Buffer, Close, Usage};
 
 /// A backend to which nothing happens but time, and what a test says.
@@ -61,7 +61,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {
-        let hub = Hub::new(Options {
+        let hub = Hub::new(HubOptions {
             shard,
             shards: count,
             lag_window: 1 << 20,
@@ -140,7 +140,7 @@ fn what_a_waiting_publisher_has_said_is_passed_on_without_another_occasion() {
     settle(&mut shards);
     // More than the mailbox of shard 2 takes, and then more than may be stuck before publishers wait.
     for len in [1; 70].into_iter().chain([300_000]) {
-        shards[0].hub.order(&own, Message::binary(&vec![b'x'; len]));
+        shards[0].hub.order(&own, None, Message::binary(&vec![b'x'; len]));
         shards[0].post();
     }
     assert!(shards[0].is_congested());

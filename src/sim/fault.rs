@@ -27,6 +27,8 @@ pub(super) enum Fault {
     KeptContext,
     /// `hub` does not renumber a room's compressed log when the snapshot of its order arrives.
     StaleNumbers,
+    /// `hub` takes a room for another one that had its index before.
+    StaleKey,
     /// `shard` agrees to context takeover by the client and remembers nothing of its messages.
     ForgottenContext,
     /// `shard` does not release the memory of compression windows when their connection closes.
@@ -53,6 +55,7 @@ pub(super) fn end_turn(
     match fault {
         Some(Fault::SecondSend) => shard.hub().forget_sends(),
         Some(Fault::ForgottenMember) => shard.hub().forget_ready(),
+        Some(Fault::StaleKey) => shard.hub().reuse_keys(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! Seeds to run: fixed ones, fresh ones, one that is asked for, and those that once found something.
+//! The runs: fixed seeds, fresh seeds, one seed of the user's choice, and runs with a bug put in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,17 +10,17 @@ use super::world::{Outcome, run, run_with_fault, run_with_reloads};
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
 
-/// How to run one seed again.
+/// The environment variable and the command that run one seed again.
 const REPLAY: &str = "UPROAR_SIM_SEED";
 const COMMAND: &str = "cargo test --lib sim::tests::one -- --nocapture";
 
-/// Runs so many seeds from `first` on over all processors.
+/// Runs `count` seeds from `first` on, on all processors.
 fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
     let replay = |seed| format!("{REPLAY}={seed} {COMMAND}");
     run_seeds_with(|seed| run(seed, false), replay, first, count)
 }
 
-/// The same with another way to run a seed, and the command that does it again.
+/// Runs seeds with `run` on all processors. `replay` gives the command that runs a seed again.
 fn run_seeds_with(
     run: impl Fn(u64) -> Outcome + Sync,
     replay: impl Fn(u64) -> String + Sync,
@@ -51,13 +51,13 @@ fn run_seeds_with(
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
-        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
 }
 
 #[test]
 fn fixed_seeds() {
     let outcomes = run_seeds(0, FIXED);
-    // A simulation in which nothing goes wrong would prove nothing.
+    // The seeds prove something only if most things go wrong in some of them.
     let seeds_with =
         |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
     let often = [
@@ -79,7 +79,7 @@ fn fixed_seeds() {
     }
 }
 
-/// `UPROAR_SIM_RUNS` gives another number of them, `UPROAR_SIM_FROM` another first one.
+/// Runs new seeds each time. `UPROAR_SIM_RUNS` sets their number, `UPROAR_SIM_FROM` the first one.
 #[test]
 fn fresh_seeds() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
@@ -89,7 +89,7 @@ fn fresh_seeds() {
     run_seeds(first, count);
 }
 
-/// The settings change while everything else goes on.
+/// Runs seeds with settings that change meanwhile.
 #[test]
 fn seeds_with_reloads() {
     let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
@@ -103,7 +103,7 @@ fn seeds_with_reloads() {
     assert!(heard > 0 || count < FRESH);
 }
 
-/// Runs the seed of `UPROAR_SIM_SEED`, and shows what happens.
+/// Runs the seed of `UPROAR_SIM_SEED` and prints all events.
 #[test]
 fn one() {
     let seed = variable(REPLAY).unwrap_or(1);
@@ -119,7 +119,7 @@ fn a_seed_gives_the_same_run_every_time() {
     }
 }
 
-/// Fails when none of so many seeds notices the fault.
+/// Panics if none of the first `within` seeds notices the fault.
 fn is_caught(fault: Fault, within: u64) {
     let is_noticed = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run_with_fault(*seed, fault))).is_err();
     let caught = (0..within).find(is_noticed);
@@ -149,6 +149,7 @@ faults! {
     catches_publishers_never_resumed: NeverResumed within 500,
     catches_a_context_kept_though_promised_otherwise: KeptContext within 500,
     catches_stale_numbers_of_compressed_messages: StaleNumbers within 2_000,
+    catches_a_stale_key_of_a_room: StaleKey within 500,
     catches_a_context_forgotten: ForgottenContext within 500,
     catches_memory_of_windows_lost: LostContext within 500,
 }

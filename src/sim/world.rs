@@ -1,4 +1,4 @@
-//! One run: shards, kernels and clients on one thread, in the order that the seed gives.
+//! One run: shards, kernels and clients on one thread, in an order that the seed decides.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,9 +24,9 @@ use crate::stats::Totals;
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;
 const DRAIN_MS: u64 = 400;
-/// Bytes of messages that a newcomer is shown at most.
+/// Bytes of messages that a room keeps for newcomers.
 const HISTORY_BYTES: usize = 2_000;
-/// Steps in which whatever is under way must have come to its end.
+/// Number of steps after which everything must have come to an end.
 const PATIENCE: usize = 400_000;
 
 /// A shard and its kernel.
@@ -34,13 +34,13 @@ struct Driver {
     shard: Shard<Uring<Simulated>>,
     core: Rc<RefCell<Core>>,
     events: Vec<Event>,
-    /// While it waits: until when, if not for ever.
+    /// The end of the shard's wait in milliseconds, `Some(None)` for a wait without end, `None` while it does not wait.
     wait: Option<Option<u64>>,
     over: bool,
 }
 
 impl Driver {
-    /// Half a turn, if the shard would not sleep on.
+    /// Runs half a turn, unless the shard still sleeps. Returns whether it ran.
     fn step(&mut self, now_ms: u64, early: bool, admission: &Admission) -> bool {
         if self.over {
             return false;
@@ -79,20 +79,20 @@ pub(super) struct World {
     addresses: Vec<Address>,
     random: Random,
     steps: usize,
-    /// A shard that gets no turn for a while.
+    /// Index of a shard that gets no turn for a while.
     stalled: Option<usize>,
-    /// Whether clients have a rate.
+    /// Whether clients may have a rate limit.
     is_paced: bool,
-    /// Whether no room gives its history up while it has members.
+    /// Whether rooms with members keep their history.
     keeps_history: bool,
-    /// What decides on other settings, if these change during the run.
+    /// The source of new settings, if they change during the run.
     reloads: Option<Random>,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// Hash of all that happened.
+    /// Hash of all events.
     pub(super) trace: u64,
     pub(super) totals: Totals,
     pub(super) heard: u64,
@@ -106,7 +106,7 @@ pub(super) struct Outcome {
 /// Runs a seed to its end.
 ///
 /// # Panics
-/// When something happened that must not.
+/// If a check fails.
 pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
     play_out(World::new(seed, verbose, None))
 }
@@ -114,7 +114,7 @@ pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
 /// Runs a seed with a bug put in.
 ///
 /// # Panics
-/// When the bug, or another one, is noticed.
+/// If a check fails, because of this bug or another one.
 pub(super) fn run_with_fault(seed: u64, fault: Fault) -> Outcome {
     play_out(World::new(seed, false, Some(fault)))
 }
@@ -122,13 +122,13 @@ pub(super) fn run_with_fault(seed: u64, fault: Fault) -> Outcome {
 /// Runs a seed with settings that change now and then.
 ///
 /// # Panics
-/// The same.
+/// If a check fails.
 pub(super) fn run_with_reloads(seed: u64) -> Outcome {
     let mut world = World::new(seed, false, None);
     world.reloads = Some(Random::new(seed));
-    // A rate may come and go.
+    // The new settings may have a rate limit.
     world.is_paced = true;
-    // A shorter history, too.
+    // They may also have a shorter history.
     world.keeps_history = false;
     play_out(world)
 }
@@ -228,7 +228,7 @@ impl World {
             sends_per_turn: random.pick(&[1, 3, 1_024]),
             stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
         };
-        // A rate of few bytes would have them wait for minutes.
+        // With a lower rate clients would wait for minutes.
         let pace = Pace { messages: random.pick(&[0, 0, 100]), bytes: random.pick(&[0, 0, 20_000]) };
         self.is_paced = pace.messages > 0 || pace.bytes > 0;
         let history_memory = random.pick(&[0, 3_000, 1 << 20]);
@@ -247,7 +247,7 @@ impl World {
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
             let (application, truth) = (self.rules.application, Rc::clone(&self.truth));
             let app = Box::new(Watch { inner: application.instance(), application, truth });
-            let hub = Hub::new(hub::Options {
+            let hub = Hub::new(hub::HubOptions {
                 shard,
                 shards,
                 lag_window,
@@ -280,7 +280,7 @@ impl World {
         self.addresses = addresses;
     }
 
-    /// One step of somebody, if the one that chance picks has something to do.
+    /// Lets a random client, kernel or shard take one step. Returns whether it did something.
     fn step(&mut self, calm: bool) -> bool {
         let now_ms = self.net.borrow().now_ms;
         let random = &mut self.random;
@@ -301,7 +301,7 @@ impl World {
         }
     }
 
-    /// Adversity.
+    /// Runs the adverse part of the run.
     fn play(&mut self) {
         for _ in 0..self.steps {
             self.step(false);
@@ -309,7 +309,7 @@ impl World {
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
             }
-            // The more there are, the less each does in a while.
+            // Time passes more slowly with many clients, so that each still does something.
             if self.random.once_in(40 + 4 * self.clients.len()) {
                 let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
                 self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
@@ -317,7 +317,7 @@ impl World {
         }
     }
 
-    /// Now and then other settings for all shards, of those that clients need not know.
+    /// Changes the settings of all shards now and then, except those that clients know.
     fn maybe_reload(&mut self) {
         let Some(random) = &mut self.reloads else { return };
         if !random.once_in(50) {
@@ -352,7 +352,7 @@ impl World {
         }
     }
 
-    /// Has everybody do what there is to do for so long, without anything new.
+    /// Lets everybody finish for `duration_ms`, without starting anything new.
     fn settle(&mut self, duration_ms: u64) {
         let end_ms = self.net.borrow().now_ms + duration_ms;
         for _ in 0..PATIENCE {
@@ -370,7 +370,7 @@ impl World {
                 }
             }
         }
-        panic!("it comes to no end in {PATIENCE} steps");
+        panic!("the run does not end in {PATIENCE} steps");
     }
 
     fn step_everyone(&mut self) -> bool {
@@ -386,10 +386,10 @@ impl World {
         any
     }
 
-    /// The kernels do what they are asked, clients only read: everybody must get what there is, and soon.
+    /// Stops all adversity. Clients only read, and must soon have all of their messages.
     fn calm(&mut self) {
         self.net.borrow_mut().adverse = false;
-        // Who may send so much a second takes its time with what it still has to say.
+        // Clients with a rate limit need time for what they still have to send.
         self.settle(if self.is_paced { 20_000 } else { 800 });
     }
 
@@ -399,7 +399,7 @@ impl World {
         }
     }
 
-    /// Somebody new comes to each room, who must be shown what the room keeps of the past, and no more.
+    /// Checks that a new client in each room gets the history that the room keeps, and no more.
     fn check_history(&mut self) {
         let members = self.clients.len();
         for room in &self.rules.rooms {
@@ -416,16 +416,19 @@ impl World {
                 continue;
             };
             let kept = truth.tail(room, self.drivers[0].shard.history(), HISTORY_BYTES);
-            // The room may have been forgotten before a member came, but not since.
+            // The room may have been forgotten before a member came, but not after that.
             let seen = members.iter().filter_map(|member| member.attends()?.first(&truth));
             let seen = seen.filter(|(at, _)| at == room).map(|(_, first)| first).min();
             let len = truth.lines(room).len();
             let latest = seen.filter(|_| self.keeps_history).map_or(len, |first| kept.max(first));
-            assert!((kept..=latest).contains(&shown), "shown {room} from {shown}, not {kept} or {latest}");
+            assert!(
+                (kept..=latest).contains(&shown),
+                "{room} was shown from {shown}, not {kept} or {latest}"
+            );
         }
     }
 
-    /// Everybody leaves: nothing may be left.
+    /// Closes all clients and checks that nothing is left.
     fn empty(&mut self) {
         for _ in 0..3 {
             for client in &mut self.clients {
@@ -439,7 +442,11 @@ impl World {
             assert!(left.is_empty(), "shard {at} keeps {}", left.join(", "));
         }
         let admission = &self.shared.admission;
-        assert_eq!((admission.count(), admission.addresses()), (0, 0), "connections counted though none is");
+        assert_eq!(
+            (admission.count(), admission.addresses()),
+            (0, 0),
+            "connections are counted although there is none"
+        );
     }
 
     fn outcome(&self) -> Outcome {
@@ -456,14 +463,14 @@ impl World {
         }
     }
 
-    /// Tells the server to end.
+    /// Begins the shutdown of the server.
     fn stop(&mut self) {
         self.rules.is_stopping = true;
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.addresses.iter().for_each(Address::wake);
     }
 
-    /// The server ends: it tells everybody, and does not take longer than it may.
+    /// Shuts the server down, and checks that it tells every client and ends in time.
     fn drain(&mut self) {
         self.stop();
         self.settle(DRAIN_MS + CLOSE_MS + 200);

@@ -85,7 +85,7 @@ fn all_members_see_the_same_order(backend: BackendName) {
 
 /// Names of two rooms with different home shards.
 fn rooms_with_different_homes(workers: u16) -> [String; 2] {
-    let options = hub::Options {
+    let options = hub::HubOptions {
         shard: 0,
         shards: workers,
         lag_window: 0,

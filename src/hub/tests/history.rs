@@ -1,11 +1,11 @@
-//! The past of all rooms together, which has a bound.
+//! Tests of the memory limit for the histories of all rooms.
 
 use super::*;
 
-/// Bytes of a message that fills a good part of a chunk.
+/// Length of a message that fills most of a chunk, in bytes.
 const LEN: usize = 700;
 
-/// A hub in which a client has said something in `rooms` rooms, one after the other, and is in none of them.
+/// Returns a hub in which a client joined `rooms` rooms one after the other, published a message in each, and left.
 fn visited(rooms: usize, history_memory: usize) -> Mesh {
     let mut mesh = Mesh::new(1, |options| options.history_memory = history_memory);
     mesh.open(0, 0);
@@ -21,7 +21,7 @@ fn visited(rooms: usize, history_memory: usize) -> Mesh {
     mesh
 }
 
-/// How many messages a newcomer to the room sees.
+/// Returns the number of messages that a newcomer gets from the room.
 fn seen(mesh: &mut Mesh, room: &str) -> usize {
     mesh.join(0, 0, room, 5);
     mesh.settle();
@@ -40,7 +40,7 @@ fn the_least_recently_used_rooms_without_members_go_first() {
 }
 
 #[test]
-fn a_room_that_is_visited_again_counts_as_used() {
+fn a_room_that_is_joined_again_counts_as_used() {
     let mut mesh = visited(8, 16 << 10);
     assert_eq!(seen(&mut mesh, "room 0"), 1);
     mesh.hubs[0].tick(30_000);
@@ -58,7 +58,7 @@ fn a_room_that_is_visited_again_counts_as_used() {
 }
 
 #[test]
-fn a_thousand_rooms_whose_messages_are_too_long_to_keep_are_bounded_too() {
+fn rooms_with_messages_too_long_to_keep_are_limited_too() {
     let mut mesh = Mesh::new(1, |options| options.history_memory = 64 << 10);
     mesh.open(0, 0);
     for n in 0..1_000 {
@@ -75,7 +75,7 @@ fn a_thousand_rooms_whose_messages_are_too_long_to_keep_are_bounded_too() {
 }
 
 #[test]
-fn rooms_with_members_lose_their_past_last_and_nothing_that_is_owed() {
+fn rooms_with_members_lose_their_history_last_and_no_pending_message() {
     let mut mesh = Mesh::new(1, |options| options.history_memory = 8 << 10);
     for slot in 0..12_u32 {
         mesh.open(0, slot);
@@ -94,7 +94,7 @@ fn rooms_with_members_lose_their_past_last_and_nothing_that_is_owed() {
     for slot in 0..12_u32 {
         assert_eq!(firsts(mesh.take(0, slot)), "012", "slot {slot}");
     }
-    // The last one used has kept what it may; those used before it have made way.
+    // The room that was used last keeps its history, those used before it lost theirs.
     mesh.open(0, 50);
     let mut kept = |room: &str| {
         mesh.join(0, 50, room, 5);
@@ -109,7 +109,7 @@ fn rooms_with_members_lose_their_past_last_and_nothing_that_is_owed() {
 }
 
 #[test]
-fn what_is_counted_is_what_there_is_after_any_use() {
+fn the_counted_weight_is_the_actual_memory_after_any_use() {
     let mut random = Random(7);
     let mut mesh = Mesh::new(3, |options| options.history_memory = 20 << 10);
     for (shard, slot) in (0..3).flat_map(|shard| (0..8).map(move |slot| (shard, slot))) {

@@ -1,4 +1,4 @@
-//! Who lags, what is said of it, and when publishers wait.
+//! Tests of lagging clients, of the reports about them, and of publishers that must wait.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn number(payload: &str) -> usize {
 }
 
 #[test]
-fn who_does_not_read_lags_and_hears_how_many_messages_it_missed() {
+fn a_client_that_does_not_read_lags_and_its_missed_messages_are_counted() {
     let mut mesh = mesh();
     mesh.hold(0, 0);
     for n in 0..100 {
@@ -36,7 +36,7 @@ fn who_does_not_read_lags_and_hears_how_many_messages_it_missed() {
     mesh.let_go(0, 0);
     mesh.publish(0, "room", &large(100));
     mesh.settle();
-    assert_eq!(mesh.take(0, 1).len(), 101, "the other one has all");
+    assert_eq!(mesh.take(0, 1).len(), 101, "the other client has all messages");
     let got: Vec<usize> = mesh.take(0, 0).iter().map(|payload| number(payload)).collect();
     assert!(got.is_sorted_by(|a, b| a < b));
     assert_eq!((got[0], got.last()), (0, Some(&100)));
@@ -47,7 +47,7 @@ fn who_does_not_read_lags_and_hears_how_many_messages_it_missed() {
 }
 
 #[test]
-fn who_is_less_than_a_window_behind_gets_everything() {
+fn a_client_that_is_less_than_a_window_behind_gets_everything() {
     let mut mesh = mesh();
     mesh.hold(0, 0);
     for n in 0..WINDOW / (LARGE + 10) {
@@ -60,9 +60,9 @@ fn who_is_less_than_a_window_behind_gets_everything() {
 }
 
 #[test]
-fn who_was_never_offered_the_messages_does_not_lag() {
+fn a_client_that_was_not_offered_the_messages_does_not_lag() {
     let mut mesh = mesh();
-    // Ten windows come before the hub is asked for anything.
+    // Ten windows of messages come before the hub is asked for a send.
     (0..100).for_each(|n| mesh.publish(0, "room", &large(n)));
     mesh.settle();
     assert_eq!(mesh.lagged, []);
@@ -71,14 +71,14 @@ fn who_was_never_offered_the_messages_does_not_lag() {
 }
 
 #[test]
-fn messages_that_come_after_a_visit_do_not_count_before_the_next() {
+fn messages_that_come_after_a_visit_do_not_count_before_the_next_visit() {
     let mut mesh = mesh();
     mesh.publish(0, "room", "small");
     mesh.bring_mail();
     let hub = &mut mesh.hubs[0];
     let first = hub.poll_send(&mut 1).expect("the pass begins");
-    let second = hub.poll_send(&mut 1).expect("and goes on");
-    (0..100).for_each(|n| hub.order("room", text(&[large(n).as_bytes()])));
+    let second = hub.poll_send(&mut 1).expect("the pass continues");
+    (0..100).for_each(|n| hub.order("room", None, text(&[large(n).as_bytes()])));
     hub.sent(first.slot);
     hub.sent(second.slot);
     drop((first, second));
@@ -92,19 +92,19 @@ fn messages_that_come_during_a_pass_do_not_count_at_its_end() {
     let mut mesh = mesh();
     let hub = &mut mesh.hubs[0];
     hub.poll_send(&mut 2);
-    hub.order("room", text(&[b"under way"]));
+    hub.order("room", None, text(&[b"in flight"]));
     let slow = hub.poll_send(&mut 1).expect("the pass begins");
-    let quick = hub.poll_send(&mut 2).expect("and goes on");
+    let quick = hub.poll_send(&mut 2).expect("the pass continues");
     assert!(hub.poll_send(&mut 1).is_none() && !hub.has_more(), "the pass is over");
     hub.sent(quick.slot);
     drop(quick);
-    hub.order("room", text(&[b"waits"]));
-    assert!(hub.poll_send(&mut 1).is_none(), "the slow one is passed over");
-    let quick = hub.poll_send(&mut 1).expect("the quick one is not");
-    (0..100).for_each(|n| hub.order("room", text(&[large(n).as_bytes()])));
-    assert!(hub.poll_send(&mut 1).is_none(), "this pass is over too");
+    hub.order("room", None, text(&[b"waits"]));
+    assert!(hub.poll_send(&mut 1).is_none(), "the slow client is skipped");
+    let quick = hub.poll_send(&mut 1).expect("the quick client is not");
+    (0..100).for_each(|n| hub.order("room", None, text(&[large(n).as_bytes()])));
+    assert!(hub.poll_send(&mut 1).is_none(), "the second pass is over");
     for Outbound { slot, .. } in [slow, quick] {
-        assert!(!hub.sent(slot), "all the others wait");
+        assert!(!hub.sent(slot), "more is pending");
     }
     mesh.send_all();
     assert_eq!(mesh.lagged, []);
@@ -112,7 +112,7 @@ fn messages_that_come_during_a_pass_do_not_count_at_its_end() {
 }
 
 #[test]
-fn one_message_larger_than_the_window_lags_nobody_who_reads() {
+fn a_message_larger_than_the_window_makes_no_client_lag_that_reads() {
     let mut mesh = mesh();
     for n in 0..5 {
         mesh.publish(0, "room", &format!("{n} {}", "x".repeat(3 * WINDOW)));
@@ -125,10 +125,10 @@ fn one_message_larger_than_the_window_lags_nobody_who_reads() {
 }
 
 #[test]
-fn who_has_lagged_and_leaves_is_said_to_have_lagged() {
+fn a_client_that_lagged_and_leaves_is_reported() {
     let mut mesh = mesh();
     mesh.hold(0, 0);
-    // The first pass trims what the client has not had; it leaves before another one finds that out.
+    // A pass trims messages that the client lacks. It leaves before another pass notices.
     for n in 0..30 {
         mesh.publish(0, "room", &large(n));
         mesh.settle();
@@ -138,7 +138,7 @@ fn who_has_lagged_and_leaves_is_said_to_have_lagged() {
             break;
         }
     }
-    assert_eq!(mesh.lagged, [], "nobody has said so yet");
+    assert_eq!(mesh.lagged, [], "not reported yet");
     let total = mesh.take(0, 1).len();
     mesh.hubs[0].leave(0, "room");
     mesh.let_go(0, 0);
@@ -150,7 +150,7 @@ fn who_has_lagged_and_leaves_is_said_to_have_lagged() {
 fn answers_over_the_window_are_dropped_and_counted() {
     let mut mesh = mesh();
     mesh.hold(0, 0);
-    mesh.send(0, 0, "under way");
+    mesh.send(0, 0, "in flight");
     mesh.settle();
     mesh.hubs[0].tick(2_000);
     let mut sent = 0;
@@ -166,11 +166,11 @@ fn answers_over_the_window_are_dropped_and_counted() {
     mesh.send(0, 0, "newest");
     mesh.let_go(0, 0);
     let got = mesh.take(0, 0);
-    assert_eq!((&*got[0], got.last().map(|last| &**last)), ("under way", Some("newest")));
+    assert_eq!((&*got[0], got.last().map(|last| &**last)), ("in flight", Some("newest")));
 }
 
 #[test]
-fn a_burst_of_answers_makes_nobody_lag_who_was_reading_a_moment_ago() {
+fn a_burst_of_answers_makes_no_client_lag_that_reads() {
     let mut mesh = mesh();
     (0..4 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
     mesh.settle();
@@ -178,7 +178,7 @@ fn a_burst_of_answers_makes_nobody_lag_who_was_reading_a_moment_ago() {
 }
 
 #[test]
-fn a_new_connection_does_not_hear_that_the_former_one_lagged() {
+fn the_lag_of_a_former_connection_is_not_reported_for_a_new_one() {
     let mut mesh = mesh();
     let large = vec![b'x'; WINDOW / 2 + 1];
     mesh.hubs[0].send(0, text(&[&large]));
@@ -190,9 +190,9 @@ fn a_new_connection_does_not_hear_that_the_former_one_lagged() {
 }
 
 #[test]
-fn publishers_wait_from_half_a_window_until_it_was_offered() {
+fn publishers_wait_from_half_a_window_until_it_is_offered() {
     let mut mesh = mesh();
-    // Even a client that never reads holds publishers up no longer than it takes to look at it.
+    // A client that never reads makes publishers wait only until a pass has visited it.
     mesh.hold(0, 0);
     for _ in 0..3 {
         assert!(!mesh.hubs[0].is_saturated());
@@ -208,7 +208,7 @@ fn publishers_wait_from_half_a_window_until_it_was_offered() {
 }
 
 #[test]
-fn a_saturated_room_that_ends_holds_nobody_up() {
+fn a_saturated_room_that_is_forgotten_makes_nobody_wait() {
     let mut mesh = mesh();
     (0..20).for_each(|n| mesh.publish(0, "room", &large(n)));
     mesh.bring_mail();

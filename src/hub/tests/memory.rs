@@ -1,20 +1,20 @@
-//! What is left of rooms and clients that are gone, and of rooms that rest.
+//! Tests of the memory that is left when rooms and clients are gone, or when rooms are unused.
 
 use super::*;
 
-/// Passes the time in, as often as a timer asks for it, until `now_ms`.
+/// Advances the time to `now_ms`, with a tick whenever a timer is due.
 fn tick_until(mesh: &mut Mesh, now_ms: u64) {
     for hub in &mut mesh.hubs {
         while let Some(due_ms) = hub.next_tick_ms().filter(|due_ms| *due_ms <= now_ms) {
             hub.tick(due_ms);
-            assert!(hub.next_tick_ms().is_none_or(|next| next > due_ms), "a tick gets on");
+            assert!(hub.next_tick_ms().is_none_or(|next| next > due_ms), "a tick makes progress");
         }
         hub.tick(now_ms);
     }
 }
 
 #[test]
-fn rooms_that_were_used_once_leave_nothing_behind() {
+fn rooms_that_were_used_once_leave_no_memory() {
     const CLIENTS: usize = 500;
     let rooms = match (cfg!(miri), cfg!(debug_assertions)) {
         (true, _) => 2_000,
@@ -44,7 +44,7 @@ fn rooms_that_were_used_once_leave_nothing_behind() {
     }
     assert_eq!(heard, rooms);
     let kept: usize = mesh.hubs.iter().map(|hub| hub.memory().0).sum();
-    assert_eq!(kept, rooms, "history is kept at home, and only there");
+    assert_eq!(kept, rooms, "only the home keeps a history");
     tick_until(&mut mesh, 61_000);
     for hub in &mesh.hubs {
         assert_eq!((hub.memory(), hub.next_tick_ms()), ((0, 0), None));
@@ -53,7 +53,7 @@ fn rooms_that_were_used_once_leave_nothing_behind() {
 }
 
 #[test]
-fn a_room_without_history_rests_and_wakes() {
+fn an_unused_room_without_history_frees_its_log() {
     let mut mesh = Mesh::new(2, |options| options.history = 0);
     let room = room_at(0, 2, 0);
     for shard in 0..2 {
@@ -74,7 +74,7 @@ fn a_room_without_history_rests_and_wakes() {
 }
 
 #[test]
-fn a_room_in_use_does_not_rest_and_has_one_timer() {
+fn a_room_in_use_keeps_its_log_and_has_one_timer() {
     let mut mesh = Mesh::new(1, |options| options.history = 0);
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
@@ -88,7 +88,7 @@ fn a_room_in_use_does_not_rest_and_has_one_timer() {
 }
 
 #[test]
-fn timers_of_rooms_that_are_gone_are_not_taken_over() {
+fn a_room_does_not_inherit_the_timer_of_a_forgotten_room() {
     let mut mesh = Mesh::new(1, |options| options.history = 0);
     mesh.open(0, 0);
     for round in 0..100 {
@@ -111,22 +111,22 @@ fn count_timers(hub: &mut Hub) -> usize {
 }
 
 #[test]
-fn what_a_client_has_not_read_stays_while_the_room_rests() {
+fn unread_messages_stay_while_the_room_is_unused() {
     let mut mesh = Mesh::new(1, |options| options.history = 0);
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
     mesh.hold(0, 0);
-    mesh.publish(0, "room", "under way");
+    mesh.publish(0, "room", "in flight");
     mesh.settle();
     mesh.publish(0, "room", "waits");
     mesh.settle();
     tick_until(&mut mesh, 100_000);
     mesh.let_go(0, 0);
-    assert_eq!(mesh.take(0, 0), ["under way", "waits"]);
+    assert_eq!(mesh.take(0, 0), ["in flight", "waits"]);
 }
 
 #[test]
-fn history_outlives_the_last_member_for_its_time_and_no_longer() {
+fn history_is_kept_for_its_time_after_the_last_member_left() {
     let mut mesh = Mesh::new(2, |_| {});
     let room = room_at(0, 2, 0);
     mesh.open(1, 0);
@@ -140,18 +140,18 @@ fn history_outlives_the_last_member_for_its_time_and_no_longer() {
     tick_until(&mut mesh, 559_000);
     mesh.join(1, 0, &room, 5);
     mesh.settle();
-    assert_eq!(mesh.take(1, 0), ["old"], "a minute has not passed since somebody was here");
+    assert_eq!(mesh.take(1, 0), ["old"], "less than a minute since the last member left");
     mesh.hubs[1].leave(0, &room);
     mesh.settle();
     tick_until(&mut mesh, 620_000);
     mesh.join(1, 0, &room, 5);
     mesh.settle();
-    assert!(mesh.take(1, 0).is_empty(), "it has");
+    assert!(mesh.take(1, 0).is_empty(), "more than a minute");
 }
 
 #[test]
-fn many_members_that_leave_give_their_places_back() {
-    let mut hub = Hub::new(Options { history: 0, ..options(0, 1) });
+fn members_that_leave_free_their_memory() {
+    let mut hub = Hub::new(HubOptions { history: 0, ..options(0, 1) });
     for slot in 0..10_000 {
         hub.open(slot);
         hub.join(slot, "room", 0);

@@ -1,7 +1,7 @@
-//! Random commands on up to four shards, against what each client must receive.
+//! A model test: random commands on up to four shards, compared with the messages that each client must receive.
 //!
-//! Mail between two shards keeps its order within a lane (requests, deliveries) and nothing else does; sends
-//! take as long as they like. One seed drives a run; a failing one is printed; UPROAR_MODEL_SEED runs it again.
+//! Batches from one shard to another keep their order within a lane (requests, deliveries). Nothing else is ordered,
+//! and sends take any time. One seed drives a run. A failing seed is printed, and UPROAR_MODEL_SEED runs it again.
 
 mod expected;
 
@@ -12,14 +12,14 @@ const ROOMS: usize = 4;
 const SLOTS: usize = 6;
 const STEPS: usize = 400;
 
-/// Deliveries and requests from one shard to another.
+/// Batches on their way from one shard to another.
 #[derive(Debug, Default)]
 struct Lane {
     requests: VecDeque<Batch<Request>>,
     deliveries: VecDeque<Batch<Delivery>>,
 }
 
-/// What is being sent to a client: the span, and what it held when it was handed out.
+/// A send in flight: the span, and its bytes when it was handed out.
 #[derive(Debug)]
 struct InFlight {
     span: Span,
@@ -29,8 +29,8 @@ struct InFlight {
 #[derive(Debug)]
 struct World {
     random: Random,
-    options: Options,
-    /// Whether a client that lagged goes on instead of being closed.
+    options: HubOptions,
+    /// Whether a client that lagged continues instead of being closed.
     skip: bool,
     hubs: Vec<Hub>,
     lanes: Vec<Vec<Lane>>,
@@ -44,7 +44,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let shards = 1 + random.below(4) as u16;
-        // History may have at most half of the window, as the configuration demands.
+        // The configuration limits history to half of the window.
         let lag_window = [1 << 30, 1 << 30, 200_000, 20_000, 4_000][random.below(5)];
         let mut options = options(0, shards);
         options.lag_window = lag_window;
@@ -54,7 +54,7 @@ impl World {
         let lanes = (0..shards).map(|_| (0..shards).map(|_| Lane::default()).collect()).collect();
         Self {
             skip: random.chance(70),
-            hubs: (0..shards).map(|shard| Hub::new(Options { shard, ..options.clone() })).collect(),
+            hubs: (0..shards).map(|shard| Hub::new(HubOptions { shard, ..options.clone() })).collect(),
             lanes,
             orders: Orders::new(ROOMS, shards),
             clients: HashMap::new(),
@@ -94,9 +94,9 @@ impl World {
             }
         }
         self.come_to_rest();
-        self.everybody_is_current();
-        self.everybody_leaves();
-        self.nothing_is_left();
+        self.check_current();
+        self.close_everybody();
+        self.check_leftovers();
     }
 
     fn command(&mut self, shard: u16, slot: Slot) {
@@ -104,18 +104,18 @@ impl World {
             let hub = &mut self.hubs[shard as usize];
             let id = hub.open(slot);
             let (window_bits, takeover) = (9 + self.random.below(7) as u8, self.random.chance(50));
-            let ear = match self.random.below(3) {
-                0 => Ear::new(15, false),
+            let reader = match self.random.below(3) {
+                0 => FrameReader::new(15, false),
                 1 => {
                     hub.compress(slot);
-                    Ear::new(15, false)
+                    FrameReader::new(15, false)
                 }
                 _ => {
-                    hub.compress_alone(slot, window_bits, takeover);
-                    Ear::new(window_bits, takeover)
+                    hub.compress_dedicated(slot, window_bits, takeover);
+                    FrameReader::new(window_bits, takeover)
                 }
             };
-            self.clients.insert((shard, slot), Client::new(id, ear));
+            self.clients.insert((shard, slot), Client::new(id, reader));
             return;
         };
         if client.is_finished() {
@@ -131,8 +131,8 @@ impl World {
             80..88 => self.leave(shard, slot, room),
             88..96 => self.send(shard, slot),
             96..98 => {
-                let owed = self.random.chance(50);
-                self.finish(shard, slot, owed);
+                let send_pending = self.random.chance(50);
+                self.finish(shard, slot, send_pending);
             }
             _ => self.close(shard, slot),
         }
@@ -160,15 +160,15 @@ impl World {
     fn leave(&mut self, shard: u16, slot: Slot, room: usize) {
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         let unread =
-            self.hubs[shard as usize].outbox_len(slot) + client.owed_bytes(room, shard, &self.orders);
-        // A client that lags while it leaves would not hear of having left.
+            self.hubs[shard as usize].outbox_len(slot) + client.pending_bytes(room, shard, &self.orders);
+        // A client that lags while it leaves would not get the message below.
         if !client.is_member(room) || unread + 100 > self.options.lag_window {
             return;
         }
         client.leave(room, self.orders.known(room, shard));
         let name = self.room(room);
         self.hubs[shard as usize].leave(slot, &name);
-        // What comes of the room after this belongs to another membership.
+        // Later messages of the room belong to another membership.
         self.hubs[shard as usize].send(slot, text(&[b"left ", room.to_string().as_bytes()]));
     }
 
@@ -181,7 +181,7 @@ impl World {
         let payload = format!("{} {}", self.orders.new_id(), "x".repeat(padding));
         let everywhere = self.random.chance(30);
         let (name, hub) = (self.room(room), &mut self.hubs[shard as usize]);
-        // One message in two rooms could not be told apart.
+        // The model cannot tell copies of one message in two rooms apart.
         match everywhere && hub.rooms_of(slot).count() == 1 {
             true => hub.publish_from(slot, text(&[payload.as_bytes()])),
             false => hub.publish(&name, text(&[&payload.as_bytes()[..1], &payload.as_bytes()[1..]])),
@@ -190,19 +190,19 @@ impl World {
 
     fn send(&mut self, shard: u16, slot: Slot) {
         let hub = &mut self.hubs[shard as usize];
-        // Answers that lag are another test's matter.
+        // Another test covers outboxes that lag.
         if hub.outbox_len(slot) + 100 < self.options.lag_window {
             let client = self.clients.get_mut(&(shard, slot)).expect("open");
             hub.send(slot, text(&[b"own ", client.next_own().to_string().as_bytes()]));
         }
     }
 
-    fn finish(&mut self, shard: u16, slot: Slot, owed: bool) {
+    fn finish(&mut self, shard: u16, slot: Slot, send_pending: bool) {
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
-        client.finish(owed, |room| self.orders.known(room, shard));
-        self.hubs[shard as usize].finish(slot, owed, b"\x88\x04last");
+        client.finish(send_pending, |room| self.orders.known(room, shard));
+        self.hubs[shard as usize].finish(slot, send_pending, b"\x88\x04last");
         let id = self.clients[&(shard, slot)].id;
-        assert!(self.hubs[shard as usize].find(id).is_none(), "nobody finds a client after its farewell");
+        assert!(self.hubs[shard as usize].find(id).is_none(), "nobody finds a finished client");
     }
 
     fn close(&mut self, shard: u16, slot: Slot) {
@@ -212,7 +212,7 @@ impl World {
         assert!(self.hubs[shard as usize].find(client.id).is_none());
     }
 
-    /// What the shard has gathered goes on its way.
+    /// Sends the shard's batches on their way.
     fn post(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let outgoing = self.hubs[from as usize].outgoing(to as u16);
@@ -226,32 +226,24 @@ impl World {
         }
     }
 
-    /// The oldest batch of one of the shard's lanes arrives.
+    /// Brings the oldest batch of one of the shard's lanes.
     fn bring(&mut self, to: u16, requests: bool) {
         let from = self.random.below(self.hubs.len()) as u16;
         let lane = &mut self.lanes[from as usize][to as usize];
         if requests {
             let Some(mut batch) = lane.requests.pop_front() else { return };
-            batch.drain(|request, bytes| self.take_request(to, from, &request, bytes));
+            batch.drain(|request, room, payload| self.take_request(to, from, &request, room, payload));
         } else {
             let Some(mut batch) = lane.deliveries.pop_front() else { return };
-            batch.drain(|delivery, bytes| self.take_delivery(to, &delivery, bytes));
+            batch.drain(|delivery, _, frames| self.take_delivery(to, &delivery, frames));
         }
     }
 
-    fn take_request(&mut self, to: u16, from: u16, request: &Request, bytes: &[u8]) {
+    fn take_request(&mut self, to: u16, from: u16, request: &Request, name: &str, payload: &[u8]) {
         let hub = &mut self.hubs[to as usize];
-        let (Request::Subscribe { name_len }
-        | Request::Unsubscribe { name_len }
-        | Request::Publish { name_len, .. }) = request
-        else {
-            panic!("no notes here");
-        };
-        let (name, payload) = bytes.split_at(*name_len);
-        let name = str::from_utf8(name).expect("text");
-        let room = expected::number(&bytes[5..*name_len]);
+        let room = number_of(name);
         let was_there = hub.rooms.find(name).is_some();
-        take_request(hub, from, request, bytes);
+        take_request(hub, from, request, name, payload);
         if !was_there && hub.rooms.find(name).is_some() {
             self.orders.begin(room, to);
         }
@@ -264,21 +256,20 @@ impl World {
         }
     }
 
-    fn take_delivery(&mut self, to: u16, delivery: &Delivery, bytes: &[u8]) {
+    fn take_delivery(&mut self, to: u16, delivery: &Delivery, frames: &[u8]) {
         let hub = &mut self.hubs[to as usize];
-        let (Delivery::Snapshot { name_len, .. } | Delivery::Frame { name_len, .. }) = delivery else {
+        let (Delivery::Snapshot { room: key, .. } | Delivery::Frame { room: key, .. }) = delivery else {
             panic!("no notes here");
         };
-        let name = str::from_utf8(&bytes[..*name_len]).expect("text");
-        let room = expected::number(&bytes[5..*name_len]);
-        let is_live = |hub: &Hub| hub.rooms.find(name).is_some_and(|id| hub.rooms[id].live);
-        let was_live = is_live(hub);
-        take_delivery(hub, delivery, bytes);
-        let is_live = is_live(hub);
+        let id = hub.rooms.resolve(*key);
+        let room = id.map(|id| number_of(&hub.rooms[id].name));
+        take_delivery(hub, delivery, frames);
+        // The room may have been forgotten before, or by the snapshot.
+        let Some(room) = room else { return };
         match delivery {
             Delivery::Snapshot { .. } => {
                 let answer = self.orders.answered(room, to);
-                if was_live || !is_live {
+                if hub.rooms.resolve(*key).is_none() {
                     return;
                 }
                 self.orders.accept(room, to, answer);
@@ -288,8 +279,7 @@ impl World {
                     }
                 }
             }
-            Delivery::Frame { .. } if was_live => self.orders.deliver(room, to),
-            _ => {}
+            _ => self.orders.deliver(room, to),
         }
     }
 
@@ -298,14 +288,14 @@ impl World {
         while let Some(outbound) = hub.poll_send(&mut budget) {
             let Outbound { slot, span, messages, .. } = outbound;
             let bytes = span.bytes().to_vec();
-            let client = self.clients.get_mut(&(shard, slot)).expect("only clients are sent anything");
+            let client = self.clients.get_mut(&(shard, slot)).expect("sends are for open clients");
             client.handed_out(&bytes, messages);
             let before = self.in_flight.insert((shard, slot), InFlight { span, bytes });
             assert!(before.is_none(), "one send at a time");
         }
         while let Some(Lagged { slot, missed }) = self.hubs[shard as usize].poll_lagged() {
-            assert!(self.options.lag_window < 1 << 30, "nobody lags in such a window");
-            let client = self.clients.get_mut(&(shard, slot)).expect("only clients lag");
+            assert!(self.options.lag_window < 1 << 30, "the window is too large to lag");
+            let client = self.clients.get_mut(&(shard, slot)).expect("open clients lag");
             client.reported += missed;
             if !self.skip && !client.is_finished() {
                 self.finish(shard, slot, false);
@@ -313,10 +303,10 @@ impl World {
         }
     }
 
-    /// The client has read what was being sent to it.
+    /// Completes the client's send in flight.
     fn complete(&mut self, shard: u16, slot: Slot) {
         let Some(InFlight { span, bytes }) = self.in_flight.remove(&(shard, slot)) else { return };
-        assert_eq!(span.bytes(), bytes, "bytes change while they are being sent");
+        assert_eq!(span.bytes(), bytes, "bytes in flight do not change");
         drop(span);
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         client.receive(&self.orders, self.options.lag_window);
@@ -331,7 +321,7 @@ impl World {
         }
     }
 
-    /// Until no mail is under way and everybody has read everything.
+    /// Brings all batches and completes all sends until nothing is left to do.
     fn come_to_rest(&mut self) {
         let shards = self.hubs.len() as u16;
         for _ in 0..10_000 {
@@ -344,18 +334,18 @@ impl World {
             }
             let mail =
                 self.lanes.iter().flatten().any(|l| !l.requests.is_empty() || !l.deliveries.is_empty());
-            let held = self.hubs.iter_mut().any(|hub| {
-                hub.has_more()
-                    || hub.outgoing.iter().any(|o| !o.requests.is_empty() || !o.deliveries.is_empty())
-            });
+            let held = self
+                .hubs
+                .iter_mut()
+                .any(|hub| hub.has_more() || hub.outgoing.iter().any(|outgoing| !outgoing.is_empty()));
             if !mail && !held && self.in_flight.is_empty() {
                 return;
             }
         }
-        panic!("the mesh never comes to rest");
+        panic!("the shards never come to rest");
     }
 
-    fn everybody_is_current(&self) {
+    fn check_current(&self) {
         for (&(shard, slot), client) in &self.clients {
             assert!(self.hubs[shard as usize].is_idle(slot));
             client.is_current(&self.orders, shard, self.options.lag_window);
@@ -363,7 +353,7 @@ impl World {
         assert!(!self.hubs.iter().any(Hub::is_saturated));
     }
 
-    fn everybody_leaves(&mut self) {
+    fn close_everybody(&mut self) {
         let mut clients: Vec<(u16, Slot)> = self.clients.keys().copied().collect();
         clients.sort_unstable();
         for (shard, slot) in clients {
@@ -377,7 +367,7 @@ impl World {
         }
     }
 
-    fn nothing_is_left(&self) {
+    fn check_leftovers(&self) {
         for hub in &self.hubs {
             assert_eq!(hub.memory(), (0, 0));
             assert_eq!(hub.next_tick_ms(), None);
@@ -385,6 +375,11 @@ impl World {
             assert!(!hub.has_more() && hub.lagged.is_empty());
         }
     }
+}
+
+/// The number of the room in its name, see [`World::room`].
+fn number_of(name: &str) -> usize {
+    expected::number(&name.as_bytes()[5..])
 }
 
 fn run(seed: u64) {
@@ -401,7 +396,7 @@ fn run(seed: u64) {
 }
 
 #[test]
-fn every_client_receives_what_it_must_and_nothing_is_left_behind() {
+fn every_client_receives_its_messages_and_nothing_is_left() {
     let seeds = match std::env::var("UPROAR_MODEL_SEED") {
         Ok(seed) => {
             let seed = seed.parse().expect("UPROAR_MODEL_SEED is a number");

@@ -1,12 +1,12 @@
-//! Other options while clients and rooms are there.
+//! Tests of options that change while there are clients and rooms.
 
 use super::*;
 
-/// Bytes of a message that fills a good part of a chunk.
+/// Length of a message that fills most of a chunk, in bytes.
 const LEN: usize = 700;
 
-/// Gives the hub other options than it has.
-fn change(mesh: &mut Mesh, change: impl Fn(&mut Options)) {
+/// Changes the options of all hubs.
+fn change(mesh: &mut Mesh, change: impl Fn(&mut HubOptions)) {
     for hub in &mut mesh.hubs {
         let mut options = hub.options.clone();
         change(&mut options);
@@ -14,7 +14,7 @@ fn change(mesh: &mut Mesh, change: impl Fn(&mut Options)) {
     }
 }
 
-/// Messages that a newcomer sees.
+/// Returns the number of messages that a newcomer gets.
 fn seen(mesh: &mut Mesh, slot: Slot) -> usize {
     mesh.open(0, slot);
     mesh.join(0, slot, "room", 5);
@@ -23,7 +23,7 @@ fn seen(mesh: &mut Mesh, slot: Slot) -> usize {
 }
 
 #[test]
-fn a_smaller_window_makes_those_lag_who_are_behind_it() {
+fn a_smaller_window_makes_clients_lag_that_are_behind_it() {
     let mut mesh = Mesh::new(1, |options| options.history = 0);
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
@@ -36,14 +36,14 @@ fn a_smaller_window_makes_those_lag_who_are_behind_it() {
     change(&mut mesh, |options| options.lag_window = 1_024);
     mesh.publish(0, "room", "one more");
     mesh.settle();
-    mesh.publish(0, "room", "and one that is visited");
+    mesh.publish(0, "room", "and one for another pass");
     mesh.settle();
     let [(0, Lagged { slot: 0, missed })] = mesh.lagged[..] else { panic!("{:?}", mesh.lagged) };
     assert!((15..=22).contains(&missed), "{missed}");
 }
 
 #[test]
-fn history_ends_and_begins_again() {
+fn history_can_be_switched_off_and_on() {
     let mut mesh = Mesh::new(2, |_| ());
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
@@ -52,7 +52,7 @@ fn history_ends_and_begins_again() {
     assert_eq!(seen(&mut mesh, 1), 1);
     change(&mut mesh, |options| options.history = 0);
     assert_eq!(seen(&mut mesh, 2), 0);
-    mesh.publish(0, "room", "nobody will see this again");
+    mesh.publish(0, "room", "not kept");
     mesh.settle();
     change(&mut mesh, |options| {
         options.history = 5;
@@ -65,7 +65,7 @@ fn history_ends_and_begins_again() {
 }
 
 #[test]
-fn a_smaller_memory_for_the_past_holds_from_the_next_message_on() {
+fn a_smaller_history_memory_applies_from_the_next_message_on() {
     let mut mesh = Mesh::new(1, |_| ());
     mesh.open(0, 0);
     for n in 0..20 {

@@ -1,25 +1,25 @@
-//! Passes over a room: who is visited, in what slices, and who waits meanwhile.
+//! Tests of passes over a room: which members are visited, and how rooms take turns.
 
 use super::*;
 
-/// A room with members at the slots `0..count`, and a message on its way to them.
-fn crowd(hub: &mut Hub, count: Slot) {
+/// Makes a room with members at the slots `0..count`, and orders a message in it.
+fn add_large_room(hub: &mut Hub, count: Slot) {
     for slot in 0..count {
         hub.open(slot);
-        hub.join(slot, "crowd", 0);
+        hub.join(slot, "large", 0);
     }
-    assert!(hub.poll_send(&mut usize::MAX.clone()).is_none(), "an empty room owes nothing");
-    hub.order("crowd", text(&[b"to all"]));
+    assert!(hub.poll_send(&mut usize::MAX.clone()).is_none(), "nothing is pending in an empty room");
+    hub.order("large", None, text(&[b"to all"]));
 }
 
 #[test]
-fn who_leaves_during_a_pass_leaves_nobody_unvisited_or_visited_twice() {
+fn a_member_that_leaves_during_a_pass_leaves_no_other_unvisited_or_visited_twice() {
     const COUNT: Slot = 12;
-    // Every place to stop at, with every one or two members who leave there.
+    // The pass stops after any number of visits, and any one or two members leave there.
     for visited in 0..=COUNT {
         for leavers in (0..COUNT).flat_map(|one| (0..COUNT).map(move |two| [one, two])) {
             let mut hub = Hub::new(options(0, 1));
-            crowd(&mut hub, COUNT);
+            add_large_room(&mut hub, COUNT);
             let mut got = vec![0; COUNT as usize];
             for _ in 0..visited {
                 got[hub.poll_send(&mut 1).expect("unvisited").slot as usize] += 1;
@@ -27,7 +27,7 @@ fn who_leaves_during_a_pass_leaves_nobody_unvisited_or_visited_twice() {
             let was_visited = leavers.map(|slot| got[slot as usize]);
             leavers.into_iter().for_each(|slot| hub.close(slot));
             hub.open(COUNT);
-            hub.join(COUNT, "crowd", 0);
+            hub.join(COUNT, "large", 0);
             while let Some(outbound) = hub.poll_send(&mut usize::MAX.clone()) {
                 got[outbound.slot as usize] += 1;
             }
@@ -44,23 +44,23 @@ fn who_leaves_during_a_pass_leaves_nobody_unvisited_or_visited_twice() {
 fn a_small_room_waits_for_one_slice_of_a_large_one() {
     let count = if cfg!(miri) { 1_000 } else { 20_000 };
     let mut hub = Hub::new(options(0, 1));
-    crowd(&mut hub, count);
+    add_large_room(&mut hub, count);
     hub.open(count);
     hub.join(count, "small", 0);
     hub.poll_send(&mut 2).expect("the pass begins");
-    hub.order("small", text(&[b"quick"]));
+    hub.order("small", None, text(&[b"quick"]));
     let mut budget = SLICE + 3;
     let slots = std::iter::from_fn(|| hub.poll_send(&mut budget)).map(|outbound| outbound.slot);
     let before = slots.take_while(|slot| *slot != count).count();
     assert!(before <= SLICE, "{before} others came first");
-    assert!(budget > 0, "and it came");
+    assert!(budget > 0, "the message came");
 }
 
 #[test]
-fn rooms_that_end_do_not_lengthen_the_slice_of_another() {
-    let mut hub = Hub::new(Options { history: 0, ..options(0, 1) });
+fn forgotten_rooms_do_not_lengthen_the_slice_of_another_room() {
+    let mut hub = Hub::new(HubOptions { history: 0, ..options(0, 1) });
     let count = 4 * SLICE as Slot;
-    crowd(&mut hub, count);
+    add_large_room(&mut hub, count);
     let room = |slot| format!("room {slot}");
     for slot in count..=count + 10 {
         hub.open(slot);
@@ -68,7 +68,7 @@ fn rooms_that_end_do_not_lengthen_the_slice_of_another() {
     }
     hub.poll_send(&mut 12).expect("the pass begins");
     for slot in count..=count + 10 {
-        hub.order(&room(slot), text(&[b"quick"]));
+        hub.order(&room(slot), None, text(&[b"quick"]));
     }
     let mut before = 0;
     for slot in count..count + 10 {
@@ -82,9 +82,9 @@ fn rooms_that_end_do_not_lengthen_the_slice_of_another() {
 }
 
 #[test]
-fn no_more_clients_are_looked_at_than_the_budget_says() {
+fn the_budget_limits_the_number_of_clients_checked() {
     let mut hub = Hub::new(options(0, 1));
-    crowd(&mut hub, 100);
+    add_large_room(&mut hub, 100);
     let mut sent = 0;
     for _ in 0..10 {
         let mut budget = 7;
@@ -102,11 +102,11 @@ fn no_more_clients_are_looked_at_than_the_budget_says() {
 }
 
 #[test]
-fn messages_that_come_during_a_pass_leave_together_in_the_next() {
+fn messages_that_come_during_a_pass_leave_together_in_the_next_pass() {
     let mut hub = Hub::new(options(0, 1));
-    crowd(&mut hub, 10);
+    add_large_room(&mut hub, 10);
     let first = hub.poll_send(&mut 1).expect("the pass begins");
-    (0..5).for_each(|_| hub.order("crowd", text(&[b"more"])));
+    (0..5).for_each(|_| hub.order("large", None, text(&[b"more"])));
     assert_eq!(first.messages, 1);
     drop(first);
     hub.sent(0);
@@ -130,17 +130,17 @@ fn a_client_gets_its_rooms_in_turn() {
     hub.open(0);
     let rooms = ["a", "b", "c"];
     rooms.iter().for_each(|room| hub.join(0, room, 0));
-    // A hundred chunks wait in each room while the first send is under way.
+    // A hundred chunks wait in each room while the first send is in flight.
     hub.send(0, text(&[b"own"]));
     hub.poll_send(&mut 1).expect("own");
     let large = vec![b'x'; 70_000];
     for room in rooms {
         hub.options.lag_window = 1 << 30;
-        (0..100).for_each(|_| hub.order(room, text(&[room.as_bytes(), &large])));
+        (0..100).for_each(|_| hub.order(room, None, text(&[room.as_bytes(), &large])));
     }
     let mut turns = Vec::new();
     while !hub.sent(0) {
-        let outbound = hub.poll_send(&mut usize::MAX.clone()).expect("more is owed");
+        let outbound = hub.poll_send(&mut usize::MAX.clone()).expect("more is pending");
         turns.push(payloads(outbound.span.bytes())[0][0]);
     }
     assert_eq!(turns.len(), 300);

@@ -1,4 +1,4 @@
-//! What members, newcomers and leavers receive.
+//! Tests of the messages that members, newcomers and leaving clients get.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn a_message_reaches_the_members_on_all_shards_once_and_in_one_order() {
     mesh.settle();
     for n in 0..10 {
         (0..4).for_each(|shard| mesh.publish(shard, &room, &format!("{n} of {shard}")));
-        // Mail of the shards arrives in another order each time.
+        // The requests of the shards arrive in another order each time.
         (0..4).for_each(|turn| mesh.bring_requests((turn * 3 + n) % 4));
     }
     mesh.settle();
@@ -25,7 +25,7 @@ fn a_message_reaches_the_members_on_all_shards_once_and_in_one_order() {
 }
 
 #[test]
-fn history_is_bounded_by_count_by_bytes_and_by_wish() {
+fn history_is_limited_by_count_by_bytes_and_by_the_client() {
     let newcomer_gets = |wanted, history, history_bytes| {
         let mut mesh = Mesh::new(2, |options| {
             options.history = history;
@@ -40,7 +40,7 @@ fn history_is_bounded_by_count_by_bytes_and_by_wish() {
             mesh.settle();
             let got = mesh.take(shard, 0);
             let expected: Vec<_> = (10 - got.len()..10).map(|n| format!("message {n}")).collect();
-            assert_eq!(got, expected, "the last ones in their order");
+            assert_eq!(got, expected, "the last messages in their order");
             got.len()
         });
         assert_eq!(counts[0], counts[1], "at home and elsewhere");
@@ -56,25 +56,25 @@ fn history_is_bounded_by_count_by_bytes_and_by_wish() {
 }
 
 #[test]
-fn messages_published_while_the_snapshot_is_on_its_way_come_once() {
+fn messages_published_while_the_snapshot_is_on_its_way_arrive_once() {
     let mut mesh = Mesh::new(2, |_| {});
     let room = room_at(0, 2, 0);
     (0..3).for_each(|n| mesh.publish(0, &room, &n.to_string()));
     mesh.settle();
     mesh.open(1, 0);
     mesh.join(1, 0, &room, 100);
-    mesh.publish(0, &room, "before the question");
+    mesh.publish(0, &room, "before the subscription");
     mesh.bring_requests(0);
     mesh.bring_requests(1);
-    mesh.publish(0, &room, "after the answer");
+    mesh.publish(0, &room, "after the snapshot");
     mesh.publish(1, &room, "its own");
     mesh.settle();
     let got = mesh.take(1, 0);
-    assert_eq!(got, ["0", "1", "2", "before the question", "after the answer", "its own"]);
+    assert_eq!(got, ["0", "1", "2", "before the subscription", "after the snapshot", "its own"]);
 }
 
 #[test]
-fn joining_again_before_the_first_answer_waits_for_that_answer() {
+fn joining_again_before_the_snapshot_waits_for_that_snapshot() {
     let mut mesh = Mesh::new(2, |_| {});
     let room = room_at(0, 2, 0);
     mesh.open(1, 0);
@@ -92,7 +92,7 @@ fn joining_again_before_the_first_answer_waits_for_that_answer() {
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_ends_the_subscription() {
+fn a_snapshot_for_an_empty_room_ends_the_subscription() {
     let mut mesh = Mesh::new(2, |options| options.history = 0);
     let room = room_at(0, 2, 0);
     mesh.open(1, 0);
@@ -103,7 +103,7 @@ fn an_answer_that_nobody_waits_for_ends_the_subscription() {
 }
 
 #[test]
-fn joining_twice_is_joining_once() {
+fn joining_twice_has_the_effect_of_joining_once() {
     let mut mesh = Mesh::new(1, |_| {});
     mesh.open(0, 0);
     mesh.publish(0, "room", "old");
@@ -116,12 +116,12 @@ fn joining_twice_is_joining_once() {
 }
 
 #[test]
-fn who_leaves_gets_what_was_there_and_nothing_later() {
+fn a_client_that_leaves_gets_earlier_messages_and_no_later_ones() {
     let mut mesh = Mesh::new(1, |_| {});
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
     mesh.hold(0, 0);
-    mesh.send(0, 0, "under way");
+    mesh.send(0, 0, "in flight");
     mesh.settle();
     mesh.publish(0, "room", "first");
     mesh.send(0, 0, "own");
@@ -131,23 +131,23 @@ fn who_leaves_gets_what_was_there_and_nothing_later() {
     mesh.publish(0, "room", "too late");
     mesh.settle();
     mesh.let_go(0, 0);
-    assert_eq!(mesh.take(0, 0), ["under way", "own", "first", "second"]);
+    assert_eq!(mesh.take(0, 0), ["in flight", "own", "first", "second"]);
 }
 
 #[test]
-fn a_farewell_comes_last_after_what_is_owed_or_at_once() {
-    for owed in [true, false] {
+fn the_last_bytes_follow_pending_messages_or_replace_them() {
+    for send_pending in [true, false] {
         let mut mesh = Mesh::new(1, |_| {});
         let id = mesh.open(0, 0);
         mesh.join(0, 0, "room", 0);
         mesh.join(0, 0, "other", 0);
         mesh.hold(0, 0);
-        mesh.send(0, 0, "under way");
+        mesh.send(0, 0, "in flight");
         mesh.settle();
         mesh.publish(0, "room", "of the room");
         mesh.send(0, 0, "own");
         mesh.settle();
-        mesh.hubs[0].finish(0, owed, b"\x88\x03bye");
+        mesh.hubs[0].finish(0, send_pending, b"\x88\x03bye");
         assert_eq!(mesh.hubs[0].find(id), None);
         assert_eq!(mesh.hubs[0].rooms_of(0).count(), 0);
         mesh.publish(0, "room", "too late");
@@ -157,16 +157,16 @@ fn a_farewell_comes_last_after_what_is_owed_or_at_once() {
         mesh.settle();
         assert!(!mesh.hubs[0].is_idle(0));
         mesh.let_go(0, 0);
-        match owed {
-            true => assert_eq!(mesh.take(0, 0), ["under way", "own", "of the room", "bye"]),
-            false => assert_eq!(mesh.take(0, 0), ["under way", "bye"]),
+        match send_pending {
+            true => assert_eq!(mesh.take(0, 0), ["in flight", "own", "of the room", "bye"]),
+            false => assert_eq!(mesh.take(0, 0), ["in flight", "bye"]),
         }
         assert!(mesh.hubs[0].is_idle(0));
     }
 }
 
 #[test]
-fn what_is_for_one_client_comes_before_its_rooms() {
+fn messages_for_one_client_come_before_its_rooms() {
     let mut mesh = Mesh::new(1, |_| {});
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
@@ -179,26 +179,26 @@ fn what_is_for_one_client_comes_before_its_rooms() {
 }
 
 #[test]
-fn a_client_is_sent_nothing_before_its_last_send_is_complete() {
+fn a_client_has_one_send_in_flight() {
     let mut hub = Hub::new(options(0, 1));
     hub.open(0);
     hub.join(0, "room", 0);
-    hub.order("room", text(&[b"one"]));
-    let first = hub.poll_send(&mut 10).expect("it is owed one");
+    hub.order("room", None, text(&[b"one"]));
+    let first = hub.poll_send(&mut 10).expect("one is pending");
     assert_eq!((payloads(first.span.bytes()), first.messages), (vec![b"one".to_vec()], 1));
-    hub.order("room", text(&[b"two"]));
+    hub.order("room", None, text(&[b"two"]));
     hub.send(0, text(&[b"own"]));
     assert!(hub.poll_send(&mut 10).is_none());
-    assert!(!hub.sent(0), "more is owed");
+    assert!(!hub.sent(0), "more is pending");
     assert_eq!(payloads(hub.poll_send(&mut 10).expect("own").span.bytes()), [b"own"]);
-    assert!(!hub.sent(0), "more is owed");
+    assert!(!hub.sent(0), "more is pending");
     assert_eq!(payloads(hub.poll_send(&mut 10).expect("two").span.bytes()), [b"two"]);
-    assert!(hub.sent(0), "it has all");
+    assert!(hub.sent(0), "nothing is pending");
     assert!(hub.is_idle(0));
 }
 
 #[test]
-fn what_gathers_during_a_send_leaves_together_in_whole_frames() {
+fn messages_that_come_during_a_send_leave_together_in_whole_frames() {
     let mut mesh = Mesh::new(1, |_| {});
     mesh.open(0, 0);
     mesh.join(0, 0, "room", 0);
@@ -208,22 +208,22 @@ fn what_gathers_during_a_send_leaves_together_in_whole_frames() {
         mesh.publish(0, "room", &"x".repeat(size));
         mesh.settle();
     }
-    // Every span is decoded by itself, which fails when it ends within a frame.
+    // Each span is decoded by itself, which fails if the span ends within a frame.
     mesh.let_go(0, 0);
     assert_eq!(mesh.take(0, 0).iter().map(String::len).collect::<Vec<_>>(), sizes);
 }
 
 #[test]
-fn a_message_keeps_its_kind_and_its_parts_are_one() {
+fn a_message_keeps_its_kind_and_its_parts_are_joined() {
     let mut hub = Hub::new(options(0, 1));
     hub.open(0);
     hub.join(0, "room", 0);
-    hub.order("room", Message::from_parts(Kind::Binary, &[b"a", b"", b"bc"]));
-    assert_eq!(hub.poll_send(&mut 9).expect("owed").span.bytes(), b"\x82\x03abc");
+    hub.order("room", None, Message::from_parts(Kind::Binary, &[b"a", b"", b"bc"]));
+    assert_eq!(hub.poll_send(&mut 9).expect("pending").span.bytes(), b"\x82\x03abc");
 }
 
 #[test]
-fn publishing_from_a_client_reaches_all_its_rooms() {
+fn a_message_published_from_a_client_reaches_all_its_rooms() {
     let mut mesh = Mesh::new(2, |_| {});
     let rooms: Vec<String> = (0..2).map(|home| room_at(home, 2, 0)).collect();
     for (slot, room) in (0..).zip(&rooms) {
@@ -239,13 +239,13 @@ fn publishing_from_a_client_reaches_all_its_rooms() {
 }
 
 #[test]
-fn a_former_clients_id_finds_nobody_and_its_slot_is_used_again() {
+fn the_id_of_a_closed_client_finds_nobody_although_its_slot_is_used_again() {
     let mut mesh = Mesh::new(2, |_| {});
     let former = mesh.open(1, 3);
     mesh.join(1, 3, "room", 0);
-    mesh.send(1, 3, "for the former one");
+    mesh.send(1, 3, "for the former client");
     assert_eq!(mesh.hubs[1].find(former), Some(3));
-    assert_eq!(mesh.hubs[0].find(former), None, "it is of another shard");
+    assert_eq!(mesh.hubs[0].find(former), None, "the client is on another shard");
     mesh.hubs[1].close(3);
     assert_eq!(mesh.hubs[1].find(former), None);
     let next = mesh.open(1, 3);
@@ -253,14 +253,14 @@ fn a_former_clients_id_finds_nobody_and_its_slot_is_used_again() {
     assert_eq!((mesh.hubs[1].find(former), mesh.hubs[1].find(next)), (None, Some(3)));
     mesh.publish(0, "room", "to the room");
     mesh.settle();
-    assert!(mesh.take(1, 3).is_empty(), "it takes over neither rooms nor answers");
-    mesh.send(1, 3, "for the next one");
+    assert!(mesh.take(1, 3).is_empty(), "the new client inherits neither rooms nor answers");
+    mesh.send(1, 3, "for the next client");
     mesh.settle();
-    assert_eq!(mesh.take(1, 3), ["for the next one"]);
+    assert_eq!(mesh.take(1, 3), ["for the next client"]);
 }
 
 #[test]
-fn numbers_of_clients_are_unique_over_all_shards_and_begin_with_one() {
+fn client_numbers_are_unique_over_all_shards_and_begin_with_1() {
     let mut mesh = Mesh::new(3, |_| {});
     let mut numbers: Vec<u64> = (0..30).map(|n| mesh.open((n % 3) as u16, (n / 3) as Slot).number).collect();
     numbers.sort_unstable();

@@ -1,30 +1,30 @@
-//! What the model expects: the order of every room, and of every client the stream that it must receive.
+//! The expectations of the model: the order of every room, and the messages that every client must receive.
 
 use super::*;
 
-/// A message that was given its place.
+/// A message with its place in a room's order.
 #[derive(Debug)]
 struct Ordered {
-    /// Length of its frame.
+    /// Length of the frame in bytes.
     len: usize,
 }
 
-/// A stretch of a room's order: from the first message that a log has to the one after its last.
+/// The part of a room's order that a log has, from `base` up to but not including `end`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stretch {
     base: usize,
     end: usize,
 }
 
-/// All rooms' messages in the order that their home shards gave them.
+/// The messages of all rooms in order.
 #[derive(Debug)]
 pub(super) struct Orders {
     rooms: Vec<Vec<Ordered>>,
-    /// Where each message stands: its room and place.
+    /// The room and the place of each message, by id.
     places: HashMap<usize, (usize, usize)>,
-    /// What each shard's log of each room has, by room and shard.
+    /// The part of the order in each log, by room and shard.
     logs: Vec<Vec<Stretch>>,
-    /// Answers to subscriptions that are under way, by room and shard.
+    /// Snapshots on their way, by room and shard.
     answers: Vec<Vec<VecDeque<Stretch>>>,
     ids: usize,
 }
@@ -46,7 +46,7 @@ impl Orders {
         self.ids
     }
 
-    /// The home shard makes the room, with nothing of its past.
+    /// Notes that the home shard makes the room, without history.
     pub(super) fn begin(&mut self, room: usize, home: u16) {
         let end = self.rooms[room].len();
         self.logs[room][home as usize] = Stretch { base: end, end };
@@ -65,7 +65,7 @@ impl Orders {
     }
 
     pub(super) fn answered(&mut self, room: usize, shard: u16) -> Stretch {
-        self.answers[room][shard as usize].pop_front().expect("it was asked")
+        self.answers[room][shard as usize].pop_front().expect("the shard subscribed")
     }
 
     pub(super) fn accept(&mut self, room: usize, shard: u16, answer: Stretch) {
@@ -76,13 +76,13 @@ impl Orders {
         self.logs[room][shard as usize].end += 1;
     }
 
-    /// How much of the room's order the shard has.
+    /// Number of messages of the room's order up to the end of the shard's log.
     pub(super) fn known(&self, room: usize, shard: u16) -> usize {
         self.logs[room][shard as usize].end
     }
 
-    /// The first message that a newcomer on this shard gets.
-    fn history(&self, room: usize, shard: u16, wanted: u32, options: &Options) -> usize {
+    /// Place of the first message that a newcomer on this shard gets.
+    fn history(&self, room: usize, shard: u16, wanted: u32, options: &HubOptions) -> usize {
         let Stretch { base, end } = self.logs[room][shard as usize];
         let mut left = options.history_bytes;
         let old = self.rooms[room][base..end].iter().rev().take(wanted.min(options.history) as usize);
@@ -105,45 +105,47 @@ pub(super) fn number(digits: &[u8]) -> usize {
     str::from_utf8(digits).expect("text").parse().expect("a number")
 }
 
-/// One stay of a client in a room.
+/// One membership of a client in a room, from joining to leaving.
 #[derive(Debug)]
 struct Stay {
     wanted: u32,
-    /// The next message to be received, once the room is live.
+    /// Place of the next message to be received, once the room is live.
     next: Option<usize>,
-    /// After the last message that is owed, once the client has left.
+    /// Place after the last message of this stay, once the client has left.
     end: Option<usize>,
 }
 
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) id: ClientId,
-    /// Messages that the hub said it missed.
+    /// Number of missed messages that the hub reported.
     pub(super) reported: u64,
-    /// Messages that it did miss.
+    /// Number of messages that the client missed.
     missed: u64,
-    /// Stays in each room, of which only the last has no end.
+    /// Stays in each room, of which only the last may have no end.
     stays: Vec<VecDeque<Stay>>,
     own_sent: usize,
     own_received: usize,
-    finished: Option<Farewell>,
+    finished: Option<Finish>,
     heard_last: bool,
-    ear: Ear,
-    /// What was handed out and not read yet.
+    reader: FrameReader,
+    /// Payloads that were handed out and not read yet.
     unread: VecDeque<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug)]
-enum Farewell {
-    Owed,
-    Cut,
+enum Finish {
+    /// Pending messages come before the last bytes.
+    SendPending,
+    /// Only the last bytes come.
+    DropPending,
 }
 
 impl Client {
-    pub(super) fn new(id: ClientId, ear: Ear) -> Self {
+    pub(super) fn new(id: ClientId, reader: FrameReader) -> Self {
         Self {
             id,
-            ear,
+            reader,
             unread: VecDeque::new(),
             reported: 0,
             missed: 0,
@@ -163,8 +165,8 @@ impl Client {
         self.stays[room].back().is_some_and(|stay| stay.end.is_none())
     }
 
-    /// Bytes of the room that the client may have to get when it leaves now.
-    pub(super) fn owed_bytes(&self, room: usize, shard: u16, orders: &Orders) -> usize {
+    /// Bytes of the room that are pending if the client leaves now.
+    pub(super) fn pending_bytes(&self, room: usize, shard: u16, orders: &Orders) -> usize {
         let next = self.stays[room].back().and_then(|stay| stay.next);
         next.map_or(0, |next| orders.bytes(room, next, orders.known(room, shard)))
     }
@@ -178,53 +180,53 @@ impl Client {
         self.stays[room].push_back(Stay { wanted, next: None, end: None });
     }
 
-    /// The shard has the room's log, so it is settled what this client gets first.
-    pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, options: &Options) {
+    /// Notes that the shard has the room's log, which decides the client's first message.
+    pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, options: &HubOptions) {
         let stay = self.stays[room].back_mut().expect("a member");
         assert!(stay.next.is_none(), "a stay starts once");
         stay.next = Some(orders.history(room, shard, stay.wanted, options));
     }
 
-    /// The client is owed the messages before `known`, or nothing when it waited for the room's log.
+    /// Notes that the client leaves. It gets the messages before `known`, or none if it waited for the room's log.
     pub(super) fn leave(&mut self, room: usize, known: usize) {
         let stay = self.stays[room].back_mut().expect("a member");
         stay.end = Some(if stay.next.is_some() { known } else { 0 });
         stay.next.get_or_insert(0);
     }
 
-    pub(super) fn finish(&mut self, owed: bool, known: impl Fn(usize) -> usize) {
+    pub(super) fn finish(&mut self, send_pending: bool, known: impl Fn(usize) -> usize) {
         for room in 0..ROOMS {
             if self.is_member(room) {
                 self.leave(room, known(room));
             }
         }
-        self.finished = Some(if owed { Farewell::Owed } else { Farewell::Cut });
+        self.finished = Some(if send_pending { Finish::SendPending } else { Finish::DropPending });
     }
 
     pub(super) fn handed_out(&mut self, bytes: &[u8], messages: u64) {
-        let payloads = self.ear.payloads(bytes);
+        let payloads = self.reader.payloads(bytes);
         let is_of_room = |payload: &&Vec<u8>| payload[0].is_ascii_digit();
         assert_eq!(payloads.iter().filter(is_of_room).count() as u64, messages);
-        if matches!(self.finished, Some(Farewell::Cut)) {
-            assert_eq!(payloads, [b"last"], "only the last word after it");
+        if matches!(self.finished, Some(Finish::DropPending)) {
+            assert_eq!(payloads, [b"last"], "only the last bytes are sent");
         }
         self.unread.push_back(payloads);
     }
 
     pub(super) fn receive(&mut self, orders: &Orders, lag_window: usize) {
         for payload in self.unread.pop_front().expect("it was handed out") {
-            assert!(!self.heard_last, "something comes after the last word");
+            assert!(!self.heard_last, "nothing follows the last bytes");
             let mut words = payload.split(|byte| *byte == b' ');
             match words.next().expect("a word") {
                 b"own" => {
                     let received = number(words.next().expect("a number"));
-                    assert_eq!(received, self.own_received, "what is meant for one comes in order");
+                    assert_eq!(received, self.own_received, "messages for one client come in order");
                     self.own_received += 1;
                 }
                 b"left" => {
                     let room = number(words.next().expect("a room"));
                     let mut stay = self.stays[room].pop_front().expect("a stay that ended");
-                    let end = stay.end.expect("only then comes this");
+                    let end = stay.end.expect("the stay has ended");
                     self.missed += skip_to(&mut stay, end, orders, room, lag_window);
                 }
                 b"last" => {
@@ -238,7 +240,7 @@ impl Client {
 
     fn receive_message(&mut self, id: usize, payload: &[u8], orders: &Orders, lag_window: usize) {
         let (room, place) = orders.places[&id];
-        let mut stay = self.stays[room].pop_front().expect("a message of a room that it is in");
+        let mut stay = self.stays[room].pop_front().expect("a message of a room that the client is in");
         assert!(stay.end.is_none_or(|end| place < end), "message {id} comes after leaving");
         assert_eq!(payload.len(), orders.rooms[room][place].len - header_len(payload.len()), "torn");
         self.missed += skip_to(&mut stay, place, orders, room, lag_window);
@@ -246,10 +248,10 @@ impl Client {
         self.stays[room].push_front(stay);
     }
 
-    /// Everything was sent: the client has it all, but for what it was said to have missed.
+    /// Checks that the client has every message except those that were reported as missed.
     pub(super) fn is_current(&self, orders: &Orders, shard: u16, lag_window: usize) {
         assert_eq!(self.heard_last, self.is_finished());
-        if matches!(self.finished, Some(Farewell::Cut)) {
+        if matches!(self.finished, Some(Finish::DropPending)) {
             return;
         }
         assert_eq!(self.own_received, self.own_sent);
@@ -258,16 +260,16 @@ impl Client {
             for stay in stays {
                 let known = orders.known(room, shard);
                 let end = stay.end.unwrap_or(known);
-                assert!(stay.end.is_some() || end == orders.rooms[room].len(), "the shard has all");
+                assert!(stay.end.is_some() || end == orders.rooms[room].len(), "the shard has all messages");
                 let mut stay = Stay { wanted: 0, next: stay.next, end: stay.end };
                 missed += skip_to(&mut stay, end, orders, room, lag_window);
             }
         }
-        assert_eq!(missed, self.reported, "what is missed is said");
+        assert_eq!(missed, self.reported, "missed messages are reported");
     }
 }
 
-/// Moves a stay on to `place`; returns the number of messages between, which the client did not get.
+/// Moves a stay to `place`. Returns the number of messages in between, which the client missed.
 fn skip_to(stay: &mut Stay, place: usize, orders: &Orders, room: usize, lag_window: usize) -> u64 {
     let next = stay.next.replace(place).expect("the stay has started");
     assert!(next <= place, "a message is repeated");

@@ -1,0 +1,77 @@
+//! Large chunks that outboxes no longer use, kept for the next large message.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::outbox::KEPT_CHUNK;
+use crate::chunk::Chunk;
+
+/// Bytes of chunks to keep: a freed and newly allocated chunk costs a page fault for every 4 KiB.
+const SPARE_BYTES: usize = 4 << 20;
+/// Number of chunks to keep.
+const SPARE_CHUNKS: usize = 128;
+/// Largest ratio of a kept chunk's capacity to the capacity asked for.
+const SPARE_EXCESS: usize = 4;
+
+/// Chunks without an owner.
+#[derive(Debug, Default)]
+pub(crate) struct SpareChunks {
+    /// The chunk that was kept longest comes first.
+    chunks: VecDeque<Rc<Chunk>>,
+    /// Capacity of all chunks, in bytes.
+    bytes: usize,
+}
+
+impl SpareChunks {
+    /// Returns an empty chunk with at least `capacity`.
+    pub(super) fn take(&mut self, capacity: usize) -> Rc<Chunk> {
+        let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
+        let has_none = *range.end() <= KEPT_CHUNK;
+        let is_fit = |chunk: &Rc<Chunk>| range.contains(&chunk.capacity());
+        let found = if has_none { None } else { self.chunks.iter().rposition(is_fit) };
+        let Some(chunk) = found.and_then(|at| self.chunks.swap_remove_back(at)) else {
+            return Chunk::with_capacity(capacity);
+        };
+        self.bytes -= chunk.capacity();
+        chunk
+    }
+
+    /// Keeps a chunk and drops the oldest ones for it, unless it is small, in use, or larger than the limit.
+    pub(super) fn give(&mut self, mut chunk: Rc<Chunk>) {
+        let capacity = chunk.capacity();
+        let is_wanted = capacity > KEPT_CHUNK && capacity <= SPARE_BYTES;
+        let Some(own) = Rc::get_mut(&mut chunk).filter(|_| is_wanted) else { return };
+        own.clear();
+        while self.bytes + capacity > SPARE_BYTES || self.chunks.len() == SPARE_CHUNKS {
+            self.bytes -= self.chunks.pop_front().map_or(0, |oldest| oldest.capacity());
+        }
+        self.bytes += capacity;
+        self.chunks.push_back(chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_large_chunks_are_kept_and_none_in_use() {
+        let mut spares = SpareChunks::default();
+        let used = Chunk::with_capacity(1 << 20);
+        spares.give(Rc::clone(&used));
+        assert!(spares.chunks.is_empty(), "it is in use");
+        for _ in 0..10 {
+            spares.give(Chunk::with_capacity(1 << 20));
+        }
+        assert_eq!(spares.bytes, SPARE_BYTES);
+        assert_eq!(spares.take(300 << 10).capacity(), 1 << 20);
+        assert_eq!(spares.take(200 << 10).capacity(), 200 << 10, "the kept chunks are much too large");
+        for _ in 0..1000 {
+            spares.give(Chunk::with_capacity(5 << 10));
+        }
+        assert_eq!((spares.chunks.len(), spares.bytes), (SPARE_CHUNKS, SPARE_CHUNKS * (5 << 10)));
+        spares.give(Chunk::with_capacity(SPARE_BYTES));
+        assert_eq!(spares.take(SPARE_BYTES).capacity(), SPARE_BYTES, "the oldest chunks go");
+        assert_eq!((spares.chunks.len(), spares.bytes), (0, 0));
+    }
+}
