@@ -1,9 +1,9 @@
-//! Reference-counted bytes that can be appended to while earlier ones are being sent.
+//! Reference-counted byte buffers that can grow while earlier bytes are being sent.
 //!
-//! The hub writes encoded frames into a [`Chunk`]; a backend holds a [`Span`] of it for as long as the kernel
-//! may read it. Both are of one thread, so the counts are not atomic.
+//! The hub appends encoded frames to a [`Chunk`]. A backend holds a [`Span`] of the chunk as long as the kernel may
+//! read those bytes. Both live on one thread, so the counts are not atomic.
 
-#![expect(unsafe_code, reason = "appending beside readers of earlier bytes needs interior mutability")]
+#![expect(unsafe_code, reason = "appending while others read earlier bytes needs interior mutability")]
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,19 +11,19 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// A buffer of fixed capacity that only grows: bytes once appended never change and never move.
+/// A buffer of fixed capacity that can only be appended to. Its bytes never change and never move.
 pub struct Chunk {
-    /// Points at `capacity` bytes, of which the first `len` are initialised.
+    /// Start of the allocation of `capacity` bytes, of which the first `len` are initialised.
     start: NonNull<MaybeUninit<u8>>,
     capacity: usize,
     len: Cell<usize>,
 }
 
 impl Chunk {
-    /// An empty chunk for at most `capacity` bytes.
+    /// Returns an empty chunk for `capacity` bytes.
     ///
     /// # Panics
-    /// When `capacity` does not fit in 32 bits, the width of a [`Span`]'s bounds.
+    /// If `capacity` is 4 GiB or more: the bounds of a [`Span`] have 32 bits.
     pub fn with_capacity(capacity: usize) -> Rc<Self> {
         assert!(u32::try_from(capacity).is_ok(), "a chunk holds less than 4 GiB, not {capacity} bytes");
         let boxed: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(capacity);
@@ -31,7 +31,7 @@ impl Chunk {
         Rc::new(Self { start, capacity, len: Cell::new(0) })
     }
 
-    /// A chunk that holds `bytes` and has no room for more; nothing is copied.
+    /// Turns `bytes` into a full chunk without copying them.
     fn of(bytes: Vec<u8>) -> Rc<Self> {
         let len = bytes.len();
         assert!(u32::try_from(len).is_ok(), "a chunk holds less than 4 GiB, not {len} bytes");
@@ -39,22 +39,22 @@ impl Chunk {
         Rc::new(Self { start, capacity: len, len: Cell::new(len) })
     }
 
-    /// Bytes appended so far.
+    /// Number of bytes appended so far.
     pub fn len(&self) -> usize {
         self.len.get()
     }
 
-    /// Whether nothing was appended yet.
+    /// Whether the chunk has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes that can be appended in all.
+    /// Number of bytes that the chunk can hold.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes that can still be appended.
+    /// Number of bytes that can still be appended.
     pub fn spare(&self) -> usize {
         self.capacity - self.len()
     }
@@ -62,28 +62,27 @@ impl Chunk {
     /// Appends `bytes`.
     ///
     /// # Panics
-    /// When they do not fit: the caller asks [`Chunk::spare`] first.
+    /// If `bytes` do not fit. Check [`Chunk::spare`] first.
     pub fn append(&self, bytes: &[u8]) {
         let len = self.len();
         assert!(bytes.len() <= self.capacity - len, "{} bytes do not fit in {}", bytes.len(), self.spare());
         // SAFETY: `len <= capacity`, so the result stays within (or one past) the allocation.
         let end = unsafe { self.start.as_ptr().add(len) };
-        // SAFETY: the assertion leaves room for `bytes` at `end`. No reference covers bytes at or after
-        // `len`, since `bytes()` hands out initialised ones only, so nothing that is borrowed changes; and
-        // `bytes` cannot overlap the uninitialised part that is written here.
+        // SAFETY: the assertion leaves room for `bytes` at `end`. `bytes()` only hands out initialised bytes, so no
+        // reference covers the bytes at or after `len`: nothing borrowed changes, and `bytes` cannot overlap them.
         unsafe { end.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         self.len.set(len + bytes.len());
     }
 
-    /// Forgets the content, so that the chunk can be used again; only its sole owner can.
+    /// Empties the chunk for further use. Only its sole owner can.
     pub fn clear(&mut self) {
         self.len.set(0);
     }
 
-    /// Everything appended so far.
+    /// The bytes appended so far.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the first `len` bytes are initialised, and they are not written again while `self` is
-        // borrowed: `append` writes after them and `clear` needs `&mut self`.
+        // SAFETY: the first `len` bytes are initialised. Nothing writes them while `self` is borrowed: `append` writes
+        // after them, and `clear` needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<u8>(), self.len()) }
     }
 }
@@ -91,8 +90,8 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let slice = NonNull::slice_from_raw_parts(self.start, self.capacity);
-        // SAFETY: `start` and `capacity` came from a leaked box of just this type, or of bytes, which has the same
-        // layout; freed here only.
+        // SAFETY: `start` and `capacity` come from a leaked box of this type, or of bytes, which have the same layout.
+        // Only this line frees it.
         drop(unsafe { Box::from_raw(slice.as_ptr()) });
     }
 }
@@ -103,7 +102,7 @@ impl fmt::Debug for Chunk {
     }
 }
 
-/// A range of a chunk's bytes, which keeps the chunk alive.
+/// A range of a chunk's bytes. It keeps the chunk alive.
 #[derive(Clone, Debug)]
 pub struct Span {
     chunk: Rc<Chunk>,
@@ -115,38 +114,38 @@ impl Span {
     /// The bytes `start..end` of `chunk`.
     ///
     /// # Panics
-    /// When the range is not within what was appended.
+    /// If the range is not within the appended bytes.
     pub fn new(chunk: &Rc<Chunk>, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= chunk.len(), "{start}..{end} is not within {chunk:?}");
         // `with_capacity` made sure that every position fits in 32 bits.
         Self { chunk: Rc::clone(chunk), start: start as u32, end: end as u32 }
     }
 
-    /// A span over a chunk of its own that holds `bytes`.
+    /// Copies `bytes` to a chunk of their own and returns a span of all of them.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let chunk = Chunk::with_capacity(bytes.len());
         chunk.append(bytes);
         Self::new(&chunk, 0, bytes.len())
     }
 
-    /// A span over a chunk of its own that `bytes` become.
+    /// Turns `bytes` into a chunk of their own, without copying, and returns a span of all of them.
     pub fn of(bytes: Vec<u8>) -> Self {
         let chunk = Chunk::of(bytes);
         Self { start: 0, end: chunk.len() as u32, chunk }
     }
 
-    /// The bytes, at an address that does not change while any clone of this span lives.
+    /// The bytes. Their address does not change while any clone of this span lives.
     pub fn bytes(&self) -> &[u8] {
         &self.chunk.bytes()[self.start as usize..self.end as usize]
     }
 
-    /// How many spans and logs hold the chunk, this one included, and which chunk it is.
+    /// Number of owners of the chunk, this span included, and the chunk's address.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> (usize, *const Chunk) {
         (Rc::strong_count(&self.chunk), Rc::as_ptr(&self.chunk))
     }
 
-    /// Whether these are bytes of `chunk`.
+    /// Whether the span is a range of `chunk`.
     pub(crate) fn is_in(&self, chunk: &Rc<Chunk>) -> bool {
         Rc::ptr_eq(&self.chunk, chunk)
     }
@@ -156,21 +155,21 @@ impl Span {
         (self.end - self.start) as usize
     }
 
-    /// Whether nothing is left.
+    /// Whether the span has no bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Drops the first `count` bytes from the range: they were sent.
+    /// Removes the first `count` bytes from the range, because they were sent.
     ///
     /// # Panics
-    /// When the span is shorter than that.
+    /// If the span has fewer than `count` bytes.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "cannot advance {count} in a span of {} bytes", self.len());
         self.start += count as u32;
     }
 
-    /// Takes `next` in, when it starts where this one ends in the same chunk.
+    /// Extends this span by `next`, if that starts where this one ends in the same chunk. Returns whether it does.
     pub fn try_join(&mut self, next: &Self) -> bool {
         let adjacent = Rc::ptr_eq(&self.chunk, &next.chunk) && self.end == next.start;
         if adjacent {
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_become_a_span() {
+    fn a_vector_becomes_a_span() {
         for len in [0, 1, 100_000] {
             let mut bytes = vec![7; len];
             bytes.reserve(100);
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_in_one_chunk_join() {
+    fn adjacent_spans_of_one_chunk_join() {
         let chunk = Chunk::with_capacity(6);
         chunk.append(b"abcdef");
         let mut span = Span::new(&chunk, 0, 2);
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sole_owner_reuses_a_chunk() {
+    fn the_sole_owner_can_empty_a_chunk() {
         let mut chunk = Chunk::with_capacity(2);
         chunk.append(b"ab");
         Rc::get_mut(&mut chunk).expect("the only owner").clear();
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn many_spans_see_their_bytes_whatever_is_appended_later() {
+    fn spans_keep_their_bytes_while_the_chunk_grows() {
         let chunk = Chunk::with_capacity(1_000);
         let all: Vec<u8> = (0..1_000_u32).map(|n| (n * 7) as u8).collect();
         let mut spans = Vec::new();
@@ -263,13 +262,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is not within")]
-    fn a_span_of_bytes_that_are_not_there_is_our_mistake() {
+    fn a_span_beyond_the_appended_bytes_panics() {
         Span::new(&Chunk::with_capacity(8), 0, 1);
     }
 
     #[test]
     #[should_panic(expected = "do not fit")]
-    fn an_append_past_the_capacity_is_our_mistake() {
+    fn an_append_beyond_the_capacity_panics() {
         Chunk::with_capacity(1).append(b"ab");
     }
 }

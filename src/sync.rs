@@ -1,4 +1,4 @@
-//! Flags that two threads meet on. `just loom` tries their every interleaving.
+//! Flags that synchronise two threads. `just loom` tests every interleaving.
 
 #[cfg(all(loom, test))]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(loom)]
 mod tests;
 
-/// Whether a sleeper is to be woken.
+/// A flag that tells senders whether the receiver sleeps and must be woken.
 ///
-/// A sender makes its message visible, then takes the flag; the sleeper raises the flag, then looks for messages.
-/// Each has a full fence in between, so at least one sees the other.
+/// A sender makes its message visible, then takes the flag. The receiver raises the flag, then checks for messages.
+/// Each has a full fence in between, so at least one of them sees what the other did.
 #[derive(Debug)]
 pub(crate) struct Asleep(AtomicBool);
 
@@ -21,29 +21,29 @@ impl Asleep {
         Self(AtomicBool::new(false))
     }
 
-    /// The sleeper's announcement; it looks for messages once more after this.
+    /// Announces that the receiver will sleep. It must check for messages once more after this call.
     pub(crate) fn raise(&self) {
-        // An exchange, so that it and the takes of all senders follow each other in one order.
+        // An exchange, so that it has a place in one order with the exchanges of all senders.
         self.0.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Takes the announcement back.
+    /// Withdraws the announcement.
     pub(crate) fn lower(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// The sender's look, after its message is there: whether it must wake the sleeper.
+    /// Clears the flag and returns whether the sender must wake the receiver. Call it when the message is visible.
     pub(crate) fn take(&self) -> bool {
         fence(Ordering::SeqCst);
         self.0.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Whether somebody waits to hear of room in a full queue.
+/// A flag that tells the owner of a full queue whether senders wait for room.
 ///
-/// Who waits raises the flag, then tries once more; the owner makes room, then takes the flag. Both exchange its
-/// value, so the later one sees what the earlier had done before. (A mere store would not see anything.)
+/// A sender raises the flag, then tries once more. The owner makes room, then takes the flag. Both exchange the flag's
+/// value, so the later one sees what the earlier one did before. A plain store would not give that guarantee.
 #[derive(Debug)]
 pub(crate) struct Awaited(AtomicBool);
 
@@ -52,12 +52,12 @@ impl Awaited {
         Self(AtomicBool::new(false))
     }
 
-    /// Says that somebody waits; one more try after this is enough.
+    /// Announces that a sender waits. It must try once more after this call.
     pub(crate) fn raise(&self) {
         self.0.swap(true, Ordering::SeqCst);
     }
 
-    /// After there is room: whether somebody must be told.
+    /// Clears the flag and returns whether a sender waits. Call it when there is room.
     pub(crate) fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }

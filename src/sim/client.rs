@@ -1,4 +1,4 @@
-//! Clients of many characters, and what each of them checks of its stream.
+//! Simulated clients of several characters, each of which checks the messages that it gets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,52 +14,52 @@ use crate::app::Kind;
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Character {
-    /// Speaks and reads.
+    /// Sends and reads messages.
     Lively,
     /// Reads now and then.
     Slow,
-    /// Only listens.
+    /// Reads and sends no messages.
     Silent,
-    /// Speaks and never reads.
+    /// Sends and never reads.
     Deaf,
-    /// Breaks rules.
+    /// Breaks the protocol.
     Rude,
-    /// Closes properly, and comes back.
+    /// Closes with a close frame, and connects again.
     Fickle,
-    /// Resets the connection, and comes back.
+    /// Resets the connection, and connects again.
     Rough,
-    /// Ends its direction alone, and comes back.
+    /// Ends its direction of the stream, and connects again.
     Half,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ClientState {
     Away,
-    /// The request is sent, the response awaited.
+    /// The request is sent, and the response awaited.
     Request,
     Open,
-    /// The server said why it closes; its end of stream is awaited.
+    /// The server sent a close frame or an error response, and the end of its stream is awaited.
     Told,
 }
 
-/// What holds for all clients of a run.
+/// The facts that all clients of a run know.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) shards: usize,
     pub(super) rooms: Vec<String>,
     pub(super) application: Application,
     pub(super) addresses: usize,
-    /// Who lags is left out of messages, and told.
+    /// A client that lags misses messages and is told so, instead of being closed.
     pub(super) skips: bool,
-    /// The clock jumps, so that even those who answer may seem dead.
+    /// The clock jumps, so that the server may take clients that answer for dead.
     pub(super) jumps: bool,
-    /// The server was told to end, and takes no new connections.
+    /// The server shuts down and accepts no new connections.
     pub(super) is_stopping: bool,
 }
 
 pub(super) struct Client {
     character: Character,
-    phase: Phase,
+    state: ClientState,
     conn: Option<usize>,
     /// Number of the connection over all clients.
     serial: u64,
@@ -67,9 +67,9 @@ pub(super) struct Client {
     out: VecDeque<u8>,
     input: Vec<u8>,
     said: u64,
-    /// What it has offered, until there is an answer.
+    /// The compression offer, until the response.
     offer: Option<Offer>,
-    /// What was agreed about compression.
+    /// The agreed compression.
     extension: Option<Extension>,
     ended: bool,
     broke_rules: bool,
@@ -82,7 +82,7 @@ impl Client {
     pub(super) fn new(character: Character) -> Self {
         Self {
             character,
-            phase: Phase::Away,
+            state: ClientState::Away,
             conn: None,
             serial: 0,
             hearing: None,
@@ -99,7 +99,8 @@ impl Client {
         }
     }
 
-    /// Does one thing, or nothing. With `calm` it begins nothing and reads everything, unless it is deaf.
+    /// Does at most one thing, and returns whether it did. A calm client starts nothing new and reads everything,
+    /// unless it is deaf.
     pub(super) fn step(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, calm: bool) -> bool {
         let Some(conn) = self.conn else {
             return !calm && net.random.once_in(8) && self.connect(net, rules);
@@ -111,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Leaves in its own way.
+    /// Ends the connection in the way of its character.
     pub(super) fn leave(&mut self, net: &mut Net) {
         let Some(conn) = self.conn else { return };
         match self.character {
@@ -130,7 +131,7 @@ impl Client {
         true
     }
 
-    /// Connects to some shard, and asks to join `room`.
+    /// Connects to a random shard, with a request for `room`.
     pub(super) fn go_to(&mut self, net: &mut Net, rules: &Rules, room: &str) {
         let visits = self.visits + 1;
         *self = Self { visits, ..Self::new(self.character) };
@@ -140,7 +141,7 @@ impl Client {
         self.conn = Some(net.connect(shard, peer));
         self.serial = net.conns.len() as u64;
         self.hearing = Some(Hearing::new(rules.application, self.serial, room));
-        self.phase = Phase::Request;
+        self.state = ClientState::Request;
         self.offer = net.random.once_in(2).then(|| Offer::any(&mut net.random));
         let extensions = self.offer.map_or(String::new(), Offer::header);
         let rude = self.character == Character::Rude && net.random.once_in(3);
@@ -153,9 +154,9 @@ impl Client {
         self.out.extend(request.bytes());
     }
 
-    /// Does what its character is about.
+    /// Acts according to its character.
     fn act(&mut self, net: &mut Net, rules: &Rules, conn: usize) -> bool {
-        if self.phase != Phase::Open {
+        if self.state != ClientState::Open {
             if self.character == Character::Rough && net.random.once_in(16) {
                 self.reset(net, conn);
             }
@@ -195,7 +196,7 @@ impl Client {
         }
     }
 
-    /// What only the chat knows.
+    /// Sends a command of the chat.
     fn command(&mut self, net: &mut Net, rules: &Rules) {
         let number = net.random.below(6);
         let line = match net.random.below(4) {
@@ -207,14 +208,14 @@ impl Client {
         self.say(net, 1, line.as_bytes());
     }
 
-    /// Sends a message, compressed now and then where that was agreed.
+    /// Sends a message, sometimes compressed if that was agreed.
     fn say(&mut self, net: &mut Net, opcode: u8, message: &[u8]) {
         let random = &mut net.random;
         let bytes = match &mut self.extension {
             Some(extension) if random.once_in(2) => {
                 net.deflated += 1;
-                let packed = extension.deflate(message, random.once_in(8));
-                frames::encode_message(random, opcode | RSV1, &packed)
+                let compressed = extension.deflate(message, random.once_in(8));
+                frames::encode_message(random, opcode | RSV1, &compressed)
             }
             _ => frames::encode_message(random, opcode, message),
         };
@@ -233,17 +234,17 @@ impl Client {
             5 => frames::encode(random, 1 | RSV1, true, b"\xff\xff no block begins so"),
             6 => frames::encode(random, 2 | RSV1, true, &bomb(100_000)),
             7 => frames::encode(random, 9 | RSV1, true, b"no control frame is compressed"),
-            // With a reserved bit, since a valid frame would be heard by others.
+            // With a reserved bit, because other clients would get a valid frame.
             _ => (0..20).map(|at| random.next() as u8 | u8::from(at == 0) << 5).collect(),
         };
         self.out.extend(bytes);
     }
 
     fn say_goodbye(&mut self, net: &mut Net) {
-        if self.phase == Phase::Open && !self.said_goodbye {
+        if self.state == ClientState::Open && !self.said_goodbye {
             self.said_goodbye = true;
             self.out.extend(frames::encode(&mut net.random, 8, true, &[0x03, 0xe8]));
-        } else if self.phase != Phase::Open
+        } else if self.state != ClientState::Open
             && let Some(conn) = self.conn
         {
             self.end(net, conn);
@@ -257,7 +258,7 @@ impl Client {
         self.forget();
     }
 
-    /// FIN, after what is still to be written.
+    /// Sends FIN after the bytes that are still to be written.
     fn end(&mut self, net: &mut Net, conn: usize) {
         net.note("client ends", [conn, 0, 0]);
         self.ended = true;
@@ -265,7 +266,7 @@ impl Client {
 
     fn forget(&mut self) {
         self.conn = None;
-        self.phase = Phase::Away;
+        self.state = ClientState::Away;
     }
 
     fn write(&mut self, net: &mut Net, conn: usize) -> bool {
@@ -309,25 +310,25 @@ impl Client {
     }
 
     fn parse(&mut self, net: &mut Net, rules: &Rules, truth: &Truth) {
-        if self.phase == Phase::Request {
+        if self.state == ClientState::Request {
             let Some(at) = self.input.windows(4).position(|end| end == b"\r\n\r\n") else { return };
             let head: Vec<u8> = self.input.drain(..at + 4).collect();
             let head = str::from_utf8(&head).expect("a response is text");
             if head.starts_with("HTTP/1.1 101 ") {
-                self.phase = Phase::Open;
+                self.state = ClientState::Open;
                 self.agree(head, net.fault);
             } else {
                 let is_error = head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 5");
                 assert!(is_error, "a response: {head:?}");
-                self.phase = Phase::Told;
+                self.state = ClientState::Told;
                 self.input.clear();
             }
         }
-        if self.phase == Phase::Told {
-            // The body of an error.
+        if self.state == ClientState::Told {
+            // The body of an error response.
             self.input.clear();
         }
-        while self.phase == Phase::Open {
+        while self.state == ClientState::Open {
             let is_compressed = self.input.first().is_some_and(|first| first & RSV1 != 0);
             match frames::decode(&mut self.input, self.extension.as_mut()) {
                 Ok(Some(frame)) => {
@@ -340,7 +341,7 @@ impl Client {
         }
     }
 
-    /// Takes note of what was agreed about compression.
+    /// Reads the agreed compression from the response.
     fn agree(&mut self, head: &str, fault: Option<Fault>) {
         let agreed = match self.offer.take() {
             Some(offer) => offer.agreed(head, fault),
@@ -370,7 +371,7 @@ impl Client {
         if let Some(count) = missed {
             return hearing.miss(count);
         }
-        // That somebody has another name is a message of the room.
+        // A change of name is a message of the room.
         if rules.application != Application::Chat || notice.is_empty() || notice.contains(" is now ") {
             return self.heard(net, rules, truth, Line { kind: Kind::Text, bytes });
         }
@@ -381,7 +382,7 @@ impl Client {
     }
 
     fn heard(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, line: Line) {
-        // Nobody notes what else a rude client has said to itself.
+        // The truth does not have the random bytes that a rude client sent to itself.
         let is_own_noise = rules.application == Application::Echo && self.broke_rules;
         if is_own_noise && rules.application.id_of(&line.bytes).is_none() {
             return;
@@ -390,7 +391,7 @@ impl Client {
         net.heard += 1;
     }
 
-    /// The server says why it closes.
+    /// Handles a close frame.
     fn told(&mut self, net: &mut Net, rules: &Rules, code: Option<u16>, reason: &str) {
         let reads = !matches!(self.character, Character::Slow | Character::Deaf);
         let allowed = match code {
@@ -408,7 +409,7 @@ impl Client {
             self.serial, self.character
         );
         assert!(self.input.is_empty(), "connection {} got something after a close frame", self.serial);
-        self.phase = Phase::Told;
+        self.state = ClientState::Told;
         if !self.said_goodbye && !self.ended {
             let code = code.unwrap_or(1000).to_be_bytes();
             self.out.extend(frames::encode(&mut net.random, 8, true, &code));
@@ -420,45 +421,46 @@ impl Client {
         let reset = net.conns[conn].server_reset;
         let reads = !matches!(self.character, Character::Slow | Character::Deaf);
         let excused = self.broke_rules || self.ended || rules.jumps;
-        // A link so narrow does not carry its last words in the time for closing.
+        // Over the narrowest links the close frame does not arrive within the close timeout.
         let reads = reads && net.conns[conn].to_client.capacity > NARROW;
-        let who = (self.serial, self.character, self.phase);
-        let turned_away = rules.is_stopping && self.phase == Phase::Request;
-        if self.phase != Phase::Told && !turned_away {
-            assert!(excused || reset && !reads, "{who:?} was closed without a word (reset: {reset})");
+        let who = (self.serial, self.character, self.state);
+        let turned_away = rules.is_stopping && self.state == ClientState::Request;
+        if self.state != ClientState::Told && !turned_away {
+            assert!(excused || reset && !reads, "{who:?} was closed without a close frame (reset: {reset})");
             assert!(reset || self.input.is_empty() || self.broke_rules, "{who:?}: its last frame is torn");
         }
         net.note("client sees the end", [conn, usize::from(reset), 0]);
-        // It closes its socket, whatever it still had to say.
+        // The client closes its socket and drops what it had to write.
         net.conns[conn].to_server.ended = true;
         self.forget();
     }
 
-    /// Fails when a client that reads has not got all there is for it.
+    /// Panics if the client reads and has not got all of its messages.
     pub(super) fn check_current(&self, truth: &Truth) {
-        let is_meant = self.phase == Phase::Open && self.character != Character::Deaf && !self.broke_rules;
+        let is_meant =
+            self.state == ClientState::Open && self.character != Character::Deaf && !self.broke_rules;
         let Some(hearing) = self.hearing.as_ref().filter(|_| is_meant) else { return };
         let truth = truth.borrow();
         hearing.check_current(&truth);
         if !self.boomed && !self.ended && !self.said_goodbye {
             let arrived = truth.said(self.serial, 0, None) as u64;
             let who = (self.serial, self.character);
-            assert_eq!((arrived, self.out.len()), (self.said, 0), "what {who:?} said did not arrive");
+            assert_eq!((arrived, self.out.len()), (self.said, 0), "messages of {who:?} did not arrive");
         }
     }
 
-    /// What it hears, if it is there for sure.
+    /// The stream that the client follows, if it is certainly connected.
     pub(super) fn attends(&self) -> Option<&Hearing> {
         let leaves = self.ended || self.said_goodbye || self.broke_rules || self.character == Character::Deaf;
-        self.hearing.as_ref().filter(|_| self.phase == Phase::Open && !leaves)
+        self.hearing.as_ref().filter(|_| self.state == ClientState::Open && !leaves)
     }
 
-    /// Fails when it has not heard why the server has ended, for which there was time unless the clock jumped.
+    /// Panics if the client was not told that the server shuts down. There was time for that unless the clock jumped.
     pub(super) fn check_told(&self, rules: &Rules) {
         let waits = !rules.jumps
-            && self.phase == Phase::Open
+            && self.state == ClientState::Open
             && self.character != Character::Deaf
             && !self.broke_rules;
-        assert!(!waits, "{:?} was not told that the server ends", (self.serial, self.character));
+        assert!(!waits, "{:?} was not told that the server shuts down", (self.serial, self.character));
     }
 }

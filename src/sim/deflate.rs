@@ -1,24 +1,24 @@
-//! permessage-deflate as the clients have it. Their engines live as long as the connection, unlike the server's.
+//! The clients' permessage-deflate. Unlike the server's engines, theirs live as long as the connection.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::fault::Fault;
 use super::random::Random;
 
-/// The bit of the first byte of a frame that says that its message is compressed.
+/// The bit in a frame's first byte that marks a compressed message.
 pub(super) const RSV1: u8 = 0x40;
-/// What a compressed message ends with, and what is not sent. RFC 7692 §7.2.1
+/// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The smallest window that this engine has.
+/// The smallest window that the engine supports, in bits.
 const SMALLEST: u8 = 9;
 
-/// What a client offers.
+/// A client's offer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     server_forgets: bool,
     client_forgets: bool,
     server_bits: Option<u8>,
-    /// Whether the server may choose the client's window, and what the client says about it.
+    /// Whether the server may limit the client's window, with the client's hint.
     client_bits: Option<Option<u8>>,
 }
 
@@ -32,7 +32,7 @@ impl Offer {
         }
     }
 
-    /// The line of the request, after one that no server can accept.
+    /// The header line of the offer. It begins with an offer that no server can accept.
     pub(super) fn header(self) -> String {
         let mut line = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7, \
                         permessage-deflate"
@@ -54,7 +54,7 @@ impl Offer {
         line + "\r\n"
     }
 
-    /// What the response makes of it: nothing, or what the client may rely on and must keep to.
+    /// Reads the response to the offer. Returns an error if the response is no valid answer.
     pub(super) fn agreed(self, head: &str, fault: Option<Fault>) -> Result<Option<Extension>, String> {
         let Some(line) = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")) else {
             return Ok(None);
@@ -75,15 +75,15 @@ impl Offer {
                 _ => return Err(format!("{part} in {line}")),
             }
         }
-        // RFC 7692 §7.1.1.1 and §7.1.2: what the server must accept as it was said, and what it may not bring up.
+        // RFC 7692 §7.1.1.1 and §7.1.2: some parameters must be accepted as offered, others may not appear unasked.
         let most = self.client_bits.map(|hint| hint.unwrap_or(15));
         let is_allowed = server_forgets >= self.server_forgets
             && self.server_bits.is_none_or(|most| server_bits.is_some_and(|bits| bits <= most))
             && client_bits.is_none_or(|bits| most.is_some_and(|most| (SMALLEST..=most).contains(&bits)));
         if !is_allowed {
-            return Err(format!("{line} is no answer to {self:?}"));
+            return Err(format!("{line} is no valid answer to {self:?}"));
         }
-        // A server that refers to earlier messages although it must not, and one that forgets what it must remember.
+        // The faults let the server refer to earlier messages against the agreement, and forget the client's messages.
         server_forgets |= fault == Some(Fault::KeptContext);
         client_forgets &= fault != Some(Fault::ForgottenContext);
         Ok(Some(Extension {
@@ -96,19 +96,19 @@ impl Offer {
     }
 }
 
-/// Both directions of a connection that compresses.
+/// The compression state of a connection, for both directions.
 pub(super) struct Extension {
     inflater: Decompress,
     /// Whether no message of the server refers to an earlier one.
     server_forgets: bool,
-    /// Made for the first message.
+    /// Made when the first message is compressed.
     deflater: Option<Compress>,
     client_bits: u8,
     client_forgets: bool,
 }
 
 impl Extension {
-    /// The content of a message.
+    /// Inflates a message.
     pub(super) fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, String> {
         if self.server_forgets {
             self.inflater.reset(false);
@@ -122,7 +122,7 @@ impl Extension {
                 let status = self.inflater.decompress_vec(rest, &mut out, FlushDecompress::None);
                 let status = status.map_err(|error| format!("a message that does not inflate: {error}"))?;
                 if status == Status::StreamEnd {
-                    return Err("a final block, after which no server goes on".into());
+                    return Err("a final block, which the server never sends".into());
                 }
                 if self.inflater.total_in() == end && out.len() < out.capacity() {
                     break;
@@ -132,8 +132,8 @@ impl Extension {
         Ok(out)
     }
 
-    /// A message in compressed form; with `is_final` in a block that says that it is the last, after which an engine
-    /// begins anew. RFC 7692 §7.2.3.4
+    /// Compresses a message. With `is_final` its block is marked as the last one (BFINAL), after which an engine begins
+    /// anew (RFC 7692 §7.2.3.4).
     pub(super) fn deflate(&mut self, message: &[u8], is_final: bool) -> Vec<u8> {
         let make = || Compress::new_with_window_bits(Compression::default(), false, self.client_bits);
         let engine = self.deflater.get_or_insert_with(make);
@@ -142,7 +142,7 @@ impl Extension {
         }
         if !is_final {
             let mut out = deflate(engine, message, FlushCompress::Sync);
-            assert_eq!(out.split_off(out.len() - TAIL.len()), TAIL, "a flushed block ends with this");
+            assert_eq!(out.split_off(out.len() - TAIL.len()), TAIL, "a flushed block ends with the tail");
             return out;
         }
         let mut out = deflate(engine, message, FlushCompress::Finish);
@@ -152,14 +152,14 @@ impl Extension {
     }
 }
 
-/// So many zeros in few bytes.
+/// Compresses `len` zeros, which take few bytes.
 pub(super) fn bomb(len: usize) -> Vec<u8> {
     deflate(&mut Compress::new(Compression::best(), false), &vec![0; len], FlushCompress::Sync)
 }
 
 fn deflate(engine: &mut Compress, message: &[u8], flush: FlushCompress) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.len() * 2 + 64);
-    engine.compress_vec(message, &mut out, flush).expect("an engine that is used as it may");
-    assert!(out.len() < out.capacity(), "all of it is out");
+    engine.compress_vec(message, &mut out, flush).expect("the engine is used correctly");
+    assert!(out.len() < out.capacity(), "the output is complete");
     out
 }

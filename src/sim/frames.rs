@@ -1,9 +1,9 @@
-//! Frames as the clients see them: a code of their own, so that the two sides cannot agree on a bug.
+//! The frame code of the clients. It is independent of the server's, so that the two cannot share a bug.
 
 use super::deflate::{Extension, RSV1};
 use super::random::Random;
 
-/// What a server sent.
+/// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Text(Vec<u8>),
@@ -13,7 +13,8 @@ pub(super) enum Frame {
     Pong,
 }
 
-/// Takes one whole frame off the front of `input`, and inflates it if that was agreed; an error when it breaks a rule.
+/// Takes one whole frame off the front of `input`, and inflates it if that was agreed. Returns an error if the frame
+/// breaks a rule.
 pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Result<Option<Frame>, String> {
     let [first, second, ..] = input[..] else { return Ok(None) };
     if first & 0x30 != 0 || first & 0x80 == 0 || second & 0x80 != 0 {
@@ -22,7 +23,7 @@ pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Res
     let (head, len) = match second {
         126 if input.len() < 4 => return Ok(None),
         126 => (4, usize::from(u16::from_be_bytes([input[2], input[3]]))),
-        127 => return Err("a frame longer than anything that was said".into()),
+        127 => return Err("a frame longer than any message".into()),
         len => (2, len.into()),
     };
     if input.len() < head + len {
@@ -49,7 +50,7 @@ pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Res
     Ok(Some(frame))
 }
 
-/// A masked frame.
+/// Encodes a masked frame.
 pub(super) fn encode(random: &mut Random, opcode: u8, last: bool, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![opcode | if last { 0x80 } else { 0 }];
     match payload.len() {
@@ -65,7 +66,7 @@ pub(super) fn encode(random: &mut Random, opcode: u8, last: bool, payload: &[u8]
     frame
 }
 
-/// A message, sometimes in fragments with a ping between them. The `opcode` may have [`RSV1`] set.
+/// Encodes a message, sometimes in fragments with a ping between them. The `opcode` may have [`RSV1`] set.
 pub(super) fn encode_message(random: &mut Random, opcode: u8, payload: &[u8]) -> Vec<u8> {
     if payload.len() < 2 || !random.once_in(4) {
         return encode(random, opcode, true, payload);

@@ -1,22 +1,22 @@
-//! What a client hears of a stream, and that it is the stream's order without a hole.
+//! The part of a stream that a client gets, checked against the stream's order.
 
 use super::truth::{Application, Line, Streams, stream_of};
 
 pub(super) struct Hearing {
     application: Application,
-    /// Number of the connection over all clients.
+    /// Number of the connection among those of all clients.
     serial: u64,
-    /// What it hears; unknown after it was not told all that it should have been told.
+    /// The stream that the client follows. Unknown after it missed messages that would have told.
     stream: Option<String>,
-    /// Position of the first message that it has heard, and of the next one.
+    /// Positions of the first message that the client got and of the next one.
     heard: Option<(usize, usize)>,
-    /// Messages heard before the first that has an id, which tells the position of all.
+    /// Messages before the first one with an id, which tells the positions of all.
     unplaced: Vec<Line>,
-    /// Messages that it was told it will not get.
+    /// Number of messages that the server reported as missed.
     missed: usize,
-    /// Messages left out before others that it has heard.
+    /// Number of messages that were skipped before a message that came.
     left_out: usize,
-    /// Number of the first of its own messages that it said after it had heard that it is in the stream.
+    /// Number of the client's first message after it learned that it is in the stream.
     since: u64,
 }
 
@@ -30,25 +30,25 @@ impl Hearing {
         Self { application, serial, stream, heard, unplaced, missed: 0, left_out: 0, since: 0 }
     }
 
-    /// It goes to another room, after so many messages of its own.
+    /// Notes that the client is in another room, after `said` messages of its own.
     pub(super) fn enter(&mut self, room: &str, said: u64) {
         *self = Self { since: said, ..Self::new(self.application, self.serial, room) };
     }
 
-    /// It is told that some messages will not come.
+    /// Notes that the server reported `count` missed messages.
     pub(super) fn miss(&mut self, count: usize) {
         self.unplaced.clear();
         self.missed += count;
         match self.application {
             Application::Relay => self.heard = self.heard.map(|(first, next)| (first, next + count)),
-            // What was echoed in the same turn comes before the notice.
+            // Messages echoed in the same turn come before the report.
             Application::Echo => {}
-            // Answers and lines of former rooms may be among them, and the word that it is in another room.
+            // Answers, lines of former rooms, and the notice of another room may be among them.
             Application::Chat => (self.stream, self.heard) = (None, None),
         }
     }
 
-    /// With `skips` the server may leave messages out and say so later.
+    /// Checks a message. With `skips` the server may skip messages and report them later.
     pub(super) fn hear(&mut self, truth: &Streams, skips: bool, line: Line) {
         let serial = self.serial;
         if let (Some(stream), Some((_, next))) = (&self.stream, &mut self.heard) {
@@ -84,21 +84,21 @@ impl Hearing {
         self.heard = Some((first, next));
     }
 
-    /// The stream, and the position of the first message that it has heard of it, which is its end when there was none.
-    /// To be asked when it is current.
+    /// The stream, and the position of the first message that the client got: the stream's end if it got none. Call it
+    /// when the client is current.
     pub(super) fn first(&self, truth: &Streams) -> Option<(&str, usize)> {
         let stream = self.stream.as_deref()?;
         let newest = truth.lines(stream).len() - self.unplaced.len();
         Some((stream, self.heard.map_or(newest, |(first, _)| first)))
     }
 
-    /// Fails when there is more for it than it has heard.
+    /// Panics if the client lacks messages.
     pub(super) fn check_current(&self, truth: &Streams) {
         let Some(stream) = &self.stream else { return };
         let (serial, len) = (self.serial, truth.lines(stream).len());
         match self.heard {
             Some((_, next)) if self.application == Application::Echo => {
-                // A notice that was dropped with others counts as one of them.
+                // A report that was dropped counts as a missed message.
                 let left_out = self.left_out + len - next;
                 let is_told = left_out <= self.missed && (left_out > 0 || self.missed == 0);
                 assert!(

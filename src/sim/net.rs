@@ -1,4 +1,4 @@
-//! The network between the simulated clients and kernels, and the time.
+//! The network between the simulated clients and kernels, and the clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use super::fault::Fault;
 use super::random::Random;
 
-/// Bytes under way at most on the narrowest links.
+/// Capacity of the narrowest links, in bytes.
 pub(super) const NARROW: usize = 16;
 
-/// One direction of a stream: what is on its way or waits at its end.
+/// One direction of a stream, with the bytes that were sent and not received.
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub(super) bytes: VecDeque<u8>,
@@ -34,11 +34,11 @@ pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     pub(super) to_server: Pipe,
     pub(super) to_client: Pipe,
-    /// The client, or the network, has reset it.
+    /// The client or the network has reset the connection.
     pub(super) broken: bool,
-    /// The server has reset it, on purpose or since it closed with bytes unread.
+    /// The server has reset the connection, on purpose or because it closed with unread bytes.
     pub(super) server_reset: bool,
-    /// The server holds no descriptor of it any more.
+    /// The server has closed its descriptor.
     pub(super) server_gone: bool,
 }
 
@@ -47,26 +47,26 @@ pub(super) struct Net {
     pub(super) random: Random,
     pub(super) now_ms: u64,
     pub(super) conns: Vec<Conn>,
-    /// By shard: connections that wait to be accepted.
+    /// Connections that wait to be accepted, by shard.
     pub(super) backlogs: Vec<VecDeque<usize>>,
-    /// Whether the kernels and the network do what they need not.
+    /// Whether the kernels and the network misbehave within their contracts.
     pub(super) adverse: bool,
-    /// Hash over all that has happened.
+    /// Hash of all events.
     pub(super) trace: u64,
     pub(super) verbose: bool,
     /// A bug put in on purpose.
     pub(super) fault: Option<Fault>,
-    /// Messages that clients have heard.
+    /// Number of messages that clients got.
     pub(super) heard: u64,
-    /// Compressed ones among what they were sent.
+    /// Number of compressed messages that clients got.
     pub(super) inflated: u64,
-    /// Messages that they have compressed.
+    /// Number of messages that clients compressed.
     pub(super) deflated: u64,
-    /// Receives that found no buffer.
+    /// Number of receives that found no buffer.
     pub(super) starved: u64,
-    /// Receives and polls that were cancelled.
+    /// Number of receives and polls that were cancelled.
     pub(super) paused: u64,
-    /// Polls of parked connections that completed.
+    /// Number of polls of parked connections that completed.
     pub(super) polled: u64,
 }
 
@@ -91,7 +91,7 @@ impl Net {
         }
     }
 
-    /// Takes note of something that happened.
+    /// Records an event.
     pub(super) fn note(&mut self, what: &str, numbers: [usize; 3]) {
         let mut add = |number: u64| {
             self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(7)
@@ -104,7 +104,7 @@ impl Net {
         }
     }
 
-    /// A new connection to a shard.
+    /// Connects to a shard.
     pub(super) fn connect(&mut self, shard: usize, peer: SocketAddr) -> usize {
         let capacity = self.random.pick(&[NARROW, 200, 2_000, 16_000]);
         let pipe = || Pipe { bytes: VecDeque::new(), capacity, ended: false };
@@ -128,12 +128,12 @@ impl Net {
         self.fault == Some(fault)
     }
 
-    /// Whether a buffer that comes back is lost.
+    /// Whether the fault loses the buffer that is given back now.
     pub(super) fn is_lost(&mut self) -> bool {
         self.has(Fault::LostBuffer) && self.random.once_in(50)
     }
 
-    /// Something rare that a kernel may do, once in so many times while it is adverse.
+    /// Decides whether something rare happens: once in `times` times while the network is adverse.
     pub(super) fn mishap(&mut self, times: usize) -> bool {
         self.adverse && self.random.once_in(times)
     }

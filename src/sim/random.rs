@@ -1,6 +1,6 @@
-//! All chance of a run comes from its seed through this.
+//! The source of all random decisions of a run.
 
-/// A small generator (SplitMix64): every seed is a good one.
+/// A random generator (SplitMix64). Every seed is a good one.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
@@ -17,17 +17,17 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is not zero.
+    /// Returns a number below `end`, which must not be 0.
     pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// A number of `low..=high`.
+    /// Returns a number in `low..=high`.
     pub(super) fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    /// True once in so many times.
+    /// Returns true once in `times` times on average.
     pub(super) fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }

@@ -1,6 +1,6 @@
-//! What really happened: what every stream of messages is, in its order.
+//! The true order of every stream of messages.
 //!
-//! A stream is a room, whose home shard orders it, or with `echo` what one client has said.
+//! A stream is a room, whose home shard orders it. With `echo` it is the messages of one client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Opening, Relay};
 
-/// A text at which the application's handler panics.
+/// A message on which the application's handler panics.
 pub(super) const BOOM: &[u8] = b"!boom";
-/// A text at which it panics when the message is to be ordered, so that nobody hears it.
+/// A message on which the application panics in `on_publish`, so that nobody gets it.
 pub(super) const HUSH: &[u8] = b"!hush";
 
 /// The application that the shards run.
@@ -31,11 +31,11 @@ impl Application {
         }
     }
 
-    /// The id of what a client has said, if it is one of ours and whole.
+    /// The id of a client's message, if the payload is one that [`payload`] makes.
     pub(super) fn id_of(self, message: &[u8]) -> Option<u64> {
         let said = match self {
             Self::Relay | Self::Echo => message,
-            // `alice: hello` or `User #17 (2): hello`
+            // As in `alice: hello` or `User #17 (2): hello`.
             Self::Chat => &message[message.windows(2).position(|pair| pair == b": ")? + 2..],
         };
         let id = u64::from_str_radix(str::from_utf8(said.get(..16)?).ok()?, 16).ok()?;
@@ -43,7 +43,7 @@ impl Application {
     }
 }
 
-/// A message as everybody must hear it.
+/// A message as every client must get it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) kind: Kind,
@@ -54,7 +54,7 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     lines: HashMap<String, Vec<Line>>,
-    /// Where each message with an id is.
+    /// The stream and the position of each message with an id.
     places: HashMap<u64, (String, usize)>,
     /// The last id of each client in each stream.
     last: HashMap<(String, u64), u64>,
@@ -68,7 +68,7 @@ impl Streams {
         self.lines.get(stream).map_or(&[], Vec::as_slice)
     }
 
-    /// Position of the oldest of the last `count` messages whose frames have at most `bytes` together.
+    /// Position of the oldest of the last `count` messages whose frames have at most `bytes` bytes in all.
     pub(super) fn tail(&self, stream: &str, count: u32, mut bytes: usize) -> usize {
         let lines = self.lines(stream);
         let is_shown = |line: &&Line| {
@@ -85,7 +85,7 @@ impl Streams {
         self.places.get(&id)
     }
 
-    /// Number of messages, from number `first` on, that a client has said; in one stream or in all.
+    /// Number of messages of a client, from its number `first` on, in one stream or in all.
     pub(super) fn said(&self, serial: u64, first: u64, stream: Option<&str>) -> usize {
         let is_meant = |id: u64, at: &str| {
             id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at)
@@ -93,7 +93,7 @@ impl Streams {
         self.places.iter().filter(|(id, (at, _))| is_meant(**id, at)).count()
     }
 
-    /// The next message of a stream.
+    /// Appends the next message of a stream.
     fn push(&mut self, stream: String, id: Option<u64>, line: Line) {
         let lines = self.lines.entry(stream.clone()).or_default();
         if let Some(id) = id {
@@ -106,12 +106,12 @@ impl Streams {
     }
 }
 
-/// The stream of what a client has said to `echo`.
+/// The stream of a client's messages to `echo`.
 pub(super) fn stream_of(serial: u64) -> String {
     format!("client {serial}")
 }
 
-/// The payload of a message: its id, then bytes that follow from it.
+/// The payload of a message: its id, then bytes derived from the id.
 pub(super) fn payload(id: u64) -> Vec<u8> {
     let len = match id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56 {
         short @ 0..200 => short as usize / 4,
@@ -122,7 +122,7 @@ pub(super) fn payload(id: u64) -> Vec<u8> {
     bytes
 }
 
-/// An application that takes notes of what another one does.
+/// An application that wraps another one and records the order of its messages.
 pub(super) struct Watch {
     pub(super) inner: Box<dyn App>,
     pub(super) application: Application,
@@ -149,7 +149,7 @@ impl App for Watch {
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
         if message.payload == BOOM {
-            // Like a panic, but without a word on stderr.
+            // Like a panic, but silent.
             resume_unwind(Box::new("boom"));
         }
         if self.application == Application::Echo
@@ -185,7 +185,7 @@ impl App for Watch {
     }
 }
 
-/// A message as the application sends it; used to keep the two kinds apart by id.
+/// The kind of the message with this id.
 pub(super) fn kind_of(id: u64) -> Kind {
     if id.is_multiple_of(3) { Kind::Binary } else { Kind::Text }
 }

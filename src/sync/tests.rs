@@ -1,6 +1,6 @@
-//! Models of the meetings. A thread that is never woken is a deadlock, which loom reports.
+//! Loom models of the flags. Loom reports a thread that is never woken as a deadlock.
 //!
-//! What the flags guard is read and written without any order of its own, so the flags alone must suffice.
+//! The models access the guarded data with relaxed ordering, so that the flags alone must order it.
 
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::{Arc, Notify};
@@ -11,7 +11,7 @@ use super::*;
 struct Sleeper {
     asleep: Asleep,
     mail: AtomicUsize,
-    /// Counts like an eventfd: a wake-up before the wait ends it.
+    /// Stands for the eventfd: a notification before the wait ends the wait.
     event: Notify,
 }
 
@@ -23,7 +23,7 @@ impl Sleeper {
         }
     }
 
-    /// One turn of the loop: sleeps only when there is nothing, and takes what there is.
+    /// Runs one turn of the receiver's loop. It sleeps only if there is no mail. Returns the number of messages taken.
     fn turn(&self) -> usize {
         self.asleep.raise();
         if self.mail.load(Ordering::Relaxed) == 0 {
@@ -34,8 +34,9 @@ impl Sleeper {
     }
 }
 
-/// `preemptions` bounds the interleavings of more than two threads, which are too many to try them all.
-fn nobody_sleeps_over_a_message(senders: usize, preemptions: Option<usize>) {
+/// Checks that no message is left while the receiver sleeps. `preemptions` limits the interleavings: those of more than
+/// two threads are too many to try them all.
+fn a_message_wakes_the_receiver(senders: usize, preemptions: Option<usize>) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = preemptions;
     model.check(move || {
@@ -56,17 +57,17 @@ fn nobody_sleeps_over_a_message(senders: usize, preemptions: Option<usize>) {
 }
 
 #[test]
-fn loom_one_sender_and_a_sleeper() {
-    nobody_sleeps_over_a_message(1, None);
+fn loom_one_sender_wakes_the_receiver() {
+    a_message_wakes_the_receiver(1, None);
 }
 
 #[test]
-fn loom_two_senders_and_a_sleeper() {
-    nobody_sleeps_over_a_message(2, Some(3));
+fn loom_two_senders_wake_the_receiver() {
+    a_message_wakes_the_receiver(2, Some(3));
 }
 
 #[test]
-fn loom_nobody_waits_for_room_that_there_is() {
+fn loom_a_sender_hears_of_room_in_a_full_queue() {
     loom::model(|| {
         let queue = Arc::new((Awaited::new(), AtomicUsize::new(0), Notify::new()));
         let owner = {
@@ -79,7 +80,7 @@ fn loom_nobody_waits_for_room_that_there_is() {
                 }
             })
         };
-        // The first try found the queue full.
+        // The sender's first try found the queue full.
         let (awaited, room, event) = &*queue;
         awaited.raise();
         while room.load(Ordering::Relaxed) == 0 {
