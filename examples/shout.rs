@@ -2,8 +2,8 @@
 //!
 //! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`.
 
+use uproar::Options;
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Opening};
-use uproar::config::Config;
 use uproar::server::{Server, StartError};
 
 /// Every worker has an instance, so this needs no lock.
@@ -39,7 +39,7 @@ impl App for Shout {
 }
 
 fn main() -> Result<(), StartError> {
-    let mut server = Server::start_app(&Config::default(), |_worker| Box::<Shout>::default())?;
+    let mut server = Server::start_app(Options::default(), |_worker| Box::<Shout>::default())?;
     println!("listening on {:?}", server.endpoints());
     server.join();
     Ok(())

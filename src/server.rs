@@ -1,9 +1,10 @@
 //! The server: listeners, one shard a worker, signals.
 
+mod admin_listener;
 mod listening;
 mod workers;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -13,17 +14,24 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, Watch, Watched};
-use crate::app::{App, Chat, Echo, Relay};
-use crate::config::{AppName, BackendName, Config, Conflict, Endpoint, Takeover};
-use crate::io::{Listener, Options, Uring, listen};
+use crate::app::App;
+#[cfg(feature = "server")]
+use crate::app::{Chat, Echo, Relay};
+#[cfg(feature = "server")]
+use crate::config::{AppName, Config};
+use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
+pub use crate::io::Listener;
+use crate::io::{self, Uring, listen};
 use crate::proxied::Trusted;
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Shared};
-use crate::stats::{Stats, Totals};
+use crate::stats::Stats;
+pub use crate::stats::Totals;
 pub use crate::tls::IdentityError;
 use crate::tls::{Credentials, Identity, Terms};
-use listening::{Listening, listen_all, listen_for_admin, share_all, take_paths};
+use crate::watch::{Watch, Watched};
+use admin_listener::Admin;
+use listening::{Listening, listen_all, share_all, take_paths};
 use workers::{Crew, Make};
 
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
@@ -128,17 +136,18 @@ impl Control {
     ///
     /// # Errors
     /// When they cannot be together, or the certificate is of no use; then all former ones stay.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        let credentials = check(config, &self.passed)?;
+    pub fn reload(&self, options: impl Into<Options>) -> Result<(), StartError> {
+        let options = options.into();
+        let credentials = check(&options, &self.passed)?;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             identity.replace(credentials);
             identity.warn();
         }
-        self.watch.shared.admission.set_limits(self.plan.limits(config));
+        self.watch.shared.admission.set_limits(self.plan.limits(&options));
         if let Some(trusted) = &self.plan.trusted {
-            trusted.replace(&config.trusted_proxies);
+            trusted.replace(&options.trusted_proxies);
         }
-        self.watch.shared.notice.put_up(config.clone());
+        self.watch.shared.notice.put_up(options);
         self.watch.wake();
         Ok(())
     }
@@ -161,27 +170,30 @@ impl Control {
 }
 
 impl Server {
-    /// Checks what [`Server::start`] would before it listens. Returns what is no error yet, in one line: that the
-    /// certificate expires soon.
+    /// Checks what [`Server::start_app`] would check before it listens. Returns a warning of one line if the certificate
+    /// expires soon.
     ///
     /// # Errors
-    /// What cannot be together, or a certificate that is of no use.
-    pub fn check(config: &Config) -> Result<Option<String>, StartError> {
-        Ok(check(config, &[])?.and_then(|credentials| credentials.warning(SystemTime::now())))
+    /// The options contradict each other, or the certificate cannot be used.
+    pub fn check(options: impl Into<Options>) -> Result<Option<String>, StartError> {
+        Ok(check(&options.into(), &[])?.and_then(|credentials| credentials.warning(SystemTime::now())))
     }
 
-    /// Starts the server with one of the applications that come with it.
+    /// Starts the server with the application that the settings name.
     ///
     /// # Errors
     /// See [`StartError`].
+    #[cfg(feature = "server")]
     pub fn start(config: &Config) -> Result<Self, StartError> {
         Self::start_on(Vec::new(), config)
     }
 
-    /// The same on sockets that listen already, instead of what [`Config::listen`] says; if there are none, on that.
+    /// Starts the server with the application that the settings name, on `given` sockets instead of
+    /// [`Options::listen`], unless `given` is empty.
     ///
     /// # Errors
     /// See [`StartError`].
+    #[cfg(feature = "server")]
     pub fn start_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
         match config.app {
             AppName::Chat => Self::start_app_on(given, config, |_| Box::<Chat>::default()),
@@ -190,43 +202,53 @@ impl Server {
         }
     }
 
-    /// Starts the server with an application of your own: `make` is called on each worker, with its index. It is once,
-    /// unless there is not enough for a ring on each: then all begin again on epoll.
+    /// Starts a server with your application. It serves clients on threads of its own from then on.
+    ///
+    /// `make` is called once on each worker, with the index of the worker. It is called again on each worker if the
+    /// system does not have enough memory for a ring on each: all workers then start again on epoll.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start_app<F>(config: &Config, make: F) -> Result<Self, StartError>
+    /// See [`StartError`]. A panic of `make` is [`StartError::Application`].
+    pub fn start_app<F>(options: impl Into<Options>, make: F) -> Result<Self, StartError>
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
-        Self::start_app_on(Vec::new(), config, make)
+        Self::start_app_on(Vec::new(), options, make)
     }
 
-    /// The same on sockets that listen already, as with [`Server::start_on`].
+    /// Starts a server with your application on `given` sockets instead of [`Options::listen`], unless `given` is
+    /// empty.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start_app_on<F>(given: Vec<Given>, config: &Config, make: F) -> Result<Self, StartError>
+    /// See [`StartError`]. A panic of `make` is [`StartError::Application`].
+    pub fn start_app_on<F>(
+        given: Vec<Given>,
+        options: impl Into<Options>,
+        make: F,
+    ) -> Result<Self, StartError>
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
     {
+        Self::start_workers(given, &options.into(), Arc::new(make))
+    }
+
+    fn start_workers(given: Vec<Given>, options: &Options, make: Arc<Make>) -> Result<Self, StartError> {
         let passed: Vec<_> = given.iter().map(|given| given.endpoint.clone()).collect();
-        let identity = check(config, &passed)?.map(|credentials| Arc::new(Identity::new(credentials)));
-        let workers = config.worker_count();
-        let admin = config.admin.map(|address| listen_for_admin(address, config.takeover)).transpose()?;
+        let identity = check(options, &passed)?.map(|credentials| Arc::new(Identity::new(credentials)));
+        let workers = options.worker_count();
+        let admin = admin_listener::bind(options)?;
         let Listening { endpoints, listeners, pending } =
-            if given.is_empty() { listen_all(config, workers) } else { share_all(given, workers) }?;
+            if given.is_empty() { listen_all(options, workers) } else { share_all(given, workers) }?;
         if let Some(bare) = endpoints.iter().find(|endpoint| endpoint.has_tls() && identity.is_none()) {
             return Err(StartError::Certificate(bare.clone()));
         }
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
-        let mut plan = Plan::new(config, workers, descriptors);
+        let mut plan = Plan::new(options, workers, descriptors);
         plan.tls = identity
             .clone()
             .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
-        let make: Arc<Make> = Arc::new(make);
-        let (crew, shared) = start_crew(config, &mut plan, listeners, &make)?;
+        let (crew, shared) = start_crew(options, &mut plan, listeners, &make)?;
         let stats = crew.stats();
         let backend = plan.backend_name();
         let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
@@ -240,14 +262,14 @@ impl Server {
             let no_thread = |error| StartError::System { what: "start the thread of the certificate", error };
             identity.keep_warning().map_err(no_thread)?;
         }
-        let admin = admin.map(|listener| start_admin(listener, &watch)).transpose()?;
+        let admin = admin.map(|listener| admin_listener::start(listener, &watch)).transpose()?;
         // From here on nothing fails, so that no start that does takes a path from a server that runs.
         if let Err(error) = take_paths(pending) {
             admin.inspect(Admin::stop);
             return Err(error);
         }
         let threads = crew.go();
-        let taken_over = admin.clone().filter(|_| config.takeover == Takeover::On);
+        let taken_over = admin.clone().filter(|_| options.takeover == Takeover::On);
         let control = Control { watch, plan: Arc::new(plan), taken_over, identity, passed };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
@@ -306,28 +328,28 @@ impl Server {
 }
 
 /// Checks the settings, and reads the certificate and its key if there are listeners for them.
-fn check(config: &Config, passed: &[Endpoint]) -> Result<Option<Credentials>, StartError> {
-    config.check_on(passed)?;
-    let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
+fn check(options: &Options, passed: &[Endpoint]) -> Result<Option<Credentials>, StartError> {
+    options.check_on(passed)?;
+    let files = options.tls_cert.as_ref().zip(options.tls_key.as_ref());
     Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
 }
 
 /// Starts the workers. Where memory is limited there may be a ring and not one for each; unless io_uring was asked for,
 /// all are on epoll then.
 fn start_crew(
-    config: &Config,
+    options: &Options,
     plan: &mut Plan,
     listeners: Vec<Vec<Listener>>,
     make: &Arc<Make>,
 ) -> Result<(Crew, Arc<Shared>), StartError> {
     let start = |plan: &Plan, listeners| {
-        let limits = plan.limits(config);
+        let limits = plan.limits(options);
         let shared = Arc::new(Shared::new(limits));
-        let crew = Crew::start(config, plan, listeners, &shared, make)?;
+        let crew = Crew::start(options, plan, listeners, &shared, make)?;
         info!("room for {} connections with {} descriptors", limits.server, plan.descriptors);
         Ok((crew, shared))
     };
-    if config.backend != BackendName::Auto || plan.backend == BackendName::Epoll {
+    if options.backend != BackendName::Auto || plan.backend == BackendName::Epoll {
         return start(plan, listeners);
     }
     let clones = listeners.iter().map(|own| own.iter().map(Listener::try_clone).collect());
@@ -337,8 +359,8 @@ fn start_crew(
     match start(plan, listeners) {
         Err(StartError::Backend { error, .. }) => {
             warn!(%error, "io_uring is not to be had for every worker; using epoll");
-            let config = Config { backend: BackendName::Epoll, ..config.clone() };
-            *plan = Plan { tls: plan.tls.take(), ..Plan::new(&config, plan.workers, plan.descriptors) };
+            let options = Options { backend: BackendName::Epoll, ..options.clone() };
+            *plan = Plan { tls: plan.tls.take(), ..Plan::new(&options, plan.workers, plan.descriptors) };
             start(plan, clones)
         }
         result => result,
@@ -354,7 +376,7 @@ struct Plan {
     /// How many of them the process may have, and how many connections these allow.
     descriptors: u64,
     possible: u64,
-    io: Options,
+    io: io::Options,
     /// Which listeners have TLS, if there are any.
     tls: Option<Terms>,
     /// Whose connections begin with a PROXY header, if some do.
@@ -364,17 +386,17 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(config: &Config, worker_count: u16, descriptors: u64) -> Self {
+    fn new(options: &Options, worker_count: u16, descriptors: u64) -> Self {
         let workers = u64::from(worker_count);
         let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
         let free = descriptors.saturating_sub(other).max(1);
-        let with_slots = |slots: u64| Options {
+        let with_slots = |slots: u64| io::Options {
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
-            buffers: config.receive_buffers,
-            ..Options::default()
+            buffers: options.receive_buffers,
+            ..io::Options::default()
         };
         let ring = with_slots(free.min(MAX_SLOTS));
-        let backend = match config.backend {
+        let backend = match options.backend {
             BackendName::Auto => match Uring::new(&ring, Vec::new()) {
                 Ok(_) => BackendName::IoUring,
                 Err(error) => {
@@ -394,15 +416,15 @@ impl Plan {
             possible,
             io,
             tls: None,
-            trusted: config.proxy_protocol.then(|| Arc::new(Trusted::new(&config.trusted_proxies))),
+            trusted: options.proxy_protocol.then(|| Arc::new(Trusted::new(&options.trusted_proxies))),
             cpus: sched_getaffinity(Pid::from_raw(0)).ok(),
         }
     }
 
     /// How many connections there may be with these settings.
-    fn limits(&self, config: &Config) -> Limits {
+    fn limits(&self, options: &Options) -> Limits {
         let Self { descriptors, possible, .. } = *self;
-        let wanted = u64::from(config.max_connections);
+        let wanted = u64::from(options.max_connections);
         if wanted > possible {
             warn!(
                 "--max-connections {wanted} is more than the {possible} that {descriptors} descriptors allow; \
@@ -411,11 +433,11 @@ impl Plan {
             );
         }
         let server = if wanted == 0 { possible } else { wanted };
-        let handshakes = match config.max_handshakes {
+        let handshakes = match options.max_handshakes {
             0 => (server / 2).max(LEAST_HANDSHAKES),
             chosen => chosen.into(),
         };
-        Limits { server, per_address: config.max_connections_per_ip, handshakes }
+        Limits { server, per_address: options.max_connections_per_ip, handshakes }
     }
 
     fn backend_name(&self) -> &'static str {
@@ -423,44 +445,23 @@ impl Plan {
     }
 }
 
-fn start_admin(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
-    Admin::start(listener, watch)
-        .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
-    use clap::{Arg, Parser};
+    use clap::Parser;
 
     use super::*;
+    use crate::config::tests::other_value;
     use crate::config::{Cli, keys, needs_restart, options};
     use crate::shard::{Settings, hub_options};
 
     /// All that [`Control::reload`] and the log make of settings.
     fn in_force(config: &Config) -> String {
-        let epoll = Config { backend: BackendName::Epoll, ..Config::default() };
+        let epoll = Options { backend: BackendName::Epoll, ..Options::default() };
+        let options = Options::from(config);
         let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay);
-        let shard = (Settings::new(config, ids, &app), hub_options(config, ids, &app));
+        let shard = (Settings::new(&options, ids, &app), hub_options(&options, ids, &app));
         let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
-        format!("{shard:?} {:?} {} {identity:?}", plan.limits(config), config.log)
-    }
-
-    /// A value that is not the default.
-    fn other_value(option: &Arg) -> String {
-        let default = option.get_default_values().first().and_then(|default| default.to_str());
-        let choices = option.get_possible_values();
-        if let Some(choice) = choices.iter().find(|choice| Some(choice.get_name()) != default) {
-            return choice.get_name().into();
-        }
-        match option.get_value_names().expect("options have values")[0].as_str() {
-            "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
-            "FILTER" => "debug".into(),
-            // Any text that is long enough for a secret.
-            "FILE" => "LICENSE-MIT".into(),
-            "CIDR" => "10.0.0.0/8".into(),
-            "ORIGIN" => "https://example.org".into(),
-            _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
-        }
+        format!("{shard:?} {:?} {} {identity:?}", plan.limits(&options), config.log)
     }
 
     /// Whoever adds an option has `reload` take it over, or puts it under those that need a restart.

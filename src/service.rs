@@ -12,8 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use sd_notify::NotifyState;
 use tracing::{error, warn};
 use uproar::config::{Config, Endpoint};
-use uproar::io::Listener;
-use uproar::server::{Control, Given};
+use uproar::server::{Control, Given, Listener};
 
 /// The descriptor of the first socket that is passed.
 const FIRST: usize = 3;

@@ -46,7 +46,7 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "admin",
-        own: &["admin", "io::clock", "page", "protocol", "shard", "stats", "tls::Identity"],
+        own: &["admin", "page", "protocol", "stats", "watch"],
         others: &["nix", "prometheus_client", "tracing"],
     },
     Rule {
@@ -58,6 +58,7 @@ const TABLE: &[Rule] = &[
         module: "server",
         own: &[
             "server", "admin", "app", "config", "hub", "io", "protocol", "proxied", "shard", "stats", "tls",
+            "watch",
         ],
         others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
     },
@@ -68,10 +69,10 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "service",
-        own: &["config", "io::Listener", "server"],
+        own: &["config", "server"],
         others: &["listenfd", "nix", "sd_notify", "tracing"],
     },
-    Rule { module: "lib", own: &[], others: &[] },
+    Rule { module: "lib", own: &["config", "server"], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {
@@ -81,6 +82,7 @@ const TABLE: &[Rule] = &[
     },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
+    Rule { module: "watch", own: &["io::clock", "shard", "stats", "tls::Identity"], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
     Rule { module: "token", own: &[], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
 ];

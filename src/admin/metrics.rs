@@ -11,8 +11,8 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::{Watch, Watched};
 use crate::stats::{Distribution, Exposed, ExposedFamily, State, Stats};
+use crate::watch::{Watch, Watched};
 
 type Labels = Vec<(&'static str, String)>;
 

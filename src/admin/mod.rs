@@ -5,7 +5,6 @@
 //! request, within a few seconds.
 
 mod metrics;
-mod watch;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +20,7 @@ use tracing::warn;
 use crate::page::page_response;
 use crate::protocol::response::respond;
 use crate::protocol::{Event, Protocol, Reader, Refusal, Request, Status};
-pub(crate) use watch::{Watch, Watched};
+use crate::watch::Watch;
 
 /// The live page.
 const DASHBOARD: &str = include_str!("dashboard.html");

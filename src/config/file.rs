@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Args, Command};
 use toml::de::{DeTable, DeValue};
 
-use super::{AT_START, Config};
+use super::command_line::{AT_START, Config};
 
 /// Bytes that a file may have; whoever names a device or a log by mistake is told.
 const MAX_LEN: u64 = 1 << 20;

@@ -8,8 +8,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
+use super::command_line::Cli;
 use super::file::{File, Form, form, keys, needs_restart, options, shown};
-use super::{Cli, Config, Conflict, Endpoint};
+use super::{Config, Conflict, Endpoint, Options};
 
 /// The settings that a command line, the variables and the file come to.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Loaded {
             keys(&options()).map(|option| Setting::of(option, leaf(&matches), &file)).collect();
         let check_only = matches.subcommand_name() == Some("check");
         let options = Cli::from_arg_matches_mut(&mut matches)?.options();
-        let checked = options.settings.check_on(passed);
+        let checked = Options::from(&options.settings).check_on(passed);
         checked.map_err(|conflict| LoadError::Wrong(locate(&conflict, &settings)))?;
         Ok(Self { config: options.settings, file: options.config, check_only, settings })
     }

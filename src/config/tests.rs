@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 
-use clap::Arg;
+use clap::{Arg, Parser};
 use proptest::prelude::*;
 
 use super::file::{File, keys, options, shown};
@@ -11,11 +11,26 @@ use super::load::quoted;
 use super::*;
 
 #[test]
-fn the_default_is_what_an_empty_command_line_gives() {
+fn an_empty_command_line_gives_the_defaults_of_the_engine() {
     let parsed = Cli::parse_from(["uproar"]).into_config();
+    assert_eq!(Options::from(&parsed), Options::default());
     assert_eq!(format!("{parsed:?}"), format!("{:?}", Config::default()));
     let served = Cli::parse_from(["uproar", "serve"]).into_config();
     assert_eq!(format!("{served:?}"), format!("{parsed:?}"));
+}
+
+/// Every option of the command line reaches the engine: an option that the conversion forgets keeps its default.
+#[test]
+fn an_option_that_is_set_on_the_command_line_is_set_in_the_engine() {
+    let ours = ["app", "log-format", "log"];
+    let defaults = format!("{:?}", Options::default());
+    for option in
+        keys(&options()).filter(|option| !ours.contains(&option.get_long().expect("keys have names")))
+    {
+        let argument = format!("--{}={}", option.get_long().expect("keys have names"), other_value(option));
+        let parsed = Cli::parse_from(["uproar", &argument]).into_config();
+        assert_ne!(format!("{:?}", Options::from(&parsed)), defaults, "{argument}");
+    }
 }
 
 #[test]
@@ -112,5 +127,24 @@ proptest! {
             prop_assert!(number.is_some_and(|number| number.parse::<usize>().is_ok()), "{}", line);
             prop_assert!(!line.contains(char::is_control), "{:?}", line);
         }
+    }
+}
+
+/// Returns a value that is not the option's default.
+pub(crate) fn other_value(option: &Arg) -> String {
+    let default = option.get_default_values().first().and_then(|default| default.to_str());
+    let choices = option.get_possible_values();
+    if let Some(choice) = choices.iter().find(|choice| Some(choice.get_name()) != default) {
+        return choice.get_name().into();
+    }
+    match option.get_value_names().expect("options have values")[0].as_str() {
+        "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
+        "FILTER" => "debug".into(),
+        // Any text that is long enough for a secret.
+        "FILE" => "LICENSE-MIT".into(),
+        "CIDR" => "10.0.0.0/8".into(),
+        "ORIGIN" => "https://example.org".into(),
+        "NAME" => "example.org".into(),
+        _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
     }
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use tracing::warn;
 
 use super::{Given, StartError};
-use crate::config::{Config, Endpoint, Takeover};
+use crate::config::{Endpoint, Options, Takeover};
 use crate::io::path::Pending;
 use crate::io::{Listener, listen};
 
@@ -21,21 +21,21 @@ pub(super) struct Listening {
 
 /// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
 /// the workers share.
-pub(super) fn listen_all(config: &Config, workers: u16) -> Result<Listening, StartError> {
-    if config.takeover == Takeover::On && listen::waiting_connections_are_reset() {
+pub(super) fn listen_all(options: &Options, workers: u16) -> Result<Listening, StartError> {
+    if options.takeover == Takeover::On && listen::waiting_connections_are_reset() {
         warn!(
             "--takeover on: whoever waits to be accepted when a server ends is reset; \
              set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
         );
     }
     let mut listening = Listening::for_workers(workers);
-    for endpoint in &config.listen {
+    for endpoint in &options.listen {
         let own = match endpoint {
             Endpoint::Tcp(address) | Endpoint::Tls(address) => {
-                listen_on_address(*address, workers, config.takeover)
+                listen_on_address(*address, workers, options.takeover)
             }
             Endpoint::Unix(path) => {
-                Pending::bind(path, config.takeover == Takeover::On).and_then(|(listener, pending)| {
+                Pending::bind(path, options.takeover == Takeover::On).and_then(|(listener, pending)| {
                     listening.pending.push(pending);
                     share(listener, workers)
                 })
@@ -106,6 +106,7 @@ fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
 }
 
 /// Binds the address of the admin listener.
+#[cfg(feature = "admin")]
 pub(super) fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Result<TcpListener, StartError> {
     let listener = match takeover {
         Takeover::Off => TcpListener::bind(address),
@@ -132,6 +133,7 @@ const LISTEN_ON_PATH: Remedies = [
     "this user may not make a file there; choose another path, or give the directory to this user",
     "choose another path with --listen unix:PATH, of at most 103 bytes",
 ];
+#[cfg(feature = "admin")]
 const ADMIN: Remedies = [
     "another program has the port: end it, or choose another one with --admin",
     "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --admin",

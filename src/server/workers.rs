@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use super::{Plan, StartError};
 use crate::app::App;
-use crate::config::{BackendName, Config};
+use crate::config::{BackendName, Options};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Uring, Waker};
 use crate::proxied::{Proxied, Trusted};
@@ -42,7 +42,7 @@ struct Starting {
 impl Crew {
     /// Starts a worker for each of the lists of listeners. If one cannot start, all have ended when this returns.
     pub(super) fn start(
-        config: &Config,
+        options: &Options,
         plan: &Plan,
         listeners: Vec<Vec<Listener>>,
         shared: &Arc<Shared>,
@@ -50,7 +50,7 @@ impl Crew {
     ) -> Result<Self, StartError> {
         let mut starting = Vec::new();
         let spawned = (0..).zip(listeners).try_for_each(|(worker, listeners)| {
-            starting.push(spawn(worker, config, plan, listeners, shared, make)?);
+            starting.push(spawn(worker, options, plan, listeners, shared, make)?);
             Ok(())
         });
         let wakers: Result<Vec<_>, _> = spawned.and_then(|()| starting.iter().map(Starting::waker).collect());
@@ -111,7 +111,7 @@ impl Starting {
 
 fn spawn(
     worker: u16,
-    config: &Config,
+    options: &Options,
     plan: &Plan,
     listeners: Vec<Listener>,
     shared: &Arc<Shared>,
@@ -120,16 +120,16 @@ fn spawn(
     let stats = Arc::new(Stats::default());
     let (ready_sender, ready) = bounded(1);
     let (go, go_receiver) = bounded::<Go>(1);
-    let own = (config.clone(), plan.clone(), Arc::clone(shared), Arc::clone(make), Arc::clone(&stats));
+    let own = (options.clone(), plan.clone(), Arc::clone(shared), Arc::clone(make), Arc::clone(&stats));
     let thread = std::thread::Builder::new()
         .name(format!("worker-{}", worker + 1))
         .spawn(move || {
-            let (config, plan, shared, make, stats) = own;
+            let (options, plan, shared, make, stats) = own;
             pin(worker, plan.cpus.as_ref());
             let start = Start {
                 ids: (worker, plan.workers),
                 tls: plan.tls,
-                config: &config,
+                options: &options,
                 make: &*make,
                 shared,
                 stats,
@@ -151,7 +151,7 @@ struct Start<'a> {
     /// Index of the worker, and how many there are.
     ids: (u16, u16),
     tls: Option<Terms>,
-    config: &'a Config,
+    options: &'a Options,
     make: &'a Make,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
@@ -175,8 +175,8 @@ impl Start<'_> {
                 };
                 let _ = ready.send(Ok(backend.waker()));
                 let Ok(go) = self.go.recv() else { return };
-                let hub = Hub::new(hub_options(self.config, self.ids, &*app));
-                let settings = Settings::new(self.config, self.ids, &*app);
+                let hub = Hub::new(hub_options(self.options, self.ids, &*app));
+                let settings = Settings::new(self.options, self.ids, &*app);
                 let own = (Secure::new(backend, self.tls), hub, app);
                 let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
                 catch_unwind(AssertUnwindSafe(|| shard.run()))

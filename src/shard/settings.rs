@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::app::App;
-use crate::config::{Compression, Config, LagPolicy, Network, Origin};
+use crate::config::{Compression, LagPolicy, Network, Options, Origin};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::Limits;
@@ -44,53 +44,53 @@ pub(crate) struct Settings {
 #[derive(Debug, Default)]
 pub(crate) struct Notice {
     number: AtomicU32,
-    config: Mutex<Arc<Config>>,
+    options: Mutex<Arc<Options>>,
 }
 
 impl Settings {
     /// Those of the shard with index `shard` of so many.
-    pub(crate) fn new(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> Self {
+    pub(crate) fn new(options: &Options, (shard, shards): (u16, u16), app: &dyn App) -> Self {
         let (messages, bytes) = app.rates();
         Self {
             shard,
             shards,
-            origins: config.allowed_origins.clone(),
-            proxies: config.trusted_proxies.clone(),
-            verifier: config
+            origins: options.allowed_origins.clone(),
+            proxies: options.trusted_proxies.clone(),
+            verifier: options
                 .auth_hmac_secret_file
                 .as_ref()
                 .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
-            limits: Limits { max_message: config.max_message as usize },
-            compression: config.compression,
-            context_memory: config.context_memory as usize / usize::from(shards),
+            limits: Limits { max_message: options.max_message as usize },
+            compression: options.compression,
+            context_memory: options.context_memory as usize / usize::from(shards),
             pace: Pace {
-                messages: config.message_rate.unwrap_or(messages),
-                bytes: config.byte_rate.unwrap_or(bytes),
+                messages: options.message_rate.unwrap_or(messages),
+                bytes: options.byte_rate.unwrap_or(bytes),
             },
-            lag_policy: config.lag_policy,
+            lag_policy: options.lag_policy,
             has_page: app.has_page(),
-            handshake_ms: millis(config.handshake_seconds),
-            ping_ms: millis(config.ping_seconds),
-            pong_ms: millis(config.pong_seconds),
-            close_ms: millis(config.close_seconds),
-            drain_delay_ms: millis(config.drain_delay),
-            drain_ms: millis(config.drain_seconds),
+            handshake_ms: millis(options.handshake_seconds),
+            ping_ms: millis(options.ping_seconds),
+            pong_ms: millis(options.pong_seconds),
+            close_ms: millis(options.close_seconds),
+            drain_delay_ms: millis(options.drain_delay),
+            drain_ms: millis(options.drain_seconds),
         }
     }
 }
 
 /// The same for its hub.
-pub(crate) fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dyn App) -> hub::HubOptions {
-    let history = if config.history_bytes > 0 { app.history() } else { 0 };
+pub(crate) fn hub_options(options: &Options, (shard, shards): (u16, u16), app: &dyn App) -> hub::HubOptions {
+    let history = if options.history_bytes > 0 { app.history() } else { 0 };
     hub::HubOptions {
         shard,
         shards,
-        lag_window: config.lag_window as usize,
+        lag_window: options.lag_window as usize,
         history,
-        history_bytes: config.history_bytes as usize,
-        history_ms: millis(config.history_seconds),
-        compression_threshold: config.compression_threshold as usize,
-        history_memory: match usize::try_from(config.history_memory).unwrap_or(usize::MAX) {
+        history_bytes: options.history_bytes as usize,
+        history_ms: millis(options.history_seconds),
+        compression_threshold: options.compression_threshold as usize,
+        history_memory: match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
             0 => 0,
             bytes => (bytes / usize::from(shards)).max(1),
         },
@@ -99,8 +99,8 @@ pub(crate) fn hub_options(config: &Config, (shard, shards): (u16, u16), app: &dy
 
 impl Notice {
     /// Puts up new settings. The shards are to be woken after it.
-    pub(crate) fn put_up(&self, config: Config) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    pub(crate) fn put_up(&self, options: Options) {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         self.number.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -110,8 +110,8 @@ impl Notice {
     }
 
     /// The settings of this number, or newer ones.
-    fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    fn options(&self) -> Arc<Options> {
+        Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -123,11 +123,11 @@ impl<B: Backend> Shard<B> {
             return;
         }
         self.noticed = number;
-        let config = self.shared.notice.config();
+        let options = self.shared.notice.options();
         let ids = (self.settings.shard, self.settings.shards);
-        self.settings = Settings::new(&config, ids, &*self.app);
+        self.settings = Settings::new(&options, ids, &*self.app);
         self.reader.set_limits(self.settings.limits);
-        self.hub.set_options(hub_options(&config, ids, &*self.app));
+        self.hub.set_options(hub_options(&options, ids, &*self.app));
     }
 }
 

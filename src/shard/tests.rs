@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::app::Relay;
 use crate::chunk::Span;
-use crate::config::Config;
+use crate::config;
 use crate::hub::{HubOptions, Kind, Message};
 use crate::io::{Buffer, Close, Usage};
 
@@ -79,7 +79,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             pong_ms: 1_000,
             close_ms: 1_000,
             drain_ms: 0,
-            ..Settings::new(&Config::default(), (shard, count), &*app)
+            ..Settings::new(&config::Options::default(), (shard, count), &*app)
         };
         let backend =
             Quiet { now_ms: 0, waker, sent: vec![Vec::new(); 100], under_way: Vec::new(), is_taken: true };

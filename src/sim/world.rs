@@ -13,7 +13,7 @@ use super::net::Net;
 use super::random::Random;
 use super::truth::{Application, Truth, Watch};
 use crate::app::App;
-use crate::config::{Compression, Config, LagPolicy};
+use crate::config::{self, Compression, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, Event, Options, Uring};
 use crate::protocol::Limits;
@@ -269,7 +269,7 @@ impl World {
                 pong_ms: 1_000,
                 close_ms: CLOSE_MS,
                 drain_ms: DRAIN_MS,
-                ..Settings::new(&Config::default(), (shard, shards), &*app)
+                ..Settings::new(&config::Options::default(), (shard, shards), &*app)
             };
             let own: (_, _, Box<dyn App>) = (backend, hub, app);
             let common = (Arc::clone(&self.shared), Arc::default());
@@ -323,7 +323,7 @@ impl World {
         if !random.once_in(50) {
             return;
         }
-        self.shared.notice.put_up(Config {
+        self.shared.notice.put_up(config::Options {
             max_message: 60_000,
             message_rate: Some(random.pick(&[0, 0, 100])),
             byte_rate: Some(random.pick(&[0, 0, 20_000])),
@@ -340,7 +340,7 @@ impl World {
             pong_seconds: Duration::from_secs(1),
             close_seconds: Duration::from_millis(CLOSE_MS),
             drain_seconds: Duration::from_millis(DRAIN_MS),
-            ..Config::default()
+            ..config::Options::default()
         });
         self.shared.admission.set_limits(admission::Limits {
             server: random.pick(&[5, 1_000]),

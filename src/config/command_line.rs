@@ -1,17 +1,7 @@
-//! The settings: what they are, and how the command line, variables and a file give them.
+//! The command line of the program, with the environment variables.
 //!
-//! An option is defined once, as a field of [`Config`] with clap's attributes. What the file may say follows from
-//! that: its keys are the options' names, and its values stand where the defaults stood, so that clap's own order
-//! (flag, variable, default) and its own checks hold for them, too.
-
-mod endpoint;
-mod file;
-mod load;
-pub(crate) mod networks;
-pub(crate) mod origins;
-mod secret;
-#[cfg(test)]
-mod tests;
+//! An option is defined once, as a field of [`Config`] with clap's attributes. Its default is that of
+//! [`Options`], unless the engine does not have the option.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -20,19 +10,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-pub use endpoint::Endpoint;
-#[cfg(test)]
-pub(crate) use file::{keys, needs_restart, options};
-pub use load::{Change, LoadError, Loaded};
-pub use networks::Network;
-pub use origins::Origin;
-pub use secret::Secret;
+use super::{
+    BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret, Takeover,
+};
 
 /// Heading, in the help, of the options that keep their value until the server starts again.
-const AT_START: &str = "Options that need a restart to change";
+pub(super) const AT_START: &str = "Options that need a restart to change";
 
 /// A WebSocket chat and broadcast server: thread per core, on io_uring or epoll.
 #[derive(Debug, Parser)]
@@ -41,24 +27,24 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    options: Options,
+    options: CommandLine,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server (the default).
-    Serve(Options),
+    Serve(CommandLine),
     /// Print the settings and where each comes from, or what is wrong with them; run nothing.
-    Check(Options),
+    Check(CommandLine),
 }
 
 #[derive(Args, Debug)]
-struct Options {
+pub(super) struct CommandLine {
     /// File with settings (TOML), one key for each option; read again on SIGHUP.
     #[arg(long, env = "UPROAR_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     #[command(flatten)]
-    settings: Config,
+    pub(super) settings: Config,
 }
 
 impl Cli {
@@ -67,7 +53,7 @@ impl Cli {
         self.options().settings
     }
 
-    fn options(self) -> Options {
+    pub(super) fn options(self) -> CommandLine {
         match self.command {
             Some(Command::Serve(options) | Command::Check(options)) => options,
             None => self.options,
@@ -86,46 +72,6 @@ pub enum AppName {
     Echo,
 }
 
-/// How the server talks to the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendName {
-    /// io_uring where it can be had, else epoll.
-    Auto,
-    /// io_uring or nothing.
-    IoUring,
-    /// epoll.
-    Epoll,
-}
-
-/// What to do where another server of this user listens already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Takeover {
-    /// Refuse to start.
-    Off,
-    /// Listen beside it, so that it can end without anybody noticing.
-    On,
-}
-
-/// What happens to a client that reads too slowly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LagPolicy {
-    /// Close it with code 1013, reason `lagged`.
-    Close,
-    /// Let it go on with the newest messages and tell it how many it missed.
-    Skip,
-}
-
-/// In which form clients that offer permessage-deflate are sent their messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Compression {
-    /// As they are; offers are declined.
-    Off,
-    /// Compressed without reference to earlier messages, so that one copy serves a whole room.
-    Shared,
-    /// Compressed for each client alone, which makes them smaller and costs each client's share of work and memory.
-    Dedicated,
-}
-
 /// How lines of the log are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -140,12 +86,13 @@ pub enum LogFormat {
 pub struct Config {
     /// Where to listen: ADDR:PORT, tls:ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several times.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
-          value_name = "ENDPOINT", default_value = "127.0.0.1:8000", value_delimiter = ',')]
+          value_name = "ENDPOINT", default_values_t = defaults().listen, value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
 
     /// Whether to take over from another server of this user that listens there: both listen until that one is told to
     /// end. Off, such an address is one in use.
-    #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE", default_value = "off")]
+    #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE",
+          value_enum, default_value_t = defaults().takeover)]
     pub takeover: Takeover,
     /// Certificate of the listeners with TLS, then those of its issuers (PEM); read again on SIGHUP.
     #[arg(long, env = "UPROAR_TLS_CERT", value_name = "FILE")]
@@ -156,12 +103,13 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
 
     /// What to run.
-    #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP", default_value = "chat")]
+    #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP",
+          value_enum, default_value_t = AppName::Chat)]
     pub app: AppName,
 
     /// How to talk to the kernel.
     #[arg(long, env = "UPROAR_BACKEND", help_heading = AT_START,
-          value_name = "BACKEND", default_value = "auto")]
+          value_name = "BACKEND", value_enum, default_value_t = defaults().backend)]
     pub backend: BackendName,
 
     /// Worker threads, one a core by default.
@@ -170,18 +118,19 @@ pub struct Config {
     pub workers: Option<u16>,
 
     /// Most connections at a time over all workers; further ones get 503. 0: as many as there are descriptors.
-    #[arg(long, env = "UPROAR_MAX_CONNECTIONS", value_name = "N", default_value_t = 0,
+    #[arg(long, env = "UPROAR_MAX_CONNECTIONS", value_name = "N", default_value_t = defaults().max_connections,
           value_parser = whole(0..=u32::MAX))]
     pub max_connections: u32,
 
     /// Most connections at a time from one address (IPv6: one /64); further ones get 429. 0: no limit.
-    #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N", default_value_t = 0,
+    #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N",
+          default_value_t = defaults().max_connections_per_ip,
           value_parser = whole(0..=u32::MAX))]
     pub max_connections_per_ip: u32,
 
     /// Most connections at a time that have not finished their request; further ones get 503. 0: half of what
     /// --max-connections comes to, but at least 1024.
-    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = 0,
+    #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults().max_handshakes,
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
@@ -197,7 +146,7 @@ pub struct Config {
 
     /// Connections of trusted proxies begin with a PROXY protocol header, version 1 or 2, and those of others do not.
     #[arg(long, env = "UPROAR_PROXY_PROTOCOL", help_heading = AT_START, value_name = "BOOL", action = ArgAction::Set,
-          num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+          num_args = 0..=1, default_missing_value = "true", default_value_t = defaults().proxy_protocol)]
     pub proxy_protocol: bool,
 
     /// File with the secret of the tokens (JWT, HS256) that clients must show to open a WebSocket, as `?token=` or
@@ -206,7 +155,7 @@ pub struct Config {
     pub auth_hmac_secret_file: Option<Secret>,
 
     /// Longest message that a client may send; a longer one closes it with 1009.
-    #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = 1 << 20,
+    #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = defaults().max_message,
           value_parser = whole(1..=1_u32 << 30))]
     pub max_message: u32,
 
@@ -220,77 +169,88 @@ pub struct Config {
     pub byte_rate: Option<u32>,
 
     /// How far a client may fall behind in a room, or leave answers unread, before it has lagged.
-    #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = 1 << 20,
+    #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = defaults().lag_window,
           value_parser = whole(1024..=1_u32 << 30))]
     pub lag_window: u32,
 
     /// What happens to a client that has lagged.
-    #[arg(long, env = "UPROAR_LAG_POLICY", value_name = "POLICY", default_value = "close")]
+    #[arg(long, env = "UPROAR_LAG_POLICY", value_name = "POLICY",
+          value_enum, default_value_t = defaults().lag_policy)]
     pub lag_policy: LagPolicy,
 
     /// How messages are compressed for clients that offer permessage-deflate.
-    #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE", default_value = "shared")]
+    #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE",
+          value_enum, default_value_t = defaults().compression)]
     pub compression: Compression,
 
     /// Messages shorter than this are sent plain.
-    #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES", default_value_t = 128,
+    #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES",
+          default_value_t = defaults().compression_threshold,
           value_parser = whole(0..=u32::MAX))]
     pub compression_threshold: u32,
 
     /// Most memory for what compression refers back to, over all clients; further ones do without context takeover.
-    #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = 64 << 20,
+    #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = defaults().context_memory,
           value_parser = whole(0..=u32::MAX))]
     pub context_memory: u32,
 
     /// How much of a room's past is kept for newcomers to the chat, who see its last 50 messages. 0: nothing.
-    #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = 64 << 10,
+    #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = defaults().history_bytes,
           value_parser = whole(0..=u32::MAX))]
     pub history_bytes: u32,
 
     /// How long a room's past is kept after its last member left.
-    #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS", default_value = "600",
+    #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().history_seconds),
           value_parser = parse_seconds)]
     pub history_seconds: Duration,
 
     /// Bytes that the past of all rooms may take. Beyond them the past of rooms without members goes, then that of
     /// others, always of the least recently used first. 0: no limit.
-    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = 128 << 20,
+    #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = defaults().history_memory,
           value_parser = whole(0..=u64::MAX))]
     pub history_memory: u64,
 
     /// How long a client may take for its request.
-    #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS", default_value = "10",
+    #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().handshake_seconds),
           value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
 
     /// A client that was silent for so long is sent a ping.
-    #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS", default_value = "30",
+    #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().ping_seconds),
           value_parser = parse_some_seconds)]
     pub ping_seconds: Duration,
 
     /// A client that answers no ping for so long is closed with 1008.
-    #[arg(long, env = "UPROAR_PONG_SECONDS", value_name = "SECONDS", default_value = "10",
+    #[arg(long, env = "UPROAR_PONG_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().pong_seconds),
           value_parser = parse_some_seconds)]
     pub pong_seconds: Duration,
 
     /// How long the closing handshake, or the end of a response, may take.
-    #[arg(long, env = "UPROAR_CLOSE_SECONDS", value_name = "SECONDS", default_value = "5",
+    #[arg(long, env = "UPROAR_CLOSE_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().close_seconds),
           value_parser = parse_some_seconds)]
     pub close_seconds: Duration,
 
     /// On SIGTERM or SIGINT, the time for which clients are served and accepted as before, while /readyz says that the
     /// server ends: as long as it takes until nobody sends new clients here.
-    #[arg(long, env = "UPROAR_DRAIN_DELAY", value_name = "SECONDS", default_value = "0",
+    #[arg(long, env = "UPROAR_DRAIN_DELAY", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().drain_delay),
           value_parser = parse_seconds)]
     pub drain_delay: Duration,
 
     /// After that, the time over which clients are closed, evenly.
-    #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS", default_value = "5",
+    #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().drain_seconds),
           value_parser = parse_seconds)]
     pub drain_seconds: Duration,
 
     /// Receive buffers of each worker. For tests: fewer of them mean load, and nothing else.
-    #[arg(long, hide = true, value_name = "N", default_value_t = 256, value_parser = parse_buffers)]
+    #[arg(long, hide = true, value_name = "N",
+          default_value_t = defaults().receive_buffers, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
     /// Address of metrics, health and the live page for those who run the server, and for nobody else: nothing
@@ -299,7 +259,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
 
     /// How lines of the log are written: for people, or as one JSON object each.
-    #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT", default_value = "text", help_heading = AT_START)]
+    #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT",
+          value_enum, default_value_t = LogFormat::Text, help_heading = AT_START)]
     pub log_format: LogFormat,
 
     /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
@@ -307,140 +268,74 @@ pub struct Config {
     pub log: String,
 }
 
-/// Settings that cannot be together: one line, with the way out.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Conflict {
-    /// The names of the options.
-    options: &'static [&'static str],
-    message: String,
-}
-
-impl Config {
-    /// Checks what single values cannot tell, and names the way out.
-    ///
-    /// # Errors
-    /// What cannot be together.
-    pub fn check(&self) -> Result<(), Conflict> {
-        self.check_on(&[])
-    }
-
-    /// The same for a server that is to listen at `passed` instead of where [`Config::listen`] says, if there is something.
-    ///
-    /// # Errors
-    /// What cannot be together.
-    pub fn check_on(&self, passed: &[Endpoint]) -> Result<(), Conflict> {
-        for (at, second) in self.listen.iter().enumerate() {
-            if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
-                let message = format!(
-                    "--listen {first} and --listen {second} overlap: leave one of them out or choose another port"
-                );
-                return Err(Conflict { options: &["listen"], message });
-            }
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            listen: config.listen.clone(),
+            takeover: config.takeover,
+            tls_cert: config.tls_cert.clone(),
+            tls_key: config.tls_key.clone(),
+            backend: config.backend,
+            workers: config.workers,
+            max_connections: config.max_connections,
+            max_connections_per_ip: config.max_connections_per_ip,
+            max_handshakes: config.max_handshakes,
+            allowed_origins: config.allowed_origins.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol,
+            auth_hmac_secret_file: config.auth_hmac_secret_file.clone(),
+            max_message: config.max_message,
+            message_rate: config.message_rate,
+            byte_rate: config.byte_rate,
+            lag_window: config.lag_window,
+            lag_policy: config.lag_policy,
+            compression: config.compression,
+            compression_threshold: config.compression_threshold,
+            context_memory: config.context_memory,
+            history_bytes: config.history_bytes,
+            history_seconds: config.history_seconds,
+            history_memory: config.history_memory,
+            handshake_seconds: config.handshake_seconds,
+            ping_seconds: config.ping_seconds,
+            pong_seconds: config.pong_seconds,
+            close_seconds: config.close_seconds,
+            drain_delay: config.drain_delay,
+            drain_seconds: config.drain_seconds,
+            receive_buffers: config.receive_buffers,
+            admin: config.admin,
         }
-        if self.history_bytes > self.lag_window / 2 {
-            let message = format!(
-                "--history-bytes {} is more than half of --lag-window {}: newcomers would lag at once; \
-                 lower the one or raise the other",
-                self.history_bytes, self.lag_window
-            );
-            return Err(Conflict { options: &["history-bytes", "lag-window"], message });
-        }
-        let endpoints = if passed.is_empty() { &self.listen } else { passed };
-        let has_path = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
-        let has_proxies = !self.trusted_proxies.is_empty() || has_path;
-        if self.proxy_protocol && !has_proxies {
-            let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
-                           --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
-            return Err(Conflict {
-                options: &["proxy-protocol", "trusted-proxies"],
-                message: message.into(),
-            });
-        }
-        self.check_tls()?;
-        if let Some(admin) = self.admin.filter(|admin| {
-            admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
-        }) {
-            let message =
-                format!("--admin {admin} is an address of --listen, too; choose another port for it");
-            return Err(Conflict { options: &["admin", "listen"], message });
-        }
-        Ok(())
-    }
-
-    fn check_tls(&self) -> Result<(), Conflict> {
-        let tls = self.listen.iter().find(|endpoint| endpoint.has_tls());
-        let message = match (tls, &self.tls_cert, &self.tls_key) {
-            (None, None, None) | (Some(_), Some(_), Some(_)) => return Ok(()),
-            (_, Some(cert), None) => {
-                format!("--tls-cert {} needs its key; name it with --tls-key FILE", cert.display())
-            }
-            (_, None, Some(key)) => {
-                format!("--tls-key {} needs its certificate; name it with --tls-cert FILE", key.display())
-            }
-            (Some(endpoint), None, None) => format!(
-                "--listen {endpoint} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE"
-            ),
-            (None, Some(cert), Some(_)) => format!(
-                "--tls-cert {} is for listeners with TLS, and there is none; add one, like --listen tls:0.0.0.0:8443, or \
-                 leave --tls-cert and --tls-key out",
-                cert.display()
-            ),
-        };
-        Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
-    }
-
-    /// Number of worker threads.
-    pub fn worker_count(&self) -> u16 {
-        self.workers.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-            u16::try_from(cores).unwrap_or(u16::MAX).min(1024)
-        })
     }
 }
 
 impl Default for Config {
-    /// The settings of a command line without flags, whatever the environment says.
+    /// Returns the defaults of all options. Ignores environment variables.
     fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self {
-            listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
-            takeover: Takeover::Off,
-            tls_cert: None,
-            tls_key: None,
-            app: AppName::Chat,
-            backend: BackendName::Auto,
-            workers: None,
-            max_connections: 0,
-            max_connections_per_ip: 0,
-            max_handshakes: 0,
-            allowed_origins: Vec::new(),
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            auth_hmac_secret_file: None,
-            max_message: 1 << 20,
-            message_rate: None,
-            byte_rate: None,
-            lag_window: 1 << 20,
-            lag_policy: LagPolicy::Close,
-            compression: Compression::Shared,
-            compression_threshold: 128,
-            context_memory: 64 << 20,
-            history_bytes: 64 << 10,
-            history_seconds: seconds(600),
-            history_memory: 128 << 20,
-            handshake_seconds: seconds(10),
-            ping_seconds: seconds(30),
-            pong_seconds: seconds(10),
-            close_seconds: seconds(5),
-            drain_delay: Duration::ZERO,
-            drain_seconds: seconds(5),
-            receive_buffers: 256,
-            admin: None,
-            log_format: LogFormat::Text,
-            log: "info".into(),
-        }
+        let command =
+            Self::augment_args(clap::Command::new("uproar")).mut_args(|option| option.env(None::<&str>));
+        let matches = command.get_matches_from(["uproar"]);
+        Self::from_arg_matches(&matches)
+            .expect("every option has a default that its parser takes, or is not required")
     }
+}
+
+impl Config {
+    /// Checks that the settings do not contradict each other.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self) -> Result<(), Conflict> {
+        Options::from(self).check()
+    }
+}
+
+/// Returns the defaults of the options that the engine shares with the command line.
+fn defaults() -> Options {
+    Options::default()
+}
+
+/// Returns a time in the form that [`parse_seconds`] takes.
+fn shown_seconds(time: Duration) -> String {
+    time.as_secs_f64().to_string()
 }
 
 /// Takes whole numbers of a range; what it refuses, it answers with the range.

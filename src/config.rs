@@ -1,0 +1,32 @@
+//! The settings: the engine's [`Options`], and how the program gets them from the command line, environment variables
+//! and a file.
+//!
+//! The settings file follows from the command line's definition: its keys are the names of the options, and its values
+//! replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold for the file,
+//! too.
+
+#[cfg(feature = "server")]
+mod command_line;
+mod endpoint;
+#[cfg(feature = "server")]
+mod file;
+#[cfg(feature = "server")]
+mod load;
+pub(crate) mod networks;
+mod options;
+pub(crate) mod origins;
+mod secret;
+#[cfg(all(test, feature = "server"))]
+pub(crate) mod tests;
+
+#[cfg(feature = "server")]
+pub use command_line::{AppName, Cli, Config, LogFormat};
+pub use endpoint::Endpoint;
+#[cfg(all(test, feature = "server"))]
+pub(crate) use file::{keys, needs_restart, options};
+#[cfg(feature = "server")]
+pub use load::{Change, LoadError, Loaded};
+pub use networks::Network;
+pub use options::{BackendName, Compression, Conflict, LagPolicy, Options, Takeover};
+pub use origins::Origin;
+pub use secret::Secret;

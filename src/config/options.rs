@@ -1,0 +1,385 @@
+//! The options of the engine, for programs that embed it.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Endpoint, Network, Origin, Secret};
+
+/// How the server talks to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
+pub enum BackendName {
+    /// io_uring where it can be had, else epoll.
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What to do where another server of this user listens already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
+pub enum Takeover {
+    /// Refuse to start.
+    Off,
+    /// Listen beside it, so that it can end without anybody noticing.
+    On,
+}
+
+/// What happens to a client that reads too slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
+pub enum LagPolicy {
+    /// Close it with code 1013, reason `lagged`.
+    Close,
+    /// Let it go on with the newest messages and tell it how many it missed.
+    Skip,
+}
+
+/// In which form clients that offer permessage-deflate are sent their messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
+pub enum Compression {
+    /// As they are; offers are declined.
+    Off,
+    /// Compressed without reference to earlier messages, so that one copy serves a whole room.
+    Shared,
+    /// Compressed for each client alone, which makes them smaller and costs each client's share of work and memory.
+    Dedicated,
+}
+
+/// The options of a server. [`Options::default`] is a server on `127.0.0.1:8000` with limits for the open internet.
+///
+/// Sizes are in bytes. A limit of 0 means no limit, except where the text says otherwise.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use uproar::{Endpoint, Options};
+///
+/// let options = Options {
+///     listen: vec!["0.0.0.0:9000".parse::<Endpoint>()?],
+///     max_message: 64 << 10,
+///     ping_seconds: Duration::from_secs(20),
+///     ..Options::default()
+/// };
+/// options.check()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The addresses and paths to listen on. Port 0 is any free port.
+    pub listen: Vec<Endpoint>,
+
+    /// Whether to listen beside another server of the same user that has the same address. With [`Takeover::Off`] such
+    /// an address is in use.
+    pub takeover: Takeover,
+
+    /// The file with the certificate chain (PEM) of the TLS listeners: the server's certificate first, then its issuers.
+    pub tls_cert: Option<PathBuf>,
+
+    /// The file with the private key (PEM, not encrypted) of the certificate.
+    pub tls_key: Option<PathBuf>,
+
+    /// The system interface for network I/O.
+    pub backend: BackendName,
+
+    /// The number of worker threads, 1 to 1024. `None`: one for each CPU core.
+    pub workers: Option<u16>,
+
+    /// The limit of open connections over all workers. A connection over it gets 503. 0: as many as the descriptor limit
+    /// allows.
+    pub max_connections: u32,
+
+    /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over it gets 429.
+    pub max_connections_per_ip: u32,
+
+    /// The limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of the
+    /// connection limit, at least 1024.
+    pub max_handshakes: u32,
+
+    /// The origins whose pages may open a WebSocket; others get 403. Empty: pages served under the host name that they
+    /// connect to. Clients without an `Origin` header are always allowed.
+    pub allowed_origins: Vec<Origin>,
+
+    /// The addresses of trusted proxies. The server takes the client's address from their `X-Forwarded-For` or
+    /// `Forwarded` header. Peers on Unix sockets are always trusted.
+    pub trusted_proxies: Vec<Network>,
+
+    /// Whether each connection of a trusted proxy begins with a PROXY protocol header, version 1 or 2.
+    pub proxy_protocol: bool,
+
+    /// The secret that signs access tokens (JWT, HS256). If set, a client needs a token to open a WebSocket, as
+    /// `?token=TOKEN` or `Authorization: Bearer TOKEN`; others get 401.
+    pub auth_hmac_secret_file: Option<Secret>,
+
+    /// The longest message that a client may send, in bytes, from 1 to 1 GiB. A longer one closes the connection with
+    /// 1009.
+    pub max_message: u32,
+
+    /// Messages and control frames that a client may send per second, with a burst of 4 seconds' worth. A faster client
+    /// is paused; nothing is lost. `None`: what [`App::rates`](crate::app::App::rates) returns.
+    pub message_rate: Option<u32>,
+
+    /// Bytes that a client may send per second, with a burst of 4 seconds' worth. A faster client is paused; nothing is
+    /// lost. `None`: what [`App::rates`](crate::app::App::rates) returns.
+    pub byte_rate: Option<u32>,
+
+    /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy applies.
+    /// From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
+    pub lag_window: u32,
+
+    /// What happens to a client that reads too slowly.
+    pub lag_policy: LagPolicy,
+
+    /// How messages are compressed for clients that offer permessage-deflate.
+    pub compression: Compression,
+
+    /// The shortest message that is compressed, in bytes. Shorter ones are sent plain.
+    pub compression_threshold: u32,
+
+    /// The memory limit for compression windows over all clients, in bytes. When it is used up, further clients get
+    /// compression without context takeover. 0: no client gets context takeover.
+    pub context_memory: u32,
+
+    /// Bytes of past messages that a room keeps for clients that join. 0: no history. How many messages are kept is
+    /// decided by [`App::history`](crate::app::App::history).
+    pub history_bytes: u32,
+
+    /// How long a room's history is kept after its last member has left.
+    pub history_seconds: Duration,
+
+    /// The memory limit for the history of all rooms, in bytes. Over it, the least recently used history is dropped, that
+    /// of empty rooms first.
+    pub history_memory: u64,
+
+    /// The time limit for a client's HTTP request, from the accept on. At least 1 ms.
+    pub handshake_seconds: Duration,
+
+    /// The silence after which the server sends a client a ping. At least 1 ms.
+    pub ping_seconds: Duration,
+
+    /// The time limit for the answer to a ping. A client without one is closed with 1008. At least 1 ms.
+    pub pong_seconds: Duration,
+
+    /// The time limit for the closing handshake, and for sending the end of an HTTP response. At least 1 ms.
+    pub close_seconds: Duration,
+
+    /// The time after [`Control::stop`](crate::server::Control::stop) during which the server goes on as before.
+    pub drain_delay: Duration,
+
+    /// The time over which the clients are closed, evenly spread, after the drain delay.
+    pub drain_seconds: Duration,
+
+    /// Receive buffers of each worker, a power of two. For tests: fewer buffers simulate load.
+    #[doc(hidden)]
+    pub receive_buffers: u16,
+
+    /// The address of the admin listener with metrics, health checks and the live page. It has no authentication: only
+    /// operators should reach it.
+    #[cfg(feature = "admin")]
+    pub admin: Option<std::net::SocketAddr>,
+}
+
+impl Default for Options {
+    /// Returns the defaults of all options.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            listen: vec![Endpoint::Tcp(([127, 0, 0, 1], 8000).into())],
+            takeover: Takeover::Off,
+            tls_cert: None,
+            tls_key: None,
+            backend: BackendName::Auto,
+            workers: None,
+            max_connections: 0,
+            max_connections_per_ip: 0,
+            max_handshakes: 0,
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            auth_hmac_secret_file: None,
+            max_message: 1 << 20,
+            message_rate: None,
+            byte_rate: None,
+            lag_window: 1 << 20,
+            lag_policy: LagPolicy::Close,
+            compression: Compression::Shared,
+            compression_threshold: 128,
+            context_memory: 64 << 20,
+            history_bytes: 64 << 10,
+            history_seconds: seconds(600),
+            history_memory: 128 << 20,
+            handshake_seconds: seconds(10),
+            ping_seconds: seconds(30),
+            pong_seconds: seconds(10),
+            close_seconds: seconds(5),
+            drain_delay: Duration::ZERO,
+            drain_seconds: seconds(5),
+            receive_buffers: 256,
+            #[cfg(feature = "admin")]
+            admin: None,
+        }
+    }
+}
+
+impl From<&Self> for Options {
+    fn from(options: &Self) -> Self {
+        options.clone()
+    }
+}
+
+/// Settings that cannot be together: one line, with the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Conflict {
+    /// The names of the options.
+    pub(super) options: &'static [&'static str],
+    pub(super) message: String,
+}
+
+impl Options {
+    /// Checks what single values cannot tell, and names the way out.
+    ///
+    /// # Errors
+    /// What cannot be together.
+    pub fn check(&self) -> Result<(), Conflict> {
+        self.check_on(&[])
+    }
+
+    /// The same for a server that is to listen at `passed` instead of where [`Options::listen`] says, if there is something.
+    ///
+    /// # Errors
+    /// What cannot be together.
+    pub fn check_on(&self, passed: &[Endpoint]) -> Result<(), Conflict> {
+        for (at, second) in self.listen.iter().enumerate() {
+            if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
+                let message = format!(
+                    "--listen {first} and --listen {second} overlap: leave one of them out or choose another port"
+                );
+                return Err(Conflict { options: &["listen"], message });
+            }
+        }
+        self.check_ranges()?;
+        if self.history_bytes > self.lag_window / 2 {
+            let message = format!(
+                "--history-bytes {} is more than half of --lag-window {}: newcomers would lag at once; \
+                 lower the one or raise the other",
+                self.history_bytes, self.lag_window
+            );
+            return Err(Conflict { options: &["history-bytes", "lag-window"], message });
+        }
+        let endpoints = if passed.is_empty() { &self.listen } else { passed };
+        let has_path = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+        let has_proxies = !self.trusted_proxies.is_empty() || has_path;
+        if self.proxy_protocol && !has_proxies {
+            let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
+                           --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
+            return Err(Conflict {
+                options: &["proxy-protocol", "trusted-proxies"],
+                message: message.into(),
+            });
+        }
+        self.check_tls()?;
+        #[cfg(feature = "admin")]
+        if let Some(admin) = self.admin.filter(|admin| {
+            admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
+        }) {
+            let message =
+                format!("--admin {admin} is an address of --listen, too; choose another port for it");
+            return Err(Conflict { options: &["admin", "listen"], message });
+        }
+        Ok(())
+    }
+
+    /// Checks single values. The command line checks them, too, when it parses them.
+    fn check_ranges(&self) -> Result<(), Conflict> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 7] = [
+            (&["workers"], self.workers.map_or(1, u64::from), 1..=1024),
+            (&["max-message"], self.max_message.into(), 1..=1 << 30),
+            (&["lag-window"], self.lag_window.into(), 1024..=1 << 30),
+            (&["handshake-seconds"], ms(self.handshake_seconds), 1..=u64::MAX),
+            (&["ping-seconds"], ms(self.ping_seconds), 1..=u64::MAX),
+            (&["pong-seconds"], ms(self.pong_seconds), 1..=u64::MAX),
+            (&["close-seconds"], ms(self.close_seconds), 1..=u64::MAX),
+        ];
+        for (options, value, range) in ranges {
+            if !range.contains(&value) {
+                let unit = if options[0].ends_with("-seconds") { " milliseconds" } else { "" };
+                let (name, low) = (options[0], range.start());
+                let message = match *range.end() {
+                    u64::MAX => format!("{name} is {value}{unit}; use at least {low}{unit}"),
+                    high => format!("{name} is {value}; use {low} to {high}"),
+                };
+                return Err(Conflict { options, message });
+            }
+        }
+        if !self.receive_buffers.is_power_of_two() {
+            let message = format!("receive-buffers is {}; use a power of two", self.receive_buffers);
+            return Err(Conflict { options: &["receive-buffers"], message });
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self) -> Result<(), Conflict> {
+        let tls = self.listen.iter().find(|endpoint| endpoint.has_tls());
+        let message = match (tls, &self.tls_cert, &self.tls_key) {
+            (None, None, None) | (Some(_), Some(_), Some(_)) => return Ok(()),
+            (_, Some(cert), None) => {
+                format!("--tls-cert {} needs its key; name it with --tls-key FILE", cert.display())
+            }
+            (_, None, Some(key)) => {
+                format!("--tls-key {} needs its certificate; name it with --tls-cert FILE", key.display())
+            }
+            (Some(endpoint), None, None) => format!(
+                "--listen {endpoint} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE"
+            ),
+            (None, Some(cert), Some(_)) => format!(
+                "--tls-cert {} is for listeners with TLS, and there is none; add one, like --listen tls:0.0.0.0:8443, or \
+                 leave --tls-cert and --tls-key out",
+                cert.display()
+            ),
+        };
+        Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
+    }
+
+    /// Number of worker threads.
+    pub fn worker_count(&self) -> u16 {
+        self.workers.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            u16::try_from(cores).unwrap_or(u16::MAX).min(1024)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_be_used() {
+        assert!(Options::default().check().is_ok());
+    }
+
+    #[test]
+    fn values_out_of_their_range_are_refused_with_the_range() {
+        let usual = Options::default;
+        for (options, text) in [
+            (Options { workers: Some(0), ..usual() }, "workers is 0; use 1 to 1024"),
+            (Options { workers: Some(1025), ..usual() }, "workers is 1025; use 1 to 1024"),
+            (Options { max_message: 0, ..usual() }, "max-message is 0; use 1 to 1073741824"),
+            (Options { lag_window: 1023, ..usual() }, "lag-window is 1023; use 1024 to 1073741824"),
+            (
+                Options { ping_seconds: Duration::ZERO, ..usual() },
+                "ping-seconds is 0 milliseconds; use at least 1 milliseconds",
+            ),
+            (Options { receive_buffers: 3, ..usual() }, "receive-buffers is 3; use a power of two"),
+        ] {
+            let error = options.check().expect_err(text);
+            assert_eq!(error.to_string(), text);
+        }
+    }
+}

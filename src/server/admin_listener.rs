@@ -1,0 +1,55 @@
+//! The admin listener of the feature `admin`. Without the feature there is never one.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use super::StartError;
+use crate::config::Options;
+use crate::watch::Watch;
+
+#[cfg(feature = "admin")]
+pub(super) use crate::admin::Admin;
+#[cfg(not(feature = "admin"))]
+pub(super) use absent::Admin;
+
+/// Binds the address of the admin listener, if the options have one.
+#[cfg(feature = "admin")]
+pub(super) fn bind(options: &Options) -> Result<Option<TcpListener>, StartError> {
+    options.admin.map(|address| super::listening::listen_for_admin(address, options.takeover)).transpose()
+}
+
+/// Starts the threads that serve the admin listener.
+#[cfg(feature = "admin")]
+pub(super) fn start(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
+    Admin::start(listener, watch)
+        .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
+}
+
+#[cfg(not(feature = "admin"))]
+pub(super) fn bind(_options: &Options) -> Result<Option<TcpListener>, StartError> {
+    Ok(None)
+}
+
+#[cfg(not(feature = "admin"))]
+pub(super) fn start(_listener: TcpListener, _watch: &Arc<Watch>) -> Result<Admin, StartError> {
+    unreachable!("bind returns no listener")
+}
+
+#[cfg(not(feature = "admin"))]
+mod absent {
+    use std::net::SocketAddr;
+
+    /// A value that does not exist.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Admin {}
+
+    impl Admin {
+        pub(crate) fn stop(&self) {
+            match *self {}
+        }
+
+        pub(crate) fn address(&self) -> SocketAddr {
+            match *self {}
+        }
+    }
+}
