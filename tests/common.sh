@@ -1,4 +1,4 @@
-# Functions of the scripts tests/*/run, fuzz/run and benches/*/run. Source this file; it changes to the repository's
+# Functions of the scripts tests/*/run, fuzz/run and .ci/run. Source this file; it changes to the repository's
 # root. shellcheck shell=bash
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit

@@ -5,7 +5,7 @@ use uproar::config::BackendName;
 
 use crate::harness::{chat, run_attack};
 use crate::support::TestServer;
-use crate::support::raw::{RawClient, TEXT, frame, upgrade_request};
+use crate::support::raw::{CLOSE, RawClient, TEXT, frame, upgrade_request};
 
 on_both_backends!(
     frames_with_huge_lengths,
@@ -36,10 +36,9 @@ fn expect_close_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], co
     }
 }
 
-/// Receives frames up to the first one that is not text, compressed or not. Returns its close code.
+/// Receives frames up to the close frame and returns its code. Messages and pings may come before it.
 fn receive_close_code(raw: &mut RawClient) -> Option<u16> {
-    let frames = std::iter::repeat_with(|| raw.receive_frame());
-    let (_, payload) = frames.into_iter().find(|(first, _)| first & 0x0f != TEXT & 0x0f)?;
+    let (_, payload) = std::iter::repeat_with(|| raw.receive_frame()).find(|(first, _)| *first == CLOSE)?;
     payload.first_chunk().map(|code| u16::from_be_bytes(*code))
 }
 
