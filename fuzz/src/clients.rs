@@ -1,4 +1,4 @@
-//! Connections through protocol and hub, as a shard with a relay would serve them, and a model beside it.
+//! Connections served by protocol and hub as a shard with a relay does it, checked against a model.
 
 use std::collections::VecDeque;
 
@@ -11,53 +11,53 @@ use super::{HANDSHAKE, limits};
 const CLIENTS: usize = 4;
 const ROOMS: [&str; 2] = ["a", "b"];
 const MAX_MESSAGE: usize = 2_000;
-/// Small, so that clients lag; twice what a message can take.
+/// In bytes. Small, so that clients lag, but twice the size of the longest message.
 const LAG_WINDOW: usize = 4_096;
 
-/// One connection, and what it must still hear.
+/// A connection, and the frames that it must still receive.
 struct Client {
     protocol: Protocol,
-    /// The room that it is a member of.
+    /// The client's room, as an index into `ROOMS`.
     room: Option<usize>,
-    /// Frames of its rooms that have not been sent to it, and may have been missed.
-    owed: VecDeque<Vec<u8>>,
-    /// Frames that were passed over when a later one was sent.
+    /// Frames of the client's rooms that have not been sent to it.
+    pending: VecDeque<Vec<u8>>,
+    /// Number of frames that were skipped because a later one was sent.
     skipped: u64,
-    /// Frames that the hub says it missed.
+    /// Number of missed frames that the hub has reported.
     missed: u64,
 }
 
 impl Client {
-    /// Checks what is sent: whole frames, of which those of rooms are the next that it is owed.
-    fn hears(&mut self, mut bytes: &[u8], messages: u64) {
-        let mut heard = 0;
+    /// Checks the bytes of a send: whole frames, and those of rooms in the order of the room.
+    fn receive_sent(&mut self, mut bytes: &[u8], messages: u64) {
+        let mut received = 0;
         while !bytes.is_empty() {
             let (frame, rest) = bytes.split_at(frame_len(bytes));
             bytes = rest;
             if frame[0] & 0x08 != 0 {
                 continue;
             }
-            heard += 1;
-            let at = self.owed.iter().position(|owed| owed == frame).expect("a message that it is owed");
-            self.owed.drain(..=at);
+            received += 1;
+            let at = self.pending.iter().position(|pending| pending == frame).expect("a pending message");
+            self.pending.drain(..=at);
             self.skipped += at as u64;
         }
-        assert_eq!(heard, messages, "the messages in a send are counted");
+        assert_eq!(received, messages, "the send's number of messages is wrong");
     }
 }
 
-/// All connections, and the hub that serves them.
+/// All connections and the hub that serves them.
 pub struct Clients {
     hub: Hub,
     clients: Vec<Option<Client>>,
-    /// Clients with a send under way.
+    /// Whether a send to each client is in flight.
     sending: [bool; CLIENTS],
     now_ms: u64,
 }
 
 impl Clients {
-    /// Nobody is connected yet.
-    #[expect(clippy::new_without_default, reason = "made once a run")]
+    /// Creates the hub without connections.
+    #[expect(clippy::new_without_default, reason = "created once for each input")]
     pub fn new() -> Self {
         let hub = Hub::new(HubOptions {
             shard: 0,
@@ -72,8 +72,8 @@ impl Clients {
         Self { hub, clients: (0..CLIENTS).map(|_| None).collect(), sending: [false; CLIENTS], now_ms: 0 }
     }
 
-    /// Takes `input` for commands: a byte that says what and who, then what the command needs. At the end all
-    /// clients read on, and each must have heard, or been told that it missed, every message of its room.
+    /// Runs `input` as commands. A command is a byte with its kind and its client, followed by its data. At the end all
+    /// clients read everything. Each must then have received every message of its room or a report that it missed it.
     pub fn run(&mut self, mut input: &[u8]) {
         while let Some((&command, rest)) = input.split_first() {
             input = rest;
@@ -81,35 +81,35 @@ impl Clients {
             match command & 7 {
                 0 | 1 => input = self.receive(slot, input),
                 2 => self.connect(slot),
-                3 => self.mail(),
-                4 => self.sends(1 + usize::from(command >> 5)),
+                3 => self.deliver_mail(),
+                4 => self.start_sends(1 + usize::from(command >> 5)),
                 5 => self.complete(slot),
                 6 => self.pass_time(1 << (command >> 4)),
                 _ => self.disconnect(slot, command & 0x80 != 0),
             }
         }
-        self.come_to_rest();
+        self.drain();
         for client in self.clients.iter().flatten() {
-            // A message is delivered whole, once and in order, or its loss is said.
-            assert_eq!(client.skipped + client.owed.len() as u64, client.missed);
+            // Each message is delivered once and in order, or reported as missed.
+            assert_eq!(client.skipped + client.pending.len() as u64, client.missed);
         }
         (0..CLIENTS).for_each(|slot| self.disconnect(slot, true));
-        self.mail();
+        self.deliver_mail();
         self.pass_time(1);
-        assert_eq!(self.hub.memory(), (0, 0), "rooms are forgotten with their members");
+        assert_eq!(self.hub.memory(), (0, 0), "memory of rooms without members is not released");
     }
 
     fn connect(&mut self, slot: usize) {
         if self.clients[slot].is_none() {
             self.hub.open(slot as Slot);
             let protocol = Protocol::new();
-            let client = Client { protocol, room: None, owed: VecDeque::new(), skipped: 0, missed: 0 };
+            let client = Client { protocol, room: None, pending: VecDeque::new(), skipped: 0, missed: 0 };
             self.clients[slot] = Some(client);
             self.receive_bytes(slot, HANDSHAKE);
         }
     }
 
-    /// A read: a byte with its length, then that many bytes. Gives what follows.
+    /// Receives one read: a byte with its length, then that many bytes. Returns the rest of the input.
     fn receive<'i>(&mut self, slot: usize, input: &'i [u8]) -> &'i [u8] {
         let Some((&len, rest)) = input.split_first() else { return input };
         let (read, rest) = rest.split_at(rest.len().min(usize::from(len)));
@@ -130,7 +130,7 @@ impl Clients {
                     self.enter(slot, slot % ROOMS.len());
                 }
                 Event::Request(_) => protocol.discard(),
-                Event::Message { kind, payload } => self.said(slot, kind, payload),
+                Event::Message { kind, payload } => self.handle_message(slot, kind, payload),
                 Event::Ping(payload) => {
                     let frame = [&[0x8a, payload.len() as u8], payload].concat();
                     self.hub.send_control(slot as Slot, &[&frame]);
@@ -142,12 +142,12 @@ impl Clients {
                 }
             }
         }
-        assert!(input.is_empty(), "what a client sends is consumed");
+        assert!(input.is_empty(), "protocol leaves input unread");
         self.client(slot).protocol = protocol;
     }
 
-    /// `join a`, `join b` and `leave` are commands; all else goes to the room.
-    fn said(&mut self, slot: usize, kind: Kind, payload: &[u8]) {
+    /// Runs the commands `join a`, `join b` and `leave`. Other messages are published to the client's room.
+    fn handle_message(&mut self, slot: usize, kind: Kind, payload: &[u8]) {
         match payload {
             b"join a" => self.enter(slot, 0),
             b"join b" => self.enter(slot, 1),
@@ -159,10 +159,10 @@ impl Clients {
     fn enter(&mut self, slot: usize, room: usize) {
         if self.client(slot).room != Some(room) {
             self.leave(slot);
-            // What was said before it came is none of its business.
-            self.mail();
+            // Messages published before the join must not be delivered to the client.
+            self.deliver_mail();
             self.hub.join(slot as Slot, ROOMS[room], 0);
-            self.mail();
+            self.deliver_mail();
             self.client(slot).room = Some(room);
         }
     }
@@ -179,11 +179,11 @@ impl Clients {
 }
 
 impl Clients {
-    /// Takes the shard's mail to itself until there is none.
-    fn mail(&mut self) {
+    /// Handles the shard's messages to itself until there are none.
+    fn deliver_mail(&mut self) {
         loop {
             let mut own = std::mem::take(self.hub.outgoing(0));
-            assert!(own.deliveries.is_empty(), "a home shard is told nothing of its own rooms");
+            assert!(own.deliveries.is_empty(), "a home shard sends itself no deliveries");
             if own.requests.is_empty() {
                 return;
             }
@@ -194,7 +194,7 @@ impl Clients {
     fn take_request(&mut self, request: Request, name: &str, payload: &[u8]) {
         match request {
             Request::Subscribe { .. } | Request::Unsubscribe { .. } => {
-                unreachable!("a home shard subscribes to nothing")
+                unreachable!("a home shard does not subscribe to its own rooms")
             }
             Request::Publish { room, kind, .. } => {
                 self.hub.order(name, room, Message::new(kind, payload));
@@ -202,20 +202,20 @@ impl Clients {
                 let frame = [header.as_bytes(), payload].concat();
                 for client in self.clients.iter_mut().flatten() {
                     if client.room.is_some_and(|room| ROOMS[room] == name) {
-                        client.owed.push_back(frame.clone());
+                        client.pending.push_back(frame.clone());
                     }
                 }
             }
-            Request::Note(_) => unreachable!("nobody writes notes"),
+            Request::Note(_) => unreachable!("the application sends no notes"),
         }
     }
 
-    fn sends(&mut self, mut budget: usize) {
+    fn start_sends(&mut self, mut budget: usize) {
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
             let slot = outbound.slot as usize;
-            assert!(!self.sending[slot], "one send at a time");
-            assert!(!outbound.span.is_empty(), "a send has bytes");
-            self.client(slot).hears(outbound.span.bytes(), outbound.messages);
+            assert!(!self.sending[slot], "two sends to one client are in flight");
+            assert!(!outbound.span.is_empty(), "a send is empty");
+            self.client(slot).receive_sent(outbound.span.bytes(), outbound.messages);
             self.sending[slot] = true;
         }
         while let Some(lagged) = self.hub.poll_lagged() {
@@ -234,11 +234,11 @@ impl Clients {
         self.hub.tick(self.now_ms);
     }
 
-    fn disconnect(&mut self, slot: usize, owed: bool) {
+    fn disconnect(&mut self, slot: usize, is_abrupt: bool) {
         if self.clients[slot].is_none() {
             return;
         }
-        if !owed {
+        if !is_abrupt {
             self.hub.finish(slot as Slot, false, &[]);
         }
         self.complete(slot);
@@ -246,20 +246,20 @@ impl Clients {
         self.clients[slot] = None;
     }
 
-    fn come_to_rest(&mut self) {
-        self.mail();
+    fn drain(&mut self) {
+        self.deliver_mail();
         while self.hub.has_more() || self.sending.contains(&true) {
-            self.sends(1_000);
+            self.start_sends(1_000);
             (0..CLIENTS).for_each(|slot| self.complete(slot));
-            self.mail();
+            self.deliver_mail();
         }
         for slot in (0..CLIENTS).filter(|slot| self.clients[*slot].is_some()) {
-            assert!(self.hub.is_idle(slot as Slot), "a client that reads gets all that it is owed");
+            assert!(self.hub.is_idle(slot as Slot), "a client that reads everything has pending frames");
         }
     }
 }
 
-/// The length of the frame that `bytes` begin with, RFC 6455 §5.2; none of ours is masked or long.
+/// The length of the frame at the start of `bytes`, which is unmasked and shorter than 64 KiB. RFC 6455 §5.2
 fn frame_len(bytes: &[u8]) -> usize {
     match bytes[1] {
         126 => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),

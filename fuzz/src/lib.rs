@@ -1,8 +1,8 @@
-//! What the fuzz targets share: how an input says where its reads end, and the judges that they are held to.
+//! Code shared by the fuzz targets: the layout of inputs and the checks.
 
 mod clients;
 #[path = "../../src/protocol/tests/naive.rs"]
-#[expect(dead_code, reason = "the targets need the decoder, the tests the encoder, too")]
+#[expect(dead_code, reason = "the targets need only the decoder")]
 mod naive;
 #[path = "../../src/protocol/tests/judged_proxies.rs"]
 mod judged_proxies;
@@ -25,9 +25,10 @@ pub use judged_proxies::{judge_forwarded_hops, judge_proxy_header, judge_usual_h
 pub const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// Splits an input into the places where its reads end, and the stream.
+/// Splits an input into the positions at which its reads end, and the stream.
 ///
-/// The first byte says how many cuts there are, up to 15; each is a byte, its distance from the one before.
+/// The low 4 bits of the first byte are the number of positions. Each position follows as a byte: its distance from the
+/// one before.
 pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
     let Some((&count, rest)) = input.split_first() else { return (Vec::new(), input) };
     let (gaps, stream) = rest.split_at(rest.len().min(usize::from(count % 16)));
@@ -38,10 +39,10 @@ pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
     (ends.collect(), stream)
 }
 
-/// A head is judged alike however it is cut; what is taken for a request keeps what its fields promise.
-pub fn judge_head(cuts: &[usize], head: &[u8]) {
+/// Checks that a request head gives the same result however it is cut, and that a parsed request is consistent.
+pub fn check_head(cuts: &[usize], head: &[u8]) {
     let limits = Limits::default();
-    // Two line feeds make sure that the head ends, whatever it is.
+    // Two line feeds end any head.
     let head = [head, b"\n\n"].concat();
     let whole = feed(&mut Protocol::new(), &head, &limits);
     assert_eq!(feed_cut(&mut Protocol::new(), &head, cuts, &limits), whole);
@@ -61,8 +62,8 @@ pub fn judge_head(cuts: &[usize], head: &[u8]) {
     }
 }
 
-/// Frames give the same however they are cut, and what the naive decoder makes of them.
-pub fn judge_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
+/// Checks that frames give the same result however they are cut, and the result of the naive decoder.
+pub fn check_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
     let limits = limits(max_message);
     let expected = naive::decode(stream, max_message);
     assert_eq!(feed(&mut open(), stream, &limits), expected);
@@ -70,33 +71,33 @@ pub fn judge_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
     assert_eq!(feed_bytewise(&mut open(), stream, &limits), expected);
 }
 
-/// What a client sends as compressed messages never inflates to more than `max_message`, and what we compress comes
-/// back as it was, alone and after others. The cuts divide the stream into messages.
-pub fn judge_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
+/// Checks that compressed messages never inflate to more than `max_message`, and that our own compressed messages
+/// inflate to the original, with and without context takeover. The cuts divide the stream into messages.
+pub fn check_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
     let mut starts: Vec<usize> = cuts.iter().map(|&cut| cut.min(stream.len())).collect();
     starts.sort_unstable();
     let ends = starts.iter().copied().chain([stream.len()]);
     let messages =
         [0].into_iter().chain(starts.iter().copied()).zip(ends).map(|(start, end)| &stream[start..end]);
     let (mut inflater, mut deflater) = (Inflater::default(), Deflater::new(1));
-    let (mut said, mut sent, mut heard) = (Window::new(9), Window::new(12), Window::new(12));
+    let (mut client_window, mut sent_window, mut received_window) = (Window::new(9), Window::new(12), Window::new(12));
     for message in messages {
-        if let Ok(content) = inflater.inflate(message, Some(&mut said), max_message) {
+        if let Ok(content) = inflater.inflate(message, Some(&mut client_window), max_message) {
             assert!(content.len() <= max_message);
         }
-        assert!(said.memory() <= 1 << 9);
+        assert!(client_window.memory() <= 1 << 9);
         let frame = [encode_header(Opcode::Binary, true, false, message.len()).as_bytes(), message].concat();
         let alone = first(deflater.pack(&frame)).map(|packed| (packed.rsv1, packed.payload.to_vec()));
         let after =
-            first(deflater.pack_within(&frame, &mut sent, true)).map(|p| (p.rsv1, p.payload.to_vec()));
-        for (packed, window) in [(alone, None), (after, Some(&mut heard))] {
+            first(deflater.pack_within(&frame, &mut sent_window, true)).map(|p| (p.rsv1, p.payload.to_vec()));
+        for (packed, window) in [(alone, None), (after, Some(&mut received_window))] {
             let (is_packed, payload) = packed.expect("a frame");
             match is_packed {
                 true => assert_eq!(inflater.inflate(&payload, window, message.len()), Ok(message)),
                 false => assert_eq!(payload, message),
             }
         }
-        assert_eq!(sent.bytes(), heard.bytes());
+        assert_eq!(sent_window.bytes(), received_window.bytes());
     }
 }
 
@@ -113,7 +114,7 @@ fn limits(max_message: usize) -> Limits {
     Limits { max_message }
 }
 
-/// A connection after its handshake.
+/// Returns a protocol after its handshake.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
     let seen = feed(&mut protocol, HANDSHAKE, &Limits::default());

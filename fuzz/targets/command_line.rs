@@ -1,4 +1,4 @@
-//! The command line, one argument a line: whatever is accepted keeps what the settings promise.
+//! The command line, one argument a line: accepted settings are within their documented bounds.
 #![no_main]
 
 use clap::Parser;

@@ -1,4 +1,4 @@
-//! Several connections to one shard's hub: what they send and when, how fast they read, how they go.
+//! Several connections to one shard's hub: input, speed of reading and ways to disconnect.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| uproar_fuzz::Clients::new().run(input));

@@ -1,7 +1,7 @@
-//! A request head, right or wrong, cut anywhere.
+//! A request head, valid or not, cut anywhere.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let (cuts, head) = uproar_fuzz::cuts(input);
-    uproar_fuzz::judge_head(&cuts, head);
+    uproar_fuzz::check_head(&cuts, head);
 });

@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tungstenite::Message;
 use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
@@ -116,7 +117,10 @@ fn exchange(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize)
 
 /// Asserts that messages are delivered without an allocation.
 fn expect_no_allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: usize) {
-    let (server, heap) = start_counted(&config(backend, AppName::Relay, 1), app);
+    // The clients answer no pings.
+    let base = config(backend, AppName::Relay, 1);
+    let settings = Config { ping_seconds: Duration::from_secs(600), ..base };
+    let (server, heap) = start_counted(&settings, app);
     let count = &heap.allocations;
     let mut clients: Vec<_> = (0..clients).map(|_| open_client(&server)).collect();
     for payload_len in [20, 64, 1_000] {
