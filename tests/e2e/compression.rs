@@ -3,7 +3,7 @@
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use uproar::config::{self, AppName, BackendName, Config};
 
-use crate::support::raw::{BINARY, CLOSE, RawClient, TEXT, frame, upgrade_request};
+use crate::support::raw::{BINARY, CLOSE, RawClient, TEXT, frame, upgrade_request_with};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
@@ -76,9 +76,8 @@ impl DeflateClient {
 
 /// Opens a WebSocket with an extension offer. Returns the extension that the server agreed to.
 fn negotiate(raw: &mut RawClient, path: &str, offer: &str) -> Option<String> {
-    let request = upgrade_request(path);
-    let (line, rest) = request.split_once("\r\n").expect("a request line");
-    raw.send(format!("{line}\r\nSec-WebSocket-Extensions: {offer}\r\n{rest}").as_bytes());
+    let header = format!("Sec-WebSocket-Extensions: {offer}");
+    raw.send(upgrade_request_with(path, &[&header]).as_bytes());
     let head = raw.expect_upgrade();
     let answers = head.lines().filter_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
     let answers: Vec<&str> = answers.collect();

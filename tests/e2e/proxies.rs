@@ -11,7 +11,7 @@ use uproar::config::{AppName, BackendName, Config, Network};
 
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
-use crate::support::raw::{RawClient, TEXT, connect_from, frame, upgrade_request};
+use crate::support::raw::{RawClient, TEXT, connect_from, frame, upgrade_request, upgrade_request_with};
 use crate::support::{TIMEOUT, TestServer, config, send_until_closed, wait_until, with_unix_listener};
 
 on_both_backends!(
@@ -55,18 +55,12 @@ fn with_proxy_protocol(backend: BackendName) -> Config {
     Config { proxy_protocol: true, ..trusting(backend) }
 }
 
-/// The upgrade request with additional header lines.
-fn upgrade_with(headers: &[&str]) -> String {
-    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    upgrade_request("/").replacen("\r\n\r\n", &format!("\r\n{lines}\r\n"), 1)
-}
-
 /// Connects from an address, sends `first`, opens a WebSocket with additional header lines and echoes a message.
 /// Returns the status when the server refuses.
 fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<RawClient, u16> {
     let mut raw = RawClient::from_stream(connect_from(IpAddr::from(from), server.address()));
     // One write: the PROXY header, the request and a message after it.
-    raw.send(&[first, upgrade_with(headers).as_bytes(), &frame(TEXT, b"hello")].concat());
+    raw.send(&[first, upgrade_request_with("/", headers).as_bytes(), &frame(TEXT, b"hello")].concat());
     raw.upgrade_result()?;
     assert_eq!(raw.receive_frame(), (TEXT, b"hello".to_vec()));
     Ok(raw)
@@ -164,7 +158,7 @@ fn page_requests_count_for_the_client_too(backend: BackendName) {
     assert_eq!(send_request("GET").status, 200);
     wait_until("the connection is released", || server.connections().0 == 0);
     let mut client = RawClient::connect(server.address());
-    client.send(upgrade_with(&["X-Forwarded-For: 1.2.3.4"]).as_bytes());
+    client.send(upgrade_request_with("/", &["X-Forwarded-For: 1.2.3.4"]).as_bytes());
     client.expect_upgrade();
     let (get, head) = (send_request("GET"), send_request("HEAD"));
     assert_eq!((get.status, head.status), (429, 429));
@@ -189,7 +183,9 @@ fn a_reloaded_list_of_proxies_applies_at_once(backend: BackendName) {
 fn upgrade_over_unix_socket(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(path).expect("connect");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
-    stream.write_all(&[first, upgrade_with(headers).as_bytes()].concat()).expect("the server reads");
+    stream
+        .write_all(&[first, upgrade_request_with("/", headers).as_bytes()].concat())
+        .expect("the server reads");
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).expect("another byte of the head arrives");
@@ -387,7 +383,7 @@ fn connect_at_random(address: SocketAddr, seed: u64) {
     let peer = peers[(seed % 4) as usize];
     let named = format!("127.0.0.{}", seed / 4 % 4 + 1);
     let header = if peer == STRANGER { Vec::new() } else { line(&named) };
-    let request = upgrade_with(&[&format!("X-Forwarded-For: 127.0.0.{}", seed / 16 % 3 + 7)]);
+    let request = upgrade_request_with("/", &[&format!("X-Forwarded-For: 127.0.0.{}", seed / 16 % 3 + 7)]);
     let all = [&header[..], request.as_bytes(), &frame(TEXT, b"hello")].concat();
     let mut raw = RawClient::from_stream(connect_from(IpAddr::from(peer), address));
     match seed / 48 % 6 {
@@ -452,8 +448,11 @@ fn the_log_names_the_client_and_the_metrics_count_refusals(backend: BackendName)
     assert_eq!(raw.receive_response().status, 400);
     let mut raw = RawClient::connect(server.address);
     raw.send(
-        &[line("127.0.0.1"), upgrade_with(&["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes()]
-            .concat(),
+        &[
+            line("127.0.0.1"),
+            upgrade_request_with("/", &["Forwarded: for=a", "X-Forwarded-For: 1.2.3.4"]).into_bytes(),
+        ]
+        .concat(),
     );
     assert_eq!(raw.receive_response().status, 400);
     let metrics = Metrics::fetch(server.admin_address());

@@ -5,7 +5,7 @@ use uproar::config::BackendName;
 
 use crate::harness::{chat, run_attack};
 use crate::support::TestServer;
-use crate::support::raw::{CLOSE, RawClient, TEXT, frame, upgrade_request};
+use crate::support::raw::{CLOSE, RawClient, TEXT, frame, upgrade_request_with};
 
 on_both_backends!(
     frames_with_huge_lengths,
@@ -109,13 +109,11 @@ fn compression_bombs(backend: BackendName) {
     let mut compress = Compress::new(Compression::best(), false);
     compress.compress_vec(&vec![0; 64 << 20], &mut bomb, FlushCompress::Sync).expect("compresses");
     let bomb = frame(TEXT | 0x40, &bomb[..bomb.len() - 4]);
-    let request = upgrade_request("/room/cell");
-    let (line, rest) = request.split_once("\r\n").expect("a request line");
-    let offer = format!("{line}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n{rest}");
+    let request = upgrade_request_with("/room/cell", &["Sec-WebSocket-Extensions: permessage-deflate"]);
     run_attack("compression bombs", &chat(backend), |server| {
         for _ in 0..60 {
             let mut raw = RawClient::connect(server.address());
-            raw.send(offer.as_bytes());
+            raw.send(request.as_bytes());
             raw.expect_upgrade();
             raw.try_send(&bomb);
             assert_eq!(receive_close_code(&mut raw), Some(1009));

@@ -192,6 +192,12 @@ pub(crate) fn upgrade_request(path: &str) -> String {
     )
 }
 
+/// The request that opens a WebSocket at `path`, with additional header lines.
+pub(crate) fn upgrade_request_with(path: &str, headers: &[&str]) -> String {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    upgrade_request(path).replacen("\r\n\r\n", &format!("\r\n{lines}\r\n"), 1)
+}
+
 /// Header length and payload length of the server's frame at the start of `bytes`; `None` while the header is
 /// incomplete. RFC 6455 §5.2
 pub(crate) fn server_frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
