@@ -10,12 +10,15 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::server::{Fault, Mode, PROGRAM, serve_on};
+use crate::server::{Fault, Mode, PROGRAM, serve, serve_on};
+use crate::tls::serve_with_files;
 
-/// Variables of [`a_server_process`]: its listen address, mode and fault.
+/// Variables of [`a_server_process`]: its listen address, mode, fault, and with TLS its certificate and key.
 const LISTEN: &str = "TEST_SERVER_LISTEN";
 const APP: &str = "TEST_SERVER_APP";
 const FAULT: &str = "TEST_SERVER_FAULT";
+const CERT: &str = "TEST_SERVER_CERT";
+const KEY: &str = "TEST_SERVER_KEY";
 
 /// The server process of other tests, which start it with the variables set.
 #[test]
@@ -25,7 +28,13 @@ fn a_server_process() {
     let is = |variable, value| env::var(variable).is_ok_and(|set| set == value);
     let listener = TcpListener::bind(&address).expect("the address is free");
     let mode = if is(APP, "echo") { Mode::Echo } else { Mode::Relay };
-    serve_on(listener, mode, if is(FAULT, "drop") { Fault::Drop } else { Fault::None });
+    let fault = if is(FAULT, "drop") { Fault::Drop } else { Fault::None };
+    match (env::var_os(CERT), env::var_os(KEY)) {
+        (Some(cert), Some(key)) => {
+            serve_with_files(listener, serve(mode, fault), cert.as_ref(), key.as_ref());
+        }
+        _ => serve_on(listener, mode, fault),
+    }
     println!("\nlistening on {address}");
     loop {
         thread::park();
@@ -135,6 +144,51 @@ fn a_comparison_writes_results_and_the_readme_table() {
 
     check_files(&made);
     check_report(&home, &results);
+}
+
+/// Adds a certificate with the given places to a server's entry.
+fn with_tls(mut server: Value, cert: &str, key: &str) -> Value {
+    let command = server["command"].as_array_mut().expect("it is a list");
+    command.splice(1..1, [format!("{CERT}={cert}").into(), format!("{KEY}={key}").into()]);
+    server["tls"] = true.into();
+    server
+}
+
+#[test]
+fn servers_with_tls_are_compared_with_plain_ones() {
+    let home = directory("compare-tls");
+    let echo = ["echo"];
+    let servers = [
+        server("plain", "", &echo),
+        with_tls(server("tls", "", &echo), "{cert}", "{key}"),
+        with_tls(server("tls-rsa", "", &echo), "{rsa-cert}", "{rsa-key}"),
+    ];
+    let file = home.join("servers.json");
+    write(&file, &json!({ "servers": servers }).to_string());
+    let results = home.join("results");
+    let [file, results] = [file, results].map(|path| path.to_string_lossy().into_owned());
+    let common =
+        ["compare", "--servers-file", &file, "--results", &results, "--rounds", "1", "--scenarios", "echo"];
+    let times = ["--connections", "3", "--duration", "300ms", "--warmup", "0"];
+    let made = |name: &str, chosen: &[&str]| {
+        let output = run(&[&common[..], &times, &["--name", name], chosen].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let directories = fs::read_dir(&results).expect("it was made").flatten().map(|entry| entry.path());
+        let made = directories.into_iter().find(|path| path.to_string_lossy().ends_with(name));
+        let made = made.expect("the directory ends with the name");
+        assert!(!made.join("certificates").exists(), "the keys are removed");
+        let raw = read(&made.join("raw.jsonl"));
+        let record = |line| serde_json::from_str::<Value>(line).expect("each line is a run");
+        let records: Vec<Value> = raw.lines().map(record).collect();
+        for record in &records {
+            assert_eq!(record["outcome"]["passed"], true, "{record}");
+        }
+        let urls = records.iter().map(|record| record["outcome"]["options"]["url"].as_str().unwrap_or(""));
+        urls.map(|url| url.split(':').next().unwrap_or("").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(made("usual", &[]), ["ws"]);
+    assert_eq!(made("everything", &["--tls"]), ["ws", "wss", "wss"]);
+    assert_eq!(made("named", &["--servers", "tls-rsa,plain"]), ["wss", "ws"]);
 }
 
 /// Checks all files but the raw data.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
@@ -44,13 +45,32 @@ fn serve_tls(
     fs::write(&cert_file, format!("\u{feff}{}", certificate.pem())).expect("the directory can be written");
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    serve_tls_on(listener, plain, config(chain, key, versions));
+    TlsServer { address, cert_file }
+}
+
+/// Starts a TLS server on `listener` with the certificate and the key in two PEM files.
+pub(crate) fn serve_with_files(listener: TcpListener, plain: SocketAddr, cert: &Path, key: &Path) {
+    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).expect("it is a certificate");
+    let key = PrivateKeyDer::from_pem_file(key).expect("it is a key");
+    serve_tls_on(listener, plain, config(chain, key, &[&TLS12, &TLS13]));
+}
+
+fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions)
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map(Arc::new)
-        .expect("the certificate is good");
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
+        .expect("the certificate is good")
+}
+
+fn serve_tls_on(listener: TcpListener, plain: SocketAddr, config: Arc<ServerConfig>) {
     thread::spawn(move || {
         for socket in listener.incoming().flatten() {
             let config = config.clone();
@@ -58,7 +78,6 @@ fn serve_tls(
             thread::spawn(move || pass_on(socket, config, plain).ok());
         }
     });
-    TlsServer { address, cert_file }
 }
 
 /// Passes bytes between a TLS client and a plain server until one of them ends.
