@@ -14,7 +14,7 @@ use crate::cli::RunOptions;
 use crate::clock::{SECOND_NS, now_ns};
 use crate::memory::Snapshot;
 use crate::outcome::{Observations, Outcome, ServerEnd, ServerSample};
-use crate::plan::{Command, Plan, Report, Scenario, Window};
+use crate::plan::{Command, Plan, Report, Scenario, SentCount, Window};
 use crate::procfs::{CpuUse, Server};
 use crate::progress::Progress;
 use crate::target::Target;
@@ -193,10 +193,10 @@ impl Run<'_> {
             let fraction = now.saturating_sub(window.start_ns) as f64 / length;
             if let Some(Report::Stopped(senders)) = self.next_report(edge, fraction)? {
                 waiting -= 1;
-                for (sender, count) in senders {
+                for SentCount { sender, messages } in senders {
                     let index = sender as usize;
                     sent.resize(sent.len().max(index + 1), 0);
-                    sent[index] = count;
+                    sent[index] = messages;
                 }
             }
         }

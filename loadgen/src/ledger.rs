@@ -31,6 +31,13 @@ pub(crate) struct Ledger {
     pub(crate) is_cut: bool,
 }
 
+/// The name of a message: its sender, and its number among the sender's messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MessageId {
+    pub(crate) sender: u32,
+    pub(crate) sequence: u32,
+}
+
 /// An intact message of this run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
@@ -58,15 +65,16 @@ impl Ledger {
         }
     }
 
-    /// Queues message number `sequence` of `sender`, which was due at `due_ns`.
+    /// Queues a message that was due at `due_ns`.
     pub(crate) fn send(
         &mut self,
         connections: &mut Connections,
         slot: usize,
-        (sender, sequence): (u32, u32),
+        message: MessageId,
         due_ns: u64,
         now: u64,
     ) {
+        let MessageId { sender, sequence } = message;
         let stamp = Stamp { sender, sequence, time_ns: due_ns - self.epoch_ns };
         self.messages.write(stamp, &mut self.text);
         connections.queue_text(slot, &self.text);

@@ -1,8 +1,8 @@
 //! The schedule of an open loop. It is fixed in advance, whatever the server does.
 
 use crate::connections::Connections;
-use crate::ledger::Ledger;
-use crate::plan::Window;
+use crate::ledger::{Ledger, MessageId};
+use crate::plan::{SentCount, Window};
 
 /// The limit of bytes that wait in a sender's outbox.
 const MAX_QUEUED: usize = 64 * 1024;
@@ -23,19 +23,26 @@ pub(crate) struct Pace {
     turn: usize,
 }
 
+/// A sender of this worker.
 #[derive(Debug)]
-struct Sender {
-    number: u32,
-    slot: usize,
+pub(crate) struct Sender {
+    pub(crate) number: u32,
+    pub(crate) slot: usize,
     /// The number of messages that are written. Those up to the schedule's number are held back.
     written: u32,
 }
 
+impl Sender {
+    /// Creates sender `number` of all workers, with its connection in `slot`.
+    pub(crate) fn new(number: u32, slot: usize) -> Self {
+        Self { number, slot, written: 0 }
+    }
+}
+
 impl Pace {
-    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` has number and
-    /// slot of this worker's senders, in ascending order.
-    pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<(u32, usize)>) -> Self {
-        let senders = senders.into_iter().map(|(number, slot)| Sender { number, slot, written: 0 }).collect();
+    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` are this worker's,
+    /// in ascending order.
+    pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<Sender>) -> Self {
         Self { window, period_ns: 1e9 / rate, stride, senders, stopped: false, sequence: 0, turn: 0 }
     }
 
@@ -81,9 +88,10 @@ impl Pace {
         ledger.counts.unsent = self.held_back();
     }
 
-    /// Returns the number and the count of written messages of each sender.
-    pub(crate) fn sent(&self) -> Vec<(u32, u32)> {
-        self.senders.iter().map(|sender| (sender.number, sender.written)).collect()
+    /// Returns how many messages each sender has written.
+    pub(crate) fn sent(&self) -> Vec<SentCount> {
+        let count = |sender: &Sender| SentCount { sender: sender.number, messages: sender.written };
+        self.senders.iter().map(count).collect()
     }
 
     fn held_back(&self) -> u64 {
@@ -110,7 +118,8 @@ impl Pace {
                 return;
             }
             let due = self.due(number, written);
-            ledger.send(connections, slot, (number, written), due, now);
+            let message = MessageId { sender: number, sequence: written };
+            ledger.send(connections, slot, message, due, now);
             self.senders[index].written += 1;
         }
     }

@@ -106,6 +106,13 @@ pub(crate) enum Command {
     Finish(Vec<u32>),
 }
 
+/// The number of messages that a sender has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SentCount {
+    pub(crate) sender: u32,
+    pub(crate) messages: u32,
+}
+
 /// A report from a worker to the coordinator.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
@@ -115,8 +122,8 @@ pub(crate) enum Report {
     Ready { open: usize },
     /// News since the last tick.
     Tick(Tick),
-    /// The traffic has stopped. The list has each sender's number and how many messages it has sent.
-    Stopped(Vec<(u32, u32)>),
+    /// The traffic has stopped.
+    Stopped(Vec<SentCount>),
     /// The worker's results. It is the last report.
     Done(Box<Totals>),
     /// The worker cannot continue.

@@ -10,7 +10,7 @@ use crate::compare::metric::{
     CPU_US, CPU_US_PER_DELIVERY, HANDSHAKES_PER_CPU_SECOND, KERNEL, Metric, P99, PRIVATE, ROUNDS, figure,
 };
 use crate::compare::schedule::Kind;
-use crate::compare::store::{RAW, Results};
+use crate::compare::store::{RAW, Record, Results};
 use crate::compare::summary::machine;
 
 const BEGIN: &str = "<!-- results: begin -->";
@@ -106,54 +106,74 @@ fn relative(directory: &Path, readme: &Path) -> String {
     path.display().to_string().trim_end_matches('/').to_owned()
 }
 
-/// A column of the table: scenario, figure and heading.
-const COLUMNS: [(Kind, Metric, &str); 8] = [
-    (Kind::Storm, ROUNDS, "rounds/s"),
-    (Kind::Storm, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
-    (Kind::Broadcast, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
-    (Kind::Broadcast, P99, "p99 ms"),
-    (Kind::Echo, CPU_US, "CPU µs per message"),
-    (Kind::Idle, PRIVATE, "bytes per connection"),
-    (Kind::Idle, KERNEL, "kernel bytes, both ends"),
-    (Kind::Connect, HANDSHAKES_PER_CPU_SECOND, "handshakes per CPU second"),
+/// A column of the table.
+#[derive(Debug, Clone, Copy)]
+struct Column {
+    kind: Kind,
+    metric: Metric,
+    head: &'static str,
+}
+
+const COLUMNS: [Column; 8] = [
+    column(Kind::Storm, ROUNDS, "rounds/s"),
+    column(Kind::Storm, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
+    column(Kind::Broadcast, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
+    column(Kind::Broadcast, P99, "p99 ms"),
+    column(Kind::Echo, CPU_US, "CPU µs per message"),
+    column(Kind::Idle, PRIVATE, "bytes per connection"),
+    column(Kind::Idle, KERNEL, "kernel bytes, both ends"),
+    column(Kind::Connect, HANDSHAKES_PER_CPU_SECOND, "handshakes per CPU second"),
 ];
+
+const fn column(kind: Kind, metric: Metric, head: &'static str) -> Column {
+    Column { kind, metric, head }
+}
+
+/// A cell of the table.
+enum Cell {
+    /// The figure at the column's point.
+    Here(String),
+    /// The figure at another point, because the server was not run at the column's.
+    Elsewhere(String),
+    Failed,
+    NotRun,
+}
+
+impl Column {
+    fn cell(&self, results: &Results, server: &str, point: &str) -> Cell {
+        let median = |runs: &[&Record]| self.metric.of(runs).map(|spread| figure(spread.median));
+        let nearest = results.nearest(server, self.kind, point);
+        let found = nearest.and_then(|(runs, connections)| Some((median(&runs)?, runs, connections)));
+        match found {
+            Some((median, runs, _)) if runs.iter().any(|run| run.point == point) => Cell::Here(median),
+            Some((median, _, connections)) => {
+                Cell::Elsewhere(format!("{median} (at {})", figure(connections as f64)))
+            }
+            None if results.runs(server, point).is_empty() => Cell::NotRun,
+            None => Cell::Failed,
+        }
+    }
+}
 
 fn section(results: &Results, directory: &str) -> String {
     let environment = &results.environment;
-    let columns: Vec<(Kind, Metric, String, String)> = COLUMNS
-        .iter()
-        .filter_map(|&(kind, metric, head)| {
-            let point = point(results, kind)?;
-            let head = format!("{point}: {head}");
-            Some((kind, metric, point, head))
-        })
-        .collect();
+    let columns: Vec<(Column, String)> =
+        COLUMNS.iter().filter_map(|column| Some((*column, point(results, column.kind)?))).collect();
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let heads: Vec<&str> = columns.iter().map(|(_, _, _, head)| head.as_str()).collect();
+    let heads: Vec<String> =
+        columns.iter().map(|(column, point)| format!("{point}: {}", column.head)).collect();
     let _ = writeln!(out, "| server | {} |\n|---|{}", heads.join(" | "), "---|".repeat(columns.len()));
     let mut elsewhere = false;
     for server in &environment.servers {
-        let cell = |(kind, metric, point, _): &(Kind, Metric, String, String)| {
-            let (runs, connections) = results.nearest(&server.name, *kind, point)?;
-            let median = figure(metric.of(&runs)?.median);
-            let is_here = runs.first().is_some_and(|run| run.point == *point);
-            Some(if is_here {
-                (median, true)
-            } else {
-                (format!("{median} (at {})", figure(connections as f64)), false)
-            })
-        };
-        let cells = columns.iter().map(|column| {
-            let has_run = !results.runs(&server.name, &column.2).is_empty();
-            match cell(column) {
-                Some((text, is_here)) => {
-                    elsewhere |= !is_here;
-                    text
-                }
-                None if has_run => "failed".to_owned(),
-                None => "–".to_owned(),
+        let cells = columns.iter().map(|(column, point)| match column.cell(results, &server.name, point) {
+            Cell::Here(text) => text,
+            Cell::Elsewhere(text) => {
+                elsewhere = true;
+                text
             }
+            Cell::Failed => "failed".to_owned(),
+            Cell::NotRun => "–".to_owned(),
         });
         let cells: Vec<String> = cells.collect();
         let _ = writeln!(out, "| {} {} | {} |", server.name, server.version, cells.join(" | "));
@@ -181,8 +201,8 @@ fn section(results: &Results, directory: &str) -> String {
 /// Returns the point of `kind` that the table shows.
 fn point(results: &Results, kind: Kind) -> Option<String> {
     let points = results.points(kind);
-    let largest = points.iter().max_by_key(|(_, connections)| *connections);
-    points.iter().find(|(name, _)| name == STORM).or(largest).map(|(name, _)| name.clone())
+    let largest = points.iter().max_by_key(|measured| measured.connections);
+    points.iter().find(|measured| measured.point == STORM).or(largest).map(|measured| measured.point.clone())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub(crate) mod storm;
 use crate::connections::{Connections, Payload, Repeated};
 use crate::end::End;
 use crate::ledger::Ledger;
-use crate::plan::Window;
+use crate::plan::{SentCount, Window};
 use crate::totals::Totals;
 
 /// The number of failed attempts after which no further connection is tried, if none has succeeded.
@@ -52,8 +52,8 @@ pub(crate) trait Traffic {
     }
     /// Returns whether the traffic sends nothing more by itself.
     fn is_over(&self, now: u64) -> bool;
-    /// Stops sending. Returns the number and the count of sent messages of each sender.
-    fn stop(&mut self) -> Vec<(u32, u32)>;
+    /// Stops sending. Returns how many messages each sender has sent.
+    fn stop(&mut self) -> Vec<SentCount>;
     /// Returns whether every expected message has arrived. `sent` has the number of messages of each sender.
     fn is_complete(&self, sent: &[u32]) -> bool;
     /// Counts the missing messages and moves all results to `totals`.

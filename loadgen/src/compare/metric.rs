@@ -118,7 +118,7 @@ impl Results {
             return Some((exact, connections));
         }
         let points = if kind == Kind::Idle { self.points(kind) } else { Vec::new() };
-        let others = points.iter().map(|(name, connections)| (self.runs(server, name), *connections));
+        let others = points.iter().map(|measured| (self.runs(server, &measured.point), measured.connections));
         let passed = others.filter(|(runs, _)| runs.iter().any(|run| run.passed().is_some()));
         passed.max_by_key(|(_, connections)| *connections)
     }

@@ -8,7 +8,8 @@ use plotters::prelude::*;
 
 use super::metric::{CPU_US_PER_DELIVERY, DELIVERIES, Metric, PRIVATE, figure};
 use super::schedule::Kind;
-use super::store::{Results, hgrm_path};
+use super::servers::Server;
+use super::store::{Measured, Results, hgrm_path};
 
 /// Memory of a connection according to the article, in bytes.
 const ARTICLE_BYTES: f64 = 9000.0;
@@ -34,13 +35,25 @@ const COLOURS: [RGBColor; 12] = [
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// A line of a chart: name, colour and points.
-type Line<'a> = (&'a str, RGBColor, Vec<(f64, f64)>);
+
+/// A line of a chart.
+struct Line<'a> {
+    name: &'a str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+/// A bar of a chart.
+struct Bar {
+    name: String,
+    colour: RGBColor,
+    bytes: f64,
+}
 
 /// Draws every chart that the results have data for.
 pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String> {
     for kind in [Kind::Echo, Kind::Broadcast] {
-        for (point, _) in results.points(kind) {
+        for Measured { point, .. } in results.points(kind) {
             let lines = each_server(results, |name| percentiles(directory, &point, name));
             let words = [&format!("{point}: latency by percentile"), "percentile", "ms"];
             let path = directory.join(format!("{point}-latency.svg"));
@@ -48,7 +61,7 @@ pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String
         }
     }
     for (metric, file, title) in [
-        (DELIVERIES, "storm-deliveries.svg", "storm: deliveries a second by number of clients"),
+        (DELIVERIES, "storm-deliveries.svg", "storm: deliveries per second by number of clients"),
         (CPU_US_PER_DELIVERY, "storm-cost.svg", "storm: server CPU per delivery by number of clients"),
     ] {
         let lines = each_server(results, |name| by_clients(results, &metric, name));
@@ -57,10 +70,13 @@ pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String
     draw_memory(results, &directory.join("memory.svg"))
 }
 
-fn each_server(results: &Results, points: impl Fn(&str) -> Vec<(f64, f64)>) -> Vec<Line<'_>> {
+fn each_server<'a>(results: &'a Results, points: impl Fn(&str) -> Vec<(f64, f64)>) -> Vec<Line<'a>> {
     let servers = results.environment.servers.iter().zip(COLOURS.iter().cycle());
-    let lines = servers.map(|(server, &colour)| (server.name.as_str(), colour, points(&server.name)));
-    lines.filter(|(_, _, points)| !points.is_empty()).collect()
+    let line = |(server, &colour): (&'a Server, &RGBColor)| {
+        let name = server.name.as_str();
+        Line { name, colour, points: points(name) }
+    };
+    servers.map(line).filter(|line| !line.points.is_empty()).collect()
 }
 
 /// Returns the latencies in milliseconds over 1 / (1 - percentile).
@@ -84,9 +100,9 @@ fn percentile_label(odds: &f64) -> String {
 /// Returns the figure of each storm over the number of clients.
 fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64)> {
     let points = results.points(Kind::Storm).into_iter();
-    let value = |(point, clients): (String, usize)| {
+    let value = |Measured { point, connections }| {
         let median = metric.of(&results.runs(server, &point))?.median;
-        (median > 0.0).then_some((clients as f64, median))
+        (median > 0.0).then_some((connections as f64, median))
     };
     points.filter_map(value).collect()
 }
@@ -98,7 +114,7 @@ fn draw_lines(
     lines: Vec<Line<'_>>,
     x_label: impl Fn(&f64) -> String,
 ) -> Result<(), String> {
-    let all = || lines.iter().flat_map(|(_, _, points)| points);
+    let all = || lines.iter().flat_map(|line| &line.points);
     if lines.is_empty() {
         return Ok(());
     }
@@ -123,7 +139,7 @@ fn draw_lines(
             .light_line_style(BLACK.mix(0.06))
             .draw()?;
         let left = (SIZE.0 - LEGEND_WIDTH) as i32;
-        for ((name, colour, points), row) in lines.into_iter().zip(0..) {
+        for (Line { name, colour, points }, row) in lines.into_iter().zip(0..) {
             let style = colour.stroke_width(if name.starts_with("uproar") { 3 } else { 1 });
             chart.draw_series(LineSeries::new(points, style).point_size(2))?;
             let y = 60 + 22 * row;
@@ -145,28 +161,25 @@ fn bounds(values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
 /// Draws one bar per server, beside the figure of the article.
 fn draw_memory(results: &Results, path: &Path) -> Result<(), String> {
     let points = results.points(Kind::Idle);
-    let Some((point, _)) = points.iter().max_by_key(|(_, connections)| *connections) else { return Ok(()) };
+    let Some(largest) = points.iter().max_by_key(|measured| measured.connections) else { return Ok(()) };
     let servers = results.environment.servers.iter().zip(COLOURS.iter().cycle());
     let measured = servers.filter_map(|(server, &colour)| {
-        let (runs, connections) = results.nearest(&server.name, Kind::Idle, point)?;
+        let (runs, connections) = results.nearest(&server.name, Kind::Idle, &largest.point)?;
         let bytes = PRIVATE.of(&runs)?.median.max(0.0);
-        Some((format!("{} ({connections})", server.name), colour, bytes))
+        Some(Bar { name: format!("{} ({connections})", server.name), colour, bytes })
     });
-    let mut bars: Vec<(String, RGBColor, f64)> = measured.collect();
+    let mut bars: Vec<Bar> = measured.collect();
     if bars.is_empty() {
         return Ok(());
     }
-    bars.push((ARTICLE.to_owned(), RGBColor(190, 190, 190), ARTICLE_BYTES));
-    bars.sort_by(|one, other| one.2.total_cmp(&other.2));
+    bars.push(Bar { name: ARTICLE.to_owned(), colour: RGBColor(190, 190, 190), bytes: ARTICLE_BYTES });
+    bars.sort_by(|one, other| one.bytes.total_cmp(&other.bytes));
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     draw_bars(&area, &bars).map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
 }
 
-fn draw_bars(
-    area: &Area<'_>,
-    bars: &[(String, RGBColor, f64)],
-) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
-    let most = bars.iter().map(|bar| bar.2).fold(1.0, f64::max) * 1.15;
+fn draw_bars(area: &Area<'_>, bars: &[Bar]) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+    let most = bars.iter().map(|bar| bar.bytes).fold(1.0, f64::max) * 1.15;
     let rows = bars.len() as f64;
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(area)
@@ -183,7 +196,7 @@ fn draw_bars(
         .x_desc("bytes")
         .x_label_formatter(&|x| figure(*x))
         .draw()?;
-    for (row, (name, colour, bytes)) in bars.iter().enumerate() {
+    for (row, Bar { name, colour, bytes }) in bars.iter().enumerate() {
         let top = rows - row as f64;
         let bar = Rectangle::new([(0.0, top - 0.2), (*bytes, top - 0.8)], colour.filled());
         chart.draw_series([bar])?;

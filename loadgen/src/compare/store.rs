@@ -69,6 +69,14 @@ pub(crate) struct Results {
     pub(crate) records: Vec<Record>,
 }
 
+/// A point that has runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Measured {
+    /// The point's name, such as `echo-100`.
+    pub(crate) point: String,
+    pub(crate) connections: usize,
+}
+
 impl Record {
     pub(crate) fn new(server: &Server, point: &Point, round: u32, arguments: Vec<String>) -> Self {
         Self {
@@ -171,12 +179,12 @@ impl Results {
         self.records.iter().filter(|record| record.server == server && record.point == point).collect()
     }
 
-    /// Returns the points of `kind` with their connections, each once, in the order of the runs.
-    pub(crate) fn points(&self, kind: Kind) -> Vec<(String, usize)> {
-        let mut points: Vec<(String, usize)> = Vec::new();
+    /// Returns the points of `kind`, each once, in the order of the runs.
+    pub(crate) fn points(&self, kind: Kind) -> Vec<Measured> {
+        let mut points: Vec<Measured> = Vec::new();
         for record in self.records.iter().filter(|record| record.kind == kind) {
-            if !points.iter().any(|(name, _)| *name == record.point) {
-                points.push((record.point.clone(), record.connections));
+            if !points.iter().any(|known| known.point == record.point) {
+                points.push(Measured { point: record.point.clone(), connections: record.connections });
             }
         }
         points

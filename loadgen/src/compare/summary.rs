@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::metric::{Metric, Spread, figure};
 use super::schedule::Kind;
-use super::store::{Environment, RAW, Record, Results};
+use super::store::{Environment, Measured, RAW, Record, Results};
 
 const NONE: &str = "–";
 
@@ -29,7 +29,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         let _ = writeln!(out, "| {} | {} | {build} | {} |", server.name, server.version, server.notes);
     }
     for kind in [Kind::Echo, Kind::Broadcast, Kind::Storm, Kind::Idle, Kind::Connect] {
-        for (point, _) in results.points(kind) {
+        for Measured { point, .. } in results.points(kind) {
             out.push_str(&point_text(results, kind, &point));
         }
     }
@@ -59,7 +59,7 @@ fn point_text(results: &Results, kind: Kind, point: &str) -> String {
         let _ = writeln!(out, "\n### {point}: {} ({better} is better)\n", metric.title);
         out.push_str("| server | median | min–max | to PHP | to uWebSockets | to the limit |\n|---|---|---|---|---|---|\n");
         for server in names(results, point) {
-            let row = row(results, (kind, point), metric, server);
+            let row = row(results, kind, point, metric, server);
             let _ = writeln!(out, "| {server} | {row} |");
         }
     }
@@ -79,7 +79,7 @@ fn names<'a>(results: &'a Results, point: &str) -> Vec<&'a str> {
     names.filter(|name| !results.runs(name, point).is_empty()).collect()
 }
 
-fn row(results: &Results, (kind, point): (Kind, &str), metric: &Metric, server: &str) -> String {
+fn row(results: &Results, kind: Kind, point: &str, metric: &Metric, server: &str) -> String {
     let Some(spread) = metric.of(&results.runs(server, point)) else {
         return format!("failed{}", format!(" | {NONE}").repeat(4));
     };

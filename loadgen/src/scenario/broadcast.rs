@@ -3,8 +3,8 @@
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::Ledger;
-use crate::pace::Pace;
-use crate::plan::{Plan, Share, Window};
+use crate::pace::{Pace, Sender};
+use crate::plan::{Plan, SentCount, Share, Window};
 use crate::sequence::{Order, Sequences};
 use crate::totals::Totals;
 
@@ -51,14 +51,14 @@ impl Broadcast {
         }
     }
 
-    /// Returns number and slot of this worker's publishers. Publishers are spread evenly over all connections.
-    fn own_publishers(&self) -> impl Iterator<Item = (u32, usize)> {
+    /// Returns this worker's publishers. Publishers are spread evenly over all connections.
+    fn own_publishers(&self) -> impl Iterator<Item = Sender> {
         let Share { first, count, .. } = self.share;
         let connection = |publisher: usize| publisher * self.connections / self.publishers;
         (0..self.publishers)
             .map(move |publisher| (publisher as u32, connection(publisher)))
             .filter(move |(_, id)| (first..first + count).contains(id))
-            .map(move |(publisher, id)| (publisher, id - first))
+            .map(move |(publisher, id)| Sender::new(publisher, id - first))
     }
 }
 
@@ -68,10 +68,10 @@ impl Traffic for Broadcast {
         for (slot, receiver) in self.receivers.iter_mut().enumerate() {
             receiver.takes_part = connections.is_open(slot);
         }
-        let publishers: Vec<(u32, usize)> =
-            self.own_publishers().filter(|&(_, slot)| connections.is_open(slot)).collect();
-        for &(publisher, slot) in &publishers {
-            self.receivers[slot].publisher = Some(publisher);
+        let publishers: Vec<Sender> =
+            self.own_publishers().filter(|publisher| connections.is_open(publisher.slot)).collect();
+        for publisher in &publishers {
+            self.receivers[publisher.slot].publisher = Some(publisher.number);
         }
         self.pace = Pace::new(window, self.rate, self.publishers, publishers);
     }
@@ -112,7 +112,7 @@ impl Traffic for Broadcast {
         now >= self.ledger.window.end_ns
     }
 
-    fn stop(&mut self) -> Vec<(u32, u32)> {
+    fn stop(&mut self) -> Vec<SentCount> {
         self.pace.stop(&mut self.ledger);
         self.pace.sent()
     }

@@ -4,7 +4,7 @@ use crate::clock::SECOND_NS;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::{Arrival, Ledger};
-use crate::plan::{Plan, Share, Window};
+use crate::plan::{Plan, SentCount, Share, Window};
 use crate::sequence::Order;
 use crate::totals::Totals;
 
@@ -100,7 +100,7 @@ impl Traffic for Connect {
         hopeless || now >= self.ledger.window.end_ns
     }
 
-    fn stop(&mut self) -> Vec<(u32, u32)> {
+    fn stop(&mut self) -> Vec<SentCount> {
         self.stopped = true;
         Vec::new()
     }

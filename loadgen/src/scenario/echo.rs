@@ -4,9 +4,9 @@ use std::mem;
 
 use crate::connections::{Connections, Payload};
 use crate::end::End;
-use crate::ledger::Ledger;
-use crate::pace::Pace;
-use crate::plan::{Plan, Scenario, Share, Window};
+use crate::ledger::{Ledger, MessageId};
+use crate::pace::{Pace, Sender};
+use crate::plan::{Plan, Scenario, SentCount, Share, Window};
 use crate::sequence::{Order, Sequences};
 use crate::totals::Totals;
 
@@ -72,7 +72,8 @@ impl Echo {
     fn send_next(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         let sender = self.sender(slot);
         if let Drive::Closed { sent, stopped: false, .. } = &mut self.drive {
-            self.ledger.send(connections, slot, (sender, sent[slot]), now, now);
+            let message = MessageId { sender, sequence: sent[slot] };
+            self.ledger.send(connections, slot, message, now, now);
             sent[slot] += 1;
         }
     }
@@ -83,15 +84,17 @@ impl Echo {
         if let Drive::Idle { sent, .. } = &mut self.drive
             && connections.is_open(slot)
         {
-            self.ledger.send(connections, slot, (sender, sent[slot]), due, now);
+            let message = MessageId { sender, sequence: sent[slot] };
+            self.ledger.send(connections, slot, message, due, now);
             sent[slot] += 1;
         }
     }
 
-    fn sent(&self) -> Vec<(u32, u32)> {
+    fn sent(&self) -> Vec<SentCount> {
         match &self.drive {
             Drive::Closed { sent, .. } | Drive::Idle { sent, .. } => {
-                (0..).zip(sent).map(|(slot, &sent)| (self.sender(slot), sent)).collect()
+                let count = |(slot, &messages)| SentCount { sender: self.sender(slot), messages };
+                (0..).zip(sent).map(count).collect()
             }
             Drive::Open { pace, .. } => pace.sent(),
         }
@@ -105,7 +108,8 @@ impl Traffic for Echo {
         match &mut self.drive {
             Drive::Open { rate, pace } => {
                 let first = self.share.first;
-                let senders = open.iter().map(|&slot| ((first + slot) as u32, slot)).collect();
+                let sender = |&slot: &usize| Sender::new((first + slot) as u32, slot);
+                let senders = open.iter().map(sender).collect();
                 *pace = Pace::new(window, *rate, self.connections, senders);
             }
             Drive::Closed { pipeline, .. } => {
@@ -179,7 +183,7 @@ impl Traffic for Echo {
         now >= self.ledger.window.end_ns
     }
 
-    fn stop(&mut self) -> Vec<(u32, u32)> {
+    fn stop(&mut self) -> Vec<SentCount> {
         match &mut self.drive {
             Drive::Closed { stopped, .. } => *stopped = true,
             Drive::Open { pace, .. } => pace.stop(&mut self.ledger),
@@ -191,12 +195,12 @@ impl Traffic for Echo {
 
     fn is_complete(&self, _sent: &[u32]) -> bool {
         let first = self.share.first;
-        self.sent().into_iter().all(|(sender, sent)| self.received[sender as usize - first] >= sent)
+        self.sent().iter().all(|sent| self.received[sent.sender as usize - first] >= sent.messages)
     }
 
     fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
-        for (sender, sent) in self.sent() {
-            let missing = self.sequences.missing(sender as usize - self.share.first, sent);
+        for SentCount { sender, messages } in self.sent() {
+            let missing = self.sequences.missing(sender as usize - self.share.first, messages);
             self.ledger.count_missing(missing);
         }
     }

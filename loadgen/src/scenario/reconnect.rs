@@ -8,7 +8,7 @@ use crate::clock::now_ns;
 use crate::connections::{Connections, Payload};
 use crate::end::End;
 use crate::ledger::{Arrival, Ledger};
-use crate::plan::{Plan, Share, Window};
+use crate::plan::{Plan, SentCount, Share, Window};
 use crate::sequence::Order;
 use crate::target::Target;
 use crate::totals::{Curve, Totals};
@@ -141,7 +141,7 @@ impl Traffic for Reconnect {
         now >= self.ledger.window.end_ns || self.slots.iter().all(is_back)
     }
 
-    fn stop(&mut self) -> Vec<(u32, u32)> {
+    fn stop(&mut self) -> Vec<SentCount> {
         Vec::new()
     }
 

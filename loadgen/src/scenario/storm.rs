@@ -8,8 +8,8 @@ use mio::Waker;
 use crate::clock::now_ns;
 use crate::connections::{Connections, Payload, Repeated};
 use crate::end::End;
-use crate::ledger::{Arrival, Ledger};
-use crate::plan::{Plan, Share, Window};
+use crate::ledger::{Arrival, Ledger, MessageId};
+use crate::plan::{Plan, SentCount, Share, Window};
 use crate::sequence::{Missing, Order};
 use crate::totals::Totals;
 
@@ -101,7 +101,8 @@ impl Storm {
         self.ledger.last_ns = now;
         for &slot in &self.slots {
             if connections.is_open(slot) {
-                let message = ((self.share.first + slot) as u32, self.round);
+                let sender = (self.share.first + slot) as u32;
+                let message = MessageId { sender, sequence: self.round };
                 self.ledger.send(connections, slot, message, now, now);
             }
         }
@@ -205,7 +206,7 @@ impl Traffic for Storm {
         self.barrier_is_over() || is_quiet || now > self.ledger.window.end_ns + self.drain_ns
     }
 
-    fn stop(&mut self) -> Vec<(u32, u32)> {
+    fn stop(&mut self) -> Vec<SentCount> {
         self.barrier.over.store(true, Ordering::Release);
         self.ledger.is_cut = now_ns() <= self.ledger.last_ns + self.grace_ns;
         Vec::new()
