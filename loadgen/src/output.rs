@@ -107,8 +107,8 @@ fn server_use(server: &ServerUse) -> String {
     let peak_mib = server.peak_rss_bytes as f64 / f64::from(1 << 20);
     let Some(per_message) = server.cpu_us_per_message else { return format!("peak {peak_mib:.1} MiB") };
     format!(
-        "{per_message:.3} µs CPU per message; {:.2} s user, {:.2} s system ({:.0}% of a core); {} voluntary + {} involuntary switches; \
-         peak {peak_mib:.1} MiB",
+        "{per_message:.3} µs CPU per message; {:.2} s user, {:.2} s system ({:.0}% of a core); \
+         {} voluntary + {} involuntary switches; peak {peak_mib:.1} MiB",
         server.user_seconds,
         server.system_seconds,
         server.cores * 100.0,

@@ -40,8 +40,8 @@ impl Sender {
 }
 
 impl Pace {
-    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` are this worker's,
-    /// in ascending order.
+    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` are those of
+    /// this worker, in ascending order.
     pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<Sender>) -> Self {
         Self { window, period_ns: 1e9 / rate, stride, senders, stopped: false, sequence: 0, turn: 0 }
     }

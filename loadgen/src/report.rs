@@ -69,7 +69,7 @@ fn agrees(old: &str, new: &str, readme: &Path) -> bool {
         return true;
     };
     eprintln!(
-        "loadgen: {} does not say what the raw data says; run `loadgen report`\n  it says:   {is}\n  it should: {ought}",
+        "loadgen: {} differs from the raw data; run `loadgen report`\n  it has:      {is}\n  it must have: {ought}",
         readme.display()
     );
     false
@@ -188,8 +188,8 @@ fn section(results: &Results, directory: &str) -> String {
     let _ = writeln!(
         out,
         "\nMedians of {rounds} rounds in turns, {date}. {} In `storm-N` each of N clients sends a message and \
-         receives everybody's; `broadcast-N` has one publisher and N receivers.{elsewhere} The spread, the ratios and the \
-         failures are in [the summary]({directory}/summary.md), every run in [the raw data]({directory}/{RAW}).",
+         receives everybody's; `broadcast-N` has one publisher and N receivers.{elsewhere} The spread, the ratios \
+         and the failures are in [the summary]({directory}/summary.md), every run in [the raw data]({directory}/{RAW}).",
         machine(environment)
     );
     for (file, title) in PLOTS {

@@ -1,7 +1,8 @@
 //! The client's half of the WebSocket protocol (RFC 6455), without input or output.
 //!
 //! Bytes from the server go into [`Client::next`], cut anywhere, and events come out. Bytes to be sent are appended to
-//! a buffer of the caller. The code shares nothing with any server on purpose: with a common bug both sides would agree.
+//! a buffer of the caller. The code shares nothing with any server on purpose: with a common bug both sides would
+//! agree.
 
 pub mod deflate;
 pub mod frame;

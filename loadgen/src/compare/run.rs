@@ -19,6 +19,8 @@ use super::store::{Record, Store};
 /// Extra time of the load generator before it is told to stop, and before it is killed.
 const PATIENCE: Duration = Duration::from_secs(25);
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// TLS handshakes per second of a slow machine, for the time limit of a run.
+const TLS_HANDSHAKES_PER_SECOND: f64 = 200.0;
 /// Interval between checks whether the comparison was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
 /// Options of every run: one thread, because it has one core, and limits for servers that do not keep up.
@@ -59,7 +61,9 @@ impl Run<'_> {
 
         let json = store.directory.join("running.json");
         let mut load = Process::start(&self.load_command(record, store, &running, &json)?, None)?;
-        let patience = Duration::from_secs_f64(self.point.seconds) + PATIENCE;
+        let handshakes =
+            if server.tls { self.point.connections as f64 / TLS_HANDSHAKES_PER_SECOND } else { 0.0 };
+        let patience = Duration::from_secs_f64(self.point.seconds + handshakes) + PATIENCE;
         let stopped = await_end(&mut load, patience, self.interrupt);
         record.outcome = take_json(&json);
         stopped?;
