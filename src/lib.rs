@@ -51,6 +51,7 @@ mod timers;
 pub mod timers;
 mod tls;
 mod token;
+mod transport;
 mod watch;
 
 pub use config::{Endpoint, Options};

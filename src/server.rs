@@ -21,14 +21,14 @@ use crate::app::{Chat, Echo, Relay};
 use crate::config::{AppName, Config};
 use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
 pub use crate::io::Listener;
-use crate::io::{self, Uring, listen};
+use crate::io::{BackendOptions, Uring, listen};
 use crate::proxied::Trusted;
 use crate::shard::admission::Limits;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 pub use crate::stats::Totals;
 pub use crate::tls::IdentityError;
-use crate::tls::{Credentials, Identity, Terms};
+use crate::tls::{Credentials, Identity, TlsOptions};
 use crate::watch::{Watch, Watched};
 use admin_listener::Admin;
 use listening::{Listening, listen_all, share_all, take_paths};
@@ -245,9 +245,10 @@ impl Server {
         let descriptors = listen::raise_descriptor_limit()
             .map_err(|error| StartError::System { what: "raise the descriptor limit", error })?;
         let mut plan = Plan::new(options, workers, descriptors);
-        plan.tls = identity
-            .clone()
-            .map(|identity| Terms { listeners: endpoints.iter().map(Endpoint::has_tls).collect(), identity });
+        plan.tls = identity.clone().map(|identity| TlsOptions {
+            listeners: endpoints.iter().map(Endpoint::has_tls).collect(),
+            identity,
+        });
         let (crew, shared) = start_crew(options, &mut plan, listeners, &make)?;
         let stats = crew.stats();
         let backend = plan.backend_name();
@@ -376,9 +377,9 @@ struct Plan {
     /// How many of them the process may have, and how many connections these allow.
     descriptors: u64,
     possible: u64,
-    io: io::Options,
+    io: BackendOptions,
     /// Which listeners have TLS, if there are any.
-    tls: Option<Terms>,
+    tls: Option<TlsOptions>,
     /// Whose connections begin with a PROXY header, if some do.
     trusted: Option<Arc<Trusted>>,
     /// Which processors the workers may use.
@@ -390,10 +391,10 @@ impl Plan {
         let workers = u64::from(worker_count);
         let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
         let free = descriptors.saturating_sub(other).max(1);
-        let with_slots = |slots: u64| io::Options {
+        let with_slots = |slots: u64| BackendOptions {
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             buffers: options.receive_buffers,
-            ..io::Options::default()
+            ..BackendOptions::default()
         };
         let ring = with_slots(free.min(MAX_SLOTS));
         let backend = match options.backend {

@@ -1,22 +1,23 @@
-//! The time as all backends of the process see it.
+//! The clock of all backends of this process.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+/// Nanoseconds in a millisecond.
 pub(crate) const NS_PER_MS: u64 = 1_000_000;
 
 static START: LazyLock<u64> = LazyLock::new(since_boot_ns);
 
-/// Nanoseconds since the first call in this process. They go on while the machine is suspended, so that nothing outlives its
-/// time by that, a token above all.
+/// Nanoseconds since the first call in this process. The clock runs while the machine is suspended, so that no deadline, in
+/// particular of a token, is late by that.
 pub(crate) fn now_ns() -> u64 {
     let start = *START;
     since_boot_ns() - start
 }
 
-/// The same in milliseconds.
+/// Milliseconds since the first call in this process.
 pub(crate) fn now_ms() -> u64 {
     now_ns() / NS_PER_MS
 }

@@ -1,8 +1,11 @@
-//! The backend on epoll: readiness turned into completions.
+//! The backend on epoll: it turns readiness into completions.
 //!
-//! A connection is registered once, edge-triggered for both directions, and never changed: one `epoll_ctl` in
-//! its life. An edge only marks it as readable. It then stays in the ready list until its socket has been read
-//! dry, one buffer a poll, so that a busy peer cannot keep the others waiting.
+//! A socket is registered once, edge-triggered for both directions: one `epoll_ctl` in its life. An edge marks it as
+//! readable. The socket then stays in the ready list until it is read dry, one buffer a poll, so that a busy peer cannot
+//! keep the others waiting.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,20 +18,24 @@ use nix::libc;
 use nix::sys::epoll::{self, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
-use super::admission::Admission;
-use super::clock::now_ns;
-use super::sends::{Send, SendId, Sends};
-use super::{Backend, Buffer, Close, Event, Listener, Options, Slot, Usage, Waker, canonical, listen};
 use crate::chunk::Span;
 
-/// Readiness events taken from the kernel in one call.
+use super::accept_gate::AcceptGate;
+use super::clock::{NS_PER_MS, now_ns};
+use super::sends::{Send, SendId, Sends};
+use super::{
+    Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, Slot, Usage, Waker, canonical, listen,
+};
+
+/// Most readiness events that one call takes from the kernel.
 const EVENTS_PER_POLL: usize = 1024;
 
-/// Connections accepted from one listener in one poll, so that a storm of them leaves time for the others.
+/// Most connections accepted from one listener in one poll, so that a storm of them leaves time for the others.
 const ACCEPTS_PER_POLL: usize = 64;
 
-/// What an event is about when it is not a slot; slots are far below.
+/// The token of the waker's event. Other tokens are slots and listeners.
 const WAKER_TOKEN: u64 = u64::MAX;
+/// The token of the first listener. The others follow it. Slots have 32 bits and so are below.
 const FIRST_LISTENER_TOKEN: u64 = 1 << 32;
 
 /// One shard's sockets on an epoll instance.
@@ -36,24 +43,27 @@ const FIRST_LISTENER_TOKEN: u64 = 1 << 32;
 pub struct Epoll {
     epoll: epoll::Epoll,
     waker: Waker,
+    /// When the last wait ended.
     now_ns: u64,
     listeners: Vec<Listener>,
     /// Whether the listeners are in the epoll set.
-    listening: bool,
-    admission: Admission,
-    connections: Vec<Option<Connection>>,
+    is_listening: bool,
+    accept_gate: AcceptGate,
+    /// By slot.
+    sockets: Vec<Option<EpollSocket>>,
+    /// Free slots below the length of `sockets`.
     free: Vec<Slot>,
     sends: Sends,
-    /// Receive buffers that are not with the caller.
+    /// Free receive buffers.
     buffers: Vec<Buffer>,
-    /// Slots with something to do at the next poll; each has `requested` set.
+    /// Slots with requests for the next poll. Each socket has `is_requested` set.
     requests: Vec<Slot>,
-    /// Slots that may have something to read, in the order of their turn. An entry counts only while the
-    /// connection has `listed` set: closing leaves entries behind.
+    /// The ready list: slots that may have input, in the order of their turn. An entry counts only while the socket has
+    /// `is_listed` set, because closing leaves entries behind.
     ready: VecDeque<Slot>,
-    /// Room for what epoll reports.
+    /// The list into which epoll writes, kept for its memory.
     reported: Vec<EpollEvent>,
-    /// The last poll returned events of its sends alone, without asking epoll.
+    /// The last poll reported completed sends alone, without a call to epoll.
     skipped_wait: bool,
     /// Times that reading waited for a free buffer.
     starved: u64,
@@ -61,37 +71,45 @@ pub struct Epoll {
     buffer_bytes: usize,
 }
 
+/// A connection's socket.
 #[derive(Debug)]
-struct Connection {
-    socket: OwnedFd,
+struct EpollSocket {
+    fd: OwnedFd,
+    /// The send in flight.
     send: Option<SendId>,
-    phase: Phase,
-    requested: bool,
-    /// FIN is asked for, and comes after the send under way.
-    shutdown: bool,
+    state: SocketState,
+    /// The slot is in `requests`.
+    is_requested: bool,
+    /// The caller wants a FIN after the send in flight.
+    shutdown_wanted: bool,
+    /// The caller has paused receiving.
     paused: bool,
     /// The peer's end of stream was read.
     ended: bool,
-    /// The socket has not been read dry since the last edge.
+    /// The socket was not read dry since the last edge.
     readable: bool,
-    /// Reading goes on to the end of stream or the error, since no further edge is to come.
+    /// The peer hung up. No further edge comes, so reading goes on to the end of the stream or the error.
     hung_up: bool,
-    listed: bool,
+    /// The slot is in the ready list.
+    is_listed: bool,
 }
 
+/// How far a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum SocketState {
     Open,
+    /// Reported as failed; the caller closes it.
     Failed,
+    /// Closed by the caller. The next poll closes the descriptor.
     Closing(Close),
 }
 
 impl Epoll {
-    /// An epoll instance for `listeners`.
+    /// Makes an epoll instance for `listeners`.
     ///
     /// # Errors
     /// When no descriptor is left for it.
-    pub fn new(options: &Options, listeners: Vec<Listener>) -> io::Result<Self> {
+    pub fn new(options: &BackendOptions, listeners: Vec<Listener>) -> io::Result<Self> {
         let epoll = epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = Waker::new()?;
         epoll.add(waker.event(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER_TOKEN))?;
@@ -104,9 +122,9 @@ impl Epoll {
             waker,
             now_ns: now_ns(),
             listeners,
-            listening: false,
-            admission: Admission::new(options.slots),
-            connections: Vec::new(),
+            is_listening: false,
+            accept_gate: AcceptGate::new(options.slots),
+            sockets: Vec::new(),
             free: Vec::new(),
             sends: Sends::default(),
             buffers,
@@ -119,55 +137,50 @@ impl Epoll {
         })
     }
 
-    /// The connection at `slot`, which the caller knows to be there.
-    fn at(&mut self, slot: Slot) -> &mut Connection {
-        self.connections[slot as usize].as_mut().expect("a slot is used from Accepted to Closed")
+    /// The socket at `slot`.
+    ///
+    /// # Panics
+    /// When `slot` names no connection.
+    fn at(&mut self, slot: Slot) -> &mut EpollSocket {
+        self.sockets[slot as usize].as_mut().expect("a slot is used from Accepted to Closed")
     }
 
-    /// Puts `slot` on the list of what the next poll does.
+    /// Lists `slot` for the next poll.
     fn request(&mut self, slot: Slot) {
-        let connection = self.at(slot);
-        if !connection.requested {
-            connection.requested = true;
+        let socket = self.at(slot);
+        if !socket.is_requested {
+            socket.is_requested = true;
             self.requests.push(slot);
         }
     }
 
-    /// Does what was asked for since the last poll.
-    fn carry_out_requests(&mut self, events: &mut Vec<Event>) {
+    /// Carries out the requests since the last poll.
+    fn carry_out_requests(&mut self, events: &mut Vec<IoEvent>) {
         let mut requests = std::mem::take(&mut self.requests);
         for slot in requests.drain(..) {
-            let connection = self.at(slot);
-            connection.requested = false;
-            match connection.phase {
-                Phase::Closing(how) => self.finish(slot, how, events),
-                Phase::Open => self.continue_sending(slot, events),
-                Phase::Failed => {}
+            let socket = self.at(slot);
+            socket.is_requested = false;
+            match socket.state {
+                SocketState::Closing(how) => self.finish(slot, how, events),
+                SocketState::Open => self.continue_sending(slot, events),
+                SocketState::Failed => {}
             }
         }
         self.requests = requests;
     }
 
-    fn start_send(&mut self, slot: Slot, span: Span, is_last: bool) {
-        let connection = self.at(slot);
-        assert!(connection.send.is_none(), "slot {slot} has a send under way");
-        if connection.phase == Phase::Open {
-            let id = self.sends.insert(slot, span, is_last);
-            self.at(slot).send = Some(id);
-            self.request(slot);
-        }
-    }
-
-    /// Sends what the socket takes, and what is to come after it.
-    fn continue_sending(&mut self, slot: Slot, events: &mut Vec<Event>) {
-        let connection = self.connections[slot as usize].as_mut().expect("checked by the callers");
-        let socket = connection.socket.as_raw_fd();
-        if let Some(id) = connection.send {
-            let Send { span, is_last, .. } = self.sends.at(id);
-            let wait_for_end =
-                if *is_last { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
-            match send(socket, span.bytes(), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT | wait_for_end) {
-                // A short send has filled the socket, so an edge will come when there is room again.
+    /// Sends as much as the socket takes, and then the FIN if the caller wants one.
+    fn continue_sending(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
+        let socket = self.sockets[slot as usize].as_mut().expect("checked by the callers");
+        let fd = socket.fd.as_raw_fd();
+        if let Some(id) = socket.send {
+            let Send { span, more, .. } = self.sends.at(id);
+            let mut flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            if *more == More::Ends {
+                flags |= MsgFlags::from_bits_retain(libc::MSG_MORE);
+            }
+            match send(fd, span.bytes(), flags) {
+                // A short send has filled the socket. An edge comes when there is room again.
                 Ok(count) => span.advance(count),
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
                 Err(error) => return self.fail(slot, error, events),
@@ -175,46 +188,45 @@ impl Epoll {
             if !span.is_empty() {
                 return;
             }
-            connection.send = None;
+            socket.send = None;
             self.sends.remove(id);
-            events.push(Event::Sent { slot });
+            events.push(IoEvent::Sent { slot });
         }
-        if std::mem::take(&mut connection.shutdown) {
-            // It fails only when the peer is gone already, which receiving reports.
-            let _ = shutdown(socket, Shutdown::Write);
+        if std::mem::take(&mut socket.shutdown_wanted) {
+            // This fails only when the peer is gone already, and receiving reports that.
+            let _ = shutdown(fd, Shutdown::Write);
         }
     }
 
-    fn fail(&mut self, slot: Slot, error: Errno, events: &mut Vec<Event>) {
-        let connection = self.at(slot);
-        connection.phase = Phase::Failed;
-        if let Some(id) = connection.send.take() {
+    fn fail(&mut self, slot: Slot, error: Errno, events: &mut Vec<IoEvent>) {
+        let socket = self.at(slot);
+        socket.state = SocketState::Failed;
+        if let Some(id) = socket.send.take() {
             self.sends.remove(id);
         }
-        events.push(Event::Failed { slot, error: error.into() });
+        events.push(IoEvent::Failed { slot, error: error.into() });
     }
 
     /// Closes the socket and frees the slot.
-    fn finish(&mut self, slot: Slot, how: Close, events: &mut Vec<Event>) {
-        let connection = self.connections[slot as usize].take().expect("a slot is closed once");
-        if let Some(id) = connection.send {
+    fn finish(&mut self, slot: Slot, how: Close, events: &mut Vec<IoEvent>) {
+        let socket = self.sockets[slot as usize].take().expect("a slot is closed once");
+        if let Some(id) = socket.send {
             self.sends.remove(id);
         }
         if how == Close::Reset {
-            // Without it the socket would close gracefully, which is no harm to anybody else.
-            let _ =
-                setsockopt(&connection.socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+            // If this fails, the socket closes gracefully, which harms nobody else.
+            let _ = setsockopt(&socket.fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         }
-        drop(connection);
+        drop(socket);
         self.free.push(slot);
-        events.push(Event::Closed { slot });
-        self.admission.closed(events);
+        events.push(IoEvent::Closed { slot });
+        self.accept_gate.closed(events);
     }
 
-    /// Adds the listeners to the epoll set, or takes them out, as admission says.
+    /// Adds the listeners to the epoll set, or removes them, as the gate says.
     fn update_listeners(&mut self) -> io::Result<()> {
-        let wanted = self.admission.room() > 0;
-        if wanted == self.listening {
+        let wanted = self.accept_gate.room() > 0;
+        if wanted == self.is_listening {
             return Ok(());
         }
         for index in 0..self.listeners.len() as u16 {
@@ -224,25 +236,25 @@ impl Epoll {
                 self.epoll.delete(&self.listeners[usize::from(index)])?;
             }
         }
-        self.listening = wanted;
+        self.is_listening = wanted;
         Ok(())
     }
 
-    /// Adds a listener to the epoll set. Of those who share it, one is woken for each connection.
+    /// Adds a listener to the epoll set. For each connection, the kernel wakes one of the workers that share it.
     fn listen(&self, index: u16) -> io::Result<()> {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         let event = EpollEvent::new(interest, FIRST_LISTENER_TOKEN + u64::from(index));
         Ok(self.epoll.add(&self.listeners[usize::from(index)], event)?)
     }
 
-    /// Has others accept what comes next: the kernel wakes who was added first.
+    /// Lets other workers accept the next connection: the kernel wakes the worker that was added first.
     fn go_last(&self, index: u16) -> io::Result<()> {
         self.epoll.delete(&self.listeners[usize::from(index)])?;
         self.listen(index)
     }
 
-    /// Waits for readiness, and answers each kind but reading.
-    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+    /// Waits for readiness, and handles all of it but reading.
+    fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> io::Result<()> {
         let mut reported = std::mem::take(&mut self.reported);
         let result = self.epoll.wait(&mut reported, whole_milliseconds(timeout));
         self.waker.cancel();
@@ -265,36 +277,37 @@ impl Epoll {
         Ok(())
     }
 
-    fn react(&mut self, slot: Slot, ready: EpollFlags, events: &mut Vec<Event>) {
+    /// Handles readiness of a socket.
+    fn react(&mut self, slot: Slot, ready: EpollFlags, events: &mut Vec<IoEvent>) {
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let writable = EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        // A process that was forked from this one has our sockets until it begins its program, and for as long the
-        // kernel reports what happens to one that is closed here. If its slot is used again, nothing comes of it.
-        let Some(connection) = &mut self.connections[slot as usize] else { return };
+        // A forked process keeps our sockets until it executes its program. Until then, the kernel reports events of
+        // sockets that are closed here. If the slot is in use again, the new socket is read once in vain.
+        let Some(socket) = &mut self.sockets[slot as usize] else { return };
         if ready.intersects(hang_up) {
-            connection.hung_up = true;
+            socket.hung_up = true;
         }
         if ready.intersects(hang_up | EpollFlags::EPOLLIN) {
-            connection.readable = true;
+            socket.readable = true;
         }
-        if ready.intersects(writable) && connection.phase == Phase::Open {
+        if ready.intersects(writable) && socket.state == SocketState::Open {
             self.continue_sending(slot, events);
         }
         self.list(slot);
     }
 
-    /// Puts `slot` at the end of the ready list, if there may be something to read and it is wanted.
+    /// Appends `slot` to the ready list, if input is wanted and there may be some.
     fn list(&mut self, slot: Slot) {
-        let connection = self.at(slot);
-        let wanted = connection.phase == Phase::Open && !connection.paused && !connection.ended;
-        if wanted && connection.readable && !connection.listed {
-            connection.listed = true;
+        let socket = self.at(slot);
+        let wanted = socket.state == SocketState::Open && !socket.paused && !socket.ended;
+        if wanted && socket.readable && !socket.is_listed {
+            socket.is_listed = true;
             self.ready.push_back(slot);
         }
     }
 
-    /// Accepts what waits at a listener, and lets others have their turn.
-    fn take_in(&mut self, listener: u16, events: &mut Vec<Event>) -> io::Result<()> {
+    /// Accepts the connections that wait at a listener. Then it is another worker's turn, if workers share the listener.
+    fn take_in(&mut self, listener: u16, events: &mut Vec<IoEvent>) -> io::Result<()> {
         let before = events.len();
         self.accept(listener, events);
         let took_one = events.len() > before;
@@ -305,59 +318,55 @@ impl Epoll {
         }
     }
 
-    /// Accepts what waits at a listener.
-    fn accept(&mut self, listener: u16, events: &mut Vec<Event>) {
+    /// Accepts the connections that wait at a listener, up to a limit.
+    fn accept(&mut self, listener: u16, events: &mut Vec<IoEvent>) {
         for _ in 0..ACCEPTS_PER_POLL {
-            if self.admission.room() == 0 {
+            if self.accept_gate.room() == 0 {
                 return;
             }
             match self.listeners[usize::from(listener)].accept() {
-                Ok((socket, peer)) => self.adopt(socket, (listener, peer), events),
+                Ok((socket, peer)) => self.adopt(socket, listener, peer, events),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if super::is_out_of_resources(&error) => {
-                    return self.admission.refused(self.now_ms(), events);
+                    return self.accept_gate.refused(self.now_ns / NS_PER_MS, events);
                 }
-                // The connection broke while it waited (accept(2) lists more causes); the next may be fine.
+                // The connection broke while it waited; accept(2) lists more causes. The next one may be fine.
                 Err(_) => {}
             }
         }
     }
 
-    fn adopt(
-        &mut self,
-        socket: OwnedFd,
-        (listener, peer): (u16, Option<SocketAddr>),
-        events: &mut Vec<Event>,
-    ) {
+    /// Registers an accepted socket and gives it a slot.
+    fn adopt(&mut self, socket: OwnedFd, listener: u16, peer: Option<SocketAddr>, events: &mut Vec<IoEvent>) {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() as Slot - 1
+            self.sockets.push(None);
+            self.sockets.len() as Slot - 1
         });
         let interest =
             EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         if self.epoll.add(&socket, EpollEvent::new(interest, u64::from(slot))).is_err() {
-            // The user's share of epoll items or kernel memory is used up.
+            // The user has no epoll items left (fs.epoll.max_user_watches), or the kernel has no memory.
             self.free.push(slot);
-            return self.admission.refused(self.now_ms(), events);
+            return self.accept_gate.refused(self.now_ns / NS_PER_MS, events);
         }
-        self.connections[slot as usize] = Some(Connection {
-            socket,
+        self.sockets[slot as usize] = Some(EpollSocket {
+            fd: socket,
             send: None,
-            phase: Phase::Open,
-            requested: false,
-            shutdown: false,
+            state: SocketState::Open,
+            is_requested: false,
+            shutdown_wanted: false,
             paused: false,
             ended: false,
             readable: false,
             hung_up: false,
-            listed: false,
+            is_listed: false,
         });
-        events.push(Event::Accepted { slot, listener, peer: peer.map(canonical) });
-        self.admission.opened(events);
+        events.push(IoEvent::Accepted { slot, listener, peer: peer.map(canonical) });
+        self.accept_gate.opened(events);
     }
 
-    /// Reads one buffer from each connection in the ready list, as far as the buffers go.
-    fn read_ready(&mut self, events: &mut Vec<Event>) {
+    /// Reads one buffer from each socket in the ready list, while there are free buffers.
+    fn read_ready(&mut self, events: &mut Vec<IoEvent>) {
         for _ in 0..self.ready.len() {
             let Some(mut buffer) = self.buffers.pop() else {
                 self.starved += 1;
@@ -368,7 +377,7 @@ impl Epoll {
                 let received = self.receive(slot, &mut buffer, events);
                 self.list(slot);
                 if received {
-                    events.push(Event::Received { slot, buffer });
+                    events.push(IoEvent::Received { slot, buffer });
                     continue;
                 }
             }
@@ -376,29 +385,29 @@ impl Epoll {
         }
     }
 
-    /// Whether the entry of `slot`, just taken from the ready list, still counts and is to be read.
+    /// Marks `slot` as no longer listed. Returns whether its entry counted and input is wanted.
     fn unlist(&mut self, slot: Slot) -> bool {
-        let Some(connection) = &mut self.connections[slot as usize] else { return false };
-        let listed = std::mem::take(&mut connection.listed);
-        listed && connection.phase == Phase::Open && !connection.paused
+        let Some(socket) = &mut self.sockets[slot as usize] else { return false };
+        let was_listed = std::mem::take(&mut socket.is_listed);
+        was_listed && socket.state == SocketState::Open && !socket.paused
     }
 
-    /// Reads once. Says whether bytes arrived in `buffer`.
-    fn receive(&mut self, slot: Slot, buffer: &mut Buffer, events: &mut Vec<Event>) -> bool {
-        let connection = self.at(slot);
-        match recv(connection.socket.as_raw_fd(), &mut buffer.memory, MsgFlags::MSG_DONTWAIT) {
+    /// Reads once. Returns whether bytes arrived in `buffer`.
+    fn receive(&mut self, slot: Slot, buffer: &mut Buffer, events: &mut Vec<IoEvent>) -> bool {
+        let socket = self.at(slot);
+        match recv(socket.fd.as_raw_fd(), &mut buffer.memory, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => {
-                connection.ended = true;
-                events.push(Event::Ended { slot });
+                socket.ended = true;
+                events.push(IoEvent::Ended { slot });
                 false
             }
             Ok(count) => {
-                connection.readable = count == buffer.memory.len() || connection.hung_up;
+                socket.readable = count == buffer.memory.len() || socket.hung_up;
                 buffer.len = count;
                 true
             }
             Err(Errno::EAGAIN) => {
-                connection.readable = false;
+                socket.readable = false;
                 false
             }
             Err(Errno::EINTR) => false,
@@ -411,33 +420,38 @@ impl Epoll {
 }
 
 impl Backend for Epoll {
-    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> io::Result<u64> {
         let before = events.len();
-        self.admission.retry(self.now_ms(), events);
+        self.accept_gate.retry(self.now_ns / NS_PER_MS, events);
         self.carry_out_requests(events);
         self.update_listeners()?;
         let readable = !self.ready.is_empty() && !self.buffers.is_empty();
         let something = readable || events.len() > before;
-        // The caller has something to do already. Asking epoll can wait for the next poll, but not longer.
+        // The caller has events to handle already. The call to epoll can wait for the next poll, but not longer.
         self.skipped_wait = something && !readable && !self.skipped_wait;
         if self.skipped_wait {
             self.waker.cancel();
             self.now_ns = now_ns();
-            return Ok(());
+            return Ok(self.now_ns);
         }
-        let timeout =
-            if something { Some(Duration::ZERO) } else { self.admission.limit_wait(timeout, self.now_ms()) };
+        let timeout = if something {
+            Some(Duration::ZERO)
+        } else {
+            self.accept_gate.limit_wait(timeout, self.now_ns / NS_PER_MS)
+        };
         self.wait(timeout, events)?;
         self.read_ready(events);
-        Ok(())
+        Ok(self.now_ns)
     }
 
-    fn send(&mut self, slot: Slot, span: Span) {
-        self.start_send(slot, span, false);
-    }
-
-    fn send_last(&mut self, slot: Slot, span: Span) {
-        self.start_send(slot, span, true);
+    fn send(&mut self, slot: Slot, span: Span, more: More) {
+        let socket = self.at(slot);
+        assert!(socket.send.is_none(), "slot {slot} has a send under way");
+        if socket.state == SocketState::Open {
+            let id = self.sends.insert(slot, span, more);
+            self.at(slot).send = Some(id);
+            self.request(slot);
+        }
     }
 
     fn pause(&mut self, slot: Slot) {
@@ -450,18 +464,17 @@ impl Backend for Epoll {
     }
 
     fn shutdown(&mut self, slot: Slot) {
-        let connection = self.at(slot);
-        connection.shutdown = true;
-        if connection.send.is_none() {
+        let socket = self.at(slot);
+        socket.shutdown_wanted = true;
+        if socket.send.is_none() {
             self.request(slot);
         }
     }
 
     fn close(&mut self, slot: Slot, how: Close) {
-        let connection = self.at(slot);
-        // Asked twice, the harder way holds.
-        if connection.phase != Phase::Closing(Close::Reset) {
-            connection.phase = Phase::Closing(how);
+        let socket = self.at(slot);
+        if socket.state != SocketState::Closing(Close::Reset) {
+            socket.state = SocketState::Closing(how);
         }
         self.request(slot);
     }
@@ -471,13 +484,13 @@ impl Backend for Epoll {
     }
 
     fn stop_accepting(&mut self) {
-        self.admission.stop();
+        self.accept_gate.stop();
         let listeners = std::mem::take(&mut self.listeners);
-        for listener in listeners.iter().filter(|_| self.listening) {
-            // Closing takes only those out of the set that nobody else has. Whether it is in there is known.
+        for listener in listeners.iter().filter(|_| self.is_listening) {
+            // Closing the descriptor would leave a listener in the set that another worker holds, too.
             let _ = self.epoll.delete(listener);
         }
-        self.listening = false;
+        self.is_listening = false;
         listen::close(listeners);
     }
 
@@ -486,10 +499,6 @@ impl Backend for Epoll {
     }
 
     fn now_ns(&self) -> u64 {
-        self.now_ns
-    }
-
-    fn clock_ns(&self) -> u64 {
         now_ns()
     }
 
@@ -498,7 +507,7 @@ impl Backend for Epoll {
             starved: self.starved,
             sends_under_way: self.sends.len(),
             buffer_bytes: self.buffer_bytes,
-            ..Usage::default()
+            ring_overflows: 0,
         }
     }
 
@@ -507,67 +516,10 @@ impl Backend for Epoll {
     }
 }
 
-/// Rounded up, so that a timer does not find itself a little early and has to wait again.
+/// Rounds a timeout up, so that a timer is due when the wait ends.
 fn whole_milliseconds(timeout: Option<Duration>) -> EpollTimeout {
     timeout.map_or(EpollTimeout::NONE, |timeout| {
         let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
         EpollTimeout::try_from(milliseconds.min(i32::MAX as u128) as i32).unwrap_or(EpollTimeout::MAX)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::net::TcpStream;
-
-    use super::*;
-
-    #[test]
-    fn an_idle_connection_is_small() {
-        assert_eq!(size_of::<Option<Connection>>(), 16);
-    }
-
-    /// What a fork does to a socket, until the new program begins.
-    #[test]
-    fn a_socket_may_live_on_elsewhere() {
-        let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("listen");
-        let address = listener.local_addr().expect("bound");
-        let mut epoll = Epoll::new(&Options::default(), vec![listener]).expect("a descriptor");
-        let mut client = TcpStream::connect(address).expect("connect");
-        let mut events = Vec::new();
-        let mut poll_until = |epoll: &mut Epoll, is_it: fn(&Event) -> bool| {
-            while !events.iter().any(is_it) {
-                epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
-            }
-        };
-        poll_until(&mut epoll, |event| matches!(event, Event::Accepted { slot: 0, .. }));
-        let elsewhere = epoll.at(0).socket.try_clone().expect("a descriptor");
-        epoll.close(0, Close::Graceful);
-        poll_until(&mut epoll, |event| matches!(event, Event::Closed { slot: 0 }));
-
-        client.write_all(b"for nobody").expect("written");
-        let before = events.len();
-        epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
-        assert_eq!(events.len(), before);
-
-        let mut next = TcpStream::connect(address).expect("connect");
-        next.write_all(b"for us").expect("written");
-        client.write_all(b"for nobody").expect("written");
-        let received = loop {
-            epoll.poll(Some(Duration::from_secs(1)), &mut events).expect("polled");
-            if let Some(Event::Received { slot: 0, buffer }) = events.last_mut() {
-                break buffer.bytes_mut().to_vec();
-            }
-        };
-        assert_eq!(received, b"for us");
-        drop(elsewhere);
-    }
-
-    #[test]
-    fn timeouts_round_up() {
-        assert_eq!(whole_milliseconds(Some(Duration::ZERO)), EpollTimeout::ZERO);
-        assert_eq!(whole_milliseconds(Some(Duration::from_nanos(1))), EpollTimeout::from(1u8));
-        assert_eq!(whole_milliseconds(Some(Duration::MAX)), EpollTimeout::MAX);
-        assert_eq!(whole_milliseconds(None), EpollTimeout::NONE);
-    }
 }

@@ -1,20 +1,21 @@
-//! Sends under way, apart from the connections so that an idle one does not pay for them.
+//! The table of sends in flight. It is apart from the sockets, so that an idle socket does not pay for it.
 
 use std::num::NonZeroU32;
 
-use super::Slot;
+use super::{More, Slot};
 use crate::chunk::Span;
 
-/// Names a send from `insert` to `remove`.
+/// The name of a send, from `insert` to `remove`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SendId(NonZeroU32);
 
 impl SendId {
-    /// A number to get the same id back from with `from_number`.
+    /// The id as a number. [`Self::from_number`] is the inverse.
     pub(super) fn number(self) -> u32 {
         self.0.get()
     }
 
+    /// The id with this number; `None` for 0.
     pub(super) fn from_number(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }
@@ -24,16 +25,15 @@ impl SendId {
     }
 }
 
-/// What is still to be sent of one span, and for whom.
+/// A send in flight: the rest of its span, and the connection.
 #[derive(Debug)]
 pub(super) struct Send {
     pub(super) slot: Slot,
     pub(super) span: Span,
-    /// Our direction ends right after it.
-    pub(super) is_last: bool,
+    pub(super) more: More,
 }
 
-/// All sends under way of one backend.
+/// All sends in flight of one backend.
 #[derive(Debug, Default)]
 pub(super) struct Sends {
     entries: Vec<Option<Send>>,
@@ -41,8 +41,9 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    pub(super) fn insert(&mut self, slot: Slot, span: Span, is_last: bool) -> SendId {
-        let send = Some(Send { slot, span, is_last });
+    /// Adds a send. Returns its name.
+    pub(super) fn insert(&mut self, slot: Slot, span: Span, more: More) -> SendId {
+        let send = Some(Send { slot, span, more });
         if let Some(id) = self.free.pop() {
             self.entries[id.index()] = send;
             return id;
@@ -51,23 +52,29 @@ impl Sends {
         SendId(NonZeroU32::new(self.entries.len() as u32).expect("fewer than 2^32 connections send"))
     }
 
-    /// The spans in flight.
+    /// The spans of all sends in flight.
     #[cfg(test)]
     pub(super) fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
         self.entries.iter_mut().flatten().map(|send| &mut send.span)
     }
 
-    /// How many are under way.
+    /// Number of sends in flight.
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
+    /// The send with this name.
+    ///
     /// # Panics
-    /// When there is no such send, like `remove`: ids are the backend's own.
+    /// When there is no such send. Names come from the backend itself.
     pub(super) fn at(&mut self, id: SendId) -> &mut Send {
         self.entries[id.index()].as_mut().expect("an id names a send until it is removed")
     }
 
+    /// Removes a send.
+    ///
+    /// # Panics
+    /// When there is no such send.
     pub(super) fn remove(&mut self, id: SendId) -> Send {
         let send = self.entries[id.index()].take().expect("a send is removed once");
         self.free.push(id);
@@ -80,12 +87,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_used_again_only_after_removal() {
+    fn ids_are_reused_only_after_removal() {
         let mut sends = Sends::default();
-        let first = sends.insert(1, Span::copy_of(b"one"), false);
-        let second = sends.insert(2, Span::copy_of(b"two"), false);
+        let first = sends.insert(1, Span::copy_of(b"one"), More::Follows);
+        let second = sends.insert(2, Span::copy_of(b"two"), More::Follows);
         assert_eq!(sends.remove(first).span.bytes(), b"one");
-        let third = sends.insert(3, Span::copy_of(b"three"), false);
+        let third = sends.insert(3, Span::copy_of(b"three"), More::Follows);
         assert_eq!(third, first);
         assert_eq!((sends.at(second).slot, sends.at(third).slot), (2, 3));
         assert_eq!(SendId::from_number(second.number()), Some(second));

@@ -1,4 +1,4 @@
-//! Waking a backend that waits, by a system call only when it does.
+//! Wakes a waiting backend. This takes a system call only when the backend does wait.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::sync::Asleep;
 
-/// Wakes one backend from any thread. Clones wake the same one.
+/// Wakes one backend from any thread. Clones wake the same backend.
 ///
-/// The two sides meet on one flag: a sender makes its message visible, then looks at the flag; the sleeper raises
-/// the flag, then looks for messages.
+/// The two sides meet on one flag. A sender makes its message visible and then looks at the flag. The sleeper raises the
+/// flag and then looks for messages. So at least one of them sees the other.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct Shared {
 }
 
 impl Waker {
-    /// A waker that nobody waits on yet.
+    /// Makes a waker for a backend that does not wait yet.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -31,36 +31,36 @@ impl Waker {
         Ok(Self(Arc::new(Shared { event, asleep: Asleep::new() })))
     }
 
-    /// Ends the wait of the backend, if it waits or is about to. What was written before is visible to it.
+    /// Ends the wait of the backend, if it waits or is about to. The backend sees all earlier writes of the caller.
     pub fn wake(&self) {
         if self.0.asleep.take() {
-            // The counter cannot overflow: one write follows each time the sleeper raised the flag.
+            // The counter cannot overflow: there is one write at most each time that the sleeper raises the flag.
             let _ = self.0.event.write(1);
         }
     }
 
-    /// Announces the sleep. The caller looks for work once more after this, before it waits.
+    /// Announces a wait. After this, the caller looks for work once more before it waits.
     pub fn prepare(&self) {
         self.0.asleep.raise();
     }
 
-    /// Takes the announcement back; the sleep is over or did not happen.
+    /// Withdraws the announcement: the wait is over or did not happen.
     pub fn cancel(&self) {
         self.0.asleep.lower();
     }
 
-    /// Becomes readable on a wake-up; the backend reads it empty.
+    /// The event descriptor that becomes readable on a wake-up.
     pub fn event(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 
-    /// Reads the event empty, and says whether something was written to it.
+    /// Empties the event. Returns whether it was written to.
     #[cfg(test)]
     pub(crate) fn was_written(&self) -> bool {
         self.0.event.read().is_ok()
     }
 
-    /// Reads the event empty.
+    /// Empties the event.
     pub fn drain(&self) {
         let _ = self.0.event.read();
     }

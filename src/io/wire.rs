@@ -1,43 +1,45 @@
-//! A backend to which happens what a test says, for what stands over backends.
+//! A backend for tests of the layers above: it does what the test says.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use super::{Backend, Buffer, Close, Event, Slot, Usage, Waker};
+use super::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
 use crate::chunk::Span;
 
-/// Bytes of a receive buffer, as backends have them.
+/// Bytes of a receive buffer.
 pub(crate) const BUFFER_LEN: usize = 32 << 10;
 
-/// What the wrapper asked of the backend.
+/// A request to end a connection or a direction of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Shutdown(Slot),
     Close(Slot, Close),
 }
 
-/// A backend that does what the test says.
+/// A backend without sockets.
 pub(crate) struct Wire {
-    /// What the next poll reports.
-    pub(crate) coming: VecDeque<Event>,
-    /// Bytes sent, by everybody.
+    /// Events that the next poll reports.
+    pub(crate) coming: VecDeque<IoEvent>,
+    /// All bytes sent, on any connection.
     pub(crate) out: Vec<u8>,
-    /// Sends wait for the test to complete them.
+    /// Whether sends wait for the test to complete them.
     pub(crate) is_stuck: bool,
-    /// Bytes of the send that waits.
+    /// The send that waits.
     pub(crate) waiting: Option<(Slot, Span)>,
-    /// Buffers that are out.
+    /// Number of buffers that were not recycled yet.
     pub(crate) lent: usize,
+    /// Requests to end, in their order.
     pub(crate) asked: Vec<Asked>,
-    /// Of whom nothing is to be received.
+    /// Connections that receiving is paused for.
     pub(crate) paused: BTreeSet<Slot>,
-    /// What the last poll was allowed to wait.
+    /// The timeout of the last poll.
     pub(crate) timeout: Option<Duration>,
     waker: Waker,
 }
 
 impl Wire {
+    /// A backend with no connections.
     pub(crate) fn new() -> Self {
         Self {
             coming: VecDeque::new(),
@@ -52,29 +54,29 @@ impl Wire {
         }
     }
 
-    /// Has bytes arrive with the next poll.
+    /// Makes bytes arrive with the next poll.
     pub(crate) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
         let mut buffer = Buffer::new(BUFFER_LEN, 0);
         buffer.fill(bytes);
         self.lent += 1;
-        self.coming.push_back(Event::Received { slot, buffer });
+        self.coming.push_back(IoEvent::Received { slot, buffer });
     }
 }
 
 impl Backend for Wire {
-    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+    fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> io::Result<u64> {
         self.timeout = timeout;
         events.extend(self.coming.drain(..));
-        Ok(())
+        Ok(0)
     }
 
-    fn send(&mut self, slot: Slot, span: Span) {
+    fn send(&mut self, slot: Slot, span: Span, _: More) {
         assert!(self.waiting.is_none(), "one send at a time");
         if self.is_stuck {
             self.waiting = Some((slot, span));
         } else {
             self.out.extend_from_slice(span.bytes());
-            self.coming.push_back(Event::Sent { slot });
+            self.coming.push_back(IoEvent::Sent { slot });
         }
     }
 
@@ -92,11 +94,11 @@ impl Backend for Wire {
 
     fn close(&mut self, slot: Slot, how: Close) {
         self.asked.push(Asked::Close(slot, how));
-        self.coming.push_back(Event::Closed { slot });
+        self.coming.push_back(IoEvent::Closed { slot });
     }
 
     fn recycle(&mut self, buffer: Buffer) {
-        assert!(!buffer.is_own() && buffer.capacity() == BUFFER_LEN, "not ours");
+        assert!(!buffer.is_unowned() && buffer.capacity() == BUFFER_LEN, "a buffer of another backend");
         self.lent -= 1;
     }
 
@@ -107,10 +109,6 @@ impl Backend for Wire {
     }
 
     fn now_ns(&self) -> u64 {
-        0
-    }
-
-    fn clock_ns(&self) -> u64 {
         0
     }
 

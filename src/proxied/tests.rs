@@ -1,83 +1,84 @@
-//! The layer over a backend to which happens what a test says.
+//! The PROXY layer over a backend that does what the test says.
 
 use std::net::SocketAddr;
 
 use super::*;
 use crate::io::wire::Wire;
+use crate::transport::{Events, Layers, Transport};
 
 const PROXY: &str = "10.0.0.1:40000";
 const OTHER: &str = "192.0.2.1:40000";
 const HEADER: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.2 56324 80\r\n";
 const SOURCE: &str = "198.51.100.7:56324";
 
-/// What the caller sees.
+/// An event as the layer above sees it.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Accepted,
-    Proxied(Option<SocketAddr>),
-    Unproxied,
+    Client(Option<SocketAddr>),
+    Invalid,
     Bytes(Vec<u8>),
     Ended,
     Closed,
 }
 
-/// One connection.
+/// A transport with the PROXY layer and one connection, in slot 3.
 struct Rig {
-    layer: Proxied<Wire>,
+    transport: Transport<Wire>,
     trusted: Arc<Trusted>,
 }
 
 impl Rig {
     fn new() -> Self {
         let trusted = Arc::new(Trusted::new(&["10.0.0.0/8".parse().expect("a network")]));
-        let layer = Proxied::new(Wire::new(), Some(Arc::clone(&trusted)));
-        Self { layer, trusted }
+        let layers = Layers { proxy: Some(ProxyLayer::new(Arc::clone(&trusted))), tls: None };
+        Self { transport: Transport::new(Wire::new(), layers), trusted }
     }
 
-    /// A connection from here; without an address it came by a path.
+    /// Accepts a connection from this address, or by a Unix socket.
     fn accept(&mut self, peer: Option<&str>) -> Vec<Seen> {
         let peer = peer.map(|peer| peer.parse().expect("an address"));
-        self.happens(Event::Accepted { slot: 3, listener: 0, peer })
+        self.happens(IoEvent::Accepted { slot: 3, listener: 0, peer })
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Vec<Seen> {
-        self.layer.inner.queue(3, bytes);
+        self.transport.backend_mut().queue(3, bytes);
         self.turn()
     }
 
-    fn happens(&mut self, event: Event) -> Vec<Seen> {
-        self.layer.inner.coming.push_back(event);
+    fn happens(&mut self, event: IoEvent) -> Vec<Seen> {
+        self.transport.backend_mut().coming.push_back(event);
         self.turn()
     }
 
     fn turn(&mut self) -> Vec<Seen> {
-        let mut reported = Vec::new();
-        self.layer.poll(None, &mut reported).expect("nothing can break");
-        let seen = reported.into_iter().map(|event| match event {
-            Event::Accepted { .. } => Seen::Accepted,
-            Event::Proxied { peer, .. } => Seen::Proxied(peer),
-            Event::Unproxied { .. } => Seen::Unproxied,
-            Event::Received { mut buffer, .. } => {
+        let mut events = Events::default();
+        self.transport.poll(None, &mut events).expect("the wire works");
+        let seen = events.drain().map(|event| match event {
+            Event::Io(IoEvent::Accepted { .. }) => Seen::Accepted,
+            Event::Proxy(ProxyEvent::Client { peer, .. }) => Seen::Client(peer),
+            Event::Proxy(ProxyEvent::Invalid { .. }) => Seen::Invalid,
+            Event::Io(IoEvent::Received { mut buffer, .. }) => {
                 let bytes = buffer.bytes_mut().to_vec();
-                self.layer.recycle(buffer);
+                self.transport.recycle(buffer);
                 Seen::Bytes(bytes)
             }
-            Event::Ended { .. } => Seen::Ended,
-            Event::Closed { .. } => Seen::Closed,
+            Event::Io(IoEvent::Ended { .. }) => Seen::Ended,
+            Event::Io(IoEvent::Closed { .. }) => Seen::Closed,
             other => panic!("unexpected: {other:?}"),
         });
         let seen = seen.collect();
-        assert_eq!(self.layer.inner.lent, 0, "every buffer goes back");
+        assert_eq!(self.transport.backend_mut().lent, 0, "every buffer is back");
         seen
     }
 }
 
 fn source() -> Seen {
-    Seen::Proxied(Some(SOURCE.parse().expect("an address")))
+    Seen::Client(Some(SOURCE.parse().expect("an address")))
 }
 
 #[test]
-fn a_header_is_taken_off_wherever_it_is_cut() {
+fn a_header_is_removed_however_it_is_cut_into_pieces() {
     let all = [HEADER, b"GET /"].concat();
     for peer in [Some(PROXY), Some("[::ffff:10.0.0.1]:1"), None] {
         for first in 0..=all.len() {
@@ -90,7 +91,7 @@ fn a_header_is_taken_off_wherever_it_is_cut() {
                         seen.extend(rig.receive(part));
                     }
                 }
-                let (head, tail) = seen.split_first().expect("a header came");
+                let (head, tail) = seen.split_first().expect("the header was reported");
                 let bytes = tail.iter().flat_map(|seen| match seen {
                     Seen::Bytes(bytes) => bytes.clone(),
                     other => panic!("unexpected: {other:?}"),
@@ -102,7 +103,7 @@ fn a_header_is_taken_off_wherever_it_is_cut() {
 }
 
 #[test]
-fn one_byte_at_a_time_is_enough() {
+fn a_header_may_arrive_one_byte_at_a_time() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     let (last, most) = HEADER.split_last().expect("some bytes");
@@ -111,7 +112,7 @@ fn one_byte_at_a_time_is_enough() {
     }
     assert_eq!(rig.receive(&[*last]), [source()]);
     assert_eq!(rig.receive(b"G"), [Seen::Bytes(b"G".to_vec())]);
-    // Whatever looks like a header now is the client's.
+    // A second header belongs to the client's bytes.
     assert_eq!(rig.receive(HEADER), [Seen::Bytes(HEADER.to_vec())]);
 }
 
@@ -124,31 +125,31 @@ fn a_proxy_may_speak_for_itself() {
 }
 
 #[test]
-fn a_proxy_may_hide_whom_it_speaks_for() {
+fn a_proxy_may_hide_its_client() {
     for hidden in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0"] {
         let mut rig = Rig::new();
         rig.accept(Some(PROXY));
         let seen = rig.receive(&[hidden, b"GET"].concat());
-        assert_eq!(seen, [Seen::Proxied(None), Seen::Bytes(b"GET".to_vec())]);
+        assert_eq!(seen, [Seen::Client(None), Seen::Bytes(b"GET".to_vec())]);
     }
 }
 
 #[test]
-fn who_is_not_trusted_sends_no_header() {
+fn a_peer_that_is_not_trusted_sends_no_header() {
     let mut rig = Rig::new();
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(HEADER), [Seen::Bytes(HEADER.to_vec())]);
 }
 
 #[test]
-fn what_comes_after_garbage_is_no_header() {
+fn a_header_after_an_invalid_one_counts_as_plain_bytes() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(b"PR"), []);
-    assert_eq!(rig.receive(b"ETTY"), [Seen::Unproxied]);
+    assert_eq!(rig.receive(b"ETTY"), [Seen::Invalid]);
     assert_eq!(rig.receive(HEADER), [Seen::Bytes(HEADER.to_vec())]);
-    assert_eq!(rig.happens(Event::Ended { slot: 3 }), [Seen::Ended]);
-    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
+    assert_eq!(rig.happens(IoEvent::Ended { slot: 3 }), [Seen::Ended]);
+    assert_eq!(rig.happens(IoEvent::Closed { slot: 3 }), [Seen::Closed]);
 }
 
 #[test]
@@ -157,11 +158,11 @@ fn a_header_that_never_ends_is_refused() {
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(b"PROXY UNKNOWN "), []);
     assert_eq!(rig.receive(&[b'x'; 92]), []);
-    assert_eq!(rig.receive(b"x"), [Seen::Unproxied]);
+    assert_eq!(rig.receive(b"x"), [Seen::Invalid]);
 }
 
 #[test]
-fn more_than_a_header_can_have_is_no_trouble() {
+fn a_long_request_may_follow_the_header_in_one_piece() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(&HEADER[..10]), []);
@@ -170,33 +171,33 @@ fn more_than_a_header_can_have_is_no_trouble() {
 }
 
 #[test]
-fn a_slot_that_is_used_again_owes_its_own_header() {
+fn a_reused_slot_needs_a_header_of_its_own() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(&HEADER[..10]), []);
-    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
+    assert_eq!(rig.happens(IoEvent::Closed { slot: 3 }), [Seen::Closed]);
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(b"GET"), [Seen::Bytes(b"GET".to_vec())]);
-    assert_eq!(rig.happens(Event::Closed { slot: 3 }), [Seen::Closed]);
-    // All of it at once.
-    let wire = &mut rig.layer.inner;
-    wire.coming.push_back(Event::Accepted { slot: 3, listener: 0, peer: PROXY.parse().ok() });
+    assert_eq!(rig.happens(IoEvent::Closed { slot: 3 }), [Seen::Closed]);
+    // The accept, the whole header and the close arrive in one turn.
+    let wire = rig.transport.backend_mut();
+    wire.coming.push_back(IoEvent::Accepted { slot: 3, listener: 0, peer: PROXY.parse().ok() });
     wire.queue(3, &HEADER[..7]);
     wire.queue(3, &HEADER[7..]);
-    let seen = rig.happens(Event::Closed { slot: 3 });
+    let seen = rig.happens(IoEvent::Closed { slot: 3 });
     assert_eq!(seen, [Seen::Accepted, source(), Seen::Closed]);
 }
 
 #[test]
-fn a_new_list_holds_for_whoever_comes() {
+fn a_new_list_of_proxies_holds_for_new_connections() {
     let mut rig = Rig::new();
     rig.accept(Some(PROXY));
     rig.trusted.replace(&["192.0.2.1".parse().expect("an address")]);
     assert_eq!(rig.receive(HEADER), [source()]);
-    rig.happens(Event::Closed { slot: 3 });
+    rig.happens(IoEvent::Closed { slot: 3 });
     rig.accept(Some(PROXY));
     assert_eq!(rig.receive(b"GET"), [Seen::Bytes(b"GET".to_vec())]);
-    rig.happens(Event::Closed { slot: 3 });
+    rig.happens(IoEvent::Closed { slot: 3 });
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(HEADER), [source()]);
 }

@@ -16,10 +16,11 @@ use crate::app::App;
 use crate::config::{BackendName, Options};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Uring, Waker};
-use crate::proxied::{Proxied, Trusted};
+use crate::proxied::{ProxyLayer, Trusted};
 use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
 use crate::stats::Stats;
-use crate::tls::{Secure, Terms};
+use crate::tls::{TlsLayer, TlsOptions};
+use crate::transport::{Layers, Transport};
 
 pub(super) type Make = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
 type Go = (Mailbox, Vec<Address>);
@@ -150,7 +151,7 @@ fn spawn(
 struct Start<'a> {
     /// Index of the worker, and how many there are.
     ids: (u16, u16),
-    tls: Option<Terms>,
+    tls: Option<TlsOptions>,
     options: &'a Options,
     make: &'a Make,
     shared: Arc<Shared>,
@@ -168,16 +169,18 @@ impl Start<'_> {
     ) {
         let result = match backend {
             Ok(backend) => {
-                let backend = Proxied::new(backend, self.trusted);
+                let layers =
+                    Layers { proxy: self.trusted.map(ProxyLayer::new), tls: self.tls.map(TlsLayer::new) };
+                let transport = Transport::new(backend, layers);
                 let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
                     let _ = ready.send(Err(StartError::Application));
                     return;
                 };
-                let _ = ready.send(Ok(backend.waker()));
+                let _ = ready.send(Ok(transport.waker()));
                 let Ok(go) = self.go.recv() else { return };
                 let hub = Hub::new(hub_options(self.options, self.ids, &*app));
                 let settings = Settings::new(self.options, self.ids, &*app);
-                let own = (Secure::new(backend, self.tls), hub, app);
+                let own = (transport, hub, app);
                 let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
             }

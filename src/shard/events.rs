@@ -8,11 +8,14 @@ use tracing::{debug, info, warn};
 use crate::app::{Claims, Incoming, Opening};
 use crate::config::Compression;
 use crate::hub::Slot;
-use crate::io::{Backend, Buffer, Close, Event};
+use crate::io::{Backend, Buffer, Close, IoEvent};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{self, CloseCode, Failure, Opcode, Refusal, Request, Status};
+use crate::proxied::ProxyEvent;
 use crate::stats::Refused;
+use crate::tls::TlsEvent;
+use crate::transport::Event;
 
 use super::admission::{Excess, Place};
 use super::connection::{Connection, Pause, Phase};
@@ -39,21 +42,29 @@ struct Upgrade {
 impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
-            Event::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
-            Event::Proxied { slot, peer } => self.proxied(slot, peer.map(|peer| peer.ip())),
-            Event::Unproxied { slot, reason } => self.unproxied(slot, reason),
-            Event::Received { slot, buffer } => self.received(slot, buffer),
-            Event::Ended { slot } => self.ended(slot),
-            Event::Sent { slot } => self.sent(slot),
-            Event::Failed { slot, error } => {
+            Event::Io(event) => self.handle_io(event),
+            Event::Proxy(ProxyEvent::Client { slot, peer }) => self.proxied(slot, peer.map(|peer| peer.ip())),
+            Event::Proxy(ProxyEvent::Invalid { slot, reason }) => self.unproxied(slot, reason),
+            Event::Tls(TlsEvent::NoTls { slot, is_http }) => self.insecure(slot, is_http),
+        }
+    }
+
+    fn handle_io(&mut self, event: IoEvent) {
+        match event {
+            IoEvent::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
+            IoEvent::Received { slot, buffer } => self.received(slot, buffer),
+            IoEvent::Ended { slot } => self.ended(slot),
+            IoEvent::Sent { slot } => self.sent(slot),
+            IoEvent::Failed { slot, error } => {
                 debug!(slot, %error, "connection lost");
                 self.abandon(slot);
             }
-            Event::Insecure { slot, is_http } => self.insecure(slot, is_http),
-            Event::Closed { slot } => self.closed(slot),
-            Event::Full => self.full(),
-            Event::Accepting if std::mem::take(&mut self.full_told) => info!("accepting connections again"),
-            Event::Accepting => {}
+            IoEvent::Closed { slot } => self.closed(slot),
+            IoEvent::AcceptPaused => self.full(),
+            IoEvent::AcceptResumed if std::mem::take(&mut self.full_told) => {
+                info!("accepting connections again");
+            }
+            IoEvent::AcceptResumed => {}
         }
     }
 

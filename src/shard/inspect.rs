@@ -8,13 +8,13 @@ use crate::io::uring::Kernel;
 
 impl<K: Kernel> Shard<Uring<K>> {
     /// The part of a turn before the wait: how long it may last. With `work` it makes up a turn.
-    pub(crate) fn begin_turn(&mut self, events: &mut Vec<Event>) -> Option<Duration> {
+    pub(crate) fn begin_turn(&mut self, events: &mut Events) -> Option<Duration> {
         let timeout = self.timeout();
         self.backend.begin(timeout, events)
     }
 
     /// The part after the wait.
-    pub(crate) fn end_turn(&mut self, events: &mut Vec<Event>) {
+    pub(crate) fn end_turn(&mut self, events: &mut Events) {
         self.backend.end(events).expect("the simulated kernel does not break");
         self.work(events);
     }
@@ -35,7 +35,7 @@ impl<K: Kernel> Shard<Uring<K>> {
     }
 
     pub(crate) fn backend(&mut self) -> &mut Uring<K> {
-        &mut self.backend
+        self.backend.backend_mut()
     }
 
     /// Reaches the bounds with a few clients and messages.

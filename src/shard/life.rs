@@ -12,6 +12,7 @@ use crate::io::{Backend, Close};
 use crate::protocol::frame::encode_header;
 use crate::protocol::{CloseCode, Opcode, Refusal, Status};
 use crate::stats::{Ended, Refused};
+use crate::transport::Transport;
 
 use super::admission::Place;
 use super::connection::{Connection, Pause, Phase};
@@ -391,7 +392,7 @@ impl Leaving {
 
 /// Stops accepting, and says how clients are to be closed.
 fn begin_leaving<B: Backend>(
-    backend: &mut B,
+    backend: &mut Transport<B>,
     settings: &Settings,
     connections: usize,
     now_ms: u64,

@@ -83,7 +83,8 @@ impl<B: Backend> Shard<B> {
         stats.paused_publishers.set(self.paused.len() as u64);
         stats.ring_overflows.set(usage.ring_overflows);
         stats.starved.set(usage.starved);
-        stats.tls_handshakes.set(usage.tls_handshakes);
-        stats.tls_resumed.set(usage.tls_resumed);
+        let tls = self.backend.tls_usage();
+        stats.tls_handshakes.set(tls.handshakes);
+        stats.tls_resumed.set(tls.resumed);
     }
 }

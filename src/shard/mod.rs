@@ -27,10 +27,11 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::hub::{Hub, Slot};
-use crate::io::{Backend, Event, Waker};
+use crate::io::{Backend, More, Waker};
 use crate::protocol::{CloseCode, Reader};
 use crate::stats::Stats;
 use crate::timers::Timers;
+use crate::transport::{Events, Transport};
 use admission::Admission;
 use connection::{Connection, Phase};
 use journal::Journal;
@@ -97,7 +98,7 @@ pub(crate) struct Shard<B> {
     settings: Settings,
     /// Number of the notice that they are from.
     noticed: u32,
-    backend: B,
+    backend: Transport<B>,
     waker: Waker,
     hub: Hub,
     app: Box<dyn App>,
@@ -141,7 +142,7 @@ pub(crate) struct Shard<B> {
 impl<B: Backend> Shard<B> {
     pub(crate) fn new(
         settings: Settings,
-        (backend, hub, app): (B, Hub, Box<dyn App>),
+        (backend, hub, app): (Transport<B>, Hub, Box<dyn App>),
         (mailbox, addresses): (Mailbox, Vec<Address>),
         (shared, stats): (Arc<Shared>, Arc<Stats>),
     ) -> Self {
@@ -183,7 +184,7 @@ impl<B: Backend> Shard<B> {
     /// # Errors
     /// When the backend itself is broken.
     pub(crate) fn run(&mut self) -> std::io::Result<()> {
-        let mut events = Vec::new();
+        let mut events = Events::default();
         while !self.is_over() {
             self.turn(&mut events)?;
         }
@@ -192,7 +193,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// One turn: one wait of the backend, and all that follows from it.
-    pub(crate) fn turn(&mut self, events: &mut Vec<Event>) -> std::io::Result<()> {
+    pub(crate) fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let timeout = self.timeout();
         self.backend.poll(timeout, events)?;
         self.work(events);
@@ -200,12 +201,12 @@ impl<B: Backend> Shard<B> {
     }
 
     /// What follows from what the backend has reported.
-    pub(crate) fn work(&mut self, events: &mut Vec<Event>) {
+    pub(crate) fn work(&mut self, events: &mut Events) {
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.count_turn();
         self.take_notice();
-        for event in events.drain(..) {
+        for event in events.drain() {
             self.handle(event);
         }
         // Not before: one of them may be that the connection is closed, and then its slot names nobody.
@@ -262,11 +263,9 @@ impl<B: Backend> Shard<B> {
             self.stats.deliveries.add(outbound.messages);
             self.stats.bytes_out.add(outbound.span.len() as u64);
             self.journal.sent(outbound.slot, outbound.messages, outbound.span.len());
-            if outbound.is_last && self.connections[outbound.slot as usize].phase == Phase::Ending {
-                self.backend.send_last(outbound.slot, outbound.span);
-            } else {
-                self.backend.send(outbound.slot, outbound.span);
-            }
+            let is_end = outbound.is_last && self.connections[outbound.slot as usize].phase == Phase::Ending;
+            let more = if is_end { More::Ends } else { More::Follows };
+            self.backend.send(outbound.slot, outbound.span, more);
         }
         self.tell_lagged();
     }

@@ -3,10 +3,12 @@
 //! Production code knows nothing of them. A fault is put in from outside: the simulated kernel misreports, a client
 //! reads with the wrong state, or a shard's state is spoiled between the two halves of a turn.
 
-use super::kernel::Simulated;
-use crate::io::{Event, Uring};
+use crate::io::Uring;
 use crate::shard::Shard;
 use crate::shard::admission::{Admission, Place};
+use crate::transport::Events;
+
+use super::kernel::Simulated;
 
 /// A plausible bug: the part of the server that would have it, and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub(super) enum Fault {
 /// Runs the second half of a shard's turn, with the fault if there is one.
 pub(super) fn end_turn(
     shard: &mut Shard<Uring<Simulated>>,
-    events: &mut Vec<Event>,
+    events: &mut Events,
     admission: &Admission,
     fault: Option<Fault>,
 ) {

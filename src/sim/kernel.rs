@@ -1,4 +1,5 @@
-//! A kernel for one shard: it may do whatever io_uring may, in the order that the seed wants.
+//! The simulated kernel of one shard. It does whatever io_uring may do, in an order that the seed decides. It also plays
+//! the bugs of `io::uring` that a test puts in (see [`super::fault`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -8,80 +9,85 @@ use std::time::Duration;
 
 use nix::libc;
 
-use super::fault::Fault;
-use super::net::Net;
 use crate::chunk::Span;
 use crate::io::sends::SendId;
 use crate::io::uring::{Completion, Kernel, Operation, Request};
-use crate::io::{Buffer, Options, Slot};
+use crate::io::{BackendOptions, Buffer, Slot};
 
-/// Turns in which a connection that is to be heard must be received from again. With two buffers for thirty
-/// connections it may lose the race for one many times.
+use super::fault::Fault;
+use super::net::Net;
+
+/// Most turns for which input may wait while nothing receives it. With two buffers for thirty connections, a connection
+/// may lose the race for a buffer many times.
 const UNHEARD: usize = 200;
 
-/// A send under way. The kernel keeps a span of its own, so that memory that was let go is seen and not read.
+/// A send in flight. The kernel keeps a span of its own. So it finds out when the backend freed the memory too early, and
+/// does not read freed memory.
 struct Sending {
     id: SendId,
     span: Span,
-    /// The bytes as they were at first.
+    /// A copy of the bytes, from the start of the send.
     bytes: Vec<u8>,
+    /// Number of bytes sent.
     done: usize,
 }
 
-/// A descriptor.
+/// An open direct descriptor.
 struct Descriptor {
+    /// Index of the connection in the network.
     conn: usize,
+    /// A multishot receive is in flight.
     receiving: bool,
-    polling: bool,
     send: Option<Sending>,
+    /// A FIN is in flight.
     shutdown: bool,
-    /// Operations to be cancelled.
+    /// Cancellations in flight, by their targets.
     cancels: VecDeque<Operation>,
+    /// The close will be a reset.
     linger: bool,
-    /// Turns for which bytes have waited though nothing receives them.
+    /// Number of turns for which input has waited while nothing receives it.
     unheard: usize,
 }
 
-impl Descriptor {
-    fn is_listening(&self) -> bool {
-        self.receiving || self.polling
-    }
-}
-
-/// The state of one shard's kernel, shared with the world that drives it.
+/// The state of one shard's kernel. The world, which drives it, shares it with the backend.
 pub(super) struct Core {
     pub(super) net: Rc<RefCell<Net>>,
     shard: usize,
-    /// Pushed and not handed over.
+    /// Requests that are pushed and not submitted.
     queue: VecDeque<Owned>,
     descriptors: Vec<Option<Descriptor>>,
-    /// Accepts under way.
+    /// Accepts in flight, by number.
     accepts: VecDeque<u32>,
+    /// The peers of accepts, by number.
     peers: Vec<SocketAddr>,
     wake_armed: bool,
-    /// The event was written once, and so stays readable.
+    /// The waker's event was written once, and so stays readable.
     ever_woken: bool,
+    /// Completions that the backend can take.
     pub(super) ready: VecDeque<Completion>,
-    /// Completions that come later than their effect.
+    /// Completions that follow some time after their effect.
     late: Vec<Completion>,
+    /// Receive buffers that the kernel can fill.
     lent: VecDeque<Buffer>,
+    /// Filled buffers that the backend has not taken yet.
     filled: Vec<Buffer>,
+    /// Number of all buffers.
     buffers: usize,
     pub(super) listening: bool,
 }
 
-/// A request that owns what it points to.
+/// A request that owns the memory that it points to.
 enum Owned {
     Send(Slot, SendId, Span),
     Other(Request<'static>),
 }
 
-/// What the backend holds of it.
+/// The backend's handle of the kernel.
 #[derive(Clone)]
 pub(super) struct Simulated(pub(super) Rc<RefCell<Core>>);
 
 impl Simulated {
-    pub(super) fn new(net: &Rc<RefCell<Net>>, shard: usize, options: &Options) -> Self {
+    pub(super) fn new(net: &Rc<RefCell<Net>>, shard: usize, options: &BackendOptions) -> Self {
         let lent = (0..options.buffers).map(|id| Buffer::new(options.buffer_len, id)).collect();
         Self(Rc::new(RefCell::new(Core {
             net: Rc::clone(net),
@@ -103,14 +109,13 @@ impl Simulated {
 }
 
 impl Kernel for Simulated {
-    #[expect(unsafe_code, reason = "the contract of the trait")]
+    #[expect(unsafe_code, reason = "the trait declares it as unsafe")]
     unsafe fn push(&mut self, request: Request<'_>) {
         let owned = match request {
             Request::Send { slot, id, span, .. } => Owned::Send(slot, id, span.clone()),
             Request::Accept { at, listener } => Owned::Other(Request::Accept { at, listener }),
             Request::CancelAccept(at) => Owned::Other(Request::CancelAccept(at)),
             Request::Receive(slot) => Owned::Other(Request::Receive(slot)),
-            Request::Poll(slot) => Owned::Other(Request::Poll(slot)),
             Request::Shutdown(slot) => Owned::Other(Request::Shutdown(slot)),
             Request::Cancel(slot, target) => Owned::Other(Request::Cancel(slot, target)),
             Request::Linger(slot) => Owned::Other(Request::Linger(slot)),
@@ -185,14 +190,14 @@ impl Kernel for Simulated {
 }
 
 impl Core {
-    /// Takes what was pushed, as the system call would.
+    /// Takes the pushed requests, as the system call does.
     pub(super) fn submit(&mut self) {
         while let Some(request) = self.queue.pop_front() {
             match request {
                 Owned::Send(slot, id, span) => {
                     let bytes = span.bytes().to_vec();
                     let descriptor = self.at(slot);
-                    assert!(descriptor.send.is_none(), "two sends under way on slot {slot}");
+                    assert!(descriptor.send.is_none(), "two sends in flight on slot {slot}");
                     descriptor.send = Some(Sending { id, span, bytes, done: 0 });
                 }
                 Owned::Other(request) => self.take_request(request),
@@ -216,15 +221,10 @@ impl Core {
             }
             Request::Receive(slot) => {
                 let descriptor = self.at(slot);
-                assert!(!descriptor.is_listening(), "two receives under way on slot {slot}");
+                assert!(!descriptor.receiving, "two receives in flight on slot {slot}");
                 descriptor.receiving = true;
-                // It takes what there is at once, and leaves what it likes to others.
+                // A receive takes waiting input at once, as long as the seed wants.
                 while self.net.borrow_mut().mishap(4) && self.step_receive(slot) {}
-            }
-            Request::Poll(slot) => {
-                let descriptor = self.at(slot);
-                assert!(!descriptor.is_listening(), "a poll beside a receive on slot {slot}");
-                descriptor.polling = true;
             }
             Request::Shutdown(slot) => self.at(slot).shutdown = true,
             Request::Cancel(slot, target) => self.at(slot).cancels.push_back(target),
@@ -239,7 +239,7 @@ impl Core {
                     self.woken();
                 }
             }
-            Request::Send { .. } => unreachable!("owned sends come apart"),
+            Request::Send { .. } => unreachable!("sends are `Owned::Send`"),
         }
     }
 
@@ -247,33 +247,34 @@ impl Core {
         self.descriptors[slot as usize].as_mut().expect("an operation on a descriptor that is open")
     }
 
+    /// Completes an operation.
     fn complete(&mut self, operation: Operation, result: i32) {
-        self.ready.push_back(Completion { operation, result, last: true, buffer: None });
+        self.ready.push_back(Completion { operation, result, is_last: true, buffer: None });
     }
 
-    /// Completes, now or later.
+    /// Completes an operation, now or later.
     fn complete_late(&mut self, operation: Operation, result: i32) {
         if self.net.borrow_mut().mishap(3) {
-            self.late.push(Completion { operation, result, last: true, buffer: None });
+            self.late.push(Completion { operation, result, is_last: true, buffer: None });
         } else {
             self.complete(operation, result);
         }
     }
 
-    /// The event was written.
+    /// Reports that the waker's event was written.
     pub(super) fn woken(&mut self) {
         self.ever_woken = true;
         if self.wake_armed {
-            let last = self.net.borrow_mut().mishap(8);
-            self.wake_armed = !last;
-            self.ready.push_back(Completion { operation: Operation::Wake, result: 1, last, buffer: None });
+            let is_last = self.net.borrow_mut().mishap(8);
+            self.wake_armed = !is_last;
+            self.ready.push_back(Completion { operation: Operation::Wake, result: 1, is_last, buffer: None });
         }
     }
 
     fn close(&mut self, slot: Slot) {
         let descriptor = self.descriptors[slot as usize].take().expect("closed once");
-        let busy = descriptor.is_listening() || descriptor.send.is_some() || descriptor.shutdown;
-        assert!(!busy && descriptor.cancels.is_empty(), "slot {slot} is closed with something under way");
+        let is_busy = descriptor.receiving || descriptor.send.is_some() || descriptor.shutdown;
+        assert!(!is_busy && descriptor.cancels.is_empty(), "slot {slot} is closed with operations in flight");
         let mut net = self.net.borrow_mut();
         net.note("close", [self.shard, slot as usize, descriptor.conn]);
         let conn = &mut net.conns[descriptor.conn];
@@ -284,21 +285,21 @@ impl Core {
         self.complete(Operation::Close(slot), 0);
     }
 
-    /// After a turn: nobody who is to be heard may wait for long with nothing receiving.
+    /// Checks, after a turn, that no wanted input waits for long while nothing receives it.
     pub(super) fn check_heard(&mut self, is_wanted: impl Fn(Slot) -> bool) {
         let net = self.net.borrow();
         for (slot, descriptor) in (0..).zip(&mut self.descriptors) {
             let Some(descriptor) = descriptor else { continue };
-            let waits = !net.conns[descriptor.conn].to_server.bytes.is_empty() && !descriptor.is_listening();
-            let known = [Operation::Receive(slot), Operation::Poll(slot)];
-            let is_known = self.ready.iter().chain(&self.late).any(|one| known.contains(&one.operation));
+            let waits = !net.conns[descriptor.conn].to_server.bytes.is_empty() && !descriptor.receiving;
+            let receive = Operation::Receive(slot);
+            let is_known = self.ready.iter().chain(&self.late).any(|one| one.operation == receive);
             descriptor.unheard =
                 if waits && !is_known && is_wanted(slot) { descriptor.unheard + 1 } else { 0 };
-            assert!(descriptor.unheard < UNHEARD, "slot {slot} is not received from for {UNHEARD} turns");
+            assert!(descriptor.unheard < UNHEARD, "nothing received from slot {slot} for {UNHEARD} turns");
         }
     }
 
-    /// What is still under way or lent when nothing should be.
+    /// Names whatever is still open or lent. Empty at the end of a good run.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         let open = self.descriptors.iter().filter(|one| one.is_some()).count();
@@ -311,7 +312,7 @@ impl Core {
         found
     }
 
-    /// Goes on with one thing, if there is one.
+    /// Continues one operation, if there is one to continue.
     pub(super) fn step(&mut self) -> bool {
         if !self.late.is_empty() && self.net.borrow_mut().random.once_in(2) {
             let at = self.net.borrow_mut().random.below(self.late.len());
@@ -353,7 +354,6 @@ impl Core {
         self.descriptors[slot] = Some(Descriptor {
             conn,
             receiving: false,
-            polling: false,
             send: None,
             shutdown: false,
             cancels: VecDeque::new(),
@@ -364,16 +364,15 @@ impl Core {
         true
     }
 
-    /// One step of what is under way on a slot.
+    /// Continues one operation of a slot.
     fn step_slot(&mut self, slot: Slot) -> bool {
         if self.descriptors[slot as usize].is_none() {
             return false;
         }
-        let first = self.net.borrow_mut().random.below(5);
-        (0..5).any(|offset| match (first + offset) % 5 {
+        let first = self.net.borrow_mut().random.below(4);
+        (0..4).any(|offset| match (first + offset) % 4 {
             0 => self.step_receive(slot),
             1 => self.step_send(slot),
-            4 => self.step_poll(slot),
             2 => self.step_shutdown(slot),
             _ => self.step_cancel(slot),
         })
@@ -401,7 +400,7 @@ impl Core {
             let most = available.min(buffer.capacity());
             let count = if net.adverse { net.random.between(1, most) } else { most };
             buffer.fill(&net.conns[at].to_server.take(count));
-            let last = net.mishap(6);
+            let is_last = net.mishap(6);
             let is_told = !net.has(Fault::ForgottenMore);
             net.note("receive", [slot as usize, at, count]);
             let (operation, id) = (Operation::Receive(slot), buffer.id());
@@ -409,33 +408,16 @@ impl Core {
             self.ready.push_back(Completion {
                 operation,
                 result: count as i32,
-                last: last && is_told,
+                is_last: is_last && is_told,
                 buffer: Some(id),
             });
-            self.at(slot).receiving = !last;
+            self.at(slot).receiving = !is_last;
             return true;
         };
         net.note("receive ends", [slot as usize, at, -result as usize]);
         drop(net);
         self.at(slot).receiving = false;
         self.complete(Operation::Receive(slot), result);
-        true
-    }
-
-    /// Sees that there is something to receive; now and then, that there might be.
-    fn step_poll(&mut self, slot: Slot) -> bool {
-        let Descriptor { conn: at, polling, .. } = *self.at(slot);
-        let mut net = self.net.borrow_mut();
-        let conn = &net.conns[at];
-        let is_ready = !conn.to_server.bytes.is_empty() || conn.broken || conn.to_server.ended;
-        if !polling || !is_ready && !net.mishap(64) {
-            return false;
-        }
-        net.polled += 1;
-        net.note("poll", [slot as usize, at, 0]);
-        drop(net);
-        self.at(slot).polling = false;
-        self.complete_late(Operation::Poll(slot), libc::POLLIN.into());
         true
     }
 
@@ -474,14 +456,14 @@ impl Core {
         true
     }
 
-    /// Completes the send, whose memory must have been there all the time.
+    /// Completes a send. The backend must have kept its memory all the time.
     fn finish_send(&mut self, slot: Slot, result: i32) {
-        let send = self.at(slot).send.take().expect("a send is under way");
+        let send = self.at(slot).send.take().expect("a send is in flight");
         assert!(send.span.bytes() == send.bytes, "bytes changed while they were sent");
         let (owners, chunk) = send.span.owners();
         let ours = self.descriptors.iter().flatten().filter_map(|one| one.send.as_ref());
         let ours = ours.filter(|other| other.span.owners().1 == chunk).count() + 1;
-        assert!(owners > ours, "the memory of a send on slot {slot} was let go");
+        assert!(owners > ours, "the memory of a send on slot {slot} was freed");
         self.complete_late(Operation::Send(send.id), result);
     }
 
@@ -503,16 +485,15 @@ impl Core {
     fn step_cancel(&mut self, slot: Slot) -> bool {
         let Some(target) = self.at(slot).cancels.pop_front() else { return false };
         if self.net.borrow_mut().mishap(4) {
-            // The kernel does not find what is between two attempts.
+            // The kernel does not find an operation that is between two attempts.
             self.complete_late(Operation::Cancel(slot), -libc::EALREADY);
             return true;
         }
         let descriptor = self.at(slot);
         let found = match target {
             Operation::Receive(_) => std::mem::take(&mut descriptor.receiving),
-            Operation::Poll(_) => std::mem::take(&mut descriptor.polling),
             Operation::Send(id) => descriptor.send.as_ref().is_some_and(|send| send.id == id),
-            other => panic!("{other:?} is not for cancelling"),
+            other => panic!("nobody cancels {other:?}"),
         };
         if found && let Operation::Send(_) = target {
             let done = self.at(slot).send.as_ref().map_or(0, |send| send.done);

@@ -64,10 +64,8 @@ pub(super) struct Net {
     pub(super) deflated: u64,
     /// Number of receives that found no buffer.
     pub(super) starved: u64,
-    /// Number of receives and polls that were cancelled.
+    /// Number of receives that were cancelled.
     pub(super) paused: u64,
-    /// Number of polls of parked connections that completed.
-    pub(super) polled: u64,
 }
 
 impl Net {
@@ -87,7 +85,6 @@ impl Net {
             deflated: 0,
             starved: 0,
             paused: 0,
-            polled: 0,
         }
     }
 

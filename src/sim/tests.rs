@@ -66,7 +66,6 @@ fn fixed_seeds() {
         ("sent compressed messages", seeds_with(|outcome| outcome.deflated)),
         ("found no buffer", seeds_with(|outcome| outcome.starved)),
         ("paused", seeds_with(|outcome| outcome.paused)),
-        ("parked", seeds_with(|outcome| outcome.polled)),
         ("lagged", seeds_with(|outcome| outcome.totals.lagged)),
         ("broke the protocol", seeds_with(|outcome| outcome.totals.failed)),
         ("panicked", seeds_with(|outcome| outcome.totals.panics)),

@@ -15,11 +15,12 @@ use super::truth::{Application, Truth, Watch};
 use crate::app::App;
 use crate::config::{self, Compression, LagPolicy};
 use crate::hub::{self, Hub};
-use crate::io::{Backend, Event, Options, Uring};
+use crate::io::{Backend, BackendOptions, Uring};
 use crate::protocol::Limits;
 use crate::shard::admission::{self, Admission};
 use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
 use crate::stats::Totals;
+use crate::transport::{Events, Transport};
 
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;
@@ -33,7 +34,7 @@ const PATIENCE: usize = 400_000;
 struct Driver {
     shard: Shard<Uring<Simulated>>,
     core: Rc<RefCell<Core>>,
-    events: Vec<Event>,
+    events: Events,
     /// The end of the shard's wait in milliseconds, `Some(None)` for a wait without end, `None` while it does not wait.
     wait: Option<Option<u64>>,
     over: bool,
@@ -100,7 +101,6 @@ pub(super) struct Outcome {
     pub(super) deflated: u64,
     pub(super) starved: u64,
     pub(super) paused: u64,
-    pub(super) polled: u64,
 }
 
 /// Runs a seed to its end.
@@ -214,11 +214,10 @@ impl World {
 
     fn add_shards(&mut self) {
         let random = &mut self.random;
-        let options = Options {
+        let options = BackendOptions {
             buffers: random.pick(&[2, 4, 16]),
             buffer_len: random.pick(&[16, 128, 4_096]),
             slots: random.pick(&[3, 16, 32]),
-            park_ms: random.pick(&[1, 20, 1_000]),
         };
         let lag_window = random.pick(&[2_000, 20_000, 1 << 20]);
         let lag_policy = if self.rules.skips { LagPolicy::Skip } else { LagPolicy::Close };
@@ -271,11 +270,11 @@ impl World {
                 drain_ms: DRAIN_MS,
                 ..Settings::new(&config::Options::default(), (shard, shards), &*app)
             };
-            let own: (_, _, Box<dyn App>) = (backend, hub, app);
+            let own: (_, _, Box<dyn App>) = (Transport::plain(backend), hub, app);
             let common = (Arc::clone(&self.shared), Arc::default());
             let mut shard = Shard::new(settings, own, (mailbox, addresses.clone()), common);
             shard.set_bounds(bounds);
-            self.drivers.push(Driver { shard, core, events: Vec::new(), wait: None, over: false });
+            self.drivers.push(Driver { shard, core, events: Events::default(), wait: None, over: false });
         }
         self.addresses = addresses;
     }
@@ -459,7 +458,6 @@ impl World {
             deflated: net.deflated,
             starved: net.starved,
             paused: net.paused,
-            polled: net.polled,
         }
     }
 

@@ -1,139 +1,146 @@
-//! A connection with TLS, as the wrapper keeps it: the session, and what is on its way.
+//! The state of one TLS connection: its session, its backlog, and the sends in flight.
 
 use std::io;
 
 use rustls::unbuffered::EncryptError;
 use tracing::debug;
 
-use super::Identity;
+use crate::chunk::Span;
+use crate::io::{Backend, Close, IoEvent, Slot};
+use crate::transport::Event;
+
 use super::backlog::Backlog;
 use super::session::Session;
-use crate::chunk::Span;
-use crate::io::{Backend, Close, Event, Slot};
+use super::{Identity, TlsEvent};
 
-/// Bytes that are encrypted at a time.
+/// Plaintext bytes that are encrypted at a time.
 pub(super) const PIECE_LEN: usize = 64 << 10;
-/// Ciphertext of a client that is taken in in one turn; see [`Session::share_len`].
+/// Ciphertext bytes of a client that one turn takes in; see [`Session::share_len`].
 pub(super) const SHARE_LEN: usize = 64 << 10;
-/// What a client may send after what it said was over, as much as the shard takes of one that is being closed.
+/// Bytes that a client may send after its end or its mistake. The shard allows a closing connection as much.
 const MAX_DISCARDED: usize = 16 << 20;
-/// Why a connection fails that something is to be sent to.
+/// The reason of a failure when something is to be sent to a client that never completed its handshake.
 pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
-/// A connection with TLS.
+/// One connection with TLS.
 #[derive(Default)]
-pub(super) struct Secured {
-    /// Made when the first bytes come.
+pub(super) struct TlsConnection {
+    /// The TLS session. The first bytes of the client create it.
     pub(super) session: Option<Session>,
-    /// What arrived and waits for a turn.
+    /// Input that waits for a turn.
     pub(super) backlog: Backlog,
-    /// The client's end came behind that.
+    /// The client's end of stream arrived behind the backlog.
     pub(super) end_waits: bool,
-    /// The caller wants nothing to be received.
-    paused: bool,
-    /// Nothing is received since too much waits.
-    held: bool,
-    /// The last turn in which something was taken in.
+    /// The caller has paused receiving.
+    is_paused: bool,
+    /// This layer has paused receiving, because the backlog is long.
+    is_held: bool,
+    /// The last turn that took in input.
     turn: u8,
-    /// What is left of its share of that turn.
+    /// Bytes left of the share of that turn.
     share: usize,
-    /// What is left of what the caller sends.
+    /// Plaintext of the caller's send that is not encrypted yet.
     pub(super) plain: Option<Span>,
+    /// The backend's send in flight.
     pub(super) sending: Sending,
-    pub(super) phase: Phase,
-    /// The handshake was counted.
-    pub(super) counted: bool,
-    /// Our direction is to end, or has ended.
+    pub(super) state: TlsState,
+    /// The handshake is complete and counted.
+    pub(super) is_counted: bool,
+    /// The end of our direction.
     pub(super) shutdown: Shutdown,
-    /// The end of the client's direction was reported.
-    pub(super) ended: bool,
-    /// Bytes that came when nothing counted any more.
+    /// The caller was told of the client's end.
+    pub(super) has_ended: bool,
+    /// Number of bytes that arrived and were ignored.
     discarded: usize,
-    /// The peer broke a rule: nothing of it counts any more, and nothing but the alert is sent.
-    pub(super) broken: bool,
+    /// The client broke a rule of TLS. Its input is ignored, and only the alert is sent to it.
+    pub(super) is_broken: bool,
 }
 
-impl Secured {
+impl TlsConnection {
+    /// Whether the handshake is complete.
     pub(super) fn is_ready(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_ready)
     }
 
+    /// Whether the handshake resumed an earlier session.
     pub(super) fn is_resumed(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_resumed)
     }
 
-    pub(super) fn peer_closed(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::peer_closed)
+    /// Whether the client has sent close_notify.
+    pub(super) fn has_peer_closed(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::has_peer_closed)
     }
 
-    /// What TLS itself has to say now.
+    /// Takes the messages of TLS itself that are to be sent.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         self.session.as_mut().map(Session::take_outgoing).unwrap_or_default()
     }
 
-    /// Whether what arrives counts.
-    pub(super) fn listens(&self) -> bool {
-        self.phase == Phase::Open && !self.broken && !self.ended
+    /// Whether input of the client counts.
+    pub(super) fn is_listening(&self) -> bool {
+        self.state == TlsState::Open && !self.is_broken && !self.has_ended
     }
 
-    /// The peer broke a rule. What the caller is told.
-    pub(super) fn broke(&mut self, slot: Slot, error: rustls::Error) -> Event {
+    /// Ignores the client from now on, because it broke a rule of TLS. Returns the event for the caller.
+    pub(super) fn break_off(&mut self, slot: Slot, error: rustls::Error) -> Event {
         debug!(slot, %error, "TLS failed");
-        self.broken = true;
-        if !self.counted && self.plain.take().is_none() {
-            return Event::Insecure { slot, is_http: false };
+        self.is_broken = true;
+        if !self.is_counted && self.plain.take().is_none() {
+            return TlsEvent::NoTls { slot, is_http: false }.into();
         }
         self.fail(slot, io::Error::other(error))
     }
 
-    /// Something arrived that does not count any more. What the caller is told when that is too much.
+    /// Counts input that is ignored. Returns an event for the caller when it is too much.
     pub(super) fn discard(&mut self, slot: Slot, len: usize) -> Option<Event> {
         self.discarded = self.discarded.saturating_add(len);
-        if self.phase != Phase::Open || self.discarded <= MAX_DISCARDED {
+        if self.state != TlsState::Open || self.discarded <= MAX_DISCARDED {
             return None;
         }
-        Some(self.fail(slot, io::Error::other("the client goes on after the end of its TLS")))
+        Some(self.fail(slot, io::Error::other("the client goes on sending after the end of its TLS stream")))
     }
 
-    /// What the caller is told when the connection is of no more use.
+    /// Marks the connection as failed. Returns the event for the caller.
     fn fail(&mut self, slot: Slot, error: io::Error) -> Event {
-        self.phase = Phase::Failed;
+        self.state = TlsState::Failed;
         self.plain = None;
         self.sending = self.sending.without_end();
-        Event::Failed { slot, error }
+        IoEvent::Failed { slot, error }.into()
     }
 
-    /// The client's direction has ended. What the caller is told, if it has not been told already.
+    /// Handles the end of the client's direction. Returns the event for the caller, unless it was returned before.
     ///
-    /// The client need not have said that it is the end, since browsers do not. What is kept of a record is never looked
-    /// at.
+    /// Browsers end the stream without close_notify, so none is asked for. The part of a record that is kept is then
+    /// ignored.
     pub(super) fn end(&mut self, slot: Slot) -> Option<Event> {
-        if self.phase != Phase::Open || std::mem::replace(&mut self.ended, true) {
+        if self.state != TlsState::Open || std::mem::replace(&mut self.has_ended, true) {
             return None;
         }
         if self.ends_early() && self.plain.take().is_some() {
             return Some(self.fail(slot, io::Error::other(NO_HANDSHAKE)));
         }
-        Some(Event::Ended { slot })
+        Some(IoEvent::Ended { slot }.into())
     }
 
-    /// Whether there will be no handshake any more, so that what is sent can never be read.
+    /// Whether the client ended before the handshake was complete, so that it can read nothing.
     pub(super) fn ends_early(&self) -> bool {
-        self.ended && !self.is_ready()
+        self.has_ended && !self.is_ready()
     }
 
-    /// Whether nothing is on its way, and something can follow, be it an alert.
+    /// Whether no send is in flight and another one can follow, be it an alert.
     pub(super) fn may_send(&self) -> bool {
-        let is_there = matches!(self.phase, Phase::Open | Phase::Failed);
-        is_there && self.sending == Sending::Nothing && self.shutdown != Shutdown::Done
+        let is_usable = matches!(self.state, TlsState::Open | TlsState::Failed);
+        is_usable && self.sending == Sending::Nothing && self.shutdown != Shutdown::Done
     }
 
-    /// Whether nothing is on its way, and something may be sent.
-    pub(super) fn is_silent(&self) -> bool {
-        self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.broken
+    /// Whether no send is in flight and close_notify can follow.
+    pub(super) fn may_say_goodbye(&self) -> bool {
+        self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.is_broken
     }
 
-    /// Takes in as much of what arrived as is left of its share of this turn. Returns how much.
+    /// Takes in input up to the connection's share of this turn, and appends the plaintext. Returns the number of bytes
+    /// taken in, and the mistake of the client if there is one.
     pub(super) fn receive(
         &mut self,
         identity: &Identity,
@@ -158,36 +165,43 @@ impl Secured {
         (len, session.receive(&mut input[..len], plaintext))
     }
 
-    pub(super) fn pause(&mut self, inner: &mut impl Backend, slot: Slot) {
-        if !std::mem::replace(&mut self.paused, true) && !self.held {
-            inner.pause(slot);
+    /// Stops receiving, for the caller.
+    pub(super) fn pause(&mut self, backend: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.is_paused, true) && !self.is_held {
+            backend.pause(slot);
         }
     }
 
-    pub(super) fn resume(&mut self, inner: &mut impl Backend, slot: Slot) {
-        self.paused = false;
-        if !self.held {
-            inner.resume(slot);
+    /// Resumes receiving after [`Self::pause`].
+    pub(super) fn resume(&mut self, backend: &mut impl Backend, slot: Slot) {
+        self.is_paused = false;
+        if !self.is_held {
+            backend.resume(slot);
         }
     }
 
-    /// Receives nothing more until what waits is taken in.
-    pub(super) fn hold(&mut self, inner: &mut impl Backend, slot: Slot) {
-        if !std::mem::replace(&mut self.held, true) && !self.paused {
-            inner.pause(slot);
+    /// Stops receiving until the backlog is taken in.
+    pub(super) fn hold(&mut self, backend: &mut impl Backend, slot: Slot) {
+        if !std::mem::replace(&mut self.is_held, true) && !self.is_paused {
+            backend.pause(slot);
         }
     }
 
-    /// Receives again after [`Self::hold`].
-    pub(super) fn release(&mut self, inner: &mut impl Backend, slot: Slot) {
-        if std::mem::take(&mut self.held) && !self.paused && self.phase == Phase::Open {
-            inner.resume(slot);
+    /// Resumes receiving after [`Self::hold`].
+    pub(super) fn release(&mut self, backend: &mut impl Backend, slot: Slot) {
+        if std::mem::take(&mut self.is_held) && !self.is_paused && self.state == TlsState::Open {
+            backend.resume(slot);
         }
     }
 
-    /// Appends the next piece of what the caller sends, if there is one and it can be sent. Says whether it is the last.
+    /// Encrypts the next piece of the caller's send, if there is one and the session is ready for it. Returns whether
+    /// it was the last piece.
+    ///
+    /// # Errors
+    /// When the keys are used up.
     pub(super) fn encrypt(&mut self, out: &mut Vec<u8>) -> Result<bool, EncryptError> {
-        let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) else {
+        let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.is_broken)
+        else {
             return Ok(false);
         };
         let Some(span) = &mut self.plain else { return Ok(false) };
@@ -201,51 +215,57 @@ impl Secured {
         Ok(is_last)
     }
 
-    /// Appends that we send no more, when that can be said.
-    pub(super) fn say_goodbye(&mut self, out: &mut Vec<u8>) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.broken) {
-            // The end of the stream says it, too.
+    /// Appends close_notify, when the session can say it.
+    pub(super) fn encode_close_notify(&mut self, out: &mut Vec<u8>) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.is_broken) {
+            // If it cannot be encoded, the end of the TCP stream tells the client.
             let _ = session.close_notify(out);
         }
     }
 }
 
+/// The end of our direction of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shutdown {
+    /// The caller has not asked for it.
     #[default]
     No,
+    /// It follows the send in flight.
     Wanted,
+    /// close_notify and FIN are on their way.
     Done,
 }
 
-/// What the inner send under way carries.
+/// The contents of the backend's send in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sending {
+    /// No send is in flight.
     #[default]
     Nothing,
-    /// Something of TLS itself, or of what the caller sends, but not its end.
+    /// Messages of TLS itself, or a piece of the caller's send that is not its last one.
     Part,
-    /// The end of what the caller sends.
+    /// The last piece of the caller's send.
     Last,
 }
 
 impl Sending {
-    /// The same, when nobody waits for the end.
+    /// The state when the caller no longer waits for its send.
     fn without_end(self) -> Self {
         if self == Self::Last { Self::Part } else { self }
     }
 }
 
+/// How far a connection is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum TlsState {
     #[default]
     Open,
-    /// It cannot be written to any more for this reason, which is not reported yet.
+    /// Cannot be written to any more, for this reason. The caller does not know it yet.
     Failing(&'static str),
-    /// Reported as failed; the alert may be on its way.
+    /// Reported as failed. An alert may be in flight.
     Failed,
-    /// Closed by the caller; the last record is on its way.
+    /// Closed by the caller. The last record is in flight.
     Leaving(Close),
-    /// Failed or closed in the inner backend, too.
+    /// Failed or closed in the backend, too.
     Gone,
 }

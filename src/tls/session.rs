@@ -31,7 +31,7 @@ pub(super) struct Session {
     open_at: usize,
     /// What TLS itself has to say: handshake messages, tickets, alerts.
     outgoing: Vec<u8>,
-    peer_closed: bool,
+    has_peer_closed: bool,
 }
 
 impl Session {
@@ -43,7 +43,7 @@ impl Session {
             partial: Vec::new(),
             open_at: 0,
             outgoing: Vec::new(),
-            peer_closed: false,
+            has_peer_closed: false,
         })
     }
 
@@ -58,8 +58,8 @@ impl Session {
     }
 
     /// Whether the peer has said that it sends no more.
-    pub(super) fn peer_closed(&self) -> bool {
-        self.peer_closed
+    pub(super) fn has_peer_closed(&self) -> bool {
+        self.has_peer_closed
     }
 
     /// What TLS itself has to say now.
@@ -125,12 +125,12 @@ impl Session {
             input = rest;
             self.process_partial(plaintext)?;
         }
-        if input.is_empty() || self.peer_closed {
+        if input.is_empty() || self.has_peer_closed {
             return Ok(());
         }
         let whole = whole_records_len(input);
         let done = self.process(input, plaintext)?;
-        if done < input.len() && !self.peer_closed {
+        if done < input.len() && !self.has_peer_closed {
             self.partial = input[done..].to_vec();
             self.open_at = whole.saturating_sub(done);
         }
@@ -144,7 +144,7 @@ impl Session {
             self.open_at = partial.len();
         }
         let done = self.process(&mut partial, plaintext)?;
-        if done == partial.len() || self.peer_closed {
+        if done == partial.len() || self.has_peer_closed {
             // Its memory is given back, too.
             self.open_at = 0;
             return Ok(());
@@ -175,7 +175,7 @@ impl Session {
                 }
                 ConnectionState::EncodeTlsData(data) => encode(data, &mut self.outgoing),
                 ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.peer_closed = true,
+                ConnectionState::PeerClosed => self.has_peer_closed = true,
                 // It waits: for more input, or for something to send. Early data is not asked for.
                 _ => return Ok(done + discard),
             }

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::rig::{Make, Rig, read};
-use crate::io::{Backend, Close, Event, Listener, Options, Slot};
+use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, Slot};
 
 pub(super) fn peer_addresses<B: Backend>(make: Make<B>) {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let mut rig = Rig::with(make, address, &Options::default());
+        let mut rig = Rig::with(make, address, &BackendOptions::default());
         for _ in 0..40 {
             let client = rig.dial();
             assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
@@ -20,7 +20,7 @@ pub(super) fn peer_addresses<B: Backend>(make: Make<B>) {
 }
 
 pub(super) fn dual_stack_peer_is_ipv4<B: Backend>(make: Make<B>) {
-    let mut rig = Rig::with(make, "[::]:0", &Options::default());
+    let mut rig = Rig::with(make, "[::]:0", &BackendOptions::default());
     assert_eq!(rig.address.ip(), Ipv6Addr::UNSPECIFIED);
     let client = TcpStream::connect(("127.0.0.1", rig.address.port())).expect("connect over IPv4");
     assert_eq!(rig.accepted().1, client.local_addr().expect("connected"));
@@ -38,16 +38,16 @@ pub(super) fn several_at_once<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-fn is_full(event: &Event) -> Option<()> {
-    matches!(event, Event::Full).then_some(())
+fn is_full(event: &IoEvent) -> Option<()> {
+    matches!(event, IoEvent::AcceptPaused).then_some(())
 }
 
-fn is_accepting(event: &Event) -> Option<()> {
-    matches!(event, Event::Accepting).then_some(())
+fn is_accepting(event: &IoEvent) -> Option<()> {
+    matches!(event, IoEvent::AcceptResumed).then_some(())
 }
 
 pub(super) fn full_once<B: Backend>(make: Make<B>) {
-    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 2, ..Options::default() });
+    let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 2, ..BackendOptions::default() });
     let (_first, slot) = rig.connect();
     let (_second, _) = rig.connect();
     rig.wait_for(is_full);
@@ -67,7 +67,7 @@ pub(super) fn full_once<B: Backend>(make: Make<B>) {
 
 /// Clients that wait in vain are none the worse: each comes in as another one leaves.
 pub(super) fn full_of_idle_clients<B: Backend>(make: Make<B>) {
-    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 4, ..Options::default() });
+    let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 4, ..BackendOptions::default() });
     let clients: Vec<TcpStream> = (0..40).map(|_| rig.dial()).collect();
     for _ in &clients {
         let (slot, peer) = rig.accepted();
@@ -100,7 +100,7 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
 /// What others share stays open, and is theirs alone.
 pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     let kept = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
-    let mut rig = Rig::on(make, kept.try_clone().expect("a descriptor"), &Options::default());
+    let mut rig = Rig::on(make, kept.try_clone().expect("a descriptor"), &BackendOptions::default());
     drop(rig.connect());
     rig.stop_accepting();
     let client = TcpStream::connect(rig.address).expect("it is listened on");
@@ -113,7 +113,7 @@ pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
 pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
     let elsewhere = listener.try_clone().expect("a descriptor");
-    let mut rig = Rig::on(make, listener, &Options::default());
+    let mut rig = Rig::on(make, listener, &BackendOptions::default());
     rig.turn();
     rig.stop_accepting();
     let refused = TcpStream::connect(rig.address).expect_err("nobody listens");
@@ -122,7 +122,7 @@ pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) 
 }
 
 pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {
-    let mut rig = Rig::with(make, "127.0.0.1:0", &Options { slots: 3, ..Options::default() });
+    let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 3, ..BackendOptions::default() });
     let mut slots = HashSet::new();
     for turn in 0..30_u8 {
         let (mut client, slot) = rig.connect();
@@ -141,12 +141,12 @@ pub(super) fn two_listeners<B: Backend>(make: Make<B>) {
     let listeners =
         ["127.0.0.1:0", "[::1]:0"].map(|at| Listener::tcp(at.parse().expect("valid")).expect("listen"));
     let addresses = listeners.each_ref().map(|listener| listener.local_addr().expect("bound"));
-    let backend = make(&Options::default(), listeners.into()).expect("this backend must exist");
+    let backend = make(&BackendOptions::default(), listeners.into()).expect("this backend must exist");
     let mut rig = Rig { backend, address: addresses[0], events: Default::default() };
     for (at, address) in (0..).zip(addresses) {
         let client = TcpStream::connect(address).expect("connect");
         let from = rig.wait_for(|event| match event {
-            Event::Accepted { listener, peer, .. } => Some((*listener, *peer)),
+            IoEvent::Accepted { listener, peer, .. } => Some((*listener, *peer)),
             _ => None,
         });
         assert_eq!(from, (at, Some(client.local_addr().expect("connected"))));
@@ -159,7 +159,7 @@ pub(super) fn one_path<B: Backend>(make: Make<B>) {
     let path = directory.path().join("socket");
     let listener = Listener::unix(&path).expect("listen");
     let rig = |listener: Listener| Rig {
-        backend: make(&Options::default(), vec![listener]).expect("this backend must exist"),
+        backend: make(&BackendOptions::default(), vec![listener]).expect("this backend must exist"),
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         events: Default::default(),
     };
@@ -175,13 +175,13 @@ pub(super) fn one_path<B: Backend>(make: Make<B>) {
             rig.poll(Some(Duration::from_millis(1)));
             while let Some(event) = rig.events.pop_front() {
                 match event {
-                    Event::Accepted { peer, .. } => assert_eq!(peer, None),
-                    Event::Received { slot, mut buffer } => {
+                    IoEvent::Accepted { peer, .. } => assert_eq!(peer, None),
+                    IoEvent::Received { slot, mut buffer } => {
                         heard.extend(buffer.bytes_mut().iter().copied());
                         rig.send(slot, &buffer.bytes_mut()[..1]);
                         rig.backend.recycle(buffer);
                     }
-                    other => assert!(matches!(other, Event::Sent { .. }), "{other:?}"),
+                    other => assert!(matches!(other, IoEvent::Sent { .. }), "{other:?}"),
                 }
             }
         }

@@ -25,7 +25,7 @@ pub(super) fn with_a_send_under_way<B: Backend>(make: Make<B>) {
         let (_client, slot) = rig.connect();
         let chunk = Chunk::with_capacity(LARGE);
         chunk.append(&pattern(LARGE));
-        rig.backend.send(slot, Span::new(&chunk, 0, LARGE));
+        rig.send_span(slot, Span::new(&chunk, 0, LARGE));
         rig.nothing_more();
         assert_eq!(Rc::strong_count(&chunk), 2);
         rig.close(slot, how);
@@ -110,7 +110,7 @@ pub(super) fn many_at_once<B: Backend>(make: Make<B>) {
             // Some have bytes to be received, some a send to be completed, some neither.
             match at % 3 {
                 0 => client.write_all(b"x").expect("written"),
-                1 => rig.backend.send(*slot, Span::copy_of(b"y")),
+                1 => rig.send_span(*slot, Span::copy_of(b"y")),
                 _ => {}
             }
             rig.backend.close(*slot, if at % 2 == 0 { Close::Graceful } else { Close::Reset });
@@ -129,7 +129,7 @@ pub(super) fn dropped_with_everything_under_way<B: Backend>(make: Make<B>) {
     let (mut talking, _) = rig.connect();
     let chunk = Chunk::with_capacity(LARGE);
     chunk.append(&pattern(LARGE));
-    rig.backend.send(slot, Span::new(&chunk, 0, LARGE));
+    rig.send_span(slot, Span::new(&chunk, 0, LARGE));
     talking.write_all(b"hello").expect("written");
     let (_, held) = rig.received();
     // One more request that has not been handed over yet.

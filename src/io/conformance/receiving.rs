@@ -4,13 +4,13 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::rig::{Make, Rig, pattern, read};
-use crate::io::{Backend, Buffer, Close, Event, Options, Slot};
+use crate::io::{Backend, BackendOptions, Buffer, Close, IoEvent, Slot};
 
 pub(super) fn in_pieces<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
@@ -23,7 +23,7 @@ pub(super) fn in_pieces<B: Backend>(make: Make<B>) {
 }
 
 pub(super) fn more_than_a_buffer<B: Backend>(make: Make<B>) {
-    let options = Options { buffers: 4, buffer_len: 64, ..Options::default() };
+    let options = BackendOptions { buffers: 4, buffer_len: 64, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut client, slot) = rig.connect();
     // Many times what the buffers hold, and not a multiple of it.
@@ -41,7 +41,7 @@ pub(super) fn end_of_stream<B: Backend>(make: Make<B>) {
 }
 
 pub(super) fn data_before_the_end<B: Backend>(make: Make<B>) {
-    let options = Options { buffer_len: 512, ..Options::default() };
+    let options = BackendOptions { buffer_len: 512, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let bytes = pattern(3000);
     let mut client = rig.dial();
@@ -50,65 +50,6 @@ pub(super) fn data_before_the_end<B: Backend>(make: Make<B>) {
     drop(client);
     let (slot, _) = rig.accepted();
     assert_eq!(rig.receive_all(slot), bytes);
-    rig.nothing_more();
-}
-
-/// A backend that soon takes a connection for a silent one.
-fn impatient<B: Backend>(make: Make<B>) -> Rig<B> {
-    Rig::with(make, "127.0.0.1:0", &Options { park_ms: 5, ..Options::default() })
-}
-
-/// Turns for longer than it takes to be silent.
-fn fall_silent<B: Backend>(rig: &mut Rig<B>) {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(30) {
-        rig.poll(Some(Duration::from_millis(10)));
-    }
-    rig.rests();
-}
-
-pub(super) fn after_silence<B: Backend>(make: Make<B>) {
-    let mut rig = impatient(make);
-    let (mut client, slot) = rig.connect();
-    for _ in 0..3 {
-        fall_silent(&mut rig);
-        client.write_all(b"heard").expect("written");
-        assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"heard");
-        rig.send(slot, b"and answered");
-        rig.sent(slot);
-        assert_eq!(read(&client, 12), b"and answered");
-    }
-    fall_silent(&mut rig);
-    rig.backend.pause(slot);
-    client.write_all(b"while paused").expect("written");
-    assert!(settle(&mut rig).is_empty());
-    rig.backend.resume(slot);
-    assert_eq!(rig.receive(&[(slot, 12)])[&slot], b"while paused");
-    fall_silent(&mut rig);
-    client.write_all(b"last").expect("written");
-    drop(client);
-    assert_eq!(rig.receive_all(slot), b"last");
-
-    let (client, slot) = rig.connect();
-    fall_silent(&mut rig);
-    reset(client);
-    assert_eq!(rig.failed(slot), std::io::ErrorKind::ConnectionReset);
-
-    let (_client, slot) = rig.connect();
-    fall_silent(&mut rig);
-    rig.close(slot, Close::Graceful);
-    rig.nothing_more();
-}
-
-pub(super) fn many_fall_silent<B: Backend>(make: Make<B>) {
-    let mut rig = impatient(make);
-    let mut clients: Vec<_> = (0..200).map(|_| rig.connect()).collect();
-    fall_silent(&mut rig);
-    for (client, _) in &mut clients {
-        client.write_all(b"hello").expect("written");
-    }
-    let goals: Vec<_> = clients.iter().map(|(_, slot)| (*slot, 5)).collect();
-    assert!(rig.receive(&goals).values().all(|bytes| bytes == b"hello"));
     rig.nothing_more();
 }
 
@@ -135,7 +76,7 @@ fn settle<B: Backend>(rig: &mut Rig<B>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for event in rig.events.drain(..) {
         match event {
-            Event::Received { mut buffer, .. } => {
+            IoEvent::Received { mut buffer, .. } => {
                 bytes.extend_from_slice(buffer.bytes_mut());
                 rig.backend.recycle(buffer);
             }
@@ -197,7 +138,7 @@ pub(super) fn resume_right_after_pause<B: Backend>(make: Make<B>) {
 
 pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
     const SENDERS: usize = 30;
-    let options = Options { buffers: 2, buffer_len: 100, ..Options::default() };
+    let options = BackendOptions { buffers: 2, buffer_len: 100, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let mut clients: Vec<(TcpStream, Slot)> = (0..SENDERS).map(|_| rig.connect()).collect();
     for (at, (client, _)) in clients.iter_mut().enumerate() {
@@ -224,7 +165,7 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
 
 /// Who has always more to say than the buffers hold keeps nobody from being heard.
 pub(super) fn everybody_gets_a_buffer_in_turn<B: Backend>(make: Make<B>) {
-    let options = Options { buffers: 2, buffer_len: 100, ..Options::default() };
+    let options = BackendOptions { buffers: 2, buffer_len: 100, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let mut clients: Vec<(TcpStream, Slot)> = (0..4).map(|_| rig.connect()).collect();
     for (client, _) in &mut clients {
@@ -242,7 +183,7 @@ pub(super) fn everybody_gets_a_buffer_in_turn<B: Backend>(make: Make<B>) {
 }
 
 pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
-    let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
+    let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut client, slot) = rig.connect();
     client.write_all(b"12345678 and more").expect("written");
@@ -255,7 +196,7 @@ pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
 
 /// A backend with one buffer, which is out, and a second connection whose bytes wait for it.
 fn starved<B: Backend>(make: Make<B>) -> (Rig<B>, Buffer, [TcpStream; 2], Slot) {
-    let options = Options { buffers: 1, buffer_len: 8, ..Options::default() };
+    let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut greedy, _) = rig.connect();
     greedy.write_all(b"mine").expect("written");
@@ -279,7 +220,7 @@ pub(super) fn closed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
 
 /// However a connection ends, and whatever arrives meanwhile, the buffers are there for the others.
 pub(super) fn ends_cost_no_buffers<B: Backend>(make: Make<B>) {
-    let options = Options { buffers: 2, ..Options::default() };
+    let options = BackendOptions { buffers: 2, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     for round in 0..12 {
         let (mut client, slot) = rig.connect();
@@ -316,7 +257,7 @@ pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
 
 /// Who waits for a buffer behind others that have nothing to say does not wait for these.
 pub(super) fn silent_ones_keep_nobody_waiting<B: Backend>(make: Make<B>) {
-    let options = Options { buffers: 1, buffer_len: 8, park_ms: 1_000_000, ..Options::default() };
+    let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut greedy, slot) = rig.connect();
     let silent: Vec<(TcpStream, Slot)> = (0..5).map(|_| rig.connect()).collect();
@@ -343,7 +284,7 @@ pub(super) fn silent_ones_keep_nobody_waiting<B: Backend>(make: Make<B>) {
     while received < 16 {
         rig.poll(None);
         while let Some(event) = rig.events.pop_front() {
-            let Event::Received { slot: of, mut buffer } = event else {
+            let IoEvent::Received { slot: of, mut buffer } = event else {
                 panic!("{event:?} instead of bytes")
             };
             assert!([slot, other].contains(&of));
@@ -388,15 +329,15 @@ pub(super) fn many_connections_echo<B: Backend>(make: Make<B>) {
         rig.poll(Some(Duration::from_millis(100)));
         for event in std::mem::take(&mut rig.events) {
             match event {
-                Event::Received { slot, mut buffer } => {
+                IoEvent::Received { slot, mut buffer } => {
                     let copy = buffer.bytes_mut().to_vec();
                     rig.backend.recycle(buffer);
                     // The client awaits the echo of a round before it writes more, and a round is one segment.
                     rig.send(slot, &copy);
                 }
-                Event::Ended { slot } => rig.backend.close(slot, Close::Graceful),
-                Event::Closed { .. } => ended += 1,
-                Event::Accepted { .. } | Event::Sent { .. } => {}
+                IoEvent::Ended { slot } => rig.backend.close(slot, Close::Graceful),
+                IoEvent::Closed { .. } => ended += 1,
+                IoEvent::Accepted { .. } | IoEvent::Sent { .. } => {}
                 other => panic!("unexpected {other:?}"),
             }
         }

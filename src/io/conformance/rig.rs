@@ -6,31 +6,31 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::chunk::Span;
-use crate::io::{Backend, Close, Event, Listener, Options, Slot};
+use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, More, Slot};
 
 /// Ends a test that would wait for ever; never reached by a passing one.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a suite makes its backend.
-pub(super) type Make<B> = fn(&Options, Vec<Listener>) -> std::io::Result<B>;
+pub(super) type Make<B> = fn(&BackendOptions, Vec<Listener>) -> std::io::Result<B>;
 
 pub(super) struct Rig<B> {
     pub(super) backend: B,
     pub(super) address: SocketAddr,
     /// Events that no wait has taken yet.
-    pub(super) events: VecDeque<Event>,
+    pub(super) events: VecDeque<IoEvent>,
 }
 
 impl<B: Backend> Rig<B> {
     pub(super) fn new(make: Make<B>) -> Self {
-        Self::with(make, "127.0.0.1:0", &Options::default())
+        Self::with(make, "127.0.0.1:0", &BackendOptions::default())
     }
 
-    pub(super) fn with(make: Make<B>, address: &str, options: &Options) -> Self {
+    pub(super) fn with(make: Make<B>, address: &str, options: &BackendOptions) -> Self {
         Self::on(make, Listener::tcp(address.parse().expect("an address")).expect("listen"), options)
     }
 
-    pub(super) fn on(make: Make<B>, listener: Listener, options: &Options) -> Self {
+    pub(super) fn on(make: Make<B>, listener: Listener, options: &BackendOptions) -> Self {
         let address = listener.local_addr().expect("bound");
         let backend = make(options, vec![listener]).expect("this backend must exist where it is tested");
         Self { backend, address, events: VecDeque::new() }
@@ -54,7 +54,7 @@ impl<B: Backend> Rig<B> {
     /// The next accepted connection.
     pub(super) fn accepted(&mut self) -> (Slot, SocketAddr) {
         self.wait_for(|event| match event {
-            Event::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
+            IoEvent::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
             _ => None,
         })
     }
@@ -79,7 +79,7 @@ impl<B: Backend> Rig<B> {
     }
 
     /// Polls until `pick` takes an event, and removes that one.
-    pub(super) fn wait_for<T>(&mut self, pick: impl Fn(&Event) -> Option<T>) -> T {
+    pub(super) fn wait_for<T>(&mut self, pick: impl Fn(&IoEvent) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             let found = self.events.iter().enumerate().find_map(|(at, event)| Some((at, pick(event)?)));
@@ -93,22 +93,26 @@ impl<B: Backend> Rig<B> {
     }
 
     pub(super) fn sent(&mut self, slot: Slot) {
-        self.wait_for(|event| matches!(event, Event::Sent { slot: at } if *at == slot).then_some(()));
+        self.wait_for(|event| matches!(event, IoEvent::Sent { slot: at } if *at == slot).then_some(()));
     }
 
     pub(super) fn closed(&mut self, slot: Slot) {
-        self.wait_for(|event| matches!(event, Event::Closed { slot: at } if *at == slot).then_some(()));
+        self.wait_for(|event| matches!(event, IoEvent::Closed { slot: at } if *at == slot).then_some(()));
     }
 
     pub(super) fn failed(&mut self, slot: Slot) -> std::io::ErrorKind {
         self.wait_for(|event| match event {
-            Event::Failed { slot: at, error } if *at == slot => Some(error.kind()),
+            IoEvent::Failed { slot: at, error } if *at == slot => Some(error.kind()),
             _ => None,
         })
     }
 
     pub(super) fn send(&mut self, slot: Slot, bytes: &[u8]) {
-        self.backend.send(slot, Span::copy_of(bytes));
+        self.send_span(slot, Span::copy_of(bytes));
+    }
+
+    pub(super) fn send_span(&mut self, slot: Slot, span: Span) {
+        self.backend.send(slot, span, More::Follows);
     }
 
     pub(super) fn close(&mut self, slot: Slot, how: Close) {
@@ -129,11 +133,11 @@ impl<B: Backend> Rig<B> {
 
     /// The next bytes that arrived, on whatever connection.
     pub(super) fn received(&mut self) -> (Slot, crate::io::Buffer) {
-        let is_received = |event: &Event| matches!(event, Event::Received { .. });
+        let is_received = |event: &IoEvent| matches!(event, IoEvent::Received { .. });
         let start = Instant::now();
         loop {
             if let Some(at) = self.events.iter().position(is_received)
-                && let Some(Event::Received { slot, buffer }) = self.events.remove(at)
+                && let Some(IoEvent::Received { slot, buffer }) = self.events.remove(at)
             {
                 return (slot, buffer);
             }
@@ -146,8 +150,8 @@ impl<B: Backend> Rig<B> {
     pub(super) fn receive_all(&mut self, slot: Slot) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
-            let next = |event: &Event| match event {
-                Event::Received { slot: at, .. } | Event::Ended { slot: at } => *at == slot,
+            let next = |event: &IoEvent| match event {
+                IoEvent::Received { slot: at, .. } | IoEvent::Ended { slot: at } => *at == slot,
                 _ => false,
             };
             let Some(at) = self.events.iter().position(next) else {
@@ -155,7 +159,7 @@ impl<B: Backend> Rig<B> {
                 continue;
             };
             match self.events.remove(at) {
-                Some(Event::Received { mut buffer, .. }) => {
+                Some(IoEvent::Received { mut buffer, .. }) => {
                     bytes.extend_from_slice(buffer.bytes_mut());
                     self.backend.recycle(buffer);
                 }

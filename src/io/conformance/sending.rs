@@ -7,7 +7,7 @@ use std::thread;
 use super::receiving::reset;
 use super::rig::{Make, Rig, pattern, read};
 use crate::chunk::{Chunk, Span};
-use crate::io::{Backend, Close, Event};
+use crate::io::{Backend, Close, IoEvent, More};
 
 /// More than the socket buffers of both ends hold, however far they grow.
 pub(super) const LARGE: usize = 24 << 20;
@@ -92,7 +92,7 @@ pub(super) fn last_words_come_with_the_end<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let mut attempt = |is_closed: bool| {
         let (mut client, slot) = rig.connect();
-        rig.backend.send_last(slot, Span::copy_of(b"the last words"));
+        rig.backend.send(slot, Span::copy_of(b"the last words"), More::Ends);
         rig.sent(slot);
         client.set_nonblocking(true).expect("a socket");
         let has_waited =
@@ -118,7 +118,7 @@ pub(super) fn last_words_come_with_the_end<B: Backend>(make: Make<B>) {
         client.read_to_end(&mut all).expect("everything, then the end");
         all
     });
-    rig.backend.send_last(slot, Span::copy_of(&bytes));
+    rig.backend.send(slot, Span::copy_of(&bytes), More::Ends);
     rig.sent(slot);
     rig.close(slot, Close::Graceful);
     rig.turn();
@@ -133,7 +133,7 @@ pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
     reset(client);
     rig.failed(slot);
     // The kernel tells of a reset once, and may tell the send. Receiving finds the end then.
-    rig.events.retain(|event| !matches!(event, Event::Ended { .. }));
+    rig.events.retain(|event| !matches!(event, IoEvent::Ended { .. }));
     // Whoever has not handled the failure yet may still ask for things.
     rig.send(slot, b"into the void");
     rig.backend.shutdown(slot);
@@ -152,7 +152,7 @@ pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
         chunk.append(&[round; 100]);
         let span = Span::new(&chunk, usize::from(round) * 100, usize::from(round) * 100 + 100);
         for (_, slot) in &clients {
-            rig.backend.send(*slot, span.clone());
+            rig.send_span(*slot, span.clone());
         }
         // The log grows while it is being sent; `drop` leaves the backend the only holder of the span.
         drop(span);
@@ -185,7 +185,7 @@ pub(super) fn more_than_the_queue_holds<B: Backend>(make: Make<B>) {
     }
     let mut closed = 0;
     while closed < 300 {
-        rig.wait_for(|event| matches!(event, Event::Closed { .. }).then_some(()));
+        rig.wait_for(|event| matches!(event, IoEvent::Closed { .. }).then_some(()));
         closed += 1;
     }
     rig.nothing_more();
@@ -199,5 +199,5 @@ pub(super) fn empty_span<B: Backend>(make: Make<B>) {
     rig.send(slot, b"more");
     rig.sent(slot);
     assert_eq!(read(&client, 4), b"more");
-    assert!(!rig.events.iter().any(|event| matches!(event, Event::Sent { .. })));
+    assert!(!rig.events.iter().any(|event| matches!(event, IoEvent::Sent { .. })));
 }

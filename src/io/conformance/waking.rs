@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::rig::{Make, Rig, pattern};
 use super::sending::LARGE;
 use crate::io::Backend;
+use crate::io::clock::NS_PER_MS;
 
 pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
@@ -68,18 +69,18 @@ pub(super) fn costs_nothing_when_awake<B: Backend>(make: Make<B>) {
     rig.turn();
     // The poll took the announcement back, so this writes nothing that could end the next wait early.
     waker.wake();
-    let before = rig.backend.now_ms();
+    let before = rig.backend.now_ns();
     rig.poll(Some(Duration::from_millis(20)));
-    assert!(rig.backend.now_ms() >= before + 20, "woken without need");
+    assert!(rig.backend.now_ns() >= before + 20 * NS_PER_MS, "woken without need");
 }
 
 pub(super) fn time_passes_without_events<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (_client, _) = rig.connect();
     rig.nothing_more();
-    let before = rig.backend.now_ms();
+    let before = rig.backend.now_ns();
     rig.poll(Some(Duration::from_millis(30)));
-    assert!(rig.backend.now_ms() >= before + 30, "the time-out came too early");
+    assert!(rig.backend.now_ns() >= before + 30 * NS_PER_MS, "the time-out came too early");
     assert!(rig.events.is_empty());
 }
 

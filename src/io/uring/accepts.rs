@@ -1,4 +1,4 @@
-//! Accepts in flight, and the peer addresses that the kernel writes for them.
+//! Accepts in flight, and the buffers into which the kernel writes peer addresses.
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -8,50 +8,52 @@ use nix::libc;
 
 use super::kernel::Request;
 
-/// Accepts in flight for one listener. As many connections come in with one turn of the loop.
+/// Most accepts in flight for one listener, and so the most connections that one turn accepts from it.
 pub(super) const PER_LISTENER: usize = 16;
 
-/// Which accepts are in flight; the others are in `idle`.
+/// The accepts of all listeners, each with a number: those in flight, and the idle ones.
 #[derive(Debug)]
 pub(super) struct Accepts {
-    /// Accept `at` is one of listener `at % listeners`.
+    /// Number of listeners. The accept with number `at` belongs to listener `at % listeners`.
     listeners: usize,
     idle: VecDeque<u32>,
 }
 
 impl Accepts {
+    /// The accepts of this many listeners, all idle.
     pub(super) fn new(listeners: usize) -> Self {
         Self { listeners, idle: (0..(PER_LISTENER * listeners) as u32).collect() }
     }
 
+    /// Number of accepts in flight.
     pub(super) fn in_flight(&self) -> u32 {
         (PER_LISTENER * self.listeners - self.idle.len()) as u32
     }
 
-    /// The request for one more accept.
+    /// Returns the request for one more accept, if one is idle.
     pub(super) fn start(&mut self) -> Option<Request<'static>> {
         let at = self.idle.pop_front()?;
         Some(Request::Accept { at, listener: self.listener(at).into() })
     }
 
-    /// Which listener the accept at `at` is one of.
+    /// Index of the listener that the accept with number `at` belongs to.
     pub(super) fn listener(&self, at: u32) -> u16 {
         (at as usize % self.listeners) as u16
     }
 
-    /// The accept at `at` has completed.
+    /// Marks the accept with number `at` as completed.
     pub(super) fn finish(&mut self, at: u32) {
         self.idle.push_back(at);
     }
 
-    /// Requests to cancel all that are in flight.
+    /// Returns requests that cancel all accepts in flight.
     pub(super) fn cancellations(&self) -> Vec<Request<'static>> {
         let all = 0..(PER_LISTENER * self.listeners) as u32;
         all.filter(|at| !self.idle.contains(at)).map(Request::CancelAccept).collect()
     }
 }
 
-/// The address buffers of all accepts. One of an accept in flight belongs to the kernel.
+/// The address buffers of all accepts. The buffer of an accept in flight belongs to the kernel.
 #[derive(Default)]
 pub(super) struct Addresses(Box<[UnsafeCell<Address>]>);
 
@@ -60,7 +62,8 @@ impl Addresses {
         Self((0..count).map(|_| UnsafeCell::new(Address::EMPTY)).collect())
     }
 
-    /// Where the kernel writes the peer and its length; both stay there until this is dropped.
+    /// Lends the buffer with number `at` to the kernel. The pointers to address and length are valid until this is
+    /// dropped.
     pub(super) fn lend(&mut self, at: u32) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
         let cell = &mut self.0[at as usize];
         *cell.get_mut() = Address::EMPTY;
@@ -69,13 +72,13 @@ impl Addresses {
         (address.cast(), len.cast())
     }
 
-    /// The peer of the accept at `at`, which has completed: its buffer is ours again.
+    /// Reads the peer of the accept with number `at`, which has completed.
     pub(super) fn peer(&mut self, at: u32) -> Option<SocketAddr> {
         self.0[at as usize].get_mut().peer()
     }
 }
 
-/// A `sockaddr_in` or `sockaddr_in6` as the kernel writes it, or the beginning of another one, and its length.
+/// A `sockaddr_in`, a `sockaddr_in6` or the beginning of another address, and its length, as the kernel writes them.
 #[repr(C, align(4))]
 struct Address {
     bytes: [u8; size_of::<libc::sockaddr_in6>()],
@@ -85,7 +88,7 @@ struct Address {
 impl Address {
     const EMPTY: Self = Self { bytes: [0; 28], len: 28 };
 
-    /// The address, of a family that has ports.
+    /// The address, if it is an IP address.
     fn peer(&self) -> Option<SocketAddr> {
         let [family_low, family_high, port_high, port_low, ..] = self.bytes;
         let port = u16::from_be_bytes([port_high, port_low]);

@@ -1,4 +1,4 @@
-//! Receive buffers that the kernel picks from as data arrives.
+//! The receive buffers. The kernel picks one as data arrives.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -9,48 +9,52 @@ use io_uring::types::BufRingEntry;
 
 use super::operation::BUFFER_GROUP;
 use super::ring::Ring;
-use crate::io::{Buffer, Options};
+use crate::io::{BackendOptions, Buffer};
 
-/// The registered buffer ring starts on a page of its own.
+/// Alignment of the registered buffer ring, in bytes.
 const PAGE: usize = 4096;
 
-/// The most entries of a buffer ring, io_uring_register(2).
-const MOST: u16 = 1 << 15;
+/// Most entries of a buffer ring; io_uring_register(2).
+const MAX_BUFFERS: u16 = 1 << 15;
 
-/// Bytes that the buffers with the kernel are to hold together, by what has come in each of late. The kernel fills them in
-/// their order, so each is as long out of the cache as it takes to fill all others.
-const WARM: usize = 256 << 10;
+/// Bytes that the lent buffers should hold together, at the length that inputs had recently. The kernel fills buffers in
+/// order. So the fewer are lent, the sooner each is used again, while it is still in the processor's cache.
+const CACHED_BYTES: usize = 256 << 10;
 
-/// In so many turns a crowd that waited for buffers is half forgotten, or a little more. Whoever finds none must be armed again,
-/// which costs more than a buffer that is not in the cache.
-const FORGETTING: usize = 64;
+/// Number of turns in which a peak of waiting sockets decays to somewhat less than half. A socket that finds no buffer must
+/// be armed again, which costs more than a buffer that is not in the cache.
+const PEAK_DECAY_TURNS: usize = 64;
 
-/// A buffer belongs either to the kernel, and then its memory is in `lent`, or it is a [`Buffer`], with the caller or kept
-/// here.
+/// The receive buffers of a ring. A buffer is either lent to the kernel, and its memory is in `lent`, or it is a
+/// [`Buffer`], with the caller or in `kept`.
 pub(super) struct Buffers {
-    /// The ring of `lent.len()` entries, a power of two, that the kernel reads.
+    /// The buffer ring, which the kernel reads. It has `lent.len()` entries, a power of two.
     entries: NonNull<BufRingEntry>,
     layout: Layout,
-    /// Entries published so far; it wraps.
+    /// Number of entries published so far; it wraps.
     tail: u16,
-    /// Memory of each buffer by its id, null while the caller has it.
+    /// Memory of each lent buffer, by id. Null while a buffer is not lent.
     lent: Box<[*mut u8]>,
     buffer_len: usize,
     /// Number of buffers that the kernel can still fill.
     available: usize,
-    /// To be lent, the last first, which is the one that the processor has still in its cache.
+    /// Free buffers. The last one is lent first, since it is the likeliest to be in the cache.
     kept: Vec<Buffer>,
-    /// Bytes that came in a buffer, a moving average.
+    /// Bytes that arrive in a buffer, as a moving average.
     usual_len: usize,
-    /// Most connections that waited for a buffer, of late.
-    crowd: usize,
+    /// Most sockets that waited for a buffer recently; it decays.
+    waiting_peak: usize,
 }
 
 impl Buffers {
-    pub(super) fn new(options: &Options, ring: &Ring) -> io::Result<Self> {
+    /// Makes the buffers and registers their ring.
+    ///
+    /// # Errors
+    /// When their number is not a power of two in range, or the kernel refuses them.
+    pub(super) fn new(options: &BackendOptions, ring: &Ring) -> io::Result<Self> {
         let count = options.buffers;
-        if !count.is_power_of_two() || count > MOST {
-            let text = format!("{count} receive buffers, but it must be a power of two up to {MOST}");
+        if !count.is_power_of_two() || count > MAX_BUFFERS {
+            let text = format!("{count} receive buffers, but it must be a power of two up to {MAX_BUFFERS}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let layout = Layout::array::<BufRingEntry>(count.into())
@@ -68,7 +72,7 @@ impl Buffers {
             available: 0,
             kept: (0..count).map(|id| Buffer::new(options.buffer_len, id)).collect(),
             usual_len: 0,
-            crowd: 0,
+            waiting_peak: 0,
         };
         // SAFETY: the memory is freed by `drop` or `leak`, both of which come after the ring's own end.
         unsafe { ring.register_buffers(entries.as_ptr() as u64, count, BUFFER_GROUP) }?;
@@ -76,16 +80,16 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// Takes a buffer from the caller, to be lent again.
+    /// Takes a free buffer from the caller.
     pub(super) fn give(&mut self, buffer: Buffer) {
         self.kept.push(buffer);
     }
 
-    /// Lends as many buffers as do any good, while so many connections wait for one. Says how many the kernel can fill
-    /// now.
+    /// Lends free buffers to the kernel, as many as are of use while `waiting` sockets wait for one. Returns how many the
+    /// kernel can fill now.
     pub(super) fn lend(&mut self, waiting: usize) -> usize {
-        self.crowd = waiting.max(self.crowd - self.crowd.div_ceil(FORGETTING));
-        let wanted = (WARM / self.usual_len.max(1)).max(2 * self.crowd).max(1);
+        self.waiting_peak = waiting.max(self.waiting_peak - self.waiting_peak.div_ceil(PEAK_DECAY_TURNS));
+        let wanted = (CACHED_BYTES / self.usual_len.max(1)).max(2 * self.waiting_peak).max(1);
         if self.available < wanted && !self.kept.is_empty() {
             for _ in self.available..wanted {
                 let Some(buffer) = self.kept.pop() else { break };
@@ -96,10 +100,10 @@ impl Buffers {
         self.available
     }
 
-    /// Appends an entry, which the kernel does not look at before it is published.
+    /// Appends an entry. The kernel does not look at it before [`Self::publish`].
     ///
     /// # Panics
-    /// When the buffer is not one of ours.
+    /// When the buffer belongs to another backend.
     fn enter(&mut self, buffer: Buffer) {
         let Buffer { memory, id, .. } = buffer;
         assert_eq!(memory.len(), self.buffer_len, "a buffer of another backend");
@@ -119,10 +123,10 @@ impl Buffers {
         self.available += 1;
     }
 
-    /// Takes a buffer back that the kernel has filled with `len` bytes.
+    /// Takes back a buffer that the kernel has filled with `len` bytes.
     ///
     /// # Panics
-    /// When the kernel did not have it.
+    /// When the buffer is not lent.
     pub(super) fn take(&mut self, id: u16, len: usize) -> Buffer {
         let memory = std::mem::replace(&mut self.lent[usize::from(id)], ptr::null_mut());
         assert!(!memory.is_null(), "the kernel reported buffer {id} twice");
@@ -135,13 +139,13 @@ impl Buffers {
         Buffer { memory, len, id }
     }
 
-    /// Keeps the memory for ever, since the kernel may still write to it.
+    /// Leaks the lent memory, because the kernel may still write to it.
     pub(super) fn leak(&mut self) {
         self.lent.fill(ptr::null_mut());
         self.layout = Layout::new::<()>();
     }
 
-    /// Shows the kernel the entries up to the tail.
+    /// Shows the kernel all entries before the tail.
     fn publish(&self) {
         // SAFETY: `entries` is the start of the ring, and initialised.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
@@ -173,7 +177,7 @@ mod tests {
 
     const ALL: u16 = 64;
 
-    /// Has every buffer that is lent come back with so many bytes, and lends again. How many are lent now.
+    /// Returns every lent buffer with `len` bytes, and lends again. Returns how many buffers are lent then.
     fn fill_all(buffers: &mut Buffers, len: usize) -> usize {
         let lent: Vec<u16> = (0..ALL).filter(|id| !buffers.lent[usize::from(*id)].is_null()).collect();
         for id in lent {
@@ -184,22 +188,22 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_lent_as_the_cache_holds() {
+    fn as_many_buffers_are_lent_as_the_cache_holds() {
         let ring = Ring::new(4, 1).expect("this machine has io_uring");
-        let options = Options { buffers: ALL, ..Options::default() };
+        let options = BackendOptions { buffers: ALL, ..BackendOptions::default() };
         let mut buffers = Buffers::new(&options, &ring).expect("memory");
         let all = usize::from(ALL);
-        assert_eq!(buffers.lend(0), all, "nothing is known of what will come");
+        assert_eq!(buffers.lend(0), all, "the usual length is not known yet");
         for _ in 0..20 {
             fill_all(&mut buffers, options.buffer_len);
         }
-        assert_eq!(fill_all(&mut buffers, options.buffer_len), WARM / options.buffer_len);
-        assert_eq!(buffers.lend(20), 40, "nobody shall find none next time");
+        assert_eq!(fill_all(&mut buffers, options.buffer_len), CACHED_BYTES / options.buffer_len);
+        assert_eq!(buffers.lend(20), 40, "next time, every socket finds a buffer");
         assert!(fill_all(&mut buffers, options.buffer_len) > 30);
-        for _ in 0..FORGETTING * 4 {
+        for _ in 0..PEAK_DECAY_TURNS * 4 {
             fill_all(&mut buffers, options.buffer_len);
         }
-        assert_eq!(fill_all(&mut buffers, options.buffer_len), WARM / options.buffer_len);
+        assert_eq!(fill_all(&mut buffers, options.buffer_len), CACHED_BYTES / options.buffer_len);
         for _ in 0..20 {
             fill_all(&mut buffers, 60);
         }
@@ -212,7 +216,7 @@ mod tests {
         assert_eq!(
             buffers.lent[usize::from(id)].cast_const(),
             memory,
-            "the last one given is the first one lent"
+            "the last buffer given is the first one lent"
         );
         drop(ring);
     }

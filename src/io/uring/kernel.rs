@@ -1,4 +1,4 @@
-//! The kernel as the backend sees it: what it is asked, and what it answers.
+//! The kernel as the backend sees it: requests to it, and the interface of a ring.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,88 +11,82 @@ use super::operation::{self, Operation};
 use super::ring::{Completion, Ring};
 use crate::chunk::Span;
 use crate::io::sends::SendId;
-use crate::io::{Buffer, Listener, Options, Slot, clock, listen};
+use crate::io::{BackendOptions, Buffer, Listener, More, Slot, clock, listen};
 
-/// What the kernel is asked to do; the completion names it by its operation.
+/// A request to the kernel. Its completion names the [`Operation`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Request<'a> {
-    /// Accept one connection of the listener with this index, and keep its peer as number `at`.
-    Accept {
-        at: u32,
-        listener: usize,
-    },
+    /// Accept one connection of the listener with this index, and write its peer to address buffer `at`.
+    Accept { at: u32, listener: usize },
+    /// Cancel the accept with this number.
     CancelAccept(u32),
-    /// Receive into buffers until something ends it.
+    /// Receive into lent buffers until an error or the end of the stream.
     Receive(Slot),
-    /// Say when there is something to receive.
-    Poll(Slot),
-    /// Send all of the span; if it is the last one, together with the end that will follow.
-    Send {
-        slot: Slot,
-        id: SendId,
-        span: &'a Span,
-        is_last: bool,
-    },
+    /// Send all bytes of the span.
+    Send { slot: Slot, id: SendId, span: &'a Span, more: More },
+    /// Send a FIN.
     Shutdown(Slot),
     /// Cancel an operation of the connection.
     Cancel(Slot, Operation),
-    /// Make the `Close` that is pushed right after it a reset.
+    /// Make the `Close` that is pushed right after this a reset.
     Linger(Slot),
+    /// Close the descriptor.
     Close(Slot),
-    /// Report each write to this event.
+    /// Report each write to this event descriptor.
     Wake(RawFd),
 }
 
-/// The kernel's side of a ring, so that a simulated one can take its place.
+/// The kernel's side of a ring. The simulation has another implementation.
 pub(crate) trait Kernel {
-    /// Takes a request, to be handed over by the next `enter`.
+    /// Queues a request for the next `enter`.
     ///
     /// # Safety
-    /// The memory of a span stays valid until the completion of its operation, or until `quiesce` said that
-    /// nothing is under way.
+    /// The memory of a span stays valid until its operation completes, or until `quiesce` has returned true.
     unsafe fn push(&mut self, request: Request<'_>);
 
-    /// Hands over all requests and waits for a completion, at most `timeout`.
+    /// Hands over all requests and waits for a completion, for at most `timeout`.
     fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Has the kernel report all that has happened, without waiting.
+    /// Makes the kernel post further completions, without waiting.
     fn look(&mut self) -> io::Result<()>;
 
-    /// Takes the completions there are.
+    /// Appends the posted completions to `into`.
     fn take_completions(&mut self, into: &mut Vec<Completion>);
 
-    /// Ends all that is under way, and says whether that worked; if not, the memory of spans must stay.
+    /// Cancels all operations and waits for their ends. Returns whether none is left; if not, the memory of spans must
+    /// stay.
     fn quiesce(&mut self) -> bool;
 
-    /// The peer that the last accept with this number, which has completed, found; one that came by a path has none.
+    /// The peer of the completed accept with number `at`; `None` for a Unix socket.
     fn peer(&mut self, at: u32) -> Option<SocketAddr>;
 
     /// Number of listeners.
     fn listeners(&self) -> usize;
 
+    /// Closes the listeners, on which no accept is in flight.
     fn close_listeners(&mut self);
 
-    /// Takes a receive buffer that is free again.
+    /// Takes a free receive buffer.
     fn give(&mut self, buffer: Buffer);
 
-    /// Takes a buffer back that a completion said to hold `len` bytes.
+    /// Takes back a lent buffer. Its completion says that it holds `len` bytes.
     fn take(&mut self, id: u16, len: usize) -> Buffer;
 
-    /// Has the kernel use buffers that are free, while so many connections wait for one. Says how many it can fill now.
+    /// Lends free buffers to the kernel while `waiting` sockets wait for one. Returns how many the kernel can fill now.
     fn lend(&mut self, waiting: usize) -> usize;
 
-    /// Nanoseconds on a monotonic clock.
+    /// Reads a monotonic clock, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// Times that completions were found to have overflowed the ring.
+    /// Times that the completion queue was full.
     fn overflows(&self) -> u64 {
         0
     }
 }
 
-/// The real one.
+/// The kernel of this machine.
 pub(crate) struct Linux {
-    /// First, so that it is closed before the memory below is freed.
+    /// First, so that the ring is closed before the memory below is freed.
     ring: Ring,
     listeners: Vec<Listener>,
     addresses: Addresses,
@@ -100,10 +94,18 @@ pub(crate) struct Linux {
 }
 
 impl Linux {
-    pub(super) fn new(options: &Options, listeners: Vec<Listener>, submissions: u32) -> io::Result<Self> {
+    /// Makes the ring and its buffers.
+    ///
+    /// # Errors
+    /// When the kernel refuses them; the error says why.
+    pub(super) fn new(
+        options: &BackendOptions,
+        listeners: Vec<Listener>,
+        submissions: u32,
+    ) -> io::Result<Self> {
         let ring = Ring::new(submissions, options.slots)?;
         for listener in &listeners {
-            // Kernels differ in whether the ring waits on a non-blocking descriptor or reports EAGAIN.
+            // On a non-blocking listener some kernels wait for a connection and others report EAGAIN.
             listener.set_nonblocking(false)?;
         }
         let addresses = Addresses::new(PER_LISTENER * listeners.len());
@@ -120,16 +122,15 @@ impl Kernel for Linux {
             }
             Request::CancelAccept(at) => operation::cancel_accept(at),
             Request::Receive(slot) => operation::receive(slot),
-            Request::Poll(slot) => operation::poll(slot),
-            Request::Send { slot, id, span, is_last } => operation::send(slot, id, span.bytes(), is_last),
+            Request::Send { slot, id, span, more } => operation::send(slot, id, span.bytes(), more),
             Request::Shutdown(slot) => operation::shutdown(slot),
             Request::Cancel(slot, target) => operation::cancel(slot, target),
             Request::Linger(slot) => operation::linger(slot),
             Request::Close(slot) => operation::close(slot),
             Request::Wake(event) => operation::wake(event),
         };
-        // SAFETY: what entries point to is a static, an address of `addresses`, which is kept until `quiesce`
-        // has said that nothing is under way, or a span that the caller keeps.
+        // SAFETY: an entry points to a static, to an address buffer, which is kept until `quiesce` has returned true,
+        // or to a span that the caller keeps.
         unsafe { self.ring.push(entry) };
     }
 
@@ -146,13 +147,13 @@ impl Kernel for Linux {
     }
 
     fn quiesce(&mut self) -> bool {
-        let quiet = self.ring.quiesce();
-        if !quiet {
+        let is_quiet = self.ring.quiesce();
+        if !is_quiet {
             // The kernel may still write an address or a buffer.
             std::mem::forget(std::mem::take(&mut self.addresses));
             self.buffers.leak();
         }
-        quiet
+        is_quiet
     }
 
     fn peer(&mut self, at: u32) -> Option<SocketAddr> {

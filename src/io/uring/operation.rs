@@ -1,36 +1,41 @@
-//! What the ring is asked to do, and how its completions are told apart.
+//! Operations of the ring: their submission entries, and how their completions are told apart.
+
+use std::os::fd::RawFd;
 
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use io_uring::{opcode, squeue};
 use nix::libc;
-use std::os::fd::RawFd;
 
-use crate::io::Slot;
 use crate::io::sends::SendId;
+use crate::io::{More, Slot};
 
-/// The buffer group of the one buffer ring.
+/// The number of the only buffer group.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
-/// An operation under way. It travels as `user_data`: the kind in the upper half, the index in the lower.
+/// An operation in flight. It travels as `user_data`: the kind in the upper half, the index in the lower half.
 ///
-/// A completion never names a connection of the past, since a slot is used again only after every operation
-/// on it has completed.
+/// A completion never names an earlier connection of a slot, since a slot is reused only after every operation on it
+/// has completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Accepts into the address buffer of this index.
+    /// The accept with this number.
     Accept(u32),
+    /// The cancellation of the accept with this number.
     CancelAccept(u32),
     Receive(Slot),
-    Poll(Slot),
     Send(SendId),
     Shutdown(Slot),
+    /// A cancellation of another operation of this connection.
     Cancel(Slot),
+    /// Setting the option that makes the close a reset.
     Linger(Slot),
     Close(Slot),
+    /// The poll of the waker's event.
     Wake,
 }
 
 impl Operation {
+    /// The operation as `user_data`.
     pub(super) fn encode(self) -> u64 {
         let (kind, index) = match self {
             Self::Accept(at) => (0, at),
@@ -42,18 +47,19 @@ impl Operation {
             Self::Linger(slot) => (6, slot),
             Self::Close(slot) => (7, slot),
             Self::Wake => (8, 0),
-            Self::Poll(slot) => (9, slot),
         };
         kind << 32 | u64::from(index)
     }
 
-    /// Whether this sends, which mostly completes as it is handed over.
+    /// Whether this is a send. Most sends complete while they are handed over.
     pub(super) fn is_send(self) -> bool {
         matches!(self, Self::Send(_))
     }
 
+    /// The operation with this `user_data`.
+    ///
     /// # Panics
-    /// When `user_data` is not from `encode`: the kernel gives back what it was given.
+    /// When `user_data` is not from `encode`. The kernel returns it unchanged.
     pub(super) fn decode(user_data: u64) -> Self {
         let index = user_data as u32;
         match user_data >> 32 {
@@ -66,7 +72,6 @@ impl Operation {
             6 => Self::Linger(index),
             7 => Self::Close(index),
             8 => Self::Wake,
-            9 => Self::Poll(index),
             _ => panic!("no operation has user_data {user_data:#x}"),
         }
     }
@@ -88,40 +93,38 @@ pub(super) fn accept(
     Operation::Accept(at).tag(accept.build())
 }
 
+/// Cancels the accept with this number.
 pub(super) fn cancel_accept(at: u32) -> squeue::Entry {
     let target = CancelBuilder::user_data(Operation::Accept(at).encode());
     Operation::CancelAccept(at).tag(opcode::AsyncCancel2::new(target).build())
 }
 
-/// Receives into buffers of the ring until something ends it.
+/// Receives into lent buffers until an error or the end of the stream.
 pub(super) fn receive(slot: Slot) -> squeue::Entry {
     Operation::Receive(slot).tag(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build())
 }
 
-/// Completes when there is something to receive.
-pub(super) fn poll(slot: Slot) -> squeue::Entry {
-    Operation::Poll(slot).tag(opcode::PollAdd::new(Fixed(slot), libc::POLLIN as u32).build())
-}
-
-/// Sends all of `bytes`, which the kernel reads until the operation completes.
-pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8], is_last: bool) -> squeue::Entry {
-    let wait_for_end = if is_last { libc::MSG_MORE } else { 0 };
+/// Sends all of `bytes`. The kernel reads them until the operation completes.
+pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8], more: More) -> squeue::Entry {
+    let wait_for_end = if more == More::Ends { libc::MSG_MORE } else { 0 };
     // A span is shorter than 4 GiB, as its bounds have 32 bits.
     let send = opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
         .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait_for_end);
     Operation::Send(id).tag(send.build())
 }
 
+/// Sends a FIN.
 pub(super) fn shutdown(slot: Slot) -> squeue::Entry {
     Operation::Shutdown(slot).tag(opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build())
 }
 
+/// Cancels an operation of a connection.
 pub(super) fn cancel(slot: Slot, target: Operation) -> squeue::Entry {
     let target = CancelBuilder::user_data(target.encode());
     Operation::Cancel(slot).tag(opcode::AsyncCancel2::new(target).build())
 }
 
-/// Makes the `close` pushed right after it a reset.
+/// Makes the `close` that is pushed right after this a reset.
 pub(super) fn linger(slot: Slot) -> squeue::Entry {
     static RESET: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let option = opcode::SetSockOpt::new(
@@ -131,15 +134,16 @@ pub(super) fn linger(slot: Slot) -> squeue::Entry {
         (&raw const RESET).cast(),
         size_of::<libc::linger>() as u32,
     );
-    // The close comes after it, and also when it fails: a kernel before 6.7 closes gracefully instead.
+    // The hard link keeps the order, and closes even if the option fails: kernels before 6.7 close gracefully then.
     Operation::Linger(slot).tag(option.build().flags(squeue::Flags::IO_HARDLINK))
 }
 
+/// Closes a descriptor of the table.
 pub(super) fn close(slot: Slot) -> squeue::Entry {
     Operation::Close(slot).tag(opcode::Close::new(Fixed(slot)).build())
 }
 
-/// Reports each write to `event`. Edge-triggered, so the event need not be read empty.
+/// Reports each write to `event`. The poll is edge-triggered, so nothing has to read the event.
 pub(super) fn wake(event: RawFd) -> squeue::Entry {
     Operation::Wake.tag(opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).multi(true).build())
 }
@@ -149,13 +153,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_survives_the_journey() {
+    fn every_operation_is_decoded_as_it_was_encoded() {
         let id = SendId::from_number(u32::MAX).expect("not zero");
         let operations = [
             Operation::Accept(3),
             Operation::CancelAccept(3),
             Operation::Receive(u32::MAX),
-            Operation::Poll(5),
             Operation::Send(id),
             Operation::Shutdown(0),
             Operation::Cancel(7),

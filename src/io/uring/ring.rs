@@ -1,4 +1,4 @@
-//! The ring itself: set-up, handing over and waiting in one system call, and taking completions.
+//! The ring itself: set-up, submitting and waiting in one system call, and taking completions.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,39 +10,43 @@ use nix::libc;
 
 use super::operation::Operation;
 
-/// Pieces of deferred work, each the arrival of data for one connection, that the kernel runs when it is entered
-/// for one completion or none (`IO_LOCAL_TW_DEFAULT_MAX`).
+/// Most pieces of deferred work that the kernel runs in one call that waits for one completion or none
+/// (`IO_LOCAL_TW_DEFAULT_MAX`). One piece is the arrival of data for one connection.
 pub(super) const WORK_A_WAIT: usize = 20;
-/// How often to wait in vain, and how long each time, for cancelled operations when the ring is given up.
+/// Number of rounds without progress after which a ring gives up waiting for cancelled operations.
 const QUIESCE_ROUNDS: u32 = 20;
+/// Length of one such round.
 const QUIESCE_WAIT: Duration = Duration::from_millis(50);
 
 /// An io_uring with a table of direct descriptors.
 pub(super) struct Ring {
     ring: IoUring,
-    /// Requests that did not fit in the submission queue, in their order.
+    /// Requests that do not fit in the submission queue, in their order.
     overflow: VecDeque<squeue::Entry>,
-    /// Operations in the submission queue or with the kernel, which may use their memory.
+    /// Number of operations in the submission queue or in flight. The kernel may use their memory.
     outstanding: usize,
-    /// Times that completions were found to have overflowed the ring.
+    /// Times that the completion queue was full.
     overflows: u64,
 }
 
-/// The completion of an operation, or one of several of a multishot one.
+/// A completion of an operation. A multishot operation has several.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
     pub(crate) operation: Operation,
-    /// What the system call of that name would return, errors as `-errno`.
+    /// The result of the system call of that name, with errors as `-errno`.
     pub(crate) result: i32,
     /// No other completion of this operation follows.
-    pub(crate) last: bool,
-    /// The buffer of the ring that was used up.
+    pub(crate) is_last: bool,
+    /// Id of the receive buffer that the kernel has filled.
     pub(crate) buffer: Option<u16>,
 }
 
 impl Ring {
-    /// A ring with room for `submissions` requests, and four times as many completions before the kernel has
-    /// to keep them in memory of its own.
+    /// Makes a ring with room for `submissions` requests and four times as many completions. The kernel keeps further
+    /// completions in its own memory.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the error says why.
     pub(super) fn new(submissions: u32, slots: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -64,7 +68,7 @@ impl Ring {
         Ok(Self { ring, overflow: VecDeque::new(), outstanding: 0, overflows: 0 })
     }
 
-    /// Makes the memory of `entries` buffer ring entries at `address` the ring's buffer group `group`.
+    /// Registers the `entries` buffer ring entries at `address` as the buffer group `group`.
     ///
     /// # Safety
     /// The memory is valid until the ring is dropped.
@@ -76,11 +80,11 @@ impl Ring {
             .map_err(|error| refusal("the ring of receive buffers", "the kernel is older than 5.19", &error))
     }
 
-    /// Puts a request in the queue for the next `enter`.
+    /// Queues a request for the next `enter`.
     ///
     /// # Safety
-    /// Memory that the entry points to stays valid until the last completion of its operation, or until
-    /// `quiesce` said that nothing is under way.
+    /// Memory that the entry points to stays valid until the last completion of its operation, or until `quiesce` has
+    /// returned true.
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         if !self.overflow.is_empty() {
             self.overflow.push_back(entry);
@@ -94,11 +98,11 @@ impl Ring {
         }
     }
 
-    /// Hands over all requests and waits for a completion, at most `timeout`. Where much has happened, not all of
-    /// it is reported: see [`Ring::look`].
+    /// Hands over all requests and waits for a completion, for at most `timeout`. After a lot of arrivals, the kernel
+    /// reports only a part of them; see [`Ring::look`].
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         while !self.overflow.is_empty() {
-            passable(self.ring.submit())?;
+            ignore_transient(self.ring.submit())?;
             if !self.refill() {
                 // The kernel takes no more before completions are taken.
                 return self.wait(Some(Duration::ZERO));
@@ -107,34 +111,34 @@ impl Ring {
         self.wait(timeout)
     }
 
-    /// Hands over the requests in the queue and has the kernel report what has happened, up to [`WORK_A_WAIT`] pieces of
-    /// deferred work, without waiting. (To wait for no time at all starts and ends a timer, which in a virtual machine takes
-    /// longer than sending to several clients.)
+    /// Hands over the queued requests and makes the kernel run up to [`WORK_A_WAIT`] pieces of deferred work, without
+    /// waiting. A wait with a timeout of zero would start and stop a timer, which takes longer in a virtual machine than
+    /// sends to several clients.
     pub(super) fn look(&mut self) -> io::Result<()> {
-        passable(self.ring.submit())
+        ignore_transient(self.ring.submit())
     }
 
-    /// Takes all completions there are.
+    /// Appends all posted completions to `into`.
     pub(super) fn take_completions(&mut self, into: &mut Vec<Completion>) {
-        // The kernel keeps them, and puts them in the ring when it is entered next.
+        // The kernel keeps overflowed completions, and posts them in the next call.
         self.overflows += u64::from(self.ring.submission().cq_overflow());
         let from = into.len();
         into.extend(self.ring.completion().map(|entry| Completion {
             operation: Operation::decode(entry.user_data()),
             result: entry.result(),
-            last: !cqueue::more(entry.flags()),
+            is_last: !cqueue::more(entry.flags()),
             buffer: cqueue::buffer_select(entry.flags()),
         }));
-        self.outstanding -= into[from..].iter().filter(|completion| completion.last).count();
+        self.outstanding -= into[from..].iter().filter(|completion| completion.is_last).count();
     }
 
-    /// Times that completions were found to have overflowed the ring.
+    /// Times that the completion queue was full.
     pub(super) fn overflows(&self) -> u64 {
         self.overflows
     }
 
-    /// Cancels everything and waits, for a bounded time, until nothing is under way; says whether that is so.
-    /// Only then may memory be freed that operations use. The direct descriptors are closed, too.
+    /// Cancels all operations, waits for their ends for a bounded time, and closes the direct descriptors. Returns whether
+    /// no operation is left. Only then may the memory of operations be freed.
     pub(super) fn quiesce(&mut self) -> bool {
         self.overflow.clear();
         let mut completions = Vec::new();
@@ -148,7 +152,7 @@ impl Ring {
                 return true;
             }
             let everything = CancelBuilder::any().all();
-            // Nothing to be cancelled is an error here, too; what counts is whether completions come.
+            // This fails when nothing is left to cancel, too. What counts is whether completions come.
             let _ = self.ring.submitter().register_sync_cancel(Some(timespec(QUIESCE_WAIT)), everything);
             if handed_over.is_err() {
                 return false;
@@ -158,7 +162,7 @@ impl Ring {
         false
     }
 
-    /// Moves what fits from the overflow to the queue. Says whether anything did.
+    /// Moves requests that fit from the overflow to the queue. Returns whether it moved any.
     fn refill(&mut self) -> bool {
         let mut queue = self.ring.submission();
         let before = self.overflow.len();
@@ -183,7 +187,7 @@ impl Ring {
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         };
-        passable(result)
+        ignore_transient(result)
     }
 }
 
@@ -191,8 +195,8 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos())
 }
 
-/// Errors of `io_uring_enter` that taking completions or the next call puts right.
-fn passable(result: io::Result<usize>) -> io::Result<()> {
+/// Ignores errors of `io_uring_enter` that taking completions or the next call cures.
+fn ignore_transient(result: io::Result<usize>) -> io::Result<()> {
     match result {
         Ok(_) => Ok(()),
         Err(error) => match error.raw_os_error() {
@@ -202,6 +206,7 @@ fn passable(result: io::Result<usize>) -> io::Result<()> {
     }
 }
 
+/// The likely cause of an error of `io_uring_setup`.
 fn setup_cause(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring, or a seccomp filter hides it",
@@ -213,6 +218,7 @@ fn setup_cause(error: &io::Error) -> &'static str {
     }
 }
 
+/// The error when the kernel refuses `what`.
 fn refusal(what: &str, cause: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the kernel refused {what}: {error}; {cause}"))
 }
@@ -222,14 +228,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_and_why() {
+    fn a_refusal_names_the_call_and_the_cause() {
         let error = io::Error::from_raw_os_error(libc::EPERM);
         let text = refusal("io_uring_setup", setup_cause(&error), &error).to_string();
         assert!(text.contains("io_uring_setup") && text.contains("io_uring_disabled"), "{text}");
     }
 
     #[test]
-    fn a_table_beyond_the_descriptor_limit_is_refused_with_its_reason() {
+    fn a_table_beyond_the_descriptor_limit_is_refused_with_the_reason() {
         let text = Ring::new(8, 1 << 30).err().expect("no machine allows so many").to_string();
         assert!(text.contains("direct descriptors"), "{text}");
     }

@@ -10,8 +10,10 @@ use super::rig::Rig;
 use super::{BOTH, pattern};
 use crate::chunk::Span;
 use crate::io::wire::Asked;
-use crate::io::{Backend, Close, Event};
+use crate::io::{Close, IoEvent};
+use crate::tls::TlsEvent;
 use crate::tls::session::MAX_PARTIAL_LEN;
+use crate::transport::Event;
 
 #[test]
 fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
@@ -21,8 +23,12 @@ fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
         let mut rig = Rig::new(&BOTH);
         rig.accept(0, 1);
         rig.arrive(0, garbage);
-        assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
-        rig.secure.shutdown(0);
+        assert!(
+            matches!(rig.events[..], [Event::Tls(TlsEvent::NoTls { slot: 0, is_http: false })]),
+            "{:?}",
+            rig.events
+        );
+        rig.transport.shutdown(0);
         rig.turn();
         // RFC 8446 §6: a record of type alert that is fatal.
         let out = rig.wire().out.clone();
@@ -30,8 +36,8 @@ fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
         assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
         rig.events.clear();
         rig.arrive(0, garbage);
-        rig.report(Event::Ended { slot: 0 });
-        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+        rig.report(IoEvent::Ended { slot: 0 });
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { slot: 0 })]), "{:?}", rig.events);
     }
 }
 
@@ -46,7 +52,11 @@ fn no_common_protocol_is_an_alert() {
     let mut client = rig.client();
     client.write_tls(&mut hello).expect("to memory");
     rig.arrive(0, &hello);
-    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+    assert!(
+        matches!(rig.events[..], [Event::Tls(TlsEvent::NoTls { slot: 0, is_http: false })]),
+        "{:?}",
+        rig.events
+    );
     let answer = std::mem::take(&mut rig.wire().out);
     client.read_tls(&mut &answer[..]).expect("from memory");
     // RFC 7301 §3.2
@@ -64,10 +74,10 @@ fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
         client.write_tls(&mut record).expect("to memory");
         *record.last_mut().expect("a record") ^= 1;
         rig.arrive(0, &record);
-        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
         assert!(rig.heard.is_empty());
         // The caller closes; the alert has left before.
-        rig.secure.close(0, Close::Reset);
+        rig.transport.close(0, Close::Reset);
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
         let alert = std::mem::take(&mut rig.wire().out);
@@ -84,16 +94,20 @@ fn a_failure_is_reported_once_whatever_else_happens_in_its_turn() {
             let mut rig = Rig::new(&[version]);
             let _client = rig.connect(0);
             rig.wire().is_stuck = is_stuck;
-            rig.secure.send(0, Span::copy_of(&pattern(1_000)));
+            rig.send(0, Span::copy_of(&pattern(1_000)));
             rig.queue(0, b"\x17\x03\x03\x00\x20thirty-two bytes of junk, or more");
             rig.queue(0, b"\x17\x03\x03\x00\x04more");
-            rig.wire().coming.push_back(Event::Ended { slot: 0 });
-            rig.report(Event::Failed { slot: 0, error: io::ErrorKind::ConnectionReset.into() });
-            rig.events.retain(|event| !matches!(event, Event::Sent { .. }));
-            assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+            rig.wire().coming.push_back(IoEvent::Ended { slot: 0 });
+            rig.report(IoEvent::Failed { slot: 0, error: io::ErrorKind::ConnectionReset.into() });
+            rig.events.retain(|event| !matches!(event, Event::Io(IoEvent::Sent { .. })));
+            assert!(
+                matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]),
+                "{:?}",
+                rig.events
+            );
             rig.turn();
             assert_eq!(rig.events.len(), 1, "{:?}", rig.events);
-            rig.secure.close(0, Close::Reset);
+            rig.transport.close(0, Close::Reset);
             assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
         }
     }
@@ -119,7 +133,7 @@ fn what_came_before_a_broken_record_in_one_buffer_counts() {
     bytes.extend(b"\x17\x03\x03\x00\x14twenty bytes of junk");
     rig.arrive(0, &bytes);
     assert_eq!(rig.heard, b"GET / HTTP/1.1");
-    assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+    assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
 }
 
 #[test]
@@ -135,7 +149,11 @@ fn a_handshake_message_without_end_is_too_much() {
         }
         assert!(rig.kept_len(0) <= 2 * MAX_PARTIAL_LEN);
     }
-    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: false }]), "{:?}", rig.events);
+    assert!(
+        matches!(rig.events[..], [Event::Tls(TlsEvent::NoTls { slot: 0, is_http: false })]),
+        "{:?}",
+        rig.events
+    );
 }
 
 #[test]
@@ -154,7 +172,7 @@ fn who_goes_on_after_its_end_or_an_error_fails_when_it_is_too_much() {
         rig.arrive(0, &vec![0; 16 << 20]);
         assert!(rig.events.is_empty(), "{:?}", rig.events);
         rig.arrive(0, &[0; 100_000]);
-        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
     }
 }
 
@@ -167,18 +185,18 @@ fn what_nobody_will_read_is_a_failure_and_not_waited_for() {
         rig.accept(0, 1);
         rig.arrive(0, begin);
         if sends_first {
-            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
         }
-        rig.report(Event::Ended { slot: 0 });
+        rig.report(IoEvent::Ended { slot: 0 });
         if !sends_first {
-            assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+            assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { slot: 0 })]), "{:?}", rig.events);
             rig.events.clear();
-            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
             rig.turn();
             assert_eq!(rig.wire().timeout, Some(Duration::ZERO));
         }
-        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
-        rig.secure.close(0, Close::Reset);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
+        rig.transport.close(0, Close::Reset);
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
     }
@@ -190,15 +208,19 @@ fn what_is_sent_to_who_speaks_something_else_is_a_failure() {
         let mut rig = Rig::new(&BOTH);
         rig.accept(0, 1);
         if sends_first {
-            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
         }
         rig.arrive(0, b"\x00\x01\x02\x03\x04\x05\x06\x07");
         if !sends_first {
-            assert!(matches!(rig.events[..], [Event::Insecure { is_http: false, .. }]), "{:?}", rig.events);
+            assert!(
+                matches!(rig.events[..], [Event::Tls(TlsEvent::NoTls { is_http: false, .. })]),
+                "{:?}",
+                rig.events
+            );
             rig.events.clear();
-            rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+            rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
             rig.turn();
         }
-        assert!(matches!(rig.events[..], [Event::Failed { slot: 0, .. }]), "{:?}", rig.events);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
     }
 }

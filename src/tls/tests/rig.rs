@@ -1,4 +1,4 @@
-//! A wrapper over a backend that is none, and a client of rustls that talks to it.
+//! The TLS layer over a backend that does what the test says, and a client of rustls that talks to it.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -12,12 +12,13 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVer
 
 use crate::chunk::Span;
 use crate::io::wire::{BUFFER_LEN, Wire};
-use crate::io::{Backend, Event, Slot};
-use crate::tls::{Credentials, Identity, Secure, Terms};
+use crate::io::{IoEvent, More, Slot};
+use crate::tls::{Credentials, Identity, TlsLayer, TlsOptions};
+use crate::transport::{Event, Events, Layers, Transport};
 
-/// The server's side, and what it has reported.
+/// The server's side, and the events that it has reported.
 pub(super) struct Rig {
-    pub(super) secure: Secure<Wire>,
+    pub(super) transport: Transport<Wire>,
     pub(super) identity: Arc<Identity>,
     pub(super) config: Arc<ClientConfig>,
     /// What came up: plaintext.
@@ -70,9 +71,10 @@ impl Rig {
     pub(super) fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
         let (credentials, roots) = credentials();
         let identity = Arc::new(Identity::new(credentials));
-        let terms = Terms { listeners: vec![false, true], identity: Arc::clone(&identity) };
+        let options = TlsOptions { listeners: vec![false, true], identity: Arc::clone(&identity) };
+        let layers = Layers { proxy: None, tls: Some(TlsLayer::new(options)) };
         Self {
-            secure: Secure::new(Wire::new(), Some(terms)),
+            transport: Transport::new(Wire::new(), layers),
             identity,
             config: client_config(roots, versions),
             heard: Vec::new(),
@@ -85,14 +87,15 @@ impl Rig {
     }
 
     pub(super) fn wire(&mut self) -> &mut Wire {
-        &mut self.secure.inner
+        self.transport.backend_mut()
     }
 
     /// A connection of a listener, which is reported at once.
     pub(super) fn accept(&mut self, slot: Slot, listener: u16) {
-        self.wire().coming.push_back(Event::Accepted { slot, listener, peer: None });
+        self.wire().coming.push_back(IoEvent::Accepted { slot, listener, peer: None });
         self.turn();
-        let is_accepted = |event: &Event| matches!(event, Event::Accepted { slot: at, .. } if *at == slot);
+        let is_accepted =
+            |event: &Event| matches!(event, Event::Io(IoEvent::Accepted { slot: at, .. }) if *at == slot);
         assert!(self.events.iter().any(is_accepted), "{:?}", self.events);
         self.events.clear();
     }
@@ -127,6 +130,11 @@ impl Rig {
         }
     }
 
+    /// Asks for a send.
+    pub(super) fn send(&mut self, slot: Slot, span: Span) {
+        self.transport.send(slot, span, More::Follows);
+    }
+
     /// Has bytes arrive with the next turn.
     pub(super) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
         self.wire().queue(slot, bytes);
@@ -138,11 +146,11 @@ impl Rig {
 
     /// Whether something waits for a turn.
     pub(super) fn is_waiting(&mut self) -> bool {
-        self.secure.tls.as_ref().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
+        self.transport.tls_layer().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
     }
 
     /// The peer's end of the TCP stream, or the failure of it.
-    pub(super) fn report(&mut self, event: Event) {
+    pub(super) fn report(&mut self, event: IoEvent) {
         self.wire().coming.push_back(event);
         self.turn();
     }
@@ -152,22 +160,22 @@ impl Rig {
         let wire = self.wire();
         let Some((slot, span)) = wire.waiting.take() else { return false };
         wire.out.extend_from_slice(span.bytes());
-        self.report(Event::Sent { slot });
+        self.report(IoEvent::Sent { slot });
         true
     }
 
     pub(super) fn turn(&mut self) {
-        let mut events = Vec::new();
-        let is_sent = |event: &Event| if let Event::Sent { slot } = event { Some(*slot) } else { None };
-        self.secure.poll(None, &mut events).expect("it works");
+        let mut events = Events::default();
+        let is_sent = |event: &IoEvent| if let IoEvent::Sent { slot } = event { Some(*slot) } else { None };
+        self.transport.poll(None, &mut events).expect("it works");
         let answered: Vec<_> = self.wire().coming.iter().filter_map(is_sent).collect();
         self.answered.extend(answered);
-        for event in events {
+        for event in events.drain() {
             match event {
-                Event::Received { mut buffer, .. } => {
+                Event::Io(IoEvent::Received { mut buffer, .. }) => {
                     self.received += 1;
                     self.heard.extend_from_slice(buffer.bytes_mut());
-                    self.secure.recycle(buffer);
+                    self.transport.recycle(buffer);
                 }
                 other => self.events.push(other),
             }
@@ -216,7 +224,7 @@ impl Rig {
 
     /// Has the server send something, and the client read it.
     pub(super) fn say(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
-        self.secure.send(slot, Span::copy_of(bytes));
+        self.send(slot, Span::copy_of(bytes));
         assert!(self.talk(slot, client) == bytes, "read as it was sent");
         assert_eq!(self.sent(), 1);
     }
@@ -224,13 +232,13 @@ impl Rig {
     /// How many sends are complete, of which all are forgotten.
     pub(super) fn sent(&mut self) -> usize {
         let before = self.events.len();
-        self.events.retain(|event| !matches!(event, Event::Sent { .. }));
+        self.events.retain(|event| !matches!(event, Event::Io(IoEvent::Sent { .. })));
         before - self.events.len()
     }
 
     /// Bytes that the session of `slot` keeps.
     pub(super) fn kept_len(&mut self, slot: Slot) -> usize {
-        let tls = self.secure.tls.as_mut().expect("a listener has TLS");
+        let tls = self.transport.tls_layer().expect("a listener has TLS");
         tls.at(slot).session.as_ref().map_or(0, |session| session.kept_len())
     }
 }

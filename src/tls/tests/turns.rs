@@ -9,8 +9,9 @@ use rustls::version::{TLS12, TLS13};
 use super::rig::Rig;
 use super::{BOTH, HANDSHAKES_A_TURN, MAX_BACKLOG_LEN, pattern};
 use crate::io::wire::BUFFER_LEN;
-use crate::io::{Backend, Close, Event};
+use crate::io::{Close, IoEvent};
 use crate::tls::connection::SHARE_LEN;
+use crate::transport::Event;
 
 /// Records in a share when they are short.
 const RECORDS_A_TURN: usize = 256;
@@ -45,7 +46,7 @@ fn a_flood_of_short_records_waits_in_its_order_and_is_not_received_from_meanwhil
         let bytes = pattern(10_000);
         let records = one_byte_records(&mut client, &bytes, |_| {});
         queue_all(&mut rig, &records);
-        rig.wire().coming.push_back(Event::Ended { slot: 0 });
+        rig.wire().coming.push_back(IoEvent::Ended { slot: 0 });
         let mut turns = 0;
         while rig.has_events() || rig.is_waiting() {
             let heard = rig.heard.len();
@@ -57,7 +58,7 @@ fn a_flood_of_short_records_waits_in_its_order_and_is_not_received_from_meanwhil
             turns += 1;
         }
         assert!(rig.heard == bytes && turns == bytes.len().div_ceil(RECORDS_A_TURN), "{turns} turns");
-        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { slot: 0 })]), "{:?}", rig.events);
         assert!(rig.wire().paused.is_empty());
         rig.turn();
         assert_eq!(rig.wire().timeout, None, "nothing is left to do");
@@ -115,9 +116,9 @@ fn a_client_is_received_from_again_when_nobody_minds() {
         let records = one_byte_records(&mut client, &pattern(1_500), |_| {});
         queue_all(&mut rig, &records);
         rig.turn();
-        rig.secure.pause(0);
+        rig.transport.pause(0);
         if caller_resumes_first {
-            rig.secure.resume(0);
+            rig.transport.resume(0);
             assert!(rig.wire().paused.contains(&0), "too much waits");
         }
         while rig.is_waiting() {
@@ -125,7 +126,7 @@ fn a_client_is_received_from_again_when_nobody_minds() {
         }
         if !caller_resumes_first {
             assert!(rig.wire().paused.contains(&0), "the caller wants nothing");
-            rig.secure.resume(0);
+            rig.transport.resume(0);
         }
         assert!(rig.wire().paused.is_empty());
         assert!(rig.heard == pattern(1_500));
@@ -214,7 +215,7 @@ fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
         let mut hello = Vec::new();
         rig.client().write_tls(&mut hello).expect("to memory");
         rig.queue(slot, &hello);
-        rig.wire().coming.push_back(Event::Ended { slot });
+        rig.wire().coming.push_back(IoEvent::Ended { slot });
     }
     let mut ended = 0;
     while rig.has_events() || rig.is_waiting() {
@@ -222,7 +223,11 @@ fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
         rig.turn();
         assert!(rig.answered.len() - answered <= HANDSHAKES_A_TURN);
         // What each has said before its end is answered, and the end comes behind it.
-        assert!(rig.events.iter().all(|event| matches!(event, Event::Ended { .. })), "{:?}", rig.events);
+        assert!(
+            rig.events.iter().all(|event| matches!(event, Event::Io(IoEvent::Ended { .. }))),
+            "{:?}",
+            rig.events
+        );
         ended += std::mem::take(&mut rig.events).len();
         assert_eq!(ended, rig.answered.len());
     }
@@ -241,7 +246,7 @@ fn who_goes_while_its_handshake_waits_is_in_nobodys_way() {
         rig.queue(slot, &hello);
     }
     rig.turn();
-    rig.secure.close(39, Close::Reset);
+    rig.transport.close(39, Close::Reset);
     while rig.is_waiting() || rig.has_events() {
         rig.turn();
     }

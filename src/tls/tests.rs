@@ -71,7 +71,7 @@ fn a_slow_reader_costs_the_copy_of_one_piece() {
     let mut client = rig.connect(0);
     rig.wire().is_stuck = true;
     let bytes = pattern(1 << 20);
-    rig.secure.send(0, Span::copy_of(&bytes));
+    rig.send(0, Span::copy_of(&bytes));
     let mut releases = 0;
     let mut read = Vec::new();
     while let Some((_, span)) = &rig.wire().waiting {
@@ -91,14 +91,14 @@ fn connections_of_other_listeners_pass_through() {
     rig.accept(7, 0);
     rig.arrive(7, b"GET / HTTP/1.1\r\n\r\n");
     assert_eq!(rig.heard, b"GET / HTTP/1.1\r\n\r\n");
-    rig.secure.send(7, Span::copy_of(b"plain"));
+    rig.send(7, Span::copy_of(b"plain"));
     rig.turn();
     assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"plain"[..], 1));
-    rig.secure.shutdown(7);
-    rig.secure.close(7, Close::Graceful);
+    rig.transport.shutdown(7);
+    rig.transport.close(7, Close::Graceful);
     assert_eq!(rig.wire().asked, [Asked::Shutdown(7), Asked::Close(7, Close::Graceful)]);
     rig.turn();
-    assert!(matches!(rig.events[..], [Event::Closed { slot: 7 }]), "{:?}", rig.events);
+    assert!(matches!(rig.events[..], [Event::Io(IoEvent::Closed { slot: 7 })]), "{:?}", rig.events);
 }
 
 #[test]
@@ -106,8 +106,12 @@ fn plain_http_is_reported_and_can_be_answered_in_plain() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
     rig.arrive(0, b"GET / HTTP/1.1\r\n");
-    assert!(matches!(rig.events[..], [Event::Insecure { slot: 0, is_http: true }]), "{:?}", rig.events);
-    rig.secure.send(0, Span::copy_of(b"HTTP/1.1 400"));
+    assert!(
+        matches!(rig.events[..], [Event::Tls(TlsEvent::NoTls { slot: 0, is_http: true })]),
+        "{:?}",
+        rig.events
+    );
+    rig.send(0, Span::copy_of(b"HTTP/1.1 400"));
     rig.turn();
     assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"HTTP/1.1 400"[..], 1));
 }
@@ -139,8 +143,8 @@ fn the_end_is_reported_once_whether_it_is_said_or_not() {
         assert_eq!(rig.heard, b"last");
         // Bytes after the end, and half a record, are nothing.
         rig.arrive(0, b"\x17\x03\x03\x00\x20half");
-        rig.report(Event::Ended { slot: 0 });
-        assert!(matches!(rig.events[..], [Event::Ended { slot: 0 }]), "{:?}", rig.events);
+        rig.report(IoEvent::Ended { slot: 0 });
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { slot: 0 })]), "{:?}", rig.events);
         rig.events.clear();
         rig.say(0, &mut client, b"still reading");
     }
@@ -162,8 +166,8 @@ fn shutting_down_says_the_end_after_what_is_under_way() {
         let mut rig = Rig::new(&[version]);
         let mut client = rig.connect(0);
         rig.wire().is_stuck = true;
-        rig.secure.send(0, Span::copy_of(&pattern(100_000)));
-        rig.secure.shutdown(0);
+        rig.send(0, Span::copy_of(&pattern(100_000)));
+        rig.transport.shutdown(0);
         assert_eq!(rig.wire().asked, []);
         while rig.release() {}
         assert_eq!((rig.sent(), &rig.wire().asked[..]), (1, &[Asked::Shutdown(0)][..]));
@@ -181,14 +185,16 @@ fn closing_gracefully_says_the_end_if_that_is_possible_at_once() {
         let mut rig = Rig::new(&BOTH);
         let mut client = rig.connect(0);
         rig.wire().is_stuck = is_stuck;
-        rig.secure.close(0, how);
+        rig.transport.close(0, how);
         rig.arrive(0, b"\x17\x03\x03\x00\x20half");
         if is_said {
-            assert!(rig.wire().timeout.is_some_and(|timeout| timeout <= Duration::from_millis(FAREWELL_MS)));
+            assert!(
+                rig.wire().timeout.is_some_and(|timeout| timeout <= Duration::from_millis(LAST_RECORD_MS))
+            );
         }
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, how)]);
-        assert!(matches!(rig.events[..], [Event::Closed { slot: 0 }]), "{:?}", rig.events);
+        assert!(matches!(rig.events[..], [Event::Io(IoEvent::Closed { slot: 0 })]), "{:?}", rig.events);
         let out = std::mem::take(&mut rig.wire().out);
         assert_eq!(is_said_to_end(&mut client, &out), is_said, "{how:?}");
         rig.turn();
@@ -201,8 +207,8 @@ fn closing_does_not_wait_for_a_send_under_way() {
     let mut rig = Rig::new(&BOTH);
     let _client = rig.connect(0);
     rig.wire().is_stuck = true;
-    rig.secure.send(0, Span::copy_of(b"never read"));
-    rig.secure.close(0, Close::Graceful);
+    rig.send(0, Span::copy_of(b"never read"));
+    rig.transport.close(0, Close::Graceful);
     assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Graceful)]);
 }
 
@@ -211,7 +217,7 @@ fn what_is_sent_before_the_handshake_is_over_waits_for_it() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         rig.accept(0, 1);
-        rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+        rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
         rig.turn();
         assert_eq!((rig.wire().out.len(), rig.sent()), (0, 0));
         let mut client = rig.client();
@@ -224,7 +230,7 @@ fn what_is_sent_before_the_handshake_is_over_waits_for_it() {
 fn who_is_refused_in_plain_hears_the_refusal() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
-    rig.secure.send(0, Span::copy_of(b"HTTP/1.1 503"));
+    rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
     rig.arrive(0, b"GET / HTTP/1.1\r\n");
     rig.turn();
     assert_eq!((&rig.wire().out.clone()[..], rig.sent()), (&b"HTTP/1.1 503"[..], 1));
@@ -241,17 +247,17 @@ fn who_goes_in_mid_handshake_leaves_nothing() {
             rig.arrive(at, &hello[..len]);
             rig.wire().out.clear();
             if len % 2 == 0 {
-                rig.report(Event::Ended { slot: at });
-                assert!(matches!(rig.events[..], [Event::Ended { .. }]), "{:?}", rig.events);
+                rig.report(IoEvent::Ended { slot: at });
+                assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { .. })]), "{:?}", rig.events);
             } else {
-                rig.report(Event::Failed { slot: at, error: io::ErrorKind::ConnectionReset.into() });
-                assert!(matches!(rig.events[..], [Event::Failed { .. }]), "{:?}", rig.events);
+                rig.report(IoEvent::Failed { slot: at, error: io::ErrorKind::ConnectionReset.into() });
+                assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { .. })]), "{:?}", rig.events);
             }
-            rig.secure.close(at, Close::Graceful);
+            rig.transport.close(at, Close::Graceful);
             rig.turn();
-            assert!(matches!(rig.events[..], [_, Event::Closed { .. }]), "{:?}", rig.events);
+            assert!(matches!(rig.events[..], [_, Event::Io(IoEvent::Closed { .. })]), "{:?}", rig.events);
             rig.events.clear();
-            assert!(!rig.secure.tls.as_ref().expect("there").has(at));
+            assert!(!rig.transport.tls_layer().expect("a listener has TLS").has(at));
         }
     }
 }
@@ -260,7 +266,7 @@ fn who_goes_in_mid_handshake_leaves_nothing() {
 fn shutting_down_before_the_handshake_ends_the_stream_at_once() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
-    rig.secure.shutdown(0);
+    rig.transport.shutdown(0);
     assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
     assert!(rig.wire().out.is_empty());
 }
@@ -283,13 +289,13 @@ fn a_session_is_resumed_by_its_ticket() {
         let mut rig = Rig::new(&[version]);
         let mut first = rig.connect(0);
         rig.say(0, &mut first, b"hello");
-        let usage = rig.secure.usage();
-        assert_eq!((usage.tls_handshakes, usage.tls_resumed), (1, 0));
+        let usage = rig.transport.tls_usage();
+        assert_eq!((usage.handshakes, usage.resumed), (1, 0));
         let mut second = rig.connect(1);
         rig.say(1, &mut second, b"hello again");
         assert_eq!(second.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
-        let usage = rig.secure.usage();
-        assert_eq!((usage.tls_handshakes, usage.tls_resumed), (2, 1));
+        let usage = rig.transport.tls_usage();
+        assert_eq!((usage.handshakes, usage.resumed), (2, 1));
     }
 }
 
@@ -313,15 +319,4 @@ fn the_protocol_is_http() {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     rig.config = Arc::new(config);
     assert_eq!(rig.connect(0).alpn_protocol(), Some(&b"http/1.1"[..]));
-}
-
-#[test]
-fn without_a_listener_for_it_nothing_is_kept_and_events_go_straight_up() {
-    let mut rig = Rig::new(&BOTH);
-    rig.secure.tls = None;
-    rig.accept(0, 1);
-    rig.arrive(0, b"GET / HTTP/1.1\r\n");
-    assert_eq!(rig.heard, b"GET / HTTP/1.1\r\n");
-    rig.secure.poll(Some(Duration::from_secs(9)), &mut Vec::new()).expect("it works");
-    assert_eq!(rig.wire().timeout, Some(Duration::from_secs(9)));
 }

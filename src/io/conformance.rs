@@ -22,7 +22,7 @@ macro_rules! suite {
                 reset_by_peer, pause_and_resume, paused_from_the_start, resume_right_after_pause,
                 fewer_buffers_than_senders, everybody_gets_a_buffer_in_turn, silent_ones_keep_nobody_waiting, all_buffers_out_does_not_spin,
                 bytes_can_be_changed, closed_while_waiting_for_a_buffer, resumed_while_waiting_for_a_buffer,
-                ends_cost_no_buffers, after_silence, many_fall_silent, many_connections_echo);
+                ends_cost_no_buffers, many_connections_echo);
             suite!(@tests $make, sending: arrives, large_one_is_continued, sends_after_the_peers_end,
                 shutdown_ends_one_direction, shutdown_waits_for_the_send, last_words_come_with_the_end, to_a_reset_peer,
                 one_chunk_to_many, more_than_the_queue_holds, empty_span);

@@ -1,0 +1,84 @@
+//! Cancelling operations, and freeing slots.
+
+use std::io;
+
+use super::Uring;
+use super::kernel::{Kernel, Request};
+use super::operation::Operation;
+use super::socket::{ReceiveState, SlotState, UringSocket};
+use crate::io::{Close, IoEvent, Slot};
+
+#[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
+impl<K: Kernel> Uring<K> {
+    /// Reports a connection as failed.
+    pub(super) fn fail(&mut self, slot: Slot, error: io::Error, events: &mut Vec<IoEvent>) {
+        self.at(slot).state = SlotState::Failed;
+        events.push(IoEvent::Failed { slot, error });
+    }
+
+    /// Cancels the operations that are no longer wanted: of a closing connection all, of a paused one the receive. Each
+    /// cancellation names its operation. The kernel finds that in a table, while it would search all operations of the
+    /// ring for those of a descriptor.
+    pub(super) fn cancel(&mut self, slot: Slot) {
+        let socket = self.at(slot);
+        let is_armed = socket.receive == ReceiveState::Armed;
+        let receive = is_armed.then_some(Operation::Receive(slot));
+        let send = match socket.state {
+            SlotState::Closing(_) => socket.send.map(Operation::Send),
+            SlotState::Open if socket.paused && is_armed && socket.cancels == 0 => None,
+            _ => return,
+        };
+        for operation in receive.into_iter().chain(send) {
+            self.at(slot).cancels += 1;
+            self.start(slot, Request::Cancel(slot, operation));
+        }
+    }
+
+    /// Handles the completion of a cancellation.
+    pub(super) fn cancelled(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
+        let socket = self.at(slot);
+        socket.cancels -= 1;
+        if socket.in_flight > 1 {
+            self.unfinished.push(slot);
+        }
+        self.finish_operation(slot, events);
+    }
+
+    /// Cancels again where an operation is still in flight after its cancellation. Mostly the operation has completed
+    /// right after that. But the kernel does not find an operation that is between two attempts. A FIN is never
+    /// cancelled, since a thread of the kernel sends it and it always completes.
+    pub(super) fn cancel_unfinished(&mut self) {
+        while let Some(slot) = self.unfinished.pop() {
+            let socket = self.sockets[slot as usize];
+            if socket.in_flight > u8::from(socket.shutting_down) && socket.cancels == 0 {
+                self.cancel(slot);
+            }
+        }
+    }
+
+    /// Counts an operation as completed, and continues with what waited for that: a receive, or the end of the
+    /// connection.
+    pub(super) fn finish_operation(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
+        let socket = self.at(slot);
+        socket.in_flight -= 1;
+        match socket.state {
+            SlotState::Open => self.receive(slot),
+            SlotState::Closing(how) if socket.in_flight == 0 => self.release(slot, how),
+            SlotState::Releasing if socket.in_flight == 0 => {
+                *socket = UringSocket::default();
+                events.push(IoEvent::Closed { slot });
+                self.accept_gate.closed(events);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes a descriptor on which no operation is in flight.
+    pub(super) fn release(&mut self, slot: Slot, how: Close) {
+        self.at(slot).state = SlotState::Releasing;
+        if how == Close::Reset {
+            self.start(slot, Request::Linger(slot));
+        }
+        self.start(slot, Request::Close(slot));
+    }
+}

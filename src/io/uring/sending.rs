@@ -1,0 +1,68 @@
+//! Sending, and ending our direction of a stream.
+
+use nix::libc;
+
+use super::kernel::{Kernel, Request};
+use super::socket::SlotState;
+use super::{Uring, error_of};
+use crate::chunk::Span;
+use crate::io::sends::SendId;
+use crate::io::{IoEvent, More, Slot};
+
+#[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
+impl<K: Kernel> Uring<K> {
+    /// Queues a send, if the connection is open.
+    ///
+    /// # Panics
+    /// When the slot has a send in flight.
+    pub(super) fn start_send(&mut self, slot: Slot, span: Span, more: More) {
+        let socket = self.at(slot);
+        assert!(socket.send.is_none(), "slot {slot} has a send under way");
+        if socket.state == SlotState::Open {
+            let id = self.sends.insert(slot, span, more);
+            let socket = self.at(slot);
+            socket.send = Some(id);
+            socket.in_flight += 1;
+            self.push_send(id);
+        }
+    }
+
+    /// Queues the rest of a send.
+    fn push_send(&mut self, id: SendId) {
+        let send = self.sends.at(id);
+        let request = Request::Send { slot: send.slot, id, span: &send.span, more: send.more };
+        // SAFETY: the span stays in `sends` until the completion; `drop` quiesces the kernel first.
+        unsafe { self.kernel.push(request) };
+    }
+
+    /// Handles the completion of a send.
+    pub(super) fn sent(&mut self, id: SendId, result: i32, events: &mut Vec<IoEvent>) {
+        let send = self.sends.at(id);
+        let slot = send.slot;
+        if let Ok(count) = usize::try_from(result) {
+            send.span.advance(count);
+        }
+        let is_open = self.sockets[slot as usize].state == SlotState::Open;
+        let may_continue = matches!(-result, libc::EINTR | libc::EAGAIN) || result > 0;
+        if is_open && may_continue && !send.span.is_empty() {
+            return self.push_send(id);
+        }
+        self.sends.remove(id);
+        self.at(slot).send = None;
+        if is_open && result < 0 {
+            self.fail(slot, error_of(result), events);
+        } else if is_open {
+            events.push(IoEvent::Sent { slot });
+            if std::mem::take(&mut self.at(slot).shutdown_wanted) {
+                self.start_shutdown(slot);
+            }
+        }
+        self.finish_operation(slot, events);
+    }
+
+    /// Queues a FIN.
+    pub(super) fn start_shutdown(&mut self, slot: Slot) {
+        self.at(slot).shutting_down = true;
+        self.start(slot, Request::Shutdown(slot));
+    }
+}

@@ -1,0 +1,484 @@
+//! TLS for the connections of some listeners, as a layer of the [`crate::transport`].
+//!
+//! The layer decrypts input where it lies in the backend's buffer, hands the plaintext up in a buffer of its own, and
+//! returns the backend's buffer at once. It encrypts output in pieces, so that a slow reader costs a copy of one piece
+//! only. A connection is reported when it is accepted, so that limits and deadlines hold for the TLS handshake, too.
+//! Bytes that the caller sends before the handshake is complete wait for that.
+//!
+//! A backend may report everything that a client has sent, in as many buffers as there are. The client decides what it
+//! costs to decrypt them: 16 KiB take 3 µs as one long record, 110 µs as records of one byte, and 1,300 µs as key
+//! updates. So each turn takes a share of a client's input, about 64 KiB or 256 records, which costs 0.7 ms at worst.
+//! The rest waits for the next turns. While much of it waits, nothing more is received from the client.
+
+mod backlog;
+mod connection;
+mod expiry;
+mod identity;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::chunk::Span;
+use crate::io::{Backend, Buffer, Close, IoEvent, More, Slot, shorter};
+use crate::proxied::ProxyEvent;
+use crate::transport::Event;
+
+use self::connection::{NO_HANDSHAKE, Sending, Shutdown, TlsConnection, TlsState};
+pub use self::identity::IdentityError;
+pub(crate) use self::identity::{Credentials, Identity};
+
+/// Handshake steps in one turn. Further ones wait for the next turn, so that other connections get their sends.
+const HANDSHAKES_A_TURN: usize = 16;
+/// Input of a client that may wait for its share, in bytes, before receiving from the client pauses. All messages of a
+/// client's handshake fit in.
+const MAX_BACKLOG_LEN: usize = 16 << 10;
+/// Longest wait, in milliseconds, for the kernel to take the last record of a closing connection.
+const LAST_RECORD_MS: u64 = 10;
+
+/// The layer that speaks TLS.
+pub(crate) struct TlsLayer {
+    options: TlsOptions,
+    /// The state of each TLS connection, by slot; `None` for connections without TLS.
+    connections: Vec<Option<Box<TlsConnection>>>,
+    /// Number of the turn; it wraps.
+    turn: u8,
+    /// Handshake steps left in this turn.
+    steps: usize,
+    /// Connections whose next handshake step waits.
+    waiting: VecDeque<Slot>,
+    /// Connections whose backlog waits, because they have used up their share of the last turn.
+    served: Vec<Slot>,
+    /// Connections that can no longer be written to; the caller hears of the failure at the end of the turn.
+    failed: Vec<Slot>,
+    /// Connections to close after the next poll, which sends their last record.
+    leaving: Vec<Slot>,
+    usage: TlsUsage,
+}
+
+/// Which listeners speak TLS, and with which certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsOptions {
+    /// Whether a listener speaks TLS, by its index.
+    pub(crate) listeners: Vec<bool>,
+    /// The certificate and its key.
+    pub(crate) identity: Arc<Identity>,
+}
+
+/// An event about TLS itself. `slot` is the connection that it is about.
+#[derive(Debug)]
+pub(crate) enum TlsEvent {
+    /// The client does not speak TLS, or no version of it that the server knows. Nothing more is received from it.
+    ///
+    /// `is_http`: the client speaks plain HTTP. The connection continues without TLS, so that the caller can answer.
+    /// Any other client gets a TLS alert when the caller shuts the connection down, and a send to it fails.
+    NoTls { slot: Slot, is_http: bool },
+}
+
+/// Counters of handshakes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TlsUsage {
+    /// Completed handshakes.
+    pub(crate) handshakes: u64,
+    /// Completed handshakes that resumed an earlier session.
+    pub(crate) resumed: u64,
+}
+
+impl TlsLayer {
+    /// A layer with TLS for some listeners.
+    pub(crate) fn new(options: TlsOptions) -> Self {
+        Self {
+            options,
+            connections: Vec::new(),
+            turn: 0,
+            steps: 0,
+            waiting: VecDeque::new(),
+            served: Vec::new(),
+            failed: Vec::new(),
+            leaving: Vec::new(),
+            usage: TlsUsage::default(),
+        }
+    }
+
+    /// Whether this connection has TLS.
+    pub(crate) fn has(&self, slot: Slot) -> bool {
+        matches!(self.connections.get(slot as usize), Some(Some(_)))
+    }
+
+    /// Counters of handshakes so far.
+    pub(crate) fn usage(&self) -> TlsUsage {
+        self.usage
+    }
+
+    /// Shortens a wait when work of the layer waits for the next turn.
+    pub(crate) fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let has_work = !self.failed.is_empty() || !self.waiting.is_empty() || !self.served.is_empty();
+        let last_record_ms = (!self.leaving.is_empty()).then_some(LAST_RECORD_MS);
+        shorter(timeout, if has_work { Some(0) } else { last_record_ms })
+    }
+
+    /// Handles the events of one turn, and appends the events that result from them.
+    pub(crate) fn turn(
+        &mut self,
+        backend: &mut impl Backend,
+        from_below: impl Iterator<Item = Event>,
+        events: &mut Vec<Event>,
+    ) {
+        let leaving = std::mem::take(&mut self.leaving);
+        self.resume_waiting(backend, events);
+        for event in from_below {
+            match event {
+                Event::Io(event) => self.handle(backend, event, events),
+                // The client's bytes count for nothing, so there will be no handshake.
+                Event::Proxy(ProxyEvent::Invalid { slot, .. }) if self.is_open(slot) => {
+                    self.continue_without_tls(backend, slot);
+                    events.push(event);
+                }
+                other => events.push(other),
+            }
+        }
+        self.close_leaving(backend, leaving);
+        self.report_failed(events);
+    }
+
+    /// Sends `span`, encrypted.
+    ///
+    /// # Panics
+    /// When the slot has a send in flight.
+    pub(crate) fn send(&mut self, backend: &mut impl Backend, slot: Slot, span: Span) {
+        let connection = self.at(slot);
+        assert!(
+            connection.plain.is_none() && connection.sending != Sending::Last,
+            "slot {slot} has a send under way"
+        );
+        if connection.state != TlsState::Open {
+            // It has failed or is being closed, and the caller may not know that yet.
+        } else if connection.is_broken || connection.ends_early() {
+            self.fail(slot, NO_HANDSHAKE);
+        } else {
+            connection.plain = Some(span);
+            self.pump(backend, slot);
+        }
+    }
+
+    /// Stops receiving.
+    pub(crate) fn pause(&mut self, backend: &mut impl Backend, slot: Slot) {
+        self.at(slot).pause(backend, slot);
+    }
+
+    /// Resumes receiving after `pause`.
+    pub(crate) fn resume(&mut self, backend: &mut impl Backend, slot: Slot) {
+        self.at(slot).resume(backend, slot);
+    }
+
+    /// Ends our direction with close_notify and FIN, after the send in flight.
+    pub(crate) fn shutdown(&mut self, backend: &mut impl Backend, slot: Slot) {
+        let connection = self.at(slot);
+        if connection.shutdown == Shutdown::No {
+            connection.shutdown = Shutdown::Wanted;
+            self.pump(backend, slot);
+        }
+    }
+
+    /// Ends the connection. A graceful end says close_notify first when nothing else is in flight.
+    pub(crate) fn close(&mut self, backend: &mut impl Backend, slot: Slot, how: Close) {
+        let connection = self.at(slot);
+        let mut goodbye = Vec::new();
+        match connection.state {
+            // The alert that tells the client what it did wrong is still in flight.
+            TlsState::Open | TlsState::Failed
+                if connection.is_broken && connection.sending != Sending::Nothing => {}
+            TlsState::Open if how == Close::Graceful && connection.may_say_goodbye() => {
+                connection.encode_close_notify(&mut goodbye);
+                if !goodbye.is_empty() {
+                    connection.sending = Sending::Part;
+                    backend.send(slot, Span::of(goodbye), More::Follows);
+                }
+            }
+            _ => connection.sending = Sending::Nothing,
+        }
+        let is_usable = matches!(connection.state, TlsState::Open | TlsState::Failed);
+        if is_usable && connection.sending != Sending::Nothing {
+            connection.state = TlsState::Leaving(how);
+            self.leaving.push(slot);
+        } else {
+            connection.state = TlsState::Gone;
+            backend.close(slot, how);
+        }
+    }
+
+    /// The state of a connection that has TLS.
+    fn at(&mut self, slot: Slot) -> &mut TlsConnection {
+        self.connections[slot as usize].as_mut().expect("callers check that the connection has TLS")
+    }
+
+    fn is_open(&self, slot: Slot) -> bool {
+        let connection = self.connections.get(slot as usize).and_then(Option::as_ref);
+        connection.is_some_and(|connection| connection.state == TlsState::Open)
+    }
+
+    /// Handles an event of the backend, and appends the events that result from it.
+    fn handle(&mut self, backend: &mut impl Backend, event: IoEvent, events: &mut Vec<Event>) {
+        match event {
+            IoEvent::Accepted { slot, listener, .. } => {
+                self.accepted(slot, listener);
+                events.push(event.into());
+            }
+            IoEvent::Received { slot, buffer } if self.has(slot) => {
+                self.received(backend, slot, buffer, events);
+            }
+            IoEvent::Sent { slot } if self.has(slot) => self.sent(backend, slot, events),
+            IoEvent::Ended { slot } if self.has(slot) => {
+                let connection = self.at(slot);
+                if connection.backlog.is_empty() {
+                    events.extend(connection.end(slot));
+                } else {
+                    // The end stays behind the input. Otherwise, many clients that send a hello and leave would all be
+                    // answered in one turn.
+                    connection.end_waits = true;
+                }
+            }
+            IoEvent::Failed { slot, .. } if self.has(slot) => {
+                let connection = self.at(slot);
+                match std::mem::replace(&mut connection.state, TlsState::Gone) {
+                    TlsState::Open | TlsState::Failing(_) => events.push(event.into()),
+                    TlsState::Leaving(how) => backend.close(slot, how),
+                    TlsState::Failed | TlsState::Gone => {}
+                }
+            }
+            IoEvent::Closed { slot } if self.has(slot) => {
+                self.connections[slot as usize] = None;
+                events.push(event.into());
+            }
+            other => events.push(other.into()),
+        }
+    }
+
+    fn accepted(&mut self, slot: Slot, listener: u16) {
+        if !self.options.listeners.get(usize::from(listener)).is_some_and(|has_tls| *has_tls) {
+            return;
+        }
+        let index = slot as usize;
+        if index >= self.connections.len() {
+            self.connections.resize_with(index + 1, || None);
+        }
+        self.connections[index] = Some(Box::default());
+    }
+
+    fn received(
+        &mut self,
+        backend: &mut impl Backend,
+        slot: Slot,
+        mut buffer: Buffer,
+        events: &mut Vec<Event>,
+    ) {
+        let connection = self.at(slot);
+        let is_first = connection.session.is_none() && connection.backlog.is_empty();
+        let input = buffer.bytes_mut();
+        if !connection.is_listening() {
+            events.extend(connection.discard(slot, input.len()));
+        } else if is_first && is_http(input) {
+            self.continue_without_tls(backend, slot);
+            events.push(TlsEvent::NoTls { slot, is_http: true }.into());
+        } else {
+            self.take_input(backend, slot, input, events);
+        }
+        backend.recycle(buffer);
+    }
+
+    /// Takes in as much new input as the turn allows. The rest goes to the backlog.
+    fn take_input(
+        &mut self,
+        backend: &mut impl Backend,
+        slot: Slot,
+        input: &mut [u8],
+        events: &mut Vec<Event>,
+    ) {
+        let has_steps = self.steps > 0;
+        let connection = self.at(slot);
+        let is_served = connection.backlog.is_empty() && (connection.is_ready() || has_steps);
+        let taken = if is_served { self.decrypt(backend, slot, input, events) } else { 0 };
+        let connection = self.at(slot);
+        if taken == input.len() || !connection.is_listening() {
+            return;
+        }
+        let is_new = connection.backlog.is_empty();
+        connection.backlog.push(&input[taken..]);
+        if connection.backlog.len() > MAX_BACKLOG_LEN {
+            connection.hold(backend, slot);
+        }
+        if is_new {
+            self.enlist(slot);
+        }
+    }
+
+    /// Lists a connection whose backlog is for the next turn.
+    fn enlist(&mut self, slot: Slot) {
+        if self.at(slot).is_ready() {
+            self.served.push(slot);
+        } else {
+            self.waiting.push_back(slot);
+        }
+    }
+
+    /// Begins a turn: takes in the backlogs of connections, and as many waiting handshakes as a turn allows.
+    fn resume_waiting(&mut self, backend: &mut impl Backend, events: &mut Vec<Event>) {
+        self.turn = self.turn.wrapping_add(1);
+        self.steps = HANDSHAKES_A_TURN;
+        for slot in std::mem::take(&mut self.served) {
+            self.take_backlog(backend, slot, events);
+        }
+        // A connection that is listed again here has had its share of this turn.
+        let mut left = self.waiting.len();
+        while self.steps > 0
+            && left > 0
+            && let Some(slot) = self.waiting.pop_front()
+        {
+            left -= 1;
+            self.take_backlog(backend, slot, events);
+        }
+    }
+
+    /// Takes in as much of a connection's backlog as the turn allows.
+    fn take_backlog(&mut self, backend: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+        // The connection may have closed since it was listed.
+        let Some(connection) = &mut self.connections[slot as usize] else { return };
+        let mut backlog = std::mem::take(&mut connection.backlog);
+        if !backlog.is_empty() && connection.is_listening() {
+            let taken = self.decrypt(backend, slot, backlog.bytes_mut(), events);
+            backlog.advance(taken);
+        }
+        let connection = self.at(slot);
+        if !backlog.is_empty() && connection.is_listening() {
+            connection.backlog = backlog;
+            return self.enlist(slot);
+        }
+        connection.release(backend, slot);
+        if connection.end_waits {
+            events.extend(connection.end(slot));
+        }
+    }
+
+    /// Decrypts input up to the connection's share of the turn, and reports the plaintext. Returns the number of bytes
+    /// taken in.
+    fn decrypt(
+        &mut self,
+        backend: &mut impl Backend,
+        slot: Slot,
+        input: &mut [u8],
+        events: &mut Vec<Event>,
+    ) -> usize {
+        let connection =
+            self.connections[slot as usize].as_mut().expect("callers check that the connection has TLS");
+        if !connection.is_ready() {
+            self.steps = self.steps.saturating_sub(1);
+        }
+        let mut plaintext = Vec::new();
+        let (taken, result) = connection.receive(&self.options.identity, self.turn, input, &mut plaintext);
+        if connection.is_ready() && !std::mem::replace(&mut connection.is_counted, true) {
+            self.usage.handshakes += 1;
+            self.usage.resumed += u64::from(connection.is_resumed());
+        }
+        if !plaintext.is_empty() {
+            events.push(IoEvent::Received { slot, buffer: Buffer::of(plaintext) }.into());
+        }
+        match result {
+            Ok(()) if connection.has_peer_closed() => events.extend(connection.end(slot)),
+            Ok(()) => {}
+            Err(error) => events.push(connection.break_off(slot, error)),
+        }
+        self.pump(backend, slot);
+        taken
+    }
+
+    /// Continues without TLS with a client that has not started it, so that the caller can answer the client.
+    fn continue_without_tls(&mut self, backend: &mut impl Backend, slot: Slot) {
+        let connection =
+            self.connections[slot as usize].take().expect("callers check that the connection has TLS");
+        if let Some(span) = connection.plain {
+            backend.send(slot, span, More::Follows);
+        }
+        if connection.shutdown == Shutdown::Wanted {
+            backend.shutdown(slot);
+        }
+    }
+
+    fn sent(&mut self, backend: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
+        let connection = self.at(slot);
+        let sending = std::mem::replace(&mut connection.sending, Sending::Nothing);
+        match connection.state {
+            TlsState::Open | TlsState::Failed => {
+                if sending == Sending::Last {
+                    events.push(IoEvent::Sent { slot }.into());
+                }
+                self.pump(backend, slot);
+            }
+            TlsState::Leaving(how) => {
+                connection.state = TlsState::Gone;
+                backend.close(slot, how);
+            }
+            TlsState::Failing(_) | TlsState::Gone => {}
+        }
+    }
+
+    /// Sends whatever can be sent now: first the messages of TLS itself, then the next piece of the caller's send.
+    fn pump(&mut self, backend: &mut impl Backend, slot: Slot) {
+        let connection = self.at(slot);
+        if !connection.may_send() {
+            return;
+        }
+        let mut out = connection.take_outgoing();
+        let Ok(is_last) = connection.encrypt(&mut out) else {
+            return self.fail(slot, "the keys of the TLS connection are used up");
+        };
+        let is_end = connection.shutdown == Shutdown::Wanted && connection.plain.is_none();
+        if is_end {
+            connection.encode_close_notify(&mut out);
+        }
+        if is_last || !out.is_empty() {
+            connection.sending = if is_last { Sending::Last } else { Sending::Part };
+            backend.send(slot, Span::of(out), More::Follows);
+        }
+        if is_end {
+            connection.shutdown = Shutdown::Done;
+            backend.shutdown(slot);
+        }
+    }
+
+    /// Marks a connection as failed, because the client can never read what is sent to it.
+    fn fail(&mut self, slot: Slot, why: &'static str) {
+        self.at(slot).state = TlsState::Failing(why);
+        self.failed.push(slot);
+    }
+
+    /// Reports connections that can no longer be written to, unless the caller has closed them meanwhile.
+    fn report_failed(&mut self, events: &mut Vec<Event>) {
+        for slot in std::mem::take(&mut self.failed) {
+            let Some(connection) = &mut self.connections[slot as usize] else { continue };
+            if let TlsState::Failing(why) = connection.state {
+                connection.state = TlsState::Gone;
+                events.push(IoEvent::Failed { slot, error: io::Error::other(why) }.into());
+            }
+        }
+    }
+
+    /// Closes connections whose last record has had its time.
+    fn close_leaving(&mut self, backend: &mut impl Backend, leaving: Vec<Slot>) {
+        for slot in leaving {
+            let Some(connection) = &mut self.connections[slot as usize] else { continue };
+            if let TlsState::Leaving(how) = connection.state {
+                connection.state = TlsState::Gone;
+                backend.close(slot, how);
+            }
+        }
+    }
+}
+
+/// Whether the first bytes of a connection start a plain HTTP request: a method instead of the type of a TLS record.
+fn is_http(input: &[u8]) -> bool {
+    input.first().is_some_and(u8::is_ascii_uppercase)
+}

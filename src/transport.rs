@@ -1,0 +1,266 @@
+//! The layers between a backend and the shard: PROXY headers ([`ProxyLayer`]), and TLS over them ([`TlsLayer`]).
+//!
+//! A [`Transport`] owns the backend and both layers. The shard makes its requests to the transport and handles
+//! [`Event`]s: those of the kernel and those of the layers. The rules of [`crate::io`] hold here, too.
+//!
+//! A server without TLS and without PROXY headers has no layers. The backend then writes straight into the list from
+//! which the shard takes its events, and requests go straight to the backend.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::Duration;
+
+use crate::chunk::Span;
+use crate::io::clock::NS_PER_MS;
+use crate::io::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
+#[cfg(test)]
+use crate::io::{Uring, uring::Kernel};
+use crate::proxied::{ProxyEvent, ProxyLayer};
+use crate::tls::{TlsEvent, TlsLayer, TlsUsage};
+
+/// A backend and the layers over it.
+pub(crate) struct Transport<B> {
+    backend: B,
+    layers: Option<Layers>,
+    /// When the last wait ended, in nanoseconds.
+    now_ns: u64,
+}
+
+/// The layers that a server's options ask for.
+#[derive(Default)]
+pub(crate) struct Layers {
+    /// `Some` when connections of trusted proxies begin with a PROXY header.
+    pub(crate) proxy: Option<ProxyLayer>,
+    /// `Some` when a listener speaks TLS.
+    pub(crate) tls: Option<TlsLayer>,
+}
+
+/// An event for the shard.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An event of the backend, or its equivalent above TLS: the bytes of `Received` are plaintext.
+    Io(IoEvent),
+    /// An event about a PROXY header.
+    Proxy(ProxyEvent),
+    /// An event about TLS itself.
+    Tls(TlsEvent),
+}
+
+impl From<IoEvent> for Event {
+    fn from(event: IoEvent) -> Self {
+        Self::Io(event)
+    }
+}
+
+impl From<ProxyEvent> for Event {
+    fn from(event: ProxyEvent) -> Self {
+        Self::Proxy(event)
+    }
+}
+
+impl From<TlsEvent> for Event {
+    fn from(event: TlsEvent) -> Self {
+        Self::Tls(event)
+    }
+}
+
+/// The events of one turn. [`Transport::poll`] fills it, and the shard drains it.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    /// Events as the backend reported them. Empty after a poll when there are layers.
+    reported: Vec<IoEvent>,
+    /// Events that came out of the PROXY layer, on their way to the TLS layer.
+    unwrapped: Vec<Event>,
+    /// Events that came out of the layers. Empty without layers.
+    layered: Vec<Event>,
+}
+
+impl Events {
+    /// Removes all events, in their order.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Event> {
+        self.reported.drain(..).map(Event::Io).chain(self.layered.drain(..))
+    }
+}
+
+#[cfg(test)]
+impl Events {
+    /// A turn's events as a test makes them up.
+    pub(crate) fn of(events: impl IntoIterator<Item = IoEvent>) -> Self {
+        Self { reported: events.into_iter().collect(), ..Self::default() }
+    }
+}
+
+impl<B: Backend> Transport<B> {
+    /// Puts layers over a backend.
+    pub(crate) fn new(backend: B, layers: Layers) -> Self {
+        let has_layers = layers.proxy.is_some() || layers.tls.is_some();
+        Self { now_ns: backend.now_ns(), backend, layers: has_layers.then_some(layers) }
+    }
+
+    /// Polls the backend, and passes its events through the layers. See [`Backend::poll`].
+    ///
+    /// # Errors
+    /// When the backend itself is broken.
+    pub(crate) fn poll(&mut self, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
+        let timeout = self.layers.as_ref().map_or(timeout, |layers| layers.limit_wait(timeout));
+        self.now_ns = self.backend.poll(timeout, &mut events.reported)?;
+        if let Some(layers) = &mut self.layers {
+            layers.handle(&mut self.backend, events);
+        }
+        Ok(())
+    }
+
+    /// Sends `span`. See [`Backend::send`].
+    pub(crate) fn send(&mut self, slot: Slot, span: Span, more: More) {
+        match self.tls(slot) {
+            Some((tls, backend)) => tls.send(backend, slot, span),
+            None => self.backend.send(slot, span, more),
+        }
+    }
+
+    /// Stops receiving. See [`Backend::pause`].
+    pub(crate) fn pause(&mut self, slot: Slot) {
+        match self.tls(slot) {
+            Some((tls, backend)) => tls.pause(backend, slot),
+            None => self.backend.pause(slot),
+        }
+    }
+
+    /// Resumes receiving. See [`Backend::resume`].
+    pub(crate) fn resume(&mut self, slot: Slot) {
+        match self.tls(slot) {
+            Some((tls, backend)) => tls.resume(backend, slot),
+            None => self.backend.resume(slot),
+        }
+    }
+
+    /// Ends our direction of the stream. See [`Backend::shutdown`].
+    pub(crate) fn shutdown(&mut self, slot: Slot) {
+        match self.tls(slot) {
+            Some((tls, backend)) => tls.shutdown(backend, slot),
+            None => self.backend.shutdown(slot),
+        }
+    }
+
+    /// Ends the connection. See [`Backend::close`].
+    pub(crate) fn close(&mut self, slot: Slot, how: Close) {
+        match self.tls(slot) {
+            Some((tls, backend)) => tls.close(backend, slot, how),
+            None => self.backend.close(slot, how),
+        }
+    }
+
+    /// Takes a buffer back. See [`Backend::recycle`].
+    pub(crate) fn recycle(&mut self, buffer: Buffer) {
+        // The TLS layer hands up plaintext in buffers of its own.
+        if !buffer.is_unowned() {
+            self.backend.recycle(buffer);
+        }
+    }
+
+    /// Closes the listeners. See [`Backend::stop_accepting`].
+    pub(crate) fn stop_accepting(&mut self) {
+        self.backend.stop_accepting();
+    }
+
+    /// Whether that is complete. See [`Backend::has_stopped`].
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.backend.has_stopped()
+    }
+
+    /// The time when the last wait ended, in nanoseconds.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// The time when the last wait ended, in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ns / NS_PER_MS
+    }
+
+    /// Reads the clock, in nanoseconds.
+    pub(crate) fn clock_ns(&self) -> u64 {
+        self.backend.now_ns()
+    }
+
+    /// Counters and sizes of the backend.
+    pub(crate) fn usage(&self) -> Usage {
+        self.backend.usage()
+    }
+
+    /// Counters of the TLS layer.
+    pub(crate) fn tls_usage(&self) -> TlsUsage {
+        let tls = self.layers.as_ref().and_then(|layers| layers.tls.as_ref());
+        tls.map(TlsLayer::usage).unwrap_or_default()
+    }
+
+    /// Returns a handle with which other threads end the wait. See [`Backend::waker`].
+    pub(crate) fn waker(&self) -> Waker {
+        self.backend.waker()
+    }
+
+    /// The TLS layer, if this connection has TLS, and the backend.
+    fn tls(&mut self, slot: Slot) -> Option<(&mut TlsLayer, &mut B)> {
+        let tls = self.layers.as_mut()?.tls.as_mut().filter(|tls| tls.has(slot))?;
+        Some((tls, &mut self.backend))
+    }
+}
+
+impl Layers {
+    /// Shortens a wait when a layer has work that must not wait.
+    fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        self.tls.as_ref().map_or(timeout, |tls| tls.limit_wait(timeout))
+    }
+
+    /// Passes what the backend reported through the layers, from the bottom up.
+    fn handle(&mut self, backend: &mut impl Backend, events: &mut Events) {
+        let Events { reported, unwrapped, layered } = events;
+        let out = if self.tls.is_some() { &mut *unwrapped } else { &mut *layered };
+        match &mut self.proxy {
+            Some(proxy) => reported.drain(..).for_each(|event| proxy.handle(backend, event, out)),
+            None => out.extend(reported.drain(..).map(Event::Io)),
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.turn(backend, unwrapped.drain(..), layered);
+        }
+    }
+}
+
+/// The hooks of tests and of the simulation.
+#[cfg(test)]
+impl<B: Backend> Transport<B> {
+    /// A transport without layers.
+    pub(crate) fn plain(backend: B) -> Self {
+        Self::new(backend, Layers::default())
+    }
+
+    /// The backend, for a test that drives it.
+    pub(crate) fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// The TLS layer, for a test that looks into it.
+    pub(crate) fn tls_layer(&mut self) -> Option<&mut TlsLayer> {
+        self.layers.as_mut()?.tls.as_mut()
+    }
+}
+
+/// The two halves of a poll, between which the simulation runs its kernel.
+#[cfg(test)]
+impl<K: Kernel> Transport<Uring<K>> {
+    /// The half before the wait. Returns how long the wait may be.
+    pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Events) -> Option<Duration> {
+        self.backend.begin(timeout, &mut events.reported)
+    }
+
+    /// The half after the wait.
+    ///
+    /// # Errors
+    /// When the backend itself is broken.
+    pub(crate) fn end(&mut self, events: &mut Events) -> io::Result<()> {
+        self.now_ns = self.backend.end(&mut events.reported)?;
+        Ok(())
+    }
+}
