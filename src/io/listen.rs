@@ -1,4 +1,4 @@
-//! Listening sockets, and how many descriptors the process may have.
+//! Listening sockets, and the limit of open descriptors.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
@@ -16,46 +16,52 @@ use nix::sys::socket::{
 
 use super::path::Pending;
 
-/// How long the kernel gets to put what it moves from a closed listener at another one, before that one may be closed.
-const MOVING: Duration = Duration::from_millis(1);
+/// Time for the kernel to move waiting connections from a closed listener to another one, before that one may close.
+const MOVE_TIME: Duration = Duration::from_millis(1);
 
-/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
-pub(super) const BACKLOG: i32 = 4096;
+/// Longest time that an address may stay in use after the end of its process. A ring gives its listeners back some 15 ms
+/// after the process is gone.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
+/// Time between two attempts to use such an address.
+const RELEASE_RETRY: Duration = Duration::from_millis(5);
 
-/// A socket that connections come in at.
+/// Most connections that may wait to be accepted. The kernel limits it to `net.core.somaxconn`, 4,096 by default.
+pub(super) const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
+
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On an address and a port.
+    /// A TCP socket that the workers share.
     Tcp(TcpListener),
-    /// The same, of one worker alone: others have sockets of their own on its address.
+    /// A TCP socket of one worker. The other workers have sockets of their own on its address.
     Own(TcpListener),
-    /// On a path.
+    /// A Unix socket, which the workers share.
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// Listens on `address` beside any other listener of this user on the same address: the kernel spreads the
-    /// connections over them. `[::]` takes IPv4 connections too.
+    /// Listens on `address`, beside other listeners of this user on it (SO_REUSEPORT). The kernel spreads connections over
+    /// them. `[::]` takes IPv4 connections, too.
     ///
     /// # Errors
-    /// When the address is taken by another user's socket or is not ours, or no descriptor is left.
+    /// When another user has the address, no interface has it, or no descriptor is left.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let listener = shared(address)?;
         listener.set_nonblocking(true)?;
         Ok(Self::Own(listener))
     }
 
-    /// Listens on a path. The socket that a former process left there is replaced; the permissions are those of the umask.
+    /// Listens on a path, with the permissions that the umask gives. Replaces a socket that an earlier process left there.
     ///
     /// # Errors
-    /// When something else is there (`AddrInUse`), or the path cannot be had.
+    /// When something else is there (`AddrInUse`), or the file system refuses.
     pub fn unix(path: &Path) -> io::Result<Self> {
         let (listener, pending) = Pending::bind(path, false)?;
         pending.commit()?;
         Ok(listener)
     }
 
-    /// Another descriptor of the same socket, which leaves it to others when it is closed.
+    /// Duplicates the descriptor. Closing one of the two leaves the socket open.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -66,10 +72,10 @@ impl Listener {
         }
     }
 
-    /// What a connection sends goes out at once. Those of [`Listener::tcp`] do so anyway.
+    /// Sets TCP_NODELAY for accepted connections. [`Listener::tcp`] has set it already.
     ///
     /// # Errors
-    /// When it is no socket.
+    /// When the descriptor is no TCP socket.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => set_nodelay(listener),
@@ -77,7 +83,7 @@ impl Listener {
         }
     }
 
-    /// The address that a TCP listener is bound to.
+    /// The address of a TCP listener.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => listener.local_addr().ok(),
@@ -85,7 +91,7 @@ impl Listener {
         }
     }
 
-    /// Whether no other worker accepts from it.
+    /// Whether the socket belongs to one worker alone.
     pub(super) fn is_own(&self) -> bool {
         matches!(self, Self::Own(_))
     }
@@ -97,7 +103,7 @@ impl Listener {
         }
     }
 
-    /// The next connection and its peer, which has no address when it comes by a path.
+    /// Accepts a connection. Returns it and its peer, or `None` for the peer of a Unix socket.
     pub(super) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => {
@@ -123,7 +129,7 @@ impl AsRawFd for Listener {
     }
 }
 
-/// A blocking listener on `address` beside any other one of this user: the kernel spreads the connections over them.
+/// Opens a blocking listener on `address`, beside other listeners of this user on it (SO_REUSEPORT).
 pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
@@ -134,19 +140,35 @@ pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
         setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    nix::sys::socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    nix::sys::socket::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
 
-/// Accepted sockets inherit it, which saves a system call for each.
+/// Sets TCP_NODELAY. Accepted sockets inherit it, which saves a system call for each.
 fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
 }
 
-/// Closes what a worker listens on, one worker at a time. What waits at a socket that is closed is moved to another one on its
-/// address, and is reset if that one is being closed at the same moment. A ring may have a socket for longer than its
-/// descriptor, so those of the worker alone are made to listen no more, which holds when the call returns. Handshakes that end
-/// meanwhile on another processor seem to be moved a little later.
+/// Runs `bind`. Retries for up to a second while the address is in use, because the kernel keeps the listeners of a process
+/// that was killed for a moment.
+pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + RELEASE_TIME;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(RELEASE_RETRY);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Closes the listeners of a worker, one worker at a time. The kernel moves connections that wait at a closing listener to
+/// another one on its address. It resets them if that one is closing at the same moment.
+///
+/// A ring may hold a socket longer than its descriptor. So sockets of the worker alone are shut down, which takes effect
+/// before the call returns. The kernel seems to move handshakes that complete meanwhile on another processor a little
+/// later, hence the pause.
 pub(super) fn close(listeners: Vec<Listener>) {
     static CLOSING: Mutex<()> = Mutex::new(());
     if listeners.is_empty() {
@@ -154,26 +176,26 @@ pub(super) fn close(listeners: Vec<Listener>) {
     }
     let _alone = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
     for listener in listeners.iter().filter(|listener| listener.is_own()) {
-        // It listens, so this does not fail; if it did, closing would do the same a little later.
+        // This does not fail on a listening socket. If it did, closing would have the same effect a little later.
         let _ = shutdown(listener.as_raw_fd(), Shutdown::Read);
     }
-    std::thread::sleep(MOVING);
+    std::thread::sleep(MOVE_TIME);
 }
 
-/// Whether connections that wait at a listener when it is closed are reset, and do not go to another one on its address
-/// (Linux 5.14, `net.ipv4.tcp_migrate_req`). Where the settings of the kernel are hidden it is not known, and not said.
+/// Whether the kernel resets connections that wait at a closing listener, instead of moving them to another one on its
+/// address (`net.ipv4.tcp_migrate_req`, Linux 5.14). False when the kernel's settings are hidden.
 pub(crate) fn waiting_connections_are_reset() -> bool {
     match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req") {
         Ok(value) => value.trim() != "1",
-        // The kernel is an older one if it shows others of these settings.
+        // A kernel that shows other settings but not this one is too old for it.
         Err(_) => Path::new("/proc/sys/net/ipv4").exists(),
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one, and returns that.
+/// Raises the soft limit of open descriptors to the hard limit. Returns the new limit.
 ///
 /// # Errors
-/// When the kernel refuses; the limit is then what it was.
+/// When the kernel refuses. The limit is unchanged then.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -195,7 +217,29 @@ mod tests {
     }
 
     #[test]
-    fn the_descriptor_limit_is_the_hard_one_afterwards() {
+    fn an_address_that_is_released_late_is_had_and_one_that_stays_in_use_is_an_error() {
+        let address = "127.0.0.1:0".parse::<SocketAddr>().expect("an address");
+        let first = TcpListener::bind(address).expect("listen");
+        let address = first.local_addr().expect("bound");
+        let start = Instant::now();
+        let error = when_released(|| TcpListener::bind(address)).expect_err("the first listener has it");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(start.elapsed() >= RELEASE_TIME);
+        let mut attempts = 0;
+        let mut first = Some(first);
+        when_released(|| {
+            attempts += 1;
+            if attempts == 3 {
+                first = None;
+            }
+            TcpListener::bind(address)
+        })
+        .expect("the address is free with the third attempt");
+        assert_eq!(attempts, 3);
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_raised_to_the_hard_limit() {
         let limit = raise_descriptor_limit().expect("raising to the hard limit is always allowed");
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("readable"), (limit, limit));
     }

@@ -1,5 +1,5 @@
-//! Sockets that listen on a path: a start that fails takes the path from nobody, and two that start at a time do not get
-//! in each other's way.
+//! Listening Unix sockets. A start that fails takes the path from nobody, and two servers that start at the same time do
+//! not disturb each other.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -10,50 +10,50 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc::O_NOFOLLOW;
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
 use super::listen::{BACKLOG, Listener};
 
-/// A socket that listens beside its path, at `PATH.new`, until [`Pending::commit`] puts it there. When it is dropped
-/// before, nothing of it is left.
+/// A socket that listens beside its path, at `PATH.new`, until [`Pending::commit`] moves it to the path. Dropping it before
+/// that removes the socket.
 #[derive(Debug)]
 pub(crate) struct Pending {
     path: PathBuf,
     beside: PathBuf,
-    /// Who has it is the only one that makes or replaces a socket there.
+    /// Only the holder of the lock creates or replaces a socket at the path.
     _lock: Lock,
 }
 
 impl Pending {
-    /// Listens for `path`, which is free or has the socket that a former process left. With `instead` somebody may listen
-    /// there, who keeps those that wait for it already. The permissions are those of the umask.
+    /// Listens for `path`, which is free or has a socket that an earlier process left. With `instead`, another process may
+    /// listen there; it keeps the connections that wait at its socket. The permissions are those that the umask gives.
     ///
     /// # Errors
-    /// When something else is there or another process is at this (`AddrInUse`), or the path cannot be had.
+    /// When something else is there or another process is starting there (`AddrInUse`), or the file system refuses.
     pub(crate) fn bind(path: &Path, instead: bool) -> io::Result<(Listener, Self)> {
         let beside = with_suffix(path, ".new");
         let address = UnixAddr::new(&beside)?;
         let lock = Lock::take(with_suffix(path, ".starting"))?;
         let is_free = match look(path)? {
-            Found::Nothing | Found::Left => true,
-            Found::Living => instead,
+            Found::Nothing | Found::Abandoned => true,
+            Found::Listening => instead,
             Found::Other => false,
         };
         if !is_free {
             return Err(Errno::EADDRINUSE.into());
         }
-        // Of a process that was killed while it started. Whatever else is there stays, and binding says so.
-        if look(&beside)? == Found::Left {
+        // A process that was killed while it started has left this. Anything else stays, and `bind` fails.
+        if look(&beside)? == Found::Abandoned {
             fs::remove_file(&beside)?;
         }
         let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
         bind(socket.as_raw_fd(), &address)?;
         let pending = Self { path: path.into(), beside, _lock: lock };
-        listen(&socket, Backlog::new(BACKLOG)?)?;
+        listen(&socket, BACKLOG)?;
         Ok((Listener::Unix(UnixListener::from(socket)), pending))
     }
 
-    /// Puts the socket at its path, instead of what is there.
+    /// Moves the socket to its path, in place of what is there.
     ///
     /// # Errors
     /// When the directory has changed meanwhile.
@@ -64,12 +64,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // After `commit` there is none.
+        // There is none after `commit`.
         let _ = fs::remove_file(&self.beside);
     }
 }
 
-/// A file that one process at a time has open and locked. It is gone when the lock is.
+/// A file that one process at a time holds locked. The end of the lock removes the file.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -77,6 +77,10 @@ struct Lock {
 }
 
 impl Lock {
+    /// Creates and locks the file.
+    ///
+    /// # Errors
+    /// `AddrInUse` when another process holds the lock, or an error of the file system.
     fn take(path: PathBuf) -> io::Result<Self> {
         loop {
             let mut options = OpenOptions::new();
@@ -90,7 +94,7 @@ impl Lock {
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Who had it may have removed it after we had opened it; then the lock is one that nobody else sees.
+            // The last holder may have removed the file after we opened it. Then nobody else would see our lock.
             let own = file.metadata()?;
             if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
             {
@@ -102,35 +106,36 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is locked still, so that it is ours.
+        // The file is still locked here, so it is ours.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// What is at a path.
+/// The kind of thing at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
-    /// A socket that nobody listens on.
-    Left,
-    /// A socket that may have a listener.
-    Living,
-    /// No socket.
+    /// A socket on which nobody listens.
+    Abandoned,
+    /// A socket on which a process may listen.
+    Listening,
+    /// A file that is no socket.
     Other,
 }
 
+/// Finds out what is at a path.
 fn look(path: &Path) -> io::Result<Found> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error),
-        // It would refuse connections, too.
+        // Such a file refuses connections like an abandoned socket.
         Ok(found) if !found.file_type().is_socket() => return Ok(Found::Other),
         Ok(_) => {}
     }
-    // Without blocking: a listener with a full queue has one wait for as long as it likes.
+    // The socket is non-blocking, because a connect to a listener with a full queue would wait.
     let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
     let is_refused = connect(socket.as_raw_fd(), &UnixAddr::new(path)?) == Err(Errno::ECONNREFUSED);
-    Ok(if is_refused { Found::Left } else { Found::Living })
+    Ok(if is_refused { Found::Abandoned } else { Found::Listening })
 }
 
 const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
@@ -146,6 +151,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Barrier;
 
+    use nix::sys::socket::Backlog;
     use tempfile::TempDir;
 
     use super::*;
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_a_dead_process_left_is_taken_over_and_others_are_not() {
+    fn an_abandoned_socket_is_replaced_and_a_live_one_or_a_file_is_not() {
         let (directory, path) = place();
         let first = at(&path, false);
         refused(&path, false);
@@ -184,8 +190,8 @@ mod tests {
         let second = at(&path, false);
         let third = at(&path, true);
         drop(second);
-        let _client = UnixStream::connect(&path).expect("the third one listens");
-        third.accept().expect("it is the third one's");
+        let _client = UnixStream::connect(&path).expect("the third listener is at the path");
+        third.accept().expect("the third listener gets the connection");
         assert_eq!(names(&directory), ["socket"]);
 
         let file = directory.path().join("file");
@@ -198,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_commit_takes_nothing_and_leaves_nothing() {
+    fn without_a_commit_the_path_is_unchanged() {
         let (directory, path) = place();
         drop(Pending::bind(&path, false).expect("listen"));
         assert!(names(&directory).is_empty());
         let first = at(&path, false);
         let pending = Pending::bind(&path, true).expect("beside");
         assert_eq!(names(&directory), ["socket", "socket.new", "socket.starting"]);
-        // It is one at a time.
+        // One process at a time may start there.
         refused(&path, true);
         drop(pending);
         assert_eq!(names(&directory), ["socket"]);
@@ -214,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_left_that_was_killed_while_it_started_is_in_nobodys_way() {
+    fn files_of_a_process_that_was_killed_while_it_started_are_replaced() {
         let (directory, path) = place();
         drop(UnixListener::bind(with_suffix(&path, ".new")).expect("bound"));
         File::create(with_suffix(&path, ".starting")).expect("made");
@@ -223,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_with_a_full_queue_lives() {
+    fn a_listener_with_a_full_queue_counts_as_listening() {
         let (_directory, path) = place();
         let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None).expect("a socket");
         bind(socket.as_raw_fd(), &UnixAddr::new(&path).expect("short")).expect("bound");
@@ -233,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_that_start_at_a_time_has_the_path_and_keeps_it() {
+    fn of_several_processes_that_start_at_once_one_gets_the_path_and_keeps_it() {
         let (directory, path) = place();
         for _ in 0..50 {
-            // What the last round left is there.
+            // The socket of the last round is still there, abandoned.
             let barrier = Barrier::new(4);
             let start = || {
                 barrier.wait();
@@ -248,9 +254,9 @@ mod tests {
                 let threads = [(); 4].map(|()| scope.spawn(start));
                 threads.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()
             });
-            let [winner] = &started[..] else { panic!("{} have it", started.len()) };
+            let [winner] = &started[..] else { panic!("{} threads got the path", started.len()) };
             let _client = UnixStream::connect(&path).expect("the winner listens");
-            winner.accept().expect("it is the winner's");
+            winner.accept().expect("the winner gets the connection");
             assert_eq!(names(&directory), ["socket"]);
         }
     }

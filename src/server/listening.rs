@@ -32,10 +32,11 @@ pub(super) fn listen_all(options: &Options, workers: u16) -> Result<Listening, S
     for endpoint in &options.listen {
         let own = match endpoint {
             Endpoint::Tcp(address) | Endpoint::Tls(address) => {
-                listen_on_address(*address, workers, options.takeover)
+                listen::when_released(|| listen_on_address(*address, workers, options.takeover))
             }
             Endpoint::Unix(path) => {
-                Pending::bind(path, options.takeover == Takeover::On).and_then(|(listener, pending)| {
+                let bind = || Pending::bind(path, options.takeover == Takeover::On);
+                listen::when_released(bind).and_then(|(listener, pending)| {
                     listening.pending.push(pending);
                     share(listener, workers)
                 })
@@ -108,10 +109,10 @@ fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
 /// Binds the address of the admin listener.
 #[cfg(feature = "admin")]
 pub(super) fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Result<TcpListener, StartError> {
-    let listener = match takeover {
+    let listener = listen::when_released(|| match takeover {
         Takeover::Off => TcpListener::bind(address),
         Takeover::On => listen::shared(address),
-    };
+    });
     listener.map_err(|error| StartError::Listen {
         endpoint: address.into(),
         remedy: remedy(&error, &ADMIN),

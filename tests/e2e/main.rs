@@ -27,6 +27,7 @@ mod proxies;
 mod rates;
 mod relay;
 mod reload;
+mod restart;
 mod sandbox;
 mod service;
 mod takeover;
