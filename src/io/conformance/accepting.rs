@@ -1,4 +1,4 @@
-//! Accepting: who, how many, and until when.
+//! Accepting: peer addresses, limits, and the end of accepting.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -38,35 +38,35 @@ pub(super) fn several_at_once<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-fn is_full(event: &IoEvent) -> Option<()> {
+fn is_paused(event: &IoEvent) -> Option<()> {
     matches!(event, IoEvent::AcceptPaused).then_some(())
 }
 
-fn is_accepting(event: &IoEvent) -> Option<()> {
+fn is_resumed(event: &IoEvent) -> Option<()> {
     matches!(event, IoEvent::AcceptResumed).then_some(())
 }
 
-pub(super) fn full_once<B: Backend>(make: Make<B>) {
+pub(super) fn accepting_pauses_once<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 2, ..BackendOptions::default() });
     let (_first, slot) = rig.connect();
     let (_second, _) = rig.connect();
-    rig.wait_for(is_full);
+    rig.wait_for(is_paused);
     let mut waiting = rig.dial();
     waiting.write_all(b"at last").expect("the kernel takes it");
     rig.nothing_more();
     rig.rests();
 
     rig.close(slot, Close::Graceful);
-    rig.wait_for(is_accepting);
+    rig.wait_for(is_resumed);
     let (slot, peer) = rig.accepted();
     assert_eq!(peer, waiting.local_addr().expect("connected"));
     assert_eq!(rig.receive(&[(slot, 7)])[&slot], b"at last");
-    rig.wait_for(is_full);
+    rig.wait_for(is_paused);
     rig.nothing_more();
 }
 
-/// Clients that wait in vain are none the worse: each comes in as another one leaves.
-pub(super) fn full_of_idle_clients<B: Backend>(make: Make<B>) {
+/// More clients than slots: each waits in the backlog until another one leaves.
+pub(super) fn waiting_clients_are_accepted_later<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 4, ..BackendOptions::default() });
     let clients: Vec<TcpStream> = (0..40).map(|_| rig.dial()).collect();
     for _ in &clients {
@@ -88,7 +88,7 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
     rig.backend.stop_accepting();
     rig.turn();
     rig.turn();
-    // The address is free again, or the port is nobody's: the kernel refuses.
+    // Nobody listens on the port, so the kernel refuses.
     let refused = TcpStream::connect(rig.address).expect_err("nobody listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     rig.send(slot, b"still here");
@@ -97,20 +97,20 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// What others share stays open, and is theirs alone.
+/// A listener that another worker shares stays open for that worker.
 pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     let kept = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
     let mut rig = Rig::on(make, kept.try_clone().expect("a descriptor"), &BackendOptions::default());
     drop(rig.connect());
     rig.stop_accepting();
-    let client = TcpStream::connect(rig.address).expect("it is listened on");
+    let client = TcpStream::connect(rig.address).expect("the other worker listens");
     rig.turn();
     let (_, peer) = kept.accept().expect("the client waits");
     assert_eq!(peer, Some(client.local_addr().expect("connected")));
 }
 
-/// A forked process may have the socket for longer, and so may a ring.
-pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) {
+/// A forked process may hold the socket longer, and so may a ring.
+pub(super) fn stops_listening_although_another_process_has_the_socket<B: Backend>(make: Make<B>) {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
     let elsewhere = listener.try_clone().expect("a descriptor");
     let mut rig = Rig::on(make, listener, &BackendOptions::default());
@@ -121,19 +121,19 @@ pub(super) fn stops_listening_whoever_has_the_socket<B: Backend>(make: Make<B>) 
     drop(elsewhere);
 }
 
-pub(super) fn slots_are_used_again<B: Backend>(make: Make<B>) {
+pub(super) fn slots_are_reused<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 3, ..BackendOptions::default() });
     let mut slots = HashSet::new();
     for turn in 0..30_u8 {
         let (mut client, slot) = rig.connect();
         slots.insert(slot);
-        // A receive of the connection before must not catch these, nor its end this connection.
+        // A receive of the slot's last connection must not take these bytes, and its close must not end this connection.
         client.write_all(&[turn]).expect("written");
         assert_eq!(rig.receive(&[(slot, 1)])[&slot], [turn]);
         rig.close(slot, Close::Graceful);
         assert_eq!(client.read(&mut [0]).expect("the end"), 0);
     }
-    assert!(slots.len() <= 3, "dense: {slots:?}");
+    assert!(slots.len() <= 3, "slots are not dense: {slots:?}");
     rig.nothing_more();
 }
 
@@ -153,8 +153,8 @@ pub(super) fn two_listeners<B: Backend>(make: Make<B>) {
     }
 }
 
-/// A listener on a path, which two backends share as two workers would.
-pub(super) fn one_path<B: Backend>(make: Make<B>) {
+/// Two backends share a Unix socket, as two workers do.
+pub(super) fn workers_share_a_unix_socket<B: Backend>(make: Make<B>) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
     let listener = Listener::unix(&path).expect("listen");

@@ -1,4 +1,4 @@
-//! Closing: one `Closed`, nothing after it, and what the peer sees.
+//! Closing: one `Closed` as the last event, and the end as the peer sees it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ pub(super) fn idle<B: Backend>(make: Make<B>) {
     }
 }
 
-pub(super) fn with_a_send_under_way<B: Backend>(make: Make<B>) {
+pub(super) fn with_a_send_in_flight<B: Backend>(make: Make<B>) {
     for how in [Close::Graceful, Close::Reset] {
         let mut rig = Rig::new(make);
         let (_client, slot) = rig.connect();
@@ -29,7 +29,7 @@ pub(super) fn with_a_send_under_way<B: Backend>(make: Make<B>) {
         rig.nothing_more();
         assert_eq!(Rc::strong_count(&chunk), 2);
         rig.close(slot, how);
-        assert_eq!(Rc::strong_count(&chunk), 1, "the span came back before `Closed`");
+        assert_eq!(Rc::strong_count(&chunk), 1, "the span is dropped before `Closed`");
         rig.nothing_more();
     }
 }
@@ -84,7 +84,7 @@ pub(super) fn after_the_peers_end<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// The caller may handle an event that was reported before its own `close`, and ask for something.
+/// The caller may still handle older events after its own `close`, and make requests.
 pub(super) fn ignores_calls_while_closing<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (mut client, slot) = rig.connect();
@@ -107,7 +107,7 @@ pub(super) fn many_at_once<B: Backend>(make: Make<B>) {
     for _ in 0..3 {
         let mut clients: Vec<(TcpStream, Slot)> = (0..200).map(|_| rig.connect()).collect();
         for (at, (client, slot)) in clients.iter_mut().enumerate() {
-            // Some have bytes to be received, some a send to be completed, some neither.
+            // Some have input, some a send in flight, some neither.
             match at % 3 {
                 0 => client.write_all(b"x").expect("written"),
                 1 => rig.send_span(*slot, Span::copy_of(b"y")),
@@ -122,7 +122,7 @@ pub(super) fn many_at_once<B: Backend>(make: Make<B>) {
     }
 }
 
-pub(super) fn dropped_with_everything_under_way<B: Backend>(make: Make<B>) {
+pub(super) fn dropped_with_everything_in_flight<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (_stuck, slot) = rig.connect();
     let (_idle, _) = rig.connect();
@@ -132,9 +132,9 @@ pub(super) fn dropped_with_everything_under_way<B: Backend>(make: Make<B>) {
     rig.send_span(slot, Span::new(&chunk, 0, LARGE));
     talking.write_all(b"hello").expect("written");
     let (_, held) = rig.received();
-    // One more request that has not been handed over yet.
+    // A request that has not reached the kernel yet.
     rig.backend.close(slot, Close::Graceful);
     drop(rig);
-    assert_eq!(Rc::strong_count(&chunk), 1, "the span came back");
+    assert_eq!(Rc::strong_count(&chunk), 1, "the span is dropped");
     drop(held);
 }

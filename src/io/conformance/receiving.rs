@@ -26,7 +26,7 @@ pub(super) fn more_than_a_buffer<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 4, buffer_len: 64, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut client, slot) = rig.connect();
-    // Many times what the buffers hold, and not a multiple of it.
+    // Many times the length of all buffers, but not a multiple of it.
     let bytes = pattern(100_001);
     client.write_all(&bytes).expect("the kernel takes it");
     assert!(rig.receive(&[(slot, bytes.len())])[&slot] == bytes);
@@ -45,7 +45,7 @@ pub(super) fn data_before_the_end<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let bytes = pattern(3000);
     let mut client = rig.dial();
-    // All of it, and the end too, lies there before the backend looks.
+    // All bytes and the FIN arrive before the backend accepts the connection.
     client.write_all(&bytes).expect("written");
     drop(client);
     let (slot, _) = rig.accepted();
@@ -68,7 +68,7 @@ pub(super) fn reset_by_peer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// Polls until what may be on its way despite a pause has come, and returns it.
+/// Polls until all bytes that may arrive despite a pause have arrived. Returns them.
 fn settle<B: Backend>(rig: &mut Rig<B>) -> Vec<u8> {
     for _ in 0..10 {
         rig.turn();
@@ -80,7 +80,7 @@ fn settle<B: Backend>(rig: &mut Rig<B>) -> Vec<u8> {
                 bytes.extend_from_slice(buffer.bytes_mut());
                 rig.backend.recycle(buffer);
             }
-            other => panic!("not while paused: {other:?}"),
+            other => panic!("unexpected while paused: {other:?}"),
         }
     }
     bytes
@@ -91,7 +91,7 @@ pub(super) fn pause_and_resume<B: Backend>(make: Make<B>) {
     let (mut client, slot) = rig.connect();
     for _ in 0..5 {
         rig.backend.pause(slot);
-        // What was received before the pause took effect may come, but nothing was sent yet.
+        // Bytes that arrived before the pause took effect may be reported, but the client has sent none.
         assert!(settle(&mut rig).is_empty());
         client.write_all(b"held back").expect("written");
         assert!(settle(&mut rig).is_empty());
@@ -145,14 +145,14 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
         client.write_all(&[at as u8; 1000]).expect("written");
     }
     assert_eq!(rig.backend.usage().starved, 0);
-    // Everything that can be out is out, and the rest waits without an error.
+    // All buffers are out, and the other connections wait without an error.
     let held = [rig.received(), rig.received()];
     rig.nothing_more();
-    assert_ne!(rig.backend.usage().starved, 0, "this load is counted");
+    assert_ne!(rig.backend.usage().starved, 0, "the waits are counted");
 
     let mut goals: Vec<(Slot, usize)> = clients.iter().map(|(_, slot)| (*slot, 1000)).collect();
     for (slot, mut buffer) in held {
-        let goal = goals.iter_mut().find(|(at, _)| *at == slot).expect("one of ours");
+        let goal = goals.iter_mut().find(|(at, _)| *at == slot).expect("a connection of this test");
         goal.1 -= buffer.bytes_mut().len();
         rig.backend.recycle(buffer);
     }
@@ -163,21 +163,21 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// Who has always more to say than the buffers hold keeps nobody from being heard.
-pub(super) fn everybody_gets_a_buffer_in_turn<B: Backend>(make: Make<B>) {
+/// Clients that always have more to send than the buffers hold.
+pub(super) fn all_senders_get_a_buffer_in_turn<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 2, buffer_len: 100, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let mut clients: Vec<(TcpStream, Slot)> = (0..4).map(|_| rig.connect()).collect();
     for (client, _) in &mut clients {
         client.write_all(&[1; 20_000]).expect("the kernel takes it");
     }
-    // Buffers that went to others since, by client.
+    // Number of buffers that other clients have got since, by client.
     let mut waited = [0; 4];
     for _ in 0..200 {
         let (slot, buffer) = rig.received();
         rig.backend.recycle(buffer);
         waited.iter_mut().for_each(|count| *count += 1);
-        waited[clients.iter().position(|(_, at)| *at == slot).expect("one of ours")] = 0;
+        waited[clients.iter().position(|(_, at)| *at == slot).expect("a connection of this test")] = 0;
         assert!(waited.iter().all(|count| *count < 50), "buffers went to others: {waited:?}");
     }
 }
@@ -194,7 +194,7 @@ pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
     assert_eq!(rig.receive(&[(slot, 9)])[&slot], b" and more");
 }
 
-/// A backend with one buffer, which is out, and a second connection whose bytes wait for it.
+/// A backend whose only buffer is out, and a second connection whose bytes wait for it.
 fn starved<B: Backend>(make: Make<B>) -> (Rig<B>, Buffer, [TcpStream; 2], Slot) {
     let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
@@ -212,14 +212,14 @@ pub(super) fn closed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
     rig.close(slot, Close::Graceful);
     rig.backend.recycle(buffer);
     rig.nothing_more();
-    // The next one with this slot receives as ever.
+    // The next connection in this slot receives as usual.
     let (mut next, slot) = rig.connect();
     next.write_all(b"hello").expect("written");
     assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"hello");
 }
 
-/// However a connection ends, and whatever arrives meanwhile, the buffers are there for the others.
-pub(super) fn ends_cost_no_buffers<B: Backend>(make: Make<B>) {
+/// However a connection ends, and whatever arrives meanwhile, its buffers come back for the others.
+pub(super) fn ends_lose_no_buffers<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 2, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     for round in 0..12 {
@@ -255,8 +255,8 @@ pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// Who waits for a buffer behind others that have nothing to say does not wait for these.
-pub(super) fn silent_ones_keep_nobody_waiting<B: Backend>(make: Make<B>) {
+/// A connection waits for a buffer behind silent ones, and does not have to wait until they send.
+pub(super) fn silent_connections_delay_nobody<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut greedy, slot) = rig.connect();
@@ -274,7 +274,7 @@ pub(super) fn silent_ones_keep_nobody_waiting<B: Backend>(make: Make<B>) {
     client.write_all(b"waiting").expect("written");
     rig.nothing_more();
     rig.backend.recycle(buffer);
-    // Waits without an end, which somebody who comes much later would end.
+    // The polls have no timeout. If the test fails, a client that connects after 5 s ends the wait.
     let (heard, is_heard) = mpsc::channel();
     let address = rig.address;
     let late = thread::spawn(move || {

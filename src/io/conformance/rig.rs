@@ -1,4 +1,4 @@
-//! A backend with one listener, driven from a test, and the events that came so far.
+//! The fixture of the suite: a backend with one listener, and the events that it has reported.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use crate::chunk::Span;
 use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, More, Slot};
 
-/// Ends a test that would wait for ever; never reached by a passing one.
+/// Longest wait for an event. A passing test never waits that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How a suite makes its backend.
+/// A function that makes the suite's backend.
 pub(super) type Make<B> = fn(&BackendOptions, Vec<Listener>) -> std::io::Result<B>;
 
 pub(super) struct Rig<B> {
     pub(super) backend: B,
     pub(super) address: SocketAddr,
-    /// Events that no wait has taken yet.
+    /// Reported events that the test has not taken yet.
     pub(super) events: VecDeque<IoEvent>,
 }
 
@@ -32,11 +32,11 @@ impl<B: Backend> Rig<B> {
 
     pub(super) fn on(make: Make<B>, listener: Listener, options: &BackendOptions) -> Self {
         let address = listener.local_addr().expect("bound");
-        let backend = make(options, vec![listener]).expect("this backend must exist where it is tested");
+        let backend = make(options, vec![listener]).expect("this machine has the backend");
         Self { backend, address, events: VecDeque::new() }
     }
 
-    /// A client of the backend, not accepted yet.
+    /// Connects a client that the backend has not accepted yet.
     pub(super) fn dial(&self) -> TcpStream {
         let client = TcpStream::connect(self.address).expect("connect");
         client.set_nodelay(true).expect("a TCP socket");
@@ -45,13 +45,13 @@ impl<B: Backend> Rig<B> {
         client
     }
 
-    /// A client and its slot.
+    /// Connects a client. Returns it and its slot.
     pub(super) fn connect(&mut self) -> (TcpStream, Slot) {
         let client = self.dial();
         (client, self.accepted().0)
     }
 
-    /// The next accepted connection.
+    /// Waits for the next accepted connection.
     pub(super) fn accepted(&mut self) -> (Slot, SocketAddr) {
         self.wait_for(|event| match event {
             IoEvent::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
@@ -59,7 +59,7 @@ impl<B: Backend> Rig<B> {
         })
     }
 
-    /// Accepts no more from now on.
+    /// Stops accepting, and waits until that is complete.
     pub(super) fn stop_accepting(&mut self) {
         self.backend.stop_accepting();
         while !self.backend.has_stopped() {
@@ -67,7 +67,7 @@ impl<B: Backend> Rig<B> {
         }
     }
 
-    /// Polls once without waiting and keeps what came.
+    /// Polls once without waiting, and keeps the events.
     pub(super) fn turn(&mut self) {
         self.poll(Some(Duration::ZERO));
     }
@@ -78,7 +78,7 @@ impl<B: Backend> Rig<B> {
         self.events.extend(events);
     }
 
-    /// Polls until `pick` takes an event, and removes that one.
+    /// Polls until `pick` chooses an event, and removes that event.
     pub(super) fn wait_for<T>(&mut self, pick: impl Fn(&IoEvent) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
@@ -87,7 +87,7 @@ impl<B: Backend> Rig<B> {
                 self.events.remove(at);
                 return result;
             }
-            assert!(start.elapsed() < PATIENCE, "the event did not come; these did: {:?}", self.events);
+            assert!(start.elapsed() < PATIENCE, "the event did not come; these came: {:?}", self.events);
             self.poll(Some(Duration::from_millis(100)));
         }
     }
@@ -120,7 +120,7 @@ impl<B: Backend> Rig<B> {
         self.closed(slot);
     }
 
-    /// Receives from all connections until those in `goals` have so many bytes, recycling at once.
+    /// Receives from all connections until each slot in `goals` has its number of bytes.
     pub(super) fn receive(&mut self, goals: &[(Slot, usize)]) -> HashMap<Slot, Vec<u8>> {
         let mut got: HashMap<Slot, Vec<u8>> = goals.iter().map(|(slot, _)| (*slot, Vec::new())).collect();
         while goals.iter().any(|(slot, len)| got[slot].len() < *len) {
@@ -131,7 +131,7 @@ impl<B: Backend> Rig<B> {
         got
     }
 
-    /// The next bytes that arrived, on whatever connection.
+    /// Waits for bytes on any connection.
     pub(super) fn received(&mut self) -> (Slot, crate::io::Buffer) {
         let is_received = |event: &IoEvent| matches!(event, IoEvent::Received { .. });
         let start = Instant::now();
@@ -168,8 +168,8 @@ impl<B: Backend> Rig<B> {
         }
     }
 
-    /// Fails when the backend does not wait although nothing is to be done. One that waits comes back twice in
-    /// this time, or a few times more; one that spins, thousands of times.
+    /// Fails when the backend does not wait although it has nothing to do. A backend that waits returns a few times in
+    /// this time; one that spins, thousands of times.
     pub(super) fn rests(&mut self) {
         let (start, mut polls) = (Instant::now(), 0);
         while start.elapsed() < Duration::from_millis(60) {
@@ -180,7 +180,7 @@ impl<B: Backend> Rig<B> {
         assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
     }
 
-    /// Fails when an event came that no wait has taken, in a few more turns than a late one would need.
+    /// Fails when an event is left or comes in the next turns.
     pub(super) fn nothing_more(&mut self) {
         for _ in 0..10 {
             self.turn();
@@ -196,9 +196,9 @@ pub(super) fn read(mut client: &TcpStream, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes whose value depends on the position, so that lost or swapped pieces show.
+/// Bytes whose values depend on their positions, so that lost or swapped pieces show.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
-    // The length is a prime, so that no power of two is a period; copying is what makes long ones fast.
+    // The length of the block is a prime, so that no power of two is a period. Repeating it is fast.
     let block: Vec<u8> = (0..65_521_usize).map(|at| (at ^ (at >> 8)) as u8).collect();
     let mut bytes = block.repeat(len.div_ceil(block.len()));
     bytes.truncate(len);

@@ -1,4 +1,4 @@
-//! Sending: whole, however the peer reads, and one direction without the other.
+//! Sending: complete delivery, however the peer reads, and the end of one direction.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,7 +9,7 @@ use super::rig::{Make, Rig, pattern, read};
 use crate::chunk::{Chunk, Span};
 use crate::io::{Backend, Close, IoEvent, More};
 
-/// More than the socket buffers of both ends hold, however far they grow.
+/// More bytes than the socket buffers of both ends ever hold.
 pub(super) const LARGE: usize = 24 << 20;
 
 pub(super) fn arrives<B: Backend>(make: Make<B>) {
@@ -23,19 +23,19 @@ pub(super) fn arrives<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-pub(super) fn large_one_is_continued<B: Backend>(make: Make<B>) {
+pub(super) fn a_large_send_is_continued<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (mut client, slot) = rig.connect();
     let bytes = pattern(LARGE);
     rig.send(slot, &bytes);
     rig.nothing_more();
-    // Receiving goes on beside a send that cannot.
+    // Receiving continues while the send cannot.
     client.write_all(b"busy?").expect("written");
     assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"busy?");
     let reader = thread::spawn(move || read(&client, LARGE));
     rig.sent(slot);
     assert!(reader.join().expect("read") == bytes);
-    // The peer is gone now; what comes is its end, and no second `Sent`.
+    // The peer is gone. Its end is reported, and no second `Sent`.
     assert!(rig.receive_all(slot).is_empty());
     rig.nothing_more();
 }
@@ -87,8 +87,8 @@ pub(super) fn shutdown_waits_for_the_send<B: Backend>(make: Make<B>) {
     assert!(reader.join().expect("read") == bytes);
 }
 
-/// The kernel may wait for the end no longer than 200 ms, so a machine that stands still can make one attempt fail.
-pub(super) fn last_words_come_with_the_end<B: Backend>(make: Make<B>) {
+/// The kernel holds the bytes back for 200 ms at most, so an attempt may fail on a slow machine.
+pub(super) fn last_bytes_travel_with_the_fin<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let mut attempt = |is_closed: bool| {
         let (mut client, slot) = rig.connect();
@@ -109,7 +109,10 @@ pub(super) fn last_words_come_with_the_end<B: Backend>(make: Make<B>) {
         has_waited
     };
     for is_closed in [false, true] {
-        assert!((0..5).any(|_| attempt(is_closed)), "sent by themselves, closed: {is_closed}");
+        assert!(
+            (0..5).any(|_| attempt(is_closed)),
+            "the bytes travelled without the FIN, closed: {is_closed}"
+        );
     }
     let bytes = pattern(LARGE);
     let (mut client, slot) = rig.connect();
@@ -132,9 +135,9 @@ pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
     reset(client);
     rig.failed(slot);
-    // The kernel tells of a reset once, and may tell the send. Receiving finds the end then.
+    // The kernel reports a reset once, perhaps to the send. Receiving reports the end then.
     rig.events.retain(|event| !matches!(event, IoEvent::Ended { .. }));
-    // Whoever has not handled the failure yet may still ask for things.
+    // A caller that has not handled the failure yet may still make requests.
     rig.send(slot, b"into the void");
     rig.backend.shutdown(slot);
     rig.backend.pause(slot);
@@ -154,7 +157,7 @@ pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
         for (_, slot) in &clients {
             rig.send_span(*slot, span.clone());
         }
-        // The log grows while it is being sent; `drop` leaves the backend the only holder of the span.
+        // The chunk grows while it is being sent. After the `drop` only the backend holds the span.
         drop(span);
         for (_, slot) in &clients {
             rig.sent(*slot);
@@ -163,10 +166,10 @@ pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
     for (client, _) in &clients {
         assert_eq!(read(client, 300), [[0_u8; 100], [1; 100], [2; 100]].concat());
     }
-    assert_eq!(std::rc::Rc::strong_count(&chunk), 1, "every span came back");
+    assert_eq!(std::rc::Rc::strong_count(&chunk), 1, "every span was dropped");
 }
 
-/// Every connection asks for several things at once, in far more requests than a short queue holds.
+/// Every connection makes several requests at once, far more than a short queue holds.
 pub(super) fn more_than_the_queue_holds<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let clients: Vec<(TcpStream, u32)> = (0..300).map(|_| rig.connect()).collect();

@@ -19,7 +19,7 @@ pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
         message.send("work").expect("the mailbox is open");
         waker.wake();
     });
-    // As a shard does: announce the sleep, look once more, sleep. Returns because of the wake-up alone.
+    // As a shard does: announce the wait, look once more for work, wait. Only the wake-up can end the wait.
     let waker = rig.backend.waker();
     loop {
         waker.prepare();
@@ -39,7 +39,7 @@ pub(super) fn between_prepare_and_poll<B: Backend>(make: Make<B>) {
         let waker = rig.backend.waker();
         waker.prepare();
         thread::spawn(move || waker.wake()).join().expect("woke");
-        // The wake-up came before the wait, and the wait ends all the same.
+        // The wake-up came before the wait, and still ends it.
         rig.poll(None);
     }
     rig.rests();
@@ -51,7 +51,7 @@ pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
     let (mut client, slot) = rig.connect();
     rig.nothing_more();
     rig.rests();
-    // Unread bytes and an end behind a pause are nothing to be done either, nor is a send that cannot go on.
+    // Input of a paused connection is no work, and neither is a send that cannot continue.
     rig.backend.pause(slot);
     rig.turn();
     client.write_all(b"later").expect("written");
@@ -62,16 +62,16 @@ pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
 
 pub(super) fn costs_nothing_when_awake<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
-    // Gets whatever the start left out of the way, such as readiness of the first registration.
+    // Takes what the start may have left, such as the readiness of the first registration.
     rig.turn();
     let waker = rig.backend.waker();
     waker.prepare();
     rig.turn();
-    // The poll took the announcement back, so this writes nothing that could end the next wait early.
+    // The poll has withdrawn the announcement, so this writes nothing that could end the next wait early.
     waker.wake();
     let before = rig.backend.now_ns();
     rig.poll(Some(Duration::from_millis(20)));
-    assert!(rig.backend.now_ns() >= before + 20 * NS_PER_MS, "woken without need");
+    assert!(rig.backend.now_ns() >= before + 20 * NS_PER_MS, "the wait ended early");
 }
 
 pub(super) fn time_passes_without_events<B: Backend>(make: Make<B>) {
@@ -80,7 +80,7 @@ pub(super) fn time_passes_without_events<B: Backend>(make: Make<B>) {
     rig.nothing_more();
     let before = rig.backend.now_ns();
     rig.poll(Some(Duration::from_millis(30)));
-    assert!(rig.backend.now_ns() >= before + 30 * NS_PER_MS, "the time-out came too early");
+    assert!(rig.backend.now_ns() >= before + 30 * NS_PER_MS, "the wait ended early");
     assert!(rig.events.is_empty());
 }
 
@@ -104,7 +104,7 @@ pub(super) fn many_times<B: Backend>(make: Make<B>) {
             waker.cancel();
             continue;
         }
-        // A lost wake-up would wait here for ever.
+        // After a lost wake-up, this would wait forever.
         rig.poll(None);
     }
     other.join().expect("all sent");
