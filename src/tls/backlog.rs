@@ -1,10 +1,10 @@
-//! What arrived of a connection and waits for a turn.
+//! Input of a connection that waits for a turn.
 
-/// Bytes in their order, from which pieces are taken without moving the rest each time.
+/// A queue of bytes. Taking a piece seldom moves the rest.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     bytes: Vec<u8>,
-    /// Before it is what was taken, which is at most half of them.
+    /// Number of bytes at the beginning that were taken already, at most half of all.
     start: usize,
 }
 
@@ -13,24 +13,26 @@ impl Backlog {
         self.bytes.is_empty()
     }
 
+    /// Number of bytes that wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
+    /// Appends bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// They may be changed in place.
+    /// The bytes that wait. The caller may change them in place.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
     }
 
-    /// Takes away the first `len` bytes.
+    /// Removes the first `len` bytes.
     pub(super) fn advance(&mut self, len: usize) {
         self.start += len;
         if self.start == self.bytes.len() {
-            // Its memory is given back, too.
+            // This frees the memory, too.
             *self = Self::default();
         } else if self.start > self.bytes.len() / 2 {
             self.bytes.drain(..self.start);
@@ -44,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in_and_the_memory_is_bounded() {
+    fn bytes_keep_their_order_and_the_memory_is_bounded() {
         let (mut backlog, mut put, mut taken) = (Backlog::default(), 0_u8, 0_u8);
         for round in 0..10_000_usize {
             for _ in 0..round % 7 {

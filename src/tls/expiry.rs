@@ -1,4 +1,4 @@
-//! When the certificate that is shown expires, and that it is said in time.
+//! Warns in the log before the certificate expires.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use super::Identity;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Days before it expires in which that is said.
+/// Number of days before the expiry in which there are warnings.
 const WARNING_DAYS: u32 = 14;
 
 /// The end of a certificate's validity.
@@ -22,18 +22,18 @@ const WARNING_DAYS: u32 = 14;
 pub(super) struct Expiry(ASN1Time);
 
 impl Expiry {
-    /// `None` when it cannot be read. What is wrong with it then is the clients' to say.
+    /// Reads the end of the validity. `None` when it cannot be read; clients then report what is wrong.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         Some(Self(certificate.validity().not_after))
     }
 
-    /// In seconds since 1970.
+    /// The end in seconds since 1970.
     pub(super) fn timestamp_s(self) -> i64 {
         self.0.timestamp()
     }
 
-    /// What is to be said about the certificate in this file, if it expires soon or has expired.
+    /// The warning about the certificate in file `cert`, if it expires soon or has expired.
     pub(super) fn warning(self, cert: &Path, now: SystemTime) -> Option<String> {
         let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let left_s = self.timestamp_s() - now_s;
@@ -50,10 +50,10 @@ impl Expiry {
 }
 
 impl Identity {
-    /// Warns when the certificate expires soon, now and each day until nobody has the identity any more.
+    /// Warns when the certificate expires soon, now and every day until the identity is dropped.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// When the thread for that cannot start.
     pub(crate) fn keep_warning(self: &Arc<Self>) -> io::Result<()> {
         self.warn();
         self.each(DAY, Self::warn).map(drop)
@@ -66,7 +66,7 @@ impl Identity {
         }
     }
 
-    /// Calls `tell` again and again, on a thread that ends with the identity.
+    /// Calls `tell` after every `interval`, on a thread that ends with the identity.
     fn each(
         self: &Arc<Self>,
         interval: Duration,
@@ -79,7 +79,7 @@ impl Identity {
                 identity.upgrade().as_deref().into_iter().for_each(&tell);
             }
         })?;
-        // Dropped with the identity, which ends the thread.
+        // The sender is dropped with the identity, which ends the thread.
         let _ = self.alive.set(alive);
         Ok(thread)
     }
@@ -93,7 +93,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
-    fn a_certificate_that_expires_within_two_weeks_is_told_of() {
+    fn a_certificate_that_expires_within_two_weeks_causes_a_warning() {
         // 2036-01-31 12:00:00
         let end = UNIX_EPOCH + Duration::from_secs(2_085_393_600);
         let identity = Identity::new(credentials_until(end).0);
@@ -105,13 +105,13 @@ mod tests {
             (end + HOUR, "the certificate is refused by clients, since it expired on 2036-01-31;"),
             (end + 1_000 * DAY, "since it expired on 2036-01-31;"),
         ] {
-            let warning = identity.warning(now).expect("it is time");
+            let warning = identity.warning(now).expect("the certificate expires soon");
             assert!(warning.contains(part) && warning.contains("SIGHUP"), "{warning}");
         }
     }
 
     #[test]
-    fn what_is_told_each_day_ends_with_the_identity() {
+    fn the_daily_warning_ends_with_the_identity() {
         let identity = Arc::new(Identity::new(credentials_until(SystemTime::now() + HOUR).0));
         let (told, hears) = channel();
         let tell = move |identity: &Identity| {
@@ -120,12 +120,12 @@ mod tests {
         let thread = identity.each(Duration::from_millis(1), tell).expect("a thread");
         assert_eq!(hears.iter().take(3).collect::<Vec<_>>(), [true; 3]);
         identity.replace(credentials_until(SystemTime::now() + 100 * DAY).0);
-        assert!(hears.iter().any(|is_due| !is_due), "it is told of the new one");
+        assert!(hears.iter().any(|is_due| !is_due), "the new certificate is looked at");
         drop(identity);
-        thread.join().expect("it ends");
+        thread.join().expect("the thread ends");
         let identity = Arc::new(Identity::new(credentials_until(SystemTime::now()).0));
         let thread = identity.each(1_000 * DAY, |_| {}).expect("a thread");
         drop(identity);
-        thread.join().expect("it does not wait for the next time");
+        thread.join().expect("the thread ends without waiting for the next day");
     }
 }

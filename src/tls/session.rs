@@ -1,4 +1,4 @@
-//! One connection's TLS: ciphertext in, plaintext out, and the other way round. It holds no bytes while it is idle.
+//! The TLS session of one connection: it decrypts input and encrypts output. An idle session holds no bytes.
 
 use std::sync::Arc;
 
@@ -8,35 +8,37 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, HandshakeKind, InvalidMessage, ServerConfig};
 
-/// Bytes of a record's header: type, version and length. RFC 8446 §5.1
+/// Bytes of a record's header: type, version and length; RFC 8446 §5.1.
 const HEADER_LEN: usize = 5;
-/// Longest plaintext of a record.
+/// Longest plaintext of a record, in bytes; RFC 8446 §5.1.
 const MAX_RECORD_LEN: usize = 16 << 10;
-/// More than what encryption adds to a record, header included, in any suite.
+/// Upper bound of the bytes that encryption adds to a record, with its header, in any suite.
 const MAX_RECORD_OVERHEAD: usize = 64;
-/// Longest record on the wire, in any version. RFC 5246 §6.2.3
+/// Longest record on the wire in any version, in bytes; RFC 5246 §6.2.3.
 const MAX_WIRE_LEN: usize = HEADER_LEN + MAX_RECORD_LEN + 2048;
-/// A short record counts as so many bytes of a share.
+/// Least number of bytes for which a record is charged to a share.
 const RECORD_COST: usize = 256;
-/// Bytes that may be kept until a record, or a handshake message over several records, is complete.
-/// BoringSSL takes no more than 16 KiB of a client that has no certificate, either.
+/// Most bytes kept of an incomplete record, or of a handshake message that spans records. BoringSSL allows a client
+/// without a certificate 16 KiB, too.
 pub(super) const MAX_PARTIAL_LEN: usize = 2 * MAX_WIRE_LEN;
 
-/// The TLS state of one connection, without any of its input and output.
+/// A TLS session.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
-    /// What is not complete yet: a record, or a handshake message over several of them.
+    /// An incomplete record, or an incomplete handshake message that spans records.
     partial: Vec<u8>,
-    /// Where in `partial` the record begins that is not complete; before it are records that were looked at.
+    /// Start of the incomplete record in `partial`. The records before it were processed.
     open_at: usize,
-    /// What TLS itself has to say: handshake messages, tickets, alerts.
+    /// Messages of TLS itself that are to be sent: handshake messages, tickets, alerts.
     outgoing: Vec<u8>,
     has_peer_closed: bool,
 }
 
 impl Session {
+    /// Starts a session.
+    ///
     /// # Errors
-    /// None, with a configuration as [`super::identity`] makes it.
+    /// Never, with a configuration that [`super::identity`] makes.
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(config)?,
@@ -47,28 +49,29 @@ impl Session {
         })
     }
 
-    /// Whether the handshake is over, so that there is plaintext.
+    /// Whether the handshake is complete.
     pub(super) fn is_ready(&self) -> bool {
         !self.connection.is_handshaking()
     }
 
-    /// Whether the client went on with a former session instead of a whole handshake.
+    /// Whether the handshake resumed an earlier session.
     pub(super) fn is_resumed(&self) -> bool {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Whether the peer has said that it sends no more.
+    /// Whether the client has sent close_notify.
     pub(super) fn has_peer_closed(&self) -> bool {
         self.has_peer_closed
     }
 
-    /// What TLS itself has to say now.
+    /// Takes the messages of TLS itself that are to be sent.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// How many of the first bytes of `input` may be taken in: whole records, as long as something is left of `share`,
-    /// to which they are charged, and what follows the last of them when that is all. A short record costs more than its bytes.
+    /// Returns how many of the first bytes of `input` may be taken in, and charges them to `share`. Takes whole records
+    /// while there is something left of the share, and an incomplete record at the end. A short record costs more than
+    /// its bytes.
     pub(super) fn share_len(&self, input: &[u8], share: &mut usize) -> usize {
         let mut len = 0;
         while len < input.len() && *share > 0 {
@@ -80,10 +83,10 @@ impl Session {
         len
     }
 
-    /// Takes in what arrived, which is decrypted in place, and appends what it holds to `plaintext`.
+    /// Decrypts input in place, and appends the plaintext to `plaintext`.
     ///
     /// # Errors
-    /// What the peer did wrong; the alert that tells it so is then among what is to be sent.
+    /// When the client broke a rule. The outgoing messages then contain the alert about it.
     pub(super) fn receive(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let result = self.take_in(input, plaintext);
         if result.is_err() {
@@ -95,20 +98,23 @@ impl Session {
     /// Appends `plaintext`, encrypted, to `out`.
     ///
     /// # Errors
-    /// When the keys are used up: with TLS 1.2 they cannot be renewed.
+    /// When the keys are used up. TLS 1.2 cannot renew them.
     pub(super) fn encrypt(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncryptError> {
         let records = plaintext.len().div_ceil(MAX_RECORD_LEN) + 1;
         let room = plaintext.len() + records * MAX_RECORD_OVERHEAD;
         self.write(room, out, |traffic, out| traffic.encrypt(plaintext, out))
     }
 
-    /// Appends to `out` that we send no more.
+    /// Appends close_notify to `out`.
+    ///
+    /// # Errors
+    /// When the keys are used up.
     pub(super) fn close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), EncryptError> {
         self.write(MAX_RECORD_OVERHEAD, out, |traffic, out| traffic.queue_close_notify(out))
     }
 
-    /// How many bytes of `input`, perhaps more than there are, belong to the record that is not complete; without one, to
-    /// the first record. `None` when its header is not complete either.
+    /// Number of bytes of `input` that belong to the incomplete record or, without one, to the first record. May be more
+    /// than there are. `None` when the header of that record is incomplete, too.
     fn open_len(&self, input: &[u8]) -> Option<usize> {
         let open = self.partial.get(self.open_at..).unwrap_or_default();
         let mut header = open.iter().chain(input).copied().take(HEADER_LEN);
@@ -117,6 +123,7 @@ impl Session {
         is_whole.then(|| record_len(&header).unwrap_or_default() - open.len())
     }
 
+    /// Processes input. Keeps what is incomplete.
     fn take_in(&mut self, mut input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
         while !self.partial.is_empty() && !input.is_empty() {
             let taken = missing_len(&self.partial[self.open_at..]).min(input.len());
@@ -137,7 +144,7 @@ impl Session {
         self.check_partial()
     }
 
-    /// Looks at what is kept, to which something was added.
+    /// Processes the kept bytes, to which bytes were added.
     fn process_partial(&mut self, plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let mut partial = std::mem::take(&mut self.partial);
         if whole_records_len(&partial[self.open_at..]) > 0 {
@@ -145,7 +152,7 @@ impl Session {
         }
         let done = self.process(&mut partial, plaintext)?;
         if done == partial.len() || self.has_peer_closed {
-            // Its memory is given back, too.
+            // The memory of `partial` is freed here.
             self.open_at = 0;
             return Ok(());
         }
@@ -155,6 +162,7 @@ impl Session {
         self.check_partial()
     }
 
+    /// Limits the kept bytes.
     fn check_partial(&self) -> Result<(), Error> {
         if self.partial.len() > MAX_PARTIAL_LEN {
             return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge));
@@ -162,7 +170,7 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on with `input` until more is needed. Returns how many of its first bytes are of no more use.
+    /// Processes `input` until TLS needs more. Returns how many of the first bytes are no longer needed.
     fn process(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<usize, Error> {
         let mut done = 0;
         loop {
@@ -176,14 +184,14 @@ impl Session {
                 ConnectionState::EncodeTlsData(data) => encode(data, &mut self.outgoing),
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::PeerClosed => self.has_peer_closed = true,
-                // It waits: for more input, or for something to send. Early data is not asked for.
+                // TLS waits for more input or for output. It never reports early data, which is not enabled.
                 _ => return Ok(done + discard),
             }
             done += discard;
         }
     }
 
-    /// Has `write` fill `room` bytes after `out`, or as many as it asks for.
+    /// Lets `write` append up to `room` bytes to `out`, or as many as it asks for.
     fn write(
         &mut self,
         mut room: usize,
@@ -191,7 +199,7 @@ impl Session {
         write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), EncryptError> {
         loop {
-            // What is kept is shown again, since it may hold a part of a handshake message.
+            // The kept bytes may be a part of a handshake message, so they are passed again.
             match self.connection.process_tls_records(&mut self.partial).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let start = out.len();
@@ -207,15 +215,15 @@ impl Session {
                 }
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                // Nothing can be written any more.
+                // The session can write nothing any more.
                 _ => return Err(EncryptError::EncryptExhausted),
             }
         }
     }
 
-    /// Gathers the alert about what the peer did wrong.
+    /// Encodes the alert about the client's mistake.
     fn encode_alert(&mut self) {
-        // While there is something to be sent, no input is looked at.
+        // While TLS has output, it looks at no input.
         while self.connection.wants_write() {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => while traffic.next_record().is_some() {},
@@ -225,7 +233,7 @@ impl Session {
         }
     }
 
-    /// Bytes that it keeps.
+    /// Number of bytes that the session keeps.
     #[cfg(test)]
     pub(super) fn kept_len(&self) -> usize {
         self.partial.capacity() + self.outgoing.capacity()
@@ -241,12 +249,12 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) 
     out.truncate(start + written);
 }
 
-/// How many bytes are missing from the record that `bytes` begin, or from its header.
+/// Number of bytes missing from the record at the start of `bytes`, or from its header.
 fn missing_len(bytes: &[u8]) -> usize {
     record_len(bytes).unwrap_or(HEADER_LEN) - bytes.len()
 }
 
-/// Bytes of the records that are complete in `bytes`.
+/// Number of bytes of the complete records in `bytes`.
 fn whole_records_len(bytes: &[u8]) -> usize {
     let mut whole = 0;
     while let Some(len) = record_len(&bytes[whole..]).filter(|len| whole + len <= bytes.len()) {
@@ -255,7 +263,7 @@ fn whole_records_len(bytes: &[u8]) -> usize {
     whole
 }
 
-/// Bytes of the record that `bytes` begin with, its header included, when that is there.
+/// Number of bytes of the first record in `bytes`, with its header. `None` when the header is incomplete.
 fn record_len(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER_LEN>()?;
     Some(HEADER_LEN + usize::from(u16::from_be_bytes([header[3], header[4]])))

@@ -1,4 +1,4 @@
-//! The wrapper over a backend that hands it bytes cut anywhere.
+//! The TLS layer with input that is cut anywhere.
 
 mod failures;
 pub(super) mod rig;
@@ -17,13 +17,13 @@ use crate::io::wire::Asked;
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// Bytes that tell lost and swapped pieces.
+/// Bytes whose values depend on their positions, so that lost or swapped pieces show.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
 }
 
 #[test]
-fn the_same_bytes_come_through_however_they_are_cut() {
+fn bytes_arrive_unchanged_however_the_stream_is_cut() {
     for version in BOTH {
         for pieces in [&[1][..], &[2, 3, 5], &[5, 1], &[16_384], &[16_385, 4], &[32_768], &[700, 1, 30_000]] {
             let mut rig = Rig::new(&[version]);
@@ -55,7 +55,7 @@ fn many_records_in_one_buffer_are_one_event() {
 }
 
 #[test]
-fn a_mebibyte_goes_both_ways() {
+fn a_mebibyte_arrives_in_both_directions() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         let mut client = rig.connect(0);
@@ -66,7 +66,7 @@ fn a_mebibyte_goes_both_ways() {
 }
 
 #[test]
-fn a_slow_reader_costs_the_copy_of_one_piece() {
+fn a_slow_reader_costs_a_copy_of_one_piece() {
     let mut rig = Rig::new(&BOTH);
     let mut client = rig.connect(0);
     rig.wire().is_stuck = true;
@@ -86,7 +86,7 @@ fn a_slow_reader_costs_the_copy_of_one_piece() {
 }
 
 #[test]
-fn connections_of_other_listeners_pass_through() {
+fn connections_of_plain_listeners_pass_through() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(7, 0);
     rig.arrive(7, b"GET / HTTP/1.1\r\n\r\n");
@@ -131,7 +131,7 @@ fn a_long_hello_is_answered() {
 }
 
 #[test]
-fn the_end_is_reported_once_whether_it_is_said_or_not() {
+fn the_end_is_reported_once_with_or_without_close_notify() {
     for (version, is_said) in BOTH.into_iter().flat_map(|version| [(version, true), (version, false)]) {
         let mut rig = Rig::new(&[version]);
         let mut client = rig.connect(0);
@@ -161,7 +161,7 @@ fn is_said_to_end(client: &mut ClientConnection, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn shutting_down_says_the_end_after_what_is_under_way() {
+fn shutdown_sends_close_notify_after_the_send_in_flight() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         let mut client = rig.connect(0);
@@ -178,7 +178,7 @@ fn shutting_down_says_the_end_after_what_is_under_way() {
 }
 
 #[test]
-fn closing_gracefully_says_the_end_if_that_is_possible_at_once() {
+fn a_graceful_close_sends_close_notify_if_no_send_is_in_flight() {
     for (how, is_stuck, is_said) in
         [(Close::Graceful, false, true), (Close::Graceful, true, false), (Close::Reset, false, false)]
     {
@@ -203,7 +203,7 @@ fn closing_gracefully_says_the_end_if_that_is_possible_at_once() {
 }
 
 #[test]
-fn closing_does_not_wait_for_a_send_under_way() {
+fn a_close_does_not_wait_for_a_send_in_flight() {
     let mut rig = Rig::new(&BOTH);
     let _client = rig.connect(0);
     rig.wire().is_stuck = true;
@@ -213,7 +213,7 @@ fn closing_does_not_wait_for_a_send_under_way() {
 }
 
 #[test]
-fn what_is_sent_before_the_handshake_is_over_waits_for_it() {
+fn bytes_sent_before_the_end_of_the_handshake_wait_for_it() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         rig.accept(0, 1);
@@ -227,7 +227,7 @@ fn what_is_sent_before_the_handshake_is_over_waits_for_it() {
 }
 
 #[test]
-fn who_is_refused_in_plain_hears_the_refusal() {
+fn a_plain_http_client_gets_the_refusal_that_waits() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
     rig.send(0, Span::copy_of(b"HTTP/1.1 503"));
@@ -237,7 +237,7 @@ fn who_is_refused_in_plain_hears_the_refusal() {
 }
 
 #[test]
-fn who_goes_in_mid_handshake_leaves_nothing() {
+fn a_client_that_leaves_during_the_handshake_leaves_no_state() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         let mut hello = Vec::new();
@@ -272,7 +272,7 @@ fn shutting_down_before_the_handshake_ends_the_stream_at_once() {
 }
 
 #[test]
-fn new_keys_are_taken_and_answered() {
+fn key_updates_are_accepted_and_answered() {
     let mut rig = Rig::new(&[&TLS13]);
     let mut client = rig.connect(0);
     for round in 0..5_u8 {
@@ -300,7 +300,7 @@ fn a_session_is_resumed_by_its_ticket() {
 }
 
 #[test]
-fn another_certificate_is_for_new_connections() {
+fn a_new_certificate_is_for_new_connections() {
     let mut rig = Rig::new(&BOTH);
     let mut old = rig.connect(0);
     let (credentials, roots) = credentials();

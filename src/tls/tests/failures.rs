@@ -1,4 +1,4 @@
-//! What is no TLS, what breaks its rules, and what can be sent to nobody.
+//! Input that is no TLS or breaks its rules, and sends that no client can read.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::tls::session::MAX_PARTIAL_LEN;
 use crate::transport::Event;
 
 #[test]
-fn garbage_is_answered_with_an_alert_when_our_direction_ends() {
+fn garbage_gets_an_alert_when_the_caller_shuts_down() {
     for garbage in
         [&b"\x00\x01\x02\x03\x04\x05\x06\x07"[..], b"\x16\x03\x01\xff\xff", b"\x80\x2e\x01\x03\x01"]
     {
@@ -76,7 +76,7 @@ fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
         rig.arrive(0, &record);
         assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
         assert!(rig.heard.is_empty());
-        // The caller closes; the alert has left before.
+        // The alert has left before the caller closes.
         rig.transport.close(0, Close::Reset);
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);
@@ -114,7 +114,7 @@ fn a_failure_is_reported_once_whatever_else_happens_in_its_turn() {
 }
 
 #[test]
-fn what_came_before_a_broken_record_in_one_buffer_counts() {
+fn records_before_a_broken_one_in_the_same_buffer_count() {
     let mut rig = Rig::new(&[&TLS13]);
     rig.accept(0, 1);
     let mut client = rig.client();
@@ -137,10 +137,10 @@ fn what_came_before_a_broken_record_in_one_buffer_counts() {
 }
 
 #[test]
-fn a_handshake_message_without_end_is_too_much() {
+fn a_handshake_message_without_end_is_refused() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
-    // A hello of 64,000 bytes, one byte a record.
+    // A ClientHello of 64,000 bytes in records of one byte.
     rig.arrive(0, b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00");
     for _ in 0..60_000 {
         rig.arrive(0, b"\x16\x03\x01\x00\x01\x00");
@@ -157,7 +157,7 @@ fn a_handshake_message_without_end_is_too_much() {
 }
 
 #[test]
-fn who_goes_on_after_its_end_or_an_error_fails_when_it_is_too_much() {
+fn a_client_that_sends_on_after_its_end_or_mistake_fails_at_a_limit() {
     for is_said in [true, false] {
         let mut rig = Rig::new(&BOTH);
         if is_said {
@@ -177,7 +177,7 @@ fn who_goes_on_after_its_end_or_an_error_fails_when_it_is_too_much() {
 }
 
 #[test]
-fn what_nobody_will_read_is_a_failure_and_not_waited_for() {
+fn a_send_that_no_client_can_read_fails_at_once() {
     let mut hello = Vec::new();
     Rig::new(&BOTH).client().write_tls(&mut hello).expect("to memory");
     for (begin, sends_first) in [(&b""[..], true), (&hello, true), (b"", false), (&hello, false)] {
@@ -203,7 +203,7 @@ fn what_nobody_will_read_is_a_failure_and_not_waited_for() {
 }
 
 #[test]
-fn what_is_sent_to_who_speaks_something_else_is_a_failure() {
+fn a_send_to_a_client_that_speaks_another_protocol_fails() {
     for sends_first in [true, false] {
         let mut rig = Rig::new(&BOTH);
         rig.accept(0, 1);

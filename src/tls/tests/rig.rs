@@ -21,25 +21,25 @@ pub(super) struct Rig {
     pub(super) transport: Transport<Wire>,
     pub(super) identity: Arc<Identity>,
     pub(super) config: Arc<ClientConfig>,
-    /// What came up: plaintext.
+    /// The plaintext that the server received.
     pub(super) heard: Vec<u8>,
-    /// Slots that something was sent to, each time.
+    /// The slot of each send.
     pub(super) answered: Vec<Slot>,
-    /// In how many events.
+    /// Number of `Received` events.
     pub(super) received: usize,
-    /// What came up besides.
+    /// All other events.
     pub(super) events: Vec<Event>,
-    /// Lengths of the pieces that bytes arrive in, by turns.
+    /// Lengths of the pieces into which input is cut, used in turn.
     pub(super) pieces: Vec<usize>,
     next_piece: usize,
 }
 
-/// A certificate for `localhost`, in files, and a client that trusts it.
+/// A certificate for `localhost`, and the root store of a client that trusts it.
 pub(super) fn credentials() -> (Credentials, RootCertStore) {
     credentials_until(SystemTime::now() + Duration::from_secs(1_000_000_000))
 }
 
-/// The same, up to a certain time.
+/// A certificate for `localhost` that expires at `end`, and the root store of a client that trusts it.
 pub(in crate::tls) fn credentials_until(end: SystemTime) -> (Credentials, RootCertStore) {
     let directory = tempfile::tempdir().expect("a directory");
     let signing_key = KeyPair::generate().expect("a key");
@@ -67,7 +67,7 @@ pub(super) fn client_config(
 }
 
 impl Rig {
-    /// Of its listeners, the second one has TLS.
+    /// A server with two listeners, the second one with TLS.
     pub(super) fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
         let (credentials, roots) = credentials();
         let identity = Arc::new(Identity::new(credentials));
@@ -90,7 +90,7 @@ impl Rig {
         self.transport.backend_mut()
     }
 
-    /// A connection of a listener, which is reported at once.
+    /// Accepts a connection of a listener.
     pub(super) fn accept(&mut self, slot: Slot, listener: u16) {
         self.wire().coming.push_back(IoEvent::Accepted { slot, listener, peer: None });
         self.turn();
@@ -105,7 +105,7 @@ impl Rig {
         ClientConnection::new(Arc::clone(&self.config), name).expect("a client")
     }
 
-    /// A connection whose handshake is over.
+    /// Accepts a connection and completes its handshake.
     pub(super) fn connect(&mut self, slot: Slot) -> ClientConnection {
         self.accept(slot, 1);
         let mut client = self.client();
@@ -115,7 +115,7 @@ impl Rig {
         client
     }
 
-    /// Has bytes arrive, in pieces as the test wants them.
+    /// Makes bytes arrive, in pieces as the test wants them.
     pub(super) fn arrive(&mut self, slot: Slot, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let len = self.pieces[self.next_piece % self.pieces.len()].min(bytes.len());
@@ -130,12 +130,12 @@ impl Rig {
         }
     }
 
-    /// Asks for a send.
+    /// Sends from the server.
     pub(super) fn send(&mut self, slot: Slot, span: Span) {
         self.transport.send(slot, span, More::Follows);
     }
 
-    /// Has bytes arrive with the next turn.
+    /// Makes bytes arrive with the next turn.
     pub(super) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
         self.wire().queue(slot, bytes);
     }
@@ -144,18 +144,18 @@ impl Rig {
         !self.wire().coming.is_empty()
     }
 
-    /// Whether something waits for a turn.
+    /// Whether input waits for a turn.
     pub(super) fn is_waiting(&mut self) -> bool {
         self.transport.tls_layer().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
     }
 
-    /// The peer's end of the TCP stream, or the failure of it.
+    /// Makes the backend report an event.
     pub(super) fn report(&mut self, event: IoEvent) {
         self.wire().coming.push_back(event);
         self.turn();
     }
 
-    /// Lets a send that waited complete.
+    /// Completes a send that waits. Returns whether there was one.
     pub(super) fn release(&mut self) -> bool {
         let wire = self.wire();
         let Some((slot, span)) = wire.waiting.take() else { return false };
@@ -183,7 +183,7 @@ impl Rig {
         assert_eq!(self.wire().lent, 0, "the backend's buffers are back after each turn");
     }
 
-    /// Passes bytes to and fro until nobody has anything to say; what the client could read.
+    /// Passes bytes in both directions until neither side has any. Returns the plaintext that the client read.
     pub(super) fn talk(&mut self, slot: Slot, client: &mut ClientConnection) -> Vec<u8> {
         let mut read = Vec::new();
         loop {
@@ -211,7 +211,7 @@ impl Rig {
         }
     }
 
-    /// Has the client say something, and the server hear it.
+    /// Sends `bytes` from the client, and checks that the server receives them.
     pub(super) fn hear(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -219,24 +219,24 @@ impl Rig {
             rest = &rest[len..];
             self.talk(slot, client);
         }
-        assert!(std::mem::take(&mut self.heard) == bytes, "heard as it was said");
+        assert!(std::mem::take(&mut self.heard) == bytes, "the server receives the bytes");
     }
 
-    /// Has the server send something, and the client read it.
+    /// Sends `bytes` from the server, and checks that the client reads them.
     pub(super) fn say(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
         self.send(slot, Span::copy_of(bytes));
-        assert!(self.talk(slot, client) == bytes, "read as it was sent");
+        assert!(self.talk(slot, client) == bytes, "the client reads the bytes");
         assert_eq!(self.sent(), 1);
     }
 
-    /// How many sends are complete, of which all are forgotten.
+    /// Removes the `Sent` events. Returns their number.
     pub(super) fn sent(&mut self) -> usize {
         let before = self.events.len();
         self.events.retain(|event| !matches!(event, Event::Io(IoEvent::Sent { .. })));
         before - self.events.len()
     }
 
-    /// Bytes that the session of `slot` keeps.
+    /// Number of bytes that the session of `slot` keeps.
     pub(super) fn kept_len(&mut self, slot: Slot) -> usize {
         let tls = self.transport.tls_layer().expect("a listener has TLS");
         tls.at(slot).session.as_ref().map_or(0, |session| session.kept_len())

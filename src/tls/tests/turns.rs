@@ -1,4 +1,4 @@
-//! What a turn has of each client, and what waits for the next one.
+//! The share of each client in a turn, and the input that waits for the next turn.
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::io::{Close, IoEvent};
 use crate::tls::connection::SHARE_LEN;
 use crate::transport::Event;
 
-/// Records in a share when they are short.
+/// Number of short records in a share.
 const RECORDS_A_TURN: usize = 256;
 
-/// What the client says with each byte in a record of its own, and `before` done before each of them.
+/// The client's bytes, each in a record of its own. Calls `before` before each record.
 fn one_byte_records(
     client: &mut ClientConnection,
     bytes: &[u8],
@@ -33,13 +33,13 @@ fn one_byte_records(
     records
 }
 
-/// Has all of it arrive with the next turn, in buffers of a backend.
+/// Makes all of it arrive with the next turn, in buffers of a backend.
 fn queue_all(rig: &mut Rig, bytes: &[u8]) {
     bytes.chunks(BUFFER_LEN).for_each(|chunk| rig.queue(0, chunk));
 }
 
 #[test]
-fn a_flood_of_short_records_waits_in_its_order_and_is_not_received_from_meanwhile() {
+fn a_flood_of_short_records_waits_in_order_and_pauses_receiving() {
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
         let mut client = rig.connect(0);
@@ -66,7 +66,7 @@ fn a_flood_of_short_records_waits_in_its_order_and_is_not_received_from_meanwhil
 }
 
 #[test]
-fn new_keys_cost_as_much_as_what_they_protect() {
+fn key_updates_are_charged_like_other_records() {
     let mut rig = Rig::new(&[&TLS13]);
     let mut client = rig.connect(0);
     let bytes = pattern(1_000);
@@ -82,7 +82,7 @@ fn new_keys_cost_as_much_as_what_they_protect() {
 }
 
 #[test]
-fn long_records_have_a_share_in_bytes_wherever_they_are_cut() {
+fn long_records_are_charged_by_their_bytes_wherever_they_are_cut() {
     for version in BOTH {
         for first in [1, 3, 4, 5, 6, 1_000, 16_384, 20_000] {
             let mut rig = Rig::new(&[version]);
@@ -109,7 +109,7 @@ fn long_records_have_a_share_in_bytes_wherever_they_are_cut() {
 }
 
 #[test]
-fn a_client_is_received_from_again_when_nobody_minds() {
+fn receiving_resumes_when_neither_the_caller_nor_the_layer_has_paused_it() {
     for caller_resumes_first in [true, false] {
         let mut rig = Rig::new(&BOTH);
         let mut client = rig.connect(0);
@@ -134,7 +134,7 @@ fn a_client_is_received_from_again_when_nobody_minds() {
 }
 
 #[test]
-fn who_is_slightly_over_its_share_is_received_from_all_the_time() {
+fn a_client_slightly_over_its_share_is_never_paused() {
     let mut rig = Rig::new(&[&TLS12]);
     let mut client = rig.connect(0);
     let mut heard = Vec::new();
@@ -154,13 +154,13 @@ fn who_is_slightly_over_its_share_is_received_from_all_the_time() {
 }
 
 #[test]
-fn who_sends_much_before_its_turn_in_the_handshake_is_not_received_from() {
+fn a_client_that_sends_much_before_its_handshake_step_is_paused() {
     let mut rig = Rig::new(&BOTH);
     (0..HANDSHAKES_A_TURN as u32 + 1).for_each(|slot| rig.accept(slot, 1));
     for slot in 1..=HANDSHAKES_A_TURN as u32 {
         rig.queue(slot, b"\x16\x03\x01\x02\x00\x01");
     }
-    // A hello of 64,000 bytes, in records of 255.
+    // A ClientHello of 64,000 bytes in records of 255 bytes.
     let mut hello = b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00".to_vec();
     (0..100).for_each(|_| {
         hello.extend(b"\x16\x03\x01\x00\xff");
@@ -179,7 +179,7 @@ fn who_sends_much_before_its_turn_in_the_handshake_is_not_received_from() {
 }
 
 #[test]
-fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
+fn a_turn_takes_a_limited_number_of_handshake_steps() {
     const CLIENTS: u32 = 100;
     for version in BOTH {
         let mut rig = Rig::new(&[version]);
@@ -188,7 +188,7 @@ fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
         for (slot, client) in (0..).zip(&mut clients) {
             let mut hello = Vec::new();
             client.write_tls(&mut hello).expect("to memory");
-            // In two pieces, which wait together.
+            // The hello arrives in two pieces, which wait together.
             rig.queue(slot, &hello[..50]);
             rig.queue(slot, &hello[50..]);
         }
@@ -207,7 +207,7 @@ fn a_turn_has_so_many_handshakes_and_the_others_wait_for_the_next() {
 }
 
 #[test]
-fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
+fn a_client_that_leaves_after_its_hello_waits_for_its_turn_as_well() {
     const CLIENTS: u32 = 100;
     let mut rig = Rig::new(&BOTH);
     (0..CLIENTS).for_each(|slot| rig.accept(slot, 1));
@@ -222,7 +222,7 @@ fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
         let answered = rig.answered.len();
         rig.turn();
         assert!(rig.answered.len() - answered <= HANDSHAKES_A_TURN);
-        // What each has said before its end is answered, and the end comes behind it.
+        // Each hello is answered, and the end of its client is reported after that.
         assert!(
             rig.events.iter().all(|event| matches!(event, Event::Io(IoEvent::Ended { .. }))),
             "{:?}",
@@ -237,7 +237,7 @@ fn who_says_hello_and_leaves_waits_for_its_turn_as_well() {
 }
 
 #[test]
-fn who_goes_while_its_handshake_waits_is_in_nobodys_way() {
+fn a_client_that_closes_while_its_handshake_waits_delays_nobody() {
     let mut rig = Rig::new(&BOTH);
     (0..40).for_each(|slot| rig.accept(slot, 1));
     for slot in 0..40 {
@@ -252,7 +252,7 @@ fn who_goes_while_its_handshake_waits_is_in_nobodys_way() {
     }
     assert!(!rig.answered.contains(&39));
     assert_eq!(rig.answered.iter().collect::<std::collections::BTreeSet<_>>().len(), 39);
-    // The slot's next connection has nothing of it.
+    // The slot's next connection inherits nothing.
     rig.events.clear();
     rig.wire().out.clear();
     rig.connect(39);
