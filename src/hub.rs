@@ -55,9 +55,11 @@ mod order;
 mod outbox;
 mod room;
 mod rooms;
+mod shared;
 mod spare_chunks;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::collections::{HashMap, VecDeque};
 

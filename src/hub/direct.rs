@@ -61,21 +61,26 @@ impl Hub {
         if self.clients[slot as usize].finished {
             return;
         }
+        self.append(slot, parts, content);
+        self.limit_outbox(slot, total_len(parts));
+    }
+
+    /// Drops the client's outbox if it holds too much beside the `len` bytes that were added last. Queues the client.
+    pub(super) fn limit_outbox(&mut self, slot: Slot, len: usize) {
         let (lag_window, now_ms) = (self.options.lag_window, self.now_ms);
-        let outbox = self.append(slot, parts, content);
+        let outbox = self.outbox(slot).0;
         // A burst alone makes nobody lag, only bytes that wait for a client that does not read.
         let limit = if now_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
-        if outbox.len() > limit && outbox.len() > total_len(parts) {
+        if outbox.len() > limit && outbox.len() > len {
             let missed = outbox.clear();
             self.lag(slot, missed);
         }
         self.queue_client(slot);
     }
 
-    fn append(&mut self, slot: Slot, parts: &[&[u8]], content: Content) -> &mut Outbox {
+    fn append(&mut self, slot: Slot, parts: &[&[u8]], content: Content) {
         let (outbox, spares) = self.outbox(slot);
         outbox.append(parts, content, spares);
-        outbox
     }
 
     /// The client's outbox, made if there is none, and the chunks that it may use.

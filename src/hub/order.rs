@@ -23,6 +23,9 @@ impl Hub {
                 self.outgoing[subscriber.shard as usize].deliveries.frame(subscriber.room, number, parts);
             }
             self.rooms[id].append(parts, &mut self.deflater);
+            if let Some(home) = self.rooms[id].home.as_mut().filter(|_| self.options.history > 0) {
+                home.times.note(number, self.now_ms, self.options.history);
+            }
         });
         self.appended(id);
     }

@@ -73,6 +73,11 @@ impl Outbox {
             tail.append(part);
         }
         let span = Span::new(tail, start, start + len);
+        self.append_shared(span, content);
+    }
+
+    /// Appends bytes that lie elsewhere, and may be for other clients, too.
+    pub(crate) fn append_shared(&mut self, span: Span, content: Content) {
         let own = u64::from(content == Content::Message);
         let told = std::mem::take(&mut self.telling);
         self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });

@@ -2,6 +2,7 @@
 
 use super::log::Log;
 use super::rooms::{Rank, RoomKey};
+use super::times::Times;
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
@@ -38,6 +39,8 @@ struct Pass {
 pub(crate) struct Home {
     /// The other shards that have members.
     pub(crate) subscribers: Vec<Subscriber>,
+    /// Arrival times of the messages that newcomers get.
+    pub(crate) times: Times,
 }
 
 /// A shard that follows a room's order.
@@ -133,12 +136,16 @@ impl Room {
 
     /// Memory of the logs, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.log.memory() + self.compressed.as_ref().map_or(0, Log::memory)
+        let times = self.home.as_ref().map_or(0, |home| home.times.memory());
+        self.log.memory() + self.compressed.as_ref().map_or(0, Log::memory) + times
     }
 
     /// Frees the memory of the logs, if every member has read them.
     pub(crate) fn release(&mut self) {
         self.log.release();
+        if let Some(home) = self.home.as_mut().filter(|_| self.log.first() == self.log.head()) {
+            home.times.clear();
+        }
         if let Some(compressed) = &mut self.compressed {
             compressed.release();
         }

@@ -8,6 +8,7 @@ mod model;
 mod options;
 mod passes;
 mod rules;
+mod shared;
 
 use std::collections::{HashMap, VecDeque};
 

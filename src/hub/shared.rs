@@ -1,0 +1,53 @@
+//! Messages for several clients, and the times of a room's past.
+
+use super::outbox::Content;
+use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
+use crate::chunk::Span;
+
+impl Hub {
+    /// Sends a message to several clients. They share one copy of it, or two when some of them read compressed messages.
+    pub fn send_to_all(&mut self, slots: &[Slot], message: Message<'_>) {
+        if let [slot] = slots {
+            return self.send(*slot, message);
+        }
+        let frame = with_frame(message, |parts| parts.concat());
+        let is_long = self.deflater.takes(total_len(message.parts()));
+        let (mut plain, mut compressed) = (None, None);
+        for &slot in slots {
+            let span = if is_long && self.clients[slot as usize].encoding == Encoding::Shared {
+                compressed.get_or_insert_with(|| Span::copy_of(self.deflater.pack(&frame)))
+            } else {
+                plain.get_or_insert_with(|| Span::copy_of(&frame))
+            };
+            self.send_span(slot, span.clone());
+        }
+    }
+
+    /// The ages, in seconds, of the messages that newcomers to `room` see, the oldest first. Empty where this shard is
+    /// not the room's home.
+    pub fn history_ages(&self, room: &str) -> Vec<u32> {
+        let Some(room) = self.rooms.find(room).map(|id| &self.rooms[id]) else { return Vec::new() };
+        let Some(home) = &room.home else { return Vec::new() };
+        let first = room.log.tail(self.options.history.into(), self.options.history_bytes);
+        home.times.ages(first..room.log.head(), self.now_ms)
+    }
+
+    /// How many messages of `room` the client has not been sent yet; `None` when it is not a member, or when the past
+    /// that it is to see has not come from the room's home.
+    pub fn unsent(&self, slot: Slot, room: &str) -> Option<u64> {
+        let id = self.rooms.find(room)?;
+        let memberships = &self.clients[slot as usize].memberships;
+        let membership = memberships.iter().find(|membership| membership.room == id)?;
+        let room = &self.rooms[id];
+        room.live.then(|| room.log.head() - room.members[membership.index as usize].cursor)
+    }
+
+    fn send_span(&mut self, slot: Slot, span: Span) {
+        if self.clients[slot as usize].finished {
+            return;
+        }
+        let len = span.len();
+        self.outbox(slot).0.append_shared(span, Content::Message);
+        self.limit_outbox(slot, len);
+    }
+}
