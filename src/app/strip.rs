@@ -1,26 +1,52 @@
-//! Taking HTML tags and control characters out of what people write.
+//! Takes HTML tags and control characters out of messages.
+//!
+//! Nothing else is lost. A complete tag of an element that HTML knows is taken out. Any other `<` stays; where a
+//! browser that inserts the text as HTML would begin a tag, a comment or a declaration, one space goes behind it.
+
+mod elements;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 
-use html5gum::{Token, Tokenizer};
 use unicode_normalization::char::is_combining_mark;
+
+use elements::{MAX_NAME, is_element};
 
 /// Most combining marks on one character: a pile of them covers the lines above and below.
 const MAX_MARKS: usize = 8;
 
-/// `text` without its HTML tags, and on one line: a line break or another control character becomes a space, so that
-/// nobody's message can look like somebody else's next line. What turns the direction of writing for good is left
-/// out, since it could turn what stands around the message, and so are piles of combining marks. Text that has
-/// none of these is handed back untouched.
+/// Returns `text` without HTML tags, and on one line.
+///
+/// A line break or another control character becomes a space, so that no message can look like somebody else's next
+/// line. Characters that turn the direction of writing for good are left out, since they could turn what stands
+/// around the message, and so are piles of combining marks. Text that has none of these is returned untouched.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    let stripped = strip_tags(text);
-    if tamed(&stripped).zip(stripped.chars()).all(|(tame, char)| tame == Some(char)) {
-        return stripped;
+    // Control characters go first: one between `<` and `b>` must not hide the tag that its removal makes.
+    let tame = tame(text);
+    match strip_tags(&tame) {
+        Cow::Borrowed(_) => tame,
+        // The marks on both sides of a tag are on one character now.
+        Cow::Owned(stripped) => Cow::Owned(tame_owned(stripped)),
     }
-    Cow::Owned(tamed(&stripped).flatten().collect())
 }
 
-/// What becomes of each character.
+/// Replaces control characters, and leaves out direction controls and piles of marks.
+fn tame(text: &str) -> Cow<'_, str> {
+    if tamed(text).zip(text.chars()).all(|(tame, char)| tame == Some(char)) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(tamed(text).flatten().collect())
+}
+
+fn tame_owned(text: String) -> String {
+    match tame(&text) {
+        Cow::Owned(changed) => changed,
+        Cow::Borrowed(_) => text,
+    }
+}
+
+/// Returns for each character its replacement, or `None` where it is left out.
 fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
     let mut marks = 0;
     text.chars().map(move |char| {
@@ -36,86 +62,213 @@ fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
     })
 }
 
-/// `text` without its HTML tags and comments, as a browser would find them; entities stay as they were written.
-///
-/// What is left holds no `<` that could begin a tag, so the result stays harmless when a client inserts it as
-/// HTML. The time is linear in the length, and text without `<` is handed back untouched.
+/// Returns `text` without the complete tags of HTML's elements, and with a space behind each `<` that would begin
+/// markup. Entities stay as they are. Takes time linear in the length of `text`.
 pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
     if !text.contains('<') {
         return Cow::Borrowed(text);
     }
-    // The tokenizer decodes entities, so that `&lt;b>` would become a tag; escaped ones come out as they were.
-    let escaped = text.replace('&', "&amp;");
-    let mut kept = String::with_capacity(text.len());
-    for token in Tokenizer::new(&escaped).flatten() {
-        if let Token::String(bytes) = token {
-            kept.push_str(&String::from_utf8_lossy(&bytes));
+    let bytes = text.as_bytes();
+    let mut tags = find_tags(bytes);
+    let mut kept = String::with_capacity(text.len() + 16);
+    let mut at = 0;
+    let mut is_changed = false;
+    while let Some(open) = bytes[at..].iter().position(|byte| *byte == b'<').map(|found| at + found) {
+        push(&mut kept, &text[at..open], &mut is_changed);
+        while tags.last().is_some_and(|tag| tag.start < open) {
+            tags.pop();
         }
+        at = match tags.last() {
+            Some(tag) if tag.start == open => {
+                is_changed = true;
+                tag.end
+            }
+            _ => {
+                push(&mut kept, "<", &mut is_changed);
+                open + 1
+            }
+        };
     }
-    // What stood around a tag may form another one: `<<b>script>`. From the end, so that what follows a `<` is
-    // what is kept.
-    let mut stripped: Vec<char> = Vec::with_capacity(kept.len());
-    for char in kept.chars().rev() {
-        let begins_tag = |next: &char| next.is_ascii_alphabetic() || "/!?".contains(*next);
-        if char != '<' || !stripped.last().is_some_and(begins_tag) {
-            stripped.push(char);
-        }
-    }
-    Cow::Owned(stripped.iter().rev().collect())
+    push(&mut kept, &text[at..], &mut is_changed);
+    if is_changed { Cow::Owned(kept) } else { Cow::Borrowed(text) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Appends `text`, behind a space where it would make markup of the `<` before it.
+fn push(kept: &mut String, text: &str, is_changed: &mut bool) {
+    // WHATWG HTML §13.2.5.6, the tag open state.
+    let begins_markup = |byte: &u8| byte.is_ascii_alphabetic() || b"/!?".contains(byte);
+    if kept.ends_with('<') && text.as_bytes().first().is_some_and(begins_markup) {
+        kept.push(' ');
+        *is_changed = true;
+    }
+    kept.push_str(text);
+}
 
-    #[test]
-    fn tags_go_and_text_stays() {
-        for (text, expected) in [
-            ("plain & simple", "plain & simple"),
-            ("<b>bold</b> move", "bold move"),
-            ("1 < 2 && 3 > 2", "1 < 2 && 3 > 2"),
-            ("I <3 you", "I <3 you"),
-            ("a<!-- hidden -->b", "ab"),
-            ("<img src=x onerror=\"a > b\">after", "after"),
-            ("<script>alert(1)</script>", "alert(1)"),
-            ("&lt;b&gt; &amp; &#60;", "&lt;b&gt; &amp; &#60;"),
-            ("&lt;i&gt;<b>x</b>", "&lt;i&gt;x"),
-            ("unfinished <img src=x onerror=alert(1)", "unfinished "),
-            ("héllo <i>wörld</i> 👋", "héllo wörld 👋"),
-        ] {
-            assert_eq!(strip_tags(text), expected, "{text}");
+/// A complete tag: the bytes `start..end`, from `<` to behind `>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tag {
+    start: usize,
+    end: usize,
+}
+
+/// The end of the tag, or [`NONE`], for each state that a tokenizer may be in before the byte at hand.
+///
+/// The names are those of WHATWG HTML §13.2.5 without the word state.
+#[derive(Clone, Copy)]
+struct Ends {
+    tag_name: usize,
+    self_closing_start_tag: usize,
+    before_attribute_name: usize,
+    attribute_name: usize,
+    after_attribute_name: usize,
+    before_attribute_value: usize,
+    double_quoted: usize,
+    single_quoted: usize,
+    unquoted: usize,
+    after_quoted: usize,
+}
+
+/// Says that the text ends before the tag does.
+const NONE: usize = usize::MAX;
+
+impl Ends {
+    /// At the end of the text.
+    const fn nowhere() -> Self {
+        Self {
+            tag_name: NONE,
+            self_closing_start_tag: NONE,
+            before_attribute_name: NONE,
+            attribute_name: NONE,
+            after_attribute_name: NONE,
+            before_attribute_value: NONE,
+            double_quoted: NONE,
+            single_quoted: NONE,
+            unquoted: NONE,
+            after_quoted: NONE,
         }
     }
 
-    #[test]
-    fn no_tag_can_be_nested_so_that_stripping_makes_one() {
-        for text in ["<<b>script>x", "<<<a>b>/i>", "<scr<b>ipt>", "<<i></i>/b>", "<<!---->img src=x>"] {
-            let stripped = strip_tags(text);
-            let again = strip_tags(&stripped).into_owned();
-            assert_eq!(again, stripped, "{text}");
+    /// Returns the ends before the byte at `at`, given those behind it.
+    fn before(self, byte: u8, at: usize) -> Self {
+        let Self { before_attribute_name: before_name, attribute_name: name, unquoted, .. } = self;
+        match byte {
+            b'\t' | b'\n' | 0x0c | b'\r' | b' ' => Self {
+                tag_name: before_name,
+                self_closing_start_tag: before_name,
+                attribute_name: self.after_attribute_name,
+                unquoted: before_name,
+                after_quoted: before_name,
+                ..self
+            },
+            b'/' => Self {
+                tag_name: self.self_closing_start_tag,
+                before_attribute_name: self.self_closing_start_tag,
+                attribute_name: self.self_closing_start_tag,
+                after_attribute_name: self.self_closing_start_tag,
+                before_attribute_value: unquoted,
+                after_quoted: self.self_closing_start_tag,
+                ..self
+            },
+            b'>' => {
+                let end = at + 1;
+                let Self { double_quoted, single_quoted, .. } = self;
+                Self {
+                    double_quoted,
+                    single_quoted,
+                    tag_name: end,
+                    self_closing_start_tag: end,
+                    before_attribute_name: end,
+                    attribute_name: end,
+                    after_attribute_name: end,
+                    before_attribute_value: end,
+                    unquoted: end,
+                    after_quoted: end,
+                }
+            }
+            b'=' => Self {
+                // Before a name, `=` is the first character of one.
+                attribute_name: self.before_attribute_value,
+                after_attribute_name: self.before_attribute_value,
+                before_attribute_value: unquoted,
+                before_attribute_name: name,
+                self_closing_start_tag: name,
+                after_quoted: name,
+                ..self
+            },
+            b'"' => Self {
+                before_attribute_value: self.double_quoted,
+                double_quoted: self.after_quoted,
+                ..self.before_other()
+            },
+            b'\'' => Self {
+                before_attribute_value: self.single_quoted,
+                single_quoted: self.after_quoted,
+                ..self.before_other()
+            },
+            _ => self.before_other(),
         }
     }
 
-    #[test]
-    fn a_message_is_one_line() {
-        assert_eq!(clean("hi\n* from admin: <b>pay</b>\u{1b}[1m\tme"), "hi * from admin: pay [1m me");
-        assert!(matches!(clean("one line, 1 & 2"), Cow::Borrowed(_)));
-    }
-
-    #[test]
-    fn a_message_cannot_reach_out_of_its_line() {
-        assert_eq!(clean("a\u{2028}* from admin\u{2029}b\u{85}c\0d"), "a * from admin b c d");
-        assert_eq!(clean("\u{202e}\u{2067}txet\u{202c}\u{2069}"), "txet");
-        let flood = format!("a{}b", "\u{300}".repeat(1_000));
-        assert_eq!(clean(&flood), format!("a{}b", "\u{300}".repeat(8)));
-        for text in ["שָׁלוֹם", "नमस्ते", "Nguye\u{302}\u{303}n", "👨\u{200d}👩\u{200d}👧", "a\u{200f}b"]
-        {
-            assert!(matches!(clean(text), Cow::Borrowed(_)), "{text}");
+    /// Returns the ends before a byte that is part of a name or a value.
+    fn before_other(self) -> Self {
+        Self {
+            self_closing_start_tag: self.attribute_name,
+            before_attribute_name: self.attribute_name,
+            after_attribute_name: self.attribute_name,
+            before_attribute_value: self.unquoted,
+            after_quoted: self.attribute_name,
+            ..self
         }
     }
+}
 
-    #[test]
-    fn a_message_without_markup_is_not_copied() {
-        assert!(matches!(strip_tags("no markup & nothing to do"), Cow::Borrowed(_)));
+/// Returns the complete tags of known elements, those that begin inside another one included. The last one first.
+///
+/// Goes from the end of the text to its beginning and keeps the end of the tag for every state of the tokenizer. So
+/// each byte is looked at once, however many `<` there are and whatever quotes are left open.
+fn find_tags(text: &[u8]) -> Vec<Tag> {
+    let mut tags = Vec::new();
+    let first = text.iter().position(|byte| *byte == b'<').unwrap_or(text.len());
+    let last = text.iter().rposition(|byte| *byte == b'>').map_or(0, |last| last + 1);
+    let mut ends = Ends::nowhere();
+    // Where a tag ends whose name has begun behind the byte at hand, as that of an end tag does.
+    let mut behind = NONE;
+    let mut is_word = false;
+    for at in (first..last).rev() {
+        count_work(1);
+        let byte = text[at];
+        if byte == b'<' {
+            let (name, end) = match text.get(at + 1) {
+                Some(b'/') => (at + 2, behind),
+                _ => (at + 1, ends.tag_name),
+            };
+            if end != NONE && is_element(name_at(&text[name..])) {
+                tags.push(Tag { start: at, end });
+            }
+        }
+        behind = ends.tag_name;
+        let was_word = is_word;
+        is_word = !matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>' | b'=' | b'"' | b'\'');
+        // A second byte of a name or a value changes nothing.
+        if !(is_word && was_word) {
+            ends = ends.before(byte, at);
+        }
     }
+    tags
+}
+
+/// Counts bytes looked at, for the test that shows that they are few.
+fn count_work(bytes: usize) {
+    #[cfg(test)]
+    tests::WORK.set(tests::WORK.get() + bytes);
+    let _ = bytes;
+}
+
+/// Returns the tag name at the beginning of `text`, cut off when it is longer than any element's.
+fn name_at(text: &[u8]) -> &[u8] {
+    let text = &text[..text.len().min(MAX_NAME + 1)];
+    let is_end = |byte: &u8| matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>');
+    let name = &text[..text.iter().position(is_end).unwrap_or(text.len())];
+    count_work(name.len() + 1);
+    name
 }
