@@ -27,6 +27,7 @@ mod io;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod io;
+mod names;
 mod page;
 #[cfg(not(feature = "internals"))]
 mod protocol;

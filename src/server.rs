@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::app::App;
 #[cfg(feature = "server")]
-use crate::app::{Chat, Echo, Relay};
+use crate::app::{Chat, ChatOptions, Echo, Relay};
 #[cfg(feature = "server")]
 use crate::config::{AppName, Config};
 use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
@@ -196,7 +196,11 @@ impl Server {
     #[cfg(feature = "server")]
     pub fn start_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
         match config.app {
-            AppName::Chat => Self::start_app_on(given, config, |_| Box::<Chat>::default()),
+            AppName::Chat => {
+                let Config { max_message, max_private_message, .. } = *config;
+                let options = ChatOptions { max_message, max_private_message };
+                Self::start_app_on(given, config, move |_| Box::new(Chat::new(options)))
+            }
             AppName::Relay => Self::start_app_on(given, config, |_| Box::<Relay>::default()),
             AppName::Echo => Self::start_app_on(given, config, |_| Box::<Echo>::default()),
         }

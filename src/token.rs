@@ -1,7 +1,7 @@
-//! Tokens that say who opens a WebSocket: JWT with HS256. RFC 7519; RFC 7518 §3.2
+//! Tokens that name the client that opens a WebSocket: JWT with HS256. RFC 7519; RFC 7518 §3.2
 //!
-//! `jsonwebtoken` leaves the cryptography to a provider. The ones that it has bring RSA and elliptic curves along, so
-//! this has one of its own, which is HMAC with SHA-256 and nothing else.
+//! `jsonwebtoken` leaves the cryptography to a provider. Its own providers pull in RSA and elliptic curves, so this
+//! module has one that knows HMAC with SHA-256 and nothing else.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,29 +13,35 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, signature};
 use serde::Deserialize;
 use sha2::Sha256;
 
-/// How far clocks may be apart.
+use crate::names::canonical;
+
+/// How far the issuer's clock and ours may be apart.
 const LEEWAY_SECONDS: u64 = 10;
 
-/// What a token says of the client that showed it.
+/// The claims of a token that a client has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     user: Option<String>,
+    /// Canonical names.
     rooms: Option<Vec<String>>,
 }
 
 impl Claims {
-    /// Who the client is: the claim `sub`.
+    /// Returns the client's name: the claim `sub`.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
-    /// Whether the client may join the room: whether the claim `rooms` has it, or is missing.
+    /// Whether the client may join the room: the claim `rooms` has a name that is equal to it, or is missing.
+    ///
+    /// Names are equal when they are the same letters, however these are encoded: `é` is one character or two.
     pub fn may_join(&self, room: &str) -> bool {
-        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| allowed == room))
+        let room = canonical(room);
+        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| *allowed == room))
     }
 }
 
-/// Checks tokens. It is shown without its secret.
+/// Checks tokens. Its `Debug` output does not have the secret.
 pub(crate) struct Verifier {
     key: DecodingKey,
     validation: Validation,
@@ -44,31 +50,31 @@ pub(crate) struct Verifier {
 /// Why a token is not good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
-    /// No JWT, or another algorithm, or claims that are missing or of another type.
+    /// The token is not a JWT, has another algorithm, or has claims that are missing or of the wrong type.
     Malformed,
-    /// Signed with another secret, or changed.
+    /// The token was signed with another secret, or changed afterwards.
     Signature,
-    /// `exp` is past.
+    /// The time in `exp` is past.
     Expired,
-    /// `nbf` is still to come.
+    /// The time in `nbf` is still to come.
     TooEarly,
-    /// It has `aud`, and so is meant for somebody with a name. RFC 7519 §4.1.3
+    /// The token has `aud`, so it is meant for another server. RFC 7519 §4.1.3
     Audience,
 }
 
-/// The claims as they are sent.
+/// The claims as they stand in a token.
 #[derive(Deserialize)]
-struct Sent {
-    /// May have a fraction. RFC 7519 §2, NumericDate
+struct RawClaims {
+    /// Seconds since 1970, which may have a fraction. RFC 7519 §2, NumericDate
     exp: f64,
     sub: Option<String>,
     rooms: Option<Vec<String>>,
 }
 
 impl Verifier {
-    /// Checks signatures by this secret.
+    /// Creates a verifier of signatures that were made with `secret`.
     pub(crate) fn new(secret: &[u8]) -> Self {
-        // Fails when there is one already: ours, or one of the program around this library.
+        // Fails when there is a provider already: ours, or that of the program around this library.
         let _ = PROVIDER.install_default();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECONDS;
@@ -76,13 +82,14 @@ impl Verifier {
         Self { key: DecodingKey::from_secret(secret), validation }
     }
 
-    /// What the token says, and for how long it is good.
+    /// Returns the token's claims, and how long it is still valid.
     pub(crate) fn verify(&self, token: &[u8]) -> std::result::Result<(Claims, Duration), BadToken> {
-        let sent: Sent =
+        let raw: RawClaims =
             decode(token, &self.key, &self.validation).map_err(|error| BadToken::of(error.kind()))?.claims;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let end = Duration::try_from_secs_f64(sent.exp + LEEWAY_SECONDS as f64).unwrap_or(Duration::MAX);
-        Ok((Claims { user: sent.sub, rooms: sent.rooms }, end.saturating_sub(now)))
+        let end = Duration::try_from_secs_f64(raw.exp + LEEWAY_SECONDS as f64).unwrap_or(Duration::MAX);
+        let rooms = raw.rooms.map(|rooms| rooms.iter().map(|room| canonical(room).into_owned()).collect());
+        Ok((Claims { user: raw.sub, rooms }, end.saturating_sub(now)))
     }
 }
 
@@ -110,7 +117,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// HMAC with SHA-256, begun with the secret.
+/// HMAC with SHA-256, keyed with the secret.
 struct Hs256(Hmac<Sha256>);
 
 impl Hs256 {
@@ -125,7 +132,7 @@ impl Hs256 {
 
 impl signature::Verifier<Vec<u8>> for Hs256 {
     fn verify(&self, message: &[u8], given: &Vec<u8>) -> std::result::Result<(), signature::Error> {
-        // Takes as long for a wrong signature as for another one.
+        // `verify_slice` compares in constant time.
         self.0.clone().chain_update(message).verify_slice(given).map_err(|_| signature::Error::new())
     }
 }
@@ -175,11 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn claims_say_who_comes_and_where_to() {
+    fn claims_name_the_user_and_the_rooms() {
         let claims = verify(HS256, r#"{"exp":99999999999.5,"sub":"ada","rooms":["garden","lawn"]}"#);
         let claims = claims.expect("good");
         assert_eq!(claims.user(), Some("ada"));
         assert!(claims.may_join("garden") && claims.may_join("lawn") && !claims.may_join("Garden"));
+        let claims = verify(HS256, r#"{"exp":99999999999,"rooms":["cafe\u0301","été"]}"#).expect("good");
+        assert!(claims.may_join("café") && claims.may_join("cafe\u{301}") && !claims.may_join("cafe"));
+        assert!(claims.may_join("été") && claims.may_join("e\u{301}te\u{301}"));
         let claims = verify(HS256, r#"{"exp":99999999999}"#).expect("good");
         assert!(claims.user().is_none() && claims.may_join("anywhere"));
         let claims = verify(HS256, r#"{"exp":1e18,"rooms":[],"nbf":0,"iss":"x"}"#).expect("good");

@@ -34,8 +34,21 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "app",
-        own: &["app", "hub", "protocol", "token"],
-        others: &["html5gum", "simdutf8", "unicode_normalization"],
+        own: &["app", "hub", "names", "protocol", "token"],
+        others: &["serde", "serde_json", "simdutf8", "unicode_normalization"],
+    },
+    Rule {
+        module: "names",
+        own: &["names"],
+        others: &[
+            "emojis",
+            "smallvec",
+            "unicode_bidi",
+            "unicode_joining_type",
+            "unicode_normalization",
+            "unicode_properties",
+            "unicode_security",
+        ],
     },
     Rule {
         module: "shard",
@@ -46,6 +59,7 @@ const TABLE: &[Rule] = &[
             "config",
             "hub",
             "io",
+            "names",
             "page",
             "protocol",
             "proxied::ProxyEvent",
@@ -109,7 +123,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "stats", own: &[], others: &[] },
     Rule { module: "watch", own: &["io::clock", "shard", "stats", "tls::Identity"], others: &[] },
     Rule { module: "timers", own: &[], others: &[] },
-    Rule { module: "token", own: &[], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
+    Rule { module: "token", own: &["names"], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
 ];
 
 #[test]

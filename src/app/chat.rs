@@ -1,106 +1,128 @@
 //! `chat`: the article's chat room, with names, rooms and private messages.
 //!
-//! A name belongs to one client of the whole server. The instance that a name's hash points to keeps who holds
-//! it; the others ask that one.
+//! A name belongs to one client of the whole server. The instance that the name's hash points to knows which client
+//! has it; the other instances ask that one.
 //!
-//! Where clients show tokens, names come from these alone. Then several clients can be the same user, and have one
-//! name together.
+//! Where clients show tokens, names come from tokens alone. Then several clients can be the same user, and share one
+//! name.
+//!
+//! Clients hear lines of text. A client that connects with `?format=json` gets what is for it alone as JSON objects in
+//! binary messages instead ([`Notice`]), among them the ages of the messages that it sees of the past. The rooms'
+//! lines are the same for everybody.
 
-use std::collections::hash_map::Entry;
+mod directory;
+mod notice;
+
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use super::names::{MAX_NAME, check_name, check_room, key};
+use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
+
 use super::strip::clean;
 use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Kind, Message, Note, Opening};
+use directory::Directory;
+use notice::{Limits, Notice};
 
 /// Messages that a client sees of the past when it joins a room.
 const HISTORY: u32 = 50;
-/// What a client may send where the settings do not say: more than anybody types, and a long message at once.
+/// Default rates of a client: more than anybody types, and a long message at once.
 const MESSAGES_PER_SECOND: u32 = 20;
 const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Names that `/who` lists; further members are counted.
 const LISTED: usize = 100;
-/// Bytes that a client may say before its token's name is granted, which takes no longer than one word to another shard.
+/// Bytes that a client may send before its token's name is granted, which takes a message to another shard and back.
 const EARLY_BYTES: usize = 64 << 10;
 
-const HELP: &str = "* /nick NAME: be called NAME; /join ROOM: go to another room; \
-                    /msg NAME TEXT: tell one person only; /who: who is here; /help: this list";
+/// Limits of the chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChatOptions {
+    /// Bytes that a message may have. The server enforces this limit; the chat tells it to the page.
+    pub max_message: u32,
+    /// Bytes that a private message may have. It is copied to every shard on which its reader has connections.
+    pub max_private_message: u32,
+}
+
+impl Default for ChatOptions {
+    fn default() -> Self {
+        Self { max_message: 1 << 20, max_private_message: 8 << 10 }
+    }
+}
 
 /// The chat; `/help` lists its commands.
 #[derive(Debug, Default)]
 pub struct Chat {
-    /// Names of clients of this shard that chose one, by client number.
+    options: ChatOptions,
+    /// Names of this shard's clients that have one, by client number.
     names: HashMap<u64, String>,
-    /// Clients of this shard whose last claim is not answered yet, by number. One at a time: with two, giving the
-    /// old name back for the first could give away the name that the second was granted.
+    /// Numbers of this shard's clients that get notices as JSON.
+    structured: HashSet<u64>,
+    /// Numbers of this shard's clients whose last claim is not answered yet. A client has one claim at a time: with two,
+    /// giving the old name back for the first could give away the name that the second was granted.
     claiming: HashSet<u64>,
-    /// What the tokens of clients of this shard say, by client number.
+    /// Claims of the tokens of this shard's clients, by client number.
     claims: HashMap<u64, Claims>,
-    /// Clients of this shard that are in no room yet, since the names of their tokens are not granted yet, by number.
+    /// This shard's clients that are in no room yet, since their tokens' names are not granted yet, by number.
     newcomers: HashMap<u64, Newcomer>,
-    /// Who holds the names that are this instance's to give, by the names' keys.
-    holders: HashMap<String, Holder>,
-    /// Answers to `/who` that are being put together.
+    /// The names that are this instance's to give.
+    directory: Directory,
+    /// Answers to `/who` that wait for other instances.
     lists: HashMap<u64, List>,
-    /// Number of the next one.
+    /// Number of the next such answer.
     next_list: u64,
-}
-
-/// Who holds a name.
-#[derive(Debug)]
-struct Holder {
-    /// The name as it is written.
-    name: String,
-    /// Whether it is from a token, so that it stands for the same user whoever shows it.
-    is_proven: bool,
-    /// One, or all clients of that user, who may have very many.
-    clients: HashSet<ClientId>,
 }
 
 /// A client whose name may still be refused.
 #[derive(Debug, Default)]
 struct Newcomer {
     room: String,
-    /// What it has said already.
+    /// Messages that it has sent already.
     early: Vec<String>,
     early_bytes: usize,
-    /// It has said that and left.
+    /// Whether it has left after those messages.
     is_gone: bool,
 }
 
-/// An answer to `/who` in the making.
+/// An unfinished answer to `/who`.
 #[derive(Debug)]
 struct List {
     client: ClientId,
     room: String,
     names: Vec<String>,
     count: usize,
-    /// Instances that have not answered yet.
+    /// Number of instances that have not answered yet.
     missing: u16,
 }
 
-/// What one instance asks another.
+/// A question from one instance to another.
 enum Ask {
     /// The client wants the name, or has it from its token.
     Claim { name: String, client: ClientId, is_proven: bool },
     /// The client does not need the name any more.
     Release { name: String, client: ClientId },
-    /// `from`, whose name is `label`, has a word for whoever is called `name`.
-    Whisper { from: ClientId, label: String, name: String, text: String },
-    /// Who is in the room, for the list with this number on that shard?
+    /// `from`, whose name is `label`, sends a private message to the user called `name`.
+    Private { from: ClientId, label: String, name: String, text: String },
+    /// The list with this number, on that shard, needs the members of the room.
     Who { room: String, list: u64, shard: u16 },
+    /// The client has joined the room and needs the ages of its last messages.
+    Ages { room: String, client: ClientId },
 }
 
-/// What it answers.
+/// An answer, or something for clients of the other instance's shard.
 enum Tell {
     /// The name is the client's now.
     Granted { name: String, client: ClientId },
     /// Somebody else has the name.
     Taken { name: String, client: ClientId },
-    /// A line for one client.
-    Line { client: ClientId, text: String },
-    /// Members of a room on one shard: some names, and how many there are.
+    /// A private message for these clients, who are one user.
+    Private { clients: Vec<ClientId>, from: Arc<str>, text: Arc<str> },
+    /// The client's private message is on its way.
+    Sent { client: ClientId, name: String, text: Arc<str> },
+    /// Nobody has the name to which the client sent a private message.
+    Nobody { client: ClientId, name: String },
+    /// Members of a room on one shard: some names, and the number of members.
     Here { list: u64, names: Vec<String>, count: usize },
+    /// Ages of the last messages of the room that the client has joined.
+    Ages { client: ClientId, room: String, ages: Vec<u32> },
 }
 
 impl App for Chat {
@@ -118,6 +140,9 @@ impl App for Chat {
 
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         let room = opening.room;
+        if opening.query.is_some_and(|query| query.split('&').any(|parameter| parameter == "format=json")) {
+            self.structured.insert(client.number);
+        }
         if let Some(claims) = opening.claims {
             self.claims.insert(client.number, claims.clone());
             if let Some(name) = claims.user() {
@@ -135,48 +160,42 @@ impl App for Chat {
             return self.take_text(context, client, text);
         };
         if !newcomer.keep(text) {
-            line(context, client, &["* one moment: the name of your token is not granted yet"]);
+            self.tell(context, client, &"one moment: the name of your token is not granted yet".into());
         }
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         match self.newcomers.get_mut(&client.number) {
-            // It is still said if the name is granted.
+            // Its messages are still published if the name is granted.
             Some(newcomer) if !newcomer.early.is_empty() => newcomer.is_gone = true,
             _ => self.forget(context, client),
         }
+    }
+
+    fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
+        self.tell(context, client, &Notice::Missed { count: missed });
     }
 
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(ask) = note.downcast::<Ask>() else { return };
         match *ask {
             Ask::Claim { name, client, is_proven } => {
-                let answer = if self.grant(&name, client, is_proven) {
-                    Tell::Granted { name, client }
-                } else {
-                    Tell::Taken { name, client }
-                };
+                let is_granted = self.directory.grant(&name, client, is_proven);
+                let answer =
+                    if is_granted { Tell::Granted { name, client } } else { Tell::Taken { name, client } };
                 context.tell(client.shard, answer);
             }
-            Ask::Release { name, client } => self.give_back(&name, client),
-            Ask::Whisper { from, label, name, text } => {
-                let answer = match self.holders.get(&key(&name)) {
-                    Some(holder) => {
-                        for &to in &holder.clients {
-                            let whisper = format!("* from {label}: {text}");
-                            context.tell(to.shard, Tell::Line { client: to, text: whisper });
-                        }
-                        format!("* to {name}: {text}")
-                    }
-                    None => format!("* nobody is called {name}; /who lists who is here"),
-                };
-                context.tell(from.shard, Tell::Line { client: from, text: answer });
-            }
+            Ask::Release { name, client } => self.directory.give_back(&name, client),
+            Ask::Private { from, label, name, text } => self.pass_on(context, from, &label, name, &text),
             Ask::Who { room, list, shard } => {
                 let members = context.members(&room);
                 let count = members.len();
                 let names = members.take(LISTED).map(|client| self.label(client)).collect();
                 context.tell(shard, Tell::Here { list, names, count });
+            }
+            Ask::Ages { room, client } => {
+                let ages = context.history_ages(&room);
+                context.tell(client.shard, Tell::Ages { client, room, ages });
             }
         }
     }
@@ -184,7 +203,14 @@ impl App for Chat {
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(tell) = note.downcast::<Tell>() else { return };
         match *tell {
-            Tell::Line { client, text } => line(context, client, &[&text]),
+            Tell::Private { clients, from, text } => self.deliver(context, clients, &from, &text),
+            Tell::Sent { client, name, text } => {
+                self.tell(context, client, &Notice::PrivateTo { name: &name, text: &text });
+            }
+            Tell::Nobody { client, name } => {
+                let text = format!("nobody is called {name}; /who lists who is here");
+                self.tell(context, client, &text.into());
+            }
             Tell::Granted { client, .. } if self.claims.contains_key(&client.number) => {
                 if let Some(newcomer) = self.newcomers.remove(&client.number) {
                     self.admit(context, client, newcomer);
@@ -201,15 +227,21 @@ impl App for Chat {
             }
             Tell::Taken { name, client } => {
                 self.claiming.remove(&client.number);
-                line(context, client, &["* the name ", &name, " is taken"]);
+                self.tell(context, client, &Notice::Taken { name: &name });
             }
             Tell::Here { list, names, count } => self.add_to_list(context, list, names, count),
+            Tell::Ages { client, room, ages } => self.tell_ages(context, client, &room, &ages),
         }
     }
 }
 
 impl Chat {
-    /// What the client is called: `alice`, or `User #17 (2)` with the number of its worker.
+    /// Creates an instance with these limits.
+    pub fn new(options: ChatOptions) -> Self {
+        Self { options, ..Self::default() }
+    }
+
+    /// Returns the client's name: `alice`, or `User #17 (2)` with the number of its worker.
     fn label(&self, client: ClientId) -> String {
         match self.names.get(&client.number) {
             Some(name) => name.clone(),
@@ -217,7 +249,13 @@ impl Chat {
         }
     }
 
-    /// A client has the name that its token says.
+    /// Tells one client of this shard something, in the format that it reads.
+    fn tell(&self, context: &mut Context<'_>, client: ClientId, notice: &Notice<'_>) {
+        let (kind, text) = notice.encode(self.structured.contains(&client.number));
+        context.send_to_client(client, Message::new(kind, text.as_bytes()));
+    }
+
+    /// Lets a client in whose token's name is granted, and takes what it has sent meanwhile.
     fn admit(&mut self, context: &mut Context<'_>, client: ClientId, newcomer: Newcomer) {
         let Newcomer { room, early, is_gone, .. } = newcomer;
         if !is_gone {
@@ -238,6 +276,7 @@ impl Chat {
     }
 
     fn forget(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.structured.remove(&client.number);
         self.claiming.remove(&client.number);
         self.claims.remove(&client.number);
         self.newcomers.remove(&client.number);
@@ -246,13 +285,39 @@ impl Chat {
         }
     }
 
+    /// Brings a client into its first room.
     fn enter(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        let label = self.label(client);
-        line(context, client, &["* welcome to ", room, ", you are ", &label, "; /help lists the commands"]);
-        context.join(client, room, HISTORY);
+        let name = &self.label(client);
+        let ChatOptions { max_message: message, max_private_message: private_message } = self.options;
+        let limits = Limits { message, private_message };
+        self.tell(context, client, &Notice::Welcome { room, name, limits });
+        self.join_room(context, client, room);
     }
 
-    /// What a client that is in a room says or asks for.
+    /// Makes a client a member of a room, and has the ages of the messages told that it sees of the past.
+    fn join_room(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        context.join(client, room, HISTORY);
+        if !self.structured.contains(&client.number) {
+            return;
+        }
+        let home = context.home_of(room);
+        if home == context.shard().0 {
+            // An answer by note would miss what is said meanwhile. From another shard, that is delivered before the note.
+            let ages = context.history_ages(room);
+            return self.tell_ages(context, client, room, &ages);
+        }
+        context.ask(home, Ask::Ages { room: room.into(), client });
+    }
+
+    /// Tells a client the ages of the messages in a room's log, at the moment in which that log ends with the last of
+    /// them.
+    fn tell_ages(&self, context: &mut Context<'_>, client: ClientId, room: &str, ages: &[u32]) {
+        if let Some(unsent) = context.unsent(client, room) {
+            self.tell(context, client, &Notice::History { room, ages, unsent });
+        }
+    }
+
+    /// Handles a message of a client that is in a room: publishes it, or runs the command.
     fn take_text(&mut self, context: &mut Context<'_>, client: ClientId, text: &str) {
         if let Some(command) = text.strip_prefix('/') {
             return self.command(context, client, command);
@@ -260,7 +325,7 @@ impl Chat {
         let stripped = clean(text);
         if stripped.is_empty() {
             if !text.is_empty() {
-                line(context, client, &["* nothing was left of your message without its HTML tags"]);
+                self.tell(context, client, &"nothing was left of your message without its HTML tags".into());
             }
             return;
         }
@@ -274,77 +339,67 @@ impl Chat {
         match (verb, rest.trim()) {
             ("nick", name) => self.claim(context, client, name),
             ("join", room) => self.join(context, client, room),
-            ("msg", rest) => self.whisper(context, client, rest),
+            ("msg", rest) => self.send_private(context, client, rest),
             ("who", _) => self.who(context, client),
-            ("help", _) => line(context, client, &[HELP]),
+            ("help", _) => self.tell(context, client, &Notice::help()),
             _ => {
-                let verb: String = clean(verb).chars().take(MAX_NAME).collect();
-                line(context, client, &["* unknown command /", &verb, "; /help lists the commands"]);
+                let verb: String = clean(verb).chars().take(MAX_USER_NAME).collect();
+                let text = format!("unknown command /{verb}; /help lists the commands");
+                self.tell(context, client, &text.into());
             }
         }
     }
 
-    /// Asks for the name that a client's token says; it is in the room when it has the name, and says nothing before.
+    /// Asks for the name in a client's token. The client is in its room when the name is granted, and not before.
     fn claim_proven(&mut self, context: &mut Context<'_>, client: ClientId, name: &str, room: &str) {
-        if let Err(problem) = check_name(name) {
-            return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
-        }
-        self.names.insert(client.number, name.into());
-        self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
-        let ask = Ask::Claim { name: name.into(), client, is_proven: true };
-        context.ask(home_of_name(name, context), ask);
-    }
-
-    /// Whether the client may have the name; then it has it.
-    fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
-        let vacant = || Holder { name: name.into(), is_proven, clients: HashSet::new() };
-        let holder = self.holders.entry(key(name)).or_insert_with(vacant);
-        let is_same_user = is_proven && holder.is_proven && holder.name == name;
-        let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
-        if is_granted {
-            holder.clients.insert(client);
-        }
-        is_granted
-    }
-
-    /// The client does not need the name any more; the last one that had it sets it free.
-    fn give_back(&mut self, name: &str, client: ClientId) {
-        if let Entry::Occupied(mut holder) = self.holders.entry(key(name)) {
-            holder.get_mut().clients.remove(&client);
-            if holder.get().clients.is_empty() {
-                holder.remove();
+        let name = match user_name(name) {
+            Ok(name) => name.into_owned(),
+            Err(problem) => {
+                return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
             }
-        }
+        };
+        self.names.insert(client.number, name.clone());
+        self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
+        context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: true });
     }
 
     fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        if let Err(problem) = check_room(room) {
-            return line(context, client, &["* ", problem, "; try /join garden"]);
+        let room = match room_name(room) {
+            Ok(room) => room,
+            Err(problem) => {
+                return self.tell(context, client, &format!("{problem}; try /join garden").into());
+            }
+        };
+        if self.claims.get(&client.number).is_some_and(|claims| !claims.may_join(&room)) {
+            let text = format!("your token does not allow the room {room}");
+            return self.tell(context, client, &text.into());
         }
-        if self.claims.get(&client.number).is_some_and(|claims| !claims.may_join(room)) {
-            return line(context, client, &["* your token does not allow the room ", room]);
+        let old = context.rooms(client);
+        if old.iter().any(|old| **old == *room) {
+            return self.tell(context, client, &format!("you are in {room} already").into());
         }
-        for old in context.rooms(client) {
+        for old in old {
             context.leave(client, &old);
         }
-        line(context, client, &["* you are in ", room]);
-        context.join(client, room, HISTORY);
+        self.tell(context, client, &Notice::Joined { room: &room });
+        self.join_room(context, client, &room);
     }
 
     fn claim(&mut self, context: &mut Context<'_>, client: ClientId, name: &str) {
         if self.claims.contains_key(&client.number) {
-            return line(context, client, &["* names come from tokens here; yours stays as it is"]);
+            return self.tell(context, client, &"names come from tokens here; yours stays as it is".into());
         }
-        if let Err(problem) = check_name(name) {
-            return line(context, client, &["* ", problem, "; try /nick alice"]);
-        }
+        let name = match user_name(name) {
+            Ok(name) => name.into_owned(),
+            Err(problem) => return self.tell(context, client, &format!("{problem}; try /nick alice").into()),
+        };
         if !self.claiming.insert(client.number) {
-            return line(context, client, &["* one moment: your last /nick is not answered yet"]);
+            return self.tell(context, client, &"one moment: your last /nick is not answered yet".into());
         }
-        context.ask(home_of_name(name, context), Ask::Claim { name: name.into(), client, is_proven: false });
+        context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: false });
     }
 
-    /// The client was given the name; its old one is free for others.
+    /// Gives a client the name that it was granted, and its old name back.
     fn rename(&mut self, context: &mut Context<'_>, client: ClientId, name: String) {
         self.claiming.remove(&client.number);
         if !context.is_here(client) {
@@ -353,7 +408,7 @@ impl Chat {
         let old = self.label(client);
         let text = format!("* {old} is now {name}");
         if let Some(old) = self.names.insert(client.number, name.clone())
-            && key(&old) != key(&name)
+            && user_key(&old) != user_key(&name)
         {
             release(context, old, client);
         }
@@ -362,15 +417,45 @@ impl Chat {
         }
     }
 
-    fn whisper(&mut self, context: &mut Context<'_>, client: ClientId, rest: &str) {
+    /// Sends a private message to the instance that knows who has the name.
+    fn send_private(&self, context: &mut Context<'_>, client: ClientId, rest: &str) {
         let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        let text = clean(text.trim_start());
-        if check_name(name).is_err() || text.is_empty() {
-            return line(context, client, &["* who should hear what? try /msg alice hello"]);
+        let (text, limit) = (text.trim_start(), self.options.max_private_message as usize);
+        if text.len() > limit {
+            let text = format!("a private message has at most {limit} bytes; yours has {}", text.len());
+            return self.tell(context, client, &text.into());
         }
-        let label = self.label(client);
-        let ask = Ask::Whisper { from: client, label, name: name.into(), text: text.into_owned() };
-        context.ask(home_of_name(name, context), ask);
+        let text = clean(text);
+        let (Ok(name), false) = (user_name(name), text.is_empty()) else {
+            return self.tell(context, client, &"who should hear what? try /msg alice hello".into());
+        };
+        let (label, name, text) = (self.label(client), name.into_owned(), text.into_owned());
+        context.ask(home_of_name(&name, context), Ask::Private { from: client, label, name, text });
+    }
+
+    /// Passes a private message on to the shards of its readers, one copy for all, and tells its sender.
+    fn pass_on(&self, context: &mut Context<'_>, from: ClientId, label: &str, name: String, text: &str) {
+        let Some(readers) = self.directory.find(&name) else {
+            return context.tell(from.shard, Tell::Nobody { client: from, name });
+        };
+        let (label, text): (Arc<str>, Arc<str>) = (label.into(), text.into());
+        for (shard, clients) in readers {
+            context.tell(shard, Tell::Private { clients, from: Arc::clone(&label), text: Arc::clone(&text) });
+        }
+        context.tell(from.shard, Tell::Sent { client: from, name, text });
+    }
+
+    /// Sends a private message to clients of this shard, one copy for each format.
+    fn deliver(&self, context: &mut Context<'_>, clients: Vec<ClientId>, from: &str, text: &str) {
+        let notice = Notice::PrivateFrom { name: from, text };
+        let (structured, plain): (Vec<_>, Vec<_>) =
+            clients.into_iter().partition(|client| self.structured.contains(&client.number));
+        for (is_json, clients) in [(true, structured), (false, plain)] {
+            if !clients.is_empty() {
+                let (kind, text) = notice.encode(is_json);
+                context.send_to_clients(&clients, Message::new(kind, text.as_bytes()));
+            }
+        }
     }
 
     fn who(&mut self, context: &mut Context<'_>, client: ClientId) {
@@ -396,16 +481,12 @@ impl Chat {
         let Some(List { client, room, mut names, count, .. }) = self.lists.remove(&list) else { return };
         names.sort_unstable();
         names.truncate(LISTED);
-        let mut text = format!("* in {room} ({count}): {}", names.join(", "));
-        if count > names.len() {
-            text += &format!(", and {} more", count - names.len());
-        }
-        line(context, client, &[&text]);
+        self.tell(context, client, &Notice::People { room: &room, names: &names, count });
     }
 }
 
 impl Newcomer {
-    /// Keeps what it says until it is in its room, if that is not too much.
+    /// Keeps a message until the client is in its room. Returns false when there are too many.
     fn keep(&mut self, text: &str) -> bool {
         self.early_bytes += text.len() + size_of::<String>();
         let is_kept = self.early_bytes <= EARLY_BYTES;
@@ -421,12 +502,7 @@ fn release(context: &mut Context<'_>, name: String, client: ClientId) {
     context.ask(home_of_name(&name, context), Ask::Release { name, client });
 }
 
-/// The instance that knows who holds `name`.
+/// Returns the shard whose instance knows who has `name`.
 fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
-    context.home_of(&key(name))
-}
-
-fn line(context: &mut Context<'_>, client: ClientId, parts: &[&str]) {
-    let text = parts.concat();
-    context.send_to_client(client, Message::text(&text));
+    context.home_of(&user_key(name))
 }

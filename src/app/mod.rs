@@ -5,18 +5,15 @@
 
 mod chat;
 mod echo;
-mod names;
 mod relay;
 mod strip;
-
-pub(crate) use names::check_room;
 
 use std::any::Any;
 
 pub use crate::hub::{ClientId, Kind, Message, Note};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::token::Claims;
-pub use chat::Chat;
+pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
 
@@ -51,12 +48,14 @@ impl<'a> From<Incoming<'a>> for Message<'a> {
     }
 }
 
-/// How a client came through the WebSocket handshake.
+/// The request with which a client opened its WebSocket.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
-    /// The room that its address names.
+    /// The room that the path names, in the canonical form of its name.
     pub room: &'a str,
-    /// What its token says, on a server that wants one (`--auth-hmac-secret-file`). That it may join `room` is sure; an
+    /// The query of the URL, percent-encoded as it was sent. It may have the client's token in it.
+    pub query: Option<&'a str>,
+    /// The claims of the client's token, on a server that requires one (`--auth-hmac-secret-file`). They allow `room`; an
     /// application that lets clients into other rooms asks [`Claims::may_join`].
     pub claims: Option<&'a Claims>,
 }
@@ -156,6 +155,12 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Sends one copy of a message to several clients of this shard. Nothing happens for those that are gone.
+    pub fn send_to_clients(&mut self, clients: &[ClientId], message: Message<'_>) {
+        let slots: Vec<Slot> = clients.iter().filter_map(|client| self.hub.find(*client)).collect();
+        self.hub.send_to_all(&slots, message);
+    }
+
     /// Sends a message to all members of a room, on all shards. A client that caused the message gets it, too, if it
     /// is a member.
     pub fn publish_to_room(&mut self, room: &str, message: Message<'_>) {
@@ -189,6 +194,18 @@ impl<'a> Context<'a> {
         if let Some(slot) = self.hub.find(client) {
             self.hub.publish_from(slot, message);
         }
+    }
+
+    /// Returns the ages, in seconds, of the messages that a newcomer to `room` would see, the oldest first. Only the
+    /// shard that the room belongs to ([`Context::home_of`]) knows them; elsewhere the list is empty.
+    pub fn history_ages(&self, room: &str) -> Vec<u32> {
+        self.hub.history_ages(room)
+    }
+
+    /// Returns how many messages of `room` a client of this shard has not been sent yet. `None` when it is not a member,
+    /// or when the room's past has not come from its home yet.
+    pub fn unsent(&self, client: ClientId, room: &str) -> Option<u64> {
+        self.hub.unsent(self.hub.find(client)?, room)
     }
 
     /// The members of `room` that are on this shard.

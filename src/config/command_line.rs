@@ -159,6 +159,11 @@ pub struct Config {
           value_parser = whole(1..=1_u32 << 30))]
     pub max_message: u32,
 
+    /// Longest private message of the chat (`/msg`). Every connection of its reader gets it.
+    #[arg(long, env = "UPROAR_MAX_PRIVATE_MESSAGE", help_heading = AT_START, value_name = "BYTES",
+          default_value_t = 8 << 10, value_parser = whole(1..=1_u32 << 20))]
+    pub max_private_message: u32,
+
     /// Messages and control frames a second that a client may send, 4 s of it at once; a faster one is not received
     /// from until it has waited. 0: no limit. The chat has 20 if nothing is said, other applications 0.
     #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N", value_parser = whole(0..=u32::MAX))]

@@ -34,6 +34,7 @@ const FULL_LOG_MS: u64 = 60_000;
 /// A WebSocket that opens.
 struct Upgrade {
     room: String,
+    query: Option<String>,
     /// About compression.
     agreement: Option<Agreement>,
     claims: Option<Claims>,
@@ -159,7 +160,8 @@ impl<B: Backend> Shard<B> {
                 protocol::Event::Request(request) => match self.answer(slot, &request) {
                     Some(upgrade) => {
                         protocol.upgrade(upgrade.agreement);
-                        let opening = Opening { room: &upgrade.room, claims: upgrade.claims.as_ref() };
+                        let Upgrade { room, query, claims, .. } = &upgrade;
+                        let opening = Opening { room, query: query.as_deref(), claims: claims.as_ref() };
                         self.opened(slot, opening);
                     }
                     None => protocol.discard(),
@@ -219,7 +221,8 @@ impl<B: Backend> Shard<B> {
                 let mut response = Vec::new();
                 switching_protocols(&key, agreement.as_ref(), &mut response);
                 self.hub.send_response(slot, &response);
-                Some(Upgrade { room, agreement, claims })
+                let query = request.query.map(str::to_owned);
+                Some(Upgrade { room, query, agreement, claims })
             }
             Route::Page { head_only } => {
                 self.journal.answered(slot, Status::Ok.code());

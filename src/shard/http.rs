@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::app::{CHAT_PAGE, Claims, check_room};
+use crate::app::{CHAT_PAGE, Claims};
 use crate::config::Origin;
 use crate::config::origins::is_allowed;
+use crate::names;
 use crate::page::page_response;
 use crate::protocol::{AcceptKey, Refusal, Request, Status};
 use crate::stats::Refused;
@@ -132,12 +133,13 @@ fn complaint(bad: BadToken) -> (Refused, &'static str) {
     }
 }
 
+/// Returns the canonical form of a room's name in a path.
 fn room_name(encoded: &str) -> Result<String, Refusal> {
     let bad = |reason| Refusal::new(Status::BadRequest, reason);
     let name = percent_decode_str(encoded)
         .decode_utf8()
         .map_err(|_| bad("A room's name is UTF-8, percent-encoded where the URL needs it."))?;
-    check_room(&name).map_err(|_| {
+    let name = names::room_name(&name).map_err(|_| {
         bad("A room's name has 1 to 64 bytes: visible words with one space between them, without / < > &.")
     })?;
     Ok(name.into_owned())
@@ -194,12 +196,18 @@ mod tests {
             ("GET /room/a/b", upgrade, true, 400),
             ("GET /room/a%2Fb", upgrade, true, 400),
             ("GET /room/%ff", upgrade, true, 400),
+            ("GET /room/.", upgrade, true, 400),
+            ("GET /room/%2E%2E", upgrade, true, 400),
+            ("GET /room/...", upgrade, true, 101),
+            ("GET /room/%", upgrade, true, 101),
         ] {
             let head = format!("{line} HTTP/1.1\nHost: x\n{headers}\n");
             assert_eq!(status(&route(&head, has_page)), expected, "{line}");
         }
-        let head = format!("GET /room/caf%C3%A9 HTTP/1.1\nHost: x\n{upgrade}\n");
-        assert!(matches!(route(&head, true), Route::Open(_, room) if room == "café"));
+        for path in ["caf%C3%A9", "cafe%CC%81"] {
+            let head = format!("GET /room/{path} HTTP/1.1\nHost: x\n{upgrade}\n");
+            assert!(matches!(route(&head, true), Route::Open(_, room) if room == "café"), "{path}");
+        }
     }
 
     #[test]

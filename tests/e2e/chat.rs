@@ -21,6 +21,12 @@ on_both_backends!(
     who_lists_all_workers,
     commands_answer_only_their_sender,
     html_is_stripped,
+    nothing_else_that_was_typed_is_lost,
+    names_of_all_scripts_and_emoji_are_names,
+    names_that_are_tricks_are_refused,
+    rooms_whose_names_look_the_same_are_one,
+    joining_where_one_is_does_nothing,
+    a_private_message_has_a_limit,
     binary_is_refused,
     newcomers_see_the_last_fifty,
     history_is_bounded_by_its_bytes,
@@ -259,7 +265,7 @@ fn html_is_stripped(backend: BackendName) {
     for (said, heard) in [
         ("<b>bold</b> & <i>it</i>", "bold & it"),
         ("<script>alert(1)</script>", "alert(1)"),
-        ("<<b>script>x</script>", "script>x"),
+        ("<<b>script>x</script>", "< script>x"),
         ("1 < 2 &lt; 3", "1 < 2 &lt; 3"),
         ("grüße 👋", "grüße 👋"),
     ] {
@@ -268,6 +274,129 @@ fn html_is_stripped(backend: BackendName) {
     }
     ada.send_text("<br>");
     ada.expect_text("* nothing was left of your message without its HTML tags");
+}
+
+fn nothing_else_that_was_typed_is_lost(backend: BackendName) {
+    let server = chat(backend, 2);
+    let mut ada = ChatUser::join(server.address(), "lobby");
+    let label = ada.default_name();
+    for (said, heard) in [
+        ("if (i<n && n>0) go", "if (i< n && n>0) go"),
+        ("git clone <url> now", "git clone < url> now"),
+        ("a<!-- not hidden -->b", "a< !-- not hidden -->b"),
+        ("x < y", "x < y"),
+        ("<", "<"),
+    ] {
+        ada.send_text(said);
+        ada.expect_text(&format!("{label}: {heard}"));
+    }
+    ada.set_name("ada");
+    ada.send_text("/msg ada it costs <b than that");
+    let answers = [ada.receive_text(), ada.receive_text()];
+    for answer in ["* from ada: it costs < b than that", "* to ada: it costs < b than that"] {
+        assert!(answers.contains(&answer.to_owned()), "{answers:?}");
+    }
+}
+
+fn names_of_all_scripts_and_emoji_are_names(backend: BackendName) {
+    let server = chat(backend, 2);
+    let mut ada = ChatUser::join(server.address(), "lobby");
+    let mut old = ada.default_name();
+    for name in ["ကျော်", "चीज़ों", "བསྒྲུབས", "שָׁלוֹם", "می\u{200c}خواهم", "👩🏽\u{200d}🚀", "❤️", "🇩🇪"]
+    {
+        ada.send_text(&format!("/nick {name}"));
+        ada.expect_text(&format!("* {old} is now {name}"));
+        old = name.into();
+        ada.send_text(&format!("/join {name}"));
+        ada.expect_text(&format!("* you are in {name}"));
+    }
+    // The name is the same letters for everybody, however they are encoded.
+    ada.send_text("/nick Zoe\u{308}");
+    ada.expect_text(&format!("* {old} is now Zoë"));
+    let mut bob = ChatUser::join(server.address(), "elsewhere");
+    bob.send_text("/nick ZOË");
+    bob.expect_text("* the name ZOË is taken");
+    bob.send_text("/msg zoe\u{308} hello");
+    bob.expect_text("* to zoë: hello");
+    ada.expect_text(&format!("* from {}: hello", bob.default_name()));
+}
+
+fn names_that_are_tricks_are_refused(backend: BackendName) {
+    let server = chat(backend, 1);
+    let mut eve = ChatUser::join(server.address(), "lobby");
+    for name in [
+        "\u{202e}eve",
+        "e\u{200d}ve",
+        "e\u{200b}ve",
+        "eve\u{e0041}",
+        "Z\u{351}\u{346}\u{34a}\u{30d}a",
+        "eve\u{fe0f}",
+        "eveא",
+        "1א",
+        "ก\u{e47}\u{e47}\u{e47}\u{e47}",
+    ] {
+        eve.send_text(&format!("/nick {name}"));
+        let answer = eve.receive_text();
+        assert!(
+            answer.starts_with("* a name has ") && answer.ends_with("; try /nick alice"),
+            "{name:?}: {answer}"
+        );
+    }
+}
+
+fn rooms_whose_names_look_the_same_are_one(backend: BackendName) {
+    let server = chat(backend, WORKERS);
+    let welcome = "* welcome to café, you are ";
+    let mut ada = Client::open(server.address(), "/room/caf%C3%A9");
+    let mut bob = Client::open(server.address(), "/room/cafe%CC%81");
+    for client in [&mut ada, &mut bob] {
+        let line = client.receive_text();
+        assert!(line.starts_with(welcome), "{line}");
+    }
+    ada.send_text("hello");
+    let line = ada.receive_text();
+    bob.expect_text(&line);
+    let mut carol = ChatUser::join(server.address(), "lobby");
+    carol.send_text("/join cafe\u{301}");
+    carol.expect_text("* you are in café");
+    carol.expect_text(&line);
+    for dots in [".", ".."] {
+        carol.send_text(&format!("/join {dots}"));
+        carol.expect_text(
+            "* a room's name has more than one or two dots, which no URL can name; try /join garden",
+        );
+    }
+}
+
+fn joining_where_one_is_does_nothing(backend: BackendName) {
+    let server = chat(backend, WORKERS);
+    for worker in 1..=WORKERS {
+        let mut ada = ChatUser::join_on_worker(server.address(), &format!("noir{worker}"), worker);
+        let label = ada.default_name();
+        for text in ["one", "two"] {
+            ada.send_text(text);
+            ada.expect_text(&format!("{label}: {text}"));
+        }
+        ada.send_text(&format!("/join noir{worker}"));
+        ada.expect_text(&format!("* you are already in noir{worker}"));
+        ada.send_text("three");
+        ada.expect_text(&format!("{label}: three"));
+    }
+}
+
+fn a_private_message_has_a_limit(backend: BackendName) {
+    let server = chat(backend, 2);
+    let mut ada = ChatUser::join(server.address(), "ada");
+    let mut bob = ChatUser::join(server.address(), "bob");
+    bob.set_name("bob");
+    let longest = "x".repeat(8192);
+    ada.send_text(&format!("/msg bob  {longest} "));
+    ada.expect_text(&format!("* to bob: {longest}"));
+    bob.expect_text(&format!("* from {}: {longest}", ada.default_name()));
+    ada.send_text(&format!("/msg bob {longest}x"));
+    ada.expect_text("* a private message has at most 8192 bytes; yours has 8193");
+    ada.send_text("/msg bob short");
+    bob.expect_text(&format!("* from {}: short", ada.default_name()));
 }
 
 fn binary_is_refused(backend: BackendName) {

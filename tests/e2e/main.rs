@@ -30,6 +30,7 @@ mod reload;
 mod restart;
 mod sandbox;
 mod service;
+mod structured;
 mod takeover;
 mod timeouts;
 mod tls;

@@ -30,7 +30,7 @@ on_both_backends!(
 );
 
 /// Settings of a server that wants tokens signed with `secret`.
-fn with_secret(base: Config, name: &str, secret: &str) -> Config {
+pub(crate) fn with_secret(base: Config, name: &str, secret: &str) -> Config {
     let name = format!("{name} {:?} {:?}", base.backend, base.app);
     let path = settings_file(&name, secret);
     let secret = Secret::read(path.as_ref()).expect("it is long enough");
@@ -123,8 +123,13 @@ fn pages_need_no_token(backend: BackendName) {
 
 fn rooms_are_limited_at_the_upgrade_and_by_join(backend: BackendName) {
     let server = start(backend, "rooms", AppName::Chat);
-    let limited = token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["garden", "café noir"]}));
+    let limited = token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["garden", "cafe\u{301} noir"]}));
     assert_eq!(answer(&server, &format!("/?token={limited}"), "").status, 403);
+    // The same letters, however they are encoded.
+    for path in ["/room/caf%C3%A9%20noir", "/room/cafe%CC%81%20noir"] {
+        open(&server, path, &limited)
+            .expect_text("* welcome to café noir, you are ada; /help lists the commands");
+    }
     let mut ada = open(&server, "/room/garden", &limited);
     ada.expect_text("* welcome to garden, you are ada; /help lists the commands");
     ada.send_text("/join lawn");

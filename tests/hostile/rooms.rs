@@ -124,7 +124,7 @@ fn hostile_messages(backend: BackendName) {
             ("\u{202e}\u{2067}txet", "txet"),
             ("a\u{0}b\u{1b}[2J", "a b [2J"),
             ("<img src=x onerror=alert(1)>hi", "hi"),
-            ("<<b>script>x", "script>x"),
+            ("<<b>script>x", "< script>x"),
             (&format!("a{}", "\u{300}".repeat(5_000)), &format!("a{}", "\u{300}".repeat(8))),
         ] {
             for _ in 0..20 {

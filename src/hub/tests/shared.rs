@@ -25,7 +25,7 @@ fn clients_of_one_message_share_its_copies() {
 
 #[test]
 fn a_client_that_reads_nothing_lags_behind_shared_messages_too() {
-    let mut hub = Hub::new(Options { lag_window: 1_000, ..options(0, 1) });
+    let mut hub = Hub::new(HubOptions { lag_window: 1_000, ..options(0, 1) });
     (0..2).for_each(|slot| _ = hub.open(slot));
     let text = "x".repeat(300);
     for round in 0..10 {
@@ -48,7 +48,7 @@ fn the_home_shard_knows_how_old_the_past_is() {
     let hub = &mut mesh.hubs[1];
     for (now_ms, message) in [(0, "a"), (500, "b"), (9_000, "c")] {
         hub.tick(now_ms);
-        hub.order(&room, Message::text(message));
+        hub.order(&room, None, Message::text(message));
     }
     hub.tick(10_000);
     assert_eq!(hub.history_ages(&room), [10, 10, 1]);

@@ -1,0 +1,143 @@
+//! What the chat tells one client alone.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::hub::Kind;
+
+/// The commands, and what each does.
+const COMMANDS: [Command; 5] = [
+    Command { usage: "/nick NAME", does: "be called NAME" },
+    Command { usage: "/join ROOM", does: "go to another room" },
+    Command { usage: "/msg NAME TEXT", does: "tell one person only" },
+    Command { usage: "/who", does: "who is here" },
+    Command { usage: "/help", does: "this list" },
+];
+
+/// A command in the answer to `/help`.
+#[derive(Debug, Serialize)]
+pub(super) struct Command {
+    usage: &'static str,
+    does: &'static str,
+}
+
+/// What clients are told of the chat's limits.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Limits {
+    /// Bytes of a message.
+    pub(super) message: u32,
+    /// Bytes of a private message.
+    pub(super) private_message: u32,
+}
+
+/// Something for one client: a line of text that begins with `* `, or, for clients that asked for `format=json`, an
+/// object in a binary message. What is said in a room is text for everybody, so nobody can send a false object.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Notice<'a> {
+    /// The client is in its first room.
+    Welcome { room: &'a str, name: &'a str, limits: Limits },
+    /// The client is in another room.
+    Joined { room: &'a str },
+    /// The answer to `/who`: some of the members' names, and the number of members.
+    People { room: &'a str, names: &'a [String], count: usize },
+    /// A private message for the client.
+    PrivateFrom { name: &'a str, text: &'a str },
+    /// The client's private message is on its way.
+    PrivateTo { name: &'a str, text: &'a str },
+    /// Somebody else has the name that the client asked for.
+    Taken { name: &'a str },
+    /// The answer to `/help`.
+    Help { commands: &'static [Command] },
+    /// The client read too slowly and will not get this many messages.
+    Missed { count: u64 },
+    /// Ages, in seconds, of the last messages of the room, the oldest first. The last `unsent` of them follow; the
+    /// others have been sent. For clients that asked for JSON only.
+    History { room: &'a str, ages: &'a [u32], unsent: u64 },
+    /// Anything else.
+    Note { text: Cow<'a, str> },
+}
+
+impl Notice<'_> {
+    /// Returns the list of all commands.
+    pub(super) fn help() -> Self {
+        Self::Help { commands: &COMMANDS }
+    }
+
+    /// Returns the message that says it: an object, or a line of text.
+    pub(super) fn encode(&self, is_json: bool) -> (Kind, String) {
+        match is_json {
+            true => (Kind::Binary, serde_json::to_string(self).unwrap_or_default()),
+            false => (Kind::Text, format!("* {}", self.text())),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Welcome { room, name, .. } => {
+                format!("welcome to {room}, you are {name}; /help lists the commands")
+            }
+            Self::Joined { room } => format!("you are in {room}"),
+            Self::People { room, names, count } => {
+                let more = count - names.len();
+                let and_more = if more > 0 { format!(", and {more} more") } else { String::new() };
+                format!("in {room} ({count}): {}{and_more}", names.join(", "))
+            }
+            Self::PrivateFrom { name, text } => format!("from {name}: {text}"),
+            Self::PrivateTo { name, text } => format!("to {name}: {text}"),
+            Self::Taken { name } => format!("the name {name} is taken"),
+            Self::Help { commands } => {
+                let commands = commands.iter().map(|Command { usage, does }| format!("{usage}: {does}"));
+                commands.collect::<Vec<_>>().join("; ")
+            }
+            Self::Missed { count } => format!("{count} messages missed"),
+            Self::History { ages, .. } => format!("the last {} messages are from before", ages.len()),
+            Self::Note { text } => text.clone().into_owned(),
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Notice<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Note { text: text.into() }
+    }
+}
+
+impl From<String> for Notice<'_> {
+    fn from(text: String) -> Self {
+        Self::Note { text: text.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_an_object_says() {
+        let names = ["a \"b\"".to_owned(), "User #7 (1)".to_owned()];
+        for (notice, line, json) in [
+            (
+                Notice::People { room: "x: y", names: &names, count: 3 },
+                "* in x: y (3): a \"b\", User #7 (1), and 1 more",
+                r#"{"event":"people","room":"x: y","names":["a \"b\"","User #7 (1)"],"count":3}"#,
+            ),
+            (Notice::Joined { room: "tea" }, "* you are in tea", r#"{"event":"joined","room":"tea"}"#),
+            (
+                Notice::PrivateFrom { name: "bob", text: "hi" },
+                "* from bob: hi",
+                r#"{"event":"private_from","name":"bob","text":"hi"}"#,
+            ),
+            ("so".into(), "* so", r#"{"event":"note","text":"so"}"#),
+        ] {
+            assert_eq!(notice.encode(false), (Kind::Text, line.to_owned()));
+            assert_eq!(notice.encode(true), (Kind::Binary, json.to_owned()));
+        }
+        assert_eq!(
+            Notice::help().encode(false).1,
+            "* /nick NAME: be called NAME; /join ROOM: go to another room; /msg NAME TEXT: tell one person only; \
+             /who: who is here; /help: this list"
+        );
+    }
+}

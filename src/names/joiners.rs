@@ -1,0 +1,50 @@
+//! Joiners between letters: allowed where they change how a letter looks. UAX #31 §2.3.1
+
+use unicode_joining_type::{JoiningType, get_joining_type};
+use unicode_normalization::char::{canonical_combining_class, is_combining_mark};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// Zero width joiner.
+pub(super) const ZWJ: char = '\u{200d}';
+/// Zero width non-joiner.
+pub(super) const ZWNJ: char = '\u{200c}';
+
+/// The canonical combining class of marks that take a letter's vowel away and may join it to the next one.
+pub(super) const VIRAMA: u8 = 9;
+
+/// Whether the non-joiner at `at` separates letters that would be joined. Contexts A1 and A2
+pub(super) fn separates(chars: &[char], at: usize) -> bool {
+    use JoiningType::{DualJoining, LeftJoining, RightJoining, Transparent};
+    let (before, behind) = (&chars[..at], &chars[at + 1..]);
+    let type_of = |char: &char| get_joining_type(*char);
+    let left = before.iter().rev().map(type_of).find(|kind| *kind != Transparent);
+    let right = behind.iter().map(type_of).find(|kind| *kind != Transparent);
+    let joined =
+        matches!(left, Some(LeftJoining | DualJoining)) && matches!(right, Some(RightJoining | DualJoining));
+    let next = behind.iter().find(|char| canonical_combining_class(**char) == 0);
+    joined || follows_virama(before) && next.is_some_and(|char| is_letter(*char))
+}
+
+/// Whether the joiner at `at` asks for another form of the letter before it. Context B, and Bengali ya-phalaa after ra
+/// (Unicode, chapter 12.2).
+pub(super) fn connects(chars: &[char], at: usize) -> bool {
+    let is_phalaa =
+        chars[..at].ends_with(&['\u{9b0}']) && chars[at + 1..].starts_with(&['\u{9cd}', '\u{9af}']);
+    follows_virama(&chars[..at]) || is_phalaa
+}
+
+/// Whether `chars` end with a letter and a virama on it.
+fn follows_virama(chars: &[char]) -> bool {
+    let class = |char: &&char| canonical_combining_class(**char);
+    let is_virama = chars
+        .iter()
+        .rev()
+        .find(|char| matches!(class(char), 0 | VIRAMA))
+        .is_some_and(|char| class(&char) == VIRAMA);
+    is_virama
+        && chars.iter().rev().find(|char| !is_combining_mark(**char)).is_some_and(|char| is_letter(*char))
+}
+
+fn is_letter(char: char) -> bool {
+    char.general_category_group() == GeneralCategoryGroup::Letter
+}
