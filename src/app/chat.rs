@@ -376,7 +376,7 @@ impl Chat {
         }
         let old = context.rooms(client);
         if old.iter().any(|old| **old == *room) {
-            return self.tell(context, client, &format!("you are in {room} already").into());
+            return self.tell(context, client, &format!("you are already in {room}").into());
         }
         for old in old {
             context.leave(client, &old);

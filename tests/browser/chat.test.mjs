@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { call, hears, online, openPage, say, startBrowser, startServer, startWire } from './harness.mjs';
+import { call, hears, online, openPage, say, startBrowser, startServer, startWire, violations } from './harness.mjs';
 
 let server, browser;
 before(async () => {
@@ -37,9 +37,15 @@ async function staged(play, options, at, prepare) {
   });
   return { ...opened, sockets };
 }
-function answer(socket, people = 'User #7 (1)') {
+/** Sends what the server has for this page alone. */
+const tell = (socket, event) => socket.send(Buffer.from(JSON.stringify(event)));
+const LIMITS = { message: 1 << 20, private_message: 8192 };
+const ME = 'User #7 (1)';
+const welcome = (socket, limits = LIMITS) => tell(socket, { event: 'welcome', room: 'lobby', name: ME, limits });
+const present = (socket, names) => tell(socket, { event: 'people', room: 'lobby', names, count: names.length });
+function answer(socket, names = [ME]) {
   socket.onMessage(text => {
-    if (text === '/who') socket.send(`* in lobby (${people.split(', ').length}): ${people}`);
+    if (text === '/who') present(socket, names);
   });
 }
 
@@ -49,7 +55,7 @@ test('two pages chat, see names change and who is here', async () => {
   await online(a.page);
   await online(b.page);
   await call(a.page, 'alice');
-  await b.page.locator('#log .notice', { hasText: /^User #\d+ \(\d+\) is now alice$/ }).waitFor();
+  await b.page.locator('#log .notice', { hasText: /^User #\d+ is now alice$/ }).waitFor();
   await call(b.page, 'bob');
 
   await say(a.page, 'fish & chips, 1 < 2');
@@ -61,8 +67,8 @@ test('two pages chat, see names change and who is here', async () => {
     assert.equal(await page.locator('#log .mine').count(), 1);
   }
   await say(a.page, '/msg bob for you');
-  await hears(b.page, 'for you', 'alice, to you alone');
-  await hears(a.page, 'for you', 'to bob alone');
+  await hears(b.page, 'for you', 'alice (private)');
+  await hears(a.page, 'for you', 'to bob (private)');
 
   await b.page.reload();
   await online(b.page);
@@ -93,12 +99,13 @@ test('a page changes rooms, and its address with it', async () => {
 test('the socket follows the address, under the prefix of a proxy too', async () => {
   for (const [at, expected] of [
     ['/', '/'], ['/#tea', '/room/tea'], ['/room/tea', '/room/tea'], ['/room/caf%C3%A9', '/room/caf%C3%A9'],
+    ['/room/cafe%CC%81', '/room/caf%C3%A9'], ['/room/50%', '/room/50%25'], ['/#50%', '/room/50%25'], ['/#.', '/'], ['/#..', '/'], ['/#a/b', '/'],
     ['/chat/', '/chat/'], ['/chat/#tea', '/chat/room/tea'], ['/chat/room/tea', '/chat/room/tea'],
   ]) {
     const address = new Promise(resolve => {
       staged(socket => resolve(socket.url()), {}, at).then(({ context }) => context.close());
     });
-    assert.equal(await address, `ws://${server.host}:${server.port}${expected}`, at);
+    assert.equal(await address, `ws://${server.host}:${server.port}${expected}?format=json`, at);
   }
 });
 
@@ -145,16 +152,16 @@ test('markup from others is text', async () => {
 
   // The server strips tags; the page must not depend on it.
   const b = await staged(socket => {
-    answer(socket, `User #7 (1), ${evil}`);
-    socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+    answer(socket, [ME, evil]);
+    welcome(socket);
     socket.send(`alice: ${evil}`);
     socket.send(`<b>bold</b>: ${evil}`);
-    socket.send(`* from bob: ${evil}`);
-    socket.send(`* ${evil}`);
+    tell(socket, { event: 'private_from', name: 'bob', text: evil });
+    tell(socket, { event: 'note', text: evil });
   });
   await hears(b.page, evil, 'alice');
   await hears(b.page, evil, '<b>bold</b>');
-  await hears(b.page, evil, 'bob, to you alone');
+  await hears(b.page, evil, 'bob (private)');
   await hears(b.page, evil);
   await b.page.locator('#people li').nth(1).waitFor();
   for (const { page, complaints } of [a, b]) {
@@ -217,11 +224,11 @@ test('what is replayed after a reconnection is not shown twice', async () => {
     [lines('a', 'b'), lines('a', 'b'), ['a', 'b']],
   ]) {
     const { page, context } = await staged((socket, count) => {
-      socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+      welcome(socket);
       for (const line of count === 1 ? first : second) socket.send(line);
       answer(socket);
       if (count === 1) socket.close({ code: 1001 });
-      else socket.send('* that was all');
+      else tell(socket, { event: 'note', text: 'that was all' });
     });
     await hears(page, 'that was all');
     const texts = await page.locator('#log > div').evaluateAll(entries => entries.map(entry => (entry.querySelector('p') ?? entry).textContent));
@@ -233,7 +240,7 @@ test('what is replayed after a reconnection is not shown twice', async () => {
 test('close codes are told in words, "Try now" does not wait, and the page tries by itself', async () => {
   const { page, context, sockets } = await staged((socket, count) => {
     answer(socket);
-    socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+    welcome(socket);
     if (count === 1) socket.close({ code: 1013, reason: 'lagged' });
     if (count === 2) socket.close({ code: 1001 });
   }, {}, '/', async page => {
@@ -256,29 +263,29 @@ test('close codes are told in words, "Try now" does not wait, and the page tries
 
 test('what a page asks for itself is not shown, what its user asks for is', async () => {
   const { page, context } = await staged(socket => {
-    answer(socket, 'User #7 (1), alice');
-    socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+    answer(socket, [ME, 'alice']);
+    welcome(socket);
   });
   await online(page);
-  assert.deepEqual(await names(page), ['User #7 (1)you', 'alice']);
+  assert.deepEqual(await names(page), ['User #7you', 'alice']);
   assert.equal(await page.locator('#log .notice').count(), 1);
   await say(page, '/who');
-  await hears(page, 'in lobby (2): User #7 (1), alice');
+  await hears(page, 'in lobby (2): User #7, alice');
   await context.close();
 });
 
 test('a remembered name that somebody else holds is given up', async () => {
   const { page, context } = await staged(socket => {
     socket.onMessage(text => {
-      if (text === '/who') socket.send('* in lobby (2): User #7 (1), alice');
-      if (text === '/nick alice') socket.send('* the name alice is taken');
+      if (text === '/who') present(socket, [ME, 'alice']);
+      if (text === '/nick alice') tell(socket, { event: 'taken', name: 'alice' });
     });
     socket.send('alice: this is another alice');
-    socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+    welcome(socket);
   }, { storageState: { cookies: [], origins: [{ origin: `http://${server.host}:${server.port}`, localStorage: [{ name: 'uproar.nick', value: 'alice' }] }] } });
   await hears(page, 'the name alice is taken');
   assert.equal(await page.locator('#nick').inputValue(), '');
-  assert.deepEqual(await names(page), ['User #7 (1)you', 'alice']);
+  assert.deepEqual(await names(page), ['User #7you', 'alice']);
   assert.equal(await page.locator('#log .mine').count(), 0);
   await context.close();
 });
@@ -286,7 +293,7 @@ test('a remembered name that somebody else holds is given up', async () => {
 test('a long log is bounded, and a reader who scrolled up stays there', async () => {
   const { page, context, sockets } = await staged(socket => {
     answer(socket);
-    socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+    welcome(socket);
     for (let i = 0; i < 1100; i++) socket.send(`alice: line ${i}`);
   });
   await hears(page, 'line 1099', 'alice');
@@ -310,14 +317,14 @@ test('a long log is bounded, and a reader who scrolled up stays there', async ()
 for (const colorScheme of ['light', 'dark']) {
   test(`on a phone, ${colorScheme}: fits, and is readable`, async () => {
     const { page, context, complaints } = await staged(socket => {
-      answer(socket, 'User #7 (1), alice, bob');
-      socket.send('* welcome to lobby, you are User #7 (1); /help lists the commands');
+      answer(socket, [ME, 'alice', 'bob']);
+      welcome(socket);
       socket.send('alice: ' + 'w'.repeat(300));
       socket.send('alice: https://example.com/' + 'path/'.repeat(40));
       socket.send(`${'m'.repeat(32)}: hello`);
       socket.send('User #7 (1): my own words');
-      socket.send('* from bob: between us');
-      socket.send('* 12 messages missed');
+      tell(socket, { event: 'private_from', name: 'bob', text: 'between us' });
+      tell(socket, { event: 'missed', count: 12 });
     }, { ...PHONE, colorScheme });
     await hears(page, '12 messages missed');
     await online(page);
@@ -326,7 +333,7 @@ for (const colorScheme of ['light', 'dark']) {
     assert.deepEqual(await width(), [0, 0, 0, 0]);
     assert.ok(await page.locator('#text').evaluate(input => parseFloat(getComputedStyle(input).fontSize) >= 16));
     assert.ok(await page.locator('#composer').evaluate(form => form.getBoundingClientRect().bottom <= innerHeight));
-    for (const where of ['.said:not(.mine) p', '.mine p', '.private p', '.notice', '.name', '#state', '#composer button']) {
+    for (const where of ['.said:not(.mine) p', '.mine p', '.private p', '.notice', '.name', '.said time', '.said a', '#state', '#composer button']) {
       const contrast = await page.locator(where).first().evaluate(contrastOf);
       assert.ok(contrast >= 4.5, `${where}: ${contrast.toFixed(2)}`);
     }
@@ -339,6 +346,179 @@ for (const colorScheme of ['light', 'dark']) {
     await page.keyboard.press('Escape');
     await page.locator('#people').waitFor({ state: 'hidden' });
     assert.deepEqual(complaints, []);
+    await context.close();
+  });
+}
+
+test('lines from before a page came have the times at which they were sent', async () => {
+  const minutes = 60_000;
+  const clock = at => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+  const { page, context, sockets } = await staged(socket => {
+    answer(socket);
+    welcome(socket);
+    socket.send('alice: one');
+    socket.send('* alice is now bob');
+    socket.send('bob: two');
+    // Two of the three have been sent, and the last one of five is still to come.
+    tell(socket, { event: 'history', room: 'lobby', ages: [9000, 7200, 7000, 3600, 1800], unsent: 1 });
+    socket.send('bob: three');
+    socket.send('bob: four');
+  }, { locale: 'en-GB', timezoneId: 'UTC' });
+  await hears(page, 'four', 'bob');
+  const times = await page.locator('.said time').evaluateAll(times => times.map(time => [time.dateTime, time.textContent]));
+  const ages = times.map(([at]) => Math.round((Date.now() - new Date(at)) / minutes));
+  assert.deepEqual(ages, [120, 60, 30, 0]);
+  assert.match(times[3][1], /^\d\d:\d\d$/);
+  // Another page of the real server learns the same from it.
+  const real = await openPage(browser, server, { at: '/room/times' });
+  await online(real.page);
+  await say(real.page, 'early');
+  await real.page.locator('.said').waitFor();
+  await new Promise(done => setTimeout(done, 2500));
+  const late = await openPage(browser, server, { at: '/room/times' });
+  await late.page.locator('.said', { hasText: 'early' }).waitFor();
+  await late.page.waitForFunction(() => Date.now() - new Date(document.querySelector('.said time').dateTime) > 1500);
+  const [first, second] = await Promise.all([real, late].map(({ page }) => page.locator('.said time').getAttribute('datetime')));
+  assert.ok(Math.abs(new Date(first) - new Date(second)) < 2000, `${first} ${second}`);
+  assert.equal(clock(first).length > 0 && sockets.length, 1);
+  for (const opened of [real, late, { context }]) await opened.context.close();
+});
+
+test('what others write is shown with links, lines and its own direction', async () => {
+  const { page, context, complaints } = await staged(socket => {
+    answer(socket);
+    welcome(socket);
+    for (const text of [
+      'see https://example.org/a?b=c#d, and http://x.example/(y) (https://example.org/z).',
+      'no links: javascript:alert(1) data:text/html,x ftp://example.org HTTPS:// www.example.org',
+      'first ⏎ second ⏎  ⏎ fourth',
+      'שלום world',
+    ]) socket.send(`alice: ${text}`);
+  });
+  await hears(page, 'שלום world', 'alice');
+  const links = await page.locator('#log a').evaluateAll(links => links.map(link => [link.href, link.textContent, link.rel, link.target]));
+  assert.deepEqual(links, ['https://example.org/a?b=c#d', 'http://x.example/(y)', 'https://example.org/z']
+    .map(url => [url, url, 'noopener noreferrer', '_blank']));
+  await hears(page, 'first\nsecond\n\nfourth', 'alice');
+  assert.deepEqual(await page.locator('.said p').evaluateAll(bodies => bodies.map(body => getComputedStyle(body).direction)), ['ltr', 'ltr', 'ltr', 'rtl']);
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+test('Shift and Enter begin a new line, Enter sends', async () => {
+  const a = await openPage(browser, server, { at: '/room/lines' });
+  const b = await openPage(browser, server, { at: '/room/lines' });
+  await online(a.page);
+  await online(b.page);
+  await call(a.page, 'writer');
+  await a.page.locator('#text').pressSequentially('roses are red');
+  await a.page.locator('#text').press('Shift+Enter');
+  await a.page.locator('#text').pressSequentially('  violets are blue');
+  assert.equal(await a.page.locator('#log .said').count(), 0);
+  await a.page.locator('#text').press('Enter');
+  for (const { page } of [a, b]) await hears(page, 'roses are red\n  violets are blue', 'writer');
+  assert.equal(await a.page.locator('#text').inputValue(), '');
+  await a.context.close();
+  await b.context.close();
+});
+
+test('a message over the limit is not cut and not sent', async () => {
+  const sent = [];
+  const { page, context } = await staged(socket => {
+    socket.onMessage(text => {
+      sent.push(text);
+      if (text === '/who') present(socket, [ME]);
+    });
+    welcome(socket, { message: 1000, private_message: 100 });
+  });
+  await online(page);
+  for (const [text, words] of [
+    ['é'.repeat(501), '1002 bytes, and 1000 are allowed'],
+    ['/msg bob ' + 'x'.repeat(101), '101 bytes, and 100 are allowed'],
+  ]) {
+    await say(page, text);
+    await page.locator('#warning', { hasText: words }).waitFor();
+    assert.equal(await page.locator('#text').inputValue(), text);
+  }
+  await page.locator('#text').fill('short');
+  await page.locator('#warning').waitFor({ state: 'hidden' });
+  await page.locator('#text').press('Enter');
+  await say(page, '/msg bob ' + 'x'.repeat(100));
+  await say(page, 'y'.repeat(1000));
+  await page.waitForFunction(() => document.querySelector('#text').value === '');
+  assert.deepEqual(sent.filter(text => text !== '/who').map(text => text.length), [5, 109, 1000]);
+  await context.close();
+});
+
+test('help is a list, changes of names are one entry, and a room cannot put people into the list', async () => {
+  const { page, context } = await staged(socket => {
+    welcome(socket);
+    socket.onMessage(text => {
+      if (text === '/who') tell(socket, { event: 'people', room: 'x (9): mallory, eve', names: [ME, 'alice'], count: 2 });
+      if (text === '/help') tell(socket, { event: 'help', commands: [{ usage: '/who', does: 'who is here' }, { usage: '/x Y', does: 'z' }] });
+    });
+    for (const [from, to] of [['User #8 (2)', 'alice'], ['bob', 'rob'], ['alice', 'alicia'], ['c', 'd'], ['e', 'f'], ['rob', 'bob']]) {
+      socket.send(`* ${from} is now ${to}`);
+    }
+    socket.send('f: hello: * in lobby (1): eve');
+  });
+  await hears(page, 'hello: * in lobby (1): eve', 'f');
+  await hears(page, 'User #8 is now alicia, c is now d, e is now f');
+  await page.locator('#people li', { hasText: 'alice' }).waitFor();
+  assert.deepEqual(await names(page), ['User #7you', 'alice']);
+  await say(page, '/help');
+  await page.locator('.notice li', { hasText: '/x Y: z' }).waitFor();
+  assert.equal(await page.locator('.notice li').count(), 2);
+  await context.close();
+});
+
+test('rooms with odd names are reached by their addresses', async () => {
+  const { page, context, complaints } = await openPage(browser, server, { at: '/room/start' });
+  await online(page);
+  for (const name of ['.', '..', 'a/b']) {
+    await say(page, `/join ${name}`);
+    await page.locator('#log .notice', { hasText: 'a room’s name'.replace('’', "'") }).last().waitFor();
+    assert.equal(await page.locator('#title').textContent(), 'start');
+  }
+  for (const name of ['50%', '%2e', '?x=1#y', 'a\\b', '...', 'x (1): eve, bob', 'кафе', '👩🏽‍🚀']) {
+    await say(page, `/join ${name}`);
+    await page.locator('#title').filter({ hasText: name }).waitFor();
+    await say(page, `in ${name}`);
+    await page.locator('#log .said', { hasText: 'in ' }).first().waitFor();
+    await page.reload();
+    await online(page);
+    assert.equal(await page.locator('#title').textContent(), name);
+    await page.locator('#log .said p').first().waitFor();
+    assert.deepEqual(await page.locator('#people li').count(), 1);
+  }
+  await say(page, '/join cafe\u0301');
+  await page.locator('#title').filter({ hasText: 'café' }).waitFor();
+  await say(page, '/join café');
+  await hears(page, 'you are already in café');
+  assert.deepEqual(complaints, []);
+  await context.close();
+});
+
+for (const colorScheme of ['light', 'dark']) {
+  test(`axe finds nothing that keeps people out, ${colorScheme}`, async () => {
+    const { page, context } = await staged(socket => {
+      answer(socket, [ME, 'alice', 'שלום']);
+      welcome(socket);
+      socket.send('alice: https://example.org/ and more');
+      socket.send(`${ME}: mine`);
+      socket.send('* alice is now bob');
+      tell(socket, { event: 'private_from', name: 'bob', text: 'between us' });
+      tell(socket, { event: 'help', commands: [{ usage: '/who', does: 'who is here' }] });
+    }, { colorScheme });
+    await online(page);
+    await page.locator('.notice li').waitFor();
+    assert.deepEqual(await violations(page), []);
+    await page.setViewportSize({ width: 360, height: 640 });
+    await say(page, 'x'.repeat(9000));
+    await page.locator('#warning').waitFor();
+    assert.deepEqual(await violations(page), []);
+    await page.locator('#toggle').click();
+    assert.deepEqual(await violations(page), []);
     await context.close();
   });
 }

@@ -1,6 +1,8 @@
 // What the browser test and the screenshot share: a server, a wire that can be cut, and pages in Debian's Chromium.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -128,4 +130,14 @@ export async function hears(page, text, name) {
   await page.waitForFunction(([text, name]) => [...document.querySelectorAll('#log > div')].some(entry => name === undefined
     ? entry.matches('.notice') && entry.textContent === text
     : entry.querySelector('.name')?.textContent === name && entry.querySelector('p').textContent === text), [text, name]);
+}
+
+const axe = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+
+/** What axe-core finds wrong with a page for people who see, hear or move differently, one line each. */
+export async function violations(page) {
+  // The page's policy allows no script but its own, and does not hold for what the test evaluates.
+  await page.evaluate(readFileSync(axe, 'utf8'));
+  const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ['violations'] }));
+  return violations.flatMap(({ id, nodes }) => nodes.map(node => `${id}: ${node.html}: ${node.failureSummary}`));
 }

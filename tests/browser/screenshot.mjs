@@ -26,7 +26,7 @@ try {
     await hears(a.page, text, name);
   }
   await say(b.page, '/msg alice I bring the coffee ☕');
-  await hears(a.page, 'I bring the coffee ☕', 'bob, to you alone');
+  await hears(a.page, 'I bring the coffee ☕', 'bob (private)');
   await a.page.locator('#people li', { hasText: 'bob' }).waitFor();
   await a.page.screenshot({ path: file });
 } finally {
