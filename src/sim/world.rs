@@ -130,6 +130,8 @@ pub(super) fn run_with_reloads(seed: u64) -> Outcome {
     world.is_paced = true;
     // They may also have a shorter history.
     world.keeps_history = false;
+    // They may also let a client that lags skip messages.
+    world.rules.skips = true;
     play_out(world)
 }
 
