@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{IoEvent, shorter};
 
-/// Time until a retry, in milliseconds, after the kernel had no descriptor or memory left. Another shard or another process
-/// may free some, and no event reports that.
+/// Time until a retry, in milliseconds, after the kernel had no descriptor or memory left. Another shard or another
+/// process may free some, and no event reports that.
 const RETRY_MS: u64 = 1000;
 
 /// Counts the connections of one backend, and reports `AcceptPaused` and `AcceptResumed`.

@@ -10,8 +10,8 @@ pub(crate) const NS_PER_MS: u64 = 1_000_000;
 
 static START: LazyLock<u64> = LazyLock::new(since_boot_ns);
 
-/// Nanoseconds since the first call in this process. The clock runs while the machine is suspended, so that no deadline, in
-/// particular of a token, is late by that.
+/// Nanoseconds since the first call in this process. The clock runs while the machine is suspended, so that no
+/// deadline, in particular of a token, is late by that.
 pub(crate) fn now_ns() -> u64 {
     let start = *START;
     since_boot_ns() - start

@@ -1,8 +1,8 @@
 //! The backend on epoll: it turns readiness into completions.
 //!
 //! A socket is registered once, edge-triggered for both directions: one `epoll_ctl` in its life. An edge marks it as
-//! readable. The socket then stays in the ready list until it is read dry, one buffer a poll, so that a busy peer cannot
-//! keep the others waiting.
+//! readable. The socket then stays in the ready list until it is read dry, one buffer a poll, so that a busy peer
+//! cannot keep the others waiting.
 
 #[cfg(test)]
 mod tests;
@@ -306,7 +306,8 @@ impl Epoll {
         }
     }
 
-    /// Accepts the connections that wait at a listener. Then it is another worker's turn, if workers share the listener.
+    /// Accepts the connections that wait at a listener. Then it is another worker's turn, if workers share the
+    /// listener.
     fn take_in(&mut self, listener: u16, events: &mut Vec<IoEvent>) -> io::Result<()> {
         let before = events.len();
         self.accept(listener, events);

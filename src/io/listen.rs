@@ -19,8 +19,8 @@ use super::path::Pending;
 /// Time for the kernel to move waiting connections from a closed listener to another one, before that one may close.
 const MOVE_TIME: Duration = Duration::from_millis(1);
 
-/// Longest time that an address may stay in use after the end of its process. A ring gives its listeners back some 15 ms
-/// after the process is gone.
+/// Longest time that an address may stay in use after the end of its process. A ring gives its listeners back some 15
+/// ms after the process is gone.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// Time between two attempts to use such an address.
 const RELEASE_RETRY: Duration = Duration::from_millis(5);
@@ -40,8 +40,8 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on `address`, beside other listeners of this user on it (SO_REUSEPORT). The kernel spreads connections over
-    /// them. `[::]` takes IPv4 connections, too.
+    /// Listens on `address`, beside other listeners of this user on it (SO_REUSEPORT). The kernel spreads connections
+    /// over them. `[::]` takes IPv4 connections, too.
     ///
     /// # Errors
     /// When another user has the address, no interface has it, or no descriptor is left.
@@ -51,7 +51,8 @@ impl Listener {
         Ok(Self::Own(listener))
     }
 
-    /// Listens on a path, with the permissions that the umask gives. Replaces a socket that an earlier process left there.
+    /// Listens on a path, with the permissions that the umask gives. Replaces a socket that an earlier process left
+    /// there.
     ///
     /// # Errors
     /// When something else is there (`AddrInUse`), or the file system refuses.
@@ -149,8 +150,8 @@ fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
 }
 
-/// Runs `bind`. Retries for up to a second while the address is in use, because the kernel keeps the listeners of a process
-/// that was killed for a moment.
+/// Runs `bind`. Retries for up to a second while the address is in use, because the kernel keeps the listeners of a
+/// process that was killed for a moment.
 pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + RELEASE_TIME;
     loop {
@@ -163,12 +164,12 @@ pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::R
     }
 }
 
-/// Closes the listeners of a worker, one worker at a time. The kernel moves connections that wait at a closing listener to
-/// another one on its address. It resets them if that one is closing at the same moment.
+/// Closes the listeners of a worker, one worker at a time. The kernel moves connections that wait at a closing listener
+/// to another one on its address. It resets them if that one is closing at the same moment.
 ///
-/// A ring may hold a socket longer than its descriptor. So sockets of the worker alone are shut down, which takes effect
-/// before the call returns. The kernel seems to move handshakes that complete meanwhile on another processor a little
-/// later, hence the pause.
+/// A ring may hold a socket longer than its descriptor. So sockets of the worker alone are shut down, which takes
+/// effect before the call returns. The kernel seems to move handshakes that complete meanwhile on another processor a
+/// little later, hence the pause.
 pub(super) fn close(listeners: Vec<Listener>) {
     static CLOSING: Mutex<()> = Mutex::new(());
     if listeners.is_empty() {

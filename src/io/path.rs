@@ -1,5 +1,5 @@
-//! Listening Unix sockets. A start that fails takes the path from nobody, and two servers that start at the same time do
-//! not disturb each other.
+//! Listening Unix sockets. A start that fails takes the path from nobody, and two servers that start at the same time
+//! do not disturb each other.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,8 +14,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 
 use super::listen::{BACKLOG, Listener};
 
-/// A socket that listens beside its path, at `PATH.new`, until [`Pending::commit`] moves it to the path. Dropping it before
-/// that removes the socket.
+/// A socket that listens beside its path, at `PATH.new`, until [`Pending::commit`] moves it to the path. Dropping it
+/// before that removes the socket.
 #[derive(Debug)]
 pub(crate) struct Pending {
     path: PathBuf,
@@ -25,8 +25,9 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Listens for `path`, which is free or has a socket that an earlier process left. With `instead`, another process may
-    /// listen there; it keeps the connections that wait at its socket. The permissions are those that the umask gives.
+    /// Listens for `path`, which is free or has a socket that an earlier process left. With `instead`, another process
+    /// may listen there; it keeps the connections that wait at its socket. The permissions are those that the umask
+    /// gives.
     ///
     /// # Errors
     /// When something else is there or another process is starting there (`AddrInUse`), or the file system refuses.

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use super::{More, Slot};
 use crate::chunk::Span;
+
+use super::{More, Slot};
 
 /// The name of a send, from `insert` to `remove`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

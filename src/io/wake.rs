@@ -10,8 +10,8 @@ use crate::sync::Asleep;
 
 /// Wakes one backend from any thread. Clones wake the same backend.
 ///
-/// The two sides meet on one flag. A sender makes its message visible and then looks at the flag. The sleeper raises the
-/// flag and then looks for messages. So at least one of them sees the other.
+/// The two sides meet on one flag. A sender makes its message visible and then looks at the flag. The sleeper raises
+/// the flag and then looks for messages. So at least one of them sees the other.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<Shared>);
 

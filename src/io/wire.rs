@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use super::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
 use crate::chunk::Span;
+
+use super::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
 
 /// Bytes of a receive buffer.
 pub(crate) const BUFFER_LEN: usize = 32 << 10;

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::*;
 use crate::io::wire::Wire;
 use crate::transport::{Events, Layers, Transport};
+
+use super::*;
 
 const PROXY: &str = "10.0.0.1:40000";
 const OTHER: &str = "192.0.2.1:40000";

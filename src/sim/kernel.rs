@@ -1,5 +1,5 @@
-//! The simulated kernel of one shard. It does whatever io_uring may do, in an order that the seed decides. It also plays
-//! the bugs of `io::uring` that a test puts in (see [`super::fault`]).
+//! The simulated kernel of one shard. It does whatever io_uring may do, in an order that the seed decides. It also
+//! plays the bugs of `io::uring` that a test puts in (see [`super::fault`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,8 +21,8 @@ use super::net::Net;
 /// may lose the race for a buffer many times.
 const UNHEARD: usize = 200;
 
-/// A send in flight. The kernel keeps a span of its own. So it finds out when the backend freed the memory too early, and
-/// does not read freed memory.
+/// A send in flight. The kernel keeps a span of its own. So it finds out when the backend freed the memory too early,
+/// and does not read freed memory.
 struct Sending {
     id: SendId,
     span: Span,

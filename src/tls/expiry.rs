@@ -87,8 +87,9 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::tls::tests::rig::credentials_until;
+
+    use super::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 

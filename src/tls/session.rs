@@ -113,8 +113,8 @@ impl Session {
         self.write(MAX_RECORD_OVERHEAD, out, |traffic, out| traffic.queue_close_notify(out))
     }
 
-    /// Number of bytes of `input` that belong to the incomplete record or, without one, to the first record. May be more
-    /// than there are. `None` when the header of that record is incomplete, too.
+    /// Number of bytes of `input` that belong to the incomplete record or, without one, to the first record. May be
+    /// more than there are. `None` when the header of that record is incomplete, too.
     fn open_len(&self, input: &[u8]) -> Option<usize> {
         let open = self.partial.get(self.open_at..).unwrap_or_default();
         let mut header = open.iter().chain(input).copied().take(HEADER_LEN);

@@ -10,10 +10,11 @@ use std::time::Duration;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConnection, SupportedProtocolVersion};
 
+use crate::io::wire::Asked;
+
 use self::rig::{Rig, client_config, credentials};
 use super::connection::PIECE_LEN;
 use super::*;
-use crate::io::wire::Asked;
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::*;
 use crate::io::wire::Wire;
 use crate::proxied::Trusted;
+
+use super::*;
 
 #[test]
 fn without_layers_events_and_requests_go_straight_through() {

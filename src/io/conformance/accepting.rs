@@ -6,8 +6,9 @@ use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::rig::{Make, Rig, read};
 use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, Slot};
+
+use super::rig::{Make, Rig, read};
 
 pub(super) fn peer_addresses<B: Backend>(make: Make<B>) {
     for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -127,7 +128,8 @@ pub(super) fn slots_are_reused<B: Backend>(make: Make<B>) {
     for turn in 0..30_u8 {
         let (mut client, slot) = rig.connect();
         slots.insert(slot);
-        // A receive of the slot's last connection must not take these bytes, and its close must not end this connection.
+        // A receive of the slot's last connection must not take these bytes, and its close must not end this
+        // connection.
         client.write_all(&[turn]).expect("written");
         assert_eq!(rig.receive(&[(slot, 1)])[&slot], [turn]);
         rig.close(slot, Close::Graceful);

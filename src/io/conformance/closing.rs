@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 
+use crate::chunk::{Chunk, Span};
+use crate::io::{Backend, Close, Slot};
+
 use super::receiving::reset;
 use super::rig::{Make, Rig, pattern};
 use super::sending::LARGE;
-use crate::chunk::{Chunk, Span};
-use crate::io::{Backend, Close, Slot};
 
 pub(super) fn idle<B: Backend>(make: Make<B>) {
     for how in [Close::Graceful, Close::Reset] {

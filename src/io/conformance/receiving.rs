@@ -9,8 +9,9 @@ use std::time::Duration;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::rig::{Make, Rig, pattern, read};
 use crate::io::{Backend, BackendOptions, Buffer, Close, IoEvent, Slot};
+
+use super::rig::{Make, Rig, pattern, read};
 
 pub(super) fn in_pieces<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);

@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use super::receiving::reset;
-use super::rig::{Make, Rig, pattern, read};
 use crate::chunk::{Chunk, Span};
 use crate::io::{Backend, Close, IoEvent, More};
+
+use super::receiving::reset;
+use super::rig::{Make, Rig, pattern, read};
 
 /// More bytes than the socket buffers of both ends ever hold.
 pub(super) const LARGE: usize = 24 << 20;

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::rig::{Make, Rig, pattern};
-use super::sending::LARGE;
 use crate::io::Backend;
 use crate::io::clock::NS_PER_MS;
+
+use super::rig::{Make, Rig, pattern};
+use super::sending::LARGE;
 
 pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use crate::io::{BackendOptions, Buffer};
+
 use super::operation::BUFFER_GROUP;
 use super::ring::Ring;
-use crate::io::{BackendOptions, Buffer};
 
 /// Alignment of the registered buffer ring, in bytes.
 const PAGE: usize = 4096;
@@ -17,12 +18,12 @@ const PAGE: usize = 4096;
 /// Most entries of a buffer ring; io_uring_register(2).
 const MAX_BUFFERS: u16 = 1 << 15;
 
-/// Bytes that the lent buffers should hold together, at the length that inputs had recently. The kernel fills buffers in
-/// order. So the fewer are lent, the sooner each is used again, while it is still in the processor's cache.
+/// Bytes that the lent buffers should hold together, at the length that inputs had recently. The kernel fills buffers
+/// in order. So the fewer are lent, the sooner each is used again, while it is still in the processor's cache.
 const CACHED_BYTES: usize = 256 << 10;
 
-/// Number of turns in which a peak of waiting sockets decays to somewhat less than half. A socket that finds no buffer must
-/// be armed again, which costs more than a buffer that is not in the cache.
+/// Number of turns in which a peak of waiting sockets decays to somewhat less than half. A socket that finds no buffer
+/// must be armed again, which costs more than a buffer that is not in the cache.
 const PEAK_DECAY_TURNS: usize = 64;
 
 /// The receive buffers of a ring. A buffer is either lent to the kernel, and its memory is in `lent`, or it is a
@@ -85,8 +86,8 @@ impl Buffers {
         self.kept.push(buffer);
     }
 
-    /// Lends free buffers to the kernel, as many as are of use while `waiting` sockets wait for one. Returns how many the
-    /// kernel can fill now.
+    /// Lends free buffers to the kernel, as many as are of use while `waiting` sockets wait for one. Returns how many
+    /// the kernel can fill now.
     pub(super) fn lend(&mut self, waiting: usize) -> usize {
         self.waiting_peak = waiting.max(self.waiting_peak - self.waiting_peak.div_ceil(PEAK_DECAY_TURNS));
         let wanted = (CACHED_BYTES / self.usual_len.max(1)).max(2 * self.waiting_peak).max(1);

@@ -2,11 +2,12 @@
 
 use std::io;
 
+use crate::io::{Close, IoEvent, Slot};
+
 use super::Uring;
 use super::kernel::{Kernel, Request};
 use super::operation::Operation;
 use super::socket::{ReceiveState, SlotState, UringSocket};
-use crate::io::{Close, IoEvent, Slot};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
+use crate::chunk::Span;
+use crate::io::sends::SendId;
+use crate::io::{BackendOptions, Buffer, Listener, More, Slot, clock, listen};
+
 use super::accepts::{Addresses, PER_LISTENER};
 use super::buffers::Buffers;
 use super::operation::{self, Operation};
 use super::ring::{Completion, Ring};
-use crate::chunk::Span;
-use crate::io::sends::SendId;
-use crate::io::{BackendOptions, Buffer, Listener, More, Slot, clock, listen};
 
 /// A request to the kernel. Its completion names the [`Operation`].
 #[derive(Clone, Copy, Debug)]

@@ -2,11 +2,12 @@
 
 use nix::libc;
 
+use crate::io::{IoEvent, Slot};
+
 use super::kernel::{Kernel, Request};
 use super::ring::Completion;
 use super::socket::{ReceiveState, SlotState};
 use super::{Uring, error_of};
-use crate::io::{IoEvent, Slot};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {

@@ -112,8 +112,8 @@ impl Ring {
     }
 
     /// Hands over the queued requests and makes the kernel run up to [`WORK_A_WAIT`] pieces of deferred work, without
-    /// waiting. A wait with a timeout of zero would start and stop a timer, which takes longer in a virtual machine than
-    /// sends to several clients.
+    /// waiting. A wait with a timeout of zero would start and stop a timer, which takes longer in a virtual machine
+    /// than sends to several clients.
     pub(super) fn look(&mut self) -> io::Result<()> {
         ignore_transient(self.ring.submit())
     }
@@ -137,8 +137,8 @@ impl Ring {
         self.overflows
     }
 
-    /// Cancels all operations, waits for their ends for a bounded time, and closes the direct descriptors. Returns whether
-    /// no operation is left. Only then may the memory of operations be freed.
+    /// Cancels all operations, waits for their ends for a bounded time, and closes the direct descriptors. Returns
+    /// whether no operation is left. Only then may the memory of operations be freed.
     pub(super) fn quiesce(&mut self) -> bool {
         self.overflow.clear();
         let mut completions = Vec::new();

@@ -2,12 +2,13 @@
 
 use nix::libc;
 
-use super::kernel::{Kernel, Request};
-use super::socket::SlotState;
-use super::{Uring, error_of};
 use crate::chunk::Span;
 use crate::io::sends::SendId;
 use crate::io::{IoEvent, More, Slot};
+
+use super::kernel::{Kernel, Request};
+use super::socket::SlotState;
+use super::{Uring, error_of};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {

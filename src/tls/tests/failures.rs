@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use rustls::version::TLS13;
 
-use super::rig::Rig;
-use super::{BOTH, pattern};
 use crate::chunk::Span;
 use crate::io::wire::Asked;
 use crate::io::{Close, IoEvent};
 use crate::tls::TlsEvent;
 use crate::tls::session::MAX_PARTIAL_LEN;
 use crate::transport::Event;
+
+use super::rig::Rig;
+use super::{BOTH, pattern};
 
 #[test]
 fn garbage_gets_an_alert_when_the_caller_shuts_down() {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use rustls::ClientConnection;
 use rustls::version::{TLS12, TLS13};
 
-use super::rig::Rig;
-use super::{BOTH, HANDSHAKES_A_TURN, MAX_BACKLOG_LEN, pattern};
 use crate::io::wire::BUFFER_LEN;
 use crate::io::{Close, IoEvent};
 use crate::tls::connection::SHARE_LEN;
 use crate::transport::Event;
+
+use super::rig::Rig;
+use super::{BOTH, HANDSHAKES_A_TURN, MAX_BACKLOG_LEN, pattern};
 
 /// Number of short records in a share.
 const RECORDS_A_TURN: usize = 256;
