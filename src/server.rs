@@ -23,7 +23,7 @@ use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
 pub use crate::io::Listener;
 use crate::io::{BackendOptions, Uring, listen};
 use crate::proxied::Trusted;
-use crate::shard::admission::Limits;
+use crate::shard::admission::ConnectionLimits;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 pub use crate::stats::Totals;
@@ -147,7 +147,7 @@ impl Control {
         if let Some(trusted) = &self.plan.trusted {
             trusted.replace(&options.trusted_proxies);
         }
-        self.watch.shared.notice.put_up(options);
+        self.watch.shared.settings_update.publish(options);
         self.watch.wake();
         Ok(())
     }
@@ -427,7 +427,7 @@ impl Plan {
     }
 
     /// How many connections there may be with these settings.
-    fn limits(&self, options: &Options) -> Limits {
+    fn limits(&self, options: &Options) -> ConnectionLimits {
         let Self { descriptors, possible, .. } = *self;
         let wanted = u64::from(options.max_connections);
         if wanted > possible {
@@ -442,7 +442,7 @@ impl Plan {
             0 => (server / 2).max(LEAST_HANDSHAKES),
             chosen => chosen.into(),
         };
-        Limits { server, per_address: options.max_connections_per_ip, handshakes }
+        ConnectionLimits { server, per_address: options.max_connections_per_ip, handshakes }
     }
 
     fn backend_name(&self) -> &'static str {
@@ -457,14 +457,14 @@ mod tests {
     use super::*;
     use crate::config::tests::other_value;
     use crate::config::{Cli, keys, needs_restart, options};
-    use crate::shard::{Settings, hub_options};
+    use crate::shard::{Settings, ShardId, hub_options};
 
     /// All that [`Control::reload`] and the log make of settings.
     fn in_force(config: &Config) -> String {
         let epoll = Options { backend: BackendName::Epoll, ..Options::default() };
         let options = Options::from(config);
-        let (plan, ids, app) = (Plan::new(&epoll, 1, 1_000), (0, 1), Relay);
-        let shard = (Settings::new(&options, ids, &app), hub_options(&options, ids, &app));
+        let (plan, id, app) = (Plan::new(&epoll, 1, 1_000), ShardId { index: 0, count: 1 }, Relay);
+        let shard = (Settings::new(&options, id, &app), hub_options(&options, id, &app));
         let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
         format!("{shard:?} {:?} {} {identity:?}", plan.limits(&options), config.log)
     }

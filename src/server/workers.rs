@@ -17,7 +17,7 @@ use crate::config::{BackendName, Options};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Uring, Waker};
 use crate::proxied::{ProxyLayer, Trusted};
-use crate::shard::{Address, Mailbox, Settings, Shard, Shared, hub_options, mailbox};
+use crate::shard::{Address, Mailbox, Parts, Settings, Shard, ShardId, Shared, hub_options, mailbox};
 use crate::stats::Stats;
 use crate::tls::{TlsLayer, TlsOptions};
 use crate::transport::{Layers, Transport};
@@ -128,7 +128,7 @@ fn spawn(
             let (options, plan, shared, make, stats) = own;
             pin(worker, plan.cpus.as_ref());
             let start = Start {
-                ids: (worker, plan.workers),
+                id: ShardId { index: worker, count: plan.workers },
                 tls: plan.tls,
                 options: &options,
                 make: &*make,
@@ -149,8 +149,7 @@ fn spawn(
 
 /// What a worker needs besides its backend.
 struct Start<'a> {
-    /// Index of the worker, and how many there are.
-    ids: (u16, u16),
+    id: ShardId,
     tls: Option<TlsOptions>,
     options: &'a Options,
     make: &'a Make,
@@ -172,16 +171,23 @@ impl Start<'_> {
                 let layers =
                     Layers { proxy: self.trusted.map(ProxyLayer::new), tls: self.tls.map(TlsLayer::new) };
                 let transport = Transport::new(backend, layers);
-                let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.ids.0))) else {
+                let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.id.index))) else {
                     let _ = ready.send(Err(StartError::Application));
                     return;
                 };
                 let _ = ready.send(Ok(transport.waker()));
-                let Ok(go) = self.go.recv() else { return };
-                let hub = Hub::new(hub_options(self.options, self.ids, &*app));
-                let settings = Settings::new(self.options, self.ids, &*app);
-                let own = (transport, hub, app);
-                let mut shard = Shard::new(settings, own, go, (self.shared, self.stats));
+                let Ok((mailbox, addresses)) = self.go.recv() else { return };
+                let hub = Hub::new(hub_options(self.options, self.id, &*app));
+                let mut shard = Shard::new(Parts {
+                    settings: Settings::new(self.options, self.id, &*app),
+                    backend: transport,
+                    hub,
+                    app,
+                    mailbox,
+                    addresses,
+                    shared: self.shared,
+                    stats: self.stats,
+                });
                 catch_unwind(AssertUnwindSafe(|| shard.run()))
             }
             Err(error) => {
@@ -198,7 +204,7 @@ impl Start<'_> {
             Ok(Err(error)) => format!("the backend is broken: {error}"),
             Err(panic) => format!("it panicked: {}", said_by(&*panic)),
         };
-        let worker = self.ids.0 + 1;
+        let worker = self.id.index + 1;
         error!(worker, why, "a worker gives up");
         // Whoever embeds the server may have no log, and these are the last words.
         let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");

@@ -1,71 +1,70 @@
-//! How many connections there may be, over all shards.
+//! Connection limits, over all shards of a server.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Counts connections, and says which one is too many. Every connection is counted from its accept to the
-/// release of its descriptor, whatever became of its handshake. One that is over a limit takes nobody's place.
+/// Counts connections, and decides which of them are over a limit. A connection is counted from its accept until its
+/// descriptor is released, whatever became of its handshake. One that is over a limit does not count against any limit.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// Most connections that are served at a time.
+    /// Limit for connections of the server.
     limit: AtomicU64,
-    /// Most of them from one address; 0: no limit.
+    /// Limit for connections from one address; 0 means no limit.
     limit_per_address: AtomicU32,
-    /// Most of those that are served whose request is not complete.
+    /// Limit for connections whose request is not complete.
     handshake_limit: AtomicU64,
-    /// All connections.
+    /// Number of all connections, also of those over a limit.
     count: AtomicU64,
-    /// Those that are not over a limit.
+    /// Number of connections that are not over a limit.
     served: AtomicU64,
-    /// Those among them whose request is not complete.
+    /// Number of connections that are not over a limit and whose request is not complete.
     handshakes: AtomicU64,
-    /// Those that are not over a limit and came while there was one for addresses, by address.
+    /// Number of connections by address. Those over a limit, and those that came while addresses had no limit, are not in it.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
 
-/// How many connections there may be.
+/// Limits for connections.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Of all that are served.
+pub(crate) struct ConnectionLimits {
+    /// Connections of the server.
     pub(crate) server: u64,
-    /// From one address; 0: no limit.
+    /// Connections from one address; 0 means no limit.
     pub(crate) per_address: u32,
-    /// Of those that are served whose request is not complete.
+    /// Connections whose request is not complete.
     pub(crate) handshakes: u64,
 }
 
-/// How a connection is counted.
+/// The limits that a connection counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// As one that is served, for the server and for its address.
+    /// The limit of the server and that of its address.
     Counted,
-    /// As one that is served, for the server alone: its address is not known or a trusted proxy's, or there was no
-    /// limit for addresses when it came.
+    /// The limit of the server only: its address is unknown or a trusted proxy's, or addresses had no limit when it came.
     Uncounted,
-    /// In the same way, since a proxy passes it on and does not tell its address. Nobody vouches for what its request says
-    /// of that.
+    /// The limit of the server only: a trusted proxy hid the client's address. What the request says about the address is not
+    /// believed.
     Hidden,
-    /// Not as one that is served: it is over a limit.
+    /// No limit: the connection is over one.
     Over(Excess),
 }
 
-/// Which limit a connection is over.
+/// The limit that a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Excess {
-    /// The server has all the connections that it may have.
+    /// The server has reached its connection limit.
     Server,
-    /// The address has.
+    /// The client's address has reached its connection limit.
     Address,
-    /// So many have not said yet what they want that no further one may.
+    /// The server has reached its limit for connections whose request is not complete.
     Handshakes,
 }
 
 impl Admission {
-    /// Nobody is there yet.
-    pub(crate) fn new(limits: Limits) -> Self {
-        let Limits { server, per_address, handshakes } = limits;
+    /// Returns the counts of a server without connections.
+    pub(crate) fn new(limits: ConnectionLimits) -> Self {
+        let ConnectionLimits { server, per_address, handshakes } = limits;
         Self {
             limit: server.into(),
             limit_per_address: per_address.into(),
@@ -77,14 +76,15 @@ impl Admission {
         }
     }
 
-    /// Holds for connections that come from now on; nobody who is in has to go.
-    pub(crate) fn set_limits(&self, limits: Limits) {
+    /// Sets limits for connections that come from now on. Connections that are there stay, even if they are too many.
+    pub(crate) fn set_limits(&self, limits: ConnectionLimits) {
         self.limit.store(limits.server, Ordering::Relaxed);
         self.limit_per_address.store(limits.per_address, Ordering::Relaxed);
         self.handshake_limit.store(limits.handshakes, Ordering::Relaxed);
     }
 
-    /// Counts a connection from `address`. One that is over a limit is to be told so; it leaves all the same.
+    /// Counts a connection from `address`. The caller refuses it if it is over a limit, and calls [`Admission::leave`] in any
+    /// case when it is gone.
     pub(crate) fn enter(&self, address: Option<IpAddr>) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
         let place = self.enter_address(address);
@@ -103,10 +103,9 @@ impl Admission {
         place
     }
 
-    /// Counts a connection for another address than the one that `enter` was told, or for none, and gives it another
-    /// place. Its request must not be complete yet. When the new address has too many it is over that limit from now
-    /// on, and neither served nor in a handshake.
-    pub(crate) fn relocate(&self, (from, place): (Option<IpAddr>, Place), to: Option<IpAddr>) -> Place {
+    /// Counts a connection for the address `to` instead of `from`, and returns its new place. Its request must not be complete
+    /// yet. If the new address has reached its limit, the connection no longer counts against any limit.
+    pub(crate) fn relocate(&self, from: Option<IpAddr>, place: Place, to: Option<IpAddr>) -> Place {
         self.leave_address(from, place);
         let place = self.enter_address(to);
         if matches!(place, Place::Over(_)) {
@@ -116,12 +115,12 @@ impl Admission {
         place
     }
 
-    /// The request of a connection that is over no limit is complete, or will never be. Said once for each.
+    /// Ends the handshake of a connection that is not over a limit. To be called once for each.
     pub(crate) fn handshake_over(&self) {
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The connection from `address` is gone, for which `enter` or `relocate` gave this place.
+    /// Forgets a connection that is gone. `place` is what `enter`, or the last `relocate`, returned for `address`.
     pub(crate) fn leave(&self, address: Option<IpAddr>, place: Place) {
         if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
@@ -130,25 +129,25 @@ impl Admission {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Most connections that are served at a time.
+    /// Limit for connections of the server.
     pub(crate) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Connections at this moment.
+    /// Number of connections, also of those over a limit.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Addresses that have connections at this moment, when they are counted.
+    /// Number of addresses with connections that count against the limit per address.
     pub(crate) fn addresses(&self) -> usize {
-        self.by_address.lock().expect("nobody panics while counting").len()
+        self.by_address.lock().expect("no thread panics while it counts").len()
     }
 
     fn enter_address(&self, address: Option<IpAddr>) -> Place {
         let limit = self.limit_per_address.load(Ordering::Relaxed);
         let Some(address) = address.filter(|_| limit > 0) else { return Place::Uncounted };
-        let mut by_address = self.by_address.lock().expect("nobody panics while counting");
+        let mut by_address = self.by_address.lock().expect("no thread panics while it counts");
         let count = by_address.entry(key(address)).or_default();
         if *count >= limit {
             return Place::Over(Excess::Address);
@@ -159,9 +158,9 @@ impl Admission {
 
     fn leave_address(&self, address: Option<IpAddr>, place: Place) {
         if let (Some(address), Place::Counted) = (address, place) {
-            let mut by_address = self.by_address.lock().expect("nobody panics while counting");
+            let mut by_address = self.by_address.lock().expect("no thread panics while it counts");
             let key = key(address);
-            let count = by_address.get_mut(&key).expect("who leaves has entered");
+            let count = by_address.get_mut(&key).expect("a connection that leaves has entered");
             *count -= 1;
             if *count == 0 {
                 by_address.remove(&key);
@@ -170,14 +169,15 @@ impl Admission {
     }
 }
 
-/// Counts one more, if that is not too many.
+/// Raises a count unless it has reached its limit. Returns whether it did.
 fn raise(count: &AtomicU64, limit: &AtomicU64) -> bool {
     let limit = limit.load(Ordering::Relaxed);
     let next = |count| (count < limit).then_some(count + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
 }
 
-/// What counts as one address: a subscriber of IPv6 has a /64, an IPv4 address in IPv6 clothes is an IPv4 address.
+/// Returns the address that a client counts under: the first 64 bits of an IPv6 address, since a subscriber has all
+/// addresses that begin with them; the IPv4 address of an IPv4-mapped one.
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn admission(server: u64, per_address: u32, handshakes: u64) -> Admission {
-        Admission::new(Limits { server, per_address, handshakes })
+        Admission::new(ConnectionLimits { server, per_address, handshakes })
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Server));
         admission.leave(ip("10.0.0.1"), Place::Counted);
-        // Those who are over a limit are still there, and in nobody's way.
+        // Connections over a limit are still open, and do not count against it.
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.count(), 5);
         admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
@@ -218,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_said_what_it_wants_makes_room_for_another_handshake() {
+    fn a_complete_request_makes_room_for_another_handshake() {
         let admission = admission(10, 2, 2);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Handshakes));
-        assert_eq!(admission.addresses(), 2, "who is refused counts for nobody");
+        assert_eq!(admission.addresses(), 2, "a refused connection does not count");
         admission.handshake_over();
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Handshakes));
@@ -240,18 +240,18 @@ mod tests {
     }
 
     #[test]
-    fn who_turns_out_to_be_from_elsewhere_counts_there() {
+    fn a_client_that_its_proxy_names_counts_for_its_own_address() {
         let admission = admission(3, 1, 3);
         let (proxy, client) = (ip("10.0.0.1"), ip("192.0.2.1"));
-        let first = (None, admission.enter(None));
-        assert_eq!(admission.relocate(first, client), Place::Counted);
-        let second = (proxy, admission.enter(proxy));
-        assert_eq!(admission.relocate(second, client), Place::Over(Excess::Address));
-        // It takes nobody's place, neither among those who are served nor in a handshake nor at the proxy's address.
+        let first = admission.enter(None);
+        assert_eq!(admission.relocate(None, first, client), Place::Counted);
+        let second = admission.enter(proxy);
+        assert_eq!(admission.relocate(proxy, second, client), Place::Over(Excess::Address));
+        // It counts neither for the server, nor as a handshake, nor for the proxy's address.
         assert_eq!(admission.enter(proxy), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Server));
-        assert_eq!(admission.relocate((proxy, Place::Counted), None), Place::Uncounted);
+        assert_eq!(admission.relocate(proxy, Place::Counted, None), Place::Uncounted);
         admission.leave(client, Place::Over(Excess::Address));
         admission.leave(client, Place::Counted);
         assert_eq!(admission.addresses(), 1, "10.0.0.3 alone");
@@ -262,19 +262,19 @@ mod tests {
     }
 
     #[test]
-    fn who_came_before_a_limit_for_addresses_leaves_uncounted() {
+    fn a_connection_that_came_before_a_limit_for_addresses_leaves_uncounted() {
         let admission = admission(10, 0, 100);
         let early = admission.enter(ip("10.0.0.1"));
         assert_eq!(early, Place::Uncounted);
-        admission.set_limits(Limits { server: 10, per_address: 2, handshakes: 100 });
+        admission.set_limits(ConnectionLimits { server: 10, per_address: 2, handshakes: 100 });
         let counted = admission.enter(ip("10.0.0.1"));
         admission.leave(ip("10.0.0.1"), early);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
-        // The limit is below what is there, and then there is none.
-        admission.set_limits(Limits { server: 10, per_address: 1, handshakes: 100 });
+        // First the limit is below the number of connections, and then there is none.
+        admission.set_limits(ConnectionLimits { server: 10, per_address: 1, handshakes: 100 });
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
         admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
-        admission.set_limits(Limits { server: 1, per_address: 0, handshakes: 100 });
+        admission.set_limits(ConnectionLimits { server: 1, per_address: 0, handshakes: 100 });
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Server));
         admission.leave(ip("10.0.0.1"), Place::Over(Excess::Server));
         admission.leave(ip("10.0.0.1"), counted);

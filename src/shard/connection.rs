@@ -1,39 +1,36 @@
-//! A connection as its shard knows it.
+//! The state that a shard keeps of a connection.
 
 use std::net::IpAddr;
 
 use super::admission::Place;
-use super::pace::Spent;
+use super::flow::ClientFlow;
 use crate::protocol::Protocol;
 use crate::stats::State;
 
-/// In what the memory of a connection's windows is counted: two windows of at most 32 KiB fit in a byte.
+/// Unit, in bytes, in which the memory of a connection's compression windows is counted. Two windows of 32 KiB fit in a byte.
 const CONTEXT_UNIT: usize = 512;
-/// Receive buffers of one client that are handled in a turn, so that those of others do not wait for too many.
-const SHARE: u8 = 2;
-const SHARE_BITS: u32 = 3;
 
-/// Where a connection is in its life.
+/// The phase of a connection's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// No connection has this slot.
+    /// The slot has no connection.
     Free,
-    /// The request is awaited.
+    /// The request is not complete.
     Handshake,
-    /// Messages are exchanged.
+    /// The WebSocket is open.
     Open,
-    /// Our close frame is on its way, the client's is awaited.
+    /// Our close frame is on its way; the client's is expected.
     Closing,
-    /// The last bytes are on their way; after them our direction ends.
+    /// The last bytes are on their way; our FIN follows.
     Ending,
-    /// Our direction has ended, the client's end is awaited.
+    /// Our FIN was sent; the client's is expected.
     Lingering,
-    /// The backend was told to close; only `Closed` can come.
+    /// The backend was told to close the socket; only `Closed` can follow.
     Gone,
 }
 
 impl Phase {
-    /// What monitoring calls it; nothing when there is no connection.
+    /// Returns the label of the phase in metrics. `None` when there is no connection.
     pub(super) fn state(self) -> Option<State> {
         match self {
             Self::Free => None,
@@ -47,46 +44,29 @@ impl Phase {
     }
 }
 
-/// Why a connection is not being received from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pause {
-    /// The client does not read the answers that it is owed.
-    Unread = 1,
-    /// What it publishes cannot be passed on yet.
-    Published = 2,
-    /// It sends faster than it may.
-    Pace = 4,
-    /// It has had its share of this turn.
-    Share = 8,
-}
-
+/// A connection. Idle ones are many, so this is kept small.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) protocol: Protocol,
     pub(crate) phase: Phase,
-    /// Which [`Pause`]s hold, as bits.
-    pauses: u8,
-    /// Whether the client sends nothing more: its direction of the stream has ended, or its close frame has come.
+    /// Whether the client sends nothing more: its FIN or its close frame has come.
     pub(crate) ended: bool,
-    /// Buffers that were handled in the last turn that there were some; above its [`SHARE_BITS`] that turn, as far as
-    /// it fits.
-    share: u8,
-    /// Whether a ping is out and nothing was heard since.
+    /// Whether a ping was sent and nothing was received since.
     pub(crate) pinged: bool,
-    /// What its windows may come to, in units of [`CONTEXT_UNIT`].
+    /// Memory reserved for its compression windows, in units of [`CONTEXT_UNIT`].
     context_units: u8,
-    /// Where it is from, if that is known: behind a trusted proxy its client, once that is named.
+    /// Address of the client, if known. Behind a trusted proxy it is the proxy's until the proxy names its client.
     pub(crate) peer: Option<IpAddr>,
-    /// How it is counted.
+    /// The connection limits that it counts against.
     pub(crate) place: Place,
-    /// When something must have happened.
+    /// Time at which the connection is checked; see `Shard::timed_out` for what must have happened by then.
     pub(crate) deadline_ms: u64,
-    /// When this connection's timer fires, 0 when none is set.
+    /// Time at which its timer fires; 0 when none is set.
     pub(crate) timer_ms: u64,
-    /// When something was last received, or taken by the client after it had stopped reading.
+    /// Time of the last sign of life: something was received, or was taken by a client that had not read its answers.
     pub(crate) heard_ms: u64,
-    /// What it has used of its rates.
-    pub(crate) spent: Spent,
+    /// Whether its input is handled.
+    pub(crate) flow: ClientFlow,
 }
 
 impl Connection {
@@ -98,9 +78,7 @@ impl Connection {
         Self {
             protocol: Protocol::new(),
             phase: Phase::Handshake,
-            pauses: 0,
             ended: false,
-            share: 0,
             pinged: false,
             context_units: 0,
             peer,
@@ -108,81 +86,30 @@ impl Connection {
             deadline_ms: u64::MAX,
             timer_ms: 0,
             heard_ms: now_ms,
-            spent: Spent::default(),
+            flow: ClientFlow::default(),
         }
     }
 
-    /// Notes that its windows may come to so many bytes.
+    /// Notes the memory reserved for its compression windows, in bytes.
     pub(crate) fn set_context_memory(&mut self, bytes: usize) {
         self.context_units = bytes.div_ceil(CONTEXT_UNIT) as u8;
     }
 
-    /// Bytes that its windows may come to.
+    /// Memory reserved for its compression windows, in bytes.
     pub(crate) fn context_memory(&self) -> usize {
         usize::from(self.context_units) * CONTEXT_UNIT
     }
 
-    /// Notes that something was heard of the client. True when it is what a ping asked for.
+    /// Notes a sign of life. Returns whether a ping was waiting for one.
     pub(crate) fn heard(&mut self, now_ms: u64) -> bool {
         self.heard_ms = now_ms;
         std::mem::take(&mut self.pinged)
-    }
-
-    /// Adds a reason to pause; true when it is the first.
-    pub(crate) fn pause(&mut self, reason: Pause) -> bool {
-        let first = self.pauses == 0;
-        self.pauses |= reason as u8;
-        first
-    }
-
-    /// Takes a reason away; true when none is left but one was there.
-    pub(crate) fn resume(&mut self, reason: Pause) -> bool {
-        let before = self.pauses;
-        self.pauses &= !(reason as u8);
-        before != 0 && self.pauses == 0
-    }
-
-    /// Whether there is any reason to pause; then what still arrives is to be held, not handled.
-    pub(crate) fn is_held(&self) -> bool {
-        self.pauses != 0
-    }
-
-    /// Whether another buffer of this client may be handled in this turn; if so, it counts.
-    pub(crate) fn take_share(&mut self, turn: u8) -> bool {
-        if self.share >> SHARE_BITS != turn & (u8::MAX >> SHARE_BITS) {
-            self.share = turn << SHARE_BITS;
-        }
-        let has_share = self.share & ((1 << SHARE_BITS) - 1) < SHARE;
-        self.share += u8::from(has_share);
-        has_share
-    }
-
-    pub(crate) fn is_paused(&self, reason: Pause) -> bool {
-        self.pauses & reason as u8 != 0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn receiving_goes_on_when_the_last_reason_is_gone() {
-        let mut connection = Connection::free();
-        assert!(connection.pause(Pause::Unread));
-        assert!(!connection.pause(Pause::Published));
-        assert!(!connection.resume(Pause::Unread));
-        assert!(connection.resume(Pause::Published));
-        assert!(!connection.resume(Pause::Published));
-    }
-
-    #[test]
-    fn each_turn_has_a_share() {
-        let mut connection = Connection::free();
-        for turn in [7, 8, 7] {
-            assert_eq!((0..300).filter(|_| connection.take_share(turn)).count(), 2);
-        }
-    }
 
     #[test]
     fn a_connection_is_small() {

@@ -1,4 +1,4 @@
-//! What stands behind the paths of the main port.
+//! Routes of the main port: which path is a room, who may open it, and what other requests get.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -15,26 +15,25 @@ use crate::protocol::{AcceptKey, Refusal, Request, Status};
 use crate::stats::Refused;
 use crate::token::{BadToken, Verifier};
 
-/// The room of `/`.
+/// Name of the room at the path `/`.
 const LOBBY: &str = "lobby";
 
-/// What to do about a request.
+/// The answer that a request is to get.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// Open a WebSocket in this room.
+    /// A WebSocket in this room.
     Open(AcceptKey, String),
-    /// Show the page; without its body for HEAD.
+    /// The chat page.
     Page {
-        /// Whether only the head is wanted.
+        /// Whether the body is left out, as for HEAD requests.
         head_only: bool,
     },
-    /// Say what is wrong.
+    /// An error.
     Refuse(Refusal),
 }
 
 impl Route {
-    /// Finds what a request is for. `has_page`: whether browsers get the chat page; `origins`: whose pages may open a
-    /// WebSocket.
+    /// Routes a request. `has_page` says whether browsers get the chat page, `origins` whose pages may open a WebSocket.
     pub(crate) fn of(request: &Request<'_>, has_page: bool, origins: &[Origin]) -> Self {
         let room = match request.path {
             "/" => Ok(LOBBY.to_owned()),
@@ -65,12 +64,12 @@ impl Route {
     }
 }
 
-/// Whether the page that the request is from, if it is from one, may open a WebSocket.
+/// Whether the origins that a request names, mostly one or none, may all open a WebSocket.
 fn may_open(request: &Request<'_>, origins: &[Origin]) -> bool {
     request.headers("Origin").all(|origin| is_allowed(origin, origins, request.host))
 }
 
-/// What the request's token says, and for how long it is good; or why it may not open a WebSocket in the room.
+/// Returns the claims of the request's token and the time until it expires, or why it may not open a WebSocket in the room.
 pub(super) fn claims(
     request: &Request<'_>,
     room: &str,
@@ -86,49 +85,50 @@ pub(super) fn claims(
     Ok((claims, left))
 }
 
-/// The token of a request that has exactly one. RFC 6750 §2.1 and §2.3, under another name
+/// Returns the token of a request that has exactly one: in the header (RFC 6750 §2.1), or in the query (§2.3, but named
+/// `token`).
 fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'static str)> {
     let parameters = request.query.into_iter().flat_map(|query| query.split('&'));
     let in_query = parameters.filter_map(|parameter| parameter.strip_prefix("token="));
     let in_query = in_query.map(|token| Cow::from(percent_decode_str(token)));
-    // Other schemes may be for a proxy on the way.
+    // Credentials of other schemes may be for a proxy on the way, so they are ignored.
     let in_header = request.headers("Authorization").filter_map(bearer).map(Cow::Borrowed);
     let mut tokens = in_query.chain(in_header);
     match (tokens.next(), tokens.next()) {
         (None, _) => Err((
             Refused::TokenMissing,
-            "This server wants a token; send it as \"Authorization: Bearer TOKEN\", or as ?token=TOKEN in the URL.",
+            "This server requires a token; send it as \"Authorization: Bearer TOKEN\", or as ?token=TOKEN in the URL.",
         )),
         (Some(_), Some(_)) => Err((Refused::TokenMalformed, "Send one token, in the header or in the URL.")),
         (Some(token), None) => Ok(token),
     }
 }
 
-/// The credentials of the scheme `Bearer`, in any case. RFC 9110 §11.1
+/// Returns the credentials of the scheme `Bearer`, whose name has no case (RFC 9110 §11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// What is said of a bad token. Whoever made it can tell the rest from the token itself.
+/// Returns the counter and the text for a bad token. The text does not repeat the token, which its maker has.
 fn complaint(bad: BadToken) -> (Refused, &'static str) {
     match bad {
         BadToken::Malformed => (
             Refused::TokenMalformed,
-            "The token is no JWT of algorithm HS256 with the claims that it needs: exp, a number; and, where they are \
-             there, nbf, a number, sub, a text, and rooms, a list of texts.",
+            "The token is not a valid JWT: it must use HS256 and have the claim exp, a number. If present, nbf must be a \
+             number, sub a string, and rooms a list of strings.",
         ),
         BadToken::Audience => (
             Refused::TokenMalformed,
-            "The token is meant for others: it has the claim aud; make one without.",
+            "The token is for another audience: it has the claim aud; create one without it.",
         ),
         BadToken::Signature => (
             Refused::TokenSignature,
-            "The token's signature is wrong; sign it with the secret of this server.",
+            "The token's signature does not match; sign it with the secret of this server.",
         ),
         BadToken::Expired => (Refused::TokenExpired, "The token has expired (exp); get a new one."),
         BadToken::TooEarly => {
-            (Refused::TokenEarly, "The token is not valid yet (nbf); wait, or set the clocks right.")
+            (Refused::TokenEarly, "The token is not valid yet (nbf); wait, or correct the clocks.")
         }
     }
 }
@@ -145,7 +145,7 @@ fn room_name(encoded: &str) -> Result<String, Refusal> {
     Ok(name.into_owned())
 }
 
-/// The response with the chat page.
+/// Returns the response with the chat page.
 pub(crate) fn page(head_only: bool) -> &'static [u8] {
     static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, true));
     static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, false));

@@ -1,6 +1,6 @@
 //! What the simulation sees of a shard, and how it drives one between the halves of a poll.
 
-use super::connection::Pause;
+use super::flow::Pause;
 use super::*;
 use crate::hub::Batch;
 use crate::io::Uring;
@@ -21,13 +21,13 @@ impl<K: Kernel> Shard<Uring<K>> {
 
     /// Loses the requests that full mailboxes did not take in this turn.
     pub(crate) fn drop_stuck_requests(&mut self) {
-        let others = (0..self.addresses.len() as u16).filter(|shard| *shard != self.settings.shard);
+        let others = (0..self.addresses.len() as u16).filter(|shard| *shard != self.settings.id.index);
         others.for_each(|shard| self.hub.outgoing(shard).requests = Batch::default());
     }
 
     /// Never resumes the publishers that are paused now.
     pub(crate) fn forget_paused(&mut self) {
-        self.paused.clear();
+        self.flow.forget_publishers();
     }
 
     pub(crate) fn hub(&mut self) -> &mut Hub {
@@ -53,7 +53,9 @@ impl<K: Kernel> Shard<Uring<K>> {
         let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
         talks
             && !connection.ended
-            && ![Pause::Unread, Pause::Published, Pause::Pace].iter().any(|why| connection.is_paused(*why))
+            && ![Pause::Unread, Pause::Congestion, Pause::Rate]
+                .iter()
+                .any(|why| connection.flow.is_paused(*why))
     }
 
     pub(crate) fn waker(&self) -> &Waker {
@@ -74,8 +76,8 @@ impl<K: Kernel> Shard<Uring<K>> {
         let (rooms, bytes) = self.hub.memory();
         let found = [
             ("connections", self.live),
-            ("held streams", self.held.len()),
-            ("paused publishers", self.paused.len()),
+            ("held streams", self.flow.held()),
+            ("paused publishers", self.flow.publishers()),
             ("closings", self.closing.len()),
             ("rooms", rooms),
             ("bytes of logs", bytes),

@@ -1,6 +1,6 @@
-//! What the log says of connections: at debug a line for each when it ends, at info or warn what was refused.
+//! The log of connections: one line at debug level for each connection when it ends, and refusals at info or warn level.
 //!
-//! Whoever wants only the former asks for `uproar::shard::journal=debug`.
+//! The filter `uproar::shard::journal=debug` selects the lines of connections alone.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,28 +11,29 @@ use crate::hub::Slot;
 use crate::protocol::Refusal;
 use crate::stats::Refused;
 
-/// How often a reason for refusals is in the log, so that a flood of them is none of lines.
+/// Minimum interval, in milliseconds, between log lines for the same refusal reason.
 const REFUSALS_MS: u64 = 10_000;
-/// Bytes of a path that are kept for the log.
+/// Longest part of a path that is logged, in bytes.
 const MAX_PATH: usize = 256;
 
-/// What a shard's log is made of.
+/// The log state of a shard.
 #[derive(Debug)]
 pub(super) struct Journal {
-    /// Number of the worker in the log, beginning with 1.
+    /// Number of the worker, beginning with 1.
     worker: u16,
-    /// Connections of which there will be a line: those that came while there were such lines. None, and no memory for any,
-    /// once one has come when there are none.
+    /// Log state of connections that were accepted while debug logging was on. Without debug logging it is empty and owns no
+    /// memory.
     records: HashMap<Slot, Record>,
-    /// By reason.
+    /// Log state of refusals, by reason.
     refusals: [Refusals; Refused::TEXTS.len()],
-    /// When the first of them is looked at again.
+    /// Time of the next [`Journal::tick`] that does something.
     due_ms: Option<u64>,
 }
 
-/// What the line of a connection says.
+/// The log state of a connection.
 #[derive(Debug, Default)]
 struct Record {
+    /// Time of its accept, on the backend's clock.
     since_ms: u64,
     path: Option<String>,
     status: Option<u16>,
@@ -47,21 +48,22 @@ struct Count {
     bytes: u64,
 }
 
-/// Refusals for one reason.
+/// The log state of one reason for refusals.
 #[derive(Clone, Copy, Debug, Default)]
 struct Refusals {
-    /// Until when they are only counted.
+    /// Time until which refusals are counted and not logged.
     until_ms: Option<u64>,
+    /// Number of refusals that were not logged yet.
     count: u64,
 }
 
 impl Journal {
-    /// The one of the shard with this index.
+    /// Returns the log of the shard with this index.
     pub(super) fn new(shard: u16) -> Self {
         Self { worker: shard + 1, records: HashMap::new(), refusals: Default::default(), due_ms: None }
     }
 
-    /// A connection was accepted.
+    /// Notes that a connection was accepted.
     pub(super) fn accepted(&mut self, slot: Slot, now_ms: u64) {
         if enabled!(Level::DEBUG) {
             self.records.insert(slot, Record { since_ms: now_ms, ..Record::default() });
@@ -70,27 +72,27 @@ impl Journal {
         }
     }
 
-    /// It asks for a path. What stands behind that may be a token.
+    /// Notes the path of a request, without its query, which may contain a token.
     pub(super) fn asked(&mut self, slot: Slot, path: &str) {
         self.note(slot, |record| record.path = Some(path[..path.floor_char_boundary(MAX_PATH)].into()));
     }
 
-    /// It is answered.
+    /// Notes the status of the answer to a request.
     pub(super) fn answered(&mut self, slot: Slot, status: u16) {
         self.note(slot, |record| record.status = Some(status));
     }
 
-    /// It sent bytes.
+    /// Counts bytes that a client sent.
     pub(super) fn received(&mut self, slot: Slot, bytes: usize) {
         self.note(slot, |record| record.received.bytes += bytes as u64);
     }
 
-    /// It sent a message.
+    /// Counts a message that a client sent.
     pub(super) fn heard(&mut self, slot: Slot) {
         self.note(slot, |record| record.received.messages += 1);
     }
 
-    /// It is sent messages of a room, or anything else.
+    /// Counts bytes sent to a client, and the messages of rooms among them.
     pub(super) fn sent(&mut self, slot: Slot, messages: u64, bytes: usize) {
         self.note(slot, |record| {
             record.sent.messages += messages;
@@ -98,12 +100,12 @@ impl Journal {
         });
     }
 
-    /// Its WebSocket ends with this code.
+    /// Notes the close code of a WebSocket.
     pub(super) fn ended(&mut self, slot: Slot, code: u16) {
         self.note(slot, |record| record.code = Some(code));
     }
 
-    /// It is gone.
+    /// Logs the end of a connection.
     pub(super) fn closed(&mut self, slot: Slot, peer: Option<IpAddr>, now_ms: u64) {
         let Some(Record { since_ms, path, status, code, received, sent }) = self.records.remove(&slot) else {
             return;
@@ -123,11 +125,12 @@ impl Journal {
         );
     }
 
-    /// A request is refused: the first one for a reason has a line, those that come soon after it are counted.
+    /// Logs a refused request. Further refusals for the same reason are only counted for a while.
     pub(super) fn refused(
         &mut self,
         slot: Slot,
-        (why, refusal): (Refused, &Refusal),
+        why: Refused,
+        refusal: &Refusal,
         peer: Option<IpAddr>,
         now_ms: u64,
     ) {
@@ -148,19 +151,19 @@ impl Journal {
         }
     }
 
-    /// When [`Journal::tick`] has something to do.
+    /// Time of the next [`Journal::tick`] that does something.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.due_ms
     }
 
-    /// Says how many more were refused for the reasons whose time is over.
+    /// Logs how many more requests were refused, for each reason whose interval is over.
     pub(super) fn tick(&mut self, now_ms: u64) {
         if self.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.sum_up(now_ms);
         }
     }
 
-    /// The same for all reasons, since the server ends.
+    /// Logs how many more requests were refused for any reason, because the server ends.
     pub(super) fn end(&mut self) {
         self.sum_up(u64::MAX);
     }
@@ -193,7 +196,7 @@ impl Journal {
     }
 }
 
-/// Whether whoever runs the server should do something about refusals for the reason with this index.
+/// Whether the operator should do something about refusals for the reason with this index.
 fn is_alarming(why: usize) -> bool {
     [Refused::Connections, Refused::Address, Refused::Handshakes].iter().any(|alarm| *alarm as usize == why)
 }
@@ -210,7 +213,7 @@ mod tests {
     use crate::protocol::Status;
 
     #[test]
-    fn when_no_line_is_wanted_any_more_nothing_is_kept_for_it() {
+    fn without_debug_logging_no_memory_is_kept_for_connections() {
         let mut journal = Journal::new(0);
         let debug = tracing_subscriber::fmt().with_max_level(Level::DEBUG).with_writer(std::io::sink);
         with_default(debug.finish(), || (0..100).for_each(|slot| journal.accepted(slot, 0)));
@@ -220,27 +223,27 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_refusals_is_counted_until_its_time_is_over() {
+    fn a_flood_of_refusals_is_counted_until_its_interval_is_over() {
         let mut journal = Journal::new(0);
         let refusal = Refusal::new(Status::NotFound, "nothing");
         let counts = |journal: &Journal| journal.refusals[Refused::NotFound as usize].count;
         for now_ms in 0..100 {
-            journal.refused(1, (Refused::NotFound, &refusal), None, now_ms);
+            journal.refused(1, Refused::NotFound, &refusal, None, now_ms);
         }
         assert_eq!((counts(&journal), journal.next_due_ms()), (99, Some(REFUSALS_MS)));
-        // Another reason has a time of its own.
-        journal.refused(1, (Refused::Origin, &refusal), None, 500);
+        // Another reason has an interval of its own.
+        journal.refused(1, Refused::Origin, &refusal, None, 500);
         journal.tick(REFUSALS_MS - 1);
         assert_eq!(counts(&journal), 99);
         journal.tick(REFUSALS_MS);
         assert_eq!((counts(&journal), journal.next_due_ms()), (0, Some(REFUSALS_MS + 500)));
-        // They were told, and so those that follow are counted, too.
-        journal.refused(1, (Refused::NotFound, &refusal), None, REFUSALS_MS + 1);
+        // The count was logged, so another interval begins.
+        journal.refused(1, Refused::NotFound, &refusal, None, REFUSALS_MS + 1);
         assert_eq!(counts(&journal), 1);
         journal.tick(2 * REFUSALS_MS);
         journal.tick(3 * REFUSALS_MS);
         assert_eq!((counts(&journal), journal.next_due_ms()), (0, None));
-        journal.refused(1, (Refused::NotFound, &refusal), None, 9 * REFUSALS_MS);
+        journal.refused(1, Refused::NotFound, &refusal, None, 9 * REFUSALS_MS);
         assert_eq!((counts(&journal), journal.next_due_ms()), (0, Some(10 * REFUSALS_MS)));
     }
 }

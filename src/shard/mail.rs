@@ -1,9 +1,9 @@
 //! Messages between shards, and the backpressure that bounds them.
 
-use super::Shard;
-use super::connection::Pause;
 use crate::hub::{Delivery, Message, Request};
 use crate::io::Backend;
+
+use super::Shard;
 
 /// What the mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +57,7 @@ impl<B: Backend> Shard<B> {
 
     /// Handles this shard's own requests and deliveries once. What they cause waits for the next turn.
     fn take_own(&mut self) {
-        let own = self.settings.shard;
+        let own = self.settings.id.index;
         let mut batch = std::mem::take(self.hub.outgoing(own));
         batch.requests.drain(|request, room, payload| self.take_request(own, request, room, payload));
         batch.deliveries.absorb(&mut self.hub.outgoing(own).deliveries);
@@ -111,7 +111,7 @@ impl<B: Backend> Shard<B> {
         self.stuck = Stuck::default();
         for (shard, address) in (0_u16..).zip(&self.addresses) {
             let outgoing = self.hub.outgoing(shard);
-            if shard != self.settings.shard && address.post(self.settings.shard, outgoing) {
+            if shard != self.settings.id.index && address.post(self.settings.id.index, outgoing) {
                 self.stuck.any = true;
                 self.stuck.requests += outgoing.requests.weight();
                 self.stuck.deliveries += outgoing.deliveries.weight();
@@ -127,19 +127,6 @@ impl<B: Backend> Shard<B> {
 
     /// Whether publishers are paused that can be resumed, because their messages were posted.
     pub(super) fn may_resume_publishers(&self) -> bool {
-        !self.paused.is_empty() && !self.is_congested() && !self.hub.is_saturated()
-    }
-
-    /// Resumes paused publishers and handles what they sent meanwhile. Call it before [`Shard::post`], because that
-    /// makes requests.
-    pub(super) fn resume_publishers(&mut self) {
-        if !self.may_resume_publishers() {
-            return;
-        }
-        for slot in std::mem::take(&mut self.paused) {
-            if self.connections[slot as usize].is_paused(Pause::Published) {
-                self.listen_again(slot, Pause::Published);
-            }
-        }
+        self.flow.publishers() > 0 && !self.is_congested() && !self.hub.is_saturated()
     }
 }

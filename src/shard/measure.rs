@@ -1,21 +1,21 @@
-//! What a shard tells of itself beside what it counts as it goes.
+//! Measurements of a shard beyond its counters: durations, and sums that are made only when they are asked for.
 
 use crate::hub::Slot;
 use crate::io::Backend;
 
+use super::Shard;
 use super::connection::Phase;
-use super::{Held, Shard};
 
-/// Sends to the client in one of so many slots have their latency measured.
+/// Latency is measured for all sends to the client in one of so many slots.
 const SLOTS_A_SAMPLE: Slot = 16;
 
-/// When the sends were handed over whose latency is measured. Whole clients are chosen, so that those who read
-/// slowly count for as many sends as they get, and the others cost nothing but this choice.
+/// Start times of the sends whose latency is measured. Whole clients are chosen, so that slow readers are not
+/// under-represented, and the others cost nothing but this choice.
 #[derive(Debug, Default)]
 pub(super) struct Samples(Vec<u64>);
 
 impl Samples {
-    /// Where the time of this client's send belongs; nowhere for most.
+    /// Returns the start time of the client's send. `None` for clients that are not measured.
     fn at(&mut self, slot: Slot) -> Option<&mut u64> {
         if !slot.is_multiple_of(SLOTS_A_SAMPLE) {
             return None;
@@ -29,14 +29,15 @@ impl Samples {
 }
 
 impl<B: Backend> Shard<B> {
+    /// Counts a turn, and notes when it began.
     pub(super) fn count_turn(&self) {
         self.stats.turns.add(1);
         self.stats.turned_ms.set(self.now_ms);
     }
 
-    /// At the end of a turn: notes how long it took, and whatever is asked for.
+    /// Ends a turn: records its duration, and answers a survey if there is one.
     pub(super) fn measure_turn(&mut self) {
-        // The backend has read the clock after its wait, so this takes one further reading.
+        // The backend read the clock after its wait, so this is the second reading of the turn.
         self.stats.turn_duration.record(self.backend.clock_ns() - self.backend.now_ns());
         if let Some(question) = self.stats.survey.question() {
             self.take_stock();
@@ -44,7 +45,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// A connection is somewhere else in its life.
+    /// Counts a connection under its new phase.
     pub(super) fn count_phase(&self, from: Phase, to: Phase) {
         if let Some(state) = from.state() {
             self.stats.connections[state as usize].take(1);
@@ -54,33 +55,32 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// A send is about to be handed over.
+    /// Notes the start time of a send that is about to be handed over.
     pub(super) fn begin_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
             *begin_ns = self.backend.clock_ns();
         }
     }
 
-    /// A send is complete.
+    /// Records the latency of a send that is complete.
     pub(super) fn end_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
             self.stats.send_latency.record(self.backend.now_ns().saturating_sub(*begin_ns));
         }
     }
 
-    /// Writes down what would cost too much to count as it goes.
+    /// Updates the gauges, whose values would cost too much to keep up to date all the time.
     fn take_stock(&self) {
-        let held_len = |held: &Held| if let Held::Bytes(bytes) = held { bytes.len() } else { 0 };
         let (rooms, log_bytes) = self.hub.memory();
         let usage = self.backend.usage();
         let stats = &self.stats;
         stats.rooms.set(rooms as u64);
         stats.log_bytes.set(log_bytes as u64);
         stats.outbox_bytes.set(self.hub.outbox_bytes() as u64);
-        stats.held_bytes.set(self.held.values().flatten().map(held_len).sum::<usize>() as u64);
+        stats.held_bytes.set(self.flow.held_bytes() as u64);
         stats.receive_buffer_bytes.set(usage.buffer_bytes as u64);
         stats.sends_under_way.set(usage.sends_under_way as u64);
-        stats.paused_publishers.set(self.paused.len() as u64);
+        stats.paused_publishers.set(self.flow.publishers() as u64);
         stats.ring_overflows.set(usage.ring_overflows);
         stats.starved.set(usage.starved);
         let tls = self.backend.tls_usage();

@@ -1,25 +1,25 @@
-//! How fast one client may send: messages and bytes, each by the generic cell rate algorithm (ITU-T I.371).
+//! Rate limits of one client, for messages and bytes, by the generic cell rate algorithm (ITU-T I.371).
 //!
-//! A client's whole history is two points in time, up to which what it has sent is paid for. They may lie ahead of
-//! the clock by the burst; beyond it the client is over its rate.
+//! For each rate a client has one point in time: what it has sent is paid for up to then. The point may lie ahead of the
+//! clock by the burst. Beyond that the client is over its rate.
 
-/// A client that was quiet for so long may send at once what its rate allows in this time.
+/// Burst: a client that was quiet may send at once what its rate allows in this time.
 const BURST_NS: u64 = 4_000_000_000;
-/// A client over its rate waits until it is so far below it again, so that it is not woken for each message.
+/// A client over its rate waits until it is below it by this time, so that it is not resumed for each message.
 const PAUSE_NS: u64 = 250_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 const NS_PER_MS: u64 = 1_000_000;
 
-/// What every client of a shard may send in a second.
+/// The rates of every client of a shard, per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
-    /// Messages and control frames; 0: no limit.
+    /// Messages and control frames; 0 means no limit.
     pub(crate) messages: u32,
-    /// Bytes on the wire, with the frames' headers; 0: no limit.
+    /// Bytes on the wire, including frame headers; 0 means no limit.
     pub(crate) bytes: u32,
 }
 
-/// Up to when one client has used its rates, in nanoseconds of the backend's clock.
+/// The points in time up to which a client has used its rates, in nanoseconds of the shard's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
     messages_ns: u64,
@@ -32,7 +32,7 @@ impl Pace {
         self.messages > 0 || self.bytes > 0
     }
 
-    /// Charges a client for what it sent. True when it is over a rate, and nothing more is to be taken of it.
+    /// Charges a client for what it sent. Returns true when it is over a rate, and must be paused.
     pub(crate) fn charge(self, spent: &mut Spent, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let now_ns = now_ms * NS_PER_MS;
         spend(&mut spent.messages_ns, now_ns, u64::from(messages), self.messages);
@@ -40,7 +40,7 @@ impl Pace {
         spent.ahead_ns(now_ns) > BURST_NS
     }
 
-    /// How long a client that is over a rate has to wait; 0 when it may go on.
+    /// Returns how long a client that is over a rate must wait, in milliseconds; 0 when it may go on.
     pub(crate) fn wait_ms(spent: Spent, now_ms: u64) -> u64 {
         let excess_ns = spent.ahead_ns(now_ms * NS_PER_MS).saturating_sub(BURST_NS - PAUSE_NS);
         excess_ns.div_ceil(NS_PER_MS)
@@ -53,7 +53,7 @@ impl Spent {
     }
 }
 
-/// Moves a point in time by what `count` things cost at `rate` a second.
+/// Moves a point in time by the cost of `count` units at `rate` units a second.
 fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
     if let Some(cost_ns) = count.saturating_mul(NS_PER_S).checked_div(u64::from(rate)) {
         *at_ns = (*at_ns).max(now_ns).saturating_add(cost_ns);
@@ -64,7 +64,7 @@ fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
 mod tests {
     use super::*;
 
-    /// Messages of `len` bytes taken in `ms` milliseconds of a client that never stops sending.
+    /// Returns how many messages of `len` bytes are taken within `ms` milliseconds from a client that never stops sending.
     fn taken(pace: Pace, len: usize, ms: u64) -> u64 {
         let (mut spent, mut taken, mut resumes_ms) = (Spent::default(), 0, 0);
         for now_ms in 1_000..1_000 + ms {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_burst_passes_at_once_and_then_the_rate_holds() {
         let pace = Pace { messages: 20, bytes: 0 };
-        assert_eq!(taken(pace, 9, 1), 81, "four seconds' worth, and the one that was too much");
+        assert_eq!(taken(pace, 9, 1), 81, "four seconds' worth, and the one that was over the rate");
         let in_100_s = taken(pace, 9, 100_000);
         assert!((2_075..=2_081).contains(&in_100_s), "{in_100_s}");
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waited_as_told_may_go_on_and_not_before() {
+    fn a_client_may_go_on_after_its_wait_and_not_before() {
         let pace = Pace { messages: 10, bytes: 0 };
         let mut spent = Spent::default();
         assert!(pace.charge(&mut spent, 5, 41, 0));

@@ -1,7 +1,7 @@
-//! Who a connection is from: its peer or, where that is a proxy that is trusted, the client that it names.
+//! The client's address of a connection: its peer, or the client that a trusted proxy names.
 //!
-//! A proxy counts for no address. Its client does as soon as it is named, by a PROXY header before the request or by the
-//! request's own header fields, and is from then on what the connection is from.
+//! Connections of trusted proxies do not count against the limit per address. Once a PROXY header, or a header field of
+//! the request, names the client, the connection has the client's address and counts for it.
 
 use std::net::IpAddr;
 
@@ -18,11 +18,12 @@ use super::admission::Place;
 use super::connection::{Connection, Phase};
 
 impl<B: Backend> Shard<B> {
+    /// Whether an address is a trusted proxy's.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         Network::any_has(&self.settings.proxies, address)
     }
 
-    /// A PROXY header has named the peer, which may be a proxy again, or has hidden it.
+    /// Handles a PROXY header. It names the peer, which may be another proxy, or hides it.
     pub(super) fn proxied(&mut self, slot: Slot, peer: Option<IpAddr>) {
         let connection = &mut self.connections[slot as usize];
         if connection.phase != Phase::Handshake {
@@ -31,22 +32,23 @@ impl<B: Backend> Shard<B> {
         if let Some(peer) = peer {
             self.set_peer(slot, peer, false);
         } else {
-            self.shared.admission.relocate((connection.peer, connection.place), None);
+            self.shared.admission.relocate(connection.peer, connection.place, None);
             connection.place = Place::Hidden;
         }
     }
 
-    /// A proxy has sent no PROXY header although it should.
+    /// Refuses a connection of a proxy that sent no PROXY header although it must.
     pub(super) fn unproxied(&mut self, slot: Slot, reason: &'static str) {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.refuse(slot, Refused::ProxyHeader, &Refusal::new(Status::BadRequest, reason));
         }
     }
 
-    /// Finds the client that a request is from. The connection is ended when that has too many, or cannot be told.
+    /// Finds the client that a request is from. The connection is refused when the client's address has too many connections,
+    /// or when header fields name different clients.
     pub(super) fn find_client(&mut self, slot: Slot, request: &Request<'_>) {
         let Connection { peer, place, .. } = self.connections[slot as usize];
-        // Without an address it came by a path, which is for proxies.
+        // A connection without an address came over a Unix socket, whose peers are always trusted.
         if place == Place::Hidden || peer.is_some_and(|peer| !self.is_proxy(peer)) {
             return;
         }
@@ -62,13 +64,14 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Sets the address that a proxy named, and counts the connection for it.
     fn set_peer(&mut self, slot: Slot, peer: IpAddr, head_only: bool) {
         let counts = !self.is_proxy(peer);
         let connection = &mut self.connections[slot as usize];
         let proxy = connection.peer.replace(peer);
         debug!(slot, ?proxy, client = %peer, "a proxy names its client");
-        let was = (proxy, connection.place);
-        connection.place = self.shared.admission.relocate(was, counts.then_some(peer));
+        let admission = &self.shared.admission;
+        connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer));
         if let Place::Over(excess) = connection.place {
             self.turn_away(slot, excess, head_only);
         }

@@ -1,4 +1,4 @@
-//! What a shard goes by, as it follows from the server's settings and the application, and how it hears of new ones.
+//! Settings of a shard, derived from the options of the server and the application, and how a reload reaches it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,23 +13,32 @@ use crate::token::Verifier;
 
 use super::{Pace, Shard};
 
+/// Index of a shard, and number of shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShardId {
+    /// Index of the shard, beginning with 0.
+    pub(crate) index: u16,
+    /// Number of shards of the server.
+    pub(crate) count: u16,
+}
+
 /// Settings of a shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) shard: u16,
-    pub(crate) shards: u16,
-    /// Whose pages may come; empty: those of the host that is asked.
+    pub(crate) id: ShardId,
+    /// Origins whose pages may connect. Empty allows only the origin of the requested host.
     pub(crate) origins: Vec<Origin>,
-    /// Who is believed when it says where its clients are from.
+    /// Networks of proxies that are trusted to name their clients.
     pub(crate) proxies: Vec<Network>,
-    /// Checks tokens, if clients must show them.
+    /// Checks the tokens of clients. `None` when no tokens are required.
     pub(crate) verifier: Option<Arc<Verifier>>,
     pub(crate) limits: Limits,
     pub(crate) compression: Compression,
-    /// Bytes that the windows of all connections may come to.
+    /// Limit for the compression windows of all connections, in bytes.
     pub(crate) context_memory: usize,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
+    /// Whether browsers get the chat page.
     pub(crate) has_page: bool,
     pub(crate) handshake_ms: u64,
     pub(crate) ping_ms: u64,
@@ -39,21 +48,20 @@ pub(crate) struct Settings {
     pub(crate) drain_ms: u64,
 }
 
-/// New settings on their way to the shards. Written when somebody changes them; a shard looks at the number once a
-/// turn, and takes the lock only when that is another one.
+/// The latest options that were published to the shards. A shard reads the version once a turn, and takes the lock
+/// only when the version has changed.
 #[derive(Debug, Default)]
-pub(crate) struct Notice {
-    number: AtomicU32,
+pub(crate) struct SettingsUpdate {
+    version: AtomicU32,
     options: Mutex<Arc<Options>>,
 }
 
 impl Settings {
-    /// Those of the shard with index `shard` of so many.
-    pub(crate) fn new(options: &Options, (shard, shards): (u16, u16), app: &dyn App) -> Self {
+    /// Derives the settings of one shard.
+    pub(crate) fn new(options: &Options, id: ShardId, app: &dyn App) -> Self {
         let (messages, bytes) = app.rates();
         Self {
-            shard,
-            shards,
+            id,
             origins: options.allowed_origins.clone(),
             proxies: options.trusted_proxies.clone(),
             verifier: options
@@ -62,7 +70,7 @@ impl Settings {
                 .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
             limits: Limits { max_message: options.max_message as usize },
             compression: options.compression,
-            context_memory: options.context_memory as usize / usize::from(shards),
+            context_memory: options.context_memory as usize / usize::from(id.count),
             pace: Pace {
                 messages: options.message_rate.unwrap_or(messages),
                 bytes: options.byte_rate.unwrap_or(bytes),
@@ -79,12 +87,12 @@ impl Settings {
     }
 }
 
-/// The same for its hub.
-pub(crate) fn hub_options(options: &Options, (shard, shards): (u16, u16), app: &dyn App) -> hub::HubOptions {
+/// Derives the options of one shard's hub.
+pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub::HubOptions {
     let history = if options.history_bytes > 0 { app.history() } else { 0 };
     hub::HubOptions {
-        shard,
-        shards,
+        shard: id.index,
+        shards: id.count,
         lag_window: options.lag_window as usize,
         history,
         history_bytes: options.history_bytes as usize,
@@ -92,42 +100,42 @@ pub(crate) fn hub_options(options: &Options, (shard, shards): (u16, u16), app: &
         compression_threshold: options.compression_threshold as usize,
         history_memory: match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
             0 => 0,
-            bytes => (bytes / usize::from(shards)).max(1),
+            bytes => (bytes / usize::from(id.count)).max(1),
         },
     }
 }
 
-impl Notice {
-    /// Puts up new settings. The shards are to be woken after it.
-    pub(crate) fn put_up(&self, options: Options) {
+impl SettingsUpdate {
+    /// Publishes new options. The shards must be woken after it.
+    pub(crate) fn publish(&self, options: Options) {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
-        self.number.fetch_add(1, Ordering::SeqCst);
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Another one when there are new settings.
-    pub(super) fn number(&self) -> u32 {
-        self.number.load(Ordering::SeqCst)
+    /// Version of the options; 0 until some are published.
+    pub(super) fn version(&self) -> u32 {
+        self.version.load(Ordering::SeqCst)
     }
 
-    /// The settings of this number, or newer ones.
+    /// Returns the options of the current version, or a later one.
     fn options(&self) -> Arc<Options> {
         Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl<B: Backend> Shard<B> {
-    /// Goes over to new settings, if there are any. Deadlines that are set already stay as they are.
-    pub(super) fn take_notice(&mut self) {
-        let number = self.shared.notice.number();
-        if number == self.noticed {
+    /// Applies the latest published options, if they are new. Deadlines that are set already do not change.
+    pub(super) fn apply_update(&mut self) {
+        let version = self.shared.settings_update.version();
+        if version == self.applied_version {
             return;
         }
-        self.noticed = number;
-        let options = self.shared.notice.options();
-        let ids = (self.settings.shard, self.settings.shards);
-        self.settings = Settings::new(&options, ids, &*self.app);
+        self.applied_version = version;
+        let options = self.shared.settings_update.options();
+        let id = self.settings.id;
+        self.settings = Settings::new(&options, id, &*self.app);
         self.reader.set_limits(self.settings.limits);
-        self.hub.set_options(hub_options(&options, ids, &*self.app));
+        self.hub.set_options(hub_options(&options, id, &*self.app));
     }
 }
 

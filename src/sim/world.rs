@@ -18,7 +18,7 @@ use crate::hub::{self, Hub};
 use crate::io::{Backend, BackendOptions, Uring};
 use crate::protocol::Limits;
 use crate::shard::admission::{self, Admission};
-use crate::shard::{Address, Bounds, Pace, Settings, Shard, Shared, mailbox_of};
+use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, mailbox_of};
 use crate::stats::Totals;
 use crate::transport::{Events, Transport};
 
@@ -174,7 +174,7 @@ impl World {
             jumps: random.once_in(8),
             is_stopping: false,
         };
-        let shared = Arc::new(Shared::new(admission::Limits {
+        let shared = Arc::new(Shared::new(admission::ConnectionLimits {
             server: random.pick(&[5, 1_000]),
             per_address: random.pick(&[0, 0, 3]),
             handshakes: random.pick(&[2, 1_000]),
@@ -270,11 +270,18 @@ impl World {
                 pong_ms: 1_000,
                 close_ms: CLOSE_MS,
                 drain_ms: DRAIN_MS,
-                ..Settings::new(&config::Options::default(), (shard, shards), &*app)
+                ..Settings::new(&config::Options::default(), ShardId { index: shard, count: shards }, &*app)
             };
-            let own: (_, _, Box<dyn App>) = (Transport::plain(backend), hub, app);
-            let common = (Arc::clone(&self.shared), Arc::default());
-            let mut shard = Shard::new(settings, own, (mailbox, addresses.clone()), common);
+            let mut shard = Shard::new(Parts {
+                settings,
+                backend: Transport::plain(backend),
+                hub,
+                app,
+                mailbox,
+                addresses: addresses.clone(),
+                shared: Arc::clone(&self.shared),
+                stats: Arc::default(),
+            });
             shard.set_bounds(bounds);
             self.drivers.push(Driver { shard, core, events: Events::default(), wait: None, over: false });
         }
@@ -324,7 +331,7 @@ impl World {
         if !random.once_in(50) {
             return;
         }
-        self.shared.notice.put_up(config::Options {
+        self.shared.settings_update.publish(config::Options {
             max_message: 60_000,
             message_rate: Some(random.pick(&[0, 0, 100])),
             byte_rate: Some(random.pick(&[0, 0, 20_000])),
@@ -343,7 +350,7 @@ impl World {
             drain_seconds: Duration::from_millis(DRAIN_MS),
             ..config::Options::default()
         });
-        self.shared.admission.set_limits(admission::Limits {
+        self.shared.admission.set_limits(admission::ConnectionLimits {
             server: random.pick(&[5, 1_000]),
             per_address: random.pick(&[0, 0, 3]),
             handshakes: random.pick(&[2, 1_000]),

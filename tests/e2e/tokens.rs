@@ -58,10 +58,10 @@ fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
     let server = TestServer::start(&with_secret(base, "refusals", SECRET));
     let (later, header) = (now() + 3600, json!({"alg": "HS256"}));
     let cases = [
-        ("..".into(), 401, "token_malformed", "is no JWT"),
-        ("abc".into(), 401, "token_malformed", "is no JWT"),
+        ("..".into(), 401, "token_malformed", "not a valid JWT"),
+        ("abc".into(), 401, "token_malformed", "not a valid JWT"),
         (token(&json!({"sub": "ada"})), 401, "token_malformed", "exp"),
-        (token(&json!({"exp": later, "sub": 7})), 401, "token_malformed", "sub, a text"),
+        (token(&json!({"exp": later, "sub": 7})), 401, "token_malformed", "sub a string"),
         (token(&json!({"exp": later, "aud": "x"})), 401, "token_malformed", "aud"),
         (signed(&json!({"alg": "HS512"}), &json!({"exp": later}), SECRET), 401, "token_malformed", "HS256"),
         (signed(&json!({"alg": "none"}), &json!({"exp": later}), SECRET), 401, "token_malformed", "HS256"),
@@ -78,7 +78,7 @@ fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
         let challenge = response.head.contains("\r\nWWW-Authenticate: Bearer\r\n");
         assert_eq!(challenge, status == 401, "{}", response.head);
     };
-    check(answer(&server, "/", "Authorization: Basic YTpi\r\n"), 401, "wants a token");
+    check(answer(&server, "/", "Authorization: Basic YTpi\r\n"), 401, "requires a token");
     let twice = format!("/?token={}", token_for("ada"));
     check(
         answer(&server, &twice, &format!("Authorization: Bearer {}\r\n", token_for("ada"))),

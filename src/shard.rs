@@ -1,12 +1,16 @@
-//! The shard: the loop that brings sockets, protocol, application and rooms together.
+//! The shard: the loop that connects sockets, protocol, application and rooms.
 //!
-//! A turn handles what the backend reports, then the mail of other shards, then timers, then hands a bounded
-//! number of sends to the backend, which gives them to the kernel in the next turn's one system call.
+//! A turn handles the events of the backend, then mail from other shards, then deadlines. At its end it gives a bounded
+//! number of sends to the backend, which hands them to the kernel with the next turn's single system call.
 
 pub(crate) mod admission;
+mod app_calls;
 mod connection;
+mod drain;
 mod events;
+mod flow;
 mod http;
+mod input;
 #[cfg(test)]
 pub(crate) mod inspect;
 mod journal;
@@ -16,11 +20,12 @@ mod mailbox;
 mod measure;
 mod pace;
 mod peers;
+mod requests;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,49 +37,49 @@ use crate::protocol::{CloseCode, Reader};
 use crate::stats::Stats;
 use crate::timers::Timers;
 use crate::transport::{Events, Transport};
+
 use admission::Admission;
 use connection::{Connection, Phase};
+use flow::Flow;
 use journal::Journal;
 #[cfg(test)]
 pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
 pub(crate) use pace::Pace;
-pub(crate) use settings::{Notice, Settings, hub_options};
+pub(crate) use settings::{Settings, SettingsUpdate, ShardId, hub_options};
 
-/// Bytes of answers that a client may leave unread before nothing more is received from it.
-const UNREAD_LIMIT: usize = 64 << 10;
-/// What part of the sends of a turn is made while many messages come.
-const BUSY_SHARE: usize = 4;
-/// How soon a full mailbox is tried again, should its owner not have said that there is room.
+/// Divisor of the sends of a turn while many messages come in.
+const BUSY_DIVISOR: usize = 4;
+/// Interval, in milliseconds, at which a full mailbox is tried again if its owner does not say that it has room.
 const STUCK_RETRY_MS: u64 = 10;
 
-/// What all shards of a server share.
+/// State that all shards of a server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) admission: Admission,
-    /// Set once: the server is to end.
+    /// Set once, when the server is to end.
     pub(crate) stopping: AtomicBool,
-    pub(crate) notice: Notice,
+    pub(crate) settings_update: SettingsUpdate,
 }
 
 impl Shared {
-    /// Of a server that is to run.
-    pub(crate) fn new(limits: admission::Limits) -> Self {
+    /// Returns the state of a server that has no connections yet.
+    pub(crate) fn new(limits: admission::ConnectionLimits) -> Self {
         Self {
             admission: Admission::new(limits),
             stopping: AtomicBool::new(false),
-            notice: Notice::default(),
+            settings_update: SettingsUpdate::default(),
         }
     }
 }
 
-/// How much of a thing there may be.
+/// Limits of the work of one shard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Clients looked at in one turn for something to send. What is left waits for the next turn, after new
-    /// events. The more, the fewer turns.
+    /// Clients that are looked at for something to send in one turn. The others wait for the next turn, after new events.
+    /// More of them make fewer turns.
     pub(crate) sends_per_turn: usize,
-    /// Bytes, about, that may wait for full mailboxes before publishers must.
+    /// Approximate number of bytes that may wait for full mailboxes before publishers are paused.
     pub(crate) stuck_bytes: usize,
 }
 
@@ -84,54 +89,47 @@ impl Default for Bounds {
     }
 }
 
-/// An event that waits.
-#[derive(Debug)]
-enum Held {
-    /// These bytes arrived.
-    Bytes(Vec<u8>),
-    /// The client's direction of the stream ended.
-    End,
+/// The parts that a shard is made of.
+pub(crate) struct Parts<B> {
+    pub(crate) settings: Settings,
+    pub(crate) backend: Transport<B>,
+    pub(crate) hub: Hub,
+    pub(crate) app: Box<dyn App>,
+    pub(crate) mailbox: Mailbox,
+    /// Mailboxes of all shards, by their index; the shard's own is among them.
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stats: Arc<Stats>,
 }
 
-/// One worker: everything that lives on its thread.
+/// One worker: all state that lives on its thread.
 pub(crate) struct Shard<B> {
     settings: Settings,
-    /// Number of the notice that they are from.
-    noticed: u32,
+    /// Version of the settings update that `settings` come from.
+    applied_version: u32,
     backend: Transport<B>,
     waker: Waker,
     hub: Hub,
     app: Box<dyn App>,
     reader: Reader,
-    /// By slot.
+    /// Connections by slot.
     connections: Vec<Connection>,
-    /// Connections that have a slot.
+    /// Number of slots in use.
     live: usize,
     timers: Timers<Slot>,
-    /// When clients that send too fast may go on.
-    pace_timers: Timers<Slot>,
+    flow: Flow,
     mailbox: Mailbox,
-    /// By shard; our own is there too.
+    /// Mailboxes of all shards, by their index; the shard's own is among them.
     addresses: Vec<Address>,
     stuck: mail::Stuck,
     bounds: Bounds,
-    /// When the log last said that no descriptor is left.
-    full_logged_ms: Option<u64>,
-    /// Whether it is to say when there is one again.
-    full_told: bool,
-    /// Connections paused since they had their share of a turn.
-    served: Vec<Slot>,
-    /// Connections paused since what they publish cannot be passed on.
-    paused: Vec<Slot>,
-    /// What still arrived from clients of which nothing more was to be received for now. What answers it waits
-    /// with it, so that being told to wait makes nobody lag.
-    held: HashMap<Slot, VecDeque<Held>>,
-    /// When the tokens of clients that showed one expire.
+    full_log: events::FullLog,
+    /// Expiry of the tokens of clients that showed one.
     expiries: HashMap<Slot, u64>,
-    /// What the application asked to be closed.
+    /// Clients that the application wants closed.
     closing: Vec<(Slot, CloseCode, String)>,
     /// Set while the server ends.
-    drain: Option<life::Drain>,
+    drain: Option<drain::Drain>,
     samples: measure::Samples,
     journal: Journal,
     shared: Arc<Shared>,
@@ -140,42 +138,34 @@ pub(crate) struct Shard<B> {
 }
 
 impl<B: Backend> Shard<B> {
-    pub(crate) fn new(
-        settings: Settings,
-        (backend, hub, app): (Transport<B>, Hub, Box<dyn App>),
-        (mailbox, addresses): (Mailbox, Vec<Address>),
-        (shared, stats): (Arc<Shared>, Arc<Stats>),
-    ) -> Self {
-        let now_ms = backend.now_ms();
+    /// Puts a shard together.
+    pub(crate) fn new(parts: Parts<B>) -> Self {
+        let Parts { settings, backend, hub, app, mailbox, addresses, shared, stats } = parts;
         Self {
             reader: Reader::new(settings.limits),
-            journal: Journal::new(settings.shard),
+            journal: Journal::new(settings.id.index),
             settings,
-            noticed: 0,
+            applied_version: 0,
             waker: backend.waker(),
+            now_ms: backend.now_ms(),
             backend,
             hub,
             app,
             connections: Vec::new(),
             live: 0,
             timers: Timers::default(),
-            pace_timers: Timers::default(),
+            flow: Flow::default(),
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
             bounds: Bounds::default(),
-            full_logged_ms: None,
-            full_told: false,
-            served: Vec::new(),
-            paused: Vec::new(),
-            held: HashMap::new(),
+            full_log: events::FullLog::default(),
             expiries: HashMap::new(),
             closing: Vec::new(),
             drain: None,
             samples: measure::Samples::default(),
             shared,
             stats,
-            now_ms,
         }
     }
 
@@ -192,7 +182,7 @@ impl<B: Backend> Shard<B> {
         Ok(())
     }
 
-    /// One turn: one wait of the backend, and all that follows from it.
+    /// Runs one turn: waits for events, and does all work that follows from them.
     pub(crate) fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let timeout = self.timeout();
         self.backend.poll(timeout, events)?;
@@ -200,62 +190,67 @@ impl<B: Backend> Shard<B> {
         Ok(())
     }
 
-    /// What follows from what the backend has reported.
+    /// Does the work of a turn after the wait. The order of the steps matters.
     pub(crate) fn work(&mut self, events: &mut Events) {
+        // The time and the settings come first, so that all that follows is judged by the current ones.
         self.now_ms = self.backend.now_ms();
         self.hub.tick(self.now_ms);
         self.count_turn();
-        self.take_notice();
+        self.apply_update();
         for event in events.drain() {
             self.handle(event);
         }
-        // Not before: one of them may be that the connection is closed, and then its slot names nobody.
+        // After the events, since one of them may say that a paused connection is closed. Its slot then names nobody.
         self.resume_served();
         self.resume_publishers();
+        // After the input, so that requests to this shard itself are ordered in the turn in which they came.
         self.take_mail();
+        self.resume_rate_limited();
+        // After all input, so that a client that answered in time is heard before its deadline is judged.
         self.fire_timers();
-        self.journal.tick(self.now_ms);
-        self.resume_paced();
         self.drain_step();
+        self.journal.tick(self.now_ms);
+        // Last, so that the messages and answers of all steps above leave together, with one system call in the next turn.
         self.send();
         self.post();
         self.measure_turn();
     }
 
-    /// How long the backend may wait; the waker is ready when it may wait at all.
+    /// Returns how long the backend may wait. If it may wait at all, the waker is prepared, so that mail ends the wait.
     pub(crate) fn timeout(&mut self) -> Option<Duration> {
         if self.has_work() {
             return Some(Duration::ZERO);
         }
         self.waker.prepare();
         let is_stopping = self.shared.stopping.load(Ordering::SeqCst);
-        let is_told = is_stopping != self.drain.is_some() || self.shared.notice.number() != self.noticed;
+        let has_update = self.shared.settings_update.version() != self.applied_version;
+        let is_told = is_stopping != self.drain.is_some() || has_update;
         let is_asked = self.stats.survey.question().is_some();
         if is_told || is_asked || self.has_mail() {
             self.waker.cancel();
             return Some(Duration::ZERO);
         }
         let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
-        let timers = [self.timers.next_due_ms(), self.pace_timers.next_due_ms(), self.hub.next_tick_ms()];
+        let timers = [self.timers.next_due_ms(), self.flow.next_due_ms(), self.hub.next_tick_ms()];
         let deadlines = timers.into_iter().chain([self.next_drain_ms(), self.journal.next_due_ms(), retry]);
         let next = deadlines.flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
     }
 
     fn has_work(&mut self) -> bool {
-        let has_mail = !self.hub.outgoing(self.settings.shard).is_empty();
-        has_mail || self.hub.has_more() || !self.served.is_empty() || self.may_resume_publishers()
+        let has_mail = !self.hub.outgoing(self.settings.id.index).is_empty();
+        has_mail || self.hub.has_more() || self.flow.has_served() || self.may_resume_publishers()
     }
 
-    /// Hands what clients are owed to the backend, up to the bound of a turn.
+    /// Hands pending messages of clients to the backend, up to the bound of a turn.
     fn send(&mut self) {
-        // Before anything that came after what they missed.
+        // A client that missed messages is told so before anything that came after them.
         self.tell_lagged();
         self.hub.update_batching();
         let mut budget = self.bounds.sends_per_turn;
         if self.hub.is_busy() {
-            // More messages come meanwhile, and those who are served later get them at once.
-            budget = budget.div_ceil(BUSY_SHARE);
+            // More messages come meanwhile, and clients that are visited in a later turn get them in the same send.
+            budget = budget.div_ceil(BUSY_DIVISOR);
         }
         while let Some(outbound) = self.hub.poll_send(&mut budget) {
             self.begin_sample(outbound.slot);

@@ -1,0 +1,89 @@
+//! Calls into the application. Every handler runs here: its panic is caught, and the clients that it wants closed are
+//! closed after it has returned.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::error;
+
+use crate::app::{App, ClientId, Context, Incoming, Opening};
+use crate::config::LagPolicy;
+use crate::hub::{Lagged, Slot};
+use crate::io::Backend;
+use crate::protocol::CloseCode;
+
+use super::connection::Phase;
+use super::{Shard, ShardId};
+
+impl<B: Backend> Shard<B> {
+    /// Completes a handshake: the client is open, and the application hears of it.
+    pub(super) fn opened(&mut self, slot: Slot, opening: Opening<'_>) {
+        self.set_phase(slot, Phase::Open);
+        self.set_deadline(slot, self.settings.ping_ms);
+        self.stats.opened.add(1);
+        self.with_client(slot, |app, context, client| app.on_open(context, client, opening));
+        if self.is_leaving() {
+            self.leave_client(slot);
+        }
+    }
+
+    /// Gives a message to the application, and pauses its sender when what it publishes cannot be passed on yet.
+    pub(super) fn message(&mut self, slot: Slot, message: Incoming<'_>) {
+        if !self.is_open(slot) {
+            return;
+        }
+        self.stats.messages_in.add(1);
+        self.journal.heard(slot);
+        self.with_client(slot, |app, context, client| app.on_message(context, client, message));
+        let congested = self.is_congested() || self.hub.is_saturated_for(slot);
+        if congested && self.is_open(slot) {
+            self.pause_publisher(slot);
+        }
+    }
+
+    /// Closes a client that reads too slowly, or tells the application that it missed messages, as the settings say.
+    pub(super) fn lagged(&mut self, lagged: &Lagged) {
+        let Lagged { slot, missed } = *lagged;
+        if !self.is_open(slot) {
+            return;
+        }
+        self.stats.lagged.add(1);
+        match self.settings.lag_policy {
+            LagPolicy::Close => self.begin_closing(slot, false, CloseCode::TRY_AGAIN, "lagged"),
+            LagPolicy::Skip => {
+                self.with_client(slot, |app, context, client| app.on_lag(context, client, missed));
+            }
+        }
+    }
+
+    /// Tells the application that a client is gone.
+    pub(super) fn gone(&mut self, slot: Slot) {
+        self.with_client(slot, |app, context, client| app.on_close(context, client));
+    }
+
+    /// Calls a handler for a client. If it panics, this client alone is closed, with code 1011.
+    fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {
+        let client = self.hub.client(slot);
+        if self.with_app(|app, context| handler(app, context, client)).is_none() {
+            self.begin_closing(slot, true, CloseCode::INTERNAL, "the server made a mistake");
+        }
+    }
+
+    /// Calls a handler, then closes the clients that it wanted closed. Returns `None` when it panicked.
+    pub(super) fn with_app<R>(
+        &mut self,
+        handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let ShardId { index, count } = self.settings.id;
+        let mut context = Context::new(&mut self.hub, (index, count), &mut self.closing);
+        let app = &mut *self.app;
+        let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
+        if result.is_err() {
+            error!("a handler of the application panicked");
+            self.stats.panics.add(1);
+        }
+        while let Some((slot, code, reason)) = self.closing.pop() {
+            self.begin_closing(slot, true, code, &reason);
+        }
+        result.ok()
+    }
+}

@@ -1,0 +1,160 @@
+//! The end of the server: a shard serves on for the drain delay, stops accepting, closes its clients over the drain time,
+//! and ends when all connections are gone or the time for closing is over.
+
+use std::sync::atomic::Ordering;
+
+use tracing::info;
+
+use crate::hub::Slot;
+use crate::io::Backend;
+use crate::protocol::{CloseCode, Refusal, Status};
+use crate::stats::Refused;
+use crate::transport::Transport;
+
+use super::connection::Phase;
+use super::{Settings, Shard};
+
+/// Interval between two batches of clients that are closed.
+const DRAIN_STEP_MS: u64 = 50;
+
+/// The state of a shard that was told to end.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Time of the next step.
+    step_ms: u64,
+    /// Progress of closing clients. `None` during the drain delay, in which the shard serves as usual.
+    leaving: Option<Leaving>,
+}
+
+/// Progress of closing the clients of a shard.
+#[derive(Debug)]
+struct Leaving {
+    /// Connections at the beginning.
+    clients: usize,
+    /// Clients that were told so far.
+    told: usize,
+    /// First slot that was not visited yet. Clients below it were told, unless they were in their handshake.
+    next: usize,
+    begin_ms: u64,
+    /// Time at which all remaining clients are told at once.
+    last_ms: u64,
+    /// Deadline of the shard, whatever its clients do. `None` until all clients were told, however late that is.
+    end_ms: Option<u64>,
+}
+
+impl<B: Backend> Shard<B> {
+    /// Begins the drain when the server was told to end, and closes the next batch of clients when it is due.
+    ///
+    /// Clients in their handshake may finish it, since a successor of this server does not know them; they are closed
+    /// right after it. Once the drain time is over, they are refused.
+    pub(super) fn drain_step(&mut self) {
+        if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
+            let step_ms = self.now_ms + self.settings.drain_delay_ms;
+            self.drain = Some(Drain { step_ms, leaving: None });
+        }
+        let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
+        let leaving = drain
+            .leaving
+            .get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
+        drain.step_ms = self.now_ms + DRAIN_STEP_MS;
+        if leaving.end_ms.is_some() {
+            return;
+        }
+        if leaving.last_ms <= self.now_ms {
+            leaving.end_ms = Some(self.now_ms + self.settings.close_ms + DRAIN_STEP_MS);
+            self.leave_clients(0, usize::MAX, |phase| !matches!(phase, Phase::Free | Phase::Gone));
+            return;
+        }
+        drain.step_ms = drain.step_ms.min(leaving.last_ms);
+        let due = leaving.due(self.now_ms);
+        let (first, count) = (leaving.next, due - leaving.told);
+        leaving.told = due;
+        let is_told = |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake);
+        let next = self.leave_clients(first, count, is_told);
+        if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
+            leaving.next = next;
+        }
+    }
+
+    /// Tells up to `count` clients, from slot `first` on, that the server ends. Returns the first slot not visited.
+    fn leave_clients(&mut self, first: usize, mut count: usize, is_told: impl Fn(Phase) -> bool) -> usize {
+        let mut slot = first;
+        while count > 0 && slot < self.connections.len() {
+            if is_told(self.connections[slot].phase) {
+                count -= 1;
+                self.leave_client(slot as Slot);
+            }
+            slot += 1;
+        }
+        slot
+    }
+
+    /// Tells a client that the server ends: with 503 during the handshake, with close code 1001 after it.
+    pub(super) fn leave_client(&mut self, slot: Slot) {
+        match self.connections[slot as usize].phase {
+            Phase::Handshake => {
+                let reason = "This server is shutting down; connect again.";
+                self.refuse(slot, Refused::Draining, &Refusal::new(Status::ServiceUnavailable, reason));
+            }
+            _ => self.begin_closing(slot, true, CloseCode::GOING_AWAY, "the server is shutting down"),
+        }
+    }
+
+    /// Whether clients are being closed because the server ends.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving().is_some()
+    }
+
+    /// Whether the drain time is over, so that new connections are refused without waiting for their request.
+    pub(super) fn is_leaving_at_once(&self) -> bool {
+        self.leaving().is_some_and(|leaving| leaving.end_ms.is_some())
+    }
+
+    fn leaving(&self) -> Option<&Leaving> {
+        self.drain.as_ref()?.leaving.as_ref()
+    }
+
+    /// Time of the next [`Shard::drain_step`], if the server ends.
+    pub(super) fn next_drain_ms(&self) -> Option<u64> {
+        self.drain.as_ref().map(|drain| drain.step_ms)
+    }
+
+    /// Whether the shard may end. It waits for the last connection of all shards, since rooms of their clients may have
+    /// their home here.
+    pub(super) fn is_over(&self) -> bool {
+        let is_empty = || self.backend.has_stopped() && self.shared.admission.count() == 0;
+        let is_late = |end_ms| end_ms <= self.now_ms;
+        self.leaving().is_some_and(|leaving| leaving.end_ms.is_some_and(is_late) || is_empty())
+    }
+}
+
+impl Leaving {
+    /// Returns how many clients must have been told before the next step. The number follows from the time that has
+    /// passed, so a late step catches up.
+    fn due(&self, now_ms: u64) -> usize {
+        let passed_ms = now_ms - self.begin_ms + DRAIN_STEP_MS;
+        let due = (self.clients as u64 * passed_ms).div_ceil((self.last_ms - self.begin_ms).max(1));
+        (due as usize).clamp(self.told, self.clients)
+    }
+}
+
+/// Stops accepting, and plans over which time the clients are closed.
+fn begin_leaving<B: Backend>(
+    backend: &mut Transport<B>,
+    settings: &Settings,
+    connections: usize,
+    now_ms: u64,
+) -> Leaving {
+    backend.stop_accepting();
+    let drain_ms = settings.drain_ms;
+    let a_second = connections as u64 * 1000 / drain_ms.max(DRAIN_STEP_MS);
+    info!(connections, a_second, "closing all connections");
+    Leaving {
+        clients: connections,
+        told: 0,
+        next: 0,
+        begin_ms: now_ms,
+        last_ms: now_ms + drain_ms,
+        end_ms: None,
+    }
+}

@@ -1,0 +1,160 @@
+//! Every reason to pause meets every event.
+
+use super::*;
+
+const REASONS: [Pause; 4] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share];
+const SLOT: Slot = 3;
+const NOBODY: [Slot; 0] = [];
+
+fn bytes(text: &str) -> Next {
+    Next::Handle(Input::Bytes(text.into()))
+}
+
+#[test]
+fn the_backend_is_paused_for_the_first_reason_and_resumed_after_the_last() {
+    for first in REASONS {
+        for second in REASONS.into_iter().filter(|second| *second != first) {
+            let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+            assert!(flow.pause(SLOT, &mut client, first));
+            assert!(!flow.pause(SLOT, &mut client, second), "{second:?} after {first:?}");
+            assert!(flow.lift(&mut client, first));
+            assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait, "{second:?} is left");
+            assert!(!flow.lift(&mut client, first), "it was lifted already");
+            assert!(flow.lift(&mut client, second));
+            assert_eq!(flow.next(SLOT, &mut client, 1), Next::Receive);
+        }
+    }
+}
+
+#[test]
+fn input_of_a_paused_client_is_held_and_comes_back_in_order() {
+    for reason in REASONS {
+        let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+        flow.pause(SLOT, &mut client, reason);
+        for text in ["b", "c"] {
+            assert_eq!(flow.admit(SLOT, &mut client, 1), Admission::Hold, "{reason:?}");
+            flow.hold(SLOT, text.into());
+        }
+        flow.hold_rest(SLOT, "a".into());
+        assert!(flow.hold_end(SLOT));
+        assert_eq!((flow.held(), flow.held_bytes()), (1, 3));
+        flow.lift(&mut client, reason);
+        let handled: Vec<_> = (1..=4).map(|turn| flow.next(SLOT, &mut client, turn)).collect();
+        assert_eq!(handled, [bytes("a"), bytes("b"), bytes("c"), Next::Handle(Input::End)], "{reason:?}");
+        assert_eq!((flow.next(SLOT, &mut client, 5), flow.held()), (Next::Receive, 0));
+    }
+}
+
+#[test]
+fn the_end_of_a_stream_is_held_only_behind_bytes() {
+    let mut flow = Flow::default();
+    assert!(!flow.hold_end(SLOT));
+    assert_eq!(flow.held(), 0);
+}
+
+#[test]
+fn a_client_that_is_paused_again_keeps_the_rest() {
+    for reason in REASONS {
+        let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+        flow.pause(SLOT, &mut client, Pause::Unread);
+        flow.hold(SLOT, "a".into());
+        flow.hold(SLOT, "b".into());
+        flow.lift(&mut client, Pause::Unread);
+        assert_eq!(flow.next(SLOT, &mut client, 1), bytes("a"));
+        assert!(flow.pause(SLOT, &mut client, reason), "none was left");
+        assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait);
+        assert_eq!((flow.held(), flow.held_bytes()), (1, 1));
+        flow.lift(&mut client, reason);
+        assert_eq!(flow.next(SLOT, &mut client, 1), bytes("b"));
+    }
+}
+
+#[test]
+fn each_turn_handles_a_share_of_each_client() {
+    let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+    // The number of a turn is kept in a few bits, so another turn follows each.
+    for turn in [7, 8, 7, 255, 0] {
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::PauseAndHold);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Hold);
+        assert!(flow.has_served());
+        assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
+        assert!(!flow.has_served() && flow.lift(&mut client, Pause::Share));
+    }
+}
+
+#[test]
+fn held_input_counts_for_the_share_of_the_turn_that_handles_it() {
+    let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+    flow.pause(SLOT, &mut client, Pause::Congestion);
+    for text in ["a", "b", "c"] {
+        flow.hold(SLOT, text.into());
+    }
+    flow.lift(&mut client, Pause::Congestion);
+    assert_eq!(flow.next(SLOT, &mut client, 1), bytes("a"));
+    assert_eq!(flow.next(SLOT, &mut client, 1), bytes("b"));
+    assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait);
+    assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
+    flow.lift(&mut client, Pause::Share);
+    assert_eq!(flow.next(SLOT, &mut client, 2), bytes("c"));
+    assert_eq!(flow.next(SLOT, &mut client, 2), Next::Receive);
+}
+
+#[test]
+fn each_reason_is_due_in_its_own_way() {
+    let pace = Pace { messages: 1, bytes: 0 };
+    let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+    assert!(client.charge(pace, 1_000, 5, 0), "four are a burst");
+    let due_ms = 1_000 + client.rate_wait_ms(1_000);
+    flow.pause_for_rate(SLOT, &mut client, 1_000);
+    flow.pause(SLOT, &mut client, Pause::Unread);
+    flow.pause(SLOT, &mut client, Pause::Congestion);
+    flow.pause(SLOT, &mut client, Pause::Congestion);
+    flow.pause(SLOT, &mut client, Pause::Share);
+    assert_eq!(flow.publishers(), 1);
+    assert!(flow.next_due_ms().is_some_and(|next_ms| next_ms >= due_ms));
+    assert_eq!(flow.take_due(Pause::Rate, due_ms - 1), NOBODY);
+    assert_eq!(flow.take_due(Pause::Rate, due_ms + 20), [SLOT]);
+    assert_eq!(client.rate_wait_ms(due_ms), 0);
+    assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
+    assert_eq!(flow.take_due(Pause::Congestion, 0), [SLOT]);
+    assert_eq!(flow.take_due(Pause::Unread, u64::MAX), NOBODY);
+    for reason in REASONS {
+        assert_eq!(flow.take_due(reason, u64::MAX), NOBODY, "{reason:?} was taken");
+        assert!(flow.lift(&mut client, reason), "and is still there");
+    }
+}
+
+#[test]
+fn a_client_that_is_being_closed_does_not_wait_for_its_rate() {
+    let pace = Pace { messages: 1, bytes: 0 };
+    let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+    assert!(client.charge(pace, 1_000, 500, 0));
+    flow.pause_for_rate(SLOT, &mut client, 1_000);
+    flow.begin_closing(SLOT, &mut client, 1_000);
+    assert_eq!(flow.take_due(Pause::Rate, 1_020), [SLOT]);
+    assert_eq!(client.rate_wait_ms(1_020), 0);
+    assert!(!client.charge_closing(1_020, 16 << 20), "as much as was on its way");
+    assert!(client.charge_closing(1_020, 1 << 20));
+    // One that is paused for another reason needs no timer.
+    let mut other = ClientFlow::default();
+    flow.pause(4, &mut other, Pause::Unread);
+    flow.begin_closing(4, &mut other, 1_000);
+    assert_eq!(flow.next_due_ms().filter(|next_ms| *next_ms < 2_000), None);
+}
+
+#[test]
+fn nothing_is_left_of_a_connection_that_is_gone() {
+    for reason in REASONS {
+        let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+        flow.pause(SLOT, &mut client, reason);
+        flow.hold(SLOT, "a".into());
+        flow.forget(SLOT, client);
+        assert_eq!((flow.held(), flow.publishers()), (0, 0), "{reason:?}");
+        // Whoever has the slot next is not paused, even if the slot is still due.
+        for slot in flow.take_due(reason, u64::MAX) {
+            assert!(!flow.lift(&mut ClientFlow::default(), reason), "{slot}");
+        }
+    }
+}

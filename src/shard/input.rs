@@ -1,0 +1,232 @@
+//! Input of clients: received bytes become protocol events, as far as flow control lets them.
+
+use tracing::debug;
+
+use crate::app::{Incoming, Opening};
+use crate::hub::Slot;
+use crate::io::{Backend, Buffer, Close};
+use crate::protocol::{self, CloseCode, Failure, Opcode};
+
+use super::Shard;
+use super::connection::Phase;
+use super::flow::{Admission, Input, Next, Pause};
+use super::life::{NO_CODE, NO_FRAME, close_frame};
+use super::requests::{Upgrade, why};
+
+/// Bytes of unread answers above which a client is not received from.
+const UNREAD_LIMIT: usize = 64 << 10;
+
+impl<B: Backend> Shard<B> {
+    /// Handles a buffer that arrived, or holds a copy of it.
+    pub(super) fn received(&mut self, slot: Slot, mut buffer: Buffer) {
+        self.heard(slot);
+        let bytes = buffer.bytes_mut();
+        self.stats.bytes_in.add(bytes.len() as u64);
+        self.journal.received(slot, bytes.len());
+        let connection = &mut self.connections[slot as usize];
+        let is_closing = matches!(connection.phase, Phase::Closing | Phase::Ending | Phase::Lingering);
+        if is_closing && connection.flow.charge_closing(self.now_ms, bytes.len()) {
+            self.backend.recycle(buffer);
+            return self.close(slot, Close::Reset);
+        }
+        match self.flow.admit(slot, &mut connection.flow, self.stats.turns.get() as u8) {
+            Admission::Handle => {
+                self.take_in(slot, bytes);
+                self.pause_if_unread(slot);
+            }
+            Admission::Hold => self.flow.hold(slot, bytes.to_vec()),
+            Admission::PauseAndHold => {
+                self.flow.hold(slot, bytes.to_vec());
+                self.backend.pause(slot);
+            }
+        }
+        self.backend.recycle(buffer);
+    }
+
+    /// Handles the end of the client's direction of the stream.
+    pub(super) fn ended(&mut self, slot: Slot) {
+        if self.flow.hold_end(slot) {
+            return;
+        }
+        self.count_end(slot, NO_FRAME);
+        let connection = &mut self.connections[slot as usize];
+        connection.ended = true;
+        match connection.phase {
+            // The client may have sent its last message and still be reading, so pending messages are sent.
+            Phase::Open => self.end(slot, true, &[]),
+            Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => self.set_phase(slot, Phase::Ending),
+            Phase::Free | Phase::Gone => {}
+            _ => self.close(slot, Close::Graceful),
+        }
+    }
+
+    /// Lifts a reason to pause. If it was the last one, handles what is held and then receives again.
+    pub(super) fn resume(&mut self, slot: Slot, reason: Pause) {
+        if !self.flow.lift(&mut self.connections[slot as usize].flow, reason) {
+            return;
+        }
+        loop {
+            let turn = self.stats.turns.get() as u8;
+            match self.flow.next(slot, &mut self.connections[slot as usize].flow, turn) {
+                Next::Handle(Input::Bytes(mut bytes)) => {
+                    self.take_in(slot, &mut bytes);
+                    self.pause_if_unread(slot);
+                }
+                Next::Handle(Input::End) => return self.ended(slot),
+                Next::Wait => return,
+                Next::Receive => return self.backend.resume(slot),
+            }
+        }
+    }
+
+    /// Resumes clients that had their share of the last turn.
+    pub(super) fn resume_served(&mut self) {
+        for slot in self.flow.take_due(Pause::Share, self.now_ms) {
+            self.resume(slot, Pause::Share);
+        }
+    }
+
+    /// Resumes publishers when their messages can be passed on again. The input that was held leads to mail, so this comes
+    /// before mail is posted.
+    pub(super) fn resume_publishers(&mut self) {
+        if self.may_resume_publishers() {
+            for slot in self.flow.take_due(Pause::Congestion, self.now_ms) {
+                self.resume(slot, Pause::Congestion);
+            }
+        }
+    }
+
+    /// Resumes clients that are within their rates again, or are being closed.
+    pub(super) fn resume_rate_limited(&mut self) {
+        for slot in self.flow.take_due(Pause::Rate, self.now_ms) {
+            let connection = &self.connections[slot as usize];
+            // The timer may be of the former connection of this slot; then the one of this connection follows.
+            if connection.phase != Phase::Open || connection.flow.rate_wait_ms(self.now_ms) == 0 {
+                self.resume(slot, Pause::Rate);
+            }
+        }
+    }
+
+    /// Pauses a client that publishes more than can be passed on.
+    pub(super) fn pause_publisher(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.flow.is_paused(Pause::Congestion) {
+            return;
+        }
+        self.stats.publisher_pauses.add(1);
+        if self.flow.pause(slot, &mut connection.flow, Pause::Congestion) {
+            self.backend.pause(slot);
+        }
+    }
+
+    /// Pauses an open client that is over a rate. One that is being closed is not paused, since its close frame is awaited.
+    fn pause_for_rate(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.phase != Phase::Open || connection.flow.is_paused(Pause::Rate) {
+            return;
+        }
+        self.stats.throttled.add(1);
+        if self.flow.pause_for_rate(slot, &mut connection.flow, self.now_ms) {
+            self.backend.pause(slot);
+        }
+    }
+
+    /// Pauses an open client that does not read its answers.
+    fn pause_if_unread(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        let is_unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
+        if is_unread && self.flow.pause(slot, &mut connection.flow, Pause::Unread) {
+            self.backend.pause(slot);
+        }
+    }
+
+    /// Handles bytes of a client until it is over a rate; the rest is held.
+    fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
+        let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
+        let mut reader = std::mem::take(&mut self.reader);
+        let mut is_over = false;
+        loop {
+            let before = input.len();
+            let Some(event) = protocol.next(&mut input, &mut reader) else {
+                // A fragment is no event, but its bytes count.
+                is_over |= self.charge(slot, 0, before);
+                break;
+            };
+            is_over |= self.charge(slot, 1, before - input.len());
+            match event {
+                protocol::Event::Request(request) => match self.answer(slot, &request) {
+                    Some(upgrade) => {
+                        protocol.upgrade(upgrade.agreement);
+                        let Upgrade { room, query, claims, .. } = &upgrade;
+                        let opening = Opening { room, query: query.as_deref(), claims: claims.as_ref() };
+                        self.opened(slot, opening);
+                    }
+                    None => protocol.discard(),
+                },
+                protocol::Event::Refused(refusal) => self.refused(slot, &refusal),
+                protocol::Event::Message { kind, payload } => {
+                    self.message(slot, Incoming { kind, payload });
+                }
+                protocol::Event::Ping(payload) if self.is_open(slot) => {
+                    self.send_control(slot, Opcode::Pong, payload);
+                }
+                protocol::Event::Ping(_) | protocol::Event::Pong(_) => {}
+                protocol::Event::Close(frame) => {
+                    let code = frame.map_or(CloseCode::NORMAL, |frame| frame.code);
+                    self.closed_by_client(slot, code, frame.is_some());
+                }
+                protocol::Event::Failed(failure) => self.failed(slot, &failure),
+            }
+            if is_over && !input.is_empty() && self.is_open(slot) {
+                self.flow.hold_rest(slot, input.to_vec());
+                break;
+            }
+        }
+        self.connections[slot as usize].protocol = protocol;
+        self.reader = reader;
+        if is_over {
+            self.pause_for_rate(slot);
+        }
+    }
+
+    /// Charges an open client for what it sent. Returns true when it is over a rate.
+    fn charge(&mut self, slot: Slot, messages: u32, bytes: usize) -> bool {
+        let (pace, now_ms) = (self.settings.pace, self.now_ms);
+        let connection = &mut self.connections[slot as usize];
+        pace.is_limited()
+            && connection.phase == Phase::Open
+            && connection.flow.charge(pace, now_ms, messages, bytes)
+    }
+
+    /// Refuses a malformed request, unless the connection is being refused already.
+    fn refused(&mut self, slot: Slot, refusal: &protocol::Refusal) {
+        if self.connections[slot as usize].phase == Phase::Handshake {
+            self.refuse(slot, why(refusal.status), refusal);
+        }
+    }
+
+    /// Closes a client that broke the protocol, with the code of the rule.
+    fn failed(&mut self, slot: Slot, failure: &Failure) {
+        debug!(slot, code = failure.code.0, reason = failure.reason, "client broke the protocol");
+        self.stats.failed.add(1);
+        self.count_end(slot, failure.code.0);
+        if self.is_open(slot) {
+            let frame = close_frame(failure.code, failure.reason);
+            self.end(slot, true, &frame);
+        } else {
+            self.finish_closing(slot);
+        }
+    }
+
+    /// Handles the client's close frame: answers it, unless it answers ours (RFC 6455 §5.5.1).
+    fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
+        self.connections[slot as usize].ended = true;
+        self.count_end(slot, if has_code { code.0 } else { NO_CODE });
+        if self.is_open(slot) {
+            let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };
+            self.end(slot, true, &frame);
+        } else {
+            self.finish_closing(slot);
+        }
+    }
+}

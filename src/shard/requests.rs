@@ -1,0 +1,158 @@
+//! Answers to requests: the upgrade to a WebSocket, the chat page, or an error.
+
+use crate::app::Claims;
+use crate::config::Compression;
+use crate::hub::Slot;
+use crate::io::Backend;
+use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
+use crate::protocol::response::switching_protocols;
+use crate::protocol::{Refusal, Request, Status};
+use crate::stats::Refused;
+
+use super::Shard;
+use super::admission::Excess;
+use super::connection::Phase;
+use super::http::{self, Route};
+
+/// Longest time, in milliseconds, that a connection over a limit may take to read its answer.
+const EXCESS_MS: u64 = 1_000;
+
+/// A WebSocket that is about to open.
+pub(super) struct Upgrade {
+    pub(super) room: String,
+    /// Query of the request.
+    pub(super) query: Option<String>,
+    /// Compression agreed with the client.
+    pub(super) agreement: Option<Agreement>,
+    /// Claims of the client's token, if tokens are required.
+    pub(super) claims: Option<Claims>,
+}
+
+impl<B: Backend> Shard<B> {
+    /// Answers a request. Returns the WebSocket that it opens, if it opens one.
+    pub(super) fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<Upgrade> {
+        if self.connections[slot as usize].phase == Phase::Handshake {
+            self.find_client(slot, request);
+        }
+        if self.connections[slot as usize].phase != Phase::Handshake {
+            return None;
+        }
+        self.journal.asked(slot, request.path);
+        match Route::of(request, self.settings.has_page, &self.settings.origins) {
+            Route::Open(key, room) => {
+                let claims = match self.claims(slot, request, &room) {
+                    Ok(claims) => claims,
+                    Err((why, refusal)) => {
+                        self.refuse(slot, why, &refusal);
+                        return None;
+                    }
+                };
+                self.journal.answered(slot, 101);
+                let agreement = self.agree(slot, request);
+                let mut response = Vec::new();
+                switching_protocols(&key, agreement.as_ref(), &mut response);
+                self.hub.send_response(slot, &response);
+                let query = request.query.map(str::to_owned);
+                Some(Upgrade { room, query, agreement, claims })
+            }
+            Route::Page { head_only } => {
+                self.journal.answered(slot, Status::Ok.code());
+                self.end(slot, true, http::page(head_only));
+                None
+            }
+            Route::Refuse(refusal) => {
+                self.refuse(slot, why(refusal.status), &refusal);
+                None
+            }
+        }
+    }
+
+    /// Answers a request with an error, and ends the connection.
+    pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
+        let peer = self.connections[slot as usize].peer;
+        self.journal.refused(slot, why, refusal, peer, self.now_ms);
+        self.stats.refused[why as usize].add(1);
+        let mut response = Vec::new();
+        refusal.respond(&mut response);
+        self.end(slot, true, &response);
+    }
+
+    /// Refuses a connection that is over a limit. `head_only`: its request was a HEAD request.
+    pub(super) fn turn_away(&mut self, slot: Slot, excess: Excess, head_only: bool) {
+        let (why, refusal) = excess_refusal(excess);
+        self.refuse(slot, why, &Refusal { head_only, ..refusal });
+        self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
+    }
+
+    /// Checks the token of a client, if tokens are required, and notes when it expires.
+    fn claims(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        room: &str,
+    ) -> Result<Option<Claims>, (Refused, Refusal)> {
+        let Some(verifier) = &self.settings.verifier else { return Ok(None) };
+        let (claims, left) = http::claims(request, room, verifier)?;
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.expiries.insert(slot, self.now_ms.saturating_add(left_ms));
+        Ok(Some(claims))
+    }
+
+    /// Agrees with a client on compression, and sets up how the hub encodes its messages.
+    fn agree(&mut self, slot: Slot, request: &Request<'_>) -> Option<Agreement> {
+        let is_dedicated = match self.settings.compression {
+            Compression::Off => return None,
+            Compression::Shared => false,
+            Compression::Dedicated => true,
+        };
+        let context_memory = self.settings.context_memory.saturating_sub(self.stats.context_bytes() as usize);
+        let terms = Terms { server_takeover: is_dedicated, context_memory };
+        let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
+        let connection = &mut self.connections[slot as usize];
+        connection.set_context_memory(agreement.context_memory());
+        self.stats.context_bytes_reserved.add(connection.context_memory() as u64);
+        match agreement.server_bits() {
+            _ if is_dedicated => {
+                self.hub.compress_dedicated(slot, agreement.own_bits(), agreement.server_takeover);
+            }
+            MAX_WINDOW_BITS => self.hub.compress(slot),
+            // Shared frames need the largest window, so a client with a smaller one is sent plain messages.
+            _ => {}
+        }
+        Some(agreement)
+    }
+}
+
+/// Returns the reason that a malformed or unanswerable request is counted under.
+pub(super) fn why(status: Status) -> Refused {
+    match status {
+        Status::Forbidden => Refused::Origin,
+        Status::NotFound => Refused::NotFound,
+        Status::MethodNotAllowed => Refused::Method,
+        Status::UpgradeRequired => Refused::Upgrade,
+        Status::ContentTooLarge | Status::UriTooLong | Status::HeaderFieldsTooLarge => Refused::TooLarge,
+        _ => Refused::Malformed,
+    }
+}
+
+/// Returns the answer to a connection over a limit.
+fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
+    let (why, status, reason) = match excess {
+        Excess::Server => (
+            Refused::Connections,
+            Status::ServiceUnavailable,
+            "This server has reached its connection limit; try again later.",
+        ),
+        Excess::Handshakes => (
+            Refused::Handshakes,
+            Status::ServiceUnavailable,
+            "Too many connections have not sent their request yet; try again later.",
+        ),
+        Excess::Address => (
+            Refused::Address,
+            Status::TooManyRequests,
+            "Your address has reached its connection limit; close a connection first.",
+        ),
+    };
+    (why, Refusal::new(status, reason))
+}
