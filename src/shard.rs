@@ -5,6 +5,7 @@
 
 pub(crate) mod admission;
 mod app_calls;
+mod clock;
 mod connection;
 mod drain;
 mod events;
@@ -30,6 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::app::App;
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
@@ -39,6 +42,7 @@ use crate::timers::Timers;
 use crate::transport::{Events, Transport};
 
 use admission::Admission;
+use clock::Clock;
 use connection::{Connection, Phase};
 use flow::Flow;
 use journal::Journal;
@@ -52,6 +56,8 @@ pub(crate) use settings::{Settings, SettingsUpdate, ShardId, hub_options};
 const BUSY_DIVISOR: usize = 4;
 /// Interval, in milliseconds, at which a full mailbox is tried again if its owner does not say that it has room.
 const STUCK_RETRY_MS: u64 = 10;
+/// Length, in milliseconds, from which a pause of the process is logged.
+const PAUSE_LOG_MS: u64 = 1_000;
 
 /// State that all shards of a server share.
 #[derive(Debug)]
@@ -134,6 +140,10 @@ pub(crate) struct Shard<B> {
     journal: Journal,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
+    clock: Clock,
+    /// Longest wait that the backend was asked for in this turn.
+    timeout: Option<Duration>,
+    /// Time of the turn on the shard's clock. All deadlines are in this time.
     now_ms: u64,
 }
 
@@ -147,6 +157,8 @@ impl<B: Backend> Shard<B> {
             settings,
             applied_version: 0,
             waker: backend.waker(),
+            clock: Clock::new(backend.now_ms()),
+            timeout: None,
             now_ms: backend.now_ms(),
             backend,
             hub,
@@ -193,7 +205,7 @@ impl<B: Backend> Shard<B> {
     /// Does the work of a turn after the wait. The order of the steps matters.
     pub(crate) fn work(&mut self, events: &mut Events) {
         // The time and the settings come first, so that all that follows is judged by the current ones.
-        self.now_ms = self.backend.now_ms();
+        self.tell_time(events.len());
         self.hub.tick(self.now_ms);
         self.count_turn();
         self.apply_update();
@@ -206,9 +218,12 @@ impl<B: Backend> Shard<B> {
         // After the input, so that requests to this shard itself are ordered in the turn in which they came.
         self.take_mail();
         self.resume_rate_limited();
-        // After all input, so that a client that answered in time is heard before its deadline is judged.
-        self.fire_timers();
-        self.drain_step();
+        // After all input, so that a client that answered in time is heard before its deadline is judged. After a pause of
+        // the process that takes more than one turn.
+        if self.clock.may_judge() {
+            self.fire_timers();
+            self.drain_step();
+        }
         self.journal.tick(self.now_ms);
         // Last, so that the messages and answers of all steps above leave together, with one system call in the next turn.
         self.send();
@@ -216,9 +231,32 @@ impl<B: Backend> Shard<B> {
         self.measure_turn();
     }
 
+    /// Sets the time of the turn. After a pause of the process the shard's clock is behind the backend's.
+    fn tell_time(&mut self, events: usize) {
+        let paused_ms = self.clock.begin_turn(self.backend.now_ms(), self.timeout, events, self.live);
+        self.now_ms = self.clock.now_ms();
+        if paused_ms >= PAUSE_LOG_MS {
+            let worker = self.settings.id.index + 1;
+            warn!(
+                worker,
+                seconds = paused_ms as f64 / 1e3,
+                "the worker was paused for a while; all its deadlines move by that time. Was the process or its machine \
+                 stopped, or does a handler block?"
+            );
+        }
+        if paused_ms > 0 {
+            self.move_expiries(paused_ms);
+        }
+    }
+
     /// Returns how long the backend may wait. If it may wait at all, the waker is prepared, so that mail ends the wait.
     pub(crate) fn timeout(&mut self) -> Option<Duration> {
-        if self.has_work() {
+        self.timeout = self.next_wait();
+        self.timeout
+    }
+
+    fn next_wait(&mut self) -> Option<Duration> {
+        if self.has_work() || !self.clock.may_judge() {
             return Some(Duration::ZERO);
         }
         self.waker.prepare();

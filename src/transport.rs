@@ -78,6 +78,11 @@ pub(crate) struct Events {
 }
 
 impl Events {
+    /// Number of events.
+    pub(crate) fn len(&self) -> usize {
+        self.reported.len() + self.layered.len()
+    }
+
     /// Removes all events, in their order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Event> {
         self.reported.drain(..).map(Event::Io).chain(self.layered.drain(..))

@@ -16,6 +16,8 @@ use super::{Settings, Shard};
 
 /// Interval between two batches of clients that are closed.
 const DRAIN_STEP_MS: u64 = 50;
+/// Longest time for which input is handled before the drain begins, if clients never stop sending.
+const INPUT_FIRST_MS: u64 = 500;
 
 /// The state of a shard that was told to end.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ impl<B: Backend> Shard<B> {
         if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
             let step_ms = self.now_ms + self.settings.drain_delay_ms;
             self.drain = Some(Drain { step_ms, leaving: None });
+            // Input that has come before is handled before anybody is told that the server ends.
+            return self.clock.look_for_input(INPUT_FIRST_MS, self.live);
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
         let leaving = drain
@@ -123,7 +127,7 @@ impl<B: Backend> Shard<B> {
     /// their home here.
     pub(super) fn is_over(&self) -> bool {
         let is_empty = || self.backend.has_stopped() && self.shared.admission.count() == 0;
-        let is_late = |end_ms| end_ms <= self.now_ms;
+        let is_late = |end_ms| end_ms <= self.now_ms && self.clock.may_judge();
         self.leaving().is_some_and(|leaving| leaving.end_ms.is_some_and(is_late) || is_empty())
     }
 }

@@ -148,6 +148,22 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Brings the expiry of tokens forward by the length of a pause. They expire whatever the server did, while the shard's
+    /// clock stood still.
+    pub(super) fn move_expiries(&mut self, paused_ms: u64) {
+        for (slot, expiry_ms) in &mut self.expiries {
+            *expiry_ms = expiry_ms.saturating_sub(paused_ms);
+            let connection = &mut self.connections[*slot as usize];
+            if connection.phase == Phase::Open && *expiry_ms < connection.deadline_ms {
+                connection.deadline_ms = *expiry_ms;
+                if *expiry_ms < connection.timer_ms {
+                    connection.timer_ms = *expiry_ms;
+                    self.timers.set(*expiry_ms, *slot);
+                }
+            }
+        }
+    }
+
     /// Handles the deadlines that have passed.
     pub(super) fn fire_timers(&mut self) {
         while let Some(slots) = self.timers.expired(self.now_ms) {

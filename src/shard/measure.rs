@@ -32,7 +32,7 @@ impl<B: Backend> Shard<B> {
     /// Counts a turn, and notes when it began.
     pub(super) fn count_turn(&self) {
         self.stats.turns.add(1);
-        self.stats.turned_ms.set(self.now_ms);
+        self.stats.turned_ms.set(self.backend.now_ms());
     }
 
     /// Ends a turn: records its duration, and answers a survey if there is one.

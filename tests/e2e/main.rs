@@ -22,6 +22,7 @@ mod limits;
 mod logs;
 mod origins;
 mod panics;
+mod pauses;
 mod process;
 mod proxies;
 mod rates;

@@ -1,0 +1,251 @@
+//! The time of a shard, and when it may judge deadlines.
+//!
+//! A process may be paused: by SIGSTOP, by a debugger, with its virtual machine, or by a handler that blocks. When it
+//! continues, many deadlines have passed, and the input that would have met them lies unread in the sockets. Two rules keep
+//! such a pause from closing clients that did nothing wrong:
+//!
+//! 1. **Input first.** A deadline is judged only after the sockets were looked at again since it passed. Where that look
+//!    reports nothing, it is enough: the wait was not interrupted. Otherwise, and after a turn that began late, the shard
+//!    looks until nothing is reported. It does so for no more turns than it takes to read from each client, so a flood
+//!    cannot keep deadlines from being judged.
+//! 2. **A pause does not count.** The clock stands still while the shard is away, and so all deadlines move. A client that
+//!    had two seconds left to finish a handshake, or to take its last bytes, still has them.
+
+use std::time::Duration;
+
+/// A turn that begins this much later than it should follows a pause: more may lie in the sockets than one look reports.
+const LATE_MS: u64 = 20;
+/// A turn that begins this much later than it should follows a pause that does not count as time.
+const AWAY_MS: u64 = 500;
+/// Looks in a row that must report nothing. A backend may need two to report what lies in a socket.
+const QUIET_LOOKS: u32 = 3;
+/// Clients whose input one look reports at least, if so many have sent something.
+const CLIENTS_A_LOOK: usize = 16;
+/// Longest time, in milliseconds, for which deadlines are not judged because of one pause.
+const MAX_SEARCH_MS: u64 = 5_000;
+
+/// The clock of a shard.
+#[derive(Debug)]
+pub(super) struct Clock {
+    /// Time of the backend at the beginning of the turn, in milliseconds.
+    backend_ms: u64,
+    /// Sum of all pauses that do not count, in milliseconds.
+    away_ms: u64,
+    /// Whether the last turn followed such a pause. Two in a row are slow turns, which count, or time would stand still.
+    was_away: bool,
+    /// The search for input that deadlines wait for.
+    search: Option<Search>,
+}
+
+/// A search for input that came before a deadline passed.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    /// Looks in a row that must still report nothing.
+    quiet: u32,
+    /// Looks after which the search ends in any case.
+    left: usize,
+    /// Time at which the search ends in any case, in milliseconds of the backend's clock.
+    end_ms: u64,
+}
+
+impl Clock {
+    pub(super) fn new(backend_ms: u64) -> Self {
+        Self { backend_ms, away_ms: 0, was_away: false, search: None }
+    }
+
+    /// Begins a turn at `backend_ms`, after a wait for at most `timeout` that reported `events`. Returns the length of the pause
+    /// before it that does not count, in milliseconds. Mostly this is 0.
+    pub(super) fn begin_turn(
+        &mut self,
+        backend_ms: u64,
+        timeout: Option<Duration>,
+        events: usize,
+        clients: usize,
+    ) -> u64 {
+        let since_ms = backend_ms - self.backend_ms;
+        self.backend_ms = backend_ms;
+        let has_ended = self.count_look(events > 0);
+        // Without a timeout there is no deadline.
+        let timeout_ms = timeout.map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
+        let Some(late_ms) = since_ms.checked_sub(timeout_ms) else {
+            self.was_away = false;
+            return 0;
+        };
+        self.was_away = late_ms > AWAY_MS && !self.was_away;
+        if self.was_away {
+            self.look_for_input(since_ms, clients);
+            // The pause may have begun at any time during the wait, so none of the wait counts.
+            self.away_ms += since_ms;
+            return since_ms;
+        }
+        // When every turn is late, deadlines are judged in every other one at least.
+        if self.search.is_none() && !has_ended {
+            if late_ms > LATE_MS {
+                self.look_for_input(since_ms, clients);
+            } else if timeout_ms > 0 && (events == 0 || events >= CLIENTS_A_LOOK) {
+                self.look_once_more(since_ms, clients);
+            }
+        }
+        0
+    }
+
+    /// Lets deadlines wait for input of `clients` clients, which may have come in the last `since_ms` milliseconds.
+    pub(super) fn look_for_input(&mut self, since_ms: u64, clients: usize) {
+        let left = QUIET_LOOKS as usize + clients / CLIENTS_A_LOOK;
+        let end_ms = self.backend_ms + since_ms.min(MAX_SEARCH_MS);
+        self.search = Some(Search { quiet: QUIET_LOOKS, left, end_ms });
+    }
+
+    /// Lets deadlines wait for one more look. If that reports something, there may be more.
+    fn look_once_more(&mut self, since_ms: u64, clients: usize) {
+        self.look_for_input(since_ms, clients);
+        if let Some(search) = &mut self.search {
+            search.quiet = 1;
+        }
+    }
+
+    /// Counts the look of this turn. Returns whether it ended the search.
+    fn count_look(&mut self, reported: bool) -> bool {
+        let Some(search) = &mut self.search else { return false };
+        search.left -= 1;
+        search.quiet = if reported { QUIET_LOOKS } else { search.quiet - 1 };
+        let has_ended = search.left == 0 || search.quiet == 0 || search.end_ms <= self.backend_ms;
+        if has_ended {
+            self.search = None;
+        }
+        has_ended
+    }
+
+    /// The time that all deadlines of the shard are in, in milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.backend_ms - self.away_ms
+    }
+
+    /// Whether deadlines may be judged in this turn. If not, the next turn must begin without waiting.
+    pub(super) fn may_judge(&self) -> bool {
+        self.search.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: usize = 0;
+    const EVENTS: usize = 3;
+
+    /// Waits `timeout_ms` for events, which takes `took_ms`.
+    fn turn(clock: &mut Clock, timeout_ms: u64, took_ms: u64, events: usize) -> u64 {
+        let timeout = Some(Duration::from_millis(timeout_ms));
+        clock.begin_turn(clock.backend_ms + took_ms, timeout, events, 100)
+    }
+
+    fn clock() -> Clock {
+        Clock::new(1_000_000)
+    }
+
+    #[test]
+    fn a_wait_that_ends_early_judges_at_once() {
+        for events in [NOTHING, EVENTS] {
+            let mut clock = clock();
+            assert_eq!(turn(&mut clock, 500, 499, events), 0);
+            assert!(clock.may_judge());
+            assert_eq!(clock.begin_turn(clock.backend_ms + 9_999_999, None, events, 1), 0);
+            assert!(clock.may_judge(), "there is no deadline");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_reported_nothing_is_followed_by_one_more_look() {
+        let mut clock = clock();
+        turn(&mut clock, 500, 501, NOTHING);
+        assert!(!clock.may_judge(), "it may have been interrupted");
+        turn(&mut clock, 0, 0, NOTHING);
+        assert!(clock.may_judge());
+        turn(&mut clock, 500, 501, EVENTS);
+        assert!(clock.may_judge(), "a look that reports few events reports all");
+        // A busy shard waits for nothing, and so looks in every turn.
+        for events in [NOTHING, EVENTS, 1_000] {
+            turn(&mut clock, 0, 2, events);
+            assert!(clock.may_judge());
+        }
+    }
+
+    #[test]
+    fn an_interrupted_wait_that_just_passed_a_deadline_is_followed_by_looks_until_nothing_is_left() {
+        for first in [NOTHING, 1_000] {
+            let mut clock = clock();
+            turn(&mut clock, 500, 501, first);
+            for events in [EVENTS, EVENTS, NOTHING, NOTHING] {
+                assert!(!clock.may_judge());
+                turn(&mut clock, 0, 1, events);
+            }
+            assert!(!clock.may_judge());
+            turn(&mut clock, 0, 1, NOTHING);
+            assert!(clock.may_judge());
+        }
+    }
+
+    #[test]
+    fn after_a_pause_deadlines_wait_until_nothing_is_reported() {
+        let mut clock = clock();
+        turn(&mut clock, 10, 100, NOTHING);
+        for events in [EVENTS, NOTHING, NOTHING, EVENTS, NOTHING, NOTHING] {
+            assert!(!clock.may_judge());
+            turn(&mut clock, 0, 1, events);
+        }
+        assert!(!clock.may_judge());
+        turn(&mut clock, 0, 1, NOTHING);
+        assert!(clock.may_judge());
+    }
+
+    #[test]
+    fn a_flood_keeps_deadlines_waiting_for_a_bounded_number_of_looks() {
+        let mut clock = clock();
+        turn(&mut clock, 10, 9_000, NOTHING);
+        let looks = std::iter::from_fn(|| {
+            let waits = !clock.may_judge();
+            turn(&mut clock, 0, 1, EVENTS);
+            waits.then_some(())
+        });
+        assert_eq!(looks.count(), 3 + 100 / CLIENTS_A_LOOK);
+    }
+
+    #[test]
+    fn looks_that_take_long_keep_deadlines_waiting_for_as_long_as_the_pause_at_most() {
+        let mut clock = clock();
+        turn(&mut clock, 0, 45, EVENTS);
+        for _ in 0..2 {
+            assert!(!clock.may_judge());
+            turn(&mut clock, 0, 19, EVENTS);
+        }
+        assert!(!clock.may_judge());
+        turn(&mut clock, 0, 19, EVENTS);
+        assert!(clock.may_judge());
+    }
+
+    #[test]
+    fn a_long_pause_does_not_count_as_time() {
+        let mut clock = clock();
+        let before_ms = clock.now_ms();
+        assert_eq!(turn(&mut clock, 2_000, 62_000, NOTHING), 62_000);
+        assert_eq!(clock.now_ms(), before_ms);
+        assert_eq!(turn(&mut clock, 0, 3, EVENTS), 0);
+        assert_eq!(clock.now_ms(), before_ms + 3);
+        assert_eq!(turn(&mut clock, 0, 5_000, EVENTS), 5_000, "a handler blocked");
+        assert_eq!(clock.now_ms(), before_ms + 3);
+    }
+
+    #[test]
+    fn time_goes_on_even_when_every_turn_is_slow() {
+        let mut clock = clock();
+        let before_ms = clock.now_ms();
+        let mut judged = 0;
+        for _ in 0..100 {
+            turn(&mut clock, 0, 1_500, EVENTS);
+            judged += u32::from(clock.may_judge());
+        }
+        assert_eq!(clock.now_ms(), before_ms + 75_000);
+        assert!(judged >= 10, "{judged}");
+    }
+}
