@@ -1,4 +1,4 @@
-//! Pages that a browser gets, under a policy that lets nothing run or load but what the page holds itself.
+//! HTML pages, sent with a content security policy that allows only the page's own script and style.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::protocol::Status;
 use crate::protocol::response::respond;
 
-/// The response with a page that has one inline script and one inline style; without its body for HEAD.
+/// Returns the response with a page that has exactly one inline script and one inline style. `head_only` leaves the body out.
 pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; \
@@ -26,7 +26,7 @@ pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
     response
 }
 
-/// The hash by which a policy allows the page's one inline element of this name. CSP 3 §6.7.2.3
+/// Returns the hash that allows the page's inline element of this name in a policy (CSP 3 §6.7.2.3).
 fn source_hash(page: &str, element: &str) -> String {
     let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has one such element");
     let (content, _) = rest.split_once(&format!("</{element}>")).expect("it ends");

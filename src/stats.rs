@@ -1,4 +1,4 @@
-//! Counters. Each shard owns its own, so that counting costs no more than an addition.
+//! Counters, gauges and histograms. Each shard has its own, so that counting costs no more than an addition.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,36 +13,35 @@ impl Counter {
         self.set(self.get() + count);
     }
 
-    /// Takes `count` away, for what comes and goes. Only the owner calls this.
+    /// Subtracts `count`, for numbers that go up and down. Only the owner calls this.
     pub fn take(&self, count: u64) {
         self.set(self.get() - count);
     }
 
-    /// Makes it `value`. Only the owner calls this.
+    /// Sets the value. Only the owner calls this.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The value so far.
+    /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Durations by magnitude: two buckets to each power of two, so that a quantile is known to a third at worst.
+/// A histogram of durations with two buckets for each power of two, so that a quantile is off by a third at worst.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [Counter; Histogram::BUCKETS],
     sum_ns: Counter,
 }
 
-/// What a histogram held at one moment.
+/// The content of a histogram at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// Upper bounds, in seconds, and how many durations lie below each and above the one before. The last bound is
-    /// infinite.
+    /// The upper bound of each bucket, in seconds, and the number of durations in it. The last bound is infinite.
     pub buckets: Vec<(f64, u64)>,
-    /// Seconds of all durations together.
+    /// Sum of all durations, in seconds.
     pub sum: f64,
 }
 
@@ -59,7 +58,7 @@ impl Histogram {
         self.sum_ns.add(ns);
     }
 
-    /// What was counted so far.
+    /// Returns the current content.
     pub fn distribution(&self) -> Distribution {
         let count_of = |(index, bucket): (usize, &Counter)| (Self::bound(index), bucket.get());
         Distribution {
@@ -68,7 +67,7 @@ impl Histogram {
         }
     }
 
-    /// Bounds belong to the bucket that they end.
+    /// Returns the bucket of a duration. An upper bound belongs to its bucket.
     fn index(ns: u64) -> usize {
         let below = ns.saturating_sub(1);
         if below < 1 << Self::FIRST_BITS {
@@ -79,7 +78,7 @@ impl Histogram {
         (1 + 2 * (bits - Self::FIRST_BITS) as usize + half as usize).min(Self::BUCKETS - 1)
     }
 
-    /// Where a bucket ends, in seconds.
+    /// Returns the upper bound of a bucket, in seconds.
     fn bound(index: usize) -> f64 {
         if index == Self::BUCKETS - 1 {
             return f64::INFINITY;
@@ -96,7 +95,7 @@ impl Default for Histogram {
     }
 }
 
-/// Asks a shard to write down what it does not count as it goes, and shows whether it still turns.
+/// Asks a shard to update its gauges, and shows whether the shard still runs.
 #[derive(Debug, Default)]
 pub struct Survey {
     asked: AtomicU64,
@@ -104,38 +103,38 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Asks, from any thread; the shard is then to be woken. Returns what [`Survey::is_answered`] wants to know.
+    /// Asks a question, from any thread, and returns its number. The caller must wake the shard.
     pub fn ask(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Whether the shard has answered this question or a later one.
+    /// Whether the shard has answered the question with this number, or a later one.
     pub fn is_answered(&self, question: u64) -> bool {
         self.answered.load(Ordering::Acquire) >= question
     }
 
-    /// The question to answer, if there is one.
+    /// Returns the number of the question to answer, if there is one.
     pub(crate) fn question(&self) -> Option<u64> {
         let asked = self.asked.load(Ordering::Relaxed);
         (asked != self.answered.load(Ordering::Relaxed)).then_some(asked)
     }
 
-    /// What was asked for is written down.
+    /// Answers the question with this number, and all before it.
     pub(crate) fn answer(&self, question: u64) {
         self.answered.store(question, Ordering::Release);
     }
 }
 
-/// A counter as monitoring knows it.
+/// A counter as it appears in the metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exposed {
-    /// Without the prefix and the suffix that all have.
+    /// Name, without the prefix and the suffix that all metrics have.
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     pub(crate) read: fn(&Stats) -> u64,
 }
 
-/// Counters of one name, told apart by a label.
+/// Counters that share a name and differ in the value of a label.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExposedFamily {
     pub(crate) name: &'static str,
@@ -145,7 +144,7 @@ pub(crate) struct ExposedFamily {
     pub(crate) read: fn(&Stats, usize) -> u64,
 }
 
-/// Defines a label: a fixed set of values, each with its text.
+/// Defines a label with a fixed set of values, each with its text.
 macro_rules! label {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $about:literal])* $variant:ident = $text:literal,)* }) => {
         $(#[doc = $doc])*
@@ -155,13 +154,14 @@ macro_rules! label {
         }
 
         impl $name {
-            /// The texts of all values, in their order.
+            /// The texts of all values, in the order of the variants.
             pub const TEXTS: &[&str] = &[$($text),*];
         }
     };
 }
 
-/// Defines the counters of a shard: name of the field, and name outside. Their texts are what monitoring says.
+/// Defines the counters of a shard: the name of the field, and the name in the metrics. Their doc comments are the help
+/// texts of the metrics.
 macro_rules! stats {
     (
         counters { $($(#[doc = $doc:literal])* $name:ident = $outside:literal,)* }
@@ -169,7 +169,7 @@ macro_rules! stats {
         internal { $($(#[doc = $note:literal])* $hidden:ident,)* }
         gauges { $($(#[doc = $text:literal])* $gauge:ident = $shown:literal,)* }
     ) => {
-        /// What one shard has counted. Two of them share no line of the processors' caches.
+        /// The counters of one shard, aligned so that those of two shards share no cache line.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct Stats {
@@ -177,15 +177,15 @@ macro_rules! stats {
             $($(#[doc = $about])* pub $family: [Counter; $type::TEXTS.len()],)*
             $($(#[doc = $note])* pub $hidden: Counter,)*
             $($(#[doc = $text])* pub $gauge: Counter,)*
-            /// Connections at this moment, by state.
+            /// Current number of connections, by state.
             pub connections: [Counter; State::TEXTS.len()],
-            /// How long turns took, from the end of the wait to the next.
+            /// Durations of turns, from the end of one wait to the beginning of the next.
             pub turn_duration: Histogram,
-            /// How long sends to a part of the clients took, from their hand-over to the kernel's word that all is taken.
+            /// Durations of sends to a sample of the clients, from the hand-over until the kernel has taken all bytes.
             pub send_latency: Histogram,
-            /// When the last turn began, in milliseconds of the backend's clock.
+            /// Time at which the last turn began, in milliseconds of the backend's clock.
             pub turned_ms: Counter,
-            /// What monitoring asks for.
+            /// Questions of the metrics.
             pub survey: Survey,
         }
 
@@ -209,7 +209,7 @@ macro_rules! stats {
             }),*];
         }
 
-        /// The counts of several shards together.
+        /// Sums of the counters of several shards.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Totals {
             $($(#[doc = $doc])* pub $name: u64,)*
@@ -218,7 +218,7 @@ macro_rules! stats {
         }
 
         impl Totals {
-            /// Adds up what the shards have counted.
+            /// Adds up the counters of shards.
             pub fn of<'a>(shards: impl IntoIterator<Item = &'a Stats>) -> Self {
                 let mut totals = Self::default();
                 for shard in shards {
@@ -233,65 +233,65 @@ macro_rules! stats {
 }
 
 label! {
-    /// Where connections are in their lives.
+    /// State of a connection.
     State {
-        /// The request is awaited.
+        /// The request is not complete.
         Handshake = "handshake",
-        /// Messages are exchanged.
+        /// The WebSocket is open.
         Open = "open",
-        /// The client's answer to our close frame is awaited.
+        /// Our close frame is on its way; the client's is expected.
         Closing = "closing",
         /// The last bytes are on their way.
         Ending = "ending",
-        /// The client's end of the stream is awaited.
+        /// Our FIN was sent; the client's is expected.
         Lingering = "lingering",
-        /// The kernel was told to close.
+        /// The kernel was told to close the socket.
         Gone = "gone",
     }
 }
 
 label! {
-    /// Why requests are answered with an error.
+    /// Reason for which a request is answered with an error.
     Refused {
-        /// The server has all the connections that it may have.
+        /// The server has reached its connection limit.
         Connections = "connections",
-        /// The address has.
+        /// The client's address has reached its connection limit.
         Address = "address",
-        /// Too many have not sent their request yet.
+        /// The server has reached its limit for connections whose request is not complete.
         Handshakes = "handshakes",
-        /// The TLS handshake failed: no common version, no TLS at all, or the client did not like the certificate.
+        /// The TLS handshake failed: no common version, no TLS at all, or the client rejected the certificate.
         Tls = "tls",
-        /// Plain HTTP came where TLS is spoken.
+        /// Plain HTTP was sent to a TLS listener.
         NoTls = "no_tls",
-        /// The request did not come in time.
+        /// The request was not complete in time.
         TimedOut = "timeout",
-        /// The server ends.
+        /// The server is shutting down.
         Draining = "draining",
-        /// The PROXY protocol header that a proxy owes did not come.
+        /// A trusted proxy did not send the PROXY protocol header that it must send.
         ProxyHeader = "proxy_header",
-        /// A proxy's header fields name different clients.
+        /// Header fields of a trusted proxy name different clients.
         Forwarded = "forwarded",
-        /// The page is of an origin that may not.
+        /// The page's origin is not allowed.
         Origin = "origin",
-        /// A token is wanted, and none came.
+        /// A token is required, and the request has none.
         TokenMissing = "token_missing",
-        /// It is no JWT with HS256 and the claims that there must be.
+        /// The token is not a JWT with HS256 and the required claims, or the request has several tokens.
         TokenMalformed = "token_malformed",
-        /// It is signed with another secret.
+        /// The token's signature does not match.
         TokenSignature = "token_signature",
-        /// It has expired.
+        /// The token has expired.
         TokenExpired = "token_expired",
-        /// It is not valid yet.
+        /// The token is not valid yet.
         TokenEarly = "token_early",
-        /// It does not allow the room.
+        /// The token does not allow the room.
         TokenRoom = "token_room",
-        /// Nothing is at the path.
+        /// The path does not exist.
         NotFound = "not_found",
-        /// The method is not for the path.
+        /// The method is not allowed for the path.
         Method = "method",
-        /// No or another kind of upgrade was asked for.
+        /// The request asks for no upgrade, or for one to another protocol.
         Upgrade = "upgrade",
-        /// The request is too long, or has content.
+        /// The request is too long, or has a body.
         TooLarge = "too_large",
         /// The request breaks another rule.
         Malformed = "malformed",
@@ -299,29 +299,29 @@ label! {
 }
 
 label! {
-    /// How WebSockets end: the code of the close frame that came first, whoever sent it. RFC 6455 §7.4.1
+    /// Close code of a WebSocket, from the first close frame of either side (RFC 6455 §7.4.1).
     Ended {
-        /// As it should.
+        /// Normal closure.
         Normal = "1000",
-        /// The server, or the client's page, goes away.
+        /// The server shuts down, or the client leaves the page.
         GoingAway = "1001",
-        /// A rule of the protocol was broken.
+        /// Protocol error.
         Protocol = "1002",
-        /// That kind of message is not taken.
+        /// Unsupported kind of message.
         Unsupported = "1003",
-        /// A close frame without a code.
+        /// Close frame without a code.
         NoCode = "1005",
-        /// No close frame: the connection ended or broke.
+        /// No close frame: the connection ended or failed.
         NoFrame = "1006",
-        /// Not UTF-8, or not to be inflated.
+        /// Text that is not UTF-8, or compressed data that cannot be inflated.
         Invalid = "1007",
-        /// No answer to a ping, a token that expired, or the application's rules.
+        /// Unanswered ping, expired token, or a rule of the application.
         Policy = "1008",
-        /// A message was too long.
+        /// Message over the size limit.
         TooBig = "1009",
-        /// The application made a mistake.
+        /// A handler of the application panicked.
         Internal = "1011",
-        /// The client lagged.
+        /// The client read too slowly.
         TryAgain = "1013",
         /// Any other code.
         Other = "other",
@@ -329,7 +329,7 @@ label! {
 }
 
 impl Ended {
-    /// The value that stands for a code.
+    /// Returns the label value of a close code.
     pub fn of(code: u16) -> Self {
         match code {
             1000 => Self::Normal,
@@ -350,9 +350,9 @@ impl Ended {
 
 stats! {
     counters {
-        /// TCP connections accepted.
+        /// Connections accepted.
         accepted = "accepted",
-        /// TCP connections gone.
+        /// Connections closed.
         closed = "closed",
         /// WebSocket handshakes completed.
         opened = "opened",
@@ -360,70 +360,70 @@ stats! {
         messages_in = "received_messages",
         /// Bytes received.
         bytes_in = "received_bytes",
-        /// Messages that got their place in a room's order here.
+        /// Messages put in order for their room.
         ordered = "ordered_messages",
-        /// Messages handed to members of rooms, each member counted.
+        /// Messages delivered to members of rooms, counted once for each member.
         deliveries = "deliveries",
         /// Sends handed to the kernel.
         sends = "sends",
         /// Bytes handed to the kernel.
         bytes_out = "sent_bytes",
-        /// Clients that read too slowly.
+        /// Times that a client read too slowly and missed messages.
         lagged = "lagged",
-        /// Times that a client sent too fast and had to wait.
+        /// Times that a client was paused because it was over its message or byte rate.
         throttled = "throttled",
-        /// Times that a client had to wait since what it published could not be passed on yet.
+        /// Times that a client was paused because its messages could not be passed on yet.
         publisher_pauses = "publisher_pauses",
-        /// Clients closed for breaking a rule of the protocol.
+        /// Clients closed because they broke the WebSocket protocol.
         failed = "protocol_failures",
         /// Handlers of the application that panicked.
         panics = "handler_panics",
-        /// Turns of the loop.
+        /// Turns of the worker's loop.
         turns = "turns",
-        /// Batches that another shard's mailbox did not take at once.
+        /// Batches that had to wait because another worker's mailbox was full.
         mailbox_full = "mailbox_full",
-        /// Times that completions were found to have overflowed the ring; the kernel keeps them.
+        /// Times that completions overflowed the ring; none are lost, since the kernel keeps them.
         ring_overflows = "ring_overflows",
-        /// Times that receiving waited for a free buffer; long messages on io_uring do so often, since few are lent.
+        /// Times that receiving waited for a free buffer. Long messages on io_uring often do, since few buffers are lent.
         starved = "receive_buffer_shortages",
         /// TLS handshakes completed.
         tls_handshakes = "tls_handshakes",
-        /// Those among them that went on with a former session.
+        /// TLS handshakes that resumed an earlier session.
         tls_resumed = "tls_resumptions",
     }
     families {
         /// Requests answered with an error.
         refused = "refused" by "reason": Refused,
-        /// WebSockets ended, by the code of the close frame that came first; 1006: without one.
+        /// WebSockets closed, by the code of the first close frame; 1006 means without one.
         ended = "websocket_closes" by "code": Ended,
     }
     internal {
-        /// Bytes set aside for the windows of connections that compress with context takeover.
+        /// Bytes reserved for the compression windows of connections, those that are gone included.
         context_bytes_reserved,
-        /// Those of connections that are gone.
+        /// Bytes reserved for the compression windows of connections that are gone.
         context_bytes_released,
     }
     gauges {
-        /// Rooms that have members or a past on this shard.
+        /// Rooms that have members or a history on this worker.
         rooms = "rooms",
-        /// Bytes that the logs of rooms hold.
+        /// Bytes in the logs of rooms.
         log_bytes = "log_bytes",
-        /// Bytes of answers and other private messages that wait for their clients.
+        /// Bytes of answers and private messages that were not sent yet.
         outbox_bytes = "outbox_bytes",
-        /// Bytes received from clients that have to wait, kept until it is their turn.
+        /// Bytes received from paused clients that were not handled yet.
         held_bytes = "held_bytes",
-        /// Bytes of the receive buffers.
+        /// Bytes of all receive buffers.
         receive_buffer_bytes = "receive_buffer_bytes",
-        /// Sends that the kernel has not completed.
+        /// Sends that the kernel has not completed yet.
         sends_under_way = "sends_under_way",
-        /// Clients that wait since what they published cannot be passed on yet.
+        /// Clients that are paused because their messages cannot be passed on yet.
         paused_publishers = "paused_publishers",
     }
 }
 
 impl Stats {
-    /// Bytes that the windows of the connections there are may come to. Another thread than the owner may see one
-    /// counter before the other.
+    /// Bytes reserved for the compression windows of current connections. A thread other than the owner may see one of the two
+    /// counters change before the other.
     pub fn context_bytes(&self) -> u64 {
         self.context_bytes_reserved.get().saturating_sub(self.context_bytes_released.get())
     }
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distribution_has_all_that_was_recorded() {
+    fn a_distribution_contains_every_recorded_duration() {
         let histogram = Histogram::default();
         for ns in [0, 1_500, 1_500, u64::from(u32::MAX), 60_000_000_000] {
             histogram.record(ns);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_survey_is_answered_once_and_for_all_who_asked_before() {
+    fn one_answer_to_a_survey_is_for_all_questions_before_it() {
         let survey = Survey::default();
         assert_eq!(survey.question(), None);
         let (first, second) = (survey.ask(), survey.ask());

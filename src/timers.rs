@@ -1,15 +1,15 @@
-//! Deadlines of many things, kept by coarse tick.
+//! A queue of many deadlines with a coarse resolution.
 
 use std::collections::BTreeMap;
 
-/// Width of a tick: a timer fires at most this much after its deadline.
+/// Width of a tick in milliseconds. A timer fires at most this much after its deadline.
 const TICK_MS: u64 = 20;
 
-/// A queue of keys by deadline. Setting is cheap, and there is no cancelling: whoever set a timer checks, when
-/// it fires, whether its deadline still holds.
+/// A queue of keys by deadline. Timers are cheap to set and cannot be cancelled: when one fires, its owner checks whether the
+/// deadline still holds.
 #[derive(Debug)]
 pub struct Timers<K> {
-    /// Keys by the tick at whose end they are due.
+    /// Keys by tick. They are due at the end of the tick.
     ticks: BTreeMap<u64, Vec<K>>,
 }
 
@@ -20,18 +20,18 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K> Timers<K> {
-    /// Has `key` returned by [`Timers::expired`] once `deadline_ms` has passed.
+    /// Sets a timer: [`Timers::expired`] returns `key` once `deadline_ms` has passed.
     pub fn set(&mut self, deadline_ms: u64, key: K) {
         self.ticks.entry(deadline_ms / TICK_MS).or_default().push(key);
     }
 
-    /// All keys of one tick that has passed, or `None` when none is due. Call until then.
+    /// Returns the keys of the first tick that has passed, or `None` if none has. Call it until it returns `None`.
     pub fn expired(&mut self, now_ms: u64) -> Option<Vec<K>> {
         let entry = self.ticks.first_entry()?;
         (Self::due_ms(*entry.key()) <= now_ms).then(|| entry.remove())
     }
 
-    /// When [`Timers::expired`] has something again.
+    /// Returns the time from which [`Timers::expired`] returns keys again. `None` when no timer is set.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.ticks.first_key_value().map(|(tick, _)| Self::due_ms(*tick))
     }
