@@ -53,7 +53,8 @@ pub(crate) fn run(
     let per_process = connections_per_process().map_err(RunError::Options)?;
     let server = match options.server_pid {
         Some(pid) => Some(Server::with_pid(pid).map_err(RunError::Options)?),
-        None => Server::listening_on(plan.target.port()),
+        None if plan.target.is_local() => Server::listening_on(plan.target.port()),
+        None => None,
     };
     let pool = WorkerPool::start(&plan, options.threads, per_process)?;
     let progress = Progress::new(pool.len(), options.quiet);

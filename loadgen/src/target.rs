@@ -1,6 +1,6 @@
 //! The server under load: its name, its addresses, and how connections spread over them.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,12 @@ impl Target {
         loopback(self.addresses[index]).is_some() && !id.is_multiple_of(self.destinations as usize)
     }
 
+    /// Whether an address of the host belongs to this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        // Only a local address can be bound.
+        self.addresses.iter().any(|address| TcpListener::bind((address.ip(), 0)).is_ok())
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.addresses[0].port()
     }
@@ -102,6 +108,14 @@ mod tests {
         let mut six = Target::parse("ws://[::1]:8000/").expect("it is a good URL");
         assert_eq!(six.destinations_for(28_000, 14_000), 1);
         assert!(six.spread(2).is_err());
+    }
+
+    #[test]
+    fn a_local_address_can_be_bound() {
+        let is_local = |url| Target::parse(url).expect("it is a good URL").is_local();
+        assert!(is_local("ws://127.0.0.1:8000/") && is_local("ws://localhost:8000/"));
+        // RFC 5737: this network is for documentation, so no machine is in it.
+        assert!(!is_local("ws://192.0.2.1:8000/"));
     }
 
     #[test]

@@ -158,6 +158,11 @@ fn host(authority: &Authority<'_>, zone: Option<&str>) -> Result<UrlHost, String
                      ASCII form, which begins with `xn--`"
                 ));
             }
+            // The last dot of a name may be written (RFC 3986 §3.2.2).
+            let labels = decoded.strip_suffix('.').unwrap_or(&decoded);
+            if !decoded.is_empty() && labels.split('.').any(str::is_empty) {
+                return Err(format!("the host `{name}` has nothing between two dots; correct its name"));
+            }
             Ok(UrlHost::Name(decoded.to_ascii_lowercase()))
         }
         _ => Err(format!("`{}` is neither an IPv4 nor an IPv6 address", authority.host())),
@@ -285,12 +290,63 @@ mod tests {
             ("ws://caf%C3%A9.example/", "`xn--`"),
             ("ws://a%20b/", "`xn--`"),
             ("ws://%ff/", "`xn--`"),
+            ("ws://./", "nothing between two dots"),
+            ("ws://a..b/", "nothing between two dots"),
+            ("ws://.a/", "nothing between two dots"),
+            ("ws://a../", "nothing between two dots"),
         ] {
             let fault = WsUrl::parse(url).expect_err(url);
             assert!(fault.contains(reason), "{url}: {fault}");
         }
         let fault = WsUrl::parse("ws://me:secret@127.0.0.1/").expect_err("it has a password");
         assert!(!fault.contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn any_text_is_a_url_for_a_request_line_or_an_error() {
+        const PARTS: [&str; 24] = [
+            "ws",
+            "wss",
+            "WS",
+            ":",
+            "//",
+            "/",
+            "?",
+            "#",
+            "@",
+            "[",
+            "]",
+            "::1",
+            "%",
+            "%25",
+            "%41",
+            "lo",
+            "h",
+            ".",
+            "80",
+            "é",
+            " ",
+            "\r\n",
+            "\\",
+            "127.0.0.1",
+        ];
+        let mut rng = fastrand::Rng::with_seed(6455);
+        for round in 0..50_000 {
+            let start = if rng.bool() { "ws://" } else { "" };
+            let rest: String = (0..rng.usize(..8)).map(|_| PARTS[rng.usize(..PARTS.len())]).collect();
+            let url = start.to_owned() + &rest;
+            let Ok(parts) = WsUrl::parse(&url) else { continue };
+            let is_clean = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+            assert!(
+                is_clean(&parts.resource) && parts.resource.starts_with('/'),
+                "{round}: {url:?}: {parts:?}"
+            );
+            assert!(
+                is_clean(&parts.host_header) && !parts.host_header.contains(['/', '@']),
+                "{url:?}: {parts:?}"
+            );
+            assert!(parts.port > 0 && !parts.server_name().is_empty(), "{url:?}: {parts:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use crate::server::{Fault, Mode, PROGRAM, finish, prepare, serve};
 
 /// Runs the program with a limit of 550 descriptors, of which it reserves 500 for other things than connections.
-fn with_few_descriptors() -> Command {
+pub(crate) fn with_few_descriptors() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 550; exec \"$0\" \"$@\"", PROGRAM]);
     command

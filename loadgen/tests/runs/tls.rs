@@ -15,6 +15,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use serde_json::Value;
 
+use crate::processes::with_few_descriptors;
 use crate::server::{Fault, Mode, run, serve};
 
 const TIMES: &str = "--threads 2 --duration 300ms --warmup 0 --quiet";
@@ -244,6 +245,19 @@ fn an_error_of_tls_is_named() {
         let fault = refused(&format!("ws://{plain}/"), "plain", options);
         assert!(fault.contains("give a wss:// URL"), "{options}: {fault}");
     }
+}
+
+#[test]
+fn helper_processes_use_tls_as_well() {
+    let server = serve_tls(serve(Mode::Relay, Fault::None), "helpers", &["127.0.0.1"], false, &[&TLS13]);
+    let cert = server.cert_file.display();
+    let url = format!("wss://{}/room/bench", server.address);
+    let mut command = with_few_descriptors();
+    command.args("broadcast -c 60 --rate 20 --duration 500ms --warmup 0 --quiet".split_whitespace());
+    command.args(["--url", &url, "--ca-file", &cert.to_string()]);
+    let output = command.output().expect("the program can be started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("10 sent, 600 received"), "{text}");
 }
 
 #[test]
