@@ -232,8 +232,11 @@ impl Run<'_> {
         if !matches!(self.scenario, Scenario::Reconnect { stop_server: true, .. }) {
             return Ok(());
         }
-        let unknown =
-            || RunError::Options("--stop-server: no process is known; give --server-pid".to_owned());
+        let unknown = || {
+            RunError::Options(
+                "--stop-server: the server's process was not found; give --server-pid".to_owned(),
+            )
+        };
         for pid in self.server.as_ref().ok_or_else(unknown)?.roots() {
             let told = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
             told.map_err(|error| RunError::Options(format!("--stop-server: process {pid}: {error}")))?;

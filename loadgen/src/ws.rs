@@ -86,7 +86,8 @@ pub enum WsEvent<'a> {
 pub enum ProtocolError {
     /// The handshake was answered with another status than 101.
     #[error(
-        "the handshake was answered {status} {reason}: {body:?}; check the path of --url and the server's limits"
+        "the server answered the handshake with {status} {reason}: {body:?}; check the path of --url and the server's \
+         limits"
     )]
     Refused {
         /// The HTTP status.
@@ -103,9 +104,7 @@ pub enum ProtocolError {
     #[error("the server closed after {0} bytes of its handshake; see its log")]
     HandshakeCut(usize),
     /// Reserved bits are set in the first byte of a frame.
-    #[error(
-        "a frame begins with {0:#04x}: reserved bits are set where no extension that was agreed allows it"
-    )]
+    #[error("a frame begins with {0:#04x}: it has reserved bits that no negotiated extension uses")]
     ReservedBits(u8),
     /// A frame has an undefined opcode.
     #[error("a frame has the undefined opcode {0:#x}")]
@@ -131,7 +130,7 @@ pub enum ProtocolError {
     #[error("a text message or close reason is not valid UTF-8")]
     Utf8,
     /// A compressed message is not DEFLATE, or refers to bytes that were never sent.
-    #[error("a compressed message cannot be inflated")]
+    #[error("a compressed message cannot be decompressed")]
     Deflate,
     /// A close frame has a payload of one byte, or a code that must not be sent.
     #[error("a close frame is malformed or has an illegal code")]

@@ -16,10 +16,11 @@ pub(crate) struct Cores {
 impl Cores {
     /// Returns the first two cores that this process may use.
     pub(crate) fn choose() -> Result<Self, String> {
-        let allowed = sched_getaffinity(SELF).map_err(|error| format!("the cores are not known: {error}"))?;
+        let allowed = sched_getaffinity(SELF)
+            .map_err(|error| format!("the cores of this process cannot be read: {error}"))?;
         let is_allowed = |core: &usize| allowed.is_set(*core).unwrap_or(false);
         let mut cores = (0..CpuSet::count()).filter(is_allowed);
-        let server = cores.next().ok_or("this process may use no core at all")?;
+        let server = cores.next().ok_or("this process has no core")?;
         Ok(Self { server, load: cores.next().unwrap_or(server) })
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Process {
 /// Returns a free address on 127.0.0.1 for the next server.
 pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    bound.map_err(|error| format!("no port is free: {error}"))
+    bound.map_err(|error| format!("no local port is free: {error}"))
 }
 
 impl Running {
@@ -70,7 +70,7 @@ impl Running {
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = START_TIMEOUT.as_secs();
                     return Err(format!(
-                        "it did not say `listening on` within {seconds} s{}",
+                        "it did not print `listening on` within {seconds} s{}",
                         self.process.words()
                     ));
                 }

@@ -72,7 +72,7 @@ impl Run<'_> {
         }
         match record.outcome {
             Some(_) => Ok(()),
-            None => Err(format!("the load could not be made{}", load.words())),
+            None => Err(format!("the load generator failed{}", load.words())),
         }
     }
 
@@ -117,7 +117,7 @@ fn await_end(load: &mut Process, patience: Duration, interrupt: &AtomicBool) -> 
     if interrupt.load(Ordering::Relaxed) {
         Err("interrupted".to_owned())
     } else {
-        Err(format!("it was stopped after {} s", patience.as_secs()))
+        Err(format!("the load generator was stopped after {} s", patience.as_secs()))
     }
 }
 

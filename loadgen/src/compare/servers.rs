@@ -74,7 +74,7 @@ fn parse(text: &str, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, S
     let find = |name: &String| {
         servers.iter().find(|server| server.name == *name).cloned().ok_or_else(|| {
             let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
-            format!("there is no server `{name}`; choose of {}", names.join(", "))
+            format!("there is no server `{name}`; choose from {}", names.join(", "))
         })
     };
     wanted.iter().map(find).collect()
@@ -206,7 +206,7 @@ mod tests {
             assert!(reason.contains(way_out), "{reason}");
         }
         let unknown = parse(&file("", ""), &["c".to_owned()], false).expect_err("it has no `c`");
-        assert!(unknown.contains("`c`; choose of a, b"), "{unknown}");
+        assert!(unknown.contains("`c`; choose from a, b"), "{unknown}");
         assert!(parse("{\"servers\":[]}", &[], false).is_err());
     }
 }

@@ -110,10 +110,10 @@ pub(crate) fn remark(runs: &[&Record]) -> Option<String> {
         }
         let count = |name: &str| outcome["messages"][name].as_u64().unwrap_or(0);
         if count("unfinished") > 0 && run.kind != Kind::Storm {
-            note("slower than the load: messages were still to come at the end".to_owned());
+            note("slower than the load: messages had not arrived at the end".to_owned());
         }
         if count("unsent") > 0 {
-            note("took less than was to be sent".to_owned());
+            note("did not take all messages".to_owned());
         }
     }
     let texts: Vec<String> =

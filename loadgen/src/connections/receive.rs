@@ -14,7 +14,7 @@ use super::{ConnectionState, Connections, Handler, Payload};
 /// Room for one read behind the start of a frame, in bytes.
 const READ_MORE: usize = 32 * 1024;
 
-/// What follows from one event of a connection.
+/// The next step after one event of a connection.
 enum Next {
     /// Further events may follow in the same input.
     Event,

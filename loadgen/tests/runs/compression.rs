@@ -210,10 +210,10 @@ fn a_wrong_compressed_message_fails_the_run() {
     for (fault, reason) in [
         (
             Fault::Continuation,
-            "a frame begins with 0xc0: reserved bits are set where no extension that was agreed allows it",
+            "a frame begins with 0xc0: it has reserved bits that no negotiated extension uses",
         ),
-        (Fault::Garbage, "a compressed message cannot be inflated"),
-        (Fault::Context, "a compressed message cannot be inflated"),
+        (Fault::Garbage, "a compressed message cannot be decompressed"),
+        (Fault::Context, "a compressed message cannot be decompressed"),
     ] {
         let (output, figures) = echo(fault, "wrong", "on");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -162,7 +162,7 @@ fn passes(server: &TlsServer, name: &str, arguments: &str) -> Value {
     figures
 }
 
-/// What a run says that must not be made.
+/// Returns the error of a run that cannot be made.
 fn refused(url: &str, name: &str, arguments: &str) -> String {
     let (output, figures) = run(url, name, &format!("echo -c 2 {arguments} {TIMES}"));
     assert_eq!((output.status.code(), figures), (Some(2), Value::Null), "{url} {arguments}");

@@ -21,7 +21,7 @@ const BUFFERS: u16 = 1024;
 const BUFFER_LEN: usize = 16 * 1024;
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
-/// How often a turn checks for more completions before it sends.
+/// The number of checks for more completions in a turn, before it sends.
 const SWEEPS: u32 = 16;
 
 fn main() -> io::Result<()> {
