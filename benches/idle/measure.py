@@ -25,7 +25,7 @@ def parse_arguments():
     parser.add_argument("--server", action="append", required=True, metavar="NAME=PROGRAM")
     parser.add_argument("--loadgen", required=True)
     parser.add_argument("--connections", type=int, default=5000)
-    parser.add_argument("--ping-seconds", type=float, default=2, help="time between two pings of a connection")
+    parser.add_argument("--ping-seconds", type=float, default=0.25, help="time between two pings of a connection")
     parser.add_argument("--seconds", type=float, default=20, help="length of the measured window")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
