@@ -89,6 +89,8 @@ def measure(arguments, name, program, backend, number):
     # loadgen measures memory during its own window, which must outlast ours.
     duration = arguments.seconds + 3 * arguments.ping_seconds + 20
     command = [arguments.loadgen, "idle", "--connections", str(arguments.connections), "--duration", f"{duration}s"]
+    # Generous limits, since only the window in between counts.
+    command += ["--connect-timeout", "60s", "--grace", "60s"]
     command += ["--url", f"ws://127.0.0.1:{server.port}/room/bench", "--json", figures]
     load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
