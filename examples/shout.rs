@@ -1,12 +1,11 @@
-//! An application of one's own: everything that is said in a room is heard there in capitals.
+//! An application of your own: everybody in a room hears in capitals what anybody in it says.
 //!
-//! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`.
+//! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`. Ctrl-C ends it.
 
-use uproar::Options;
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Opening};
-use uproar::server::{Server, StartError};
+use uproar::{Options, Server, StartError};
 
-/// Every worker has an instance, so this needs no lock.
+/// The application. Every worker has an instance of its own, so the counter needs no lock.
 #[derive(Default)]
 struct Shout {
     /// Clients that came to this worker.
@@ -25,10 +24,7 @@ impl App for Shout {
         match message.text() {
             None => context.close(client, CloseCode::UNSUPPORTED, "text only"),
             Some("bye") => context.close(client, CloseCode::NORMAL, "BYE"),
-            Some(text) => {
-                let loud = text.to_uppercase();
-                context.publish_to_rooms_of(client, Message::text(&(loud + "!")));
-            }
+            Some(text) => context.publish_to_rooms_of(client, Message::text(&(text.to_uppercase() + "!"))),
         }
     }
 
@@ -38,9 +34,14 @@ impl App for Shout {
     }
 }
 
-fn main() -> Result<(), StartError> {
-    let mut server = Server::start_app(Options::default(), |_worker| Box::<Shout>::default())?;
-    println!("listening on {:?}", server.endpoints());
-    server.join();
+/// Starts the server. Separate from `main`, so that a test can start it on another port.
+pub(crate) fn start(options: Options) -> Result<Server, StartError> {
+    Server::start_app(options, |_worker| Box::<Shout>::default())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let server = start(Options::default())?;
+    println!("listening on {}", server.endpoints()[0]);
+    server.run_until_signal()?;
     Ok(())
 }

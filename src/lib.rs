@@ -1,6 +1,155 @@
-//! A WebSocket chat and broadcast server for Linux: thread per core, on io_uring with an epoll twin.
+//! A WebSocket server for Linux with rooms: thread per core, on io_uring or epoll.
 //!
-//! `ARCHITECTURE.md` is the map of this crate.
+//! The server does the handshake, TLS, compression, limits, slow clients and the order of messages. An application
+//! decides what happens when clients come, send and go. This program sends every text back to the whole room, in
+//! capitals:
+//!
+//! ```
+//! use uproar::app::{App, ClientId, Context, Incoming, Message, Opening};
+//! use uproar::{Options, Server};
+//!
+//! struct Shout;
+//!
+//! impl App for Shout {
+//!     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+//!         context.join(client, opening.room, 0);
+//!     }
+//!
+//!     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+//!         if let Some(text) = message.text() {
+//!             context.publish_to_rooms_of(client, Message::text(&text.to_uppercase()));
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let options = Options { listen: vec!["127.0.0.1:0".parse()?], ..Options::default() };
+//!     let mut server = Server::start_app(options, |_worker| Box::new(Shout))?;
+//!
+//!     let address = server.endpoints()[0].tcp().expect("a TCP address");
+//!     let (mut client, _response) = tungstenite::connect(format!("ws://{address}/room/garden"))?;
+//!     client.send(tungstenite::Message::text("hello"))?;
+//!     assert_eq!(client.read()?.to_text()?, "HELLO");
+//!
+//!     drop(client);
+//!     server.stop();
+//!     server.join();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A program that runs until it is told to end replaces the part about the client by one line,
+//! [`server.run_until_signal()?`](Server::run_until_signal): on SIGTERM or SIGINT all clients are closed in order.
+//!
+//! # Rooms
+//!
+//! A client opens `ws://HOST/room/NAME`, or `ws://HOST/` for the room `lobby`, and [`Opening::room`](app::Opening::room)
+//! has the name. It is a member of a room only after [`Context::join`](app::Context::join); it can join several. A room
+//! exists while it has members or history. All members get the messages of a room in the same order, on all workers.
+//!
+//! [`App::history`](app::App::history) says how many messages a room keeps, and `join` how many of them the new member
+//! gets first. [`App::on_publish`](app::App::on_publish) sees each message before it is ordered and can drop it.
+//!
+//! # Three ways to send
+//!
+//! | method | who gets the message |
+//! |---|---|
+//! | [`send_to_client`](app::Context::send_to_client) | one client |
+//! | [`publish_to_room`](app::Context::publish_to_room) | all members of a room |
+//! | [`publish_to_rooms_of`](app::Context::publish_to_rooms_of) | all members of each room that a client is in |
+//!
+//! Sending never blocks and never fails: messages leave after the handler returned. A client that does not read them
+//! fast enough is closed with 1013, or loses the oldest ones ([`Options::lag_policy`](config::Options::lag_policy)).
+//!
+//! # State
+//!
+//! Every worker thread has a **shard** of the clients and an application instance of its own. The kernel decides on
+//! which shard a client lands, and the client stays there. Handlers of one instance run one after the other, so its
+//! fields need no lock:
+//!
+//! ```
+//! use std::collections::HashMap;
+//!
+//! use uproar::app::{App, ClientId, Context, Incoming, Message, Opening};
+//!
+//! /// Tells each client how many messages it has sent.
+//! #[derive(Default)]
+//! struct Count {
+//!     sent: HashMap<ClientId, u64>,
+//! }
+//!
+//! impl App for Count {
+//!     fn on_open(&mut self, _: &mut Context<'_>, client: ClientId, _: Opening<'_>) {
+//!         self.sent.insert(client, 0);
+//!     }
+//!
+//!     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, _: Incoming<'_>) {
+//!         let sent = self.sent.entry(client).or_default();
+//!         *sent += 1;
+//!         context.send_to_client(client, Message::text(&format!("{sent} so far")));
+//!     }
+//!
+//!     fn on_close(&mut self, _: &mut Context<'_>, client: ClientId) {
+//!         self.sent.remove(&client);
+//!     }
+//! }
+//! ```
+//!
+//! # Notes between shards
+//!
+//! Methods that take a client work for clients of their own shard only. To reach another shard's clients or state, send
+//! its instance a note, which is any `Send` value. [`Context::ask`](app::Context::ask) sends a request and calls
+//! [`App::on_ask`](app::App::on_ask) there; [`Context::tell`](app::Context::tell) sends an answer and calls
+//! [`App::on_tell`](app::App::on_tell). Something that exists once on the whole server lives on the shard that
+//! [`Context::home_of`](app::Context::home_of) returns for its name:
+//!
+//! ```
+//! use uproar::app::{App, ClientId, Context, Incoming, Message, Note, Opening};
+//!
+//! /// Numbers all clients of the server. The numbers come from one shard, the home of the name `counter`.
+//! #[derive(Default)]
+//! struct Number {
+//!     last: u64,
+//! }
+//!
+//! struct Ask(ClientId);
+//! struct Answer(ClientId, u64);
+//!
+//! impl App for Number {
+//!     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, _: Opening<'_>) {
+//!         context.ask(context.home_of("counter"), Ask(client));
+//!     }
+//!
+//!     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
+//!         let Ok(ask) = note.downcast::<Ask>() else { return };
+//!         self.last += 1;
+//!         context.tell(ask.0.shard, Answer(ask.0, self.last));
+//!     }
+//!
+//!     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
+//!         let Ok(answer) = note.downcast::<Answer>() else { return };
+//!         context.send_to_client(answer.0, Message::text(&format!("you are number {}", answer.1)));
+//!     }
+//!
+//!     fn on_message(&mut self, _: &mut Context<'_>, _: ClientId, _: Incoming<'_>) {}
+//! }
+//! ```
+//!
+//! # What must not block
+//!
+//! A handler runs on the thread that serves all clients of its shard. It must not sleep, wait for a lock that others hold
+//! for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10 ms. Give such work to a
+//! thread of your own. A handler that panics closes the client that it was called for with 1011 and nothing else.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `server` (default) | the program `uproar`: command line, settings file, log, service manager; turns on `admin` |
+//! | `admin` | the admin listener: metrics for Prometheus, health checks, live page |
+//!
+//! `default-features = false` leaves the engine: both backends, TLS, rooms, and the applications in [`app`]. The engine
+//! logs with the crate `tracing`; the program installs a subscriber if it wants to see the lines.
 
 // The features that are off leave code without a caller. The workspace's own checks have them all on.
 #![cfg_attr(
@@ -56,4 +205,4 @@ mod transport;
 mod watch;
 
 pub use config::{Endpoint, Options};
-pub use server::Server;
+pub use server::{Server, StartError};

@@ -2,6 +2,7 @@
 
 mod admin_listener;
 mod listening;
+mod signals;
 mod workers;
 
 use std::net::SocketAddr;

@@ -99,7 +99,7 @@ const TABLE: &[Rule] = &[
             "transport",
             "watch",
         ],
-        others: &["crossbeam_channel", "nix", "thiserror", "tracing"],
+        others: &["crossbeam_channel", "nix", "signal_hook", "thiserror", "tracing"],
     },
     Rule {
         module: "main",

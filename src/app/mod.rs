@@ -1,7 +1,7 @@
-//! Applications: what happens when clients come, speak and go.
+//! Applications: the reaction to clients that come, send messages and go.
 //!
-//! An [`App`] is what a user of this library writes. Every shard has an instance of its own, so an application
-//! needs no locks; instances talk to each other by notes.
+//! A user of this library implements [`App`]. Every shard has an instance of its own, so an application needs no locks.
+//! Instances talk to each other by notes. The crate's documentation has examples.
 
 mod chat;
 mod echo;
@@ -19,20 +19,20 @@ pub use relay::Relay;
 
 use crate::hub::{Hub, Slot};
 
-/// The page that the server shows in a browser.
+/// The HTML page of the chat.
 pub const CHAT_PAGE: &str = include_str!("chat.html");
 
-/// What a client sent.
+/// A message from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incoming<'a> {
     /// Text or binary.
     pub kind: Kind,
-    /// The payload; that of a text message is valid UTF-8.
+    /// The payload. That of a text message is valid UTF-8.
     pub payload: &'a [u8],
 }
 
 impl<'a> Incoming<'a> {
-    /// The text, when it is one.
+    /// Returns the text, or `None` for a binary message.
     pub fn text(&self) -> Option<&'a str> {
         match self.kind {
             Kind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
@@ -60,62 +60,73 @@ pub struct Opening<'a> {
     pub claims: Option<&'a Claims>,
 }
 
-/// An application. Handlers of one instance are called one after the other, on the thread of its shard; one that
-/// takes long holds up all clients of that shard. One that panics costs the client it was called for its
-/// connection (close code 1011), and nobody else anything.
+/// An application.
+///
+/// Handlers of one instance are called one after the other, on the thread of its shard. A handler that takes long delays
+/// all clients of that shard. A handler that panics closes the client that it was called for with 1011; the other clients
+/// do not notice.
+///
+/// # Order of calls
+/// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
+/// [`App::on_close`]. The other handlers are called at any time.
 pub trait App {
-    /// How many of a room's last messages are kept for clients that join it, if they want them.
+    /// Returns how many of its last messages a room keeps for clients that join it. Called once when the server starts
+    /// and again on each reload.
     fn history(&self) -> u32 {
         0
     }
 
-    /// How many messages and control frames, and how many bytes, a client may send in a second where the settings
-    /// do not say. 0: as many as it likes.
+    /// Returns the limits of a client per second: messages and control frames, and bytes. 0 means no limit. They hold
+    /// where the options set no limit.
     fn rates(&self) -> (u32, u32) {
         (0, 0)
     }
 
-    /// Whether browsers that ask for a room get the chat page.
+    /// Returns whether a browser that opens the URL of a room gets the chat page.
     fn has_page(&self) -> bool {
         false
     }
 
-    /// A client came through the WebSocket handshake.
+    /// Called when a client has opened its WebSocket. The client is in no room yet.
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>);
 
-    /// A client sent a message.
+    /// Called for each message of a client.
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>);
 
-    /// A client is gone, or will hear nothing new. Nothing can be sent to it any more.
+    /// Called once when a client is gone or is being closed. Nothing can be sent to it any more.
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         let _ = (context, client);
     }
 
-    /// A message is about to get its place in a room's order. Called once for every message, on the shard that
-    /// orders the room; false, or a panic, drops the message.
+    /// Called once for each message to a room, on the room's home shard, before the message gets its place in the room's
+    /// order. Returning `false`, or a panic, drops the message.
     fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
         let _ = (room, kind, payload);
         true
     }
 
-    /// Under the lag policy `skip`: a client read too slowly and will not get `missed` messages.
+    /// Called under the lag policy `skip` when a client read too slowly: it will not get `missed` messages. The default
+    /// tells the client.
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         let text = format!("* {missed} messages missed");
         context.send_to_client(client, Message::text(&text));
     }
 
-    /// Another instance, or this one, sent a note by [`Context::ask`].
+    /// Called with a note that an instance, maybe this one, has sent by [`Context::ask`].
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 
-    /// Another instance, or this one, sent a note by [`Context::tell`].
+    /// Called with a note that an instance, maybe this one, has sent by [`Context::tell`].
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 }
 
-/// What a handler can do. Memberships change at once; what is sent or published leaves after the handler returned.
+/// The actions of a handler.
+///
+/// Memberships change at once. Messages leave after the handler returned. Methods that take a client know the clients of
+/// their own shard only; for any other client they do nothing.
 pub struct Context<'a> {
     hub: &'a mut Hub,
     shard: u16,
@@ -132,18 +143,18 @@ impl<'a> Context<'a> {
         Self { hub, shard, shards, closing }
     }
 
-    /// Index of the shard that this is called on, and the number of shards.
+    /// Returns the index of this shard and the number of shards.
     pub fn shard(&self) -> (u16, u16) {
         (self.shard, self.shards)
     }
 
-    /// The shard that a name belongs to: it orders the messages of the room of that name, and its instance may keep
-    /// what there is one of on the whole server.
+    /// Returns the home shard of a name. It orders the messages of the room of that name. An application may keep there
+    /// what exists once on the whole server.
     pub fn home_of(&self, name: &str) -> u16 {
         self.hub.home_of(name)
     }
 
-    /// Whether a client of this shard is still there.
+    /// Returns whether the client is on this shard and still connected.
     pub fn is_here(&self, client: ClientId) -> bool {
         self.hub.find(client).is_some()
     }
@@ -167,21 +178,22 @@ impl<'a> Context<'a> {
         self.hub.publish(room, message);
     }
 
-    /// Makes a client of this shard a member of `room`, after at most `history` of the room's kept messages.
+    /// Makes a client a member of `room`. It gets at most `history` of the messages that the room has kept, then all new
+    /// ones. Does nothing when it is a member already.
     pub fn join(&mut self, client: ClientId, room: &str, history: u32) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.join(slot, room, history);
         }
     }
 
-    /// Ends a membership.
+    /// Ends a client's membership of `room`. What was published before is still sent to it.
     pub fn leave(&mut self, client: ClientId, room: &str) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.leave(slot, room);
         }
     }
 
-    /// The rooms of a client of this shard, in no particular order.
+    /// Returns the rooms that a client is a member of, in no particular order.
     pub fn rooms(&self, client: ClientId) -> Vec<String> {
         self.hub
             .find(client)
@@ -208,15 +220,15 @@ impl<'a> Context<'a> {
         self.hub.unsent(self.hub.find(client)?, room)
     }
 
-    /// The members of `room` that are on this shard.
+    /// Returns the members of `room` that are on this shard.
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         self.hub.members(room)
     }
 
-    /// Closes a client's connection, after it got what it is owed. Of the reason 123 bytes are sent.
+    /// Closes a client after it has been sent its pending messages. At most 123 bytes of the reason are sent.
     ///
     /// # Panics
-    /// When the code is one that no close frame may carry (RFC 6455 §7.4.1).
+    /// No close frame may carry the code (RFC 6455 §7.4.1), for instance 1005 or 1006.
     pub fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) {
         assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
         if let Some(slot) = self.hub.find(client) {
@@ -224,14 +236,20 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Sends a small note to the application instance of `shard`, whose [`App::on_ask`] may answer it.
+    /// Sends a note to the application instance of `shard` and calls [`App::on_ask`] there. A shard that is busy takes
+    /// such notes later.
+    ///
+    /// # Panics
+    /// There is no such shard.
     pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
         self.hub.outgoing(shard).requests.note(Box::new(note), 0);
     }
 
-    /// Answers a note: calls [`App::on_tell`] of the instance of `shard`. Handlers of that kind should ask
-    /// nothing in turn but what a client's request makes necessary, since answers are always taken, however
-    /// busy a shard is.
+    /// Answers a note: sends a note to the application instance of `shard` and calls [`App::on_tell`] there. A shard takes
+    /// answers however busy it is. So `on_tell` should ask for something only when a client's request needs it.
+    ///
+    /// # Panics
+    /// There is no such shard.
     pub fn tell<N: Any + Send>(&mut self, shard: u16, note: N) {
         self.hub.outgoing(shard).deliveries.note(Box::new(note), 0);
     }

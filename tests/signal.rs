@@ -1,0 +1,55 @@
+//! `Server::run_until_signal`, in a process of its own since signals are for the whole process.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, raise};
+use tungstenite::Message;
+use uproar::app::Echo;
+use uproar::config::BackendName;
+use uproar::{Options, Server};
+
+fn start(backend: BackendName) -> Server {
+    let options = Options {
+        listen: vec!["127.0.0.1:0".parse().expect("an endpoint")],
+        backend,
+        workers: Some(1),
+        drain_seconds: Duration::ZERO,
+        ..Options::default()
+    };
+    Server::start_app(options, |_worker| Box::<Echo>::default()).expect("it starts")
+}
+
+/// Returns whether the process handles the signal (proc_pid_status(5), `SigCgt`).
+fn is_handled(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("readable");
+    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("Linux has it");
+    u64::from_str_radix(line.trim(), 16).expect("hexadecimal") & 1 << (signal as u32 - 1) != 0
+}
+
+#[test]
+fn a_program_that_runs_until_a_signal_closes_its_clients_and_returns() {
+    for (backend, signal) in [(BackendName::IoUring, Signal::SIGTERM), (BackendName::Epoll, Signal::SIGINT)] {
+        let server = start(backend);
+        let address = server.endpoints()[0].tcp().expect("a TCP address");
+        let (mut client, _) = tungstenite::connect(format!("ws://{address}/")).expect("a WebSocket");
+        let running = thread::spawn(|| server.run_until_signal());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_handled(signal) {
+            assert!(Instant::now() < deadline, "{signal} is not handled");
+            thread::sleep(Duration::from_millis(1));
+        }
+        raise(signal).expect("sent to this process");
+        let Message::Close(Some(close)) = client.read().expect("a close frame") else { panic!("no close") };
+        assert_eq!(u16::from(close.code), 1001);
+        drop(client);
+        let totals = running.join().expect("no panic").expect("no error");
+        assert_eq!((totals.accepted, totals.closed), (1, 1));
+    }
+    // A server that is stopped by other means returns, too.
+    let server = start(BackendName::Auto);
+    let control = server.control();
+    let running = thread::spawn(|| server.run_until_signal());
+    control.stop();
+    running.join().expect("no panic").expect("no error");
+}
