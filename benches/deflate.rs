@@ -1,5 +1,5 @@
-//! What compression costs: a message of a chat by length, made for all, made for one who has heard others before, and
-//! inflated. The names of the rows say what is left of a message's bytes.
+//! Benchmarks of compression: a chat message by length, compressed for a room, compressed for one client with context
+//! takeover, and decompressed. The names of the rows contain the ratio of the compressed length.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -26,20 +26,22 @@ fn of_length(criterion: &mut Criterion, len: usize) {
     let frames: Vec<Vec<u8>> = (0..32).map(|n| frame(&message(len, n))).collect();
     let mut deflater = Deflater::new(0);
     let kept = |packed: usize| format!("{:.0} % left", packed as f64 * 100.0 / (frames.len() * len) as f64);
-    let shared: usize = frames.iter().map(|frame| deflater.pack(frame).len()).sum();
+    let shared: usize = frames.iter().map(|frame| deflater.compress(frame).len()).sum();
     let mut window = Window::new(12);
-    let own: usize = frames.iter().map(|frame| deflater.pack_within(frame, &mut window, true).len()).sum();
+    let own: usize =
+        frames.iter().map(|frame| deflater.compress_within(frame, &mut window, true).len()).sum();
     let mut group = criterion.benchmark_group(format!("deflate/{len}"));
     group.throughput(Throughput::Bytes(len as u64));
     let mut next = frames.iter().cycle();
     group.bench_function(BenchmarkId::new("for all", kept(shared)), |bencher| {
-        bencher.iter(|| deflater.pack(black_box(next.next().expect("endless"))).len());
+        bencher.iter(|| deflater.compress(black_box(next.next().expect("endless"))).len());
     });
     group.bench_function(BenchmarkId::new("for one", kept(own)), |bencher| {
-        bencher
-            .iter(|| deflater.pack_within(black_box(next.next().expect("endless")), &mut window, true).len());
+        bencher.iter(|| {
+            deflater.compress_within(black_box(next.next().expect("endless")), &mut window, true).len()
+        });
     });
-    let packed = deflater.pack(&frames[0]).to_vec();
+    let packed = deflater.compress(&frames[0]).to_vec();
     let packed = first(&packed).filter(|frame| frame.rsv1);
     if let Some(packed) = packed {
         let mut inflater = Inflater::default();
@@ -59,7 +61,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [encode_header(Opcode::Text, true, false, payload.len()).as_bytes(), payload].concat()
 }
 
-/// JSON as chats send it, words from a small vocabulary in an order of its own.
+/// A JSON chat message of words from a small vocabulary in random order.
 fn message(len: usize, seed: u64) -> Vec<u8> {
     const WORDS: &str = "the meeting is moved to tomorrow at ten please bring your notes and coffee thanks \
                          everyone see you there server restart done ok lunch where who why deploy release great";

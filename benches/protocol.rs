@@ -1,4 +1,4 @@
-//! What the protocol costs: masks, UTF-8, frame headers, whole buffers of frames, and the handshake.
+//! Benchmarks of the protocol: masks, UTF-8, frame headers, buffers of frames, and the handshake.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use uproar::protocol::frame::encode_header;
 use uproar::protocol::mask::unmask;
-use uproar::protocol::{Event, Opcode, Protocol, Reader, response};
+use uproar::protocol::{Opcode, Protocol, ProtocolEvent, Reader, response};
 
-/// All its bytes are below 32, so that it turns ASCII into ASCII: a buffer that was decoded in place is valid
-/// once more, and an iteration needs no fresh copy.
+/// The mask. All its bytes are below 32, so that it turns ASCII into ASCII: a buffer that was decoded in place stays
+/// valid, and an iteration needs no fresh copy.
 const KEY: [u8; 4] = [1, 2, 4, 8];
 
-/// What a backend lends for one read.
+/// Length in bytes of a read.
 const READ_LEN: usize = 16 * 1024;
 
 /// A browser's request.
@@ -43,8 +43,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// The mask beside what bounds it from above, a copy, and its naive twin. Payloads below 16 KiB take turns in as many
-/// bytes: one that was stored a moment ago is not what arrives.
+/// Unmasking, compared with a copy (the upper bound) and with the naive routine. Payloads below 16 KiB rotate through a
+/// buffer of that size, since real payloads were not stored a moment ago.
 fn mask(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mask");
     for len in [8, 15, 64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 1 << 20] {
@@ -71,20 +71,19 @@ fn mask(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Where the next payload begins.
+/// Returns the start of the next payload.
 fn next<'s>(starts: &mut impl Iterator<Item = &'s usize>) -> usize {
     *starts.next().expect("endless")
 }
 
-/// RFC 6455 §5.3, word for word.
+/// Unmasks byte by byte. RFC 6455 §5.3
 fn unmask_by_byte(data: &mut [u8], key: [u8; 4]) {
     for (i, byte) in data.iter_mut().enumerate() {
         *byte ^= key[i % 4];
     }
 }
 
-/// The two ways in which texts are checked, `basic` for whole ones and `compat` for parts, beside the standard
-/// library.
+/// UTF-8 checks: `basic` for complete texts, `compat` for parts, and the standard library.
 fn utf8(criterion: &mut Criterion) {
     for (language, pattern) in
         [("ascii", "Good evening to everyone! "), ("mixed", "Grüße aus Кёльн, 世界 🎉 ")]
@@ -108,8 +107,8 @@ fn utf8(criterion: &mut Criterion) {
     }
 }
 
-/// Headers in each of their three forms. Decoding is that of one frame that lies whole in the input; the
-/// payload is that of the shortest frame of its form, so the two long ones contain their unmasking.
+/// Headers in their three forms. Decoding takes one frame that is whole in the input, with the shortest payload of its
+/// form, so the two long forms include the unmasking.
 fn headers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("header");
     group.throughput(Throughput::Elements(1));
@@ -129,8 +128,8 @@ fn headers(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A full read of small messages: of whole frames, and cut in the midst of one, as a client that sends without
-/// waiting makes it.
+/// A full read of small messages: whole frames, and cut in the middle of a frame, as from a client that sends without
+/// waiting.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for (kind, opcode) in [("text", Opcode::Text), ("binary", Opcode::Binary)] {
@@ -166,7 +165,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From a browser's request head, whole or in two reads, to the bytes of the 101 response.
+/// The handshake: from a browser's request head, whole or in two reads, to the bytes of the 101 response.
 fn handshake(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("handshake");
     group.throughput(Throughput::Elements(1));
@@ -194,7 +193,7 @@ fn handshake(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A connection on which frames may come.
+/// Returns a connection after its handshake.
 fn open_connection() -> Protocol {
     let mut protocol = Protocol::new();
     answer(&mut protocol, &mut REQUEST.to_vec(), &mut Vec::new());
@@ -207,7 +206,7 @@ fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
     let mut reader = Reader::default();
     let Some(event) = protocol.next(&mut input, &mut reader) else { return };
     match event {
-        Event::Request(request) => {
+        ProtocolEvent::Request(request) => {
             response::switching_protocols(&request.upgrade.expect("a handshake"), None, out);
             protocol.upgrade(None);
         }
@@ -215,13 +214,13 @@ fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes all of `input`, and counts the messages.
+/// Decodes all of `input` and returns the number of messages.
 fn events(protocol: &mut Protocol, mut input: &mut [u8]) -> usize {
     let mut reader = Reader::default();
     let mut count = 0;
     while let Some(event) = protocol.next(&mut input, &mut reader) {
         match event {
-            Event::Message { kind, payload } => {
+            ProtocolEvent::Message { kind, payload } => {
                 black_box((kind, payload));
                 count += 1;
             }
@@ -243,7 +242,7 @@ fn frame_len(opcode: Opcode, payload_len: usize) -> usize {
     encode_header(opcode, true, false, payload_len).as_bytes().len() + KEY.len() + payload_len
 }
 
-/// Appends a frame as a client sends it.
+/// Appends a masked frame.
 fn push_frame(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(encode_header(opcode, true, false, payload_len).as_bytes());

@@ -43,9 +43,10 @@
 //!
 //! # Rooms
 //!
-//! A client opens `ws://HOST/room/NAME`, or `ws://HOST/` for the room `lobby`, and [`Opening::room`](app::Opening::room)
-//! has the name. It is a member of a room only after [`Context::join`](app::Context::join); it can join several. A room
-//! exists while it has members or history. All members get the messages of a room in the same order, on all workers.
+//! A client opens `ws://HOST/room/NAME`, or `ws://HOST/` for the room `lobby`, and
+//! [`Opening::room`](app::Opening::room) has the name. It is a member of a room only after
+//! [`Context::join`](app::Context::join); it can join several. A room exists while it has members or history. All
+//! members get the messages of a room in the same order, on all workers.
 //!
 //! [`App::history`](app::App::history) says how many messages a room keeps, and `join` how many of them the new member
 //! gets first. [`App::on_publish`](app::App::on_publish) sees each message before it is ordered and can drop it.
@@ -137,9 +138,10 @@
 //!
 //! # What must not block
 //!
-//! A handler runs on the thread that serves all clients of its shard. It must not sleep, wait for a lock that others hold
-//! for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10 ms. Give such work to a
-//! thread of your own. A handler that panics closes the client that it was called for with 1011 and nothing else.
+//! A handler runs on the thread that serves all clients of its shard. It must not sleep, wait for a lock that others
+//! hold for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10 ms. Give such
+//! work to a thread of your own. A handler that panics closes the client that it was called for with 1011 and nothing
+//! else.
 //!
 //! # Features
 //!

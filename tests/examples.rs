@@ -60,7 +60,7 @@ fn shout_answers_in_capitals_to_everybody_in_the_room() {
         for client in [&mut ada, &mut bob] {
             assert_eq!(read(client), Message::text("HELLO!"));
         }
-        bob.send(Message::binary([1, 2, 3])).expect("sent");
+        bob.send(Message::binary(vec![1, 2, 3])).expect("sent");
         let Message::Close(Some(close)) = read(&mut bob) else { panic!("binary messages are refused") };
         assert_eq!((u16::from(close.code), close.reason.as_str()), (1003, "text only"));
         ada.send(Message::text("bye")).expect("sent");
@@ -80,8 +80,8 @@ fn token_greets_clients_with_a_valid_token_by_name_and_refuses_others() {
         let expiry = tokens::now() + 3600;
         let mut ada = connect(&server, &path(json!({"exp": expiry, "sub": "ada"}))).expect("a WebSocket");
         assert_eq!(read(&mut ada), Message::text("hello, ada"));
-        ada.send(Message::binary([1, 2, 3])).expect("sent");
-        assert_eq!(read(&mut ada), Message::binary([1, 2, 3]));
+        ada.send(Message::binary(vec![1, 2, 3])).expect("sent");
+        assert_eq!(read(&mut ada), Message::binary(vec![1, 2, 3]));
         let mut nobody = connect(&server, &path(json!({"exp": expiry}))).expect("a WebSocket");
         let Message::Close(Some(close)) = read(&mut nobody) else { panic!("a token without sub is refused") };
         assert_eq!((u16::from(close.code), close.reason.as_str()), (1008, "the token has no sub"));

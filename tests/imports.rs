@@ -130,7 +130,9 @@ const TABLE: &[Rule] = &[
 fn modules_import_only_what_the_table_allows() {
     let known = crates();
     let mut wrong = Vec::new();
-    for path in sources(Path::new("src")) {
+    let sources = sources(Path::new("src"));
+    assert!(sources.len() > 50, "{} sources", sources.len());
+    for path in sources {
         let text = fs::read_to_string(&path).expect("readable");
         let found = violations(&path, &text, &known);
         wrong.extend(found.into_iter().map(|import| format!("{} imports {import}", path.display())));
@@ -349,7 +351,6 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
         }
     }
     found.sort();
-    assert!(!found.is_empty(), "no sources in {}", directory.display());
     found
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use uproar::hub::{Hub, HubOptions, Message, Request, Slot};
 use uproar::protocol::frame::encode_header;
-use uproar::protocol::{Event, Kind, Protocol, Reader};
+use uproar::protocol::{Kind, Protocol, ProtocolEvent, Reader};
 
 use super::{HANDSHAKE, limits};
 
@@ -125,18 +125,18 @@ impl Clients {
         let mut reader = Reader::new(limits(MAX_MESSAGE));
         while let Some(event) = protocol.next(&mut input, &mut reader) {
             match event {
-                Event::Request(request) if request.upgrade.is_some() => {
+                ProtocolEvent::Request(request) if request.upgrade.is_some() => {
                     protocol.upgrade(None);
                     self.enter(slot, slot % ROOMS.len());
                 }
-                Event::Request(_) => protocol.discard(),
-                Event::Message { kind, payload } => self.handle_message(slot, kind, payload),
-                Event::Ping(payload) => {
+                ProtocolEvent::Request(_) => protocol.discard(),
+                ProtocolEvent::Message { kind, payload } => self.handle_message(slot, kind, payload),
+                ProtocolEvent::Ping(payload) => {
                     let frame = [&[0x8a, payload.len() as u8], payload].concat();
                     self.hub.send_control(slot as Slot, &[&frame]);
                 }
-                Event::Pong(_) => {}
-                Event::Refused(_) | Event::Close(_) | Event::Failed(_) => {
+                ProtocolEvent::Pong(_) => {}
+                ProtocolEvent::Refused(_) | ProtocolEvent::Close(_) | ProtocolEvent::Failed(_) => {
                     self.hub.finish(slot as Slot, true, &[0x88, 0]);
                     self.client(slot).room = None;
                 }

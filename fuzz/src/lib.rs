@@ -1,11 +1,11 @@
 //! Code shared by the fuzz targets: the layout of inputs and the checks.
 
 mod clients;
+#[path = "../../src/protocol/tests/judged_proxies.rs"]
+mod judged_proxies;
 #[path = "../../src/protocol/tests/naive.rs"]
 #[expect(dead_code, reason = "the targets need only the decoder")]
 mod naive;
-#[path = "../../src/protocol/tests/judged_proxies.rs"]
-mod judged_proxies;
 #[path = "../../src/protocol/tests/naive_proxies.rs"]
 mod naive_proxies;
 #[path = "../../src/protocol/tests/seen.rs"]
@@ -15,7 +15,7 @@ use seen::{Seen, feed, feed_bytewise, feed_cut};
 use uproar::protocol::deflate::{Deflater, Inflater, Window};
 use uproar::protocol::frame::{encode_header, first};
 use uproar::protocol::{
-    CloseCode, Event, Kind, Limits, Opcode, Protocol, Reader, Status, forwarded, proxy_header,
+    CloseCode, Kind, MessageLimits, Opcode, Protocol, ProtocolEvent, Reader, Status, forwarded, proxy_header,
 };
 
 pub use clients::Clients;
@@ -41,14 +41,14 @@ pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
 
 /// Checks that a request head gives the same result however it is cut, and that a parsed request is consistent.
 pub fn check_head(cuts: &[usize], head: &[u8]) {
-    let limits = Limits::default();
+    let limits = MessageLimits::default();
     // Two line feeds end any head.
     let head = [head, b"\n\n"].concat();
     let whole = feed(&mut Protocol::new(), &head, &limits);
     assert_eq!(feed_cut(&mut Protocol::new(), &head, cuts, &limits), whole);
     assert_eq!(feed_bytewise(&mut Protocol::new(), &head, &limits), whole);
     let mut copy = head.clone();
-    if let Some(Event::Request(request)) =
+    if let Some(ProtocolEvent::Request(request)) =
         first_event(&mut Protocol::new(), &mut copy, &mut Reader::default())
     {
         assert!(request.path == "*" || request.path.starts_with('/'), "{request:?}");
@@ -80,16 +80,17 @@ pub fn check_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
     let messages =
         [0].into_iter().chain(starts.iter().copied()).zip(ends).map(|(start, end)| &stream[start..end]);
     let (mut inflater, mut deflater) = (Inflater::default(), Deflater::new(1));
-    let (mut client_window, mut sent_window, mut received_window) = (Window::new(9), Window::new(12), Window::new(12));
+    let (mut client_window, mut sent_window, mut received_window) =
+        (Window::new(9), Window::new(12), Window::new(12));
     for message in messages {
         if let Ok(content) = inflater.inflate(message, Some(&mut client_window), max_message) {
             assert!(content.len() <= max_message);
         }
         assert!(client_window.memory() <= 1 << 9);
         let frame = [encode_header(Opcode::Binary, true, false, message.len()).as_bytes(), message].concat();
-        let alone = first(deflater.pack(&frame)).map(|packed| (packed.rsv1, packed.payload.to_vec()));
-        let after =
-            first(deflater.pack_within(&frame, &mut sent_window, true)).map(|p| (p.rsv1, p.payload.to_vec()));
+        let alone = first(deflater.compress(&frame)).map(|packed| (packed.rsv1, packed.payload.to_vec()));
+        let after = first(deflater.compress_within(&frame, &mut sent_window, true))
+            .map(|p| (p.rsv1, p.payload.to_vec()));
         for (packed, window) in [(alone, None), (after, Some(&mut received_window))] {
             let (is_packed, payload) = packed.expect("a frame");
             match is_packed {
@@ -105,19 +106,19 @@ fn first_event<'a>(
     protocol: &'a mut Protocol,
     read: &'a mut [u8],
     reader: &'a mut Reader,
-) -> Option<Event<'a>> {
+) -> Option<ProtocolEvent<'a>> {
     let mut input = read;
     protocol.next(&mut input, reader)
 }
 
-fn limits(max_message: usize) -> Limits {
-    Limits { max_message }
+fn limits(max_message: usize) -> MessageLimits {
+    MessageLimits { max_message }
 }
 
 /// Returns a protocol after its handshake.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
-    let seen = feed(&mut protocol, HANDSHAKE, &Limits::default());
+    let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());
     assert!(matches!(seen[..], [Seen::Request(_)]), "{seen:?}");
     protocol
 }

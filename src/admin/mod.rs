@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::page::page_response;
 use crate::protocol::response::respond;
-use crate::protocol::{Event, Protocol, Reader, Refusal, Request, Status};
+use crate::protocol::{Protocol, ProtocolEvent, Reader, Refusal, Request, Status};
 use crate::watch::Watch;
 
 /// The live page.
@@ -130,8 +130,8 @@ fn take_request(mut stream: &TcpStream, watch: &Arc<Watch>) -> std::io::Result<O
             Err(error) => return Err(error),
         };
         match protocol.next(&mut input, &mut reader) {
-            Some(Event::Request(request)) => return Ok(Some(answer(&request, watch))),
-            Some(Event::Refused(refused)) => return Ok(Some(refusal(refused))),
+            Some(ProtocolEvent::Request(request)) => return Ok(Some(answer(&request, watch))),
+            Some(ProtocolEvent::Refused(refused)) => return Ok(Some(refusal(refused))),
             // Nothing else comes before an upgrade, and there is none.
             Some(_) => return Ok(None),
             None => {}

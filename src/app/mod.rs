@@ -62,9 +62,9 @@ pub struct Opening<'a> {
 
 /// An application.
 ///
-/// Handlers of one instance are called one after the other, on the thread of its shard. A handler that takes long delays
-/// all clients of that shard. A handler that panics closes the client that it was called for with 1011; the other clients
-/// do not notice.
+/// Handlers of one instance are called one after the other, on the thread of its shard. A handler that takes long
+/// delays all clients of that shard. A handler that panics closes the client that it was called for with 1011; the
+/// other clients do not notice.
 ///
 /// # Order of calls
 /// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
@@ -98,8 +98,8 @@ pub trait App {
         let _ = (context, client);
     }
 
-    /// Called once for each message to a room, on the room's home shard, before the message gets its place in the room's
-    /// order. Returning `false`, or a panic, drops the message.
+    /// Called once for each message to a room, on the room's home shard, before the message gets its place in the
+    /// room's order. Returning `false`, or a panic, drops the message.
     fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
         let _ = (room, kind, payload);
         true
@@ -125,8 +125,8 @@ pub trait App {
 
 /// The actions of a handler.
 ///
-/// Memberships change at once. Messages leave after the handler returned. Methods that take a client know the clients of
-/// their own shard only; for any other client they do nothing.
+/// Memberships change at once. Messages leave after the handler returned. Methods that take a client know the clients
+/// of their own shard only; for any other client they do nothing.
 pub struct Context<'a> {
     hub: &'a mut Hub,
     shard: u16,
@@ -178,8 +178,8 @@ impl<'a> Context<'a> {
         self.hub.publish(room, message);
     }
 
-    /// Makes a client a member of `room`. It gets at most `history` of the messages that the room has kept, then all new
-    /// ones. Does nothing when it is a member already.
+    /// Makes a client a member of `room`. It gets at most `history` of the messages that the room has kept, then all
+    /// new ones. Does nothing when it is a member already.
     pub fn join(&mut self, client: ClientId, room: &str, history: u32) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.join(slot, room, history);
@@ -245,8 +245,8 @@ impl<'a> Context<'a> {
         self.hub.outgoing(shard).requests.note(Box::new(note), 0);
     }
 
-    /// Answers a note: sends a note to the application instance of `shard` and calls [`App::on_tell`] there. A shard takes
-    /// answers however busy it is. So `on_tell` should ask for something only when a client's request needs it.
+    /// Answers a note: sends a note to the application instance of `shard` and calls [`App::on_tell`] there. A shard
+    /// takes answers however busy it is. So `on_tell` should ask for something only when a client's request needs it.
     ///
     /// # Panics
     /// There is no such shard.

@@ -84,7 +84,8 @@ pub enum LogFormat {
 /// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where to listen: ADDR:PORT, tls:ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several times.
+    /// Where to listen: ADDR:PORT, tls:ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several
+    /// times.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
           value_name = "ENDPOINT", default_values_t = defaults().listen, value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
@@ -134,8 +135,9 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
-    /// Origins whose pages may open a WebSocket, like `https://example.org` or `https://*.example.org`; * for all. Others get
-    /// 403. Without it only pages of the host that they connect to. Clients that are no browsers name no origin and may.
+    /// Origins whose pages may open a WebSocket, like `https://example.org` or `https://*.example.org`; * for all.
+    /// Others get 403. Without it only pages of the host that they connect to. Clients that are no browsers name no
+    /// origin and may.
     #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub allowed_origins: Vec<Origin>,
 

@@ -77,7 +77,8 @@ pub struct Options {
     /// an address is in use.
     pub takeover: Takeover,
 
-    /// The file with the certificate chain (PEM) of the TLS listeners: the server's certificate first, then its issuers.
+    /// The file with the certificate chain (PEM) of the TLS listeners: the server's certificate first, then its
+    /// issuers.
     pub tls_cert: Option<PathBuf>,
 
     /// The file with the private key (PEM, not encrypted) of the certificate.
@@ -89,15 +90,15 @@ pub struct Options {
     /// The number of worker threads, 1 to 1024. `None`: one for each CPU core.
     pub workers: Option<u16>,
 
-    /// The limit of open connections over all workers. A connection over it gets 503. 0: as many as the descriptor limit
-    /// allows.
+    /// The limit of open connections over all workers. A connection over it gets 503. 0: as many as the descriptor
+    /// limit allows.
     pub max_connections: u32,
 
     /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over it gets 429.
     pub max_connections_per_ip: u32,
 
-    /// The limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of the
-    /// connection limit, at least 1024.
+    /// The limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of
+    /// the connection limit, at least 1024.
     pub max_handshakes: u32,
 
     /// The origins whose pages may open a WebSocket; others get 403. Empty: pages served under the host name that they
@@ -127,8 +128,8 @@ pub struct Options {
     /// lost. `None`: what [`App::rates`](crate::app::App::rates) returns.
     pub byte_rate: Option<u32>,
 
-    /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy applies.
-    /// From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
+    /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy
+    /// applies. From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
     pub lag_window: u32,
 
     /// What happens to a client that reads too slowly.
@@ -151,8 +152,8 @@ pub struct Options {
     /// How long a room's history is kept after its last member has left.
     pub history_seconds: Duration,
 
-    /// The memory limit for the history of all rooms, in bytes. Over it, the least recently used history is dropped, that
-    /// of empty rooms first.
+    /// The memory limit for the history of all rooms, in bytes. Over it, the least recently used history is dropped,
+    /// that of empty rooms first.
     pub history_memory: u64,
 
     /// The time limit for a client's HTTP request, from the accept on. At least 1 ms.
@@ -249,7 +250,8 @@ impl Options {
         self.check_on(&[])
     }
 
-    /// The same for a server that is to listen at `passed` instead of where [`Options::listen`] says, if there is something.
+    /// The same for a server that is to listen at `passed` instead of where [`Options::listen`] says, if there is
+    /// something.
     ///
     /// # Errors
     /// What cannot be together.

@@ -208,7 +208,7 @@ impl Hub {
         let Some(Dedicated { window, takeover }) = self.dedicated.get_mut(&slot) else { return span };
         let mut compressed = Vec::with_capacity(span.len());
         for frame in frames(span.bytes()) {
-            compressed.extend_from_slice(self.deflater.pack_within(frame.whole, window, *takeover));
+            compressed.extend_from_slice(self.deflater.compress_within(frame.whole, window, *takeover));
         }
         if compressed.len() == span.len() { span } else { Span::copy_of(&compressed) }
     }

@@ -16,7 +16,7 @@ impl Hub {
         if is_shared && self.deflater.takes(total_len(message.parts())) {
             let frame = with_frame(message, |parts| parts.concat());
             let mut deflater = std::mem::take(&mut self.deflater);
-            self.send_bytes(slot, &[deflater.pack(&frame)], Content::Message);
+            self.send_bytes(slot, &[deflater.compress(&frame)], Content::Message);
             self.deflater = deflater;
             return;
         }

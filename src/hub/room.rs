@@ -130,7 +130,7 @@ impl Room {
     pub(crate) fn append(&mut self, parts: &[&[u8]], deflater: &mut Deflater) {
         self.log.append(parts);
         if let (Some(compressed), Some(frame)) = (&mut self.compressed, self.log.last()) {
-            compressed.append(&[deflater.pack(frame)]);
+            compressed.append(&[deflater.compress(frame)]);
         }
     }
 

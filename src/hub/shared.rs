@@ -15,7 +15,7 @@ impl Hub {
         let (mut plain, mut compressed) = (None, None);
         for &slot in slots {
             let span = if is_long && self.clients[slot as usize].encoding == Encoding::Shared {
-                compressed.get_or_insert_with(|| Span::copy_of(self.deflater.pack(&frame)))
+                compressed.get_or_insert_with(|| Span::copy_of(self.deflater.compress(&frame)))
             } else {
                 plain.get_or_insert_with(|| Span::copy_of(&frame))
             };

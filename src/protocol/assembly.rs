@@ -1,52 +1,54 @@
-//! Frames and messages out of reads that cut them anywhere.
+//! Assembles frames and messages from reads that cut them anywhere.
 
-use super::client_header::{ClientHeader, Context, MAX_CLIENT_HEADER_LEN};
+use super::client_header::{ClientHeader, HeaderContext, MAX_CLIENT_HEADER_LEN};
 use super::deflate::Window;
 use super::frame::{CloseFrame, Failure, Kind, Opcode};
 use super::mask::{unmask, unmask_at};
 use super::take_up_to;
 use simdutf8::{basic, compat};
 
-/// How many bytes are made room for, for each that has come, so that a long message is not moved often.
+/// Growth factor of a payload buffer: it is reserved for this many times the bytes received, to move long messages
+/// rarely.
 const AHEAD: usize = 8;
-/// Largest payload whose memory is kept for the next long message: giving it back and getting it anew costs a page
-/// fault for every 4 KiB.
+/// Largest payload buffer in bytes that is kept for the next long message. Allocating it again costs a page fault for
+/// every 4 KiB.
 const KEPT_PAYLOAD: usize = 2 << 20;
-/// How much larger than what is needed memory that was kept may be.
+/// Largest ratio of a kept buffer to the bytes needed.
 const KEPT_EXCESS: usize = 4;
 
-/// Bytes that a message may have.
+/// The length limits of a message in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rooms {
+pub(super) struct LengthLimits {
     pub(super) plain: usize,
-    /// As it travels; `None` where compression was not agreed.
+    /// The limit of a compressed message before decompression. `None` if compression was not negotiated.
     pub(super) compressed: Option<usize>,
 }
 
-/// What is kept between reads: it exists only while a frame or a message is incomplete, or for a client with context
+/// The state between two reads. It exists only while a frame or a message is incomplete, or for a client with context
 /// takeover.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
-    /// The first `header_len` bytes of a header that a read cut.
+    /// The first `header_len` bytes of a header that has arrived in part.
     header: [u8; MAX_CLIENT_HEADER_LEN],
     header_len: usize,
-    /// The frame whose payload has not arrived wholly.
+    /// The frame whose payload is incomplete.
     frame: Option<Frame>,
-    /// The unfinished data message.
+    /// The message that is incomplete.
     message: Option<Begun>,
     /// The message's payload so far, unmasked.
     payload: Vec<u8>,
-    /// Bytes of `payload` that were found to be UTF-8; less than four follow. Used for plain text only.
+    /// Length of the prefix of `payload` that is valid UTF-8. Fewer than four bytes follow it. Used for plain text
+    /// only.
     valid_len: usize,
-    /// The payload so far of a control frame, which may stand between a message's fragments.
+    /// The payload so far of a control frame, which may come between the fragments of a message.
     control: Vec<u8>,
-    /// What the last event borrows.
+    /// The payload that the last event borrows.
     delivered: Vec<u8>,
-    /// What compressed messages may refer to.
+    /// The earlier data that compressed messages may refer to.
     window: Option<Window>,
 }
 
-/// What the first frame of a message said.
+/// The properties of a message that its first frame gives.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     kind: Kind,
@@ -56,38 +58,38 @@ struct Begun {
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     header: ClientHeader,
-    /// Bytes of the payload that have arrived; less than `header.len` between reads.
+    /// Bytes of the payload that have arrived. Less than `header.len` between reads.
     received: usize,
 }
 
 /// A complete message or control frame.
 pub(super) struct Complete<'i> {
-    /// A control opcode or the kind of the message; never a continuation.
+    /// A control opcode or the opcode of the message's first frame. Never a continuation.
     pub(super) opcode: Opcode,
-    /// Whether the payload is to be inflated, and is checked only then.
+    /// Whether the payload is compressed. Compressed text has not been checked for UTF-8 yet.
     pub(super) compressed: bool,
     pub(super) payload: Payload<'i>,
 }
 
-/// Where a complete payload lies.
+/// The place of a complete payload.
 pub(super) enum Payload<'i> {
     InPlace(&'i [u8]),
-    /// In [`Assembly::delivered`].
+    /// The buffer that [`Assembly::delivered`] returns.
     Assembled,
 }
 
 /// Takes frames from `input` until a message or a control frame is complete.
 ///
-/// Plain text is checked; a close payload is checked only as far as it came in parts. `spare` is memory for the next long
-/// message.
+/// Checks plain text for UTF-8. Checks a close payload only if it arrived in parts. `spare` is the buffer for the next
+/// long message.
 pub(super) fn next_complete<'i>(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
-    rooms: Rooms,
+    limits: LengthLimits,
     spare: &mut Vec<u8>,
 ) -> Result<Option<Complete<'i>>, Failure> {
     release(assembly, spare);
-    while let Some(frame) = next_frame(assembly, input, rooms)? {
+    while let Some(frame) = next_frame(assembly, input, limits)? {
         let header = frame.header;
         let is_alone = header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation);
         if frame.received == 0
@@ -108,7 +110,7 @@ pub(super) fn next_complete<'i>(
     Ok(None)
 }
 
-/// Frees what the last event borrowed, and everything when nothing is incomplete.
+/// Frees the payload that the last event borrowed, and the whole assembly if nothing is incomplete.
 fn release(assembly: &mut Option<Box<Assembly>>, spare: &mut Vec<u8>) {
     if let Some(kept) = assembly {
         let delivered = std::mem::take(&mut kept.delivered);
@@ -121,17 +123,18 @@ fn release(assembly: &mut Option<Box<Assembly>>, spare: &mut Vec<u8>) {
     }
 }
 
-/// Goes on with the frame whose payload is incomplete, or decodes the next header.
+/// Returns the frame whose payload is incomplete, or decodes the next header.
 fn next_frame(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &mut [u8],
-    rooms: Rooms,
+    limits: LengthLimits,
 ) -> Result<Option<Frame>, Failure> {
     if input.is_empty() {
         return Ok(None);
     }
     let Some(kept) = assembly else {
-        let context = Context { in_message: false, room: rooms.plain, compressed_room: rooms.compressed };
+        let context =
+            HeaderContext { in_message: false, room: limits.plain, compressed_room: limits.compressed };
         let decoded = ClientHeader::decode(input, context)?;
         if decoded.is_none() {
             assembly.insert(Box::default()).keep_header(input);
@@ -142,11 +145,11 @@ fn next_frame(
         return Ok(Some(frame));
     }
     let is_compressed = kept.message.is_some_and(|message| message.compressed);
-    let room = rooms.compressed.filter(|_| is_compressed).unwrap_or(rooms.plain);
-    let context = Context {
+    let room = limits.compressed.filter(|_| is_compressed).unwrap_or(limits.plain);
+    let context = HeaderContext {
         in_message: kept.message.is_some(),
         room: room.saturating_sub(kept.payload.len()),
-        compressed_room: rooms.compressed,
+        compressed_room: limits.compressed,
     };
     let old_len = kept.header_len;
     let fresh_len = input.len().min(MAX_CLIENT_HEADER_LEN - old_len);
@@ -163,35 +166,35 @@ fn next_frame(
     }
 }
 
-/// Consumes the `len` bytes of a header that lie in `input`.
+/// Consumes the `len` bytes of a header from `input`.
 fn begin(header: ClientHeader, input: &mut &mut [u8], len: usize) -> Frame {
     take_up_to(len, input);
     Frame { header, received: 0 }
 }
 
 impl Assembly {
-    /// For a client whose compressed messages may refer to earlier ones.
+    /// Creates the state of a client with context takeover.
     pub(super) fn with_window(window: Window) -> Self {
         Self { window: Some(window), ..Self::default() }
     }
 
-    /// The payload that belongs to the last [`Payload::Assembled`], and the window if there is one.
+    /// Returns the payload of the last [`Payload::Assembled`], and the window if there is one.
     pub(super) fn delivered(&mut self) -> (&[u8], Option<&mut Window>) {
         (&self.delivered, self.window.as_mut())
     }
 
-    /// Whether a frame or a message is incomplete.
+    /// Returns whether a frame or a message is incomplete.
     pub(super) fn is_mid_item(&self) -> bool {
         self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 
-    /// Bytes allocated for payloads.
+    /// Returns the number of bytes allocated for payloads.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
     }
 
-    /// Consumes all of `input` into the incomplete header; a complete one would be longer.
+    /// Consumes all of `input`, which does not complete the header.
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         let len = self.header_len + input.len();
         self.header[self.header_len..len].copy_from_slice(input);
@@ -199,7 +202,8 @@ impl Assembly {
         *input = &mut [];
     }
 
-    /// Copies what has arrived of `frame`, and tells what it completes, and whether that is compressed.
+    /// Copies the bytes of `frame` that have arrived. Returns the opcode of the message or control frame that they
+    /// complete, and whether it is compressed.
     fn take_in(
         &mut self,
         mut frame: Frame,
@@ -214,7 +218,7 @@ impl Assembly {
         if !is_whole {
             self.frame = Some(frame);
             if frame.received == 0 {
-                // The payload may yet lie whole in the next input, and then the message does not begin here.
+                // The next input may hold the payload whole, which needs no buffered message.
                 return Ok(None);
             }
         }
@@ -252,8 +256,8 @@ impl Assembly {
         Ok(Some((kind.opcode(), compressed)))
     }
 
-    /// Makes room for `len` bytes, of whose frame `missing` are still to come: for these as well, but for no more than a
-    /// multiple of what has come, so that an announcement alone costs nothing.
+    /// Reserves room for `len` bytes and for the `missing` rest of their frame. Reserves no more than a multiple of the
+    /// bytes received, so that an announced length alone costs no memory.
     fn reserve(&mut self, len: usize, missing: usize, spare: &mut Vec<u8>) {
         if self.payload.capacity() - self.payload.len() >= len {
             return;
@@ -270,11 +274,11 @@ impl Assembly {
         }
     }
 
-    /// Fails at the first byte that no UTF-8 text can contain there. RFC 6455 §8.1
+    /// Fails at the first byte that makes the text invalid UTF-8. RFC 6455 §8.1
     fn check_text(&mut self) -> Result<(), Failure> {
         match compat::from_utf8(&self.payload[self.valid_len..]) {
             Ok(_) => self.valid_len = self.payload.len(),
-            // A character is cut at the end.
+            // The last character is incomplete.
             Err(error) if error.error_len().is_none() => self.valid_len += error.valid_up_to(),
             Err(_) => return Err(Failure::TEXT),
         }

@@ -1,8 +1,8 @@
-//! The headers of frames that a client sends, and the rules that they must obey. RFC 6455 §5.2
+//! Frame headers of clients: decoding and rules. RFC 6455 §5.2
 
 use super::frame::{Failure, MAX_CONTROL_LEN, MAX_HEADER_LEN, Opcode};
 
-/// The most bytes of a header sent by a client.
+/// Maximum length in bytes of a frame header of a client.
 pub(super) const MAX_CLIENT_HEADER_LEN: usize = MAX_HEADER_LEN + 4;
 
 /// The bit of the first byte that marks a compressed message. RFC 7692 §6
@@ -13,30 +13,29 @@ const RSV1: u8 = 0x40;
 pub(super) struct ClientHeader {
     pub(super) fin: bool,
     pub(super) opcode: Opcode,
-    /// Whether this begins a compressed message.
+    /// Whether the frame begins a compressed message.
     pub(super) compressed: bool,
     pub(super) key: [u8; 4],
-    /// Bytes of payload; no more than the limits allow.
+    /// Length of the payload in bytes. Within the limits.
     pub(super) len: usize,
 }
 
-/// What a header is judged by besides its own bytes.
+/// The state of the connection that a header is checked against.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Context {
+pub(super) struct HeaderContext {
     /// Whether a fragmented message is unfinished.
     pub(super) in_message: bool,
-    /// Bytes that the message may still grow by.
+    /// Bytes that a plain message may still grow by.
     pub(super) room: usize,
-    /// The same for a compressed one; `None` where compression was not agreed.
+    /// Bytes that a compressed message may still grow by. `None` if compression was not negotiated.
     pub(super) compressed_room: Option<usize>,
 }
 
 impl ClientHeader {
-    /// Decodes the header that `bytes` begins with, and tells its length; `None` when it is incomplete.
+    /// Decodes the header at the start of `bytes`. Returns it with its length, or `None` if it is incomplete.
     ///
-    /// Every byte is judged as soon as it is there, so that what is wrong does not depend on how the bytes
-    /// were cut into reads.
-    pub(super) fn decode(bytes: &[u8], context: Context) -> Result<Option<(Self, usize)>, Failure> {
+    /// Checks each byte as soon as it has arrived, so that the failure does not depend on how reads cut the bytes.
+    pub(super) fn decode(bytes: &[u8], context: HeaderContext) -> Result<Option<(Self, usize)>, Failure> {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         let fin = first & 0x80 != 0;
         let opcode = decode_first(first, context)?;
@@ -65,7 +64,7 @@ impl ClientHeader {
     }
 }
 
-fn decode_first(byte: u8, context: Context) -> Result<Opcode, Failure> {
+fn decode_first(byte: u8, context: HeaderContext) -> Result<Opcode, Failure> {
     // RFC 6455 §5.2; RFC 7692 §6: only the first frame of a message may have the first of these bits.
     let begins_message = matches!(byte & 0x0f, 0x1 | 0x2);
     let allowed = if context.compressed_room.is_some() && begins_message { RSV1 } else { 0 };
@@ -82,7 +81,7 @@ fn decode_first(byte: u8, context: Context) -> Result<Opcode, Failure> {
     }
 }
 
-/// Decodes the extended payload length, and gives what follows it. RFC 6455 §5.2
+/// Decodes the extended payload length. Returns it with the bytes behind it. RFC 6455 §5.2
 fn decode_len(short_len: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Failure> {
     let (len, rest, least) = match short_len {
         126 => {
@@ -90,7 +89,7 @@ fn decode_len(short_len: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Failu
             (u64::from(u16::from_be_bytes(*len)), rest, 126)
         }
         127 => {
-            // The first byte is enough to see that bit, and it is judged before the rest has come.
+            // The first byte has the bit, so the check does not wait for the rest.
             if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
                 return Err(Failure::LEN_HIGH_BIT);
             }

@@ -1,8 +1,8 @@
-//! Whom a request is from when proxies have passed it on: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! The client's address behind proxies: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
 //!
-//! Each proxy appends whom it was connected to by, so what stands at the right end is the word of the proxy that is
-//! connected to us, and what stands further left is the word of whoever comes before it. So the lists are read from the
-//! right, through proxies that are trusted, up to the first address that is not: the client's.
+//! Each proxy appends the address of its peer. So the last entry comes from the proxy that is connected to the server,
+//! and entries further left come from hops before it. The lists are read from the right, through trusted proxies, up to
+//! the first address that is not trusted: the client's.
 
 use std::net::IpAddr;
 
@@ -10,14 +10,14 @@ use super::request::Request;
 use super::response::{Refusal, Status};
 use smallvec::SmallVec;
 
-/// The client of a request that a trusted proxy has passed on: the first address from the right that `is_trusted` does
-/// not hold for. Without one it is the last hop whose address is known, beginning with `peer`, the proxy itself.
+/// Returns the client of a request from a trusted proxy: the first address from the right that `is_trusted` rejects. If
+/// there is none, returns the leftmost known hop, at least `peer`, the proxy itself.
 ///
-/// A hop that has no address (`unknown`, an obfuscated one, one that cannot be read) ends the way.
+/// A hop without an address (`unknown`, obfuscated or malformed) ends the search.
 ///
 /// # Errors
-/// When both header fields are there and name different clients: proxies set one of them and pass the other on as the
-/// client has sent it, and nobody can tell which.
+/// Both header fields are present and name different clients. A proxy sets one of them and forwards the other as the
+/// client has sent it, and the server cannot tell which is which.
 pub fn client(
     request: &Request<'_>,
     peer: Option<IpAddr>,
@@ -37,7 +37,7 @@ pub fn client(
     }
 }
 
-/// The values of all fields of one name, in their order.
+/// The values of all fields with one name, in order.
 type Lines<'a> = SmallVec<[&'a [u8]; 4]>;
 
 fn walk(
@@ -55,21 +55,21 @@ fn walk(
     client
 }
 
-/// The hops of `X-Forwarded-For`, from the right; `None` for one without an address.
+/// Returns the hops of `X-Forwarded-For` from the right. `None` is a hop without an address.
 pub fn usual_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
     let items = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     // RFC 9110 §5.6.1.2: empty items of a list are ignored.
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(node_address)
 }
 
-/// The hops of `Forwarded`, from the right; `None` for one without an address.
+/// Returns the hops of `Forwarded` from the right. `None` is a hop without an address.
 pub fn forwarded_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
     let items = lines.iter().rev().flat_map(|line| Elements(Some(line)));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(element_address)
 }
 
-/// The elements of a list from the right. Read in this direction, quotes that a client has left open end before
-/// anything that a proxy has appended.
+/// Iterates over the elements of a list from the right. In this direction, a quote that a client left open cannot
+/// swallow what a proxy has appended.
 struct Elements<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Elements<'a> {
@@ -92,12 +92,12 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Whether the byte within quotes at `at` is meant as itself: an odd number of backslashes is before it.
+/// Returns whether the quoted byte at `at` is escaped: an odd number of backslashes precedes it.
 fn is_escaped(list: &[u8], at: usize) -> bool {
     list[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// The address in the parameter `for` of an element, which has it once. RFC 7239 §4
+/// Returns the address in the parameter `for` of an element, which must occur once. RFC 7239 §4
 fn element_address(element: &[u8]) -> Option<IpAddr> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let pairs = element.split(|byte| {
@@ -113,13 +113,13 @@ fn element_address(element: &[u8]) -> Option<IpAddr> {
     });
     let (value, None) = (named.next()?, named.next()) else { return None };
     match value.strip_prefix(b"\"") {
-        // No address has anything in it that would be escaped, so a backslash makes none.
+        // An address needs no escapes, so a backslash makes it invalid.
         Some(quoted) => node_address(quoted.strip_suffix(b"\"")?),
         None => node_address(value),
     }
 }
 
-/// The address of a node, with or without a port: RFC 7239 §6, and what proxies write into `X-Forwarded-For`.
+/// Returns the address of a node with or without a port, in the forms of RFC 7239 §6 and of `X-Forwarded-For`.
 fn node_address(node: &[u8]) -> Option<IpAddr> {
     let node = str::from_utf8(node).ok()?;
     let (address, port) = match node.strip_prefix('[') {
@@ -130,7 +130,7 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
                 if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) },
             )
         }
-        // Several colons are those of an IPv6 address without brackets.
+        // Several colons mean an IPv6 address without brackets.
         None => match node.split_once(':').filter(|(_, port)| !port.contains(':')) {
             Some((address, port)) => (IpAddr::V4(address.parse().ok()?), Some(port)),
             None => (node.parse().ok()?, None),
@@ -139,7 +139,7 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
     port.is_none_or(is_port).then(|| address.to_canonical())
 }
 
-/// RFC 7239 §6.2
+/// Returns whether the text is a port of a node. RFC 7239 §6.2
 fn is_port(text: &str) -> bool {
     let is_obfuscated = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

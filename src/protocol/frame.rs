@@ -1,19 +1,19 @@
-//! What frames are made of: opcodes, the headers that a server sends, close codes and close payloads. RFC 6455 §5.2, §5.5, §7.4
+//! Opcodes, frame headers of the server, close codes and close payloads. RFC 6455 §5.2, §5.5, §7.4
 
 use simdutf8::compat::from_utf8;
 use std::fmt;
 
-/// What the bytes of a message are.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// UTF-8 text.
     Text,
-    /// Bytes without a meaning to the protocol.
+    /// Any bytes.
     Binary,
 }
 
 impl Kind {
-    /// The opcode of a message's first frame.
+    /// Returns the opcode of the first frame of such a message.
     pub fn opcode(self) -> Opcode {
         match self {
             Self::Text => Opcode::Text,
@@ -34,14 +34,14 @@ pub enum Opcode {
     Binary = 0x2,
     /// The last frame of its sender.
     Close = 0x8,
-    /// Asks for a pong with the same payload.
+    /// A request for a pong with the same payload.
     Ping = 0x9,
-    /// Answers a ping, or shows life unasked.
+    /// The answer to a ping, or an unsolicited sign of life.
     Pong = 0xa,
 }
 
 impl Opcode {
-    /// Whether frames of this kind control the connection and carry no message data.
+    /// Returns whether this is the opcode of a control frame: close, ping or pong.
     pub fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
@@ -59,13 +59,13 @@ impl Opcode {
     }
 }
 
-/// The most bytes a control frame carries. RFC 6455 §5.5
+/// Maximum payload length in bytes of a control frame. RFC 6455 §5.5
 pub const MAX_CONTROL_LEN: usize = 125;
 
-/// The most bytes of a header sent by a server: there is no mask.
+/// Maximum length in bytes of a frame header of a server, which has no mask.
 pub const MAX_HEADER_LEN: usize = 10;
 
-/// An encoded header of a frame sent by the server, on the stack.
+/// An encoded frame header of the server.
 #[derive(Clone, Copy)]
 pub struct Header {
     bytes: [u8; MAX_HEADER_LEN],
@@ -73,7 +73,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The bytes that precede the payload on the wire.
+    /// Returns the encoded bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
@@ -87,10 +87,10 @@ impl fmt::Debug for Header {
 
 /// Encodes the unmasked header of a frame with `len` bytes of payload. RFC 6455 §5.2
 ///
-/// `rsv1` marks the first frame of a compressed message and needs an extension that says so.
+/// `rsv1` marks the first frame of a compressed message. It needs a negotiated extension.
 ///
 /// # Panics
-/// When a control frame is fragmented or longer than [`MAX_CONTROL_LEN`].
+/// A control frame is fragmented or longer than [`MAX_CONTROL_LEN`].
 pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, len: usize) -> Header {
     let fits = fin && len <= MAX_CONTROL_LEN;
     assert!(fits || !opcode.is_control(), "a control frame is whole and short, not {len} bytes, fin {fin}");
@@ -115,20 +115,20 @@ pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, len: usize) -> Heade
     Header { bytes, len: header_len }
 }
 
-/// A frame as a server sends it, taken apart.
+/// A decoded frame of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What it is.
+    /// The opcode.
     pub opcode: Opcode,
-    /// Whether its message is compressed.
+    /// Whether the frame begins a compressed message.
     pub rsv1: bool,
-    /// What follows the header.
+    /// The payload.
     pub payload: &'a [u8],
-    /// The frame with its header.
+    /// The whole frame: header and payload.
     pub whole: &'a [u8],
 }
 
-/// Takes apart the frame that `bytes` begin with; `None` when they are no whole frame of a server.
+/// Decodes the frame of a server at the start of `bytes`. Returns `None` if it is incomplete or masked.
 pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (len, rest) = match second {
@@ -147,7 +147,7 @@ pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-/// Takes apart all the frames that `bytes` consist of.
+/// Decodes all frames that `bytes` consist of.
 pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
         let frame = first(bytes)?;
@@ -156,36 +156,36 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     })
 }
 
-/// Why an endpoint closes. RFC 6455 §7.4
+/// The status code of a close frame. RFC 6455 §7.4
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// The purpose was fulfilled.
+    /// Normal end.
     pub const NORMAL: Self = Self(1000);
-    /// The server goes down, or the browser left the page.
+    /// The server shuts down, or the browser left the page.
     pub const GOING_AWAY: Self = Self(1001);
     /// The peer broke the protocol.
     pub const PROTOCOL: Self = Self(1002);
-    /// The peer sent a kind of data that is not accepted here.
+    /// The peer sent a kind of message that is not accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// A text message was not UTF-8.
+    /// The payload does not match the kind of message, for instance text that is not UTF-8.
     pub const INVALID: Self = Self(1007);
-    /// The peer broke a rule that has no code of its own.
+    /// The peer broke a rule that has no other code.
     pub const POLICY: Self = Self(1008);
-    /// A message was longer than is accepted here.
+    /// A message is longer than the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// The server met a condition that it was not made for.
+    /// The server met an unexpected condition.
     pub const INTERNAL: Self = Self(1011);
-    /// The server restarts; a client may come back after a moment.
+    /// The server restarts. The client may connect again after a moment.
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// The server is overloaded, or the client did not keep up; it may try again later.
+    /// The server is overloaded, or the client reads too slowly. The client may connect again later.
     pub const TRY_AGAIN: Self = Self(1013);
 
-    /// Whether this code may stand in a close frame.
+    /// Returns whether a close frame may carry this code.
     pub fn is_sendable(self) -> bool {
-        // RFC 6455 §7.4.1 and §7.4.2; IANA registered 1012 to 1014 later. 1005, 1006 and 1015 are for reports
-        // within an endpoint only, and the rest of 0-2999 is reserved.
+        // RFC 6455 §7.4.1 and §7.4.2; IANA registered 1012 to 1014 later. 1005, 1006 and 1015 never go on the wire, and
+        // the rest of 0-2999 is reserved.
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 }
@@ -196,7 +196,7 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// The payload of a close frame, on the stack.
+/// An encoded payload of a close frame.
 #[derive(Clone, Copy)]
 pub struct ClosePayload {
     bytes: [u8; MAX_CONTROL_LEN],
@@ -204,16 +204,16 @@ pub struct ClosePayload {
 }
 
 impl ClosePayload {
-    /// The code and the reason as they go on the wire.
+    /// Returns the encoded bytes: code and reason.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// Encodes a close payload; a reason over 123 bytes is cut at a character. RFC 6455 §5.5.1
+/// Encodes a close payload. Cuts a reason over 123 bytes at a character boundary. RFC 6455 §5.5.1
 ///
 /// # Panics
-/// When `code` must not be sent, see [`CloseCode::is_sendable`].
+/// `code` must not be sent, see [`CloseCode::is_sendable`].
 pub fn close_payload(code: CloseCode, reason: &str) -> ClosePayload {
     assert!(code.is_sendable(), "{code} must not stand in a close frame");
     let reason = &reason.as_bytes()[..reason.floor_char_boundary(MAX_CONTROL_LEN - 2)];
@@ -224,12 +224,12 @@ pub fn close_payload(code: CloseCode, reason: &str) -> ClosePayload {
     ClosePayload { bytes, len: len as u8 }
 }
 
-/// What the client said in its close frame.
+/// A decoded payload of a close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
-    /// Why, as a number that may be echoed.
+    /// The status code, which may be sent back.
     pub code: CloseCode,
-    /// Why, in words; often empty.
+    /// The reason, often empty.
     pub reason: &'a str,
 }
 
@@ -247,24 +247,24 @@ impl<'a> CloseFrame<'a> {
         Ok(Some(Self { code, reason }))
     }
 
-    /// Finds what is wrong already with a close payload of which only a beginning has arrived.
+    /// Checks the first bytes of a close payload that has arrived in part.
     pub(super) fn check_prefix(prefix: &'a [u8]) -> Result<(), Failure> {
         let Some((code, reason)) = prefix.split_first_chunk::<2>() else { return Ok(()) };
         match from_utf8(reason) {
-            // A character may be cut where the prefix ends.
+            // The last character may be incomplete.
             Err(error) if error.error_len().is_none() => Self::decode(code).map(|_| ()),
             _ => Self::decode(prefix).map(|_| ()),
         }
     }
 }
 
-/// What a client did wrong, as it is told in the close frame that ends its connection.
+/// A rule that a client has broken: the code and reason of the close frame that ends its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
 pub struct Failure {
     /// The close code to send.
     pub code: CloseCode,
-    /// What was wrong, short enough for a close frame.
+    /// The broken rule, short enough for a close frame.
     pub reason: &'static str,
 }
 
@@ -304,7 +304,7 @@ mod tests {
 
     // RFC 6455 §5.2 and §5.7
     #[test]
-    fn headers_at_the_borders_of_their_forms() {
+    fn a_header_uses_the_shortest_form_of_its_length() {
         let cases: [(usize, &[u8]); 7] = [
             (0, &[0x82, 0]),
             (125, &[0x82, 125]),
@@ -325,13 +325,13 @@ mod tests {
     // RFC 6455 §5.5
     #[test]
     #[should_panic(expected = "whole and short")]
-    fn a_long_control_frame_is_our_mistake() {
+    fn encoding_a_long_control_frame_panics() {
         encode_header(Opcode::Ping, true, false, 126);
     }
 
     // RFC 6455 §5.5.1
     #[test]
-    fn a_close_reason_is_cut_at_a_character() {
+    fn a_long_close_reason_is_cut_at_a_character_boundary() {
         assert_eq!(close_payload(CloseCode::NORMAL, "").as_bytes(), [0x03, 0xe8]);
         assert_eq!(close_payload(CloseCode::TRY_AGAIN, "lagged").as_bytes(), b"\x03\xf5lagged");
         for (reason, kept) in [("a".repeat(123), 123), ("a".repeat(124), 123), ("é".repeat(80), 122)] {
@@ -343,11 +343,11 @@ mod tests {
     // RFC 6455 §7.4.1
     #[test]
     #[should_panic(expected = "1006 must not stand in a close frame")]
-    fn a_reserved_close_code_is_our_mistake() {
+    fn encoding_a_reserved_close_code_panics() {
         close_payload(CloseCode(1006), "");
     }
 
-    // RFC 6455 §5.5.1: what we send must be what we would accept, so every failure makes a valid close frame.
+    // RFC 6455 §5.5.1: the server must accept what it sends, so every failure makes a valid close frame.
     #[test]
     fn failures_fit_in_a_close_frame() {
         let failures = [

@@ -1,4 +1,4 @@
-//! The opening handshake: what makes a request an upgrade to WebSocket. RFC 6455 §4.2
+//! The opening handshake: the rules for an upgrade to WebSocket. RFC 6455 §4.2
 
 use super::response::{Refusal, Status};
 use base64::Engine;
@@ -11,19 +11,20 @@ use std::fmt;
 /// The only version of the protocol. RFC 6455 §4.1
 const VERSION: &[u8] = b"13";
 
-/// RFC 6455 §1.3
+/// The constant that a key is hashed with. RFC 6455 §1.3
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// RFC 6455 §4.1 itself gives a key whose unused last bits are not zero, so they are ignored.
+/// The base64 engine for keys. It ignores unused last bits: the example key of RFC 6455 §4.1 has some that are not
+/// zero.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
-/// The answer to a client's key, which shows that the server meant to speak WebSocket. RFC 6455 §4.2.2
+/// The answer to a client's key, which proves that the server speaks WebSocket. RFC 6455 §4.2.2
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AcceptKey([u8; 28]);
 
 impl AcceptKey {
-    /// The answer to the value of `Sec-WebSocket-Key`.
+    /// Computes the answer to the value of `Sec-WebSocket-Key`.
     pub fn new(key: &[u8]) -> Self {
         let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
         let mut text = [0; 28];
@@ -32,7 +33,7 @@ impl AcceptKey {
         Self(text)
     }
 
-    /// The value of `Sec-WebSocket-Accept`.
+    /// Returns the value of `Sec-WebSocket-Accept`.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("base64 is ASCII")
     }
@@ -44,13 +45,13 @@ impl fmt::Debug for AcceptKey {
     }
 }
 
-/// Judges the handshake; `None` when the request asks for no WebSocket.
+/// Checks the handshake. Returns `None` if the request does not ask for a WebSocket.
 pub(super) fn negotiate(
     method: &str,
     is_http_1_0: bool,
     headers: &[Header<'_>],
 ) -> Result<Option<AcceptKey>, Refusal> {
-    // RFC 9110 §7.8: a server may ignore an upgrade to what it does not speak.
+    // RFC 9110 §7.8: a server may ignore an upgrade to another protocol.
     if !lists(headers, "Upgrade", "websocket") {
         return Ok(None);
     }
@@ -82,13 +83,13 @@ pub(super) fn negotiate(
     Ok(Some(AcceptKey::new(key)))
 }
 
-/// The values of all header fields called `name`, in any case, without white space around them.
+/// Returns the values of all header fields with this name, without surrounding white space. Ignores the name's case.
 pub(super) fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
     let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
     named.map(|header| header.value.trim_ascii())
 }
 
-/// Whether the comma-separated lists in the fields called `name` contain `token`, in any case.
+/// Returns whether the comma-separated lists in the fields with this name contain `token`. Ignores case.
 fn lists(headers: &[Header<'_>], name: &str, token: &str) -> bool {
     // RFC 9110 §5.6.1: one list may be spread over several lines.
     values(headers, name)

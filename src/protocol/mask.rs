@@ -1,10 +1,10 @@
 //! Removing the mask from client payloads. RFC 6455 §5.3
 
-/// From how many bytes on wider registers are worth asking for them.
+/// Minimum payload length in bytes for which wider registers are worth the check of the CPU.
 #[cfg(target_arch = "x86_64")]
 const WIDE_LEN: usize = 128;
 
-/// Applies `key` to `data` in place, `data` being a payload from its first byte on.
+/// Applies `key` to `data` in place. `data` is a payload from its first byte.
 ///
 /// Masking and unmasking are the same operation.
 #[cfg_attr(
@@ -15,11 +15,11 @@ pub fn unmask(data: &mut [u8], key: [u8; 4]) {
     #[cfg(target_arch = "x86_64")]
     if data.len() >= WIDE_LEN {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has what the function is compiled for.
+            // SAFETY: the CPU has the features that the function is compiled for.
             return unsafe { unmask_avx512(data, key) };
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has what the function is compiled for.
+            // SAFETY: the CPU has the features that the function is compiled for.
             return unsafe { unmask_avx2(data, key) };
         }
     }
@@ -38,7 +38,8 @@ fn unmask_avx2(data: &mut [u8], key: [u8; 4]) {
     unmask_words(data, key);
 }
 
-/// Fixed-size chunks let the compiler turn the loop into vector instructions, of the width that the caller has.
+/// Applies `key` in chunks of a fixed size, so that the compiler makes vector instructions as wide as the caller
+/// allows.
 #[inline(always)]
 fn unmask_words(data: &mut [u8], key: [u8; 4]) {
     let key = u32::from_ne_bytes(key);
@@ -56,7 +57,7 @@ fn unmask_words(data: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// Applies `key` to `data` in place, `data` being the part of a payload that begins `offset` bytes into it.
+/// Applies `key` to `data` in place. `data` is the part of a payload that begins at byte `offset`.
 pub fn unmask_at(data: &mut [u8], mut key: [u8; 4], offset: usize) {
     key.rotate_left(offset % 4);
     unmask(data, key);

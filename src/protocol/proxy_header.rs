@@ -1,40 +1,40 @@
-//! What a proxy says of its client before the client's own bytes: the PROXY protocol of HAProxy, versions 1 and 2.
+//! The header of the PROXY protocol, versions 1 and 2: a proxy sends it before the client's bytes.
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The most bytes of a header, with all that version 2 may carry beside addresses.
+/// Maximum length in bytes of a header, with the extensions of version 2.
 pub const MAX_HEADER_LEN: usize = 4096;
 
-/// The most bytes of a header of version 1, §2.1.
+/// Maximum length in bytes of a header of version 1. §2.1
 const MAX_LINE_LEN: usize = 107;
 const LINE_START: &[u8] = b"PROXY ";
-/// What a header of version 2 begins with, §2.2.
+/// The first bytes of a header of version 2. §2.2
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// Length in bytes of the fixed part of version 2: signature, version and command, family, length.
 const FIXED_LEN: usize = 16;
 
-/// A whole header.
+/// A decoded header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Its bytes; what follows is the client's.
+    /// The length of the header in bytes. The client's bytes follow.
     pub len: usize,
-    /// Where the client is from.
+    /// The source of the connection.
     pub source: Source,
 }
 
-/// Who speaks after a header.
+/// The source of a connection, as the header gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The proxy itself, of which it is the real address (LOCAL, §2.2).
+    /// The proxy itself (LOCAL, §2.2).
     Proxy,
-    /// Somebody of whom the proxy tells no address (UNKNOWN, UNSPEC), or who has none (a Unix socket).
+    /// A client whose address the proxy does not tell (UNKNOWN, UNSPEC), or without one (a Unix socket).
     Hidden,
-    /// A client of the proxy, at this address.
+    /// A client with this address.
     Client(SocketAddr),
 }
 
-/// Why bytes are no header, with the way out.
+/// The error that bytes are not a header, with the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoProxyHeader(pub &'static str);
@@ -55,11 +55,11 @@ const TOO_LONG: NoProxyHeader =
     NoProxyHeader("The PROXY protocol header is too long; have the proxy send at most 4096 bytes.");
 
 impl ProxyHeader {
-    /// Reads the header that a connection begins with from all that has come of it; `None` while more is needed, which
-    /// is never the case with [`MAX_HEADER_LEN`] bytes.
+    /// Parses the header at the start of `bytes`, all bytes of the connection so far. Returns `None` while more bytes
+    /// are needed, which is never the case with [`MAX_HEADER_LEN`] bytes.
     ///
     /// # Errors
-    /// When it is no header, as soon as that is certain.
+    /// The bytes cannot become a header. Reported at the first byte that makes it certain.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NoProxyHeader> {
         let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, wanted)| byte == wanted);
         if begins(LINE_START) {
@@ -72,7 +72,7 @@ impl ProxyHeader {
     }
 }
 
-/// §2.1
+/// Parses a header of version 1. §2.1
 fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let window = &bytes[..bytes.len().min(MAX_LINE_LEN)];
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
@@ -84,7 +84,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
 }
 
 fn line_source(line: &[u8]) -> Option<Source> {
-    // Whatever follows that word is to be ignored.
+    // §2.1: the rest of the line is ignored.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
         return Some(Source::Hidden);
     }
@@ -99,14 +99,14 @@ fn line_source(line: &[u8]) -> Option<Source> {
     fields.next().is_none().then_some(Source::Client(SocketAddr::new(source, port)))
 }
 
-/// A number without a sign and without leading zeros.
+/// Parses a port without a sign and without leading zeros.
 fn parse_port(text: &str) -> Option<u16> {
     let is_canonical =
         text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_canonical)
 }
 
-/// §2.2
+/// Parses a header of version 2. §2.2
 fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else { return Ok(None) };
     let [.., command, family, high, low] = *fixed;
@@ -120,7 +120,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
         (0x21, 0x00) => (false, 0),
         (0x21, 0x11) => (false, 12),
         (0x21, 0x21) => (false, 36),
-        // Paths of Unix sockets.
+        // Two paths of Unix sockets.
         (0x21, 0x31) => (false, 216),
         _ => return Err(BROKEN),
     };
@@ -132,7 +132,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     Ok(Some(ProxyHeader { len, source: if is_local { Source::Proxy } else { client } }))
 }
 
-/// The client in a payload that has room for the family's addresses: both addresses, then both ports.
+/// Returns the client in a payload of both addresses, then both ports. The payload is long enough for the family.
 fn binary_client(family: u8, payload: &[u8]) -> Option<SocketAddr> {
     let (address, ports): (IpAddr, _) = match family {
         0x11 => (Ipv4Addr::from(*payload.first_chunk()?).into(), payload.get(8..)?),

@@ -1,4 +1,4 @@
-//! Request heads: gathered over reads, parsed, and judged by the rules of HTTP/1.1. RFC 9112
+//! Request heads: collecting, parsing, and the rules of HTTP/1.1. RFC 9112
 
 use super::handshake::{AcceptKey, negotiate, values};
 use super::response::{Refusal, Status};
@@ -6,36 +6,37 @@ use super::take_up_to;
 use httparse::{EMPTY_HEADER, Error, Header};
 use smallvec::SmallVec;
 
-/// The most bytes of a request head, the final empty line included.
+/// Maximum length in bytes of a request head with its final empty line.
 pub const MAX_HEAD_LEN: usize = 16 * 1024;
 
-/// The most header lines of a request.
+/// Maximum number of header lines of a request.
 pub const MAX_HEADERS: usize = 64;
 
-/// A request whose head obeys the rules; it has no body.
+/// A valid request. It has no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The method, as sent.
+    /// The method as it was sent.
     pub method: &'a str,
-    /// The target up to a `?`; it begins with `/`, or is `*`. Percent-encoding is left as it is.
+    /// The target up to a `?`. It begins with `/`, or is `*`. Percent-encoding is not decoded.
     pub path: &'a str,
-    /// What follows the first `?` of the target.
+    /// The part of the target behind the first `?`.
     pub query: Option<&'a str>,
-    /// Whom the request is for; only HTTP/1.0 may leave it out.
+    /// The host that the request is for. Only HTTP/1.0 may omit it.
     pub host: Option<&'a str>,
-    /// The answer to a valid WebSocket handshake, or `None` for plain HTTP.
+    /// The answer to a valid WebSocket handshake. `None` for plain HTTP.
     pub upgrade: Option<AcceptKey>,
     /// The header lines with their final empty line.
     header_lines: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// The value of the first header field called `name`, in any case; `None` also when it is not UTF-8.
+    /// Returns the value of the first header field with this name, or `None` if it is not UTF-8. Ignores the name's
+    /// case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.headers(name).next().and_then(|value| str::from_utf8(value).ok())
     }
 
-    /// The values of all header fields called `name`, in any case.
+    /// Returns the values of all header fields with this name. Ignores the name's case.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let parsed = httparse::parse_headers(self.header_lines, &mut headers);
@@ -44,12 +45,12 @@ impl<'a> Request<'a> {
         found.into_iter()
     }
 
-    /// Whether the answer must have no body.
+    /// Returns whether this is a HEAD request, whose answer must not have a body.
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
-    /// Parses and judges a complete head.
+    /// Parses and checks a complete head.
     pub(super) fn parse(head: &'a [u8]) -> Result<Self, Refusal> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
@@ -76,7 +77,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// RFC 9112 §3.2: exactly one in HTTP/1.1, at most one before.
+/// Returns the host. RFC 9112 §3.2: exactly one `Host` field in HTTP/1.1, at most one before.
 fn host<'a>(headers: &[Header<'a>], is_http_1_0: bool) -> Result<Option<&'a str>, Refusal> {
     let mut hosts = values(headers, "Host");
     let host = match (hosts.next(), hosts.next()) {
@@ -96,7 +97,7 @@ fn is_host(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// No request to this server has content, and reading over it is not worth the trouble. RFC 9112 §6
+/// Refuses a request with content: no request to this server needs any. RFC 9112 §6
 fn refuse_body(headers: &[Header<'_>]) -> Result<(), Refusal> {
     const BODY: Refusal = Refusal::new(
         Status::ContentTooLarge,
@@ -146,7 +147,7 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
     }
 }
 
-/// What a parser's error means to the person who made the client.
+/// Returns the refusal for a parser's error.
 fn refusal(error: Error) -> Refusal {
     let (status, reason) = match error {
         Error::TooManyHeaders => {
@@ -169,13 +170,13 @@ fn refusal(error: Error) -> Refusal {
     Refusal::new(status, reason)
 }
 
-/// The part of a request head that has arrived.
+/// A request head that has arrived in part.
 #[derive(Debug, Default)]
 pub(super) struct HeadBuffer {
     bytes: Vec<u8>,
     /// Whether the line that the bytes end in is empty so far, so that a line feed would end the head.
     line_is_empty: bool,
-    /// The number of bytes at which they are tried next, so that a head in many parts is not tried each time.
+    /// The number of bytes at which the head is parsed next, so that a head in many parts is not parsed each time.
     try_at: usize,
 }
 
@@ -184,7 +185,7 @@ impl HeadBuffer {
         &self.bytes
     }
 
-    /// Consumes `input` up to the end of the head, and tells whether that has come.
+    /// Consumes `input` up to the end of the head. Returns whether the head is complete.
     pub(super) fn take_in(&mut self, input: &mut &mut [u8]) -> Result<bool, Refusal> {
         let window = &input[..input.len().min(MAX_HEAD_LEN - self.bytes.len())];
         let end = head_end(window, &mut self.line_is_empty);
@@ -198,7 +199,7 @@ impl HeadBuffer {
     }
 }
 
-/// The length of the head that `bytes` begin with, if they contain its end.
+/// Returns the length of the head at the start of `bytes`, or `None` if its end has not arrived.
 pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> {
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
@@ -211,7 +212,7 @@ pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> 
     None
 }
 
-/// Finds what is wrong already with a head of which only a beginning has arrived.
+/// Checks a head that has arrived in part.
 fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     httparse::Request::new(&mut headers).parse(bytes).map_err(refusal)?;

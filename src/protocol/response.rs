@@ -1,10 +1,10 @@
-//! HTTP responses: short, complete, and the last thing on their connection.
+//! HTTP responses. Each is short, complete and the last on its connection.
 
 use super::deflate::Agreement;
 use super::handshake::AcceptKey;
 use std::fmt;
 
-/// The status codes that a server of WebSockets needs. RFC 9110 §15, RFC 6585
+/// The status codes that the server uses. RFC 9110 §15, RFC 6585
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Status {
@@ -12,39 +12,39 @@ pub enum Status {
     Ok = 200,
     /// The request breaks a rule of HTTP or of the WebSocket handshake.
     BadRequest = 400,
-    /// A token is wanted, and there is none or a bad one.
+    /// The request needs a valid token.
     Unauthorized = 401,
-    /// Understood, but not allowed, for instance from a foreign origin.
+    /// The request is not allowed, for instance from this origin.
     Forbidden = 403,
-    /// Nothing is at that path.
+    /// The path does not exist.
     NotFound = 404,
-    /// The method is not for that path.
+    /// The path does not allow the method.
     MethodNotAllowed = 405,
-    /// The request head did not come in time.
+    /// The request head did not arrive in time.
     RequestTimeout = 408,
-    /// The request has content, or too much of it.
+    /// The request has content.
     ContentTooLarge = 413,
     /// The request target is too long.
     UriTooLong = 414,
-    /// This path speaks WebSocket, or another version of it.
+    /// The path needs a WebSocket, or another version of the protocol.
     UpgradeRequired = 426,
-    /// The client does something too often or has too many connections.
+    /// The client has too many connections.
     TooManyRequests = 429,
     /// The request head is too long.
     HeaderFieldsTooLarge = 431,
-    /// The server met a condition that it was not made for.
+    /// The server met an unexpected condition.
     InternalServerError = 500,
     /// The server is full or shutting down.
     ServiceUnavailable = 503,
 }
 
 impl Status {
-    /// The number on the status line.
+    /// Returns the number for the status line.
     pub fn code(self) -> u16 {
         self as u16
     }
 
-    /// The words on the status line.
+    /// Returns the phrase for the status line.
     pub fn phrase(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -71,22 +71,22 @@ impl fmt::Display for Status {
     }
 }
 
-/// A refused request: a status and a text that says what was wrong and how to mend it.
+/// A refused request: a status and a text with the error and the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {reason}")]
 pub struct Refusal {
     /// The status to answer with.
     pub status: Status,
-    /// The body of the answer, for the person who reads it.
+    /// The body of the answer, for people.
     pub reason: &'static str,
-    /// The methods that a [`Status::MethodNotAllowed`] names. RFC 9110 §10.2.1
+    /// The allowed methods for [`Status::MethodNotAllowed`]. RFC 9110 §10.2.1
     pub allow: &'static str,
     /// Whether the request was a HEAD request, whose answer has no body. RFC 9110 §9.3.2
     pub head_only: bool,
 }
 
 impl Refusal {
-    /// A refusal with `status`, explained by `reason`, of a request that should have been a GET.
+    /// Creates a refusal of a GET request.
     pub const fn new(status: Status, reason: &'static str) -> Self {
         Self { status, reason, allow: "GET", head_only: false }
     }
@@ -109,9 +109,9 @@ impl Refusal {
     }
 }
 
-/// Appends a response to `out`; the connection is to be closed after it.
+/// Appends a response to `out`. Close the connection after it.
 ///
-/// `head_only` answers a HEAD request: all fields, no body. RFC 9110 §9.3.2
+/// With `head_only`, the answer to a HEAD request, it has all fields but no body. RFC 9110 §9.3.2
 pub fn respond(
     status: Status,
     extra_headers: &[(&str, &str)],
@@ -138,8 +138,7 @@ pub fn respond(
     }
 }
 
-/// Appends the response that turns the connection into a WebSocket, with what was agreed about compression.
-/// RFC 6455 §4.2.2
+/// Appends the response that upgrades the connection to a WebSocket, with the negotiated compression. RFC 6455 §4.2.2
 pub fn switching_protocols(accept: &AcceptKey, agreement: Option<&Agreement>, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",

@@ -1,4 +1,4 @@
-//! Tests of the whole protocol; each module tests its own parts.
+//! Tests of the whole protocol. Each module has tests of its own parts.
 
 mod compressed;
 mod frames;
@@ -30,7 +30,7 @@ pub(super) fn config(cases: u32) -> Config {
 /// A connection after its handshake.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
-    let seen = feed(&mut protocol, HANDSHAKE, &Limits::default());
+    let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());
     assert!(matches!(seen[..], [Seen::Request(_)]), "{seen:?}");
     protocol
 }
@@ -39,7 +39,7 @@ fn open() -> Protocol {
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
-    let limits = Limits { max_message: 1000 };
+    let limits = MessageLimits { max_message: 1000 };
     let whole = feed(&mut open(), &stream, &limits);
     assert_eq!(feed_bytewise(&mut open(), &stream, &limits), whole, "one byte at a time");
     whole

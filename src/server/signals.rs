@@ -12,8 +12,9 @@ use super::{Server, Totals};
 const INTERRUPTED: i32 = 130;
 
 impl Server {
-    /// Serves until SIGTERM or SIGINT comes or [`Control::stop`](super::Control::stop) is called. Then closes all clients
-    /// over the drain time and returns the server's counters. A second signal ends the process at once with status 130.
+    /// Serves until SIGTERM or SIGINT comes or [`Control::stop`](super::Control::stop) is called. Then closes all
+    /// clients over the drain time and returns the server's counters. A second signal ends the process at once with
+    /// status 130.
     ///
     /// ```no_run
     /// use uproar::app::Echo;

@@ -155,13 +155,13 @@ pub(crate) fn page(head_only: bool) -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Event, Protocol, Reader};
+    use crate::protocol::{Protocol, ProtocolEvent, Reader};
 
     fn route(head: &str, has_page: bool) -> Route {
         let mut bytes = head.replace('\n', "\r\n").into_bytes();
         let mut input = &mut bytes[..];
         match Protocol::new().next(&mut input, &mut Reader::default()) {
-            Some(Event::Request(request)) => Route::of(&request, has_page, &[]),
+            Some(ProtocolEvent::Request(request)) => Route::of(&request, has_page, &[]),
             other => panic!("{head:?} gave {other:?}"),
         }
     }

@@ -154,7 +154,7 @@ impl<B: Backend> Shard<B> {
             };
             is_over |= self.charge(slot, 1, before - input.len());
             match event {
-                protocol::Event::Request(request) => match self.answer(slot, &request) {
+                protocol::ProtocolEvent::Request(request) => match self.answer(slot, &request) {
                     Some(upgrade) => {
                         protocol.upgrade(upgrade.agreement);
                         let Upgrade { room, query, claims, .. } = &upgrade;
@@ -163,19 +163,19 @@ impl<B: Backend> Shard<B> {
                     }
                     None => protocol.discard(),
                 },
-                protocol::Event::Refused(refusal) => self.refused(slot, &refusal),
-                protocol::Event::Message { kind, payload } => {
+                protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),
+                protocol::ProtocolEvent::Message { kind, payload } => {
                     self.message(slot, Incoming { kind, payload });
                 }
-                protocol::Event::Ping(payload) if self.is_open(slot) => {
+                protocol::ProtocolEvent::Ping(payload) if self.is_open(slot) => {
                     self.send_control(slot, Opcode::Pong, payload);
                 }
-                protocol::Event::Ping(_) | protocol::Event::Pong(_) => {}
-                protocol::Event::Close(frame) => {
+                protocol::ProtocolEvent::Ping(_) | protocol::ProtocolEvent::Pong(_) => {}
+                protocol::ProtocolEvent::Close(frame) => {
                     let code = frame.map_or(CloseCode::NORMAL, |frame| frame.code);
                     self.closed_by_client(slot, code, frame.is_some());
                 }
-                protocol::Event::Failed(failure) => self.failed(slot, &failure),
+                protocol::ProtocolEvent::Failed(failure) => self.failed(slot, &failure),
             }
             if is_over && !input.is_empty() && self.is_open(slot) {
                 self.flow.hold_rest(slot, input.to_vec());

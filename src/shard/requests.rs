@@ -4,7 +4,7 @@ use crate::app::Claims;
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::Backend;
-use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, Terms, negotiate};
+use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, OfferPolicy, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{Refusal, Request, Status};
 use crate::stats::Refused;
@@ -106,8 +106,8 @@ impl<B: Backend> Shard<B> {
             Compression::Dedicated => true,
         };
         let context_memory = self.settings.context_memory.saturating_sub(self.stats.context_bytes() as usize);
-        let terms = Terms { server_takeover: is_dedicated, context_memory };
-        let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), terms)?;
+        let policy = OfferPolicy { server_takeover: is_dedicated, context_memory };
+        let agreement = negotiate(request.headers("Sec-WebSocket-Extensions"), policy)?;
         let connection = &mut self.connections[slot as usize];
         connection.set_context_memory(agreement.context_memory());
         self.stats.context_bytes_reserved.add(connection.context_memory() as u64);

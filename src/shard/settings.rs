@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::config::{Compression, LagPolicy, Network, Options, Origin};
 use crate::hub;
 use crate::io::Backend;
-use crate::protocol::Limits;
+use crate::protocol::MessageLimits;
 use crate::token::Verifier;
 
 use super::{Pace, Shard};
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) proxies: Vec<Network>,
     /// Checks the tokens of clients. `None` when no tokens are required.
     pub(crate) verifier: Option<Arc<Verifier>>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: MessageLimits,
     pub(crate) compression: Compression,
     /// Limit for the compression windows of all connections, in bytes.
     pub(crate) context_memory: usize,
@@ -68,7 +68,7 @@ impl Settings {
                 .auth_hmac_secret_file
                 .as_ref()
                 .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
-            limits: Limits { max_message: options.max_message as usize },
+            limits: MessageLimits { max_message: options.max_message as usize },
             compression: options.compression,
             context_memory: options.context_memory as usize / usize::from(id.count),
             pace: Pace {

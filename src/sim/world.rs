@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::config::{self, Compression, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, BackendOptions, Uring};
-use crate::protocol::Limits;
+use crate::protocol::MessageLimits;
 use crate::shard::admission::{self, Admission};
 use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, mailbox_of};
 use crate::stats::Totals;
@@ -259,7 +259,7 @@ impl World {
                 compression_threshold,
             });
             let settings = Settings {
-                limits: Limits { max_message: 60_000 },
+                limits: MessageLimits { max_message: 60_000 },
                 compression,
                 context_memory,
                 pace,

@@ -1,4 +1,4 @@
-//! Compressed messages for clients.
+//! Compression of messages to clients.
 
 use std::fmt;
 
@@ -7,55 +7,63 @@ use flate2::{Compress, Compression, FlushCompress};
 use super::{MAX_WINDOW_BITS, TAIL, Window};
 use crate::protocol::frame::{self, Frame, MAX_HEADER_LEN};
 
-/// Smallest window that the engine has. A client that insists on a smaller one is sent plain messages.
+/// Smallest window of the engine, as a power of two. A client that asks for a smaller one gets plain messages.
 const MIN_WINDOW_BITS: u8 = 9;
-/// How hard the engine tries, of 9.
+/// Compression level, 1 to 9.
 const LEVEL: u32 = 3;
-/// Room that is kept for the next frame.
+/// Bytes of the output buffer that are kept for the next frame.
 const KEPT_ROOM: usize = 256 << 10;
 
-/// Compresses frames for any connection, one at a time. Its memory is taken at the first one.
+/// Compresses frames for any connection, one at a time. Allocates its engines on first use.
 #[derive(Default)]
 pub struct Deflater {
-    /// By window size.
+    /// The engines by window size.
     engines: [Option<Box<Compress>>; (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1],
     threshold: usize,
     out: Vec<u8>,
 }
 
 impl Deflater {
-    /// One that leaves messages of less than `threshold` bytes as they are.
+    /// Creates a deflater that does not compress messages of less than `threshold` bytes.
     pub fn new(threshold: usize) -> Self {
         Self { engines: [const { None }; _], threshold, out: Vec::new() }
     }
 
-    /// From now on leaves messages of less than `threshold` bytes as they are.
+    /// Sets the shortest message in bytes that is compressed.
     pub fn set_threshold(&mut self, threshold: usize) {
         self.threshold = threshold;
     }
 
-    /// Whether a message of `len` bytes is worth the trouble.
+    /// Returns whether a message of `len` bytes is compressed.
     pub fn takes(&self, len: usize) -> bool {
         len >= self.threshold
     }
 
-    /// The frame to send instead of `frame`: it refers to nothing but itself and every client with the usual window
-    /// can read it. That is `frame` itself when it is no message, short, compressed already or does not get smaller.
-    pub fn pack<'a>(&'a mut self, frame: &'a [u8]) -> &'a [u8] {
-        frame::first(frame).and_then(|taken| self.pack_for(taken, MAX_WINDOW_BITS, &[])).unwrap_or(frame)
+    /// Compresses a frame for any client with a window of the default size, without reference to earlier messages.
+    /// Returns
+    /// `frame` itself if it is a control frame, short, already compressed, or would not get smaller.
+    pub fn compress<'a>(&'a mut self, frame: &'a [u8]) -> &'a [u8] {
+        frame::first(frame).and_then(|taken| self.compress_with(taken, MAX_WINDOW_BITS, &[])).unwrap_or(frame)
     }
 
-    /// The same for one client alone, whose window it knows: it may refer to what that client has got before.
-    pub fn pack_within<'a>(&'a mut self, frame: &'a [u8], window: &mut Window, takeover: bool) -> &'a [u8] {
+    /// Compresses a frame for one client, with reference to the messages in its `window`. With `takeover` the message
+    /// is added to the window. Returns `frame` itself if it is a control frame, short, already compressed, or would not
+    /// get smaller.
+    pub fn compress_within<'a>(
+        &'a mut self,
+        frame: &'a [u8],
+        window: &mut Window,
+        takeover: bool,
+    ) -> &'a [u8] {
         let Some(taken) = frame::first(frame) else { return frame };
-        let Some(packed) = self.pack_for(taken, window.bits(), window.bytes()) else { return frame };
+        let Some(compressed) = self.compress_with(taken, window.bits(), window.bytes()) else { return frame };
         if takeover {
             window.push(taken.payload);
         }
-        packed
+        compressed
     }
 
-    fn pack_for(&mut self, frame: Frame<'_>, window_bits: u8, history: &[u8]) -> Option<&[u8]> {
+    fn compress_with(&mut self, frame: Frame<'_>, window_bits: u8, history: &[u8]) -> Option<&[u8]> {
         let Frame { opcode, rsv1, payload, whole } = frame;
         let engine = self.engines.get_mut(usize::from(window_bits.checked_sub(MIN_WINDOW_BITS)?))?;
         if opcode.is_control() || rsv1 || payload.is_empty() || payload.len() < self.threshold {
@@ -68,13 +76,13 @@ impl Deflater {
         if !history.is_empty() {
             engine.set_dictionary(history).ok()?;
         }
-        // The header goes right before the payload once its length is known.
+        // The header is written right before the payload when its length is known.
         self.out.clear();
         self.out.shrink_to(KEPT_ROOM);
         self.out.reserve(MAX_HEADER_LEN + payload.len());
         self.out.resize(MAX_HEADER_LEN, 0);
         engine.compress_vec(payload, &mut self.out, FlushCompress::Sync).ok()?;
-        // Where no room is left there may be more to come, and its last bytes may look like the end by accident.
+        // A full buffer may be missing output, and its last bytes may equal the tail by accident.
         let is_whole = engine.total_in() == payload.len() as u64
             && self.out.len() < self.out.capacity()
             && self.out.ends_with(&TAIL);

@@ -1,4 +1,4 @@
-//! Compressed messages of clients.
+//! Decompression of messages from clients.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use flate2::{Decompress, DecompressError, FlushDecompress, Status};
 use super::{TAIL, Window};
 use crate::protocol::frame::Failure;
 
-/// What the first message is given room for; each further need doubles it.
+/// First size of the output buffer in bytes. It doubles when it is full.
 const FIRST_ROOM: usize = 4 << 10;
-/// Room that is kept for the next message.
+/// Bytes of the output buffer that are kept for the next message.
 const KEPT_ROOM: usize = 256 << 10;
-/// Final blocks that a message may contain. Senders that set BFINAL do so once a message (RFC 7692 §7.2.3.4); each
-/// makes the engine begin anew, which nobody shall have it do for every two bytes.
+/// Maximum number of final blocks in a message. Senders that set BFINAL do so once a message (RFC 7692 §7.2.3.4). Each
+/// final block resets the engine, which must not happen for every two bytes.
 const MOST_FINAL_BLOCKS: usize = 8;
 
-/// Inflates messages of any connection, one at a time. Its memory is taken at the first one.
+/// Decompresses messages of any connection, one at a time. Allocates its engine on first use.
 #[derive(Default)]
 pub struct Inflater {
     engine: Option<Box<Decompress>>,
@@ -23,16 +23,16 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// Bytes of a compressed message that are waited for when it may inflate to `max` bytes. DEFLATE's stored blocks
-    /// add 5 bytes for each 64 KiB or less; senders flush now and then.
+    /// Returns the limit in bytes of a compressed message that may decompress to `max` bytes. Stored blocks of DEFLATE
+    /// add 5 bytes for each 64 KiB or less, and senders may flush.
     pub fn most_compressed(max: usize) -> usize {
         max + max / 64 + 64
     }
 
-    /// The content of a message, of at most `max` bytes. What it says becomes part of the `window`, if there is one.
+    /// Decompresses a message of at most `max` bytes and adds it to the `window`, if there is one.
     ///
     /// # Errors
-    /// With code 1009 as soon as there is more, with 1007 when it is not DEFLATE.
+    /// Code 1009 as soon as the message exceeds `max` bytes, code 1007 if it is not valid DEFLATE data.
     pub fn inflate(
         &mut self,
         compressed: &[u8],
@@ -62,7 +62,7 @@ impl Inflater {
         Ok(&self.out)
     }
 
-    /// Bytes that are kept for the next message, besides the engine.
+    /// Returns the size of the output buffer in bytes.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.out.capacity()
@@ -77,7 +77,7 @@ impl Inflater {
         Ok(())
     }
 
-    /// Inflates `input` until it is used up or a final block ends.
+    /// Decompresses `input` until it is used up or a final block ends.
     fn step(&mut self, input: &mut &[u8], max: usize) -> Result<Status, Failure> {
         let engine = self.engine.as_mut().expect("`begin` came before");
         loop {

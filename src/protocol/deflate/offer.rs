@@ -1,57 +1,58 @@
-//! What a client offers, and what is made of it. RFC 7692 §5 and §7.1
+//! Negotiation: the offers of a client and the answer. RFC 7692 §5 and §7.1
 
 use std::fmt;
 
 use super::MAX_WINDOW_BITS;
 
-/// What a client is asked to use when it leaves the choice to us: a chatter's messages find what they repeat within
-/// 4 KiB, and that is what a connection may cost.
+/// Window size, as a power of two, for a client that leaves the choice to the server. Chat messages repeat text of the
+/// last 4 KiB, and the window costs that much memory per connection.
 const CLIENT_WINDOW_BITS: u8 = 12;
-/// What we use ourselves for one client alone: the engine takes the whole window up anew for each message, and a small
-/// one is taken up sooner.
+/// Window size, as a power of two, of messages compressed for one client. The engine loads the window for each message,
+/// so a small window is faster.
 const OWN_WINDOW_BITS: u8 = 12;
-/// Offers that are looked at; who sends more has made its point.
+/// Maximum number of offers that are considered.
 const MOST_OFFERS: usize = 16;
 
-/// What the server is ready for.
+/// The limits within which the server accepts offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// Whether what we send may refer to earlier messages.
+pub struct OfferPolicy {
+    /// Whether messages of the server may refer to earlier ones.
     pub server_takeover: bool,
-    /// Bytes that may be kept for this connection's windows.
+    /// Memory limit in bytes of this connection's windows.
     pub context_memory: usize,
 }
 
-/// What was agreed with a client. Its text is the value of `Sec-WebSocket-Extensions` in the answer.
+/// The negotiated parameters. `Display` gives the value of `Sec-WebSocket-Extensions` for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// Whether what we send may refer to earlier messages.
+    /// Whether messages of the server may refer to earlier ones.
     pub server_takeover: bool,
-    /// Whether what the client sends may.
+    /// Whether messages of the client may refer to earlier ones.
     pub client_takeover: bool,
-    /// The window that the client asked us to use, as a power of two.
+    /// The server's window size as a power of two, if the client asked for one.
     pub server_window_bits: Option<u8>,
-    /// The window that we asked the client to use.
+    /// The client's window size as a power of two, if the server asked for one.
     pub client_window_bits: Option<u8>,
 }
 
 impl Agreement {
-    /// The window of what we send.
+    /// Returns the largest window size, as a power of two, that the server may use.
     pub fn server_bits(&self) -> u8 {
         self.server_window_bits.unwrap_or(MAX_WINDOW_BITS)
     }
 
-    /// The window of what we send to this client alone; no client has to be told that it is smaller than it may be.
+    /// Returns the window size, as a power of two, of messages compressed for this client alone. A window smaller than
+    /// agreed needs no agreement.
     pub fn own_bits(&self) -> u8 {
         self.server_bits().min(OWN_WINDOW_BITS)
     }
 
-    /// The window of what the client sends.
+    /// Returns the client's window size as a power of two.
     pub fn client_bits(&self) -> u8 {
         self.client_window_bits.unwrap_or(MAX_WINDOW_BITS)
     }
 
-    /// Bytes that the connection's windows may come to.
+    /// Returns the maximum memory of the connection's windows in bytes.
     pub fn context_memory(&self) -> usize {
         let memory = |takeover: bool, bits: u8| if takeover { 1_usize << bits } else { 0 };
         memory(self.client_takeover, self.client_bits()) + memory(self.server_takeover, self.own_bits())
@@ -77,20 +78,20 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// Takes the first acceptable offer among the values of `Sec-WebSocket-Extensions`, in the client's order of
-/// preference. `None`: the connection goes without compression.
-pub fn negotiate<'a>(values: impl Iterator<Item = &'a [u8]>, terms: Terms) -> Option<Agreement> {
+/// Accepts the first valid offer in the values of `Sec-WebSocket-Extensions`, in the client's order of preference.
+/// Returns `None` if there is none: the connection is not compressed.
+pub fn negotiate<'a>(values: impl Iterator<Item = &'a [u8]>, policy: OfferPolicy) -> Option<Agreement> {
     let offers = values.flat_map(|value| split_unquoted(value, b','));
-    offers.take(MOST_OFFERS).filter_map(Offer::parse).map(|offer| offer.agree(terms)).next()
+    offers.take(MOST_OFFERS).filter_map(Offer::parse).map(|offer| offer.agree(policy)).next()
 }
 
-/// An offer whose parameters are all known, right, and there once. RFC 7692 §7 has the others declined.
+/// A valid offer: all parameters are known, correct and not repeated. RFC 7692 §7: others are declined.
 #[derive(Debug, Default)]
 struct Offer {
     server_no_context_takeover: bool,
     client_no_context_takeover: bool,
     server_max_window_bits: Option<u8>,
-    /// The inner value is what the client says about the window that it would use itself.
+    /// The outer option: whether the parameter is present. The inner option: its value.
     client_max_window_bits: Option<Option<u8>>,
 }
 
@@ -129,8 +130,8 @@ impl Offer {
         Some(parsed)
     }
 
-    fn agree(self, terms: Terms) -> Agreement {
-        // RFC 7692 §7.1.2.2: only a client that mentions its window can be told to use a smaller one.
+    fn agree(self, policy: OfferPolicy) -> Agreement {
+        // RFC 7692 §7.1.2.2: the server may limit the window only of a client that sends the parameter.
         let client_window_bits =
             self.client_max_window_bits.map(|hint| hint.unwrap_or(MAX_WINDOW_BITS).min(CLIENT_WINDOW_BITS));
         let mut agreement = Agreement {
@@ -139,22 +140,22 @@ impl Offer {
             server_window_bits: self.server_max_window_bits,
             client_window_bits,
         };
-        if agreement.context_memory() > terms.context_memory {
+        if agreement.context_memory() > policy.context_memory {
             agreement.client_takeover = false;
         }
         if !agreement.client_takeover {
-            // Nothing is kept, so the window may be as large as the client likes.
+            // Nothing is kept, so the size of the window does not matter.
             agreement.client_window_bits = None;
         }
-        agreement.server_takeover = terms.server_takeover && !self.server_no_context_takeover;
-        if agreement.context_memory() > terms.context_memory {
+        agreement.server_takeover = policy.server_takeover && !self.server_no_context_takeover;
+        if agreement.context_memory() > policy.context_memory {
             agreement.server_takeover = false;
         }
         agreement
     }
 }
 
-/// A decimal number from 8 to 15 without leading zeros. RFC 7692 §7.1.2
+/// Parses a decimal number from 8 to 15 without leading zeros. RFC 7692 §7.1.2
 fn window_bits(value: &[u8]) -> Option<u8> {
     // RFC 6455 §9.1: a value may be quoted.
     let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
@@ -165,7 +166,7 @@ fn window_bits(value: &[u8]) -> Option<u8> {
     }
 }
 
-/// Splits a header value at `separator`, but not within quotation marks. RFC 9110 §5.6.4
+/// Splits a header value at each `separator` outside quotation marks. RFC 9110 §5.6.4
 fn split_unquoted(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let parts = value.split(move |&byte| {

@@ -1,4 +1,4 @@
-//! Negotiation, and both directions against an ordinary use of the library. RFC 7692
+//! Negotiation, and both directions against a plain use of the compression library. RFC 7692
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use proptest::collection::vec;
@@ -8,7 +8,7 @@ use super::*;
 use crate::protocol::frame::{CloseCode, Failure, Opcode, encode_header, first};
 use crate::protocol::tests::config;
 
-/// A peer with one engine for its whole life, as the RFC describes it.
+/// A sender with one engine for the whole connection, as the RFC describes it.
 struct Sender {
     engine: Compress,
     takeover: bool,
@@ -36,13 +36,13 @@ impl Sender {
     }
 }
 
-/// What a client makes of compressed frames, with one engine for its whole life.
+/// A receiver with one engine for the whole connection.
 struct Receiver(Decompress);
 
 impl Receiver {
-    fn read(&mut self, packed: &[u8]) -> Vec<u8> {
-        let frame = first(packed).expect("a frame");
-        assert_eq!(frame.whole.len(), packed.len());
+    fn read(&mut self, compressed: &[u8]) -> Vec<u8> {
+        let frame = first(compressed).expect("a frame");
+        assert_eq!(frame.whole.len(), compressed.len());
         if !frame.rsv1 {
             return frame.payload.to_vec();
         }
@@ -57,16 +57,16 @@ fn text(payload: &[u8]) -> Vec<u8> {
     [encode_header(Opcode::Text, true, false, payload.len()).as_bytes(), payload].concat()
 }
 
-fn agreed(offers: &[&str], terms: Terms) -> Option<String> {
-    negotiate(offers.iter().map(|offer| offer.as_bytes()), terms).map(|agreement| agreement.to_string())
+fn agreed(offers: &[&str], policy: OfferPolicy) -> Option<String> {
+    negotiate(offers.iter().map(|offer| offer.as_bytes()), policy).map(|agreement| agreement.to_string())
 }
 
-const SHARED: Terms = Terms { server_takeover: false, context_memory: 1 << 20 };
-const DEDICATED: Terms = Terms { server_takeover: true, context_memory: 1 << 20 };
+const SHARED: OfferPolicy = OfferPolicy { server_takeover: false, context_memory: 1 << 20 };
+const DEDICATED: OfferPolicy = OfferPolicy { server_takeover: true, context_memory: 1 << 20 };
 
 // RFC 7692 §7.1
 #[test]
-fn offers_are_answered_with_what_was_asked_for_and_allowed() {
+fn an_offer_is_answered_with_the_parameters_that_both_sides_allow() {
     for (offers, shared, dedicated) in [
         (&["permessage-deflate"][..], "; server_no_context_takeover", ""),
         (
@@ -105,9 +105,9 @@ fn offers_are_answered_with_what_was_asked_for_and_allowed() {
     }
 }
 
-// RFC 7692 §7.1: an offer with what is unknown, wrong or there twice is declined, and the next one looked at.
+// RFC 7692 §7.1: an offer with an unknown, wrong or repeated parameter is declined, and the next one is considered.
 #[test]
-fn wrong_offers_are_declined_one_by_one() {
+fn invalid_offers_are_declined_one_by_one() {
     let wrong = [
         "x-webkit-deflate-frame",
         "permessage-deflated",
@@ -129,7 +129,7 @@ fn wrong_offers_are_declined_one_by_one() {
     for offer in wrong {
         assert_eq!(agreed(&[offer], SHARED), None, "{offer}");
         let several = format!("{offer}, permessage-deflate; client_no_context_takeover");
-        // An open quotation swallows the rest of its line.
+        // An unclosed quotation mark includes the rest of the line.
         if offer.matches('"').count() != 1 {
             assert!(agreed(&[&several], SHARED).is_some(), "{several}");
         }
@@ -140,8 +140,8 @@ fn wrong_offers_are_declined_one_by_one() {
 }
 
 #[test]
-fn a_connection_that_would_take_too_much_memory_goes_without_takeover() {
-    let terms = |context_memory| Terms { server_takeover: true, context_memory };
+fn a_connection_over_the_memory_limit_gets_no_context_takeover() {
+    let terms = |context_memory| OfferPolicy { server_takeover: true, context_memory };
     let cases = [
         (36_864, "permessage-deflate"),
         (36_863, "permessage-deflate; server_no_context_takeover"),
@@ -162,7 +162,7 @@ fn the_examples_of_the_rfc() {
     let mut window = Window::new(15);
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     assert_eq!(inflater.inflate(&hello, Some(&mut window), 5), Ok(&b"Hello"[..]));
-    // It refers to the one before.
+    // The second message refers to the first.
     assert_eq!(inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], Some(&mut window), 5), Ok(&b"Hello"[..]));
     assert_eq!(inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], None, 5), Err(Failure::DEFLATE));
     let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
@@ -175,7 +175,7 @@ fn the_examples_of_the_rfc() {
 }
 
 #[test]
-fn a_bomb_costs_no_more_than_the_longest_message() {
+fn a_decompression_bomb_costs_no_more_memory_than_the_longest_message() {
     let bomb = Sender::new(15, false).compress(&vec![0; 100 << 20]);
     assert!(bomb.len() < 110_000);
     let mut inflater = Inflater::default();
@@ -187,7 +187,7 @@ fn a_bomb_costs_no_more_than_the_longest_message() {
 }
 
 #[test]
-fn the_longest_message_passes_and_one_byte_more_does_not() {
+fn a_message_of_the_maximum_length_passes_and_one_byte_more_fails() {
     let message = vec![7; 100_000];
     let compressed = Sender::new(15, false).compress(&message);
     let mut inflater = Inflater::default();
@@ -196,7 +196,7 @@ fn the_longest_message_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
-fn final_blocks_without_end_are_refused() {
+fn too_many_final_blocks_fail() {
     let mut inflater = Inflater::default();
     let blocks = |count| [0x03, 0x00].repeat(count);
     assert_eq!(inflater.inflate(&blocks(8), None, 10), Ok(&b""[..]));
@@ -204,27 +204,27 @@ fn final_blocks_without_end_are_refused() {
 }
 
 #[test]
-fn a_short_or_incompressible_message_stays_as_it_is() {
+fn a_short_or_incompressible_message_is_sent_plain() {
     let mut deflater = Deflater::new(10);
     let noise: Vec<u8> = (0..200_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for payload in [&b"aaaaaaaaa"[..], b"", &noise] {
-        assert_eq!(deflater.pack(&text(payload)), text(payload));
+        assert_eq!(deflater.compress(&text(payload)), text(payload));
     }
     let long = text(&[b'a'; 10_000]);
-    let packed = deflater.pack(&long).to_vec();
-    assert!(packed.len() < 100 && packed[0] == 0xc1, "{packed:02x?}");
-    assert_eq!(deflater.pack(&packed), packed, "compressed once is enough");
+    let compressed = deflater.compress(&long).to_vec();
+    assert!(compressed.len() < 100 && compressed[0] == 0xc1, "{compressed:02x?}");
+    assert_eq!(deflater.compress(&compressed), compressed, "compressed once is enough");
     let ping = [&[0x89, 100][..], &[b'a'; 100]].concat();
-    assert_eq!(deflater.pack(&ping), ping);
+    assert_eq!(deflater.compress(&ping), ping);
 }
 
 #[test]
 fn a_window_of_256_bytes_is_more_than_the_engine_can_keep_to() {
     let (mut deflater, frame) = (Deflater::new(10), text(&[b'a'; 1_000]));
-    assert_eq!(deflater.pack_within(&frame, &mut Window::new(8), true), frame);
+    assert_eq!(deflater.compress_within(&frame, &mut Window::new(8), true), frame);
 }
 
-/// Chat as it is: words that come again, and now and then noise.
+/// Messages like those of a chat: repeated words, and sometimes random bytes.
 fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let words = prop::sample::select(vec!["hello ", "world ", "uproar ", "{\"user\":17,", "\"text\":", "ä "]);
     let chat = vec(words, 0..200).prop_map(|words| words.concat().into_bytes());
@@ -252,9 +252,9 @@ proptest! {
     fn what_is_compressed_for_all_can_be_read_alone(messages in messages()) {
         let mut deflater = Deflater::new(20);
         for message in &messages {
-            let packed = deflater.pack(&text(message)).to_vec();
-            prop_assert!(packed.len() <= text(message).len());
-            prop_assert_eq!(&Receiver(Decompress::new(false)).read(&packed), message);
+            let compressed = deflater.compress(&text(message)).to_vec();
+            prop_assert!(compressed.len() <= text(message).len());
+            prop_assert_eq!(&Receiver(Decompress::new(false)).read(&compressed), message);
         }
     }
 
@@ -263,11 +263,11 @@ proptest! {
         let (mut deflater, mut window) = (Deflater::new(20), Window::new(bits));
         let mut receiver = Receiver(Decompress::new_with_window_bits(false, bits));
         for message in &messages {
-            let packed = deflater.pack_within(&text(message), &mut window, takeover).to_vec();
+            let compressed = deflater.compress_within(&text(message), &mut window, takeover).to_vec();
             if !takeover {
                 receiver = Receiver(Decompress::new_with_window_bits(false, bits));
             }
-            prop_assert_eq!(&receiver.read(&packed), message);
+            prop_assert_eq!(&receiver.read(&compressed), message);
         }
         prop_assert!(window.memory() <= 1 << bits);
         prop_assert!(takeover || window.memory() == 0);
@@ -286,17 +286,17 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: the room for a message that does not become shorter ended right behind these bytes.
+/// Found by fuzzing: the output buffer of a message that does not get shorter ended right behind these bytes.
 #[test]
-fn a_message_may_have_the_bytes_that_end_a_compressed_one() {
+fn a_message_may_contain_the_bytes_of_the_tail() {
     let noise: Vec<u8> =
         (1..=60_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for before in 1..50 {
         for behind in 0..10 {
             let message = [&noise[..before], &TAIL, &noise[50..50 + behind]].concat();
             let frame = text(&message);
-            let packed = Deflater::new(1).pack(&frame).to_vec();
-            assert_eq!(Receiver(Decompress::new(false)).read(&packed), message, "{before}, {behind}");
+            let compressed = Deflater::new(1).compress(&frame).to_vec();
+            assert_eq!(Receiver(Decompress::new(false)).read(&compressed), message, "{before}, {behind}");
         }
     }
 }

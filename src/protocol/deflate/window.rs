@@ -1,6 +1,6 @@
-//! What a compressed stream may refer back to.
+//! The window: the data that a compressed message may refer to.
 
-/// The last bytes of what one side of a connection has said in compressed messages. RFC 7692 §7.1.1
+/// The last bytes of the compressed messages of one side of a connection, decompressed. RFC 7692 §7.1.1
 #[derive(Debug)]
 pub struct Window {
     bytes: Vec<u8>,
@@ -8,27 +8,27 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window of at most 2^`bits` bytes; it grows with what is said.
+    /// Creates an empty window of at most 2^`bits` bytes. It grows with the messages.
     pub fn new(bits: u8) -> Self {
         Self { bytes: Vec::new(), bits }
     }
 
-    /// The base-2 logarithm of the most bytes that it holds.
+    /// Returns the maximum size as a power of two.
     pub fn bits(&self) -> u8 {
         self.bits
     }
 
-    /// What may be referred to, oldest first.
+    /// Returns the bytes, oldest first.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the allocated memory in bytes.
     pub fn memory(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Notes that `said` was said.
+    /// Adds a message and drops the oldest bytes over the maximum size.
     pub(super) fn push(&mut self, said: &[u8]) {
         let limit = 1 << self.bits;
         let said = &said[said.len().saturating_sub(limit)..];
@@ -36,7 +36,7 @@ impl Window {
         self.bytes.drain(..excess);
         let len = self.bytes.len() + said.len();
         if len > self.bytes.capacity() {
-            // Grown by doubling, but never past the limit.
+            // Doubles, but never beyond the maximum size.
             self.bytes.reserve_exact(len.next_power_of_two().min(limit) - self.bytes.len());
         }
         self.bytes.extend_from_slice(said);

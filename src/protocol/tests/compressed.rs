@@ -11,7 +11,7 @@ use proptest::prelude::*;
 fn open_compressed(takeover: bool) -> Protocol {
     let mut protocol = Protocol::new();
     let (mut reader, mut read) = (Reader::default(), HANDSHAKE.to_vec());
-    assert!(matches!(protocol.next(&mut &mut read[..], &mut reader), Some(Event::Request(_))));
+    assert!(matches!(protocol.next(&mut &mut read[..], &mut reader), Some(ProtocolEvent::Request(_))));
     protocol.upgrade(Some(Agreement {
         server_takeover: false,
         client_takeover: takeover,
@@ -36,7 +36,7 @@ fn compressed(opcode: u8, message: &[u8]) -> Frame {
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
-    let limits = Limits { max_message: 1_000 };
+    let limits = MessageLimits { max_message: 1_000 };
     let whole = feed(&mut open_compressed(false), &stream, &limits);
     let bytewise = feed_bytewise(&mut open_compressed(false), &stream, &limits);
     assert_eq!(bytewise, whole, "one byte at a time");
@@ -44,7 +44,7 @@ fn outcome(frames: &[Frame]) -> Vec<Seen> {
 }
 
 #[test]
-fn the_bit_belongs_to_the_first_frame_of_a_message() {
+fn only_the_first_frame_of_a_message_may_have_rsv1() {
     let text = compressed(1, b"hello hello hello");
     assert_eq!(
         outcome(std::slice::from_ref(&text)),
@@ -65,7 +65,7 @@ fn the_bit_belongs_to_the_first_frame_of_a_message() {
 }
 
 #[test]
-fn what_is_wrong_inside_has_its_code() {
+fn an_invalid_compressed_message_fails_with_its_code() {
     let failed = |code| vec![Seen::Failed(code)];
     assert_eq!(outcome(&[Frame { rsv: 4, ..Frame::new(1, b"\xff\xff\xff") }]), failed(CloseCode::INVALID));
     assert_eq!(outcome(&[compressed(1, b"caf\xc3")]), failed(CloseCode::INVALID), "no UTF-8");
@@ -80,17 +80,17 @@ fn what_is_wrong_inside_has_its_code() {
 }
 
 #[test]
-fn a_plain_message_is_no_longer_than_without_compression() {
+fn a_plain_message_has_the_same_limit_with_compression() {
     assert_eq!(outcome(&[Frame::new(2, [0; 1_001])]), [Seen::Failed(CloseCode::TOO_BIG)]);
     let parts = [Frame::fragment(2, [0; 600]), Frame::new(0, [0; 401])];
     assert_eq!(outcome(&parts), [Seen::Failed(CloseCode::TOO_BIG)]);
 }
 
 #[test]
-fn a_window_costs_what_was_said_and_goes_with_the_connection() {
+fn a_window_costs_the_bytes_received_and_is_freed_with_the_connection() {
     let mut protocol = open_compressed(true);
     let mut engine = Compress::new(Compression::default(), false);
-    let limits = Limits::default();
+    let limits = MessageLimits::default();
     for n in 0..10 {
         let frame =
             Frame { rsv: 4, ..Frame::new(1, compress(&mut engine, format!("message {n}").as_bytes())) };
@@ -136,7 +136,7 @@ proptest! {
             }
             expected.push(Seen::Message(Kind::Text, text.clone().into_bytes()));
         }
-        let limits = Limits::default();
+        let limits = MessageLimits::default();
         prop_assert_eq!(&feed(&mut open_compressed(takeover), &stream, &limits), &expected);
         prop_assert_eq!(&feed_cut(&mut open_compressed(takeover), &stream, &cuts, &limits), &expected);
         prop_assert_eq!(&feed_bytewise(&mut open_compressed(takeover), &stream, &limits), &expected);

@@ -14,7 +14,7 @@ fn text(payload: &str) -> Seen {
 #[test]
 fn the_examples_of_the_rfc() {
     let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
-    assert_eq!(feed(&mut open(), &hello, &Limits::default()), [text("Hello")]);
+    assert_eq!(feed(&mut open(), &hello, &MessageLimits::default()), [text("Hello")]);
     let fragments = [Frame::fragment(1, "Hel"), Frame::new(0, "lo")];
     assert_eq!(outcome(&fragments), [text("Hello")]);
     assert_eq!(outcome(&[Frame::new(9, "Hello")]), [Seen::Ping(b"Hello".to_vec())]);
@@ -46,7 +46,10 @@ fn a_reserved_bit_fails() {
 fn a_reserved_opcode_fails_at_its_first_byte() {
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
         assert_eq!(outcome(&[Frame::new(opcode, "")]), failed(CloseCode::PROTOCOL));
-        assert_eq!(feed(&mut open(), &[0x80 | opcode], &Limits::default()), failed(CloseCode::PROTOCOL));
+        assert_eq!(
+            feed(&mut open(), &[0x80 | opcode], &MessageLimits::default()),
+            failed(CloseCode::PROTOCOL)
+        );
     }
 }
 
@@ -60,11 +63,11 @@ fn a_length_not_in_its_shortest_form_fails() {
 }
 
 #[test]
-fn lengths_at_the_borders_of_their_forms() {
+fn lengths_at_the_limits_of_each_form_pass() {
     for len in [0, 1, 125, 126, 127, 65535, 65536] {
         let payload = vec![b'a'; len];
         let stream = Frame::new(2, &payload).encode();
-        let seen = feed_cut(&mut open(), &stream, &[1, 5, 20], &Limits::default());
+        let seen = feed_cut(&mut open(), &stream, &[1, 5, 20], &MessageLimits::default());
         assert_eq!(seen, [Seen::Message(Kind::Binary, payload)], "{len}");
     }
 }
@@ -73,13 +76,13 @@ fn lengths_at_the_borders_of_their_forms() {
 #[test]
 fn a_length_with_its_highest_bit_fails() {
     let header = [0x82, 0xff, 0x80, 0, 0, 0, 0, 1, 0, 0];
-    assert_eq!(feed(&mut open(), &header, &Limits::default()), failed(CloseCode::PROTOCOL));
-    assert_eq!(feed(&mut open(), &header[..3], &Limits::default()), failed(CloseCode::PROTOCOL));
+    assert_eq!(feed(&mut open(), &header, &MessageLimits::default()), failed(CloseCode::PROTOCOL));
+    assert_eq!(feed(&mut open(), &header[..3], &MessageLimits::default()), failed(CloseCode::PROTOCOL));
 }
 
 // RFC 6455 §5.5: "MUST have a payload length of 125 bytes or less and MUST NOT be fragmented"
 #[test]
-fn a_control_frame_is_short_and_whole() {
+fn a_long_or_fragmented_control_frame_fails() {
     for opcode in [8, 9, 10] {
         assert_eq!(outcome(&[Frame::new(opcode, [b'a'; 126])]), failed(CloseCode::PROTOCOL));
         assert_eq!(outcome(&[Frame::fragment(opcode, "")]), failed(CloseCode::PROTOCOL));
@@ -90,7 +93,7 @@ fn a_control_frame_is_short_and_whole() {
 
 // RFC 6455 §5.4: control frames may stand within a fragmented message, and are not part of it.
 #[test]
-fn control_frames_between_fragments() {
+fn control_frames_may_come_between_fragments() {
     let frames = [
         Frame::fragment(1, "a"),
         Frame::new(9, "1"),
@@ -114,7 +117,7 @@ fn a_continuation_without_a_start_fails() {
 
 // RFC 6455 §5.4: fragments of one message are not interleaved with those of another.
 #[test]
-fn a_new_message_within_a_fragmented_one_fails() {
+fn a_new_message_inside_a_fragmented_one_fails() {
     for opcode in [1, 2] {
         let frames = [Frame::fragment(1, "a"), Frame::new(opcode, "b")];
         assert_eq!(outcome(&frames), failed(CloseCode::PROTOCOL));
@@ -125,7 +128,7 @@ fn a_new_message_within_a_fragmented_one_fails() {
 #[test]
 fn many_fragments_pass_and_empty_ones_cost_no_memory() {
     let fragments = if cfg!(miri) { 64 } else { 65_536 };
-    let limits = Limits { max_message: fragments };
+    let limits = MessageLimits { max_message: fragments };
     for payload in ["", "x"] {
         let mut protocol = open();
         assert_eq!(feed(&mut protocol, &Frame::fragment(1, "").encode(), &limits), []);
@@ -168,7 +171,7 @@ fn text_that_is_not_utf8_fails() {
 
 // RFC 6455 §5.6: a character may be cut between fragments.
 #[test]
-fn characters_cut_between_fragments_pass() {
+fn a_character_may_be_cut_between_fragments() {
     let content = "κόσμε 😀";
     for cut in 0..=content.len() {
         let (start, end) = content.as_bytes().split_at(cut);
@@ -179,36 +182,36 @@ fn characters_cut_between_fragments_pass() {
 
 // RFC 6455 §8.1
 #[test]
-fn wrong_text_fails_as_soon_as_it_has_arrived() {
+fn invalid_text_fails_at_its_first_invalid_byte() {
     let stream = Frame::new(1, b"abc\xe2\x28 and much more that is never sent").encode();
     let header_len = 6;
     let mut protocol = open();
-    assert_eq!(feed(&mut protocol, &stream[..header_len + 4], &Limits::default()), []);
+    assert_eq!(feed(&mut protocol, &stream[..header_len + 4], &MessageLimits::default()), []);
     let wrong_byte = &stream[header_len + 4..header_len + 5];
-    assert_eq!(feed(&mut protocol, wrong_byte, &Limits::default()), failed(CloseCode::INVALID));
+    assert_eq!(feed(&mut protocol, wrong_byte, &MessageLimits::default()), failed(CloseCode::INVALID));
     let all_at_once = &stream[..header_len + 5];
-    assert_eq!(feed(&mut open(), all_at_once, &Limits::default()), failed(CloseCode::INVALID));
+    assert_eq!(feed(&mut open(), all_at_once, &MessageLimits::default()), failed(CloseCode::INVALID));
 }
 
 // RFC 6455 §10.4, §7.4.1: 1009
 #[test]
 fn a_message_over_the_limit_fails_at_its_header() {
-    let limits = Limits { max_message: 10 };
+    let limits = MessageLimits { max_message: 10 };
     let exact = Frame::new(1, "0123456789").encode();
     assert_eq!(feed(&mut open(), &exact, &limits), [text("0123456789")]);
     let over = Frame::new(1, "0123456789a").encode();
     assert_eq!(feed(&mut open(), &over[..2], &limits), failed(CloseCode::TOO_BIG));
     let huge = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-    assert_eq!(feed(&mut open(), &huge, &Limits { max_message: usize::MAX >> 1 }).len(), 0);
+    assert_eq!(feed(&mut open(), &huge, &MessageLimits { max_message: usize::MAX >> 1 }).len(), 0);
     assert_eq!(feed(&mut open(), &huge, &limits), failed(CloseCode::TOO_BIG));
-    // A control frame is no part of the message.
+    // A control frame does not count towards the message.
     let control = Frame::new(9, "0123456789a").encode();
     assert_eq!(feed(&mut open(), &control, &limits), [Seen::Ping(b"0123456789a".to_vec())]);
 }
 
 #[test]
 fn fragments_over_the_limit_fail_at_the_header_that_exceeds_it() {
-    let limits = Limits { max_message: 10 };
+    let limits = MessageLimits { max_message: 10 };
     let mut protocol = open();
     assert_eq!(feed(&mut protocol, &Frame::fragment(2, "01234").encode(), &limits), []);
     assert_eq!(feed(&mut protocol, &Frame::fragment(0, "56789").encode(), &limits), []);
@@ -217,25 +220,25 @@ fn fragments_over_the_limit_fail_at_the_header_that_exceeds_it() {
 }
 
 #[test]
-fn a_frame_cut_right_behind_its_header_leaves_no_message_open() {
+fn a_frame_cut_right_after_its_header_leaves_no_message_open() {
     let mut protocol = open();
     let stream = Frame::new(1, "one").encode();
-    assert_eq!(feed_cut(&mut protocol, &stream, &[6], &Limits::default()), [text("one")]);
-    assert_eq!(feed(&mut protocol, &Frame::new(1, "two").encode(), &Limits::default()), [text("two")]);
+    assert_eq!(feed_cut(&mut protocol, &stream, &[6], &MessageLimits::default()), [text("one")]);
+    assert_eq!(feed(&mut protocol, &Frame::new(1, "two").encode(), &MessageLimits::default()), [text("two")]);
 }
 
 #[test]
-fn what_is_announced_is_not_allocated_before_a_part_of_it_has_come() {
+fn an_announced_length_alone_allocates_nothing() {
     let stream = Frame::new(2, vec![1; 100_000]).encode();
     for (arrived, most) in [(14, 0), (100, 900), (20_000, 100_000)] {
         let mut protocol = open();
-        assert_eq!(feed(&mut protocol, &stream[..arrived], &Limits::default()), []);
+        assert_eq!(feed(&mut protocol, &stream[..arrived], &MessageLimits::default()), []);
         assert!(payload_memory(&protocol) <= most, "{} bytes after {arrived}", payload_memory(&protocol));
     }
 }
 
 #[test]
-fn the_memory_of_a_long_message_serves_the_next_long_one_alone() {
+fn the_buffer_of_a_long_message_is_reused_for_long_messages_only() {
     let stream = Frame::new(2, vec![1; 100_000]).encode();
     let mut reader = Reader::default();
     let mut take_in = |protocol: &mut Protocol, bytes: &[u8]| {
@@ -262,7 +265,7 @@ fn payload_memory(protocol: &Protocol) -> usize {
 
 // RFC 6455 §5.5.1 and §7.4
 #[test]
-fn close_payloads() {
+fn close_payloads_are_decoded_and_checked() {
     let close = |payload: &[u8]| outcome(&[Frame::new(8, payload)]);
     assert_eq!(close(b""), [Seen::Close(None)]);
     assert_eq!(close(b"\x03"), failed(CloseCode::PROTOCOL));
@@ -283,19 +286,19 @@ fn close_payloads() {
 }
 
 #[test]
-fn a_wrong_close_fails_as_soon_as_it_has_arrived() {
+fn an_invalid_close_fails_at_its_first_invalid_byte() {
     let stream = Frame::new(8, b"\x03\xe8a\xff and more").encode();
-    assert_eq!(feed(&mut open(), &stream[..9], &Limits::default()), []);
-    assert_eq!(feed(&mut open(), &stream[..10], &Limits::default()), failed(CloseCode::INVALID));
+    assert_eq!(feed(&mut open(), &stream[..9], &MessageLimits::default()), []);
+    assert_eq!(feed(&mut open(), &stream[..10], &MessageLimits::default()), failed(CloseCode::INVALID));
     let stream = Frame::new(8, b"\x03\xed and more").encode();
-    assert_eq!(feed(&mut open(), &stream[..8], &Limits::default()), failed(CloseCode::PROTOCOL));
+    assert_eq!(feed(&mut open(), &stream[..8], &MessageLimits::default()), failed(CloseCode::PROTOCOL));
 }
 
 #[test]
-fn a_frame_that_lies_whole_in_the_input_is_not_copied() {
-    let limits = Limits::default();
+fn a_frame_that_is_whole_in_the_input_is_not_copied() {
+    let limits = MessageLimits::default();
     let mut protocol = open();
-    // Nor is one after a header that was cut, since its payload lies there whole.
+    // A frame whose header was cut is not copied either, since its payload is in the input whole.
     let cut = Frame::new(2, "cut header").encode();
     assert_eq!(feed(&mut protocol, &cut[..3], &limits), []);
     let mut read = cut[3..].to_vec();
@@ -309,8 +312,10 @@ fn a_frame_that_lies_whole_in_the_input_is_not_copied() {
     let mut reader = Reader::new(limits);
     while let Some(event) = protocol.next(&mut input, &mut reader) {
         let bytes = match event {
-            Event::Message { payload, .. } | Event::Ping(payload) | Event::Pong(payload) => payload,
-            Event::Close(Some(frame)) => frame.reason.as_bytes(),
+            ProtocolEvent::Message { payload, .. }
+            | ProtocolEvent::Ping(payload)
+            | ProtocolEvent::Pong(payload) => payload,
+            ProtocolEvent::Close(Some(frame)) => frame.reason.as_bytes(),
             other => panic!("{other:?}"),
         };
         let place = bytes.as_ptr_range();
@@ -321,12 +326,14 @@ fn a_frame_that_lies_whole_in_the_input_is_not_copied() {
 }
 
 #[test]
-fn the_head_of_a_request_that_lies_whole_in_the_input_is_not_copied() {
+fn a_request_head_that_is_whole_in_the_input_is_not_copied() {
     let mut read = HANDSHAKE.to_vec();
     let range = read.as_ptr_range();
     let mut input = &mut read[..];
     let mut protocol = Protocol::new();
     let mut reader = Reader::default();
-    let Some(Event::Request(request)) = protocol.next(&mut input, &mut reader) else { panic!("no request") };
+    let Some(ProtocolEvent::Request(request)) = protocol.next(&mut input, &mut reader) else {
+        panic!("no request")
+    };
     assert!(range.contains(&request.path.as_ptr()));
 }

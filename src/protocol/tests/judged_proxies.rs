@@ -1,4 +1,4 @@
-//! What is read of what proxies say, held to the plain readers: for the tests, and for the fuzz targets, which include this
+//! Compares the parsers for proxies with the naive ones. Used by the tests, and by the fuzz targets, which include this
 //! file by its path.
 
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use super::forwarded::{forwarded_hops, usual_hops};
 use super::naive_proxies;
 use super::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
 
-/// A PROXY header is what the naive reader takes for one, and what comes of it bit by bit is undecided up to its end.
+/// Checks that the parser accepts the same PROXY headers as the naive one, and is undecided at each shorter prefix.
 pub fn judge_proxy_header(bytes: &[u8]) {
     let expected = naive_proxies::proxy_header(bytes);
     let found = (0..=bytes.len()).find_map(|len| ProxyHeader::parse(&bytes[..len]).transpose());
@@ -19,7 +19,7 @@ pub fn judge_proxy_header(bytes: &[u8]) {
     assert_eq!(ProxyHeader::parse(bytes).transpose(), found);
 }
 
-/// Lists of hops are what the naive reader takes for them, and nothing before them changes what they say.
+/// Checks that the parser returns the same hops as the naive one, and that text before them changes nothing.
 pub fn judge_usual_hops(value: &[u8]) {
     let hops: Vec<_> = usual_hops(&[value]).collect();
     if let Ok(text) = str::from_utf8(value) {
@@ -30,7 +30,7 @@ pub fn judge_usual_hops(value: &[u8]) {
     assert_appended(usual_hops(&[&appended]), &hops);
 }
 
-/// The same for those that keep to the grammar; of all others nothing is asked but that a proxy can append to them.
+/// Checks lists that follow the grammar of `Forwarded`. For all others, checks only that a proxy can append to them.
 pub fn judge_forwarded_hops(value: &[u8]) {
     let hops: Vec<_> = forwarded_hops(&[value]).collect();
     if let Some(mut expected) = str::from_utf8(value).ok().and_then(naive_proxies::forwarded) {

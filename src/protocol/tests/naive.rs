@@ -1,22 +1,22 @@
-//! Slow, plain twins of the protocol's routines, written from the RFC alone.
+//! Slow and simple versions of the protocol's routines, written from the RFC alone.
 
 use super::{CloseCode, Kind, Seen};
 
-/// RFC 6455 §5.3, byte by byte.
+/// Unmasks byte by byte. RFC 6455 §5.3
 pub(crate) fn unmask(data: &mut [u8], key: [u8; 4], offset: usize) {
     for (at, byte) in data.iter_mut().enumerate() {
         *byte ^= key[(at + offset) % 4];
     }
 }
 
-/// A frame as a client may send it, right or wrong.
+/// A frame of a client, valid or not.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     pub(super) fin: bool,
     pub(super) rsv: u8,
     pub(super) opcode: u8,
     pub(super) key: Option<[u8; 4]>,
-    /// Bytes of the extended length, 0, 2 or 8; `None` for the shortest form.
+    /// Length in bytes of the extended length field: 0, 2 or 8. `None` for the shortest form.
     pub(super) len_bytes: Option<usize>,
     pub(super) payload: Vec<u8>,
 }
@@ -27,12 +27,12 @@ impl Frame {
         Self { fin: true, rsv: 0, opcode, key: Some([0x37, 0xfa, 0x21, 0x3d]), len_bytes: None, payload }
     }
 
-    /// The same, but not the last of its message.
+    /// Creates a frame that is not the last of its message.
     pub(super) fn fragment(opcode: u8, payload: impl AsRef<[u8]>) -> Self {
         Self { fin: false, ..Self::new(opcode, payload) }
     }
 
-    /// RFC 6455 §5.2
+    /// Encodes the frame. RFC 6455 §5.2
     pub(super) fn encode(&self) -> Vec<u8> {
         let len = self.payload.len();
         let len_bytes = self.len_bytes.unwrap_or(match len {
@@ -58,7 +58,7 @@ impl Frame {
     }
 }
 
-/// Decodes a stream that is all there; what is incomplete at its end counts only if it is wrong already.
+/// Decodes a complete stream. An incomplete frame at the end counts only if it is already invalid.
 pub(super) fn decode(stream: &[u8], max_message: usize) -> Vec<Seen> {
     let mut seen = Vec::new();
     if let Err(code) = decode_into(stream, max_message, &mut seen) {
@@ -170,9 +170,9 @@ fn close(payload: &[u8], is_whole: bool) -> Result<Option<(u16, String)>, CloseC
     Ok(Some((code, String::from_utf8_lossy(&payload[2..]).into_owned())))
 }
 
-/// Whether `bytes` are UTF-8, or can become it when they are not the whole.
+/// Returns whether `bytes` are UTF-8, or, if they are not complete, can become UTF-8.
 fn is_text(bytes: &[u8], is_whole: bool) -> bool {
-    // Some byte of these is right wherever one is missing.
+    // One of these bytes is valid wherever one is missing.
     let missing = [0x80, 0x90, 0xa0];
     std::str::from_utf8(bytes).is_ok()
         || !is_whole

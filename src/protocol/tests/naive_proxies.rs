@@ -1,16 +1,16 @@
-//! What proxies say of their clients, read in the slowest and plainest way.
+//! Slow and simple parsers for PROXY headers, `Forwarded` and `X-Forwarded-For`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::proxy_header::Source;
 
-/// The PROXY header that `bytes` begin with: its length and the source. No thought is given to what may still come.
+/// Returns the length and source of the PROXY header at the start of `bytes`. Does not tell incomplete from invalid.
 pub(crate) fn proxy_header(bytes: &[u8]) -> Option<(usize, Source)> {
     let lens = 1..=bytes.len().min(4096);
     lens.into_iter().find_map(|len| Some((len, line(&bytes[..len]).or_else(|| binary(&bytes[..len]))?)))
 }
 
-/// The whole of a header of version 1.
+/// Parses a complete header of version 1.
 fn line(bytes: &[u8]) -> Option<Source> {
     let content = bytes.strip_suffix(b"\r\n").filter(|_| bytes.len() <= 107)?;
     if content.contains(&b'\n') {
@@ -35,7 +35,7 @@ fn line(bytes: &[u8]) -> Option<Source> {
     }
 }
 
-/// The whole of a header of version 2.
+/// Parses a complete header of version 2.
 fn binary(bytes: &[u8]) -> Option<Source> {
     let rest =
         bytes.strip_prefix(&[0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a])?;
@@ -59,12 +59,12 @@ fn binary(bytes: &[u8]) -> Option<Source> {
     }
 }
 
-/// The hops in a value of `X-Forwarded-For`, from the left.
+/// Returns the hops in a value of `X-Forwarded-For` from the left.
 pub(crate) fn usual(value: &str) -> Vec<Option<IpAddr>> {
     value.split(',').map(trim).filter(|item| !item.is_empty()).map(node).collect()
 }
 
-/// The hops in a value of `Forwarded`, from the left; `None` when it does not keep to the grammar of RFC 7239 §4.
+/// Returns the hops in a value of `Forwarded` from the left, or `None` if it violates the grammar of RFC 7239 §4.
 pub(crate) fn forwarded(value: &str) -> Option<Vec<Option<IpAddr>>> {
     let mut hops = Vec::new();
     let mut rest = value;
@@ -91,8 +91,8 @@ pub(crate) fn forwarded(value: &str) -> Option<Vec<Option<IpAddr>>> {
 
 type Pair = (String, String);
 
-/// The pairs at the beginning of the text, and what comes after them. A value in quotes is given without these, and
-/// with its backslashes, so that one that needs some is no node.
+/// Returns the pairs at the start of the text and the rest. A quoted value is returned without quotes but with its
+/// backslashes, so that a value with escapes is not a valid node.
 fn element(text: &str) -> Option<(Vec<Pair>, &str)> {
     let mut pairs = Vec::new();
     let mut rest = text;
@@ -114,13 +114,13 @@ fn element(text: &str) -> Option<(Vec<Pair>, &str)> {
     }
 }
 
-/// RFC 9110 §5.6.2
+/// Splits off a token. RFC 9110 §5.6.2
 fn token(text: &str) -> (&str, &str) {
     let is_token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
     text.split_at(text.find(|char| !is_token(char)).unwrap_or(text.len()))
 }
 
-/// RFC 9110 §5.6.4; what stands between the quotes, and what comes after them.
+/// Returns the text between the quotes and the rest. RFC 9110 §5.6.4
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let mut chars = text.char_indices().skip(1);
     while let Some((at, char)) = chars.next() {
@@ -135,7 +135,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// RFC 7239 §6, and addresses of IPv6 without brackets.
+/// Returns the address of a node. RFC 7239 §6, and IPv6 addresses without brackets.
 fn node(text: &str) -> Option<IpAddr> {
     let ports = text.rfind(':').map(|at| (&text[..at], &text[at + 1..]));
     let with_port = ports
@@ -157,7 +157,7 @@ fn is_port(text: &str) -> bool {
             .is_some_and(|name| all(name, |char| char.is_ascii_alphanumeric() || "._-".contains(char)))
 }
 
-/// What white space in header fields may be.
+/// The white space of header fields.
 fn trim(text: &str) -> &str {
     text.trim_matches(|char: char| char.is_ascii_whitespace())
 }

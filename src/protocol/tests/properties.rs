@@ -7,7 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// One correct item of a session: the frames that carry it, and what is to be seen of them in order.
+/// A valid item of a session: its frames and the expected events in order.
 type Item = (Vec<Frame>, Vec<Seen>);
 
 fn frame(fin: bool, opcode: u8, key: [u8; 4], payload: Vec<u8>) -> Frame {
@@ -22,7 +22,7 @@ fn control() -> impl Strategy<Value = Item> {
     })
 }
 
-/// A message in fragments cut anywhere, even within a character, with control frames between them.
+/// A message in fragments that are cut anywhere, even inside a character, with control frames between them.
 fn message() -> impl Strategy<Value = Item> {
     let content = prop_oneof![
         "\\PC{0,40}".prop_map(|text| (Kind::Text, text.into_bytes())),
@@ -47,7 +47,7 @@ fn message() -> impl Strategy<Value = Item> {
     })
 }
 
-/// Any frame, mostly a right one.
+/// Any frame, mostly a valid one.
 fn any_frame() -> impl Strategy<Value = Frame> {
     let payload = prop_oneof![
         4 => "\\PC{0,20}".prop_map(String::into_bytes),
@@ -88,7 +88,7 @@ proptest! {
         let expected: Vec<Seen> = items.into_iter().flat_map(|(_, seen)| seen).collect();
         // The handshake is part of the stream, and frames may follow it in the same read.
         let stream = [HANDSHAKE, &encode(&frames)].concat();
-        let limits = Limits::default();
+        let limits = MessageLimits::default();
         for seen in [
             feed(&mut Protocol::new(), &stream, &limits),
             feed_cut(&mut Protocol::new(), &stream, &cuts, &limits),
@@ -108,7 +108,7 @@ proptest! {
     ) {
         let mut stream = encode(&frames);
         stream.truncate(stream.len().saturating_sub(lost));
-        let limits = Limits { max_message };
+        let limits = MessageLimits { max_message };
         let expected = naive::decode(&stream, max_message);
         prop_assert_eq!(&feed(&mut open(), &stream, &limits), &expected);
         prop_assert_eq!(&feed_cut(&mut open(), &stream, &cuts, &limits), &expected);
@@ -120,7 +120,7 @@ proptest! {
         garbage in vec(any::<u8>(), 0..300),
         cuts in vec(0..300_usize, 0..8),
     ) {
-        let limits = Limits { max_message: 200 };
+        let limits = MessageLimits { max_message: 200 };
         let expected = naive::decode(&garbage, limits.max_message);
         prop_assert_eq!(&feed_cut(&mut open(), &garbage, &cuts, &limits), &expected);
     }
@@ -153,7 +153,7 @@ proptest! {
 fn judged_alike(head: &[u8], cuts: &[usize]) -> Result<(), TestCaseError> {
     // Two line feeds make sure that the head ends, whatever it is.
     let head = [head, b"\n\n"].concat();
-    let limits = Limits::default();
+    let limits = MessageLimits::default();
     let whole = feed(&mut Protocol::new(), &head, &limits);
     prop_assert_eq!(&feed_cut(&mut Protocol::new(), &head, cuts, &limits), &whole);
     prop_assert_eq!(&feed_bytewise(&mut Protocol::new(), &head, &limits), &whole);

@@ -1,4 +1,4 @@
-//! What proxies say of their clients: PROXY headers, `Forwarded` and `X-Forwarded-For`.
+//! Tests of PROXY headers, `Forwarded` and `X-Forwarded-For`.
 
 use std::net::IpAddr;
 
@@ -11,13 +11,13 @@ use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2.
+/// Encodes a header of version 2.
 fn binary(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(payload.len()).expect("short").to_be_bytes();
     [SIGNATURE, &[command, family], &len, payload].concat()
 }
 
-/// What is made of a header that comes one byte at a time, with something behind it.
+/// Parses a header that arrives one byte at a time, followed by other bytes.
 #[track_caller]
 fn parsed(header: &[u8]) -> Source {
     let all = [header, b"GET / HTTP/1.1\r\n"].concat();
@@ -29,14 +29,14 @@ fn parsed(header: &[u8]) -> Source {
     whole.source
 }
 
-/// How many bytes show that it is no header.
+/// Returns the number of bytes after which the parser refuses the header.
 fn refused_at(bytes: &[u8]) -> Option<usize> {
     (0..=bytes.len()).find(|len| ProxyHeader::parse(&bytes[..*len]).is_err())
 }
 
-/// Examples of the specification, and the longest lines that it has.
+/// Examples of the specification, and the longest lines that it allows.
 #[test]
-fn headers_name_their_source() {
+fn a_header_gives_the_source() {
     let source = |text: &str| Source::Client(text.parse().expect("an address"));
     assert_eq!(parsed(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n"), source("192.0.2.1:56324"));
     assert_eq!(
@@ -62,18 +62,18 @@ fn headers_name_their_source() {
     assert_eq!(parsed(&binary(0x21, 0x21, &v6)), v6_source);
     let full = [&v6[..], &[0; MAX_HEADER_LEN - 16 - 36]].concat();
     assert_eq!(parsed(&binary(0x21, 0x21, &full)), v6_source);
-    // The proxy speaks for itself, whatever stands there.
+    // LOCAL: the proxy itself, whatever addresses follow.
     for header in [binary(0x20, 0, &[]), binary(0x20, 0x11, &v4), binary(0x20, 0xff, &[1])] {
         assert_eq!(parsed(&header), Source::Proxy);
     }
-    // It does not know; its client came by a path.
+    // The client's address is unknown, or the client uses a Unix socket.
     for header in [binary(0x21, 0, &tlv), binary(0x21, 0x31, &[0; 216])] {
         assert_eq!(parsed(&header), Source::Hidden);
     }
 }
 
 #[test]
-fn what_is_no_header_is_refused_as_soon_as_that_is_certain() {
+fn an_invalid_header_is_refused_at_its_first_invalid_byte() {
     for (bytes, at) in [
         ("GET / HTTP/1.1\r\n", 1),
         ("PUT / HTTP/1.1\r\n", 2),
@@ -114,18 +114,20 @@ fn what_is_no_header_is_refused_as_soon_as_that_is_certain() {
     }
 }
 
-/// The addresses in `trusted` and 10.0.0.1, which is connected, are proxies.
+/// Returns the client if the addresses in `trusted` and the peer 10.0.0.1 are trusted proxies.
 fn client_of(headers: &str, trusted: &[&str]) -> Result<String, Refusal> {
     let mut head = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers.replace('\n', "\r\n")).into_bytes();
     let (mut protocol, mut reader, mut input) = (Protocol::new(), Reader::default(), &mut head[..]);
-    let Some(Event::Request(request)) = protocol.next(&mut input, &mut reader) else { panic!("{headers}") };
+    let Some(ProtocolEvent::Request(request)) = protocol.next(&mut input, &mut reader) else {
+        panic!("{headers}")
+    };
     let is_trusted = |address: IpAddr| trusted.contains(&&*address.to_string());
     let client = client(&request, "10.0.0.1".parse().ok(), is_trusted)?;
     Ok(client.expect("at least the peer").to_string())
 }
 
 #[test]
-fn the_client_is_the_first_from_the_right_that_is_no_proxy() {
+fn the_client_is_the_first_untrusted_address_from_the_right() {
     let trusted = ["10.0.0.2", "10.0.0.3", "2001:db8::1"];
     for (headers, expected) in [
         ("", "10.0.0.1"),
@@ -138,9 +140,9 @@ fn the_client_is_the_first_from_the_right_that_is_no_proxy() {
         ("X-Forwarded-For: 2001:db8::2\n", "2001:db8::2"),
         ("X-Forwarded-For: 1.2.3.4, [2001:db8::1]:80\n", "1.2.3.4"),
         ("X-Forwarded-For: ::ffff:1.2.3.4, ::ffff:10.0.0.2\n", "1.2.3.4"),
-        // All are proxies: the one that is the farthest away.
+        // All hops are proxies: the farthest one counts.
         ("X-Forwarded-For: 10.0.0.3, 10.0.0.2\n", "10.0.0.3"),
-        // The way ends.
+        // A hop without an address ends the search.
         ("X-Forwarded-For: \n", "10.0.0.1"),
         ("X-Forwarded-For: unknown\n", "10.0.0.1"),
         ("X-Forwarded-For: 1.2.3.4, unknown, 10.0.0.2\n", "10.0.0.2"),
@@ -160,7 +162,7 @@ fn the_client_is_the_first_from_the_right_that_is_no_proxy() {
         ("Forwarded: for=1.2.3.4;for=5.6.7.8\n", "10.0.0.1"),
         ("Forwarded: for=\"1.2.3.4\n", "10.0.0.1"),
         ("Forwarded: for=\"\\1.2.3.4\"\n", "10.0.0.1"),
-        // What a client leaves open swallows nothing that a proxy appends.
+        // A quote that a client leaves open does not swallow what a proxy appends.
         ("Forwarded: for=\"6.6.6.6, for=1.2.3.4\n", "1.2.3.4"),
         ("Forwarded: for=\"6.6.6.6\\, for=1.2.3.4, for=10.0.0.2\n", "1.2.3.4"),
         ("Forwarded: for=1.2.3.4\nX-Forwarded-For: 6.6.6.6, 1.2.3.4, 10.0.0.2\n", "1.2.3.4"),

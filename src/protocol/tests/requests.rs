@@ -1,4 +1,4 @@
-//! The rules for requests, each with its section.
+//! Tests of the rules for requests, each with its section of the RFC.
 
 use super::*;
 
@@ -15,28 +15,28 @@ fn head(request_line: &str, headers: &[&str]) -> Vec<u8> {
     format!("{request_line}\r\n{}\r\n", lines.collect::<String>()).into_bytes()
 }
 
-/// Gives `judge` the event of a head, and sees to it that the same comes of the head in single bytes.
+/// Passes the event of a head to `judge`. Checks that the head in single bytes gives the same result.
 #[track_caller]
-fn judge<T>(head: &[u8], judge: impl Fn(Event<'_>) -> T) -> T {
-    let limits = Limits::default();
+fn judge<T>(head: &[u8], judge: impl Fn(ProtocolEvent<'_>) -> T) -> T {
+    let limits = MessageLimits::default();
     let whole = feed(&mut Protocol::new(), head, &limits);
     assert_eq!(feed_bytewise(&mut Protocol::new(), head, &limits), whole, "one byte at a time");
     let mut read = head.to_vec();
     judge(Protocol::new().next(&mut &mut read[..], &mut Reader::new(limits)).expect("a complete head"))
 }
 
-/// The status that a head is refused with, or 101 for an upgrade and 200 for plain HTTP.
+/// Returns the status of a refusal, 101 for an upgrade, or 200 for plain HTTP.
 #[track_caller]
 fn status(request_line: &str, headers: &[&str]) -> u16 {
     judge(&head(request_line, headers), |event| match event {
-        Event::Request(Request { upgrade: Some(_), .. }) => 101,
-        Event::Request(_) => 200,
-        Event::Refused(refusal) => refusal.status.code(),
+        ProtocolEvent::Request(Request { upgrade: Some(_), .. }) => 101,
+        ProtocolEvent::Request(_) => 200,
+        ProtocolEvent::Refused(refusal) => refusal.status.code(),
         other => panic!("{other:?}"),
     })
 }
 
-/// The status of an upgrade with the line `old` replaced by `new` ones.
+/// Returns the status of an upgrade whose line `old` is replaced by the lines `new`.
 #[track_caller]
 fn upgrade_with(old: &str, new: &[&str]) -> u16 {
     let kept = UPGRADE.iter().filter(|line| !line.starts_with(old)).copied();
@@ -47,7 +47,7 @@ fn upgrade_with(old: &str, new: &[&str]) -> u16 {
 #[test]
 fn the_accept_key_of_the_rfc() {
     let accept = judge(HANDSHAKE, |event| match event {
-        Event::Request(request) => request.upgrade,
+        ProtocolEvent::Request(request) => request.upgrade,
         _ => None,
     });
     let accept = accept.expect("an upgrade");
@@ -60,13 +60,13 @@ fn the_accept_key_of_the_rfc() {
 }
 
 #[test]
-fn what_a_request_says() {
+fn a_request_has_its_method_target_and_headers() {
     let lines = ["host: a.example:80", "X-One:  1 ", "x-one: 2", "X-Bad: \u{e9}\u{e9}"];
     let mut bytes = head("POST /room/caf%C3%A9?a=1?b HTTP/1.1", &lines);
-    // A value in Latin-1 is allowed, but is not text to us.
+    // A Latin-1 value is allowed but not returned as text.
     bytes.retain(|&byte| byte != 0xc3);
     judge(&bytes, |event| {
-        let Event::Request(request) = event else { panic!("{event:?}") };
+        let ProtocolEvent::Request(request) = event else { panic!("{event:?}") };
         assert_eq!((request.method, request.path), ("POST", "/room/caf%C3%A9"));
         assert_eq!(request.query, Some("a=1?b"));
         assert_eq!(request.host, Some("a.example:80"));
@@ -80,14 +80,14 @@ fn what_a_request_says() {
 
 // RFC 9112 §3.2
 #[test]
-fn targets() {
+fn targets_are_split_into_host_path_and_query() {
     let target = |target: &str| {
         judge(&head(&format!("GET {target} HTTP/1.1"), &["Host: x"]), |event| match event {
-            Event::Request(request) => {
+            ProtocolEvent::Request(request) => {
                 let part = |text: Option<&str>| text.unwrap_or("-").to_owned();
                 format!("{} {} {}", part(request.host), request.path, part(request.query))
             }
-            Event::Refused(refusal) => refusal.status.to_string(),
+            ProtocolEvent::Refused(refusal) => refusal.status.to_string(),
             other => panic!("{other:?}"),
         })
     };
@@ -119,14 +119,14 @@ fn what_is_not_http_is_refused() {
     for line in ["no colon", "name : value", ": value", "a: \u{1}", " folded: line"] {
         assert_eq!(status("GET / HTTP/1.1", &["Host: x", line]), 400, "{line}");
     }
-    // A TLS client is told at its first bytes.
-    let seen = feed(&mut Protocol::new(), b"\x16\x03\x01\x02\x00", &Limits::default());
+    // A TLS client is refused at its first bytes.
+    let seen = feed(&mut Protocol::new(), b"\x16\x03\x01\x02\x00", &MessageLimits::default());
     assert_eq!(seen, [Seen::Refused(Status::BadRequest)]);
 }
 
 // RFC 9112 §3.2
 #[test]
-fn host_stands_exactly_once() {
+fn a_request_has_exactly_one_host() {
     assert_eq!(status("GET / HTTP/1.1", &["Host: x"]), 200);
     assert_eq!(status("GET / HTTP/1.1", &["Host:"]), 200);
     assert_eq!(status("GET / HTTP/1.1", &[]), 400);
@@ -206,7 +206,7 @@ fn the_version_is_13() {
 }
 
 #[test]
-fn the_header_lines_are_counted() {
+fn the_number_of_header_lines_is_limited() {
     let lines: Vec<String> = (1..=MAX_HEADERS).map(|n| format!("X-{n}: {n}")).collect();
     let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     lines[0] = "Host: x";
@@ -221,7 +221,7 @@ fn a_head_has_at_most_16_kib() {
         let empty = head("GET / HTTP/1.1", &["Host: x", "X: "]).len();
         head("GET / HTTP/1.1", &["Host: x", &format!("X: {}", "a".repeat(len - empty))])
     };
-    let limits = Limits::default();
+    let limits = MessageLimits::default();
     for (len, expected) in [(MAX_HEAD_LEN, None), (MAX_HEAD_LEN + 1, Some(Status::HeaderFieldsTooLarge))] {
         let bytes = filled(len);
         assert_eq!(bytes.len(), len);
@@ -242,7 +242,7 @@ fn a_head_has_at_most_16_kib() {
 #[test]
 fn frames_may_follow_the_handshake_in_the_same_read() {
     let stream = [HANDSHAKE, &Frame::new(1, "early").encode()].concat();
-    let seen = feed(&mut Protocol::new(), &stream, &Limits::default());
+    let seen = feed(&mut Protocol::new(), &stream, &MessageLimits::default());
     assert_eq!(seen[1..], [Seen::Message(Kind::Text, b"early".to_vec())]);
 }
 
@@ -253,7 +253,7 @@ fn response_to(refusal: Refusal) -> String {
 }
 
 #[test]
-fn refusals_say_what_is_wrong_and_what_their_status_demands() {
+fn a_refusal_has_its_reason_and_the_header_fields_of_its_status() {
     let expected = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
         Content-Length: 15\r\n\r\nNothing there.\n";
     assert_eq!(response_to(Refusal::new(Status::NotFound, "Nothing there.")), expected);
@@ -267,7 +267,7 @@ fn refusals_say_what_is_wrong_and_what_their_status_demands() {
 
 // RFC 9110 §9.3.2
 #[test]
-fn a_response_to_head_has_the_length_but_no_body() {
+fn the_response_to_a_head_request_has_a_length_but_no_body() {
     let mut out = b"before ".to_vec();
     response::respond(Status::Ok, &[("ETag", "\"1\"")], "text/html", b"<p>", true, &mut out);
     let expected = "before HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\n\
@@ -277,7 +277,7 @@ fn a_response_to_head_has_the_length_but_no_body() {
 
 // RFC 3986 §3.2.2: found by fuzzing.
 #[test]
-fn the_host_of_a_target_in_absolute_form_is_ascii_like_that_of_the_field() {
+fn the_host_of_a_target_in_absolute_form_must_be_ascii_like_the_host_field() {
     assert_eq!(status("GET ws://example/ HTTP/1.1", &["Host: a"]), 200);
     assert_eq!(status("GET ws://ex\u{71a}mple/ HTTP/1.1", &["Host: a"]), 400);
 }

@@ -1,9 +1,9 @@
-//! What comes of a stream however it is cut into reads: for the tests, and for the fuzz targets, which include
-//! this file and the naive decoder by their paths.
+//! Events of a stream that is cut into reads anywhere. Used by the tests, and by the fuzz targets, which include this
+//! file and the naive decoder by their paths.
 
-use super::{CloseCode, Event, Kind, Limits, Protocol, Reader, Status};
+use super::{CloseCode, Kind, MessageLimits, Protocol, ProtocolEvent, Reader, Status};
 
-/// An event that owns what it says.
+/// An event that owns its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Request(String),
@@ -15,29 +15,31 @@ pub(super) enum Seen {
     Failed(CloseCode),
 }
 
-impl From<Event<'_>> for Seen {
-    fn from(event: Event<'_>) -> Self {
+impl From<ProtocolEvent<'_>> for Seen {
+    fn from(event: ProtocolEvent<'_>) -> Self {
         match event {
-            Event::Request(request) => Self::Request(format!("{request:?}")),
-            Event::Refused(refusal) => Self::Refused(refusal.status),
-            Event::Message { kind, payload } => Self::Message(kind, payload.to_vec()),
-            Event::Ping(payload) => Self::Ping(payload.to_vec()),
-            Event::Pong(payload) => Self::Pong(payload.to_vec()),
-            Event::Close(frame) => Self::Close(frame.map(|frame| (frame.code.0, frame.reason.to_owned()))),
-            Event::Failed(failure) => Self::Failed(failure.code),
+            ProtocolEvent::Request(request) => Self::Request(format!("{request:?}")),
+            ProtocolEvent::Refused(refusal) => Self::Refused(refusal.status),
+            ProtocolEvent::Message { kind, payload } => Self::Message(kind, payload.to_vec()),
+            ProtocolEvent::Ping(payload) => Self::Ping(payload.to_vec()),
+            ProtocolEvent::Pong(payload) => Self::Pong(payload.to_vec()),
+            ProtocolEvent::Close(frame) => {
+                Self::Close(frame.map(|frame| (frame.code.0, frame.reason.to_owned())))
+            }
+            ProtocolEvent::Failed(failure) => Self::Failed(failure.code),
         }
     }
 }
 
-/// Feeds one read, answers requests as a server does, and checks that all is consumed.
-pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &Limits) -> Vec<Seen> {
+/// Feeds one read, answers requests like a server, and checks that all input is consumed.
+pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &MessageLimits) -> Vec<Seen> {
     let mut read = read.to_vec();
     let mut input = &mut read[..];
     let mut seen = Vec::new();
     let mut reader = Reader::new(*limits);
     while let Some(event) = protocol.next(&mut input, &mut reader) {
         let upgrade = match event {
-            Event::Request(request) => Some(request.upgrade.is_some()),
+            ProtocolEvent::Request(request) => Some(request.upgrade.is_some()),
             _ => None,
         };
         seen.push(event.into());
@@ -51,8 +53,13 @@ pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &Limits) -> Vec
     seen
 }
 
-/// Feeds a stream in reads that end at `cuts`, which need not be in order nor within it.
-pub(super) fn feed_cut(protocol: &mut Protocol, stream: &[u8], cuts: &[usize], limits: &Limits) -> Vec<Seen> {
+/// Feeds a stream in reads that end at `cuts`. They may be unordered and beyond the end.
+pub(super) fn feed_cut(
+    protocol: &mut Protocol,
+    stream: &[u8],
+    cuts: &[usize],
+    limits: &MessageLimits,
+) -> Vec<Seen> {
     let mut ends: Vec<usize> = cuts.iter().map(|&cut| cut.min(stream.len())).collect();
     ends.push(stream.len());
     ends.sort_unstable();
@@ -65,6 +72,6 @@ pub(super) fn feed_cut(protocol: &mut Protocol, stream: &[u8], cuts: &[usize], l
     seen
 }
 
-pub(super) fn feed_bytewise(protocol: &mut Protocol, stream: &[u8], limits: &Limits) -> Vec<Seen> {
+pub(super) fn feed_bytewise(protocol: &mut Protocol, stream: &[u8], limits: &MessageLimits) -> Vec<Seen> {
     stream.iter().flat_map(|&byte| feed(protocol, &[byte], limits)).collect()
 }

@@ -1,4 +1,4 @@
-//! Every state with everything that can happen in it.
+//! Tests every state with every event.
 
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,7 +49,7 @@ impl Situation {
         matches!(self, S::AwaitsAnswer | S::AwaitsAnswerAfterParts)
     }
 
-    /// A connection in this situation.
+    /// Creates a connection in this situation.
     fn reach(self) -> Protocol {
         let binary = Frame::new(2, "hello").encode();
         let (mut protocol, reads): (_, Vec<Vec<u8>>) = match self {
@@ -69,7 +69,7 @@ impl Situation {
         };
         for mut read in reads {
             let mut input = &mut read[..];
-            // One event at the most, and nothing is asked after it: the state is the one right behind it.
+            // Stops after the first event, so that the state is the one right after it.
             let _ = protocol.next(&mut input, &mut Reader::default());
         }
         if self == S::Discarded {
@@ -80,7 +80,7 @@ impl Situation {
 }
 
 #[test]
-fn the_questions_are_answered_in_every_state() {
+fn is_open_is_discarding_and_is_mid_item_are_right_in_every_state() {
     for situation in ALL {
         let protocol = situation.reach();
         assert_eq!(protocol.is_open(), situation.is_open(), "{situation:?}");
@@ -93,7 +93,8 @@ fn the_questions_are_answered_in_every_state() {
     }
 }
 
-/// The first event of `read` in every situation, and that no byte is left but to who answers the request.
+/// Returns the first event of `read` in every situation. Checks that bytes are left only while a request waits for its
+/// answer.
 #[track_caller]
 fn check(read: &[u8], expected: impl Fn(Situation) -> Option<Seen>) {
     for situation in ALL {
@@ -110,17 +111,17 @@ fn check(read: &[u8], expected: impl Fn(Situation) -> Option<Seen>) {
 }
 
 #[test]
-fn an_empty_read_is_nothing_in_every_state() {
+fn an_empty_read_gives_no_event_in_any_state() {
     check(b"", |_| None);
 }
 
 #[test]
-fn a_ping_in_every_state() {
+fn a_ping_gives_the_right_event_in_every_state() {
     check(&Frame::new(9, "?").encode(), |situation| match situation {
-        // In the middle of a head, what is wrong may be found only when the head ends.
+        // In the middle of a head, an error may be found only at the end of the head.
         S::New => Some(Seen::Refused(Status::BadRequest)),
         S::Open | S::MidMessage => Some(Seen::Ping(b"?".to_vec())),
-        // An incomplete frame takes the bytes for its own; these fill up the payload but not the header.
+        // An incomplete frame consumes the bytes. They complete the payload but not the header.
         S::MidPayload => {
             let mut tail = [0x89, 0x81, 0x37];
             naive::unmask(&mut tail, [0x37, 0xfa, 0x21, 0x3d], 2);
@@ -131,14 +132,15 @@ fn a_ping_in_every_state() {
 }
 
 #[test]
-fn a_close_in_every_state() {
+fn a_close_gives_the_right_event_in_every_state() {
     check(&Frame::new(8, b"\x03\xe8bye").encode(), |situation| match situation {
-        // In the middle of a head, what is wrong may be found only when the head ends.
+        // In the middle of a head, an error may be found only at the end of the head.
         S::New => Some(Seen::Refused(Status::BadRequest)),
         S::Open | S::MidMessage => Some(Seen::Close(Some((1000, "bye".to_owned())))),
         S::MidHeader | S::MidPayload => {
             let mut protocol = situation.reach();
-            let seen = feed(&mut protocol, &Frame::new(8, b"\x03\xe8bye").encode(), &Limits::default());
+            let seen =
+                feed(&mut protocol, &Frame::new(8, b"\x03\xe8bye").encode(), &MessageLimits::default());
             assert!(matches!(seen[0], Seen::Message(Kind::Binary, _)), "{seen:?}");
             seen.into_iter().next()
         }
@@ -147,14 +149,14 @@ fn a_close_in_every_state() {
 }
 
 #[test]
-fn a_head_in_every_state() {
+fn a_request_head_gives_the_right_event_in_every_state() {
     check(HANDSHAKE, |situation| match situation {
-        S::New => feed(&mut Protocol::new(), HANDSHAKE, &Limits::default()).pop(),
+        S::New => feed(&mut Protocol::new(), HANDSHAKE, &MessageLimits::default()).pop(),
         S::MidHead => Some(Seen::Refused(Status::BadRequest)),
         // "GE" is a frame header with reserved bits.
         S::Open | S::MidMessage => Some(Seen::Failed(CloseCode::PROTOCOL)),
         S::MidHeader | S::MidPayload => {
-            feed(&mut situation.reach(), HANDSHAKE, &Limits::default()).into_iter().next()
+            feed(&mut situation.reach(), HANDSHAKE, &MessageLimits::default()).into_iter().next()
         }
         _ => None,
     });
@@ -167,32 +169,32 @@ fn only_an_unanswered_request_can_be_upgraded() {
         let upgraded = catch_unwind(AssertUnwindSafe(|| protocol.upgrade(None))).is_ok();
         assert_eq!(upgraded, situation.awaits_answer(), "{situation:?}");
         if upgraded {
-            let seen = feed(&mut protocol, &Frame::new(1, "hi").encode(), &Limits::default());
+            let seen = feed(&mut protocol, &Frame::new(1, "hi").encode(), &MessageLimits::default());
             assert_eq!(seen, [Seen::Message(Kind::Text, b"hi".to_vec())], "{situation:?}");
         }
     }
 }
 
 #[test]
-fn after_discard_every_state_ignores_what_follows() {
+fn discard_ignores_all_further_input_in_every_state() {
     for situation in ALL {
         let mut protocol = situation.reach();
         protocol.discard();
         assert!(protocol.is_discarding() && !protocol.is_open() && !protocol.is_mid_item(), "{situation:?}");
-        assert_eq!(feed(&mut protocol, HANDSHAKE, &Limits::default()), [], "{situation:?}");
+        assert_eq!(feed(&mut protocol, HANDSHAKE, &MessageLimits::default()), [], "{situation:?}");
     }
 }
 
-// RFC 6455 §5.5.1, §7.1.7: nothing is processed after a close frame or a failure.
+// RFC 6455 §5.5.1, §7.1.7: input after a close frame or a failure is discarded.
 #[test]
-fn what_follows_the_end_in_the_same_read_is_ignored() {
+fn input_after_the_end_in_the_same_read_is_ignored() {
     let text = Frame::new(1, "hi").encode();
     for (end, seen) in
         [(Frame::new(8, "").encode(), Seen::Close(None)), (vec![0xff], Seen::Failed(CloseCode::PROTOCOL))]
     {
         let mut protocol = open();
-        assert_eq!(feed(&mut protocol, &[&end[..], &text].concat(), &Limits::default()), [seen]);
-        assert_eq!(feed(&mut protocol, &text, &Limits::default()), []);
+        assert_eq!(feed(&mut protocol, &[&end[..], &text].concat(), &MessageLimits::default()), [seen]);
+        assert_eq!(feed(&mut protocol, &text, &MessageLimits::default()), []);
     }
 }
 
@@ -207,7 +209,7 @@ fn an_idle_connection_is_small_and_owns_no_heap() {
     };
     assert!(owns_nothing(&Protocol::new()));
     let mut protocol = Protocol::new();
-    let limits = Limits::default();
+    let limits = MessageLimits::default();
     assert_eq!(feed_bytewise(&mut protocol, HANDSHAKE, &limits).len(), 1);
     assert!(owns_nothing(&protocol), "after a head in parts");
     for opcode in [1, 2, 9, 10] {

@@ -1,8 +1,8 @@
 //! RFC 6455 and RFC 7692, server side, without I/O: bytes in, events out.
 //!
-//! A [`Protocol`] first awaits a request head. The caller answers [`Event::Request`] with bytes that
-//! [`response`] writes, then says [`Protocol::upgrade`] or [`Protocol::discard`]. What follows an upgrade are
-//! messages and control frames, until one of the two sides closes or the client breaks a rule.
+//! A [`Protocol`] first reads a request head. The caller answers [`ProtocolEvent::Request`] with a response from
+//! [`response`], then calls [`Protocol::upgrade`] or [`Protocol::discard`]. After an upgrade come messages and control
+//! frames, until one side closes or the client breaks a rule.
 
 mod assembly;
 mod client_header;
@@ -22,82 +22,81 @@ pub use handshake::AcceptKey;
 pub use request::{MAX_HEAD_LEN, MAX_HEADERS, Request};
 pub use response::{Refusal, Status};
 
-use assembly::{Assembly, Payload, Rooms, next_complete};
+use assembly::{Assembly, LengthLimits, Payload, next_complete};
 use deflate::{Agreement, Inflater, Window};
 use request::{HeadBuffer, head_end};
 use simdutf8::basic;
 
-/// What a client may ask for at most.
+/// The limits of a client's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of a message, all its fragments together and inflated.
+pub struct MessageLimits {
+    /// The longest message in bytes: all fragments together, decompressed.
     pub max_message: usize,
 }
 
-/// What the connections of a shard have in common when they read: their limits, one engine to inflate with, and the
-/// memory of a long message.
+/// The reading state that all connections of a shard share: the limits, a decompressor, and a spare buffer.
 #[derive(Debug, Default)]
 pub struct Reader {
-    limits: Limits,
+    limits: MessageLimits,
     inflater: Inflater,
-    /// Memory of a long message that was handled, for the next one.
+    /// The buffer of the last long message, kept for the next one.
     spare: Vec<u8>,
 }
 
 impl Reader {
-    /// A reader that keeps to `limits`.
-    pub fn new(limits: Limits) -> Self {
+    /// Creates a reader with these limits.
+    pub fn new(limits: MessageLimits) -> Self {
         Self { limits, inflater: Inflater::default(), spare: Vec::new() }
     }
 
-    /// Keeps to other limits from now on, also for messages that have come in part.
-    pub fn set_limits(&mut self, limits: Limits) {
+    /// Replaces the limits, also for messages that have arrived in part.
+    pub fn set_limits(&mut self, limits: MessageLimits) {
         self.limits = limits;
     }
 }
 
-impl Default for Limits {
+impl Default for MessageLimits {
     fn default() -> Self {
         Self { max_message: 1024 * 1024 }
     }
 }
 
-/// What a client did.
+/// Something that a client did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A request to answer, then to follow by [`Protocol::upgrade`] or [`Protocol::discard`].
+pub enum ProtocolEvent<'a> {
+    /// A request. Answer it, then call [`Protocol::upgrade`] or [`Protocol::discard`].
     Request(Request<'a>),
-    /// A request that breaks a rule: respond and close. The rest of the input is discarded.
+    /// A request that breaks a rule. Respond and close. The rest of the input is discarded.
     Refused(Refusal),
-    /// A whole message. A text is valid UTF-8.
+    /// A complete message. Text is valid UTF-8.
     Message {
-        /// Whether it is text.
+        /// Text or binary.
         kind: Kind,
-        /// Its bytes, unmasked and inflated; within the input when it lay there whole and plain.
+        /// The payload, unmasked and decompressed. Borrowed from the input if it was there whole and not compressed.
         payload: &'a [u8],
     },
-    /// A ping to answer with a pong of the same payload, of 125 bytes at most.
+    /// A ping with at most 125 bytes. Answer with a pong of the same payload.
     Ping(&'a [u8]),
-    /// A pong, asked for or not.
+    /// A pong, whether or not a ping asked for it.
     Pong(&'a [u8]),
-    /// The client closes: answer with a close frame unless one was sent. The rest of the input is discarded.
+    /// A close frame. Answer with a close frame unless one was sent. The rest of the input is discarded.
     Close(Option<CloseFrame<'a>>),
-    /// The client broke a rule: send a close frame that says so. The rest of the input is discarded.
+    /// A broken rule. Send a close frame with this failure. The rest of the input is discarded.
     Failed(Failure),
 }
 
-/// One connection's state. It holds heap memory only while a head, frame or message is incomplete, and for the
-/// [`Window`] of a client that compresses with context takeover.
+/// The protocol state of one connection. It owns heap memory only while a head, frame or message is incomplete, and for
+/// the [`Window`] of a client that compresses with context takeover.
 ///
 /// ```
-/// use uproar::protocol::{Event, Limits, Protocol, Reader, response};
+/// use uproar::protocol::{ProtocolEvent, MessageLimits, Protocol, Reader, response};
 ///
 /// let mut read = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
-/// let (mut protocol, mut reader, mut out) = (Protocol::new(), Reader::new(Limits::default()), Vec::new());
+/// let (mut protocol, mut reader, mut out) = (Protocol::new(), Reader::new(MessageLimits::default()), Vec::new());
 /// let mut input = &mut read[..];
 /// while let Some(event) = protocol.next(&mut input, &mut reader) {
 ///     match event {
-///         Event::Request(request) => match request.upgrade {
+///         ProtocolEvent::Request(request) => match request.upgrade {
 ///             Some(accept) => {
 ///                 response::switching_protocols(&accept, None, &mut out);
 ///                 protocol.upgrade(None);
@@ -107,7 +106,7 @@ pub enum Event<'a> {
 ///                 protocol.discard();
 ///             }
 ///         },
-///         Event::Refused(refusal) => refusal.respond(&mut out),
+///         ProtocolEvent::Refused(refusal) => refusal.respond(&mut out),
 ///         _ => {}
 ///     }
 /// }
@@ -118,14 +117,14 @@ pub struct Protocol {
     state: State,
 }
 
-/// The buffers stand beside the progress so that an event can borrow from one while the other moves on.
+/// The state of a connection. Buffers are separate fields so that an event can borrow a buffer while the rest changes.
 #[derive(Debug)]
 enum State {
     Http {
         progress: Progress,
         head: Option<Box<HeadBuffer>>,
     },
-    /// `is_over` once the close frame or the failure was handed out. `compresses`: messages may come compressed.
+    /// `is_over`: a close frame or a failure was returned. `compresses`: the client may send compressed messages.
     Open {
         is_over: bool,
         compresses: bool,
@@ -142,20 +141,20 @@ enum Progress {
 }
 
 impl Protocol {
-    /// A new connection, which awaits the request head.
+    /// Creates the state of a new connection, which expects a request head.
     pub fn new() -> Self {
         Self { state: State::Http { progress: Progress::AwaitsHead, head: None } }
     }
 
-    /// Consumes a prefix of `input` and returns the next event; `None` when all is consumed and more is needed.
+    /// Consumes a prefix of `input` and returns the next event, or `None` when all input is consumed.
     ///
-    /// Call it until it returns `None`: that also frees what the last event borrowed. While a request waits
-    /// for [`Protocol::upgrade`] or [`Protocol::discard`] it returns `None` and consumes nothing.
+    /// Call it until it returns `None`: the last call also frees the buffer that the last event borrowed. While a
+    /// request waits for [`Protocol::upgrade`] or [`Protocol::discard`] it returns `None` and consumes nothing.
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i mut [u8],
         reader: &'a mut Reader,
-    ) -> Option<Event<'a>> {
+    ) -> Option<ProtocolEvent<'a>> {
         if self.is_discarding() {
             self.discard();
         }
@@ -172,11 +171,10 @@ impl Protocol {
         }
     }
 
-    /// Says that the request was answered with 101 and, if so, what was agreed about compression: what follows are
-    /// frames.
+    /// Switches to frames, after the request was answered with 101. `agreement` is the negotiated compression, if any.
     ///
     /// # Panics
-    /// When no request waits for its answer.
+    /// No request waits for its answer.
     pub fn upgrade(&mut self, agreement: Option<Agreement>) {
         let awaits_answer = matches!(self.state, State::Http { progress: Progress::AwaitsAnswer, .. });
         assert!(awaits_answer, "only a request that was not yet answered can be upgraded");
@@ -189,17 +187,17 @@ impl Protocol {
         };
     }
 
-    /// Says that nothing more is wanted of this client: everything that follows is consumed without an event.
+    /// Discards all further input of this client without an event.
     pub fn discard(&mut self) {
         self.state = State::Discarding;
     }
 
-    /// Whether frames are exchanged: upgraded, and neither closed nor failed.
+    /// Returns whether the connection exchanges frames: upgraded, and neither closed nor failed.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open { is_over: false, .. })
     }
 
-    /// Whether no further event will come: refused, closed, failed or told to discard.
+    /// Returns whether no further event will come: refused, closed, failed or discarded.
     pub fn is_discarding(&self) -> bool {
         matches!(
             self.state,
@@ -209,9 +207,9 @@ impl Protocol {
         )
     }
 
-    /// Whether a request head, a frame or a message has arrived in part, so that its rest is due.
+    /// Returns whether a request head, a frame or a message has arrived in part.
     ///
-    /// True also while a request waits for its answer if its head came in parts.
+    /// Also true while a request waits for its answer if its head arrived in parts.
     pub fn is_mid_item(&self) -> bool {
         match &self.state {
             _ if self.is_discarding() => false,
@@ -232,7 +230,7 @@ fn next_request<'a, 'i: 'a>(
     progress: &mut Progress,
     buffer: &'a mut Option<Box<HeadBuffer>>,
     input: &mut &'i mut [u8],
-) -> Option<Event<'a>> {
+) -> Option<ProtocolEvent<'a>> {
     if buffer.is_none() {
         // RFC 9112 §2.2: empty lines before a request are ignored.
         let start = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(input.len());
@@ -259,11 +257,11 @@ fn next_request<'a, 'i: 'a>(
     Some(match parsed {
         Ok(request) => {
             *progress = Progress::AwaitsAnswer;
-            Event::Request(request)
+            ProtocolEvent::Request(request)
         }
         Err(refusal) => {
             *progress = Progress::Refused;
-            Event::Refused(refusal)
+            ProtocolEvent::Refused(refusal)
         }
     })
 }
@@ -274,11 +272,11 @@ fn next_frame_event<'a, 'i: 'a>(
     assembly: &'a mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
     reader: &'a mut Reader,
-) -> Option<Event<'a>> {
+) -> Option<ProtocolEvent<'a>> {
     let max_message = reader.limits.max_message;
     let compressed = compresses.then(|| Inflater::most_compressed(max_message));
-    let rooms = Rooms { plain: max_message, compressed };
-    let complete = next_complete(assembly, input, rooms, &mut reader.spare).transpose()?;
+    let limits = LengthLimits { plain: max_message, compressed };
+    let complete = next_complete(assembly, input, limits, &mut reader.spare).transpose()?;
     let (delivered, window) = assembly.as_deref_mut().map_or((&[][..], None), Assembly::delivered);
     let result = complete.and_then(|complete| {
         let mut payload = match complete.payload {
@@ -292,19 +290,19 @@ fn next_frame_event<'a, 'i: 'a>(
             }
         }
         Ok(match complete.opcode {
-            Opcode::Ping => Event::Ping(payload),
-            Opcode::Pong => Event::Pong(payload),
-            Opcode::Close => Event::Close(CloseFrame::decode(payload)?),
-            Opcode::Text => Event::Message { kind: Kind::Text, payload },
-            Opcode::Binary | Opcode::Continuation => Event::Message { kind: Kind::Binary, payload },
+            Opcode::Ping => ProtocolEvent::Ping(payload),
+            Opcode::Pong => ProtocolEvent::Pong(payload),
+            Opcode::Close => ProtocolEvent::Close(CloseFrame::decode(payload)?),
+            Opcode::Text => ProtocolEvent::Message { kind: Kind::Text, payload },
+            Opcode::Binary | Opcode::Continuation => ProtocolEvent::Message { kind: Kind::Binary, payload },
         })
     });
-    let event = result.unwrap_or_else(Event::Failed);
-    *is_over = matches!(event, Event::Close(_) | Event::Failed(_));
+    let event = result.unwrap_or_else(ProtocolEvent::Failed);
+    *is_over = matches!(event, ProtocolEvent::Close(_) | ProtocolEvent::Failed(_));
     Some(event)
 }
 
-/// Consumes the first `len` bytes of `input`, or all when there are fewer.
+/// Consumes the first `len` bytes of `input`, or all if there are fewer.
 fn take_up_to<'i>(len: usize, input: &mut &'i mut [u8]) -> &'i mut [u8] {
     input.split_off_mut(..len.min(input.len())).unwrap_or_default()
 }
