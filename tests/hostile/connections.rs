@@ -65,7 +65,7 @@ fn header_floods(backend: BackendName) {
     });
 }
 
-/// They get what they are owed, and the end.
+/// Such a connection gets its pending messages and then the end of the stream.
 fn half_closed_connections(backend: BackendName) {
     run_attack("half-closed peers", &chat(backend), |server| {
         let mut peers: Vec<_> = (0..400)
