@@ -65,6 +65,11 @@ use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
+use crate::chunk::Span;
+use crate::protocol::deflate::{Deflater, Window};
+pub use crate::protocol::frame::Kind;
+use crate::protocol::frame::encode_header;
+
 pub use self::batch::{Batch, Delivery, Entry, Note, Request};
 use self::membership::Membership;
 pub use self::message::Message;
@@ -73,10 +78,6 @@ pub use self::room::Slot;
 pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
 use self::spare_chunks::SpareChunks;
-use crate::chunk::Span;
-use crate::protocol::deflate::{Deflater, Window};
-pub use crate::protocol::frame::Kind;
-use crate::protocol::frame::encode_header;
 
 /// Visits after which the next room in the queue of passes gets its turn.
 const SLICE: usize = 256;

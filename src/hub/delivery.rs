@@ -1,9 +1,10 @@
 //! The hub's sends: which client gets which bytes next.
 
+use crate::protocol::frame::frames;
+
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
 use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
-use crate::protocol::frame::frames;
 
 /// Number of members from which a room waits for more messages while they come. A send to each of them takes long
 /// enough for that to pay.

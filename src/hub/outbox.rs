@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::spare_chunks::SpareChunks;
 use crate::chunk::{Chunk, Span};
+
+use super::spare_chunks::SpareChunks;
 
 /// Smallest chunk of an outbox, in bytes.
 const MIN_CHUNK: usize = 256;

@@ -1,10 +1,11 @@
 //! A room as one shard knows it: its log, its local members, and the pass that sends members what they lack.
 
+use crate::chunk::Span;
+use crate::protocol::deflate::Deflater;
+
 use super::log::Log;
 use super::rooms::{Rank, RoomKey};
 use super::times::Times;
-use crate::chunk::Span;
-use crate::protocol::deflate::Deflater;
 
 /// Index of a connection within its shard.
 pub type Slot = u32;

@@ -6,8 +6,9 @@ use std::ops::{Index, IndexMut};
 
 use slab::Slab;
 
-use super::room::{Home, Room};
 use crate::timers::Timers;
+
+use super::room::{Home, Room};
 
 /// Time without a message after which a room frees its log, in milliseconds, once every member has read it.
 pub(crate) const REST_MS: u64 = 5_000;

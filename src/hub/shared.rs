@@ -1,8 +1,9 @@
 //! Messages for several clients, and the times of a room's past.
 
+use crate::chunk::Span;
+
 use super::outbox::Content;
 use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
-use crate::chunk::Span;
 
 impl Hub {
     /// Sends a message to several clients. They share one copy of it, or two when some of them read compressed messages.

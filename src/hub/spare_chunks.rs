@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::outbox::KEPT_CHUNK;
 use crate::chunk::Chunk;
+
+use super::outbox::KEPT_CHUNK;
 
 /// Bytes of chunks to keep: a freed and newly allocated chunk costs a page fault for every 4 KiB.
 const SPARE_BYTES: usize = 4 << 20;

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use crate::app::Kind;
+
 use super::deflate::{Extension, Offer, RSV1, bomb};
 use super::fault::Fault;
 use super::frames::{self, Frame};
 use super::hearing::Hearing;
 use super::net::{NARROW, Net};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
-use crate::app::Kind;
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

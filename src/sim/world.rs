@@ -6,12 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::client::{Character, Client, Rules};
-use super::fault::{Fault, end_turn};
-use super::kernel::{Core, Simulated};
-use super::net::Net;
-use super::random::Random;
-use super::truth::{Application, Truth, Watch};
 use crate::app::App;
 use crate::config::{self, Compression, LagPolicy};
 use crate::hub::{self, Hub};
@@ -21,6 +15,13 @@ use crate::shard::admission::{self, Admission};
 use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, mailbox_of};
 use crate::stats::Totals;
 use crate::transport::{Events, Transport};
+
+use super::client::{Character, Client, Rules};
+use super::fault::{Fault, end_turn};
+use super::kernel::{Core, Simulated};
+use super::net::Net;
+use super::random::Random;
+use super::truth::{Application, Truth, Watch};
 
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;

@@ -5,8 +5,9 @@
 
 mod expected;
 
-use super::*;
 use expected::{Client, Orders};
+
+use super::*;
 
 const ROOMS: usize = 4;
 const SLOTS: usize = 6;
