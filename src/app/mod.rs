@@ -242,7 +242,13 @@ impl<'a> Context<'a> {
     /// # Panics
     /// There is no such shard.
     pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
-        self.hub.outgoing(shard).requests.note(Box::new(note), 0);
+        self.ask_sized(shard, note, 0);
+    }
+
+    /// [`Context::ask`] with a note that owns `heap_bytes` bytes of text or other data on the heap. They count against
+    /// the memory that messages between shards may take before publishers must wait.
+    pub fn ask_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
+        self.hub.outgoing(shard).requests.note(Box::new(note), heap_bytes);
     }
 
     /// Answers a note: sends a note to the application instance of `shard` and calls [`App::on_tell`] there. A shard
@@ -251,6 +257,12 @@ impl<'a> Context<'a> {
     /// # Panics
     /// There is no such shard.
     pub fn tell<N: Any + Send>(&mut self, shard: u16, note: N) {
-        self.hub.outgoing(shard).deliveries.note(Box::new(note), 0);
+        self.tell_sized(shard, note, 0);
+    }
+
+    /// [`Context::tell`] with a note that owns `heap_bytes` bytes of text or other data on the heap. They count against
+    /// the memory that messages between shards may take before publishers must wait.
+    pub fn tell_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
+        self.hub.outgoing(shard).deliveries.note(Box::new(note), heap_bytes);
     }
 }
