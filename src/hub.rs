@@ -15,6 +15,8 @@
 //!    shard handles its own requests in the same way.
 //!
 //! ```
+//! # #[cfg(feature = "internals")]
+//! # {
 //! use uproar::hub::{Hub, HubOptions, Kind, Message, Request};
 //!
 //! let mut hub = Hub::new(HubOptions {
@@ -41,6 +43,7 @@
 //! let send = hub.poll_send(&mut 256).expect("the member gets the message");
 //! assert_eq!((send.slot, send.span.bytes()), (7, &b"\x81\x05hello"[..]));
 //! hub.sent(7);
+//! # }
 //! ```
 
 mod batch;
