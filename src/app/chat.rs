@@ -190,8 +190,9 @@ impl App for Chat {
             Ask::Who { room, list, shard } => {
                 let members = context.members(&room);
                 let count = members.len();
-                let names = members.take(LISTED).map(|client| self.label(client)).collect();
-                context.tell(shard, Tell::Here { list, names, count });
+                let names: Vec<String> = members.take(LISTED).map(|client| self.label(client)).collect();
+                let heap_bytes = names.iter().map(|name| size_of::<String>() + name.len()).sum();
+                context.tell_sized(shard, Tell::Here { list, names, count }, heap_bytes);
             }
             Ask::Ages { room, client } => {
                 let ages = context.history_ages(&room);
@@ -430,7 +431,9 @@ impl Chat {
             return self.tell(context, client, &"who should hear what? try /msg alice hello".into());
         };
         let (label, name, text) = (self.label(client), name.into_owned(), text.into_owned());
-        context.ask(home_of_name(&name, context), Ask::Private { from: client, label, name, text });
+        let heap_bytes = label.len() + name.len() + text.len();
+        let home = home_of_name(&name, context);
+        context.ask_sized(home, Ask::Private { from: client, label, name, text }, heap_bytes);
     }
 
     /// Passes a private message on to the shards of its readers, one copy for all, and tells its sender.
@@ -440,9 +443,11 @@ impl Chat {
         };
         let (label, text): (Arc<str>, Arc<str>) = (label.into(), text.into());
         for (shard, clients) in readers {
-            context.tell(shard, Tell::Private { clients, from: Arc::clone(&label), text: Arc::clone(&text) });
+            let note = Tell::Private { clients, from: Arc::clone(&label), text: Arc::clone(&text) };
+            context.tell_sized(shard, note, text.len());
         }
-        context.tell(from.shard, Tell::Sent { client: from, name, text });
+        let heap_bytes = name.len() + text.len();
+        context.tell_sized(from.shard, Tell::Sent { client: from, name, text }, heap_bytes);
     }
 
     /// Sends a private message to clients of this shard, one copy for each format.
