@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use crate::protocol::Status;
 use crate::protocol::response::respond;
 
-/// Returns the response with a page that has exactly one inline script and one inline style. `head_only` leaves the body out.
+/// Returns the response with a page that has exactly one inline script and one inline style. `head_only` leaves the
+/// body out.
 pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; \

@@ -82,8 +82,8 @@ impl Shared {
 /// Limits of the work of one shard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Clients that are looked at for something to send in one turn. The others wait for the next turn, after new events.
-    /// More of them make fewer turns.
+    /// Clients that are looked at for something to send in one turn. The others wait for the next turn, after new
+    /// events. More of them make fewer turns.
     pub(crate) sends_per_turn: usize,
     /// Approximate number of bytes that may wait for full mailboxes before publishers are paused.
     pub(crate) stuck_bytes: usize,
@@ -218,14 +218,15 @@ impl<B: Backend> Shard<B> {
         // After the input, so that requests to this shard itself are ordered in the turn in which they came.
         self.take_mail();
         self.resume_rate_limited();
-        // After all input, so that a client that answered in time is heard before its deadline is judged. After a pause of
-        // the process that takes more than one turn.
+        // After all input, so that a client that answered in time is heard before its deadline is judged. After a
+        // pause of the process that takes more than one turn.
         if self.clock.may_judge() {
             self.fire_timers();
             self.drain_step();
         }
         self.journal.tick(self.now_ms);
-        // Last, so that the messages and answers of all steps above leave together, with one system call in the next turn.
+        // Last, so that the messages and answers of all steps above leave together, with one system call in the next
+        // turn.
         self.send();
         self.post();
         self.measure_turn();
@@ -240,8 +241,8 @@ impl<B: Backend> Shard<B> {
             warn!(
                 worker,
                 seconds = paused_ms as f64 / 1e3,
-                "the worker was paused for a while; all its deadlines move by that time. Was the process or its machine \
-                 stopped, or does a handler block?"
+                "the worker was paused for a while; all its deadlines move by that time. \
+                 Was the process or its machine stopped, or does a handler block?"
             );
         }
         if paused_ms > 0 {

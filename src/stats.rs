@@ -384,7 +384,8 @@ stats! {
         mailbox_full = "mailbox_full",
         /// Times that completions overflowed the ring; none are lost, since the kernel keeps them.
         ring_overflows = "ring_overflows",
-        /// Times that receiving waited for a free buffer. Long messages on io_uring often do, since few buffers are lent.
+        /// Times that receiving waited for a free buffer. Long messages on io_uring often do, since few buffers are
+        /// lent.
         starved = "receive_buffer_shortages",
         /// TLS handshakes completed.
         tls_handshakes = "tls_handshakes",
@@ -422,8 +423,8 @@ stats! {
 }
 
 impl Stats {
-    /// Bytes reserved for the compression windows of current connections. A thread other than the owner may see one of the two
-    /// counters change before the other.
+    /// Bytes reserved for the compression windows of current connections. A thread other than the owner may see one
+    /// of the two counters change before the other.
     pub fn context_bytes(&self) -> u64 {
         self.context_bytes_reserved.get().saturating_sub(self.context_bytes_released.get())
     }

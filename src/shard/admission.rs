@@ -21,7 +21,8 @@ pub(crate) struct Admission {
     served: AtomicU64,
     /// Number of connections that are not over a limit and whose request is not complete.
     handshakes: AtomicU64,
-    /// Number of connections by address. Those over a limit, and those that came while addresses had no limit, are not in it.
+    /// Number of connections by address. Those over a limit, and those that came while addresses had no limit, are
+    /// not in it.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
 
@@ -41,10 +42,11 @@ pub(crate) struct ConnectionLimits {
 pub(crate) enum Place {
     /// The limit of the server and that of its address.
     Counted,
-    /// The limit of the server only: its address is unknown or a trusted proxy's, or addresses had no limit when it came.
+    /// The limit of the server only: its address is unknown or a trusted proxy's, or addresses had no limit when it
+    /// came.
     Uncounted,
-    /// The limit of the server only: a trusted proxy hid the client's address. What the request says about the address is not
-    /// believed.
+    /// The limit of the server only: a trusted proxy hid the client's address. What the request says about the
+    /// address is not believed.
     Hidden,
     /// No limit: the connection is over one.
     Over(Excess),
@@ -83,8 +85,8 @@ impl Admission {
         self.handshake_limit.store(limits.handshakes, Ordering::Relaxed);
     }
 
-    /// Counts a connection from `address`. The caller refuses it if it is over a limit, and calls [`Admission::leave`] in any
-    /// case when it is gone.
+    /// Counts a connection from `address`. The caller refuses it if it is over a limit, and calls
+    /// [`Admission::leave`] in any case when it is gone.
     pub(crate) fn enter(&self, address: Option<IpAddr>) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
         let place = self.enter_address(address);
@@ -103,8 +105,8 @@ impl Admission {
         place
     }
 
-    /// Counts a connection for the address `to` instead of `from`, and returns its new place. Its request must not be complete
-    /// yet. If the new address has reached its limit, the connection no longer counts against any limit.
+    /// Counts a connection for the address `to` instead of `from`, and returns its new place. Its request must not be
+    /// complete yet. If the new address has reached its limit, the connection no longer counts against any limit.
     pub(crate) fn relocate(&self, from: Option<IpAddr>, place: Place, to: Option<IpAddr>) -> Place {
         self.leave_address(from, place);
         let place = self.enter_address(to);

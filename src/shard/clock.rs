@@ -1,19 +1,20 @@
 //! The time of a shard, and when it may judge deadlines.
 //!
 //! A process may be paused: by SIGSTOP, by a debugger, with its virtual machine, or by a handler that blocks. When it
-//! continues, many deadlines have passed, and the input that would have met them lies unread in the sockets. Two rules keep
-//! such a pause from closing clients that did nothing wrong:
+//! continues, many deadlines have passed, and the input that would have met them lies unread in the sockets. Two
+//! rules keep such a pause from closing clients that did nothing wrong:
 //!
-//! 1. **Input first.** A deadline is judged only after the sockets were looked at again since it passed. Where that look
-//!    reports nothing, it is enough: the wait was not interrupted. Otherwise, and after a turn that began late, the shard
-//!    looks until nothing is reported. It does so for no more turns than it takes to read from each client, so a flood
-//!    cannot keep deadlines from being judged.
-//! 2. **A pause does not count.** The clock stands still while the shard is away, and so all deadlines move. A client that
-//!    had two seconds left to finish a handshake, or to take its last bytes, still has them.
+//! 1. **Input first.** A deadline is judged only after the sockets were looked at again since it passed. Where that
+//!    look reports nothing, it is enough: the wait was not interrupted. Otherwise, and after a turn that began late,
+//!    the shard looks until nothing is reported. It does so for no more turns than it takes to read from each client,
+//!    so a flood cannot keep deadlines from being judged.
+//! 2. **A pause does not count.** The clock stands still while the shard is away, and so all deadlines move. A client
+//!    that had two seconds left to finish a handshake, or to take its last bytes, still has them.
 
 use std::time::Duration;
 
-/// A turn that begins this much later than it should follows a pause: more may lie in the sockets than one look reports.
+/// A turn that begins this much later than it should follows a pause: more may lie in the sockets than one look
+/// reports.
 const LATE_MS: u64 = 20;
 /// A turn that begins this much later than it should follows a pause that does not count as time.
 const AWAY_MS: u64 = 500;
@@ -31,7 +32,8 @@ pub(super) struct Clock {
     backend_ms: u64,
     /// Sum of all pauses that do not count, in milliseconds.
     away_ms: u64,
-    /// Whether the last turn followed such a pause. Two in a row are slow turns, which count, or time would stand still.
+    /// Whether the last turn followed such a pause. Two in a row are slow turns, which count, or time would stand
+    /// still.
     was_away: bool,
     /// The search for input that deadlines wait for.
     search: Option<Search>,
@@ -53,8 +55,8 @@ impl Clock {
         Self { backend_ms, away_ms: 0, was_away: false, search: None }
     }
 
-    /// Begins a turn at `backend_ms`, after a wait for at most `timeout` that reported `events`. Returns the length of the pause
-    /// before it that does not count, in milliseconds. Mostly this is 0.
+    /// Begins a turn at `backend_ms`, after a wait for at most `timeout` that reported `events`. Returns the length
+    /// of the pause before it that does not count, in milliseconds. Mostly this is 0.
     pub(super) fn begin_turn(
         &mut self,
         backend_ms: u64,

@@ -7,7 +7,8 @@ use super::flow::ClientFlow;
 use crate::protocol::Protocol;
 use crate::stats::State;
 
-/// Unit, in bytes, in which the memory of a connection's compression windows is counted. Two windows of 32 KiB fit in a byte.
+/// Unit, in bytes, in which the memory of a connection's compression windows is counted. Two windows of 32 KiB fit in
+/// a byte.
 const CONTEXT_UNIT: usize = 512;
 
 /// The phase of a connection's life.

@@ -1,5 +1,5 @@
-//! The end of the server: a shard serves on for the drain delay, stops accepting, closes its clients over the drain time,
-//! and ends when all connections are gone or the time for closing is over.
+//! The end of the server: a shard serves on for the drain delay, stops accepting, closes its clients over the drain
+//! time, and ends when all connections are gone or the time for closing is over.
 
 use std::sync::atomic::Ordering;
 

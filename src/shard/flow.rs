@@ -3,8 +3,8 @@
 //! A client is paused for one or more reasons, see [`Pause`]. The shard does not receive from a paused client, so TCP
 //! slows down its sender. Input that the backend had received before is held here, and handled in order later.
 //!
-//! - **In:** the shard asks [`Flow::admit`] about every buffer and gives the buffer to [`Flow::hold`] when it must wait.
-//!   [`Flow::pause`] adds a reason. It returns true when the backend must be told to pause, too.
+//! - **In:** the shard asks [`Flow::admit`] about every buffer and gives the buffer to [`Flow::hold`] when it must
+//!   wait. [`Flow::pause`] adds a reason. It returns true when the backend must be told to pause, too.
 //! - **Out:** [`Flow::take_due`] returns the clients for whom a reason may be over, and [`Flow::lift`] removes it. Then
 //!   [`Flow::next`] returns what to do, again and again, until it says that the client waits or is received from.
 
@@ -19,8 +19,8 @@ use super::pace::{Pace, Spent};
 const SHARE: u8 = 2;
 /// Bits of [`ClientFlow::share`] that count buffers; the bits above them hold the number of the turn.
 const SHARE_BITS: u32 = 3;
-/// Rate of a client that is being closed. It may send 16 MiB at once, more than was on its way before it could know, and
-/// then 4 MiB a second. Its answer to our close frame comes after that data.
+/// Rate of a client that is being closed. It may send 16 MiB at once, more than was on its way before it could know,
+/// and then 4 MiB a second. Its answer to our close frame comes after that data.
 const CLOSING_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 
 /// A reason not to receive from a client.
@@ -275,6 +275,3 @@ impl Flow {
         self.rate_timers.next_due_ms()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -33,7 +33,8 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Routes a request. `has_page` says whether browsers get the chat page, `origins` whose pages may open a WebSocket.
+    /// Routes a request. `has_page` says whether browsers get the chat page, `origins` whose pages may open a
+    /// WebSocket.
     pub(crate) fn of(request: &Request<'_>, has_page: bool, origins: &[Origin]) -> Self {
         let room = match request.path {
             "/" => Ok(LOBBY.to_owned()),
@@ -69,7 +70,8 @@ fn may_open(request: &Request<'_>, origins: &[Origin]) -> bool {
     request.headers("Origin").all(|origin| is_allowed(origin, origins, request.host))
 }
 
-/// Returns the claims of the request's token and the time until it expires, or why it may not open a WebSocket in the room.
+/// Returns the claims of the request's token and the time until it expires, or why it may not open a WebSocket in the
+/// room.
 pub(super) fn claims(
     request: &Request<'_>,
     room: &str,

@@ -86,8 +86,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Resumes publishers when their messages can be passed on again. The input that was held leads to mail, so this comes
-    /// before mail is posted.
+    /// Resumes publishers when their messages can be passed on again. The input that was held leads to mail, so this
+    /// comes before mail is posted.
     pub(super) fn resume_publishers(&mut self) {
         if self.may_resume_publishers() {
             for slot in self.flow.take_due(Pause::Congestion, self.now_ms) {
@@ -119,7 +119,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pauses an open client that is over a rate. One that is being closed is not paused, since its close frame is awaited.
+    /// Pauses an open client that is over a rate. One that is being closed is not paused, since its close frame is
+    /// awaited.
     fn pause_for_rate(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         if connection.phase != Phase::Open || connection.flow.is_paused(Pause::Rate) {

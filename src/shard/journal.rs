@@ -1,4 +1,5 @@
-//! The log of connections: one line at debug level for each connection when it ends, and refusals at info or warn level.
+//! The log of connections: one line at debug level for each connection when it ends, and refusals at info or warn
+//! level.
 //!
 //! The filter `uproar::shard::journal=debug` selects the lines of connections alone.
 
@@ -21,8 +22,8 @@ const MAX_PATH: usize = 256;
 pub(super) struct Journal {
     /// Number of the worker, beginning with 1.
     worker: u16,
-    /// Log state of connections that were accepted while debug logging was on. Without debug logging it is empty and owns no
-    /// memory.
+    /// Log state of connections that were accepted while debug logging was on. Without debug logging it is empty and
+    /// owns no memory.
     records: HashMap<Slot, Record>,
     /// Log state of refusals, by reason.
     refusals: [Refusals; Refused::TEXTS.len()],

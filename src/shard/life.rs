@@ -71,9 +71,9 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Sends FIN after the last bytes, and waits for the client's FIN. Closing at once would turn data that still arrives
-    /// into a reset, which drops our last bytes. A client that has sent its close frame sends nothing more, so its connection
-    /// is closed at once.
+    /// Sends FIN after the last bytes, and waits for the client's FIN. Closing at once would turn data that still
+    /// arrives into a reset, which drops our last bytes. A client that has sent its close frame sends nothing more,
+    /// so its connection is closed at once.
     pub(super) fn linger(&mut self, slot: Slot) {
         if self.connections[slot as usize].ended {
             return self.close(slot, Close::Graceful);
@@ -132,8 +132,8 @@ impl<B: Backend> Shard<B> {
         self.stats.closed.add(1);
     }
 
-    /// Sets the deadline of a connection to `wait_ms` from now, or to the expiry of its token if that is earlier. A timer
-    /// that fires before the deadline is kept, and sets the next one when it fires.
+    /// Sets the deadline of a connection to `wait_ms` from now, or to the expiry of its token if that is earlier. A
+    /// timer that fires before the deadline is kept, and sets the next one when it fires.
     pub(super) fn set_deadline(&mut self, slot: Slot, wait_ms: u64) {
         let connection = &mut self.connections[slot as usize];
         connection.deadline_ms = self.now_ms + wait_ms;
@@ -148,8 +148,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Brings the expiry of tokens forward by the length of a pause. They expire whatever the server did, while the shard's
-    /// clock stood still.
+    /// Brings the expiry of tokens forward by the length of a pause. They expire whatever the server did, while the
+    /// shard's clock stood still.
     pub(super) fn move_expiries(&mut self, paused_ms: u64) {
         for (slot, expiry_ms) in &mut self.expiries {
             *expiry_ms = expiry_ms.saturating_sub(paused_ms);

@@ -1,7 +1,7 @@
 //! Rate limits of one client, for messages and bytes, by the generic cell rate algorithm (ITU-T I.371).
 //!
-//! For each rate a client has one point in time: what it has sent is paid for up to then. The point may lie ahead of the
-//! clock by the burst. Beyond that the client is over its rate.
+//! For each rate a client has one point in time: what it has sent is paid for up to then. The point may lie ahead of
+//! the clock by the burst. Beyond that the client is over its rate.
 
 /// Burst: a client that was quiet may send at once what its rate allows in this time.
 const BURST_NS: u64 = 4_000_000_000;
@@ -64,7 +64,8 @@ fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
 mod tests {
     use super::*;
 
-    /// Returns how many messages of `len` bytes are taken within `ms` milliseconds from a client that never stops sending.
+    /// Returns how many messages of `len` bytes are taken within `ms` milliseconds from a client that never stops
+    /// sending.
     fn taken(pace: Pace, len: usize, ms: u64) -> u64 {
         let (mut spent, mut taken, mut resumes_ms) = (Spent::default(), 0, 0);
         for now_ms in 1_000..1_000 + ms {

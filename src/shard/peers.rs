@@ -44,8 +44,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Finds the client that a request is from. The connection is refused when the client's address has too many connections,
-    /// or when header fields name different clients.
+    /// Finds the client that a request is from. The connection is refused when the client's address has too many
+    /// connections, or when header fields name different clients.
     pub(super) fn find_client(&mut self, slot: Slot, request: &Request<'_>) {
         let Connection { peer, place, .. } = self.connections[slot as usize];
         // A connection without an address came over a Unix socket, whose peers are always trusted.

@@ -1,5 +1,6 @@
 //! Shards without sockets, turned by hand.
 
+mod flow;
 mod pauses;
 
 use std::collections::VecDeque;

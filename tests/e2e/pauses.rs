@@ -21,8 +21,8 @@ on_both_backends!(
     messages_that_came_during_a_pause_are_heard_before_the_server_ends,
 );
 
-/// Stops the process, and lets it go on after `pause`. The length of the pause is what these tests are about, so there is
-/// no event to wait for.
+/// Stops the process, and lets it go on after `pause`. The length of the pause is what these tests are about, so
+/// there is no event to wait for.
 fn pause(server: &Process, pause: Duration, meanwhile: impl FnOnce()) {
     server.signal(Signal::SIGSTOP);
     meanwhile();

@@ -14,8 +14,8 @@ fn received(slot: Slot, bytes: Vec<u8>) -> IoEvent {
     IoEvent::Received { slot, buffer: Buffer::of(bytes) }
 }
 
-/// Pauses a shard. Then the first poll reports nothing, as an interrupted one does, and the next ones report the input of
-/// some clients each.
+/// Pauses a shard. Then the first poll reports nothing, as an interrupted one does, and the next ones report the
+/// input of some clients each.
 fn pause(shard: &mut Shard<Quiet>, pause_ms: u64, input: impl Fn(Slot) -> Option<Vec<u8>>) {
     shard.turn(&mut Events::default()).expect("nothing can fail");
     shard.backend.backend_mut().arrivals.push_back(Vec::new());

@@ -1,6 +1,8 @@
-//! Every reason to pause meets every event.
+//! Flow control: every reason to pause meets every event.
 
-use super::*;
+use crate::hub::Slot;
+use crate::shard::flow::{Admission, ClientFlow, Flow, Input, Next, Pause};
+use crate::shard::pace::Pace;
 
 const REASONS: [Pause; 4] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share];
 const SLOT: Slot = 3;
