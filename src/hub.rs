@@ -239,6 +239,9 @@ pub struct Hub {
     /// Number of connections opened so far.
     opened: u64,
     now_ms: u64,
+    /// Time for which the hub has watched how clients read. A pause of the process within a wait adds less than the time
+    /// after which a client stalls.
+    watched_ms: u64,
 }
 
 impl Hub {
@@ -263,6 +266,7 @@ impl Hub {
             options: options.settled(),
             opened: 0,
             now_ms: 0,
+            watched_ms: 0,
         }
     }
 

@@ -167,7 +167,8 @@ impl Hub {
         if client.sending {
             return None;
         }
-        if let Some((span, framed, count)) = client.outbox.as_mut().and_then(|outbox| outbox.pop(self.now_ms))
+        if let Some((span, framed, count)) =
+            client.outbox.as_mut().and_then(|outbox| outbox.pop(self.watched_ms))
         {
             return Some(match framed {
                 true => self.start_sending(slot, span, count),

@@ -5,7 +5,7 @@ use super::spare_chunks::SpareChunks;
 use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
 
 /// A client that takes nothing of its outbox for this time does not read, in milliseconds.
-const STALL_MS: u64 = 1_000;
+pub(super) const STALL_MS: u64 = 1_000;
 /// Number of lag windows that may wait in the outbox of a client that reads.
 const BURST: usize = 16;
 
@@ -67,10 +67,10 @@ impl Hub {
 
     /// Drops the client's outbox if it holds too much beside the `len` bytes that were added last. Queues the client.
     pub(super) fn limit_outbox(&mut self, slot: Slot, len: usize) {
-        let (lag_window, now_ms) = (self.options.lag_window, self.now_ms);
+        let (lag_window, watched_ms) = (self.options.lag_window, self.watched_ms);
         let outbox = self.outbox(slot).0;
         // A burst alone makes nobody lag, only bytes that wait for a client that does not read.
-        let limit = if now_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
+        let limit = if watched_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
         if outbox.len() > limit && outbox.len() > len {
             let missed = outbox.clear();
             self.lag(slot, missed);
@@ -85,10 +85,10 @@ impl Hub {
 
     /// The client's outbox, made if there is none, and the chunks that it may use.
     pub(super) fn outbox(&mut self, slot: Slot) -> (&mut Outbox, &mut SpareChunks) {
-        let Self { clients, spare_outboxes, spare_chunks, now_ms, .. } = self;
+        let Self { clients, spare_outboxes, spare_chunks, watched_ms, .. } = self;
         let outbox = clients[slot as usize].outbox.get_or_insert_with(|| {
             let mut outbox = spare_outboxes.pop().unwrap_or_default();
-            outbox.moved_ms = *now_ms;
+            outbox.moved_ms = *watched_ms;
             outbox
         });
         (outbox, spare_chunks)

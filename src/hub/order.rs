@@ -1,5 +1,6 @@
 //! The order of a room's messages, its copies on other shards, and the end of rooms.
 
+use super::direct::STALL_MS;
 use super::log::Log;
 use super::room::{Home, Subscriber};
 use super::rooms::{self, RoomId, RoomKey};
@@ -92,6 +93,7 @@ impl Hub {
     /// Advances the time: unused rooms free their memory, and rooms without members are forgotten when their history
     /// expires.
     pub fn tick(&mut self, now_ms: u64) {
+        self.watched_ms += now_ms.saturating_sub(self.now_ms).min(STALL_MS / 2);
         self.now_ms = now_ms;
         while let Some(due) = self.rooms.timers.expired(now_ms) {
             for key in due {

@@ -37,7 +37,7 @@ pub(crate) struct Outbox {
     len: usize,
     /// Number of dropped messages that the next parcel will report to the client.
     telling: u64,
-    /// Time at which the outbox was made or last handed something out, in milliseconds.
+    /// Time at which the outbox was made or last handed something out, in milliseconds that the hub has watched.
     pub(crate) moved_ms: u64,
 }
 

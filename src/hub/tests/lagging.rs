@@ -152,6 +152,7 @@ fn answers_over_the_window_are_dropped_and_counted() {
     mesh.hold(0, 0);
     mesh.send(0, 0, "in flight");
     mesh.settle();
+    mesh.hubs[0].tick(1_000);
     mesh.hubs[0].tick(2_000);
     let mut sent = 0;
     while mesh.lagged.is_empty() {
@@ -170,6 +171,22 @@ fn answers_over_the_window_are_dropped_and_counted() {
 }
 
 #[test]
+fn a_pause_of_the_process_makes_no_client_lag() {
+    let mut mesh = mesh();
+    mesh.hold(0, 0);
+    mesh.send(0, 0, "in flight");
+    mesh.settle();
+    mesh.send(0, 0, "pending");
+    // Nobody could see whether the client took something meanwhile.
+    mesh.hubs[0].tick(100_000);
+    (0..2 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
+    mesh.settle();
+    assert_eq!(mesh.lagged, []);
+    mesh.let_go(0, 0);
+    assert_eq!(mesh.take(0, 0).len(), 2 + 2 * WINDOW / LARGE);
+}
+
+#[test]
 fn a_burst_of_answers_makes_no_client_lag_that_reads() {
     let mut mesh = mesh();
     (0..4 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
@@ -182,6 +199,7 @@ fn the_lag_of_a_former_connection_is_not_reported_for_a_new_one() {
     let mut mesh = mesh();
     let large = vec![b'x'; WINDOW / 2 + 1];
     mesh.hubs[0].send(0, text(&[&large]));
+    mesh.hubs[0].tick(1_000);
     mesh.hubs[0].tick(2_000);
     mesh.hubs[0].send(0, text(&[&large]));
     mesh.hubs[0].close(0);
