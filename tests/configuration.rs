@@ -1,6 +1,6 @@
-//! The README's table of options equals the program's own help.
+//! Holds the table of options in `docs/configuration.md` to the program's own help.
 //!
-//! `UPDATE_README=1 cargo test --test readme` rewrites the table.
+//! `UPDATE_OPTIONS=1 cargo test --test configuration` writes the table.
 
 use clap::CommandFactory;
 use uproar::config::Cli;
@@ -20,6 +20,12 @@ fn table() -> String {
         let value = if choices.is_empty() { value } else { format!(" {}", choices.join("\\|")) };
         let default = argument.get_default_values().first().map(|default| default.to_string_lossy());
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+        let meanings: Vec<String> = argument
+            .get_possible_values()
+            .iter()
+            .filter_map(|choice| Some(format!("`{}`: {}", choice.get_name(), choice.get_help()?)))
+            .collect();
+        let help = [&[help], &meanings[..]].concat().join(". ").replace('|', "\\|").replace(".. ", ". ");
         let default = default.map_or_else(String::new, |default| format!("`{default}`"));
         table += &format!("| `--{long}{value}` | {default} | {help} |\n");
     }
@@ -27,14 +33,15 @@ fn table() -> String {
 }
 
 #[test]
-fn the_table_of_options_equals_the_help() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).expect("the README is there");
-    let (before, rest) = readme.split_once(BEGIN).expect("the README marks where the table begins");
-    let (written, after) = rest.split_once(END).expect("the README marks where the table ends");
-    if std::env::var_os("UPDATE_README").is_some() {
-        std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).expect("the README is ours");
+fn the_table_of_options_matches_the_help() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    let page = std::fs::read_to_string(path).expect("the page exists");
+    let (before, rest) = page.split_once(BEGIN).expect("a mark before the table");
+    let (written, after) = rest.split_once(END).expect("a mark behind the table");
+    if std::env::var_os("UPDATE_OPTIONS").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table()))
+            .expect("the page is writable");
         return;
     }
-    assert_eq!(written, table(), "run: UPDATE_README=1 cargo test --test readme");
+    assert_eq!(written, table(), "run: UPDATE_OPTIONS=1 cargo test --test configuration");
 }
