@@ -168,6 +168,7 @@ mod chunk;
 #[doc(hidden)]
 pub mod chunk;
 pub mod config;
+mod files;
 #[cfg(not(feature = "internals"))]
 mod hub;
 #[cfg(feature = "internals")]

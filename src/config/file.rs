@@ -1,8 +1,6 @@
-//! The file with settings: TOML, one key for each option, read by what the command line knows of its options.
+//! The settings file: TOML with one key for each option. Keys and values are checked by clap's definition of the option.
 
 use std::any::TypeId;
-use std::fs;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -12,31 +10,34 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Args, Command};
 use toml::de::{DeTable, DeValue};
 
-use super::command_line::{AT_START, Config};
+use crate::files;
 
-/// Bytes that a file may have; whoever names a device or a log by mistake is told.
+use super::command_line::{AT_START, Config};
+use super::hints::similar_option;
+
+/// Maximum length of a settings file in bytes.
 const MAX_LEN: u64 = 1 << 20;
 
-const NO_LIST: &str = "want text in quotes, or a list of such";
+const NO_LIST: &str = "expected text in quotes, or a list of texts";
 
-/// What a file says. Every value is one that its option takes.
+/// A settings file whose values have been checked.
 #[derive(Debug, Default)]
 pub(super) struct File {
     name: String,
     entries: Vec<Entry>,
 }
 
-/// One line of it.
+/// A key of the settings file with its values.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    /// As a command line would have them.
+    /// The values in the form of a command line.
     pub(super) values: Vec<String>,
-    /// Beginning with 1.
+    /// The number of the line with the key, from 1.
     line: usize,
 }
 
-/// How an option's value is written in a file.
+/// The TOML type of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// A number.
@@ -50,19 +51,13 @@ pub(super) enum Form {
 }
 
 impl File {
+    /// Reads and checks the settings file at `path`.
+    ///
     /// # Errors
-    /// The first thing that is wrong, as one line with the file, the line, the key and the way out.
+    /// The first error, as one line with the file, the line number, the key and the remedy.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
-        let wrong = |what: &dyn std::fmt::Display| {
-            format!("--config {name}: {what}; name a file with settings (deploy/uproar.toml is an example)")
-        };
-        let mut bytes = Vec::new();
-        let file = fs::File::open(path).map_err(|error| wrong(&error))?;
-        file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(|error| wrong(&error))?;
-        if bytes.len() as u64 > MAX_LEN {
-            return Err(wrong(&format_args!("it has more than {MAX_LEN} bytes")));
-        }
+        let bytes = files::read(path, MAX_LEN).map_err(|error| format!("--config {name}: {error}"))?;
         let text = str::from_utf8(&bytes).map_err(|error| {
             let line = 1 + count_lines(&bytes[..error.valid_up_to()]);
             format!("{name}:{line}: not UTF-8; save the file in that encoding")
@@ -70,7 +65,10 @@ impl File {
         Self::parse(&name, text)
     }
 
-    /// Reads the text of the file called `name`. The same errors.
+    /// Checks the text of a settings file. `name` is the file's name for errors.
+    ///
+    /// # Errors
+    /// The first error, as with [`File::read`].
     pub(super) fn parse(name: &str, text: &str) -> Result<Self, String> {
         let line_of = |span: &Range<usize>| 1 + count_lines(&text.as_bytes()[..span.start.min(text.len())]);
         let options = options();
@@ -95,28 +93,28 @@ impl File {
         self.entries.iter().find(|entry| option.get_long() == Some(&entry.key))
     }
 
-    /// Where an entry stands.
+    /// Returns the file and line of an entry, as `FILE:LINE`.
     pub(super) fn place(&self, entry: &Entry) -> String {
         format!("{}:{}", self.name, entry.line)
     }
 }
 
-/// A command that has the server's options and nothing else.
+/// Returns a clap command with the server's options only.
 pub(crate) fn options() -> Command {
     Config::augment_args(Command::new("uproar")).disable_help_flag(true).disable_version_flag(true)
 }
 
-/// The options that a file may have: those that users are told of.
+/// Returns the options that the settings file may have: those with an environment variable.
 pub(crate) fn keys(options: &Command) -> impl Iterator<Item = &Arg> {
     options.get_arguments().filter(|option| option.get_env().is_some())
 }
 
-/// Whether the server keeps to the option's value until it starts again: its place in the help says so.
+/// Whether a change of the option needs a restart. Its help heading says so.
 pub(crate) fn needs_restart(option: &Arg) -> bool {
     option.get_help_heading() == Some(AT_START)
 }
 
-/// How a value of the option is written.
+/// Returns the TOML type of the option's values.
 pub(super) fn form(option: &Arg) -> Form {
     let numbers = [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<Duration>()];
     let parser: &ValueParser = option.get_value_parser();
@@ -131,34 +129,34 @@ pub(super) fn form(option: &Arg) -> Form {
     }
 }
 
-/// A value as it may be printed: that of a secret, which clap's help hides, too, may not.
+/// Returns a value for printing: a placeholder if the option is a secret, whose value clap's help hides, too.
 pub(super) fn shown(option: &Arg, value: &str) -> String {
     if option.is_hide_env_values_set() { "(secret)".into() } else { value.into() }
 }
 
-/// Why clap refuses a value: what it wants.
+/// Returns clap's reason for refusing a value.
 fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
         return one_line(&source.to_string());
     }
     match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(names)) => format!("want one of {}", names.join(", ")),
+        Some(ContextValue::Strings(names)) => format!("expected one of {}", names.join(", ")),
         _ => one_line(&error.kind().to_string()),
     }
 }
 
-/// What TOML says of a line, and the key that the line is about. What else stands in it may be part of a secret.
+/// Describes a syntax error with the key of its line. The rest of the line may be part of a secret and is not shown.
 fn no_toml(options: &Command, line: Option<&str>, message: &str) -> String {
     let start = line.and_then(|line| line.split('=').next()).unwrap_or_default().trim();
     let key = keys(options).filter_map(Arg::get_long).find(|key| *key == start);
     let remedy = match message.contains("duplicate") {
         true => "leave one of them out",
-        false => "want lines like max-message = 65536 or app = \"chat\"",
+        false => "expected lines like max-message = 65536 or app = \"chat\"",
     };
     format!("{}{}; {remedy}", key.map_or_else(String::new, |key| format!("{key}: ")), one_line(message))
 }
 
-/// The values of a key, judged; `written` is what the file has.
+/// Returns the checked values of a key. `written` is the value's text in the file, for errors.
 fn entry_values(
     options: &Command,
     key: &str,
@@ -174,21 +172,21 @@ fn entry_values(
     judged.map_err(|what| format!("{}: {what}", shown(option, written)))
 }
 
-/// The values as a command line would have them.
+/// Converts a TOML value to the values of a command line.
 fn values(option: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     match (form(option), value) {
         (Form::Number, DeValue::Integer(number)) => {
             let decimal =
                 i128::from_str_radix(number.as_str(), number.radix()).map(|number| number.to_string());
-            // One that is too large for this is too large for any option, which says so.
+            // A number too large for i128 is too large for every option, whose parser refuses the text.
             Ok(vec![decimal.unwrap_or_else(|_| number.as_str().into())])
         }
         (Form::Number, DeValue::Float(number)) => Ok(vec![number.as_str().into()]),
-        (Form::Number, _) => Err("want a number, without quotes"),
+        (Form::Number, _) => Err("expected a number, without quotes"),
         (Form::Switch, DeValue::Boolean(is_on)) => Ok(vec![is_on.to_string()]),
-        (Form::Switch, _) => Err("want true or false, without quotes"),
+        (Form::Switch, _) => Err("expected true or false, without quotes"),
         (Form::Text | Form::List, DeValue::String(text)) => Ok(vec![text.to_string()]),
-        (Form::Text, _) => Err("want text in quotes"),
+        (Form::Text, _) => Err("expected text in quotes"),
         (Form::List, DeValue::Array(list)) if !list.is_empty() => {
             let texts = list.iter().map(|one| one.get_ref().as_str().map(Into::into));
             texts.collect::<Option<_>>().ok_or(NO_LIST)
@@ -197,14 +195,14 @@ fn values(option: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str
     }
 }
 
-/// Has clap judge one value, as if it were alone on a command line.
+/// Lets clap check one value as if it were alone on a command line.
 fn try_value(options: &Command, option: &Arg, value: String) -> Result<String, String> {
     let argument = format!("--{}={value}", option.get_long().unwrap_or_default());
     let parsed = options.clone().try_get_matches_from(["uproar", &argument]);
     parsed.map(|_| value).map_err(|error| reason(&error))
 }
 
-/// The default as an example of what could stand there.
+/// Returns the default as an example of a value, if there is one.
 fn example(option: &Arg) -> String {
     let default = option.get_default_values().first().and_then(|default| default.to_str());
     match (default, form(option)) {
@@ -214,17 +212,11 @@ fn example(option: &Arg) -> String {
     }
 }
 
-/// That there is no such key; clap knows which one it resembles.
+/// Describes an unknown key, with the option that may be meant.
 fn unknown(options: &Command, key: &str, is_table: bool) -> String {
-    let error = options.clone().try_get_matches_from(["uproar", &format!("--{key}")]).err();
-    let similar = error.as_ref().and_then(|error| match error.get(ContextKind::SuggestedArg) {
-        Some(ContextValue::String(name)) => name.strip_prefix("--"),
-        _ => None,
-    });
-    let similar = similar.filter(|name| keys(options).any(|option| option.get_long() == Some(name)));
-    match similar {
+    match similar_option(options, key) {
         Some(name) => format!("no such key; did you mean {name}?"),
-        None if is_table => "no such key; all keys stand at the top, without [sections]".into(),
+        None if is_table => "no such key; put all keys at the top level, without [sections]".into(),
         None => "no such key; the keys are the options that uproar --help lists".into(),
     }
 }
@@ -233,7 +225,7 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// The text without line breaks and other control characters.
+/// Returns the text with line breaks as spaces and without control characters.
 fn one_line(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     words.join(" ").replace(char::is_control, "�")

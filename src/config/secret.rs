@@ -1,21 +1,21 @@
-//! A secret that is kept in a file of its own.
+//! The secret that signs access tokens, kept in a file of its own.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Fewer bytes could be guessed. RFC 7518 §3.2
+use crate::files;
+
+/// Minimum length of a secret in bytes. RFC 7518 §3.2: at least as long as the hash.
 const MIN_LEN: usize = 32;
-/// Bytes that a file may have; whoever names a device by mistake is told.
+/// Maximum length of the file in bytes.
 const MAX_LEN: u64 = 4096;
 
-/// The secret that tokens are signed with, read from its file. It is shown as the file's path and nothing else.
+/// The secret that signs access tokens, read from its file. Its `Debug` form shows the file's path only.
 ///
-/// The server checks tokens with the crate `jsonwebtoken`, for which it installs a provider that knows HS256 alone. A
-/// program that uses that crate for other algorithms installs its own before it starts the server.
+/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for it that knows HS256 only.
+/// A program that uses this crate for other algorithms installs its own provider before it starts the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     path: PathBuf,
@@ -23,34 +23,29 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Reads the secret: all bytes of the file but a line break at the end.
+    /// Reads the secret: all bytes of the file, without a byte-order mark at the start and a line break at the end.
     ///
     /// # Errors
-    /// Why the file cannot be read, or what is wrong with its content.
+    /// The file cannot be read, or its secret is too short or too long. The text names the remedy.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let wrong = |what: &dyn fmt::Display| {
-            format!("{what}; name a file with at least {MIN_LEN} random bytes, as openssl rand -hex 32 makes")
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(|error| wrong(&error))?;
-        file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(|error| wrong(&error))?;
-        if bytes.len() as u64 > MAX_LEN {
-            return Err(wrong(&format_args!("it has more than {MAX_LEN} bytes")));
-        }
+        let bytes = files::read(path, MAX_LEN).map_err(|error| error.to_string())?;
         let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         if secret.len() < MIN_LEN {
-            return Err(wrong(&format_args!("its secret has {} bytes", secret.len())));
+            return Err(format!(
+                "its secret has {} bytes; use at least {MIN_LEN} random bytes, as openssl rand -hex 32 prints them",
+                secret.len()
+            ));
         }
         Ok(Self { path: path.into(), bytes: secret.into() })
     }
 
-    /// The file that it is from.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The secret itself.
+    /// Returns the bytes of the secret.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -83,16 +78,19 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_at_the_end_is_none_of_the_secret() {
+    fn a_byte_order_mark_and_a_final_line_break_are_not_part_of_the_secret() {
         let text = "0123456789abcdef0123456789abcdef";
-        for end in ["", "\n", "\r\n"] {
-            assert_eq!(read(&format!("{text}{end}")).expect("long enough").bytes(), text.as_bytes());
+        for start in ["", "\u{feff}"] {
+            for end in ["", "\n", "\r\n"] {
+                let secret = read(&format!("{start}{text}{end}")).expect("long enough");
+                assert_eq!(secret.bytes(), text.as_bytes());
+            }
         }
         assert_eq!(read(&format!("{text}\n\n")).expect("long enough").bytes().len(), 33);
     }
 
     #[test]
-    fn what_is_too_short_or_too_long_is_refused_and_what_is_right_not_shown() {
+    fn a_secret_of_a_wrong_length_is_refused_and_a_right_one_is_never_shown() {
         assert!(read("hush").is_err_and(|what| what.contains("has 4 bytes") && what.contains("at least 32")));
         assert!(read(&"x".repeat(31)).is_err_and(|what| what.contains("has 31 bytes")));
         assert!(read(&"x".repeat(5000)).is_err_and(|what| what.contains("more than 4096 bytes")));

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc::O_NOFOLLOW;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
 use super::listen::{BACKLOG, Listener};
@@ -85,8 +85,18 @@ impl Lock {
     fn take(path: PathBuf) -> io::Result<Self> {
         loop {
             let mut options = OpenOptions::new();
-            options.write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
-            let file = options.open(&path)?;
+            // Opening a named pipe would wait for its reader.
+            options.write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW | O_NONBLOCK);
+            let file = match options.open(&path) {
+                // A pipe without a reader, or a socket.
+                Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+                    return Err(no_lock(&path));
+                }
+                opened => opened?,
+            };
+            if !file.metadata()?.is_file() {
+                return Err(no_lock(&path));
+            }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -110,6 +120,12 @@ impl Drop for Lock {
         // The file is still locked here, so it is ours.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The error for a lock file that is not a regular file.
+fn no_lock(path: &Path) -> io::Error {
+    let text = format!("{} is not a regular file; remove it", path.display());
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// The kind of thing at a path.
@@ -153,6 +169,8 @@ mod tests {
     use std::sync::Barrier;
 
     use nix::sys::socket::Backlog;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
     use tempfile::TempDir;
 
     use super::*;
@@ -227,6 +245,26 @@ mod tests {
         File::create(with_suffix(&path, ".starting")).expect("made");
         let _listener = at(&path, false);
         assert_eq!(names(&directory), ["socket"]);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_a_regular_file_is_refused_without_waiting() {
+        let (directory, path) = place();
+        let lock = with_suffix(&path, ".starting");
+        mkfifo(&lock, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        let refused = || Pending::bind(&path, false).expect_err("no lock").to_string();
+        assert!(refused().contains("socket.starting is not a regular file; remove it"), "{}", refused());
+        let reader = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&lock).expect("a reader");
+        assert!(refused().contains("socket.starting is not a regular file"), "{}", refused());
+        drop(reader);
+        fs::remove_file(&lock).expect("it is there");
+        let _socket = UnixListener::bind(&lock).expect("bound");
+        assert!(refused().contains("socket.starting is not a regular file"), "{}", refused());
+        fs::remove_file(&lock).expect("it is there");
+        fs::create_dir(&lock).expect("made");
+        let error = Pending::bind(&path, false).expect_err("no lock");
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory, "{error}");
+        assert_eq!(names(&directory), ["socket.starting"]);
     }
 
     #[test]

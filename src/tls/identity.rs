@@ -1,7 +1,5 @@
 //! Who the server is: its certificate and key, from files that may change while it runs.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,28 +11,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, ServerConfig};
+use sha2::{Digest, Sha256};
+use x509_parser::der_parser::ber::BerObject;
+use x509_parser::der_parser::parse_der;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::files;
 
 use super::expiry::Expiry;
 
-/// Bytes that a file may have; whoever names a device or a log by mistake is told.
+/// Maximum length of a certificate or key file in bytes.
 const MAX_LEN: u64 = 1 << 20;
 
 /// What is wrong with a certificate or a key: one line, with the way out. It tells nothing of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file cannot be read.
-    #[error("{option} {}: {error}; {remedy}", path.display())]
-    Unreadable {
-        /// Of which option.
-        option: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// A file does not hold what it should.
+    /// A file cannot be read, or its content cannot be used.
     #[error("{option} {}: {what}", path.display())]
     Unusable {
         /// Of which option.
@@ -84,13 +76,21 @@ impl Identity {
         Self { current: Mutex::new(Arc::new(credentials)), alive: OnceLock::new() }
     }
 
-    /// Has new connections shown other credentials. With the same certificate nothing changes, so that tickets stay
-    /// valid.
-    pub(crate) fn replace(&self, credentials: Credentials) {
+    /// Gives new connections other credentials. Returns whether the certificate is another one; with the same certificate
+    /// nothing changes, so that tickets stay valid.
+    pub(crate) fn replace(&self, credentials: Credentials) -> bool {
         let mut current = self.current();
-        if current.chain != credentials.chain {
+        let is_new = current.chain != credentials.chain;
+        if is_new {
             *current = Arc::new(credentials);
         }
+        is_new
+    }
+
+    /// Returns the certificate's subject, expiry and fingerprint in one line.
+    pub(crate) fn description(&self) -> String {
+        let current = self.current();
+        current.chain.first().map_or_else(String::new, describe)
     }
 
     /// When the certificate expires, in seconds since 1970, if that can be told.
@@ -123,13 +123,14 @@ impl Credentials {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .expect("the provider has suites for both versions");
+        let kind = key_kind(&private);
         let config = builder.with_no_client_auth().with_single_cert(chain.clone(), private);
         let mut config = config.map_err(|error| match error {
             Error::InconsistentKeys(_) => IdentityError::Mismatch { cert: cert.into(), key: key.into() },
             Error::InvalidCertificate(why) => {
                 unusable(CERT, cert, format!("not a certificate: {why}; {WANT_CERT}"))
             }
-            _ => unusable(KEY, key, format!("no key of a kind that is known; {WANT_KEY}")),
+            _ => unusable(KEY, key, format!("{kind} cannot be used; {WANT_KEY}")),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(IdentityError::Tickets)?;
@@ -146,10 +147,25 @@ impl Credentials {
     }
 }
 
+/// Describes a certificate in one line. The fingerprint is that of `openssl x509 -fingerprint -sha256`.
+fn describe(certificate: &CertificateDer<'_>) -> String {
+    let digest = Sha256::digest(certificate);
+    let fingerprint: Vec<_> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    let parsed = X509Certificate::from_der(certificate).ok();
+    let readable = parsed.map_or_else(String::new, |(_, certificate)| {
+        let subject = certificate.subject().to_string();
+        let subject = if subject.is_empty() { "no subject".into() } else { subject };
+        let expiry = certificate.validity().not_after.to_datetime();
+        format!("{subject}, expires {} {:02}:{:02} UTC, ", expiry.date(), expiry.hour(), expiry.minute())
+    });
+    format!("{readable}SHA-256 {}", fingerprint.join(":"))
+}
+
 const CERT: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
-const WANT_CERT: &str = "want PEM with -----BEGIN CERTIFICATE-----, as certbot's fullchain.pem is";
-const WANT_KEY: &str = "want PEM with an RSA, ECDSA or Ed25519 key (-----BEGIN PRIVATE KEY-----)";
+const WANT_CERT: &str = "expected PEM with -----BEGIN CERTIFICATE-----, as certbot's fullchain.pem is";
+const WANT_KEY: &str = "expected PEM (-----BEGIN PRIVATE KEY-----) with an ECDSA key on the curve P-256 or P-384, an \
+                        Ed25519 key, or an RSA key of 2048 to 4096 bits";
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let bytes = read(CERT, path)?;
@@ -177,31 +193,56 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     })
 }
 
+/// Names the kind of a key, for the message that it cannot be used.
+fn key_kind(key: &PrivateKeyDer<'_>) -> String {
+    let kind = match key {
+        PrivateKeyDer::Pkcs1(key) => rsa_kind(key.secret_pkcs1_der()),
+        PrivateKeyDer::Pkcs8(key) => pkcs8_kind(key.secret_pkcs8_der()),
+        _ => None,
+    };
+    kind.unwrap_or_else(|| "this key".into())
+}
+
+/// RFC 5208 §5: version, algorithm with its parameters, key.
+fn pkcs8_kind(der: &[u8]) -> Option<String> {
+    let (_, info) = parse_der(der).ok()?;
+    let [_, algorithm, key, ..] = &info.as_sequence().ok()?[..] else { return None };
+    let [algorithm, parameters @ ..] = &algorithm.as_sequence().ok()?[..] else { return None };
+    let oid = |object: &BerObject<'_>| object.as_oid().map(|oid| oid.to_id_string());
+    Some(match &*oid(algorithm).ok()? {
+        "1.2.840.113549.1.1.1" => return rsa_kind(key.as_slice().ok()?),
+        "1.2.840.10045.2.1" => match &*oid(parameters.first()?).ok()? {
+            "1.2.840.10045.3.1.7" => "an ECDSA key on the curve P-256".into(),
+            "1.3.132.0.34" => "an ECDSA key on the curve P-384".into(),
+            "1.3.132.0.35" => "an ECDSA key on the curve P-521".into(),
+            "1.3.132.0.10" => "an ECDSA key on the curve secp256k1".into(),
+            other => format!("an ECDSA key on the curve {other}"),
+        },
+        "1.2.840.113549.1.1.10" => "an RSA-PSS key".into(),
+        "1.2.840.10040.4.1" => "a DSA key".into(),
+        "1.3.101.113" => "an Ed448 key".into(),
+        "1.3.101.112" => "an Ed25519 key".into(),
+        other => format!("a key of the kind {other}"),
+    })
+}
+
+/// RFC 8017 §A.1.2: version, modulus, and the rest.
+fn rsa_kind(der: &[u8]) -> Option<String> {
+    let (_, key) = parse_der(der).ok()?;
+    let modulus = key.as_sequence().ok()?.get(1)?.as_slice().ok()?;
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let modulus = &modulus[zeros..];
+    let bits = modulus.len() * 8 - modulus.first()?.leading_zeros() as usize;
+    Some(format!("an RSA key of {bits} bits"))
+}
+
 fn is_encrypted(bytes: &[u8]) -> bool {
     let mark = b"BEGIN ENCRYPTED PRIVATE KEY";
     bytes.windows(mark.len()).any(|window| window == mark)
 }
 
 fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(MAX_LEN + 1).read_to_end(&mut bytes));
-    file.map_err(|error| IdentityError::Unreadable {
-        option,
-        path: path.into(),
-        remedy: match error.kind() {
-            io::ErrorKind::PermissionDenied => "give this user the right to read it",
-            _ => "name a file with PEM",
-        },
-        error,
-    })?;
-    if bytes.len() as u64 > MAX_LEN {
-        return Err(unusable(
-            option,
-            path,
-            format!("it has more than {MAX_LEN} bytes; name a file with PEM"),
-        ));
-    }
-    Ok(bytes)
+    files::read(path, MAX_LEN).map_err(|error| unusable(option, path, error.to_string()))
 }
 
 fn unusable(option: &'static str, path: &Path, what: String) -> IdentityError {
