@@ -62,7 +62,7 @@ impl Default for MessageLimits {
 }
 
 /// Something that a client did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProtocolEvent<'a> {
     /// A request. Answer it, then call [`Protocol::upgrade`] or [`Protocol::discard`].
     Request(Request<'a>),

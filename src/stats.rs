@@ -273,6 +273,8 @@ label! {
         Forwarded = "forwarded",
         /// The page's origin is not allowed.
         Origin = "origin",
+        /// The Host header names another server.
+        Host = "host",
         /// A token is required, and the request has none.
         TokenMissing = "token_missing",
         /// The token is not a JWT with HS256 and the required claims, or the request has several tokens.

@@ -1,87 +1,167 @@
-//! Which web pages may open a WebSocket: the browser names the page's origin in each handshake, RFC 6455 §4.1.
+//! The origins of web pages that may open a WebSocket. A browser sends the page's origin with each handshake
+//! (RFC 6455 §4.1), and the web view of an app sends the app's.
 
+use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+/// Longest part of a refused origin that is shown, in bytes.
+const SHOWN_LEN: usize = 100;
+
 /// An entry of `--allowed-origins`.
+///
+/// ```
+/// use uproar::config::Origin;
+///
+/// for text in ["https://example.org", "https://*.example.org", "capacitor://localhost", "file://", "null", "*"] {
+///     assert!(text.parse::<Origin>().is_ok());
+/// }
+/// assert!("https://example.org/chat".parse::<Origin>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Every page.
+    /// Every origin.
     Any,
-    /// Pages of one host.
-    Exactly {
-        /// `http://` or `https://`.
-        scheme: &'static str,
-        /// `example.org`, with a port unless it is the usual one.
-        host: String,
-    },
-    /// Pages of every host below another.
-    Below {
-        /// The same.
-        scheme: &'static str,
-        /// `.example.org`, the same.
-        host: String,
-    },
+    /// The origin `null`, which browsers send for pages without an origin of their own, like sandboxed frames.
+    Null,
+    /// One origin.
+    Exactly(Site),
+    /// All origins whose host is below this site's host.
+    Below(Site),
 }
 
-const WANTED: &str = "want an origin like https://example.org or https://*.example.org, or * for all of them";
+/// A scheme, host and port in the form of RFC 6454 §6.2, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    scheme: String,
+    /// Empty for `file://`.
+    host: String,
+    /// `None` if it is the scheme's default port.
+    port: Option<u16>,
+}
+
+const EXPECTED: &str = "expected an origin like https://example.org, https://*.example.org, capacitor://localhost, \
+                        file:// or null, without a path, or * for all of them";
 
 impl FromStr for Origin {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "*" {
-            return Ok(Self::Any);
+        match text {
+            "*" => return Ok(Self::Any),
+            _ if text.eq_ignore_ascii_case("null") => return Ok(Self::Null),
+            _ => {}
         }
-        let text = text.to_ascii_lowercase();
-        let (scheme, host) = split(&text).ok_or(WANTED)?;
-        let (is_below, name) = host.strip_prefix("*.").map_or((false, host), |name| (true, name));
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]_".contains(&byte);
-        if name.is_empty() || !name.bytes().all(is_plain) {
-            return Err(WANTED);
+        let (scheme, host) = text.split_once("://").ok_or(EXPECTED)?;
+        let below = host.strip_prefix("*.");
+        let site = Site::parse(scheme, below.unwrap_or(host)).ok_or(EXPECTED)?;
+        match below {
+            Some(_) if site.host.is_empty() || site.host.starts_with('.') => Err(EXPECTED),
+            Some(_) => Ok(Self::Below(site)),
+            None => Ok(Self::Exactly(site)),
         }
-        Ok(match is_below {
-            true => Self::Below { scheme, host: format!(".{name}") },
-            false => Self::Exactly { scheme, host: name.into() },
-        })
     }
 }
 
 impl Origin {
-    fn allows(&self, scheme: &str, host: &str) -> bool {
+    fn allows(&self, origin: Option<&Site>) -> bool {
+        match (self, origin) {
+            (Self::Any, _) | (Self::Null, None) => true,
+            (Self::Exactly(site), Some(origin)) => site == origin,
+            (Self::Below(site), Some(origin)) => {
+                let name = origin.host.strip_suffix(&site.host).and_then(|rest| rest.strip_suffix('.'));
+                name.is_some_and(|name| !name.is_empty())
+                    && (&site.scheme, site.port) == (&origin.scheme, origin.port)
+            }
+            (Self::Null | Self::Exactly(_) | Self::Below(_), _) => false,
+        }
+    }
+
+    /// Whether `host`, a name in lower case without a port, is the host of this entry or below it.
+    pub(super) fn has_host(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Exactly { scheme: own, host: name } => *own == scheme && name.eq_ignore_ascii_case(host),
-            Self::Below { scheme: own, host: end } => {
-                let (_, tail) =
-                    host.split_at_checked(host.len().saturating_sub(end.len())).unwrap_or((host, ""));
-                *own == scheme && host.len() > end.len() && tail.eq_ignore_ascii_case(end)
+            Self::Null => false,
+            Self::Exactly(site) => site.host == host,
+            Self::Below(site) => {
+                let name = host.strip_suffix(&site.host).and_then(|rest| rest.strip_suffix('.'));
+                name.is_some_and(|name| !name.is_empty())
             }
         }
     }
 }
 
-/// Whether a page of `origin` may open a WebSocket: one of those in the list, or, where the list is empty, one that the
-/// host that was asked has itself.
+impl Site {
+    /// Parses `scheme`, and `host` with an optional port.
+    fn parse(scheme: &str, host: &str) -> Option<Self> {
+        let scheme = scheme.to_ascii_lowercase();
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let (host, port) = split_port(host)?;
+        let is_web = ["http", "https"].contains(&&*scheme);
+        if !is_scheme || host.is_empty() && (is_web || port.is_some()) {
+            return None;
+        }
+        let default = match &*scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        };
+        Some(Self { scheme, host, port: port.filter(|port| Some(*port) != default) })
+    }
+}
+
+/// Splits a host from its port. The host comes in lower case, an IPv6 address in its canonical form.
+pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
+        }
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+;=".contains(&byte);
+            if !host.bytes().all(is_plain) {
+                return None;
+            }
+            (host.to_ascii_lowercase(), port)
+        }
+    };
+    let Some(digits) = port.strip_prefix(':') else { return port.is_empty().then_some((host, None)) };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let port = digits.parse().ok().filter(|_| is_number)?;
+    Some((host, Some(port)))
+}
+
+/// Whether a page of `origin` may open a WebSocket. With an empty list these are the pages of `host`, the Host header of
+/// the request.
 pub(crate) fn is_allowed(origin: &[u8], allowed: &[Origin], host: Option<&str>) -> bool {
     if allowed.contains(&Origin::Any) {
         return true;
     }
-    // Of `null`, a page without an origin of its own, nothing is known.
-    let Some((scheme, page_host)) = str::from_utf8(origin).ok().and_then(split) else { return false };
-    if allowed.is_empty() {
-        return host.is_some_and(|host| without_port(scheme, host).eq_ignore_ascii_case(page_host));
+    let site = match origin {
+        b"null" => None,
+        _ => {
+            let parts = str::from_utf8(origin).ok().and_then(|text| text.split_once("://"));
+            let Some(site) = parts.and_then(|(scheme, host)| Site::parse(scheme, host)) else { return false };
+            Some(site)
+        }
+    };
+    if !allowed.is_empty() {
+        return allowed.iter().any(|entry| entry.allows(site.as_ref()));
     }
-    allowed.iter().any(|origin| origin.allows(scheme, page_host))
+    let web = site.filter(|site| ["http", "https"].contains(&&*site.scheme));
+    web.is_some_and(|site| host.and_then(|host| Site::parse(&site.scheme, host)).as_ref() == Some(&site))
 }
 
-/// The scheme, and the host with its port unless that is the scheme's usual one.
-fn split(origin: &str) -> Option<(&'static str, &str)> {
-    let scheme = ["http://", "https://"].into_iter().find(|scheme| origin.starts_with(scheme))?;
-    Some((scheme, without_port(scheme, &origin[scheme.len()..])))
-}
+/// A header's value for a message: quoted, escaped and cut.
+pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
-fn without_port<'a>(scheme: &str, host: &'a str) -> &'a str {
-    host.strip_suffix(if scheme == "http://" { ":80" } else { ":443" }).unwrap_or(host)
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, rest) = self.0.split_at(self.0.len().min(SHOWN_LEN));
+        write!(f, "\"{}{}\"", start.escape_ascii(), if rest.is_empty() { "" } else { "…" })
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_a_page_of_the_same_host_may_come() {
+    fn without_a_list_a_page_of_the_same_host_is_allowed() {
         for (origin, host, expected) in [
             ("http://127.0.0.1:8000", "127.0.0.1:8000", true),
             ("http://[::1]:8000", "[::1]:8000", true),
@@ -105,6 +185,7 @@ mod tests {
             ("https://example.org", "chat.example.org", false),
             ("https://chat.example.org.evil.net", "chat.example.org", false),
             ("http://127.0.0.1:8001", "127.0.0.1:8000", false),
+            ("capacitor://localhost", "localhost", false),
             ("null", "null", false),
             ("file://", "", false),
             ("", "", false),
@@ -116,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_list_only_pages_that_it_names_may_come() {
+    fn with_a_list_only_its_origins_are_allowed() {
         let list = ["https://example.org", "https://*.chat.org", "http://*.dev:8080", "HTTPS://Port.org:443"];
         for (origin, expected) in [
             ("https://example.org", true),
@@ -134,6 +215,7 @@ mod tests {
             ("https://port.org", true),
             ("https://host", false),
             ("null", false),
+            ("file://", false),
         ] {
             assert_eq!(allows(&list, origin, "host"), expected, "{origin}");
         }
@@ -141,18 +223,66 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn origins_of_apps_and_files_are_allowed_one_by_one() {
+        let all = [
+            "file://",
+            "capacitor://localhost",
+            "tauri://localhost",
+            "ionic://localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://6b2ee39c-6c5d-4a0c-8f35-df6b0a0f3f3b",
+            "app://obsidian.md",
+            "app://.",
+            "null",
+            "http://[::1]:8100",
+            "http://localhost:8100",
+        ];
+        for own in all {
+            for origin in all {
+                assert_eq!(allows(&[own], origin, "host"), own == origin, "{own} and {origin}");
+            }
+        }
+        assert!(allows(&["Capacitor://LocalHost"], "capacitor://localhost", "host"));
+        assert!(allows(&["http://[0:0::1]:80"], "http://[::1]", "host"));
+        assert!(!allows(&["file://"], "file:///home/ada/page.html", "host"));
+        assert!(!allows(&["null"], "Null", "host"), "browsers write it in lower case");
+    }
+
+    #[test]
+    fn a_text_that_is_no_origin_is_refused() {
         for text in [
+            "",
             "example.org",
-            "ftp://x",
             "https://",
             "https://a/b",
+            "https://a/",
             "https://*",
+            "https://*.",
+            "https://*..a",
             "https://*a.org",
             "https://a b",
-            "null",
+            "https://a:b",
+            "https://a:",
+            "https://a:+1",
+            "https://a:65536",
+            "https://[::1",
+            "https://[x]",
+            "https://user@a",
+            "://a",
+            "1a://b",
+            "a b://c",
+            "file:///home",
+            "https://bücher.example",
         ] {
-            assert_eq!(text.parse::<Origin>(), Err(WANTED), "{text}");
+            assert_eq!(text.parse::<Origin>(), Err(EXPECTED), "{text}");
         }
+    }
+
+    #[test]
+    fn a_shown_origin_is_escaped_and_cut() {
+        assert_eq!(Quoted(b"https://a").to_string(), "\"https://a\"");
+        assert_eq!(Quoted(b"a\"\xff\r\n").to_string(), "\"a\\\"\\xff\\r\\n\"");
+        let long = Quoted(&[b'x'; 1000]).to_string();
+        assert_eq!(long, format!("\"{}…\"", "x".repeat(100)));
     }
 }

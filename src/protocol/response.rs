@@ -1,8 +1,10 @@
 //! HTTP responses. Each is short, complete and the last on its connection.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use super::deflate::Agreement;
 use super::handshake::AcceptKey;
-use std::fmt;
 
 /// The status codes that the server uses. RFC 9110 §15, RFC 6585
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +28,8 @@ pub enum Status {
     ContentTooLarge = 413,
     /// The request target is too long.
     UriTooLong = 414,
+    /// The request is meant for another host.
+    MisdirectedRequest = 421,
     /// The path needs a WebSocket, or another version of the protocol.
     UpgradeRequired = 426,
     /// The client has too many connections.
@@ -56,6 +60,7 @@ impl Status {
             Self::RequestTimeout => "Request Timeout",
             Self::ContentTooLarge => "Content Too Large",
             Self::UriTooLong => "URI Too Long",
+            Self::MisdirectedRequest => "Misdirected Request",
             Self::UpgradeRequired => "Upgrade Required",
             Self::TooManyRequests => "Too Many Requests",
             Self::HeaderFieldsTooLarge => "Request Header Fields Too Large",
@@ -72,13 +77,13 @@ impl fmt::Display for Status {
 }
 
 /// A refused request: a status and a text with the error and the remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {reason}")]
 pub struct Refusal {
     /// The status to answer with.
     pub status: Status,
     /// The body of the answer, for people.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The allowed methods for [`Status::MethodNotAllowed`]. RFC 9110 §10.2.1
     pub allow: &'static str,
     /// Whether the request was a HEAD request, whose answer has no body. RFC 9110 §9.3.2
@@ -88,7 +93,12 @@ pub struct Refusal {
 impl Refusal {
     /// Creates a refusal of a GET request.
     pub const fn new(status: Status, reason: &'static str) -> Self {
-        Self { status, reason, allow: "GET", head_only: false }
+        Self { status, reason: Cow::Borrowed(reason), allow: "GET", head_only: false }
+    }
+
+    /// Returns a refusal with a text made for one request.
+    pub fn with_text(status: Status, reason: String) -> Self {
+        Self { reason: Cow::Owned(reason), ..Self::new(status, "") }
     }
 
     /// Appends the response to `out`, with the header fields that its status demands.

@@ -45,6 +45,17 @@ impl Phase {
     }
 }
 
+/// The check of the Host header of a connection's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostRule {
+    /// No check: a trusted proxy or a Unix socket passes the requests on.
+    Proxied,
+    /// The listener has a loopback or private address: foreign names are refused to web pages, too.
+    Local,
+    /// The listener has a public address, or all addresses.
+    Public,
+}
+
 /// A connection. Idle ones are many, so this is kept small.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -56,6 +67,8 @@ pub(crate) struct Connection {
     pub(crate) pinged: bool,
     /// Memory reserved for its compression windows, in units of [`CONTEXT_UNIT`].
     context_units: u8,
+    /// The check of the Host header of its requests.
+    pub(crate) host_rule: HostRule,
     /// Address of the client, if known. Behind a trusted proxy it is the proxy's until the proxy names its client.
     pub(crate) peer: Option<IpAddr>,
     /// The connection limits that it counts against.
@@ -82,6 +95,7 @@ impl Connection {
             ended: false,
             pinged: false,
             context_units: 0,
+            host_rule: HostRule::Public,
             peer,
             place,
             deadline_ms: u64::MAX,

@@ -64,7 +64,9 @@ impl<B: Backend> Shard<B> {
 
     fn handle_io(&mut self, event: IoEvent) {
         match event {
-            IoEvent::Accepted { slot, peer, .. } => self.accepted(slot, peer.map(|peer| peer.ip())),
+            IoEvent::Accepted { slot, listener, peer } => {
+                self.accepted(slot, listener, peer.map(|peer| peer.ip()));
+            }
             IoEvent::Received { slot, buffer } => self.received(slot, buffer),
             IoEvent::Ended { slot } => self.ended(slot),
             IoEvent::Sent { slot } => self.sent(slot),
@@ -78,13 +80,14 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    fn accepted(&mut self, slot: Slot, peer: Option<IpAddr>) {
+    fn accepted(&mut self, slot: Slot, listener: u16, peer: Option<IpAddr>) {
         let index = slot as usize;
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);
         }
         let place = self.shared.admission.enter(peer.filter(|peer| !self.is_proxy(*peer)));
         self.connections[index] = Connection::new(peer, place, self.now_ms);
+        self.connections[index].host_rule = self.host_rule(listener, peer);
         self.live += 1;
         self.stats.accepted.add(1);
         self.journal.accepted(slot, self.backend.now_ms());

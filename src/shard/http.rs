@@ -8,12 +8,16 @@ use percent_encoding::percent_decode_str;
 
 use crate::app::{CHAT_PAGE, Claims};
 use crate::config::Origin;
-use crate::config::origins::is_allowed;
+use crate::config::hosts::{HostNames, foreign_host};
+use crate::config::origins::{Quoted, is_allowed};
 use crate::names;
 use crate::page::page_response;
 use crate::protocol::{AcceptKey, Refusal, Request, Status};
 use crate::stats::Refused;
 use crate::token::{BadToken, Verifier};
+
+use super::Settings;
+use super::connection::HostRule;
 
 /// Name of the room at the path `/`.
 const LOBBY: &str = "lobby";
@@ -33,9 +37,9 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Routes a request. `has_page` says whether browsers get the chat page, `origins` whose pages may open a
-    /// WebSocket.
-    pub(crate) fn of(request: &Request<'_>, has_page: bool, origins: &[Origin]) -> Self {
+    /// Routes a request of a connection with this check of its Host header.
+    pub(crate) fn of(request: &Request<'_>, settings: &Settings, host_rule: HostRule) -> Self {
+        let Settings { has_page, origins, hosts, .. } = settings;
         let room = match request.path {
             "/" => Ok(LOBBY.to_owned()),
             path => match path.strip_prefix("/room/") {
@@ -47,16 +51,22 @@ impl Route {
         let is_read = request.method == "GET" || request.is_head();
         match (room, &request.upgrade) {
             (Err(refusal), _) => refuse(refusal),
-            (Ok(_), Some(_)) if !may_open(request, origins) => {
-                let reason = "Pages of this origin may not connect here; --allowed-origins of the server says whose may.";
-                refuse(Refusal::new(Status::Forbidden, reason))
+            (Ok(_), Some(_)) if let Some(origin) = foreign_origin(request, origins) => {
+                let reason = format!(
+                    "Pages of the origin {} may not connect here; add the origin to --allowed-origins of the server.",
+                    Quoted(origin)
+                );
+                refuse(Refusal::with_text(Status::Forbidden, reason))
+            }
+            (Ok(_), _) if !is_meant_for(request, origins, hosts, host_rule) => {
+                refuse(Refusal::with_text(Status::MisdirectedRequest, foreign_host(request.host)))
             }
             (Ok(room), Some(key)) => Self::Open(*key, room),
             (Ok(_), None) if !is_read => {
                 let reason = "Only GET and HEAD requests are answered here.";
                 refuse(Refusal { allow: "GET, HEAD", ..Refusal::new(Status::MethodNotAllowed, reason) })
             }
-            (Ok(_), None) if has_page => Self::Page { head_only: request.is_head() },
+            (Ok(_), None) if *has_page => Self::Page { head_only: request.is_head() },
             (Ok(_), None) => {
                 let reason = "This is a WebSocket server; connect with a WebSocket client.";
                 refuse(Refusal::new(Status::UpgradeRequired, reason))
@@ -65,9 +75,24 @@ impl Route {
     }
 }
 
-/// Whether the origins that a request names, mostly one or none, may all open a WebSocket.
-fn may_open(request: &Request<'_>, origins: &[Origin]) -> bool {
-    request.headers("Origin").all(|origin| is_allowed(origin, origins, request.host))
+/// Returns the first origin of the request that may not open a WebSocket.
+fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [u8]> {
+    request.headers("Origin").find(|origin| !is_allowed(origin, origins, request.host))
+}
+
+/// Whether the request's Host header is a name of this server. Without a list of names only web pages on a local
+/// listener are checked, and only if their origin is allowed because it agrees with the Host header: DNS rebinding makes
+/// the two agree. Other clients send the Host header that they like.
+fn is_meant_for(request: &Request<'_>, origins: &[Origin], hosts: &HostNames, rule: HostRule) -> bool {
+    let is_checked = match rule {
+        HostRule::Proxied => false,
+        HostRule::Local | HostRule::Public if hosts.has_list() => true,
+        HostRule::Local => {
+            origins.is_empty() && request.upgrade.is_some() && request.headers("Origin").next().is_some()
+        }
+        HostRule::Public => false,
+    };
+    !is_checked || hosts.is_own(request.host, rule == HostRule::Local)
 }
 
 /// Returns the claims of the request's token and the time until it expires, or why it may not open a WebSocket in the
@@ -157,13 +182,20 @@ pub(crate) fn page(head_only: bool) -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::Echo;
+    use crate::config::Options;
     use crate::protocol::{Protocol, ProtocolEvent, Reader};
+    use crate::shard::settings::ShardId;
 
     fn route(head: &str, has_page: bool) -> Route {
         let mut bytes = head.replace('\n', "\r\n").into_bytes();
         let mut input = &mut bytes[..];
         match Protocol::new().next(&mut input, &mut Reader::default()) {
-            Some(ProtocolEvent::Request(request)) => Route::of(&request, has_page, &[]),
+            Some(ProtocolEvent::Request(request)) => {
+                let id = ShardId { index: 0, count: 1 };
+                let settings = Settings { has_page, ..Settings::new(&Options::default(), id, &Echo) };
+                Route::of(&request, &settings, HostRule::Public)
+            }
             other => panic!("{head:?} gave {other:?}"),
         }
     }

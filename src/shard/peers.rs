@@ -15,12 +15,23 @@ use crate::stats::Refused;
 
 use super::Shard;
 use super::admission::Place;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, HostRule, Phase};
 
 impl<B: Backend> Shard<B> {
     /// Whether an address is a trusted proxy's.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         Network::any_has(&self.settings.proxies, address)
+    }
+
+    /// Returns the check of the Host header for a connection that a listener has accepted.
+    pub(super) fn host_rule(&self, listener: u16, peer: Option<IpAddr>) -> HostRule {
+        if peer.is_none_or(|peer| self.is_proxy(peer)) {
+            HostRule::Proxied
+        } else if self.settings.local_listeners.get(usize::from(listener)) == Some(&true) {
+            HostRule::Local
+        } else {
+            HostRule::Public
+        }
     }
 
     /// Handles a PROXY header. It names the peer, which may be another proxy, or hides it.
@@ -69,7 +80,7 @@ impl<B: Backend> Shard<B> {
         let counts = !self.is_proxy(peer);
         let connection = &mut self.connections[slot as usize];
         let proxy = connection.peer.replace(peer);
-        debug!(slot, ?proxy, client = %peer, "a proxy names its client");
+        debug!(slot, proxy = proxy.map(display), client = %peer, "a proxy names its client");
         let admission = &self.shared.admission;
         connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer));
         if let Place::Over(excess) = connection.place {

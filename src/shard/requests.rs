@@ -38,7 +38,8 @@ impl<B: Backend> Shard<B> {
             return None;
         }
         self.journal.asked(slot, request.path);
-        match Route::of(request, self.settings.has_page, &self.settings.origins) {
+        let host_rule = self.connections[slot as usize].host_rule;
+        match Route::of(request, &self.settings, host_rule) {
             Route::Open(key, room) => {
                 let claims = match self.claims(slot, request, &room) {
                     Ok(claims) => claims,
@@ -127,6 +128,7 @@ impl<B: Backend> Shard<B> {
 pub(super) fn why(status: Status) -> Refused {
     match status {
         Status::Forbidden => Refused::Origin,
+        Status::MisdirectedRequest => Refused::Host,
         Status::NotFound => Refused::NotFound,
         Status::MethodNotAllowed => Refused::Method,
         Status::UpgradeRequired => Refused::Upgrade,

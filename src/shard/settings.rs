@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::app::App;
+use crate::config::hosts::{HostNames, is_local};
 use crate::config::{Compression, LagPolicy, Network, Options, Origin};
 use crate::hub;
 use crate::io::Backend;
@@ -28,6 +29,10 @@ pub(crate) struct Settings {
     pub(crate) id: ShardId,
     /// Origins whose pages may connect. Empty allows only the origin of the requested host.
     pub(crate) origins: Vec<Origin>,
+    /// The host names that requests may be meant for.
+    pub(crate) hosts: HostNames,
+    /// Whether the address of each listener is a loopback or private one.
+    pub(crate) local_listeners: Vec<bool>,
     /// Networks of proxies that are trusted to name their clients.
     pub(crate) proxies: Vec<Network>,
     /// Checks the tokens of clients. `None` when no tokens are required.
@@ -63,6 +68,8 @@ impl Settings {
         Self {
             id,
             origins: options.allowed_origins.clone(),
+            hosts: HostNames::new(options),
+            local_listeners: options.listen.iter().map(is_local).collect(),
             proxies: options.trusted_proxies.clone(),
             verifier: options
                 .auth_hmac_secret_file
