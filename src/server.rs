@@ -6,8 +6,8 @@ mod signals;
 mod workers;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::app::App;
 #[cfg(feature = "server")]
 use crate::app::{Chat, ChatOptions, Echo, Relay};
+use crate::config::hosts::HostNames;
 #[cfg(feature = "server")]
 use crate::config::{AppName, Config};
 use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
@@ -30,7 +31,7 @@ use crate::stats::Stats;
 pub use crate::stats::Totals;
 pub use crate::tls::IdentityError;
 use crate::tls::{Credentials, Identity, TlsOptions};
-use crate::watch::{Watch, Watched};
+use crate::watch::{LastReload, Watch, Watched};
 use admin_listener::Admin;
 use listening::{Listening, listen_all, share_all, take_paths};
 use workers::{Crew, Make};
@@ -38,6 +39,8 @@ use workers::{Crew, Make};
 /// Descriptors left for other things than connections: rings, wake-ups, standard streams.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
 const OTHER_DESCRIPTORS: u64 = 32;
+/// Connections of the admin listener at a time; the next one closes the oldest. Their descriptors are set aside, too.
+const MAX_ADMIN_CONNECTIONS: u64 = 512;
 /// With fewer connections than twice as many, all of them may be in their handshake at a time.
 const LEAST_HANDSHAKES: u64 = 1024;
 /// Most direct descriptors that a ring may have (`IORING_MAX_FIXED_FILES`).
@@ -108,6 +111,13 @@ pub struct Server {
     admin: Option<Admin>,
 }
 
+/// The changes that [`Control::reload`] has found in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The new certificate, if it is another one: subject, expiry and SHA-256 fingerprint.
+    pub certificate: Option<String>,
+}
+
 /// Tells a server what to do, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -137,20 +147,30 @@ impl Control {
     ///
     /// # Errors
     /// When they cannot be together, or the certificate is of no use; then all former ones stay.
-    pub fn reload(&self, options: impl Into<Options>) -> Result<(), StartError> {
+    pub fn reload(&self, options: impl Into<Options>) -> Result<Reloaded, StartError> {
         let options = options.into();
-        let credentials = check(&options, &self.passed)?;
+        let credentials = check(&options, &self.passed).inspect_err(|_| self.reload_failed())?;
+        let mut certificate = None;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
-            identity.replace(credentials);
+            certificate = identity.replace(credentials).then(|| identity.description());
             identity.warn();
         }
+        *self.watch.host_names() = HostNames::new(&options);
         self.watch.shared.admission.set_limits(self.plan.limits(&options));
         if let Some(trusted) = &self.plan.trusted {
             trusted.replace(&options.trusted_proxies);
         }
-        self.watch.shared.settings_update.publish(options);
+        // The listeners stay as they are until the server starts again.
+        self.watch.shared.settings_update.publish(Options { listen: self.plan.listen.clone(), ..options });
         self.watch.wake();
-        Ok(())
+        self.watch.reloaded(true);
+        Ok(Reloaded { certificate })
+    }
+
+    /// Records that settings could not be loaded, for the metric `uproar_config_last_reload_successful`.
+    /// [`Control::reload`] records its own errors.
+    pub fn reload_failed(&self) {
+        self.watch.reloaded(false);
     }
 
     /// Whether [`Control::stop`] was called.
@@ -254,6 +274,8 @@ impl Server {
             listeners: endpoints.iter().map(Endpoint::has_tls).collect(),
             identity,
         });
+        plan.listen = endpoints.clone();
+        let options = &Options { listen: endpoints.clone(), ..options.clone() };
         let (crew, shared) = start_crew(options, &mut plan, listeners, &make)?;
         let stats = crew.stats();
         let backend = plan.backend_name();
@@ -263,12 +285,21 @@ impl Server {
         };
         let shards = stats.iter().zip(&crew.addresses).map(watched).collect();
         let started = SystemTime::now();
-        let watch = Arc::new(Watch { backend, started, shared, shards, identity: identity.clone() });
+        let watch = Arc::new(Watch {
+            backend,
+            started,
+            shared,
+            shards,
+            identity: identity.clone(),
+            hosts: Mutex::new(HostNames::new(options)),
+            last_reload: Mutex::new(LastReload { is_successful: true, succeeded: started }),
+        });
         if let Some(identity) = &identity {
             let no_thread = |error| StartError::System { what: "start the thread of the certificate", error };
             identity.keep_warning().map_err(no_thread)?;
         }
-        let admin = admin.map(|listener| admin_listener::start(listener, &watch)).transpose()?;
+        let admin_limit = admin_connections(options, descriptors) as usize;
+        let admin = admin.map(|listener| admin_listener::start(listener, &watch, admin_limit)).transpose()?;
         // From here on nothing fails, so that no start that does takes a path from a server that runs.
         if let Err(error) = take_paths(pending) {
             admin.inspect(Admin::stop);
@@ -352,7 +383,8 @@ fn start_crew(
         let limits = plan.limits(options);
         let shared = Arc::new(Shared::new(limits));
         let crew = Crew::start(options, plan, listeners, &shared, make)?;
-        info!("room for {} connections with {} descriptors", limits.server, plan.descriptors);
+        let (connections, descriptors) = (limits.server, plan.descriptors);
+        info!(limit = connections, descriptors, "room for {connections} connections");
         Ok((crew, shared))
     };
     if options.backend != BackendName::Auto || plan.backend == BackendName::Epoll {
@@ -378,6 +410,8 @@ fn start_crew(
 struct Plan {
     /// Counted once: a pinned thread sees one processor only.
     workers: u16,
+    /// The addresses and paths of the listeners, in their order.
+    listen: Vec<Endpoint>,
     backend: BackendName,
     /// How many of them the process may have, and how many connections these allow.
     descriptors: u64,
@@ -394,7 +428,8 @@ struct Plan {
 impl Plan {
     fn new(options: &Options, worker_count: u16, descriptors: u64) -> Self {
         let workers = u64::from(worker_count);
-        let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers;
+        let admin = admin_connections(options, descriptors);
+        let other = OTHER_DESCRIPTORS + OTHER_DESCRIPTORS_PER_WORKER * workers + admin;
         let free = descriptors.saturating_sub(other).max(1);
         let with_slots = |slots: u64| BackendOptions {
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
@@ -417,6 +452,7 @@ impl Plan {
         let possible = if backend == BackendName::IoUring { u64::from(io.slots) * workers } else { free };
         Self {
             workers: worker_count,
+            listen: options.listen.clone(),
             backend,
             descriptors,
             possible,
@@ -433,12 +469,15 @@ impl Plan {
         let wanted = u64::from(options.max_connections);
         if wanted > possible {
             warn!(
-                "--max-connections {wanted} is more than the {possible} that {descriptors} descriptors allow; \
-                 raise the hard limit (ulimit -Hn){}",
-                if self.backend == BackendName::IoUring { ", or --workers" } else { "" }
+                wanted,
+                possible,
+                descriptors,
+                "--max-connections {wanted} is more than {descriptors} descriptors allow, so the limit is {possible}; \
+                 raise the hard limit of descriptors (ulimit -Hn){}",
+                if self.backend == BackendName::IoUring { " or --workers" } else { "" }
             );
         }
-        let server = if wanted == 0 { possible } else { wanted };
+        let server = if wanted == 0 { possible } else { wanted.min(possible) };
         let handshakes = match options.max_handshakes {
             0 => (server / 2).max(LEAST_HANDSHAKES),
             chosen => chosen.into(),
@@ -449,6 +488,17 @@ impl Plan {
     fn backend_name(&self) -> &'static str {
         if self.backend == BackendName::IoUring { "io-uring" } else { "epoll" }
     }
+}
+
+/// Returns the limit of connections of the admin listener: 0 without one.
+#[cfg(feature = "admin")]
+fn admin_connections(options: &Options, descriptors: u64) -> u64 {
+    options.admin.map_or(0, |_| (descriptors / 8).clamp(1, MAX_ADMIN_CONNECTIONS))
+}
+
+#[cfg(not(feature = "admin"))]
+fn admin_connections(_options: &Options, _descriptors: u64) -> u64 {
+    0
 }
 
 #[cfg(all(test, feature = "server"))]

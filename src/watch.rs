@@ -1,73 +1,108 @@
-//! What is seen of the server from outside of its shards.
+//! The server as seen from outside of its shards.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::config::hosts::HostNames;
 use crate::io::clock;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 use crate::tls::Identity;
 
-/// A shard that has not turned for so long, although it was woken, hangs.
+/// Age of the last turn, in milliseconds, from which on a shard hangs although it was woken.
 const HUNG_MS: u64 = 5_000;
-/// How long a shard that was woken may take to turn when it is asked whether it hangs.
-const TURN_PATIENCE: Duration = Duration::from_secs(1);
-/// How long shards may take to write their numbers down; then those of the last time are told.
-const SURVEY_PATIENCE: Duration = Duration::from_millis(250);
-/// How often to look whether they have.
-const LOOK: Duration = Duration::from_micros(200);
+/// Time that a shard has for a turn after it was woken to see whether it hangs.
+pub(crate) const TURN_PATIENCE: Duration = Duration::from_secs(1);
+/// Time that the shards have to write down their numbers. After that the numbers of the last time are used.
+pub(crate) const SURVEY_PATIENCE: Duration = Duration::from_millis(250);
+/// Interval at which [`Watch::hung`] looks whether the shards have turned.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
-/// The whole server, as seen from outside of its shards.
+/// Read access to the whole server from other threads than the shards.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) backend: &'static str,
     pub(crate) started: SystemTime,
     pub(crate) shared: Arc<Shared>,
     pub(crate) shards: Vec<Watched>,
-    /// What listeners with TLS show, if there are any.
+    /// The certificate of the TLS listeners, if there are any.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// The host names of the admin listener.
+    pub(crate) hosts: Mutex<HostNames>,
+    pub(crate) last_reload: Mutex<LastReload>,
 }
 
-/// One shard.
+/// The outcome of the last reload of the settings. The start of the server counts as one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastReload {
+    pub(crate) is_successful: bool,
+    /// Time of the last successful one.
+    pub(crate) succeeded: SystemTime,
+}
+
+/// One shard as seen from outside.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) stats: Arc<Stats>,
     pub(crate) address: Address,
 }
 
+/// A question to all shards: one number for each.
+#[derive(Debug)]
+pub(crate) struct Inquiry(Vec<u64>);
+
 impl Watched {
-    /// How long ago the last turn began, in milliseconds.
+    /// Returns the age of the shard's last turn in milliseconds.
     pub(crate) fn turn_age_ms(&self) -> u64 {
         clock::now_ms().saturating_sub(self.stats.turned_ms.get())
+    }
+
+    fn is_late(&self) -> bool {
+        self.turn_age_ms() >= HUNG_MS
     }
 }
 
 impl Watch {
+    /// Whether the server is shutting down.
     pub(crate) fn is_draining(&self) -> bool {
         self.shared.stopping.load(Ordering::SeqCst)
     }
 
+    /// Wakes all shards.
     pub(crate) fn wake(&self) {
         for shard in &self.shards {
             shard.address.wake();
         }
     }
 
-    /// Has all shards write their numbers down.
-    pub(crate) fn survey(&self) {
-        self.ask_all(SURVEY_PATIENCE);
+    /// Returns the host names of the admin listener.
+    pub(crate) fn host_names(&self) -> MutexGuard<'_, HostNames> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which shards hang, in words. One that has nothing to do may sleep for longer than it may take for a turn, so
-    /// it is woken, and hangs only if it does not turn then.
-    pub(crate) fn hung(&self) -> Option<String> {
-        let is_late = |shard: &Watched| shard.turn_age_ms() >= HUNG_MS;
-        if !self.shards.iter().any(is_late) {
-            return None;
+    /// Returns the outcome of the last reload.
+    pub(crate) fn last_reload(&self) -> LastReload {
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the outcome of a reload.
+    pub(crate) fn reloaded(&self, is_successful: bool) {
+        let mut last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_successful = is_successful;
+        if is_successful {
+            last.succeeded = SystemTime::now();
         }
-        self.ask_all(TURN_PATIENCE);
-        let late = self.shards.iter().enumerate().filter(|(_, shard)| is_late(shard));
+    }
+
+    /// Whether a shard has not turned for long. It may only have slept: [`Watch::late_shards`] tells after an inquiry.
+    pub(crate) fn has_late_shards(&self) -> bool {
+        self.shards.iter().any(Watched::is_late)
+    }
+
+    /// Returns one line for each shard that has not turned for long. After an inquiry these are the ones that hang.
+    pub(crate) fn late_shards(&self) -> Option<String> {
+        let late = self.shards.iter().enumerate().filter(|(_, shard)| shard.is_late());
         let lines: Vec<String> = late
             .map(|(index, shard)| {
                 format!("shard {index} has not turned for {} s", shard.turn_age_ms() / 1_000)
@@ -76,19 +111,32 @@ impl Watch {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
-    /// Wakes all shards and waits until each has turned, but no longer than `patience`.
-    fn ask_all(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    /// Returns one line for each shard that hangs. Shards that may only have slept are woken, and have a second to turn;
+    /// this call waits for them.
+    pub(crate) fn hung(&self) -> Option<String> {
+        if !self.has_late_shards() {
+            return None;
+        }
+        let deadline = Instant::now() + TURN_PATIENCE;
+        let inquiry = self.ask_all();
+        while !self.is_answered(&inquiry) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        self.late_shards()
+    }
+
+    /// Wakes all shards and asks each to write down its numbers at the end of its turn.
+    pub(crate) fn ask_all(&self) -> Inquiry {
         let ask = |shard: &Watched| {
             let question = shard.stats.survey.ask();
             shard.address.wake();
             question
         };
-        let questions: Vec<u64> = self.shards.iter().map(ask).collect();
-        for (shard, question) in self.shards.iter().zip(questions) {
-            while !shard.stats.survey.is_answered(question) && Instant::now() < deadline {
-                std::thread::sleep(LOOK);
-            }
-        }
+        Inquiry(self.shards.iter().map(ask).collect())
+    }
+
+    /// Whether each shard has turned since the inquiry.
+    pub(crate) fn is_answered(&self, Inquiry(questions): &Inquiry) -> bool {
+        self.shards.iter().zip(questions).all(|(shard, question)| shard.stats.survey.is_answered(*question))
     }
 }

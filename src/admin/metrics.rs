@@ -1,8 +1,8 @@
-//! The numbers of the server in the text format of Prometheus.
+//! The metrics in the text format of Prometheus.
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -12,13 +12,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::stats::{Distribution, Exposed, ExposedFamily, State, Stats};
-use crate::watch::{Watch, Watched};
+use crate::watch::{LastReload, Watch, Watched};
 
 type Labels = Vec<(&'static str, String)>;
 
-/// All numbers, as of now.
+/// Writes all metrics. The gauges of the shards are those of the last survey.
 pub(super) fn render(watch: &Arc<Watch>) -> String {
-    watch.survey();
     let mut server = Registry::with_prefix("uproar");
     server.register_collector(Box::new(OfServer(Arc::clone(watch))));
     let mut process = Registry::with_prefix("process");
@@ -30,7 +29,7 @@ pub(super) fn render(watch: &Arc<Watch>) -> String {
     text
 }
 
-/// What the shards count, and what can be seen of them.
+/// The metrics of the server and its shards.
 #[derive(Debug)]
 struct OfServer(Arc<Watch>);
 
@@ -47,40 +46,50 @@ impl Collector for OfServer {
             out.gauges(gauge.name, gauge.help, of_shards(watch, gauge))?;
         }
         let name = "connections";
-        out.gauges(name, "Connections at this moment, by where they are in their lives.", by_state(watch))?;
-        let help = "Bytes set aside for the windows of connections that compress with context takeover.";
+        out.gauges(name, "Connections at this moment, by state.", by_state(watch))?;
+        let help = "Bytes reserved for the windows of connections that compress with context takeover.";
         out.gauges("context_bytes", help, by_shard(watch, |shard| shard.stats.context_bytes()))?;
-        let help = "Batches from other shards that wait in the mailbox, 64 of a kind at most.";
+        let help = "Batches from other shards that wait in the mailbox, at most 64 of each kind.";
         out.gauges("mailbox_batches", help, mailboxes(watch))?;
-        let help = "Seconds since the last turn of the loop began; the shards are woken before this is read.";
+        let help =
+            "Seconds since the last turn of the shard's loop began. The shard is woken before this is read.";
         let ages = by_shard(watch, |shard| shard.turn_age_ms() as f64 / 1e3);
         out.gauges("turn_age_seconds", help, ages)?;
-        let help = "Seconds that a turn of the loop took, from the end of its wait to the next.";
+        let help = "Duration of a turn of the shard's loop in seconds, without its wait.";
         let turns = by_shard(watch, |shard| shard.stats.turn_duration.distribution());
         out.histograms("turn_duration_seconds", help, turns)?;
         let help =
-            "Seconds from a send's hand-over to the kernel's word that it took all; to each 16th client.";
+            "Seconds from the start of a send until the kernel has taken all of it, for every 16th client.";
         let sends = by_shard(watch, |shard| shard.stats.send_latency.distribution());
         out.histograms("send_latency_seconds", help, sends)?;
         encode_whole(watch, &mut out)
     }
 }
 
-/// What the server has once, whatever the number of its shards.
+/// Writes the metrics that the server has once.
 fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     let limit = watch.shared.admission.limit();
-    out.gauges("connections_limit", "Connections that there may be at a time.", [(Vec::new(), limit)])?;
+    out.gauges("connections_limit", "Limit of connections at a time.", [(Vec::new(), limit)])?;
     let draining = u64::from(watch.is_draining());
     if let Some(expiry_s) = watch.identity.as_ref().and_then(|identity| identity.expiry_s()) {
-        let help = "When the certificate expires that is shown, in seconds since 1970.";
+        let help = "Expiry of the certificate in use, in seconds since 1970.";
         out.gauges("tls_certificate_expiry_timestamp_seconds", help, [(Vec::new(), expiry_s)])?;
     }
-    out.gauges("draining", "1 while the server ends, else 0.", [(Vec::new(), draining)])?;
+    out.gauges("draining", "1 while the server shuts down, else 0.", [(Vec::new(), draining)])?;
+    let LastReload { is_successful, succeeded } = watch.last_reload();
+    let help = "1 if the last reload of the settings (or the start) succeeded, else 0.";
+    out.gauges("config_last_reload_successful", help, [(Vec::new(), u64::from(is_successful))])?;
+    let help = "Time of the last successful reload of the settings (or the start), in seconds since 1970.";
+    out.gauges(
+        "config_last_reload_success_timestamp_seconds",
+        help,
+        [(Vec::new(), unix_seconds(succeeded))],
+    )?;
     let labels = vec![("version", env!("CARGO_PKG_VERSION").into()), ("backend", watch.backend.into())];
-    out.gauges("info", "1; its labels say what runs.", [(labels, 1_u64)])
+    out.gauges("info", "Always 1. The labels tell the version and the backend.", [(labels, 1_u64)])
 }
 
-/// What monitoring expects of every process.
+/// The usual metrics of a process.
 #[derive(Debug)]
 struct OfProcess(Arc<Watch>);
 
@@ -92,17 +101,21 @@ impl Collector for OfProcess {
             let seconds = time_us as f64 / 1e6;
             out.counters(
                 "cpu_seconds",
-                "Seconds of processor time, of user and system.",
+                "CPU time in user and system mode, in seconds.",
                 [(Vec::new(), seconds)],
             )?;
         }
         if let Some(bytes) = resident_bytes() {
-            out.gauges("resident_memory_bytes", "Bytes of memory that are resident.", [(Vec::new(), bytes)])?;
+            out.gauges("resident_memory_bytes", "Resident memory in bytes.", [(Vec::new(), bytes)])?;
         }
-        let started = self.0.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let help = "When the server started, in seconds since 1970.";
+        let started = unix_seconds(self.0.started);
+        let help = "Start time of the server, in seconds since 1970.";
         out.gauges("start_time_seconds", help, [(Vec::new(), started)])
     }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn resident_bytes() -> Option<u64> {
@@ -138,7 +151,7 @@ fn mailboxes(watch: &Watch) -> impl Iterator<Item = (Labels, u64)> {
     })
 }
 
-/// A number for each shard and each of these values of a label.
+/// Returns a number for each shard and each value of a label.
 fn with_label(
     watch: &Watch,
     label: &'static str,
@@ -153,7 +166,7 @@ fn with_label(
     })
 }
 
-/// Writes metrics with all their series.
+/// Writes a metric with all its series.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {

@@ -18,11 +18,15 @@ pub(super) fn bind(options: &Options) -> Result<Option<TcpListener>, StartError>
     options.admin.map(|address| super::listening::listen_for_admin(address, options.takeover)).transpose()
 }
 
-/// Starts the threads that serve the admin listener.
+/// Starts the thread that serves the admin listener.
 #[cfg(feature = "admin")]
-pub(super) fn start(listener: TcpListener, watch: &Arc<Watch>) -> Result<Admin, StartError> {
-    Admin::start(listener, watch)
-        .map_err(|error| StartError::System { what: "start a thread of the admin listener", error })
+pub(super) fn start(
+    listener: TcpListener,
+    watch: &Arc<Watch>,
+    max_connections: usize,
+) -> Result<Admin, StartError> {
+    Admin::start(listener, watch, max_connections)
+        .map_err(|error| StartError::System { what: "start the thread of the admin listener", error })
 }
 
 #[cfg(not(feature = "admin"))]
@@ -31,7 +35,11 @@ pub(super) fn bind(_options: &Options) -> Result<Option<TcpListener>, StartError
 }
 
 #[cfg(not(feature = "admin"))]
-pub(super) fn start(_listener: TcpListener, _watch: &Arc<Watch>) -> Result<Admin, StartError> {
+pub(super) fn start(
+    _listener: TcpListener,
+    _watch: &Arc<Watch>,
+    _max_connections: usize,
+) -> Result<Admin, StartError> {
     unreachable!("bind returns no listener")
 }
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use tracing::{error, info};
+use tracing::{dispatcher, error, info};
 
 use super::{Plan, StartError};
 use crate::app::App;
@@ -206,8 +206,10 @@ impl Start<'_> {
         };
         let worker = self.id.index + 1;
         error!(worker, why, "a worker gives up");
-        // Whoever embeds the server may have no log, and these are the last words.
-        let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");
+        // A program that embeds the server may have no log.
+        if !dispatcher::has_been_set() {
+            let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");
+        }
         // Its rooms and clients are in an unknown state, and the others rely on it.
         std::process::abort();
     }

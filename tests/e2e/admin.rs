@@ -1,8 +1,10 @@
-//! What those who run the server see of it: metrics, health, and the page.
+//! The admin listener: metrics, health checks and the live page.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use uproar::app::{App, ClientId, Context, Incoming, Opening};
@@ -11,7 +13,7 @@ use uproar::server::Server;
 
 use crate::support::client::Client;
 use crate::support::metrics::{Metrics, http_get};
-use crate::support::process::{Process, backend_arg, expect_start_failure, uproar};
+use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
 use crate::support::raw::{BINARY, RawClient, TEXT, close_payload, frame};
 use crate::support::tls::Identity;
 use crate::support::{TestServer, config, wait_until};
@@ -23,6 +25,10 @@ on_both_backends!(
     memory_comes_and_goes,
     a_shard_that_hangs_fails_the_health_check_and_no_other_does,
     a_server_that_drains_is_not_ready,
+    health_checks_are_answered_beside_a_thousand_silent_and_slow_clients,
+    a_name_that_is_not_the_servers_own_is_refused,
+    the_names_of_the_settings_are_the_servers_own,
+    metrics_tell_whether_the_last_reload_succeeded,
 );
 
 fn admin_config(backend: BackendName, app: AppName, workers: u16) -> Config {
@@ -185,8 +191,20 @@ fn a_shard_that_hangs_fails_the_health_check_and_no_other_does(backend: BackendN
     // The other one has slept for as long, with nothing to do, and is well.
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
-    // Everything else answers all the same.
-    assert_eq!(http_get(admin, "/readyz").status, 200);
+    // Everything else answers all the same, however many wait for the shard.
+    let waiting: Vec<_> = (0..100)
+        .flat_map(|_| ["/healthz", "/metrics"])
+        .map(|path| {
+            let mut raw = RawClient::connect(admin);
+            raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+            (path, raw)
+        })
+        .collect();
+    assert!(asks_in_time(admin, "/readyz").expect("an answer").starts_with("HTTP/1.1 200 "));
+    assert!(asks_in_time(admin, "/healthz").expect("an answer").starts_with("HTTP/1.1 503 "));
+    for (path, mut raw) in waiting {
+        assert_eq!(raw.receive_response().status, if path == "/healthz" { 503 } else { 200 }, "{path}");
+    }
     let metrics = Metrics::fetch(admin);
     assert!(metrics.sum("uproar_turn_age_seconds", &[("shard", &owner.to_string())]) >= 5.0);
     released.store(true, Ordering::SeqCst);
@@ -224,20 +242,20 @@ fn the_end_of_the_server_is_that_of_its_admin_listener() {
     server.stop();
     server.join();
     let error = TcpStream::connect(admin).expect_err("nobody listens");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
 fn requests_are_judged_and_slow_clients_told() {
     let (_server, admin) = start(BackendName::Auto, AppName::Echo, 1);
     for (request, status, part) in [
-        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, "try /, /metrics, /healthz or /readyz"),
-        ("POST /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 405, "GET and HEAD"),
+        ("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "try /, /metrics, /healthz or /readyz"),
+        ("POST /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "GET and HEAD"),
         ("GET /metrics HTTP/1.1\r\n\r\n", 400, "Host"),
         ("\x16\x03\x01 hello\r\n\r\n", 400, ""),
-        ("GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", 200, "# HELP"),
-        ("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 200, ""),
-        ("HEAD /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, ""),
+        ("GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n", 200, "# HELP"),
+        ("HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, ""),
+        ("HEAD /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, ""),
     ] {
         let mut raw = RawClient::connect(admin);
         raw.send(request.as_bytes());
@@ -247,15 +265,139 @@ fn requests_are_judged_and_slow_clients_told() {
         assert_eq!(response.body.is_empty(), request.starts_with("HEAD"), "{request}");
     }
     let mut endless = RawClient::connect(admin);
-    endless.try_send(format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(20_000)).as_bytes());
+    endless.try_send(format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}", "x".repeat(20_000)).as_bytes());
     assert_eq!(endless.receive_status(), Some(431));
-    // More than are served at a time; each is told, and then it is the next one's turn.
     let mut silent: Vec<_> = (0..6).map(|_| RawClient::connect(admin)).collect();
     silent[0].send(b"GET /metr");
-    assert_eq!(http_get(admin, "/healthz").status, 200);
     for raw in &mut silent {
         assert_eq!(raw.receive_response().status, 408);
     }
+}
+
+/// Asks for a path as a health check does, and gives up after some seconds.
+fn asks_in_time(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let patience = Duration::from_secs(10);
+    let mut stream = TcpStream::connect_timeout(&admin, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n").as_bytes())?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
+}
+
+fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend: BackendName) {
+    let (server, admin) = start(backend, AppName::Chat, 2);
+    let ok = |path: &str| {
+        let response = asks_in_time(admin, path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
+    };
+    let mut silent: Vec<_> = (0..1_000).map(|_| TcpStream::connect(admin).expect("connected")).collect();
+    ok("/healthz");
+    // Halves of requests, some of which go on byte by byte, and some with the client's direction ended.
+    for (at, stream) in silent.iter_mut().enumerate() {
+        let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localh");
+        if at % 3 == 0 {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+    ok("/healthz");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut slow: Vec<_> = (0..100).map(|_| TcpStream::connect(admin).expect("connected")).collect();
+            while !is_over.load(Ordering::SeqCst) {
+                slow.iter_mut().for_each(|stream| drop(stream.write_all(b"G")));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        // Clients that ask for much and read nothing.
+        let deaf: Vec<_> = (0..300)
+            .map(|_| {
+                let mut stream = TcpStream::connect(admin).expect("connected");
+                let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                stream
+            })
+            .collect();
+        for path in ["/healthz", "/readyz", "/metrics", "/", "/healthz"] {
+            ok(path);
+        }
+        is_over.store(true, Ordering::SeqCst);
+        drop(deaf);
+    });
+    // Those that came first were closed to make room.
+    silent[0].set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    let end = silent[0].read(&mut [0; 1024]);
+    assert!(matches!(end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    drop(server);
+}
+
+fn a_name_that_is_not_the_servers_own_is_refused(backend: BackendName) {
+    let (_server, admin) = start(backend, AppName::Echo, 1);
+    let ask_as = |host: &str, path: &str| {
+        let mut raw = RawClient::connect(admin);
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        raw.receive_response()
+    };
+    for path in ["/", "/metrics", "/healthz", "/readyz"] {
+        for host in ["rebound.example", "rebound.example:9100", "127.0.0.1.rebound.example"] {
+            let response = ask_as(host, path);
+            assert_eq!(response.status, 421, "{host}{path}: {response:?}");
+            for part in [host, "--server-names"] {
+                assert!(response.body.contains(part), "{part}: {}", response.body);
+            }
+            assert!(!response.body.contains("uproar_"), "{}", response.body);
+        }
+        for host in ["localhost", "LOCALHOST:9100", "uproar.localhost", "127.0.0.1:1", "[::1]", "10.1.2.3"] {
+            assert_eq!(ask_as(host, path).status, 200, "{host}{path}");
+        }
+    }
+}
+
+fn the_names_of_the_settings_are_the_servers_own(backend: BackendName) {
+    let base = admin_config(backend, AppName::Echo, 1);
+    let status = |server: &TestServer, host: &str| {
+        let mut raw = RawClient::connect(server.admin_address().expect("it has an admin listener"));
+        raw.send(format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+        raw.receive_response().status
+    };
+    let server_names = vec!["admin.example".parse().expect("a name")];
+    let named = Config { server_names, ..base.clone() };
+    let server = TestServer::start(&named);
+    assert_eq!((status(&server, "admin.example:9100"), status(&server, "rebound.example")), (200, 421));
+    let allowed_origins = vec!["https://chat.example".parse().expect("an origin")];
+    server.control().reload(&Config { allowed_origins, ..base.clone() }).expect("it is valid");
+    assert_eq!((status(&server, "chat.example"), status(&server, "admin.example")), (200, 421));
+    // A listener on all addresses has every name unless the settings list them.
+    let any = Config { admin: Some(SocketAddr::from(([0, 0, 0, 0], 0))), ..base };
+    assert_eq!(status(&TestServer::start(&any), "rebound.example"), 200);
+    let any = Config { server_names: named.server_names, ..any };
+    let server = TestServer::start(&any);
+    assert_eq!((status(&server, "admin.example"), status(&server, "rebound.example")), (200, 421));
+}
+
+fn metrics_tell_whether_the_last_reload_succeeded(backend: BackendName) {
+    let name = format!("reload metrics {backend:?}");
+    let path = settings_file(&name, "max-message = 100\n");
+    let args = ["--config", &path, "--admin=127.0.0.1:0", backend_arg(backend)];
+    let server = Process::start(&args);
+    let read = || {
+        let metrics = Metrics::fetch(server.admin_address());
+        let time = metrics.sum("uproar_config_last_reload_success_timestamp_seconds", &[]);
+        (metrics.sum("uproar_config_last_reload_successful", &[]), time)
+    };
+    let reload = |text: &str, last: &str| {
+        let seen = server.log().len();
+        settings_file(&name, text);
+        server.signal(Signal::SIGHUP);
+        wait_until(last, || server.log()[seen..].contains(last));
+        read()
+    };
+    let (successful, started) = read();
+    assert!(successful == 1.0 && started > 1.7e9, "the start counts: {successful} {started}");
+    assert_eq!(reload("max-mesage = 1\n", "nothing changes"), (0.0, started));
+    let (successful, second) = reload("max-message = 200\n", "1 changed");
+    assert!(successful == 1.0 && second > started, "{successful} {second} {started}");
+    assert_eq!(reload("history-bytes = 9\nlag-window = 1\n", "nothing changes"), (0.0, second));
 }
 
 #[test]

@@ -20,10 +20,10 @@ pub(crate) struct Series {
     pub(crate) value: f64,
 }
 
-/// Requests a path of the admin listener.
+/// Asks the admin listener for a path.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Response {
     let mut raw = RawClient::connect(address);
-    raw.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n").as_bytes());
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
     raw.receive_response()
 }
 

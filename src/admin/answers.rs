@@ -1,0 +1,99 @@
+//! The answers to requests on the admin listener.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+
+use crate::config::hosts::foreign_host;
+use crate::page::page_response;
+use crate::protocol::response::respond;
+use crate::protocol::{Refusal, Request, Status};
+use crate::watch::Watch;
+
+use super::metrics;
+
+/// The live page.
+const DASHBOARD: &str = include_str!("dashboard.html");
+
+/// The bytes of a response. Many connections may share one.
+pub(super) type Response = Arc<[u8]>;
+
+/// What to do about a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Send this response.
+    Now(Response),
+    /// Ask all shards for their numbers, then send the metrics.
+    Metrics { head_only: bool },
+    /// Wake all shards, then tell which of them hang.
+    Health { head_only: bool },
+}
+
+/// Returns the answer to a request on a listener whose address is local or not.
+pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> Answer {
+    let head_only = request.is_head();
+    let refuse = |refused| Answer::Now(refusal(Refusal { head_only, ..refused }));
+    if !watch.host_names().is_own(request.host, is_local) {
+        return refuse(Refusal::with_text(Status::MisdirectedRequest, foreign_host(request.host)));
+    }
+    if !["/", "/metrics", "/healthz", "/readyz"].contains(&request.path) {
+        let reason = "There is nothing at this path; try /, /metrics, /healthz or /readyz.";
+        return refuse(Refusal::new(Status::NotFound, reason));
+    }
+    if request.method != "GET" && !head_only {
+        let reason = "This path answers GET and HEAD requests only.";
+        return refuse(Refusal { allow: "GET, HEAD", ..Refusal::new(Status::MethodNotAllowed, reason) });
+    }
+    match request.path {
+        "/" => Answer::Now(page_response(DASHBOARD, head_only).into()),
+        "/metrics" => Answer::Metrics { head_only },
+        "/healthz" if watch.has_late_shards() => Answer::Health { head_only },
+        "/healthz" => Answer::Now(state(None, head_only)),
+        _ => {
+            let draining = watch.is_draining().then(|| "draining: the server is shutting down".into());
+            Answer::Now(state(draining, head_only))
+        }
+    }
+}
+
+/// Returns the response with all metrics, to a GET request.
+pub(super) fn metrics_response(watch: &Arc<Watch>) -> Response {
+    text(Status::Ok, CONTENT_TYPE, &metrics::render(watch), false)
+}
+
+/// Returns the response with the shards that hang, to a GET request.
+pub(super) fn health_response(watch: &Watch) -> Response {
+    state(watch.late_shards(), false)
+}
+
+/// Returns the response to a HEAD request instead of a GET request. RFC 9110 §9.3.2
+pub(super) fn head_of(response: &Response) -> Response {
+    let end = response.windows(4).position(|window| window == b"\r\n\r\n");
+    response[..end.map_or(response.len(), |at| at + 4)].into()
+}
+
+/// Returns the response to a client whose request is late.
+pub(super) fn late_response() -> Response {
+    let reason = "The request did not come in time; send it right after connecting.";
+    refusal(Refusal::new(Status::RequestTimeout, reason))
+}
+
+/// Returns the response of a health check: 200 and `ok`, or 503 and the fault.
+fn state(fault: Option<String>, head_only: bool) -> Response {
+    let status = if fault.is_some() { Status::ServiceUnavailable } else { Status::Ok };
+    let body = fault.unwrap_or_else(|| "ok".into()) + "\n";
+    text(status, "text/plain; charset=utf-8", &body, head_only)
+}
+
+fn text(status: Status, content_type: &str, body: &str, head_only: bool) -> Response {
+    let mut response = Vec::new();
+    let headers = [("Cache-Control", "no-store")];
+    respond(status, &headers, content_type, body.as_bytes(), head_only, &mut response);
+    response.into()
+}
+
+pub(super) fn refusal(refused: Refusal) -> Response {
+    let mut response = Vec::new();
+    refused.respond(&mut response);
+    response.into()
+}

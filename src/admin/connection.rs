@@ -1,0 +1,169 @@
+//! One connection of the admin listener: one request, one response, then the end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+use crate::protocol::{Protocol, ProtocolEvent, Reader};
+use crate::watch::Watch;
+
+use super::answers::{Answer, Response, answer, late_response, refusal};
+
+/// Time limit for the whole request, and again for taking the whole response.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Time limit for the client's end after the response.
+const LINGER: Duration = Duration::from_millis(500);
+/// Reads from one connection per event, so that a fast sender does not hold up the others.
+const READS_PER_EVENT: usize = 16;
+
+/// A connection and its state.
+pub(super) struct Connection {
+    stream: TcpStream,
+    state: State,
+    deadline: Instant,
+}
+
+enum State {
+    /// The request is awaited.
+    Reading(Box<(Protocol, Reader)>),
+    /// The shards are being asked for the response.
+    Waiting,
+    /// The response is being sent, from this offset on.
+    Writing(Response, usize),
+    /// The response is sent and our direction has ended. The rest of the client's input is discarded, since a reset would
+    /// eat the response.
+    Lingering,
+}
+
+/// What the listener does with a connection after an event.
+pub(super) enum Next {
+    /// Wait for these events.
+    Wait(EpollFlags),
+    /// Ask the shards, then call [`Connection::respond`].
+    Ask(Answer),
+    /// Drop the connection.
+    Close,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, now: Instant) -> Self {
+        let state = State::Reading(Box::new((Protocol::new(), Reader::default())));
+        Self { stream, state, deadline: now + PATIENCE }
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Goes on as far as the socket allows.
+    pub(super) fn proceed(&mut self, watch: &Watch, is_local: bool, now: Instant) -> Next {
+        match &mut self.state {
+            State::Reading(parser) => match read_request(&self.stream, parser, watch, is_local) {
+                Request::Pending => Next::Wait(EpollFlags::EPOLLIN),
+                Request::Gone => Next::Close,
+                Request::Answered(Answer::Now(response)) => self.respond(response, now),
+                Request::Answered(later) => {
+                    self.state = State::Waiting;
+                    // The survey has a limit of its own.
+                    self.deadline = now + PATIENCE;
+                    Next::Ask(later)
+                }
+            },
+            State::Waiting => Next::Wait(EpollFlags::empty()),
+            State::Writing(..) => self.write(now),
+            State::Lingering => discard(&self.stream),
+        }
+    }
+
+    /// Begins to send the response.
+    pub(super) fn respond(&mut self, response: Response, now: Instant) -> Next {
+        self.state = State::Writing(response, 0);
+        self.deadline = now + PATIENCE;
+        self.write(now)
+    }
+
+    /// The deadline has passed: a late request is answered, everything else ends.
+    pub(super) fn expire(&mut self, now: Instant) -> Next {
+        match self.state {
+            State::Reading(_) => self.respond(late_response(), now),
+            State::Waiting | State::Writing(..) | State::Lingering => Next::Close,
+        }
+    }
+
+    fn write(&mut self, now: Instant) -> Next {
+        let State::Writing(response, sent) = &mut self.state else { return Next::Close };
+        while *sent < response.len() {
+            match (&self.stream).write(&response[*sent..]) {
+                Ok(0) => return Next::Close,
+                Ok(len) => *sent += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Next::Wait(EpollFlags::EPOLLOUT);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Next::Close,
+            }
+        }
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return Next::Close;
+        }
+        self.state = State::Lingering;
+        self.deadline = now + LINGER;
+        discard(&self.stream)
+    }
+}
+
+/// The state of a request after a read.
+enum Request {
+    /// More of the head is to come.
+    Pending,
+    /// The client has gone without a request.
+    Gone,
+    Answered(Answer),
+}
+
+fn read_request(
+    mut stream: &TcpStream,
+    (protocol, reader): &mut (Protocol, Reader),
+    watch: &Watch,
+    is_local: bool,
+) -> Request {
+    let mut buffer = [0; 1024];
+    for _ in 0..READS_PER_EVENT {
+        let mut input = match stream.read(&mut buffer) {
+            Ok(0) => return Request::Gone,
+            Ok(len) => &mut buffer[..len],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Request::Pending,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return Request::Gone,
+        };
+        match protocol.next(&mut input, reader) {
+            Some(ProtocolEvent::Request(request)) => return Request::Answered(answer(&request, watch, is_local)),
+            Some(ProtocolEvent::Refused(refused)) => return Request::Answered(Answer::Now(refusal(refused))),
+            // Nothing else comes before an upgrade, and the admin listener makes none.
+            Some(_) => return Request::Gone,
+            None => {}
+        }
+    }
+    Request::Pending
+}
+
+/// Reads and drops what the client still sends, until its end.
+fn discard(mut stream: &TcpStream) -> Next {
+    let mut buffer = [0; 1024];
+    for _ in 0..READS_PER_EVENT {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Next::Close,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Next::Close,
+        }
+    }
+    Next::Wait(EpollFlags::EPOLLIN)
+}

@@ -1,0 +1,291 @@
+//! The loop of the admin thread: accepts connections, serves them as their sockets become ready, and ends those that are
+//! too slow.
+
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use slab::Slab;
+use tracing::warn;
+
+use crate::config::hosts::is_local_address;
+use crate::watch::{SURVEY_PATIENCE, TURN_PATIENCE, Watch};
+
+use super::answers::{Answer, Response, head_of, health_response, metrics_response};
+use super::connection::{Connection, Next};
+use super::survey::Survey;
+
+/// The token of the listening socket. Connections have their keys.
+const LISTENER: u64 = u64::MAX;
+/// Connections accepted in one turn of the loop, before those that there are have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Events taken in one turn of the loop.
+const EVENTS_PER_TURN: usize = 128;
+/// Interval at which to look whether the shards have answered a survey.
+const SURVEY_INTERVAL: Duration = Duration::from_millis(1);
+/// Delay before the next attempt when the kernel gives no connection, for example for want of memory.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The admin listener on its thread.
+pub(super) struct Listener {
+    listener: Arc<TcpListener>,
+    watch: Arc<Watch>,
+    stopping: Arc<AtomicBool>,
+    /// Whether the address is a loopback or private one.
+    is_local: bool,
+    max_connections: usize,
+    epoll: Epoll,
+    connections: Slab<Entry>,
+    /// The number of the next connection, in the order of accepting.
+    next_number: u64,
+    metrics: Survey<Asker>,
+    health: Survey<Asker>,
+    /// When to accept again after an error.
+    retry_at: Option<Instant>,
+    is_accepting: bool,
+}
+
+struct Entry {
+    number: u64,
+    connection: Connection,
+    interest: EpollFlags,
+}
+
+/// A connection that waits for a survey.
+#[derive(Debug)]
+struct Asker {
+    key: usize,
+    /// Tells the connection from a later one with the same key.
+    number: u64,
+    head_only: bool,
+}
+
+impl Listener {
+    pub(super) fn new(
+        listener: Arc<TcpListener>,
+        watch: Arc<Watch>,
+        stopping: Arc<AtomicBool>,
+        max_connections: usize,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        Ok(Self {
+            is_local: is_local_address(listener.local_addr()?.ip()),
+            listener,
+            watch,
+            stopping,
+            max_connections: max_connections.max(1),
+            epoll,
+            connections: Slab::new(),
+            next_number: 0,
+            metrics: Survey::new(SURVEY_PATIENCE),
+            health: Survey::new(TURN_PATIENCE),
+            retry_at: None,
+            is_accepting: true,
+        })
+    }
+
+    /// Serves until the listener is stopped and its last connection has ended.
+    pub(super) fn run(&mut self) {
+        let mut events = vec![EpollEvent::empty(); EVENTS_PER_TURN];
+        while self.is_accepting || !self.connections.is_empty() {
+            let timeout = self.timeout();
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(error) => {
+                    warn!(%error, "the admin listener cannot wait for its connections; trying again");
+                    std::thread::sleep(ACCEPT_RETRY);
+                    0
+                }
+            };
+            let mut accepts = self.retry_at.is_some_and(|at| at <= Instant::now());
+            for event in &events[..count] {
+                match event.data() {
+                    LISTENER => accepts = true,
+                    key => self.ready(key as usize, event.events()),
+                }
+            }
+            if accepts {
+                self.accept();
+            }
+            self.answer_surveys();
+            self.expire();
+        }
+    }
+
+    /// Returns the time until the next deadline, or until it is time to look at a survey.
+    fn timeout(&self) -> EpollTimeout {
+        if self.metrics.is_pending() || self.health.is_pending() {
+            return EpollTimeout::try_from(SURVEY_INTERVAL).unwrap_or(EpollTimeout::ZERO);
+        }
+        let deadlines = self.connections.iter().map(|(_, entry)| entry.connection.deadline());
+        let Some(next) = deadlines.chain(self.retry_at).min() else { return EpollTimeout::NONE };
+        // Rounded up, so that the deadline has passed then.
+        let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn accept(&mut self) {
+        if self.retry_at.take().is_some() {
+            self.set_listening(EpollFlags::EPOLLIN);
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.add(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) if self.stopping.load(Ordering::SeqCst) => {
+                    self.is_accepting = false;
+                    let _ = self.epoll.delete(&*self.listener);
+                    return;
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                // No descriptor is left: another connection's is as good.
+                Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
+                Err(error) => {
+                    warn!(%error, "the admin listener cannot accept a connection; trying again");
+                    self.pause_accepting();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Accepts no connection until the next attempt is due.
+    fn pause_accepting(&mut self) {
+        self.set_listening(EpollFlags::empty());
+        self.retry_at = Some(Instant::now() + ACCEPT_RETRY);
+    }
+
+    fn set_listening(&self, interest: EpollFlags) {
+        if let Err(error) = self.epoll.modify(&*self.listener, &mut EpollEvent::new(interest, LISTENER)) {
+            warn!(%error, "the admin listener cannot change what it waits for");
+        }
+    }
+
+    /// Adds a connection, and serves it at once: its request may be there.
+    fn add(&mut self, stream: TcpStream) {
+        if self.connections.len() >= self.max_connections {
+            self.close_oldest();
+        }
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        // A response comes in one piece.
+        let _ = stream.set_nodelay(true);
+        let entry = Entry {
+            number: self.next_number,
+            connection: Connection::new(stream, Instant::now()),
+            interest: EpollFlags::EPOLLIN,
+        };
+        self.next_number += 1;
+        let key = self.connections.insert(entry);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key as u64);
+        if self.epoll.add(self.connections[key].connection.stream(), event).is_err() {
+            self.connections.remove(key);
+            return;
+        }
+        self.proceed(key);
+    }
+
+    /// Handles an event of a connection.
+    fn ready(&mut self, key: usize, events: EpollFlags) {
+        // An earlier event of this turn may have closed it.
+        if !self.connections.contains(key) {
+            return;
+        }
+        let is_waiting = self.connections[key].interest.is_empty();
+        if is_waiting && events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+            self.connections.remove(key);
+            return;
+        }
+        self.proceed(key);
+    }
+
+    fn proceed(&mut self, key: usize) {
+        let connection = &mut self.connections[key].connection;
+        let next = connection.proceed(&self.watch, self.is_local, Instant::now());
+        self.follow(key, next);
+    }
+
+    fn follow(&mut self, key: usize, next: Next) {
+        let number = self.connections[key].number;
+        match next {
+            Next::Close => drop(self.connections.remove(key)),
+            Next::Wait(interest) => self.set_interest(key, interest),
+            Next::Ask(answer) => {
+                self.set_interest(key, EpollFlags::empty());
+                match answer {
+                    Answer::Metrics { head_only } => self.metrics.ask(Asker { key, number, head_only }),
+                    Answer::Health { head_only } => self.health.ask(Asker { key, number, head_only }),
+                    Answer::Now(_) => {}
+                }
+            }
+        }
+    }
+
+    fn set_interest(&mut self, key: usize, interest: EpollFlags) {
+        let entry = &mut self.connections[key];
+        if entry.interest == interest {
+            return;
+        }
+        entry.interest = interest;
+        let mut event = EpollEvent::new(interest, key as u64);
+        if self.epoll.modify(entry.connection.stream(), &mut event).is_err() {
+            self.connections.remove(key);
+        }
+    }
+
+    /// Responds to those whose survey has ended. All of them share one response.
+    fn answer_surveys(&mut self) {
+        let now = Instant::now();
+        let askers = self.metrics.poll(&self.watch, now);
+        if !askers.is_empty() {
+            let response = metrics_response(&self.watch);
+            self.respond_all(askers, &response);
+        }
+        let askers = self.health.poll(&self.watch, now);
+        if !askers.is_empty() {
+            let response = health_response(&self.watch);
+            self.respond_all(askers, &response);
+        }
+    }
+
+    fn respond_all(&mut self, askers: Vec<Asker>, response: &Response) {
+        for Asker { key, number, head_only } in askers {
+            let Some(entry) = self.connections.get_mut(key).filter(|entry| entry.number == number) else {
+                continue;
+            };
+            let response = if head_only { head_of(response) } else { Arc::clone(response) };
+            let next = entry.connection.respond(response, Instant::now());
+            self.follow(key, next);
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let late = self.connections.iter().filter(|(_, entry)| entry.connection.deadline() <= now);
+        let late: Vec<usize> = late.map(|(key, _)| key).collect();
+        for key in late {
+            let next = self.connections[key].connection.expire(now);
+            self.follow(key, next);
+        }
+    }
+
+    /// Closes the connection that was accepted first. Returns whether there was one.
+    fn close_oldest(&mut self) -> bool {
+        let oldest = self.connections.iter().min_by_key(|(_, entry)| entry.number).map(|(key, _)| key);
+        oldest.is_some_and(|key| self.connections.try_remove(key).is_some())
+    }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EMFILE | Errno::ENFILE))
+}
