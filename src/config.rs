@@ -11,6 +11,9 @@ mod endpoint;
 #[cfg(feature = "server")]
 mod file;
 #[cfg(feature = "server")]
+mod hints;
+pub(crate) mod hosts;
+#[cfg(feature = "server")]
 mod load;
 pub(crate) mod networks;
 mod options;
@@ -24,6 +27,7 @@ pub use command_line::{AppName, Cli, Config, LogFormat};
 pub use endpoint::Endpoint;
 #[cfg(all(test, feature = "server"))]
 pub(crate) use file::{keys, needs_restart, options};
+pub use hosts::ServerName;
 #[cfg(feature = "server")]
 pub use load::{Change, LoadError, Loaded};
 pub use networks::Network;

@@ -1,19 +1,19 @@
 //! The `uproar` server.
 
+mod logging;
 mod service;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, reload};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, LogFormat, Secret};
-use uproar::server::{Control, Given, Server};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Secret};
+use uproar::server::{Control, Given, Server, Totals};
+
+use logging::Log;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -30,27 +30,42 @@ fn main() -> ExitCode {
         Err(LoadError::Wrong(line)) => return refuse(&line),
     };
     if loaded.check_only {
-        match Server::check(&loaded.config) {
-            Ok(warning) => warning.iter().for_each(|line| eprintln!("uproar: {line}")),
-            Err(error) => return refuse(&error.to_string()),
-        }
-        let _ = write!(std::io::stdout(), "{loaded}");
-        return ExitCode::SUCCESS;
+        return check(&loaded);
     }
-    match run(args, loaded, given) {
+    let log = match Log::start(&loaded.config) {
+        Ok(log) => log,
+        Err(line) => return refuse(&line),
+    };
+    let last_words = log.last_words();
+    match run(args, loaded, given, log) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(line) => refuse(&line),
+        Err(line) => {
+            last_words(&line);
+            ExitCode::from(2)
+        }
     }
 }
 
-fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>) -> Result<(), String> {
-    let log = start_log(&loaded.config)?;
+/// Prints the settings, or the first error in them.
+fn check(loaded: &Loaded) -> ExitCode {
+    match Server::check(&loaded.config) {
+        Ok(warning) => loaded.warnings.iter().chain(&warning).for_each(|line| logging::say(line)),
+        Err(error) => return refuse(&error.to_string()),
+    }
+    let _ = write!(std::io::stdout(), "{loaded}");
+    ExitCode::SUCCESS
+}
+
+fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>, log: Log) -> Result<(), String> {
+    for line in &loaded.warnings {
+        warn!("{line}");
+    }
     let passed = endpoints(&given);
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
     let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
     for endpoint in &passed {
-        info!("listening on {endpoint}, which the service manager passes, and not on what --listen says");
+        log.passed(endpoint);
     }
     let config = loaded.config.clone();
     let mut running = Running { args, passed, loaded, log, control: server.control() };
@@ -67,7 +82,7 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>) -> Result<(), Str
             if seen > 1 {
                 std::process::exit(130);
             }
-            // Before it ends: without clients that takes no time at all.
+            // Before the stop: without clients the server ends at once.
             service::stopping(&running.loaded.config);
             running.control.stop();
         }
@@ -78,52 +93,62 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>) -> Result<(), Str
     service::ready();
     service::keep_telling(server.control()).map_err(|error| no_thread(&error))?;
     server.join();
-    let totals = server.totals();
-    info!(?totals, "ended");
+    log_totals(server.totals());
     Ok(())
 }
 
-/// Where sockets listen.
+/// Returns the endpoints of the sockets from the service manager.
 fn endpoints(given: &[Given]) -> Vec<Endpoint> {
     given.iter().map(|given| given.endpoint.clone()).collect()
 }
 
 fn no_thread(error: &std::io::Error) -> String {
-    format!("cannot start a thread: {error}; is memory limited (ulimit -v)?")
+    format!("cannot start a thread: {error}; check the limits of memory and threads (ulimit -v, ulimit -u)")
 }
 
-/// What decides which lines are logged; it can be exchanged.
-type LogFilter = reload::Handle<EnvFilter, Registry>;
-
-fn log_filter(config: &Config) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(&config.log).map_err(|error| format!("--log {}: {error}", config.log))
-}
-
-fn start_log(config: &Config) -> Result<LogFilter, String> {
-    let (filter, handle) = reload::Layer::new(log_filter(config)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let log = tracing_subscriber::registry().with(filter);
-    match config.log_format {
-        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
-    }
-    Ok(handle)
+/// Logs the last line of the server, with the totals under the names of their metrics.
+fn log_totals(totals: Totals) {
+    info!(
+        accepted = totals.accepted,
+        closed = totals.closed,
+        opened = totals.opened,
+        refused = totals.refused,
+        websocket_closes = totals.ended,
+        received_messages = totals.messages_in,
+        received_bytes = totals.bytes_in,
+        ordered_messages = totals.ordered,
+        deliveries = totals.deliveries,
+        sends = totals.sends,
+        sent_bytes = totals.bytes_out,
+        lagged = totals.lagged,
+        throttled = totals.throttled,
+        publisher_pauses = totals.publisher_pauses,
+        protocol_failures = totals.failed,
+        handler_panics = totals.panics,
+        turns = totals.turns,
+        mailbox_full = totals.mailbox_full,
+        ring_overflows = totals.ring_overflows,
+        receive_buffer_shortages = totals.starved,
+        tls_handshakes = totals.tls_handshakes,
+        tls_resumptions = totals.tls_resumed,
+        "ended"
+    );
 }
 
 /// The server as its signals see it.
 struct Running {
     /// The command line.
     args: Vec<OsString>,
-    /// Where the sockets listen that the service manager passes.
+    /// The endpoints of the sockets from the service manager.
     passed: Vec<Endpoint>,
     /// The settings in force.
     loaded: Loaded,
-    log: LogFilter,
+    log: Log,
     control: Control,
 }
 
 impl Running {
-    /// Reads the file again and goes over to what it says, or says why not.
+    /// Reads all files again and applies the new settings, or logs why it cannot.
     fn reload(&mut self) {
         let Config { tls_cert, tls_key, auth_hmac_secret_file, .. } = &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
@@ -132,37 +157,45 @@ impl Running {
         if names.is_empty() {
             return info!("SIGHUP: there is no file to read again; name one with --config");
         }
-        match self.try_reload() {
-            Ok(count) => info!("SIGHUP: read {} again: {count} changed", names.join(", ")),
-            Err(why) => warn!("SIGHUP: nothing changes: {why}"),
-        }
+        let files = names.join(", ");
+        let outcome = self.try_reload();
+        self.log.reloaded(&files, outcome);
     }
 
-    /// How many settings have changed; an error changes none.
+    /// Applies the new settings and returns the number of changes. After an error all settings are as before.
     fn try_reload(&mut self) -> Result<usize, String> {
-        let fresh = Loaded::from_args(&self.args, &self.passed).map_err(|error| error.to_string())?;
-        let filter = log_filter(&fresh.config)?;
-        self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        let fresh = Loaded::from_args(&self.args, &self.passed)
+            .map_err(|error| error.to_string())
+            .and_then(|fresh| logging::parse(&fresh.config).map(|_| fresh))
+            .inspect_err(|_| self.control.reload_failed())?;
+        let reloaded = self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        let mut changed = 0;
+        if let (Some(certificate), Some(path)) = (reloaded.certificate, &fresh.config.tls_cert) {
+            changed += 1;
+            self.log.replaced("tls-cert", path, "certificate", Some(&certificate));
+        }
         let secrets = [&self.loaded.config, &fresh.config].map(|config| config.auth_hmac_secret_file.clone());
         if let [Some(old), Some(new)] = secrets
             && old.path() == new.path()
             && old != new
         {
-            info!("auth-hmac-secret-file: another secret in {}", new.path().display());
+            changed += 1;
+            self.log.replaced("auth-hmac-secret-file", new.path(), "secret", None);
         }
         let changes = self.loaded.adopt(fresh);
         for change in &changes {
-            info!("{change}");
+            self.log.changed(change);
         }
-        // Last, so that the lines above are logged when there will be no more of their kind.
-        if let Err(error) = self.log.reload(filter) {
-            warn!("cannot change what is logged: {error}");
+        changed += changes.iter().filter(|change| !change.needs_restart).count();
+        // Last, so that the old filter decides on the lines above.
+        if let Err(error) = self.log.reload(&self.loaded.config) {
+            warn!("cannot change the log filter: {error}");
         }
-        Ok(changes.iter().filter(|change| !change.needs_restart).count())
+        Ok(changed)
     }
 }
 
-/// Says where the server is to be found: the line that scripts wait for, and the one for people.
+/// Prints the addresses of the server: the lines that scripts wait for, and one for people.
 fn announce(config: &Config, server: &Server) {
     let app = format!("{:?}", config.app).to_lowercase();
     for endpoint in server.endpoints() {
@@ -190,7 +223,8 @@ fn announce(config: &Config, server: &Server) {
     }
 }
 
+/// Prints the error that keeps the server from starting, before the log is up.
 fn refuse(line: &str) -> ExitCode {
-    eprintln!("uproar: {line}");
+    logging::say(line);
     ExitCode::from(2)
 }

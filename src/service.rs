@@ -35,7 +35,7 @@ pub(crate) fn sockets() -> Result<Vec<Given>, String> {
         return Ok(Vec::new());
     };
     let remedy = "have the service manager set it, or unset it to listen on what --listen says";
-    let wrong = |name, value, wanted| format!("{name}={value}: want {wanted}; {remedy}");
+    let wrong = |name, value, wanted| format!("{name}={value}: expected {wanted}; {remedy}");
     let process: u32 =
         process.parse().map_err(|_| wrong("LISTEN_PID", &process, "the number of a process"))?;
     if process != std::process::id() {

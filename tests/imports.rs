@@ -74,13 +74,13 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "admin",
-        own: &["admin", "page", "protocol", "stats", "watch"],
-        others: &["nix", "prometheus_client", "tracing"],
+        own: &["admin", "config::hosts", "page", "protocol", "stats", "watch"],
+        others: &["nix", "prometheus_client", "slab", "tracing"],
     },
     Rule {
         module: "tls",
-        own: &["tls", "chunk", "io", "proxied::ProxyEvent", "transport::Event"],
-        others: &["rustls", "thiserror", "tracing", "x509_parser"],
+        own: &["tls", "chunk", "files", "io", "proxied::ProxyEvent", "transport::Event"],
+        others: &["rustls", "sha2", "thiserror", "tracing", "x509_parser"],
     },
     Rule {
         module: "server",
@@ -103,9 +103,10 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "main",
-        own: &["config", "server", "service"],
-        others: &["clap", "signal_hook", "tracing", "tracing_subscriber"],
+        own: &["config", "logging", "server", "service"],
+        others: &["clap", "signal_hook", "tracing"],
     },
+    Rule { module: "logging", own: &["config"], others: &["tracing", "tracing_subscriber"] },
     Rule {
         module: "service",
         own: &["config", "server"],
@@ -116,12 +117,17 @@ const TABLE: &[Rule] = &[
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {
         module: "config",
-        own: &["config"],
+        own: &["config", "files"],
         others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"],
     },
+    Rule { module: "files", own: &[], others: &["nix", "thiserror"] },
     Rule { module: "sync", own: &[], others: &["loom"] },
     Rule { module: "stats", own: &[], others: &[] },
-    Rule { module: "watch", own: &["io::clock", "shard", "stats", "tls::Identity"], others: &[] },
+    Rule {
+        module: "watch",
+        own: &["config::hosts", "io::clock", "shard", "stats", "tls::Identity"],
+        others: &[],
+    },
     Rule { module: "timers", own: &[], others: &[] },
     Rule { module: "token", own: &["names"], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
 ];

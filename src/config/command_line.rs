@@ -14,10 +14,11 @@ use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret, Takeover,
+    BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret, ServerName,
+    Takeover,
 };
 
-/// Heading, in the help, of the options that keep their value until the server starts again.
+/// Help heading of the options that cannot change while the server runs.
 pub(super) const AT_START: &str = "Options that need a restart to change";
 
 /// A WebSocket chat and broadcast server: thread per core, on io_uring or epoll.
@@ -34,13 +35,13 @@ pub struct Cli {
 enum Command {
     /// Run the server (the default).
     Serve(CommandLine),
-    /// Print the settings and where each comes from, or what is wrong with them; run nothing.
+    /// Print each setting and its source, or the first error in them, without starting the server.
     Check(CommandLine),
 }
 
 #[derive(Args, Debug)]
 pub(super) struct CommandLine {
-    /// File with settings (TOML), one key for each option; read again on SIGHUP.
+    /// Settings file (TOML) with one key for each option. Read again on SIGHUP.
     #[arg(long, env = "UPROAR_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     #[command(flatten)]
@@ -48,7 +49,7 @@ pub(super) struct CommandLine {
 }
 
 impl Cli {
-    /// The settings of the server to run, or to check.
+    /// Returns the settings of the server to run or to check.
     pub fn into_config(self) -> Config {
         self.options().settings
     }
@@ -61,102 +62,116 @@ impl Cli {
     }
 }
 
-/// What the server does with its clients.
+/// The application that the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AppName {
-    /// The chat, with its page.
+    /// The chat and its web page.
     Chat,
-    /// Every message goes verbatim to everyone in the room.
+    /// Sends every message verbatim to everyone in the room.
     Relay,
-    /// Every message goes back to its sender.
+    /// Sends every message back to its sender.
     Echo,
 }
 
-/// How lines of the log are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// One JSON object each.
+    /// One JSON object per line.
     Json,
 }
 
-/// Settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the file; the first of them wins.
+/// The settings of the server. Each is a flag, a variable `UPROAR_…` and a key of the settings file, in this order of
+/// precedence.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where to listen: ADDR:PORT, tls:ADDR:PORT, or unix:PATH for a proxy on the same host. May be given several
-    /// times.
+    /// Where to listen: `ADDR:PORT`, `tls:ADDR:PORT` for TLS, or `unix:PATH` for a proxy on the same host. Port 0 is
+    /// any free port. Repeat the option for several.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
           value_name = "ENDPOINT", default_values_t = defaults().listen, value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
 
-    /// Whether to take over from another server of this user that listens there: both listen until that one is told to
-    /// end. Off, such an address is one in use.
+    /// Whether to take over from a running server. With `on` both servers of the same user listen on the address until
+    /// the old one is told to end. With `off` an address in use is an error.
     #[arg(long, env = "UPROAR_TAKEOVER", help_heading = AT_START, value_name = "MODE",
           value_enum, default_value_t = defaults().takeover)]
     pub takeover: Takeover,
-    /// Certificate of the listeners with TLS, then those of its issuers (PEM); read again on SIGHUP.
+
+    /// Certificate chain (PEM) for the TLS listeners: the server's certificate first, then its issuers. Read again on
+    /// SIGHUP.
     #[arg(long, env = "UPROAR_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Private key of that certificate (PEM); read again on SIGHUP.
+    /// Private key (PEM, not encrypted) of the certificate. Read again on SIGHUP.
     #[arg(long, env = "UPROAR_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// What to run.
+    /// Application to run.
     #[arg(long, env = "UPROAR_APP", help_heading = AT_START, value_name = "APP",
           value_enum, default_value_t = AppName::Chat)]
     pub app: AppName,
 
-    /// How to talk to the kernel.
+    /// System interface for network I/O.
     #[arg(long, env = "UPROAR_BACKEND", help_heading = AT_START,
           value_name = "BACKEND", value_enum, default_value_t = defaults().backend)]
     pub backend: BackendName,
 
-    /// Worker threads, one a core by default.
+    /// Number of worker threads, 1 to 1024. Default: one for each CPU core.
     #[arg(long, env = "UPROAR_WORKERS", help_heading = AT_START, value_name = "N",
           value_parser = whole(1..=1024_u16))]
     pub workers: Option<u16>,
 
-    /// Most connections at a time over all workers; further ones get 503. 0: as many as there are descriptors.
+    /// Limit of open connections, over all workers. A connection over it gets 503. 0: as many as the descriptor limit
+    /// allows.
     #[arg(long, env = "UPROAR_MAX_CONNECTIONS", value_name = "N", default_value_t = defaults().max_connections,
           value_parser = whole(0..=u32::MAX))]
     pub max_connections: u32,
 
-    /// Most connections at a time from one address (IPv6: one /64); further ones get 429. 0: no limit.
+    /// Limit of open connections from one IP address (IPv6: one /64 network). A connection over it gets 429. 0: no
+    /// limit.
     #[arg(long, env = "UPROAR_MAX_CONNECTIONS_PER_IP", value_name = "N",
           default_value_t = defaults().max_connections_per_ip,
           value_parser = whole(0..=u32::MAX))]
     pub max_connections_per_ip: u32,
 
-    /// Most connections at a time that have not finished their request; further ones get 503. 0: half of what
-    /// --max-connections comes to, but at least 1024.
+    /// Limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of the
+    /// connection limit, at least 1024.
     #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults().max_handshakes,
           value_parser = whole(0..=u32::MAX))]
     pub max_handshakes: u32,
 
-    /// Origins whose pages may open a WebSocket, like `https://example.org` or `https://*.example.org`; * for all.
-    /// Others get 403. Without it only pages of the host that they connect to. Clients that are no browsers name no
-    /// origin and may.
+    /// Origins whose pages may open a WebSocket: `https://example.org`, `https://*.example.org` for all subdomains,
+    /// `capacitor://localhost`, `file://`, `null`, or `*` for all. Others get 403. Default: pages served under the host
+    /// name that they connect to. Clients without an Origin header (anything but a browser) are always allowed; web
+    /// views of apps do send one.
     #[arg(long, env = "UPROAR_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     pub allowed_origins: Vec<Origin>,
 
-    /// Proxies whose word on where their clients are from is taken: addresses, or networks like 10.0.0.0/8. From them
-    /// X-Forwarded-For and Forwarded are read. Whoever comes by a Unix socket is one always.
+    /// Host names of the server: `chat.example.org`, `*.example.org` for all subdomains, or `*` for all. A request for
+    /// another name gets 421. IP addresses, `localhost` and requests through a trusted proxy or a Unix socket are always
+    /// allowed. Default: the names of --allowed-origins on listeners with a loopback or private address, all names on
+    /// others.
+    #[arg(long, env = "UPROAR_SERVER_NAMES", value_name = "NAME", value_delimiter = ',')]
+    pub server_names: Vec<ServerName>,
+
+    /// IP addresses or networks (`10.0.0.0/8`) of trusted proxies. The server takes the client's address from their
+    /// X-Forwarded-For or Forwarded header. Unix-socket peers are always trusted.
     #[arg(long, env = "UPROAR_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
 
-    /// Connections of trusted proxies begin with a PROXY protocol header, version 1 or 2, and those of others do not.
+    /// Whether each connection of a trusted proxy begins with a PROXY protocol header (version 1 or 2). Connections
+    /// from other addresses never do.
     #[arg(long, env = "UPROAR_PROXY_PROTOCOL", help_heading = AT_START, value_name = "BOOL", action = ArgAction::Set,
           num_args = 0..=1, default_missing_value = "true", default_value_t = defaults().proxy_protocol)]
     pub proxy_protocol: bool,
 
-    /// File with the secret of the tokens (JWT, HS256) that clients must show to open a WebSocket, as `?token=` or
-    /// `Authorization: Bearer`; read again on SIGHUP. Others get 401. Without it nobody needs one.
+    /// File with the secret that signs access tokens (JWT, HS256). If set, a client needs a token to open a WebSocket,
+    /// as `?token=TOKEN` or `Authorization: Bearer TOKEN`; others get 401. Read again on SIGHUP.
     #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
     pub auth_hmac_secret_file: Option<Secret>,
 
-    /// Longest message that a client may send; a longer one closes it with 1009.
+    /// Longest message that a client may send. A longer one closes the connection with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = defaults().max_message,
           value_parser = whole(1..=1_u32 << 30))]
     pub max_message: u32,
@@ -166,111 +181,115 @@ pub struct Config {
           default_value_t = 8 << 10, value_parser = whole(1..=1_u32 << 20))]
     pub max_private_message: u32,
 
-    /// Messages and control frames a second that a client may send, 4 s of it at once; a faster one is not received
-    /// from until it has waited. 0: no limit. The chat has 20 if nothing is said, other applications 0.
+    /// Messages and control frames that a client may send per second, with a burst of 4 seconds' worth. A faster client
+    /// is paused; nothing is lost. 0: no limit. Default: 20 for the chat, 0 for other applications.
     #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub message_rate: Option<u32>,
 
-    /// Bytes a second that a client may send, as with --message-rate. The chat has 262144 if nothing is said.
+    /// Bytes that a client may send per second, with a burst of 4 seconds' worth. A faster client is paused; nothing is
+    /// lost. 0: no limit. Default: 262144 for the chat, 0 for other applications.
     #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES", value_parser = whole(0..=u32::MAX))]
     pub byte_rate: Option<u32>,
 
-    /// How far a client may fall behind in a room, or leave answers unread, before it has lagged.
+    /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy
+    /// applies.
     #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = defaults().lag_window,
           value_parser = whole(1024..=1_u32 << 30))]
     pub lag_window: u32,
 
-    /// What happens to a client that has lagged.
+    /// What to do with a client that reads too slowly.
     #[arg(long, env = "UPROAR_LAG_POLICY", value_name = "POLICY",
           value_enum, default_value_t = defaults().lag_policy)]
     pub lag_policy: LagPolicy,
 
-    /// How messages are compressed for clients that offer permessage-deflate.
+    /// How to compress messages for clients that offer permessage-deflate.
     #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE",
           value_enum, default_value_t = defaults().compression)]
     pub compression: Compression,
 
-    /// Messages shorter than this are sent plain.
+    /// Shortest message that is compressed. Shorter ones are sent plain.
     #[arg(long, env = "UPROAR_COMPRESSION_THRESHOLD", value_name = "BYTES",
           default_value_t = defaults().compression_threshold,
           value_parser = whole(0..=u32::MAX))]
     pub compression_threshold: u32,
 
-    /// Most memory for what compression refers back to, over all clients; further ones do without context takeover.
+    /// Memory limit for compression windows, over all clients. When it is used up, further clients get compression
+    /// without context takeover.
     #[arg(long, env = "UPROAR_CONTEXT_MEMORY", value_name = "BYTES", default_value_t = defaults().context_memory,
           value_parser = whole(0..=u32::MAX))]
     pub context_memory: u32,
 
-    /// How much of a room's past is kept for newcomers to the chat, who see its last 50 messages. 0: nothing.
+    /// Bytes of past messages that a room keeps for clients that join the chat. They see at most the last 50 messages.
+    /// 0: no history.
     #[arg(long, env = "UPROAR_HISTORY_BYTES", value_name = "BYTES", default_value_t = defaults().history_bytes,
           value_parser = whole(0..=u32::MAX))]
     pub history_bytes: u32,
 
-    /// How long a room's past is kept after its last member left.
+    /// How long a room's history is kept after its last member has left.
     #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().history_seconds),
           value_parser = parse_seconds)]
     pub history_seconds: Duration,
 
-    /// Bytes that the past of all rooms may take. Beyond them the past of rooms without members goes, then that of
-    /// others, always of the least recently used first. 0: no limit.
+    /// Memory limit for the history of all rooms. Over it, the least recently used history is dropped, that of empty
+    /// rooms first. 0: no limit.
     #[arg(long, env = "UPROAR_HISTORY_MEMORY", value_name = "BYTES", default_value_t = defaults().history_memory,
           value_parser = whole(0..=u64::MAX))]
     pub history_memory: u64,
 
-    /// How long a client may take for its request.
+    /// Time limit for a client's HTTP request, from the accept on.
     #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().handshake_seconds),
           value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
 
-    /// A client that was silent for so long is sent a ping.
+    /// Silence after which the server sends a client a ping.
     #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().ping_seconds),
           value_parser = parse_some_seconds)]
     pub ping_seconds: Duration,
 
-    /// A client that answers no ping for so long is closed with 1008.
+    /// Time limit for the answer to a ping. A client without one is closed with 1008.
     #[arg(long, env = "UPROAR_PONG_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().pong_seconds),
           value_parser = parse_some_seconds)]
     pub pong_seconds: Duration,
 
-    /// How long the closing handshake, or the end of a response, may take.
+    /// Time limit for the closing handshake, and for sending the end of an HTTP response.
     #[arg(long, env = "UPROAR_CLOSE_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().close_seconds),
           value_parser = parse_some_seconds)]
     pub close_seconds: Duration,
 
-    /// On SIGTERM or SIGINT, the time for which clients are served and accepted as before, while /readyz says that the
-    /// server ends: as long as it takes until nobody sends new clients here.
+    /// On SIGTERM or SIGINT, time during which the server goes on as before while /readyz fails. Set it to the time
+    /// that the load balancer needs to notice.
     #[arg(long, env = "UPROAR_DRAIN_DELAY", value_name = "SECONDS",
           default_value = shown_seconds(defaults().drain_delay),
           value_parser = parse_seconds)]
     pub drain_delay: Duration,
 
-    /// After that, the time over which clients are closed, evenly.
+    /// After the drain delay, time over which the clients are closed, evenly spread.
     #[arg(long, env = "UPROAR_DRAIN_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().drain_seconds),
           value_parser = parse_seconds)]
     pub drain_seconds: Duration,
 
-    /// Receive buffers of each worker. For tests: fewer of them mean load, and nothing else.
+    /// Receive buffers of each worker. For tests: fewer buffers simulate load.
     #[arg(long, hide = true, value_name = "N",
           default_value_t = defaults().receive_buffers, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
-    /// Address of metrics, health and the live page for those who run the server, and for nobody else: nothing
-    /// there asks who is asking.
+    /// Address of the admin listener with metrics, health checks and the live page. It has no authentication: only
+    /// operators should reach it.
     #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
     pub admin: Option<SocketAddr>,
 
-    /// How lines of the log are written: for people, or as one JSON object each.
+    /// Format of the log on stderr.
     #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT",
           value_enum, default_value_t = LogFormat::Text, help_heading = AT_START)]
     pub log_format: LogFormat,
 
-    /// What to log, to stderr: a level, or directives like `uproar::shard=debug`.
+    /// Log filter: a level (error, warn, info, debug, trace) or directives like `info,uproar::shard=debug`.
     #[arg(long, env = "UPROAR_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_log)]
     pub log: String,
 }
@@ -288,6 +307,7 @@ impl From<&Config> for Options {
             max_connections_per_ip: config.max_connections_per_ip,
             max_handshakes: config.max_handshakes,
             allowed_origins: config.allowed_origins.clone(),
+            server_names: config.server_names.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             auth_hmac_secret_file: config.auth_hmac_secret_file.clone(),
@@ -345,39 +365,43 @@ fn shown_seconds(time: Duration) -> String {
     time.as_secs_f64().to_string()
 }
 
-/// Takes whole numbers of a range; what it refuses, it answers with the range.
+/// Returns a parser of whole numbers in `range`. Its errors name the range.
 fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
 {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| format!("want a whole number from {} to {}", range.start(), range.end()))
+        number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
     }
 }
 
 fn parse_log(text: &str) -> Result<String, String> {
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.into()),
-        Err(error) => Err(format!("{error}; want a level like info, or directives like uproar::shard=debug")),
+        Err(error) => {
+            Err(format!("{error}; expected a level like info, or directives like uproar::shard=debug"))
+        }
     }
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "want an address and a port, like 127.0.0.1:8000 or [::1]:8000".into())
+    text.parse().map_err(|_| "expected an address and a port, like 127.0.0.1:8000 or [::1]:8000".into())
 }
 
 fn parse_buffers(text: &str) -> Result<u16, String> {
     let count = text.parse().ok().filter(|count: &u16| count.is_power_of_two());
-    count.ok_or_else(|| "want a power of two, up to 32768".into())
+    count.ok_or_else(|| "expected a power of two, up to 32768".into())
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|time| time.as_secs() <= 1_000_000).ok_or_else(|| "want seconds, like 10 or 0.5".into())
+    seconds
+        .filter(|time| time.as_secs() <= 1_000_000)
+        .ok_or_else(|| "expected seconds from 0 to 1000000, like 10 or 0.5".into())
 }
 
 fn parse_some_seconds(text: &str) -> Result<Duration, String> {
     let longer = |time: Duration| (time >= Duration::from_millis(1)).then_some(time);
-    longer(parse_seconds(text)?).ok_or_else(|| "want more than 0 seconds".into())
+    longer(parse_seconds(text)?).ok_or_else(|| "expected at least 0.001 seconds".into())
 }

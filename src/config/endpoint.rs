@@ -67,14 +67,14 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(address) = text.strip_prefix(TLS) {
-            let wanted = "want an address and a port after tls:, like tls:0.0.0.0:8443 or tls:[::]:8443";
+            let wanted = "expected an address and a port after tls:, like tls:0.0.0.0:8443 or tls:[::]:8443";
             return address.parse().map(Self::Tls).map_err(|_| wanted.into());
         }
         match text.strip_prefix(UNIX) {
-            Some("") => Err("want a path after unix:, like unix:/run/uproar.sock".into()),
+            Some("") => Err("expected a path after unix:, like unix:/run/uproar.sock".into()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                "want an address and a port, like 127.0.0.1:8000 or [::1]:8000, the same with TLS, like \
+                "expected an address and a port, like 127.0.0.1:8000 or [::1]:8000, the same with TLS, like \
                  tls:0.0.0.0:8443, or a path, like unix:/run/uproar.sock"
                     .into()
             }),

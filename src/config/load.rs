@@ -1,89 +1,99 @@
-//! Settings from all their sources, each with its origin, and what changes when they are loaded again.
+//! Loads the settings from all their sources, keeps the source of each, and compares them when they are loaded again.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::command_line::Cli;
 use super::file::{File, Form, form, keys, needs_restart, options, shown};
+use super::hints::{unknown_flag, unknown_variables};
 use super::{Config, Conflict, Endpoint, Options};
 
-/// The settings that a command line, the variables and the file come to.
+/// The settings from the command line, the environment variables and the settings file.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub config: Config,
-    /// The file that they are from, if there is one.
+    /// The settings file, if there is one.
     pub file: Option<PathBuf>,
-    /// Whether they are only to be checked.
+    /// Whether the settings are only to be checked.
     pub check_only: bool,
+    /// One line for each environment variable that looks like a setting and is none.
+    pub warnings: Vec<String>,
     /// One for each key of the file, in the order of the help.
     settings: Vec<Setting>,
 }
 
-/// Why there are no settings to go by.
+/// The reason why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The help or the version was asked for, which this prints.
+    /// The command line asked for the help or the version. The value prints it.
     #[error("{0}")]
     Help(clap::Error),
-    /// Something is wrong: one line for the person who wrote it, with the way out.
+    /// An error in the settings: one line with the remedy.
     #[error("{0}")]
     Wrong(String),
 }
 
-/// One setting and where it comes from.
+/// One setting and its source.
 #[derive(Clone, Debug)]
 struct Setting {
     key: String,
-    /// As it may be printed, in the form of the file; `None` where nothing was said and there is no default.
+    /// The value in the form of the settings file, for printing. `None` if it is not set and has no default.
     value: Option<String>,
-    /// What tells whether it has changed.
+    /// The value as clap has it, for comparisons.
     raw: Vec<OsString>,
+    /// The flag, the variable, the line of the file, or `default`.
     origin: String,
     needs_restart: bool,
 }
 
-/// A setting that is another one than before.
+/// A setting that has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    key: String,
-    from: Option<String>,
-    to: Option<String>,
-    /// Whether the server keeps the old one until it starts again.
+    /// The name of the option.
+    pub key: String,
+    /// The old value, if one was set.
+    pub from: Option<String>,
+    /// The new value, if one is set.
+    pub to: Option<String>,
+    /// Whether the server keeps the old value until it starts again.
     pub needs_restart: bool,
 }
 
 impl Loaded {
-    /// Loads what the command line `args` (with the program's name) and the variables say, and the file that they
-    /// name. What is listened on instead of what they say is `passed`, if there is something.
+    /// Loads the settings from the command line `args` (with the program's name), the environment variables, and the
+    /// settings file that these name. If `passed` is not empty, the server listens on it instead of `--listen`.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn from_args(args: &[OsString], passed: &[Endpoint]) -> Result<Self, LoadError> {
-        // The command line and the variables by themselves first: they name the file, and a mistake in them is
-        // theirs.
+        // First without the file: the command line and the variables name it, and their errors are told as theirs.
         let command = Cli::command();
-        let matches = command.clone().try_get_matches_from(args)?;
+        let matches = command.clone().try_get_matches_from(args);
+        let matches = matches.map_err(|error| LoadError::of(error, args))?;
         let file = match leaf(&matches).get_one::<PathBuf>("config") {
             Some(path) => File::read(path).map_err(LoadError::Wrong)?,
             None => File::default(),
         };
-        let mut matches = with_defaults(command, &file).try_get_matches_from(args)?;
+        let matches = with_defaults(command, &file).try_get_matches_from(args);
+        let mut matches = matches.map_err(|error| LoadError::of(error, args))?;
         let settings: Vec<_> =
             keys(&options()).map(|option| Setting::of(option, leaf(&matches), &file)).collect();
         let check_only = matches.subcommand_name() == Some("check");
-        let options = Cli::from_arg_matches_mut(&mut matches)?.options();
+        let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| LoadError::of(error, args))?;
+        let options = cli.options();
         let checked = Options::from(&options.settings).check_on(passed);
         checked.map_err(|conflict| LoadError::Wrong(locate(&conflict, &settings)))?;
-        Ok(Self { config: options.settings, file: options.config, check_only, settings })
+        let warnings = unknown_variables(std::env::vars_os());
+        Ok(Self { config: options.settings, file: options.config, check_only, warnings, settings })
     }
 
-    /// Goes over to `fresh` settings as far as that is possible without a restart, and tells what has changed.
+    /// Takes over `fresh` settings as far as that is possible without a restart, and returns the changes.
     pub fn adopt(&mut self, fresh: Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.settings.iter_mut().zip(fresh.settings) {
@@ -104,7 +114,7 @@ impl Loaded {
     }
 }
 
-/// The settings as a file that gives the same ones; behind each, where it comes from.
+/// Writes the settings as a settings file, with the source of each as a comment.
 impl fmt::Display for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Setting { key, value, origin, .. } in &self.settings {
@@ -128,11 +138,12 @@ impl fmt::Display for Change {
     }
 }
 
-impl From<clap::Error> for LoadError {
-    fn from(error: clap::Error) -> Self {
+impl LoadError {
+    /// Makes clap's error one for the person who wrote the command line `args` or the variables.
+    fn of(error: clap::Error, args: &[OsString]) -> Self {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Help(error),
-            _ => Self::Wrong(one_line(&error)),
+            _ => Self::Wrong(one_line(&error, args)),
         }
     }
 }
@@ -155,12 +166,12 @@ impl Setting {
     }
 }
 
-/// The matches of the command that the settings belong to.
+/// Returns the matches of the subcommand, or of the command itself.
 fn leaf(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, below)| below)
 }
 
-/// The command with what the file says in the place of the defaults.
+/// Returns the command with the values of the file as defaults.
 fn with_defaults(command: Command, file: &File) -> Command {
     let command = command.mut_args(|option| match file.entry(&option) {
         Some(entry) => option.default_values(entry.values.clone()),
@@ -169,7 +180,7 @@ fn with_defaults(command: Command, file: &File) -> Command {
     command.mut_subcommands(|below| with_defaults(below, file))
 }
 
-/// Values as the file has them.
+/// Returns values in the form of the settings file.
 fn written(form: Form, raw: &[OsString]) -> String {
     let quoted: Vec<_> = raw.iter().map(|value| quoted(&value.to_string_lossy())).collect();
     match form {
@@ -180,14 +191,14 @@ fn written(form: Form, raw: &[OsString]) -> String {
     }
 }
 
-/// A number of the file; the command line takes more ways to write one, like `+5` and `.5`.
+/// Returns a number in the form of TOML. The command line takes more forms, like `+5` and `.5`.
 fn number(text: &str) -> String {
     let whole = text.parse().map(|number: u64| number.to_string());
     let number = whole.or_else(|_| text.parse().map(|number: f64| number.to_string()));
     number.unwrap_or_else(|_| text.into())
 }
 
-/// A string of the file.
+/// Returns a text as a TOML string.
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for char in text.chars() {
@@ -200,16 +211,19 @@ pub(super) fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// What cannot be together, and where each of it is from.
+/// Describes a conflict with the source of each setting involved.
 fn locate(conflict: &Conflict, settings: &[Setting]) -> String {
     let involved = settings.iter().filter(|setting| conflict.options.contains(&&*setting.key));
     let origins: Vec<_> = involved.map(|Setting { key, origin, .. }| format!("{key}: {origin}")).collect();
     format!("{conflict} ({})", origins.join(", "))
 }
 
-/// What was wrong with the command line, and what would be right, as one line.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
+/// Describes an error of the command line or the variables in one line.
+fn one_line(error: &clap::Error, args: &[OsString]) -> String {
+    if let Some(line) = unknown_flag(error) {
+        return line;
+    }
+    let text = name_variable(error, args).unwrap_or_else(|| error.to_string());
     let mut lines = text.lines().map(str::trim);
     let line = lines.next().unwrap_or_default();
     let mut all = line.strip_prefix("error: ").unwrap_or(line).to_owned();
@@ -217,4 +231,19 @@ fn one_line(error: &clap::Error) -> String {
         all.extend(["; ", hint]);
     }
     all + "; uproar --help lists the options"
+}
+
+/// Returns clap's text with the variable instead of the flag, if the wrong value comes from the variable: the flag is
+/// not on the command line then, since it would win.
+fn name_variable(error: &clap::Error, args: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = argument.split(' ').next()?;
+    let is_flag = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.split('=').next() == Some(flag));
+    if args.iter().any(is_flag) {
+        return None;
+    }
+    let command = Cli::command();
+    let option = command.get_arguments().find(|option| option.get_long() == flag.strip_prefix("--"))?;
+    let variable = option.get_env()?.to_string_lossy();
+    Some(error.to_string().replace(&format!("'{argument}'"), &variable))
 }

@@ -24,15 +24,15 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         let address = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
         let network: IpNet = address.or_else(|_| text.parse()).map_err(|_| {
-            "want an address or a network, like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32".to_owned()
+            "expected an address or a network, like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32".to_owned()
         })?;
         if network.addr().to_canonical() != network.addr() {
-            return Err("want a network of IPv4 addresses written as such, like 10.0.0.0/8".into());
+            return Err("write an IPv4 network in IPv4 form, like 10.0.0.0/8".into());
         }
         if network.trunc() != network {
             let (all, one) = (network.trunc(), network.addr());
             return Err(format!(
-                "more bits are set than the prefix has; want {all}, or {one} for this address alone"
+                "bits are set after the prefix; write {all} for the network, or {one} for this address alone"
             ));
         }
         Ok(Self(network))
@@ -84,10 +84,10 @@ mod tests {
         for (text, part) in [
             ("", "like 192.0.2.1"),
             ("proxy.example", "10.0.0.0/8"),
-            ("10.0.0.0/33", "want"),
-            ("10.0.0.1:80", "want"),
-            ("10.0.0.1/8", "want 10.0.0.0/8, or 10.0.0.1 for"),
-            ("2001:db8::1/32", "want 2001:db8::/32"),
+            ("10.0.0.0/33", "expected"),
+            ("10.0.0.1:80", "expected"),
+            ("10.0.0.1/8", "write 10.0.0.0/8 for the network, or 10.0.0.1 for"),
+            ("2001:db8::1/32", "write 2001:db8::/32"),
             ("::ffff:10.0.0.0/104", "like 10.0.0.0/8"),
         ] {
             let error = text.parse::<Network>().expect_err(text);

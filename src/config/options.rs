@@ -4,49 +4,49 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Endpoint, Network, Origin, Secret};
+use super::{Endpoint, Network, Origin, Secret, ServerName};
 
-/// How the server talks to the kernel.
+/// The system interface for network I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum BackendName {
-    /// io_uring where it can be had, else epoll.
+    /// io_uring if the system allows it, else epoll.
     Auto,
-    /// io_uring or nothing.
+    /// io_uring. The server does not start without it.
     IoUring,
     /// epoll.
     Epoll,
 }
 
-/// What to do where another server of this user listens already.
+/// The policy for an address on which another server of the same user listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum Takeover {
     /// Refuse to start.
     Off,
-    /// Listen beside it, so that it can end without anybody noticing.
+    /// Listen beside the other server, so that it can end without a gap.
     On,
 }
 
-/// What happens to a client that reads too slowly.
+/// The policy for a client that reads too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LagPolicy {
     /// Close it with code 1013, reason `lagged`.
     Close,
-    /// Let it go on with the newest messages and tell it how many it missed.
+    /// Skip to the newest messages and tell the client how many it missed.
     Skip,
 }
 
-/// In which form clients that offer permessage-deflate are sent their messages.
+/// The compression of messages for clients that offer permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum Compression {
-    /// As they are; offers are declined.
+    /// No compression: the server declines every offer.
     Off,
-    /// Compressed without reference to earlier messages, so that one copy serves a whole room.
+    /// Compress each message once for all clients of a room.
     Shared,
-    /// Compressed for each client alone, which makes them smaller and costs each client's share of work and memory.
+    /// Compress each message for each client alone: smaller messages, but more CPU time and memory per client.
     Dedicated,
 }
 
@@ -104,6 +104,11 @@ pub struct Options {
     /// The origins whose pages may open a WebSocket; others get 403. Empty: pages served under the host name that they
     /// connect to. Clients without an `Origin` header are always allowed.
     pub allowed_origins: Vec<Origin>,
+
+    /// The host names of the server; a request for another name gets 421. IP addresses, `localhost` and requests through
+    /// a trusted proxy or a Unix socket are always allowed. Empty: the names of [`Options::allowed_origins`] for web pages
+    /// on listeners with a loopback or private address, all names on others.
+    pub server_names: Vec<ServerName>,
 
     /// The addresses of trusted proxies. The server takes the client's address from their `X-Forwarded-For` or
     /// `Forwarded` header. Peers on Unix sockets are always trusted.
@@ -199,6 +204,7 @@ impl Default for Options {
             max_connections_per_ip: 0,
             max_handshakes: 0,
             allowed_origins: Vec::new(),
+            server_names: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             auth_hmac_secret_file: None,
@@ -232,34 +238,34 @@ impl From<&Self> for Options {
     }
 }
 
-/// Settings that cannot be together: one line, with the way out.
+/// Settings that contradict each other. The message is one line and says what to change.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Conflict {
-    /// The names of the options.
+    /// The long names of the options involved.
     pub(super) options: &'static [&'static str],
     pub(super) message: String,
 }
 
 impl Options {
-    /// Checks what single values cannot tell, and names the way out.
+    /// Checks that the options are in their ranges and do not contradict each other.
     ///
     /// # Errors
-    /// What cannot be together.
+    /// The first fault.
     pub fn check(&self) -> Result<(), Conflict> {
         self.check_on(&[])
     }
 
-    /// The same for a server that is to listen at `passed` instead of where [`Options::listen`] says, if there is
-    /// something.
+    /// Checks the options of a server that listens on `passed` sockets instead of [`Options::listen`], unless `passed`
+    /// is empty.
     ///
     /// # Errors
-    /// What cannot be together.
+    /// The first fault.
     pub fn check_on(&self, passed: &[Endpoint]) -> Result<(), Conflict> {
         for (at, second) in self.listen.iter().enumerate() {
             if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
                 let message = format!(
-                    "--listen {first} and --listen {second} overlap: leave one of them out or choose another port"
+                    "--listen {first} and --listen {second} overlap; leave one of them out or choose another port"
                 );
                 return Err(Conflict { options: &["listen"], message });
             }
@@ -267,8 +273,8 @@ impl Options {
         self.check_ranges()?;
         if self.history_bytes > self.lag_window / 2 {
             let message = format!(
-                "--history-bytes {} is more than half of --lag-window {}: newcomers would lag at once; \
-                 lower the one or raise the other",
+                "--history-bytes {} is more than half of --lag-window {}, so a client that joins would lag at once; \
+                 lower --history-bytes or raise --lag-window",
                 self.history_bytes, self.lag_window
             );
             return Err(Conflict { options: &["history-bytes", "lag-window"], message });
@@ -277,8 +283,8 @@ impl Options {
         let has_path = endpoints.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
         let has_proxies = !self.trusted_proxies.is_empty() || has_path;
         if self.proxy_protocol && !has_proxies {
-            let message = "--proxy-protocol true, but nobody is trusted to send its header: name the proxies with \
-                           --trusted-proxies, listen on a path for them (--listen unix:PATH), or leave it out";
+            let message = "--proxy-protocol is true, but no proxy is trusted; name the proxies with --trusted-proxies, \
+                           listen on a path for them (--listen unix:PATH), or leave --proxy-protocol out";
             return Err(Conflict {
                 options: &["proxy-protocol", "trusted-proxies"],
                 message: message.into(),
@@ -290,7 +296,7 @@ impl Options {
             admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
         }) {
             let message =
-                format!("--admin {admin} is an address of --listen, too; choose another port for it");
+                format!("--admin {admin} is also an address of --listen; choose another port for --admin");
             return Err(Conflict { options: &["admin", "listen"], message });
         }
         Ok(())
@@ -331,24 +337,25 @@ impl Options {
         let message = match (tls, &self.tls_cert, &self.tls_key) {
             (None, None, None) | (Some(_), Some(_), Some(_)) => return Ok(()),
             (_, Some(cert), None) => {
-                format!("--tls-cert {} needs its key; name it with --tls-key FILE", cert.display())
+                format!("--tls-cert {} needs its private key; name it with --tls-key FILE", cert.display())
             }
             (_, None, Some(key)) => {
                 format!("--tls-key {} needs its certificate; name it with --tls-cert FILE", key.display())
             }
             (Some(endpoint), None, None) => format!(
-                "--listen {endpoint} needs a certificate and its key; name them with --tls-cert FILE and --tls-key FILE"
+                "--listen {endpoint} needs a certificate and its private key; name them with --tls-cert FILE and \
+                 --tls-key FILE"
             ),
             (None, Some(cert), Some(_)) => format!(
-                "--tls-cert {} is for listeners with TLS, and there is none; add one, like --listen tls:0.0.0.0:8443, or \
-                 leave --tls-cert and --tls-key out",
+                "--tls-cert {} is set, but no listener speaks TLS; add one, like --listen tls:0.0.0.0:8443, or leave \
+                 --tls-cert and --tls-key out",
                 cert.display()
             ),
         };
         Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
     }
 
-    /// Number of worker threads.
+    /// Returns the number of worker threads: the option, or the number of CPU cores up to 1024.
     pub fn worker_count(&self) -> u16 {
         self.workers.unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());

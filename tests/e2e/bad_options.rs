@@ -1,10 +1,11 @@
-//! Every option refuses what it cannot be, and says what it wants.
+//! Bad values and unknown names: each is refused or warned of, with the source and the remedy.
 
 use std::collections::BTreeSet;
 
-use crate::support::process::{expect_start_failure, run_to_end, settings_file, uproar};
+use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
+use crate::support::wait_until;
 
-/// Options with values that they refuse.
+/// Bad values of each option.
 const BAD: &[(&str, &[&str])] = &[
     ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
     (
@@ -20,7 +21,19 @@ const BAD: &[(&str, &[&str])] = &[
     ("--max-connections", &["-1", "x", "4294967296"]),
     ("--max-connections-per-ip", &["-1", "x"]),
     ("--max-handshakes", &["-1", "x"]),
-    ("--allowed-origins", &["example.org", "ftp://x", "https://", "https://a/b", "https://*a.org"]),
+    (
+        "--allowed-origins",
+        &[
+            "example.org",
+            "https://",
+            "https://a/b",
+            "https://a/",
+            "https://*a.org",
+            "https://a:x",
+            "about:blank",
+        ],
+    ),
+    ("--server-names", &["https://example.org", "example.org:80", "*example.org", "a/b"]),
     ("--trusted-proxies", &["proxy.example", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "*"]),
     ("--proxy-protocol", &["maybe", "1", "v2"]),
     ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
@@ -53,12 +66,16 @@ fn every_option_refuses_bad_values() {
             let argument = format!("{option}={value}");
             expect_start_failure(&mut uproar(&[&argument]), &[option, value]);
             let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
-            expect_start_failure(uproar(&[]).env(name, value), &[option, value]);
+            // The variable is to blame then, and no flag.
+            let variable = format!(" {name}");
+            let parts = if *option == "--config" { [*option, value] } else { [&*variable, value] };
+            expect_start_failure(uproar(&[]).env(&name, value), &parts);
+            expect_start_failure(uproar(&["serve"]).env(&name, value), &parts);
         }
     }
 }
 
-/// The same values in a file, each with quotes and without: a number with quotes is as wrong as a word without.
+/// The bad values in a settings file, with quotes and without.
 #[test]
 fn every_key_of_the_file_refuses_bad_values() {
     let path = settings_file("bad values", "");
@@ -73,7 +90,7 @@ fn every_key_of_the_file_refuses_bad_values() {
     }
 }
 
-/// Whoever adds an option gives it a row above.
+/// A new option needs a row in the table above.
 #[test]
 fn every_option_is_in_the_table() {
     let help = run_to_end(&mut uproar(&["--help"]));
@@ -89,11 +106,72 @@ fn unknown_words_are_refused_with_a_hint() {
     expect_start_failure(&mut uproar(&["--wrokers=2"]), &["--wrokers", "'--workers'", "--help"]);
     expect_start_failure(&mut uproar(&["--app=chatt"]), &["chatt", "chat, relay, echo"]);
     expect_start_failure(&mut uproar(&["dance"]), &["dance", "--help"]);
+    for (flag, hint) in [
+        ("--port=8000", "did you mean --listen 127.0.0.1:8000?"),
+        ("--port", "did you mean --listen 127.0.0.1:8000?"),
+        ("-p", "did you mean --listen 127.0.0.1:8000?"),
+        ("--host", "did you mean --listen"),
+        ("--threads=2", "did you mean --workers?"),
+        ("--verbose", "did you mean --log debug?"),
+        ("--cert=x", "did you mean --tls-cert?"),
+    ] {
+        expect_start_failure(
+            &mut uproar(&[flag]),
+            &[flag.split('=').next().expect("a flag"), hint, "--help"],
+        );
+        expect_start_failure(&mut uproar(&["check", flag]), &[hint]);
+    }
+    let path = settings_file("port key", "port = 8000\n");
+    expect_start_failure(
+        &mut uproar(&["--config", &path]),
+        &["uproar.toml:1: port: no such key; did you mean listen?"],
+    );
+}
+
+#[test]
+fn a_variable_that_belongs_to_no_option_is_warned_of() {
+    let server = Process::run(uproar(&["--listen=127.0.0.1:0"]).env("UPROAR_LISTN", "127.0.0.1:1"));
+    let warning = "UPROAR_LISTN belongs to no option and is ignored; did you mean UPROAR_LISTEN?";
+    wait_until("the log warns", || server.log().contains(warning));
+    assert!(server.log().contains("WARN"), "{}", server.log());
+    let checked = run_to_end(uproar(&["check"]).env("UPROAR_MAX_MESAGE", "5"));
+    let said = String::from_utf8(checked.stderr).expect("text");
+    assert!(checked.status.success() && said.contains("did you mean UPROAR_MAX_MESSAGE?"), "{said}");
+    let quiet =
+        run_to_end(uproar(&["check"]).env("UPROAR_SERVICE_HOST", "10.0.0.1").env("UPROAR_LOG", "warn"));
+    assert_eq!(String::from_utf8(quiet.stderr).expect("text"), "");
+}
+
+#[test]
+fn a_limit_of_connections_over_the_descriptors_is_told_once_and_truly() {
+    let args = ["--max-connections=5000", "--workers=1", "--backend=epoll"];
+    let server = Process::start_with_descriptors(64, &args);
+    let log = server.log();
+    let limit = log.split("the limit is ").nth(1).and_then(|rest| rest.split(';').next()).expect("a warning");
+    assert!(limit.parse::<u32>().is_ok_and(|limit| limit < 64), "{log}");
+    assert!(log.contains(&format!("room for {limit} connections")), "{log}");
+    assert!(log.contains("--max-connections 5000") && log.contains("ulimit -Hn"), "{log}");
+}
+
+#[test]
+fn a_settings_file_that_cannot_be_read_is_told_with_the_reason() {
+    for (path, why) in [
+        ("/nowhere/uproar.toml", "no such file; check the path"),
+        ("/", "this is a directory; name the file in it"),
+        ("/dev/zero", "more than 1048576 bytes"),
+    ] {
+        expect_start_failure(&mut uproar(&["--config", path]), &["--config", path, why]);
+    }
+    let wide: Vec<u8> = "\u{feff}app = \"echo\"\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    expect_start_failure(
+        &mut uproar(&["--config", &settings_file("wide", wide)]),
+        &["UTF-16", "save it as UTF-8"],
+    );
 }
 
 #[test]
 fn what_cannot_be_together_is_refused_with_a_way_out() {
-    let parts = ["--history-bytes 4096", "--lag-window 4096", "lower the one or raise the other"];
+    let parts = ["--history-bytes 4096", "--lag-window 4096", "lower --history-bytes or raise --lag-window"];
     expect_start_failure(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
     for (first, second) in
         [("127.0.0.1:1", "127.0.0.1:1"), ("0.0.0.0:1", "127.0.0.1:1"), ("127.0.0.1:1", "[::]:1")]

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::metrics::Metrics;
@@ -14,6 +15,7 @@ use crate::tls::start;
 
 on_both_backends!(
     a_new_certificate_is_shown_after_sighup,
+    a_byte_order_mark_before_the_certificate_and_the_key_is_ignored,
     a_wrong_certificate_changes_nothing,
     a_certificate_that_expires_soon_is_told_of,
     metrics_tell_when_the_certificate_expires,
@@ -28,13 +30,36 @@ fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
     let mut old = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     identity.renew();
     server.signal(Signal::SIGHUP);
-    wait_until("it has read them", || server.log().contains("key.pem again"));
+    wait_until("it has read them", || server.log().contains("key.pem again: 1 changed"));
     let mut new = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     assert_ne!(old.certificate(), new.certificate());
+    let fingerprint: Vec<_> =
+        Sha256::digest(new.certificate()).iter().map(|byte| format!("{byte:02X}")).collect();
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("tls-cert: new certificate in")).expect("a line");
+    for part in ["cert.pem", "CN=", "expires 2", &format!("SHA-256 {}", fingerprint.join(":"))] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let seen = log.len();
+    server.signal(Signal::SIGHUP);
+    wait_until("it has read the same again", || server.log()[seen..].contains("key.pem again: 0 changed"));
+    assert!(!server.log()[seen..].contains("new certificate"), "{}", server.log());
     for client in [&mut old, &mut new] {
         client.send_text("nobody is dropped");
         client.expect_text("nobody is dropped");
     }
+}
+
+fn a_byte_order_mark_before_the_certificate_and_the_key_is_ignored(backend: BackendName) {
+    let identity = Identity::new();
+    for path in [identity.cert(), identity.key()] {
+        let text = std::fs::read_to_string(&path).expect("there");
+        std::fs::write(&path, format!("\u{feff}{text}")).expect("written");
+    }
+    let server = start(backend, &identity);
+    let mut client = TlsClient::connect(server.tls_address(), "/", &identity.client_config(&VERSIONS));
+    client.send_text("hello");
+    client.expect_text("hello");
 }
 
 fn a_wrong_certificate_changes_nothing(backend: BackendName) {
@@ -143,7 +168,14 @@ fn what_is_missing_is_said_with_a_way_out() {
 fn a_file_of_no_use_is_said_with_a_way_out() {
     let identity = Identity::new();
     let (cert, key) = (identity.cert(), identity.key());
-    let other = Identity::new().file("other.pem", "");
+    let missing = identity.cert().with_file_name("missing.pem");
+    let rsa_1024 = identity.file("rsa-1024.pem", RSA_1024);
+    let p521 = identity.file("p521.pem", P521);
+    let wide = identity.file("wide.pem", "");
+    let text = std::fs::read_to_string(identity.cert()).expect("there");
+    let utf16: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    std::fs::write(&wide, utf16).expect("written");
     let key_text = std::fs::read_to_string(&key).expect("there");
     let empty = identity.file("empty.pem", "");
     let broken = identity.file("broken.pem", &key_text[..key_text.len() - 20]);
@@ -158,8 +190,11 @@ fn a_file_of_no_use_is_said_with_a_way_out() {
     let foreign = Identity::new();
     let foreign_key = foreign.key();
     for (cert, key, parts) in [
-        (&other, &key, &["--tls-cert", "other.pem", "No such file", "name a file"][..]),
-        (&cert, &other, &["--tls-key", "other.pem", "No such file", "name a file"]),
+        (&missing, &key, &["--tls-cert", "missing.pem", "no such file", "check the path"][..]),
+        (&cert, &missing, &["--tls-key", "missing.pem", "no such file", "check the path"]),
+        (&cert, &rsa_1024, &["--tls-key", "rsa-1024.pem", "RSA", "1024 bits", "2048"]),
+        (&cert, &p521, &["--tls-key", "p521.pem", "curve P-521", "P-256 or P-384"]),
+        (&wide, &key, &["--tls-cert", "wide.pem", "UTF-16", "save it as UTF-8"]),
         (&empty, &key, &["--tls-cert", "empty.pem", "no certificate", "BEGIN CERTIFICATE"]),
         (&key, &key, &["--tls-cert", "key.pem", "no certificate"]),
         (&no_cert, &key, &["--tls-cert", "no-cert.pem", "not a certificate"]),
@@ -167,7 +202,7 @@ fn a_file_of_no_use_is_said_with_a_way_out() {
         (&cert, &cert, &["--tls-key", "cert.pem", "no private key"]),
         (&cert, &broken, &["--tls-key", "broken.pem", "broken PEM"]),
         (&cert, &encrypted, &["--tls-key", "encrypted.pem", "encrypted", "openssl pkey"]),
-        (&cert, &nonsense, &["--tls-key", "nonsense.pem", "want PEM"]),
+        (&cert, &nonsense, &["--tls-key", "nonsense.pem", "expected PEM"]),
         (&cert, &foreign_key, &["--tls-key", "key.pem", "does not belong to", "cert.pem"]),
         (&cert, &"/dev/zero".into(), &["--tls-key", "/dev/zero", "more than"]),
     ] {
@@ -181,3 +216,35 @@ fn a_file_of_no_use_is_said_with_a_way_out() {
         }
     }
 }
+
+/// A private key that is too short to be safe, made for this test.
+const RSA_1024: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIICdgIBADANBgkqhkiG9w0BAQEFAASCAmAwggJcAgEAAoGBANS6gOxEGLgXi30r
+BjcgWlbFbT4xdMw/wUOVQbGBWXpbdX/4uTevccHfXu/LNPuOf3IDZJccZxnINH2M
+Q3KuC2x5k9dPHMawJ9n9A/mP9QKOYsKmjQ5A0Q8360BkTqYj4mhLMHHsWeaA4Bqz
+Hs4GI/ih4cvlbPlQWLunc8/U9LOhAgMBAAECgYEAmfODe/loPkpj26j4bYrPdj6Y
+6cqW8X4uWr+49EJdRCzOY1fYi1FALYN/TGEureMZnqSP9sBKaSE3w6hv453Li1rA
+o7V1/skR8pAfYaivQHNL3GVIf5aqxxlBDvGP/Zy6N+1gC95VOukTkySGgjr8Pj1i
+BLdYZSqABopFULC/bGUCQQDsNKdAJZtLclAresUsXhJevh6UuJ+2p7yCCt0djZT2
+zJ7B2fPutZmC7U7eCMgTKCvhNwhoo/suesE4pk5YizLLAkEA5o4xQvYszqSJv3ng
+dli28pcAwscqUx2FGgsSC6E+A9fpZRwVg5CoZG3OFSVb5Z3hod9nwnjhL5NpNzxg
+fY+pwwJAA++MqeD2iXdKJq9RAcA/hhyc3dWFs8Fvvqr3rDpjtQkLzCcZjWyxNiFG
+IyT6UHdm48XK+hNhaBDbj1oWDBulqQJASYg0Qe0N4WIs5LrUUip9PuXWQkkPQK77
+kpDRUpA8nTExqSPJ4Mo0SsOSpL/jjVpLajs8dpPjDi9vsUQ6ahF1zQJAdsli1y/W
+GdSMhBmC41T5XvKJm4JH1xehhReQGjkOVW0phdkNQHjcNS+XBkRpNU/SgCsiCTkP
+W/5s1ZX09V+aHA==
+-----END PRIVATE KEY-----
+";
+
+/// A private key on a curve that the server does not support, made for this test.
+const P521: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIA4m5NWBUcaVS+g4E+
+aJPMSOAa9+NHN7nObJcYRkSnMWOTf3maoI/UXHSr1LfY0DRSJl58iXX6+YKNMSDZ
+KpWauZmhgYkDgYYABAAJbZUysxKsmXle+nDmzLFiaCLGELnCcVDWcGxVVi3a90h3
+9s+A47xq8WZUDgR28alHe3/PoX74CBsU1AoIacxuCQA/buyCpuXtJPtzu7499yG9
+RMwvt93ym2RUh5dDpMopMzbYsWd2xsZepLf1CF4DSu06xv4+Zm6H4gfk8AepYmX4
+yA==
+-----END PRIVATE KEY-----
+";

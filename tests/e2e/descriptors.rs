@@ -45,7 +45,7 @@ fn without_free_descriptors_accepting_pauses(backend: BackendName) {
     server.signal(Signal::SIGTERM);
     let ended = server.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.log);
-    let turns = ended.log.split("turns: ").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+    let turns = ended.log.split(" turns=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
     let turns: u64 = turns.and_then(|turns| turns.parse().ok()).expect(&ended.log);
     // A few turns for each event. A loop that spins makes about a hundred times as many.
     assert!(turns < 2_000, "{turns} turns");

@@ -1,11 +1,11 @@
-//! What the log says, in both forms.
+//! The log, as text and as JSON.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use uproar::config::BackendName;
 
 use crate::support::client::Client;
-use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::process::{Process, backend_arg, run_to_end, settings_file, uproar};
 use crate::support::raw::RawClient;
 use crate::support::token::{SECRET, token_for};
 use crate::support::wait_until;
@@ -16,6 +16,8 @@ on_both_backends!(
     many_refusals_are_few_lines,
     a_full_server_warns,
     what_users_say_is_not_logged,
+    a_reload_is_objects_with_fields,
+    an_error_that_ends_the_server_is_an_object,
 );
 
 fn refused(server: &Process, path: &str) {
@@ -82,7 +84,19 @@ fn each_line_is_an_object(backend: BackendName) {
     assert!(first["seconds"].is_number(), "{first}");
     assert_eq!((&second["path"], &second["status"]), (&"/nowhere".into(), &404.into()), "{second}");
     assert_eq!(second["code"], Value::Null);
-    assert_eq!(with_message(&lines, "ended").len(), 1);
+    let [end] = with_message(&lines, "ended")[..] else { panic!("{lines:?}") };
+    for (key, value) in
+        [("accepted", 2), ("opened", 1), ("refused", 1), ("received_messages", 1), ("closed", 2)]
+    {
+        assert_eq!(end[key], Value::from(value), "{key}: {end}");
+    }
+    let [room] = with_message(&lines, "room for")[..] else { panic!("{lines:?}") };
+    assert!(room["limit"].is_u64() && room["descriptors"].is_u64(), "{room}");
+    // No figure may hide in the Debug form of a Rust value.
+    for line in &lines {
+        let texts = line.as_object().expect("an object").values().filter_map(Value::as_str);
+        assert!(!texts.into_iter().any(|text| text.contains(" { ") || text.contains("Some(")), "{line}");
+    }
 }
 
 fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
@@ -170,5 +184,43 @@ fn what_users_say_is_not_logged(backend: BackendName) {
             assert!(!log.contains(private), "{private}: {log}");
         }
         assert!(level == "--log=debug" || !log.contains("garden"), "{log}");
+    }
+}
+
+fn a_reload_is_objects_with_fields(backend: BackendName) {
+    let name = format!("json reload {backend:?}");
+    let path = settings_file(&name, "log-format = \"json\"\n");
+    let server = Process::start(&["--config", &path, backend_arg(backend)]);
+    settings_file(&name, "log-format = \"json\"\nmax-message = 5000\nworkers = 1\nmessage-rate = 7\n");
+    server.signal(Signal::SIGHUP);
+    wait_until("it is read again", || server.log().contains("2 changed"));
+    settings_file(&name, "max-message = 0\n");
+    server.signal(Signal::SIGHUP);
+    wait_until("it is read again", || server.log().contains("nothing changes"));
+    let lines = objects(&log_of(server));
+    for (message, key, value) in [
+        ("max-message: 1048576 → 5000", "setting", Value::from("max-message")),
+        ("max-message: 1048576 → 5000", "from", "1048576".into()),
+        ("max-message: 1048576 → 5000", "to", "5000".into()),
+        ("message-rate: not set → 7", "to", "7".into()),
+        ("workers: needs a restart", "needs_restart", true.into()),
+        ("SIGHUP: read", "changed", 2.into()),
+        ("SIGHUP: read", "files", path.as_str().into()),
+        ("SIGHUP: nothing changes", "level", "WARN".into()),
+    ] {
+        let [line] = with_message(&lines, message)[..] else { panic!("{message}: {lines:?}") };
+        assert_eq!(line[key], value, "{key}: {line}");
+    }
+}
+
+fn an_error_that_ends_the_server_is_an_object(backend: BackendName) {
+    let other = Process::start(&[]);
+    let address = other.address.to_string();
+    for log in ["info", "off"] {
+        let args = ["--log-format=json", "--listen", &address, "--log", log, backend_arg(backend)];
+        let ended = run_to_end(&mut uproar(&args));
+        assert_eq!(ended.status.code(), Some(2));
+        let lines = objects(&String::from_utf8(ended.stderr).expect("text"));
+        assert_eq!(with_message(&lines, &format!("cannot listen on {address}")).len(), 1, "{lines:?}");
     }
 }

@@ -99,7 +99,7 @@ fn a_wrong_file_changes_nothing(backend: BackendName) {
             "max-message = 10\nmax-mesage = 10\n",
             "uproar.toml:2: max-mesage: no such key; did you mean max-message?",
         ),
-        ("max-message = 10\nworkers = \"many\"\n", "uproar.toml:2: workers: \"many\": want a number"),
+        ("max-message = 10\nworkers = \"many\"\n", "uproar.toml:2: workers: \"many\": expected a number"),
         (
             "max-message = 10\nhistory-bytes = 4096\nlag-window = 4096\n",
             "--history-bytes 4096 is more than half",
@@ -116,7 +116,9 @@ fn a_wrong_file_changes_nothing(backend: BackendName) {
     }
     std::fs::remove_file(settings_file(&reloaded.name, "")).expect("it was there");
     reloaded.server.signal(Signal::SIGHUP);
-    wait_until("the log names the lost file", || reloaded.server.log().contains("No such file"));
+    wait_until("the log names the lost file", || {
+        reloaded.server.log().contains("no such file; check the path")
+    });
     // A right one is taken after all that.
     let log = reloaded.reload("max-message = 1500\n", "1 changed");
     assert!(log.contains(" max-message: 2000 → 1500\n"), "{log}");

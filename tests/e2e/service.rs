@@ -89,7 +89,7 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     let mut command = command_with_sockets([(by_port.into(), "web"), (by_path.into(), "proxy")], &args);
     let server = Process::run(&mut command);
     assert_eq!(server.address, address);
-    let said = format!("listening on unix:{}, which the service manager passes", path.display());
+    let said = format!("listening on unix:{}, passed by the service manager", path.display());
     wait_until("it says so", || server.log().contains(&said));
     let accepted = |worker: u16| {
         let labels = [("shard", &*worker.to_string())];
@@ -204,13 +204,13 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
     let mut command = command_with_sockets([(listening(), "web")], &[]);
     expect_start_failure(
         command.env("LISTEN_FDS", "many"),
-        &["LISTEN_FDS=many", "want the number of sockets", "unset it"],
+        &["LISTEN_FDS=many", "expected the number of sockets", "unset it"],
     );
     let mut command = uproar(&[]);
     let variables = [("LISTEN_FDS", "1"), ("LISTEN_PID", "me")];
     expect_start_failure(
         command.envs(variables),
-        &["LISTEN_PID=me", "want the number of a process", "unset it"],
+        &["LISTEN_PID=me", "expected the number of a process", "unset it"],
     );
 }
 

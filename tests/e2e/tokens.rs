@@ -27,6 +27,7 @@ on_both_backends!(
     echo_and_relay_want_tokens_too,
     a_new_secret_holds_for_whoever_comes,
     a_broken_secret_changes_nothing,
+    a_byte_order_mark_is_not_part_of_the_secret,
 );
 
 /// Settings of a server that wants tokens signed with `secret`.
@@ -331,7 +332,7 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
     settings_file(&name, "x".repeat(32));
     server.signal(Signal::SIGHUP);
     wait_until("it is read again", || {
-        server.log().contains("another secret in") && server.log().contains("0 changed")
+        server.log().contains("auth-hmac-secret-file: new secret in") && server.log().contains(" 1 changed")
     });
     assert_eq!((status(&old), status(&new)), (Some(401), Some(101)));
     server.signal(Signal::SIGTERM);
@@ -345,15 +346,38 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
 fn a_secret_that_is_none_keeps_the_server_from_starting() {
     let short = settings_file("short secret", "hush\n");
     for (path, why) in [
-        (&*short, "its secret has 4 bytes"),
-        ("/nowhere/secret", "No such file"),
-        ("/dev/zero", "more than 4096 bytes"),
+        (&*short, "its secret has 4 bytes; use at least 32 random bytes"),
+        ("/nowhere/secret", "no such file; check the path"),
+        ("/dev/zero", "more than 4096 bytes; check that this is the right file"),
+        ("/", "this is a directory; name the file in it"),
     ] {
         for command in ["check", "serve"] {
-            let parts = ["--auth-hmac-secret-file", path, why, "at least 32"];
+            let parts = ["--auth-hmac-secret-file", path, why];
             expect_start_failure(&mut uproar(&[command, "--auth-hmac-secret-file", path]), &parts);
         }
     }
+}
+
+fn a_byte_order_mark_is_not_part_of_the_secret(backend: BackendName) {
+    for (start, end) in [("\u{feff}", ""), ("\u{feff}", "\r\n"), ("", "\n")] {
+        let path = settings_file(&format!("marked secret {backend:?}"), format!("{start}{SECRET}{end}"));
+        let flag = format!("--auth-hmac-secret-file={path}");
+        let server = Process::start(&["--app=echo", &flag, backend_arg(backend)]);
+        let mut raw = RawClient::connect(server.address);
+        raw.send(upgrade_request(&format!("/?token={}", token_for("ada"))).as_bytes());
+        assert_eq!(raw.receive_status(), Some(101), "{start:?} and {end:?}");
+    }
+}
+
+#[test]
+fn a_secret_in_utf_16_is_refused() {
+    let utf16: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(SECRET.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let path = settings_file("wide secret", utf16);
+    expect_start_failure(
+        &mut uproar(&["check", "--auth-hmac-secret-file", &path]),
+        &[&path, "UTF-16", "save it as UTF-8"],
+    );
 }
 
 #[test]
