@@ -143,7 +143,9 @@ fn read_request(
             Err(_) => return Request::Gone,
         };
         match protocol.next(&mut input, reader) {
-            Some(ProtocolEvent::Request(request)) => return Request::Answered(answer(&request, watch, is_local)),
+            Some(ProtocolEvent::Request(request)) => {
+                return Request::Answered(answer(&request, watch, is_local));
+            }
             Some(ProtocolEvent::Refused(refused)) => return Request::Answered(Answer::Now(refusal(refused))),
             // Nothing else comes before an upgrade, and the admin listener makes none.
             Some(_) => return Request::Gone,
