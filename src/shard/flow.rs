@@ -70,7 +70,7 @@ pub(super) enum Next {
 /// The flow of one client, kept in its connection. Only [`Flow`] changes it.
 // Packed, so that a connection does not grow by the padding.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(packed(2))]
+#[repr(Rust, packed(2))]
 pub(crate) struct ClientFlow {
     /// What it has used of its rates.
     spent: Spent,
