@@ -39,8 +39,7 @@ fn naive_tag(text: &[u8]) -> Option<usize> {
         return None;
     }
     let mut state = State::BeforeName;
-    for at in text.len() - after_slash.len() + name_len..text.len() {
-        let byte = text[at];
+    for (at, &byte) in text.iter().enumerate().skip(text.len() - after_slash.len() + name_len) {
         state = match (state, byte) {
             (State::Quoted(quote), _) if byte == quote => State::BeforeName,
             (State::Quoted(quote), _) => State::Quoted(quote),
