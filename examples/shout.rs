@@ -1,6 +1,7 @@
-//! An application of your own: everybody in a room hears in capitals what anybody in it says.
+//! An example application: it sends every message, in capitals, to all clients in the room.
 //!
-//! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`. Ctrl-C ends it.
+//! Run `cargo run --example shout`, then connect WebSocket clients to `ws://127.0.0.1:8000/room/NAME`. Ctrl-C stops the
+//! server.
 
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Opening};
 use uproar::{Options, Server, StartError};

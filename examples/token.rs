@@ -1,4 +1,4 @@
-//! A server that lets in clients with a valid access token only, and greets them by the name in it.
+//! An example server that accepts only clients with a valid access token and greets them by name.
 //!
 //! Run `cargo run --example token -- SECRET_FILE`, where the file has at least 32 random bytes (`openssl rand -hex
 //! 32`). Clients connect to `ws://127.0.0.1:8000/room/NAME?token=TOKEN` with a JWT (HS256, signed with the secret)

@@ -1,6 +1,6 @@
-//! Holds the table of options in `docs/configuration.md` to the program's own help.
+//! Checks that the table of options in `docs/configuration.md` matches the program's help.
 //!
-//! `UPDATE_OPTIONS=1 cargo test --test configuration` writes the table.
+//! `UPDATE_OPTIONS=1 cargo test --test configuration` rewrites the table.
 
 use clap::CommandFactory;
 use uproar::config::Cli;
@@ -37,7 +37,7 @@ fn the_table_of_options_matches_the_help() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
     let page = std::fs::read_to_string(path).expect("the page exists");
     let (before, rest) = page.split_once(BEGIN).expect("a mark before the table");
-    let (written, after) = rest.split_once(END).expect("a mark behind the table");
+    let (written, after) = rest.split_once(END).expect("a mark after the table");
     if std::env::var_os("UPDATE_OPTIONS").is_some() {
         std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table()))
             .expect("the page is writable");

@@ -1,4 +1,4 @@
-//! The programs in `examples`, each on both backends.
+//! Tests of the programs in `examples`, on both backends.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -23,7 +23,7 @@ type Client = WebSocket<MaybeTlsStream<TcpStream>>;
 
 const BACKENDS: [BackendName; 2] = [BackendName::IoUring, BackendName::Epoll];
 
-/// Options of a server on a free port, with one worker.
+/// Returns options of a server on a free port, with one worker.
 fn options(backend: BackendName) -> Options {
     Options {
         listen: vec!["127.0.0.1:0".parse().expect("an endpoint")],
@@ -49,7 +49,7 @@ fn end(mut server: Server) {
 }
 
 #[test]
-fn shout_answers_in_capitals_to_everybody_in_the_room() {
+fn shout_sends_messages_in_capitals_to_all_clients_in_the_room() {
     for backend in BACKENDS {
         let server = shout::start(options(backend)).expect("it starts");
         let mut ada = connect(&server, "/room/garden").expect("a WebSocket");
@@ -71,7 +71,7 @@ fn shout_answers_in_capitals_to_everybody_in_the_room() {
 }
 
 #[test]
-fn token_greets_clients_with_a_valid_token_by_name_and_refuses_others() {
+fn token_greets_clients_with_a_valid_token_and_refuses_others() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), tokens::SECRET).expect("written");
     for backend in BACKENDS {

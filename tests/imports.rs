@@ -1,13 +1,13 @@
-//! Who may import whom: the table of the design, checked in the sources.
+//! Checks which modules and crates each module imports, against the table of the architecture.
 //!
 //! Modules reach each other by paths that begin with `crate::` (or with enough `super::` to leave the module), and
-//! other crates by paths that begin with their name. Code for tests alone may do as it likes.
+//! other crates by paths that begin with their name. Code that is compiled for tests only may import anything.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module, what it may use of this crate, and which other crates. A path stands for everything below it.
+/// A module and the paths that it may import from this crate and from others. A path includes all paths below it.
 struct Rule {
     module: &'static str,
     own: &'static [&'static str],
@@ -146,9 +146,8 @@ fn modules_import_only_what_the_table_allows() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The test can fail: it sees each way to reach a module.
 #[test]
-fn a_forbidden_import_is_found() {
+fn each_form_of_a_forbidden_import_is_found() {
     for (path, text, import) in [
         ("src/protocol/frame.rs", "use crate::io::Slot;", "crate::io::Slot"),
         ("src/io/epoll.rs", "use crate::protocol::frame;", "crate::protocol::frame"),
@@ -172,14 +171,14 @@ fn a_forbidden_import_is_found() {
 }
 
 #[test]
-fn words_and_test_code_are_no_imports() {
+fn comments_strings_and_test_code_are_ignored() {
     let text = "//! See crate::io.\nuse crate::chunk::Span; // not crate::io\nconst A: &str = \"crate::io\";\n\
                 const B: char = '\"'; fn f<'a>(_: &'a str) {}\n/* crate::io */\n\
                 #[cfg(test)]\nmod tests {\n    use crate::io::Slot;\n    fn g() { { proptest::x() } }\n}\n";
     assert_eq!(violations(Path::new("src/hub/log.rs"), text, &crates()), [""; 0]);
 }
 
-/// Imports of a file that the table does not allow, in order and each once.
+/// Returns the imports of a file that the table does not allow, sorted and without duplicates.
 fn violations(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<String> {
     let names: Vec<_> =
         path.with_extension("").iter().map(|name| name.to_string_lossy().into_owned()).collect();
@@ -187,7 +186,7 @@ fn violations(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<String> 
     let Some(rule) = rule else {
         return vec![format!("what it likes: {} has no row in the table", names[1])];
     };
-    // `mod.rs`, `lib.rs` and `main.rs` are their directory's module.
+    // `mod.rs`, `lib.rs` and `main.rs` define the module of their directory.
     let is_directory = ["mod", "lib", "main"].contains(&names[names.len() - 1].as_str());
     let depth = names.len() - 1 - usize::from(is_directory);
     let mut found: Vec<String> = Vec::new();
@@ -207,7 +206,7 @@ fn is_below(path: &str, top: &str) -> bool {
     path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// All paths to other modules and crates: `crate::…` or with the name of another crate.
+/// Returns all paths to other modules (as `crate::…`) and to other crates.
 fn imports(tokens: &[String], depth: usize, known: &BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -224,7 +223,7 @@ fn imports(tokens: &[String], depth: usize, known: &BTreeSet<String>) -> Vec<Str
     found
 }
 
-/// Reads the path at `at`, with all that its braces hold; returns where it ends.
+/// Parses the path at `at`, with the paths in its braces. Returns the index of the token after it.
 fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<String>) -> usize {
     let mut path = before.to_owned();
     loop {
@@ -242,7 +241,7 @@ fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<Stri
         at += 1;
         if tokens.get(at).is_none_or(|next| next != "::") {
             paths.push(path);
-            // A new name given with `as` is not another path.
+            // The new name after `as` is not part of the path.
             return if tokens.get(at).is_some_and(|next| next == "as") { at + 2 } else { at };
         }
         path += "::";
@@ -250,7 +249,7 @@ fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<Stri
     }
 }
 
-/// The path from the crate's root, when it leaves the module or the crate.
+/// Returns the path from the crate's root if it leaves the module or the crate.
 fn foreign(path: &str, depth: usize, known: &BTreeSet<String>) -> Option<String> {
     let (first, rest) = path.split_once("::")?;
     match first {
@@ -264,7 +263,7 @@ fn foreign(path: &str, depth: usize, known: &BTreeSet<String>) -> Option<String>
     }
 }
 
-/// Names, double colons, and single other characters.
+/// Splits a text into names, double colons and single other characters.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
     let mut previous = ' ';
@@ -281,7 +280,7 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// The source without comments and without what stands between quotes.
+/// Returns the source without comments and without the contents of literals.
 fn without_words(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
@@ -293,7 +292,7 @@ fn without_words(text: &str) -> String {
         } else if char == '"' {
             quoted_len(rest)
         } else if rest.starts_with("'\\") {
-            // An escaped character, which has no quote within but after the backslash.
+            // An escaped character literal.
             3 + rest[3..].find('\'').map_or(0, |end| end + 1)
         } else if char == '\'' && rest.chars().nth(2) == Some('\'') {
             rest.char_indices().nth(3).map_or(rest.len(), |(end, _)| end)
@@ -308,7 +307,7 @@ fn without_words(text: &str) -> String {
     kept
 }
 
-/// Length of the string literal that `text` begins with.
+/// Returns the length in bytes of the string literal at the start of `text`.
 fn quoted_len(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, char) in text.char_indices().skip(1) {
@@ -321,9 +320,9 @@ fn quoted_len(text: &str) -> usize {
     text.len()
 }
 
-/// The source without what follows `#[cfg(test)]`: an item that ends with its braces or with a semicolon.
+/// Returns the source without the items after `#[cfg(test)]`. An item ends with its closing brace or a semicolon.
 fn without_tests(text: &str) -> String {
-    // A literal is one space by now.
+    // Literals have been replaced by one space, so every brace is code.
     let text = text.replace("#[cfg(all(test, feature =  ))]", "#[cfg(test)]");
     let mut parts = text.split("#[cfg(test)]");
     let mut kept = parts.next().unwrap_or_default().to_owned();
@@ -346,7 +345,7 @@ fn without_tests(text: &str) -> String {
     kept
 }
 
-/// The sources, without modules that are for tests alone.
+/// Returns the source files, without modules that are compiled for tests only.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let for_tests = ["conformance.rs", "inspect.rs", "sim.rs", "tests.rs"];
     let mut found = Vec::new();
@@ -363,7 +362,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The names of all crates that the sources could use, as paths have them.
+/// Returns the names of all dependencies, as they are written in paths.
 fn crates() -> BTreeSet<String> {
     let manifest = fs::read_to_string("Cargo.toml").expect("readable");
     let mut is_dependency = false;

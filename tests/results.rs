@@ -1,12 +1,11 @@
-//! The measurements in `results/` and the pages that cite them agree: each directory is cited by its whole name, and each
-//! cited directory exists.
+//! Checks that each directory in `results/` is cited by its full name in a page, and that each cited directory exists.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-fn every_directory_of_results_is_cited_and_every_cited_one_exists() {
+fn every_results_directory_is_cited_and_every_cited_directory_exists() {
     let cited: BTreeSet<String> =
         pages().iter().flat_map(|page| citations(&fs::read_to_string(page).expect("readable"))).collect();
     let existing: BTreeSet<String> = fs::read_dir("results")
@@ -26,7 +25,7 @@ fn names_of_directories_are_found_in_pages() {
     assert_eq!(citations(text), ["2026-11-25-drain", "2026-11-26-echo-1k"]);
 }
 
-/// The pages that may cite results: all Markdown files of the project outside of `results/`.
+/// Returns the pages that may cite results: all Markdown files of the project outside `results/`.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut directories = vec![PathBuf::from(".")];
@@ -46,7 +45,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The names in a text that begin with a date, as directories of results do: `2026-11-25-drain`.
+/// Returns the words of a text that begin with a date, like the directory `2026-11-25-drain`.
 fn citations(text: &str) -> Vec<String> {
     text.split(|char: char| !char.is_ascii_alphanumeric() && char != '-')
         .map(|word| word.trim_end_matches('-'))
@@ -55,7 +54,7 @@ fn citations(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a word starts with a date and a hyphen.
+/// Returns whether a word starts with a date and a hyphen.
 fn has_date(word: &str) -> bool {
     "0000-00-00-"
         .bytes()

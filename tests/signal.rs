@@ -1,4 +1,4 @@
-//! `Server::run_until_signal`, in a process of its own since signals are for the whole process.
+//! Tests of `Server::run_until_signal`. They are a separate program, because signals affect the whole process.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn a_program_that_runs_until_a_signal_closes_its_clients_and_returns() {
         let totals = running.join().expect("no panic").expect("no error");
         assert_eq!((totals.accepted, totals.closed), (1, 1));
     }
-    // A server that is stopped by other means returns, too.
+    // `run_until_signal` also returns when the server is stopped in another way.
     let server = start(BackendName::Auto);
     let control = server.control();
     let running = thread::spawn(|| server.run_until_signal());

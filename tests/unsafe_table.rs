@@ -1,11 +1,11 @@
-//! The table of unsafe code in `docs/unsafe.md` has a row for each place in the sources.
+//! Checks that the table in `docs/unsafe.md` has a row for each unsafe block, function and implementation.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn the_table_has_a_row_for_each_unsafe_place() {
+fn the_table_has_a_row_for_each_place_of_unsafe_code() {
     let table = fs::read_to_string("docs/unsafe.md").expect("readable");
     let mut found = BTreeMap::new();
     count_below(Path::new("src"), &mut found);
@@ -17,7 +17,7 @@ fn the_table_has_a_row_for_each_unsafe_place() {
 }
 
 #[test]
-fn unsafe_places_are_found_in_code_and_not_in_comments_strings_or_attributes() {
+fn unsafe_code_is_found_and_comments_strings_and_attributes_are_ignored() {
     let text = "#![expect(unsafe_code)]\n// unsafe { }\nfn a() {\n    let x = unsafe { b() };\n    // SAFETY: unsafe { }\n\
                 }\npub(super) unsafe fn c() {}\nunsafe impl Send for D {}\nconst E: &str = \"unsafe { \";\n";
     assert_eq!(places(text), ["a", "c", "Send"]);
@@ -27,7 +27,7 @@ fn unsafe_places_are_found_in_code_and_not_in_comments_strings_or_attributes() {
     assert_eq!(rows, BTreeMap::from([(("src/a.rs".into(), "b".into()), 2)]));
 }
 
-/// The number of places by file and function.
+/// The number of places by file and function name.
 type Places = BTreeMap<(String, String), usize>;
 
 fn rows(table: &str) -> Places {

@@ -28,7 +28,7 @@ async function staged(play, options, at, prepare) {
     prepare: async page => {
       await page.routeWebSocket(/.*/, socket => { sockets.push(socket); play(socket, sockets.length); });
       await prepare?.(page);
-      // What a reverse proxy does that serves the chat under /chat/.
+      // Acts as a reverse proxy that serves the chat below /chat/.
       await page.route('**/chat/**', async route => {
         const response = await route.fetch({ url: route.request().url().replace('/chat/', '/') });
         await route.fulfill({ response });
@@ -49,7 +49,7 @@ function answer(socket, names = [ME]) {
   });
 }
 
-test('two pages chat, see names change and who is here', async () => {
+test('two pages chat, and show name changes and the people in the room', async () => {
   const a = await openPage(browser, server, { at: '/room/tea' });
   const b = await openPage(browser, server, { at: '/#tea' });
   await online(a.page);
@@ -79,7 +79,7 @@ test('two pages chat, see names change and who is here', async () => {
   await b.context.close();
 });
 
-test('a page changes rooms, and its address with it', async () => {
+test('changing the room changes the address of the page', async () => {
   const { page, context, complaints } = await openPage(browser, server, { at: '/room/one' });
   await online(page);
   await say(page, 'left behind');
@@ -96,7 +96,7 @@ test('a page changes rooms, and its address with it', async () => {
   await context.close();
 });
 
-test('the socket follows the address, under the prefix of a proxy too', async () => {
+test('the WebSocket address follows the page address, also below a prefix of a proxy', async () => {
   for (const [at, expected] of [
     ['/', '/'], ['/#tea', '/room/tea'], ['/room/tea', '/room/tea'], ['/room/caf%C3%A9', '/room/caf%C3%A9'],
     ['/room/cafe%CC%81', '/room/caf%C3%A9'], ['/room/50%', '/room/50%25'], ['/#50%', '/room/50%25'], ['/#.', '/'], ['/#..', '/'], ['/#a/b', '/'],
@@ -109,7 +109,7 @@ test('the socket follows the address, under the prefix of a proxy too', async ()
   }
 });
 
-test('a page with a token passes it on, and has the name that it says', async () => {
+test('a page with a token sends it and uses the name in it', async () => {
   const directory = await mkdtemp(path.join(tmpdir(), 'uproar-'));
   const secret = 'a secret for tests, of more than 32 bytes';
   await writeFile(path.join(directory, 'secret'), secret);
@@ -125,7 +125,7 @@ test('a page with a token passes it on, and has the name that it says', async ()
   await say(page, 'hello');
   await hears(page, 'hello', 'ada');
   assert.equal(await page.locator('#name-form').isVisible(), false);
-  // Another room, and all of it again after a reload.
+  // The token is kept in another room and after a reload.
   await page.locator('#room').fill('two');
   await page.locator('#room').press('Enter');
   await page.waitForURL(`**/room/two?token=${token}`);
@@ -142,7 +142,7 @@ test('a page with a token passes it on, and has the name that it says', async ()
   await rm(directory, { recursive: true });
 });
 
-test('markup from others is text', async () => {
+test('markup in messages is shown as text', async () => {
   const evil = '<img src=x onerror="window.pwned = 1"><script>window.pwned = 1</script>';
   const a = await openPage(browser, server, { at: '/room/html' });
   await online(a.page);
@@ -150,7 +150,7 @@ test('markup from others is text', async () => {
   const entry = a.page.locator('#log .said', { hasText: /before.*after/ });
   await entry.waitFor();
 
-  // The server strips tags; the page must not depend on it.
+  // The server strips tags, but the page must not depend on that.
   const b = await staged(socket => {
     answer(socket, [ME, evil]);
     welcome(socket);
@@ -173,7 +173,7 @@ test('markup from others is text', async () => {
   await b.context.close();
 });
 
-test('a page that was cut off comes back by itself and catches up', async t => {
+test('a disconnected page reconnects and shows the missed messages', async t => {
   const wire = await startWire(server);
   t.after(() => wire.stop());
   const a = await openPage(browser, server, { at: '/room/cut' });
@@ -205,14 +205,14 @@ test('a page that was cut off comes back by itself and catches up', async t => {
   await b.page.locator('#people li', { hasText: 'carolyou' }).waitFor();
   await say(b.page, 'back again');
   await hears(a.page, 'back again', 'carol');
-  // Chromium itself reports every connection that fails; the page may say nothing more.
+  // Chromium reports each failed connection. The page must not report anything else.
   assert.deepEqual(b.complaints.filter(text => !text.startsWith('WebSocket connection to ')), []);
   assert.deepEqual(a.complaints, []);
   await a.context.close();
   await b.context.close();
 });
 
-test('what is replayed after a reconnection is not shown twice', async () => {
+test('replayed history is not shown twice after a reconnection', async () => {
   const lines = (...texts) => texts.map(text => text.startsWith('* ') ? text : `alice: ${text}`);
   const gap = 'some messages may be missing here';
   for (const [first, second, shown] of [
@@ -237,14 +237,14 @@ test('what is replayed after a reconnection is not shown twice', async () => {
   }
 });
 
-test('close codes are told in words, "Try now" does not wait, and the page tries by itself', async () => {
+test('close codes are explained, "Try now" reconnects at once, and the page also retries by itself', async () => {
   const { page, context, sockets } = await staged((socket, count) => {
     answer(socket);
     welcome(socket);
     if (count === 1) socket.close({ code: 1013, reason: 'lagged' });
     if (count === 2) socket.close({ code: 1001 });
   }, {}, '/', async page => {
-    // The page's time stands still, so that it does not try before it is told to.
+    // The page's clock is stopped, so that it retries only when the test advances the clock.
     await page.clock.install();
     await page.clock.pauseAt(Date.now() + 1000);
     await page.addInitScript(() => { Math.random = () => .5; });
@@ -261,7 +261,7 @@ test('close codes are told in words, "Try now" does not wait, and the page tries
   await context.close();
 });
 
-test('what a page asks for itself is not shown, what its user asks for is', async () => {
+test('answers to the page\'s own /who are hidden, answers to the user\'s are shown', async () => {
   const { page, context } = await staged(socket => {
     answer(socket, [ME, 'alice']);
     welcome(socket);
@@ -274,7 +274,7 @@ test('what a page asks for itself is not shown, what its user asks for is', asyn
   await context.close();
 });
 
-test('a remembered name that somebody else holds is given up', async () => {
+test('a remembered name that another user has is given up', async () => {
   const { page, context } = await staged(socket => {
     socket.onMessage(text => {
       if (text === '/who') present(socket, [ME, 'alice']);
@@ -290,7 +290,7 @@ test('a remembered name that somebody else holds is given up', async () => {
   await context.close();
 });
 
-test('a long log is bounded, and a reader who scrolled up stays there', async () => {
+test('the log is limited, and a reader who scrolled up stays in place', async () => {
   const { page, context, sockets } = await staged(socket => {
     answer(socket);
     welcome(socket);
@@ -315,7 +315,7 @@ test('a long log is bounded, and a reader who scrolled up stays there', async ()
 });
 
 for (const colorScheme of ['light', 'dark']) {
-  test(`on a phone, ${colorScheme}: fits, and is readable`, async () => {
+  test(`the chat fits on a phone and is readable, ${colorScheme}`, async () => {
     const { page, context, complaints } = await staged(socket => {
       answer(socket, [ME, 'alice', 'bob']);
       welcome(socket);
@@ -350,7 +350,7 @@ for (const colorScheme of ['light', 'dark']) {
   });
 }
 
-test('lines from before a page came have the times at which they were sent', async () => {
+test('history has the times at which the messages were sent', async () => {
   const minutes = 60_000;
   const clock = at => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
   const { page, context, sockets } = await staged(socket => {
@@ -359,7 +359,7 @@ test('lines from before a page came have the times at which they were sent', asy
     socket.send('alice: one');
     socket.send('* alice is now bob');
     socket.send('bob: two');
-    // Two of the three have been sent, and the last one of five is still to come.
+    // Two of three lines have arrived before the ages. The last of five arrives after them.
     tell(socket, { event: 'history', room: 'lobby', ages: [9000, 7200, 7000, 3600, 1800], unsent: 1 });
     socket.send('bob: three');
     socket.send('bob: four');
@@ -369,7 +369,7 @@ test('lines from before a page came have the times at which they were sent', asy
   const ages = times.map(([at]) => Math.round((Date.now() - new Date(at)) / minutes));
   assert.deepEqual(ages, [120, 60, 30, 0]);
   assert.match(times[3][1], /^\d\d:\d\d$/);
-  // Another page of the real server learns the same from it.
+  // Two pages of the real server show the same time.
   const real = await openPage(browser, server, { at: '/room/times' });
   await online(real.page);
   await say(real.page, 'early');
@@ -384,7 +384,7 @@ test('lines from before a page came have the times at which they were sent', asy
   for (const opened of [real, late, { context }]) await opened.context.close();
 });
 
-test('what others write is shown with links, lines and its own direction', async () => {
+test('messages are shown with links, line breaks and their own text direction', async () => {
   const { page, context, complaints } = await staged(socket => {
     answer(socket);
     welcome(socket);
@@ -405,7 +405,7 @@ test('what others write is shown with links, lines and its own direction', async
   await context.close();
 });
 
-test('Shift and Enter begin a new line, Enter sends', async () => {
+test('Shift+Enter begins a new line, Enter sends', async () => {
   const a = await openPage(browser, server, { at: '/room/lines' });
   const b = await openPage(browser, server, { at: '/room/lines' });
   await online(a.page);
@@ -422,7 +422,7 @@ test('Shift and Enter begin a new line, Enter sends', async () => {
   await b.context.close();
 });
 
-test('a message over the limit is not cut and not sent', async () => {
+test('a message over the limit is neither sent nor truncated', async () => {
   const sent = [];
   const { page, context } = await staged(socket => {
     socket.onMessage(text => {
@@ -450,7 +450,7 @@ test('a message over the limit is not cut and not sent', async () => {
   await context.close();
 });
 
-test('help is a list, changes of names are one entry, and a room cannot put people into the list', async () => {
+test('help is a list, name changes share an entry, and messages cannot add people to the list', async () => {
   const { page, context } = await staged(socket => {
     welcome(socket);
     socket.onMessage(text => {
@@ -472,7 +472,7 @@ test('help is a list, changes of names are one entry, and a room cannot put peop
   await context.close();
 });
 
-test('rooms with odd names are reached by their addresses', async () => {
+test('rooms with special characters are reached by their addresses', async () => {
   const { page, context, complaints } = await openPage(browser, server, { at: '/room/start' });
   await online(page);
   for (const name of ['.', '..', 'a/b']) {
@@ -500,7 +500,7 @@ test('rooms with odd names are reached by their addresses', async () => {
 });
 
 for (const colorScheme of ['light', 'dark']) {
-  test(`axe finds nothing that keeps people out, ${colorScheme}`, async () => {
+  test(`axe finds no accessibility problems, ${colorScheme}`, async () => {
     const { page, context } = await staged(socket => {
       answer(socket, [ME, 'alice', 'שלום']);
       welcome(socket);
@@ -523,7 +523,7 @@ for (const colorScheme of ['light', 'dark']) {
   });
 }
 
-// WCAG 2 contrast of an element's text with the nearest background that is painted behind it.
+// Returns the WCAG 2 contrast of an element's text with the nearest opaque background behind it.
 function contrastOf(element) {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const rgba = colour => {

@@ -19,11 +19,11 @@ const says = (page, selector, pattern) => page.waitForFunction(
   [selector, pattern.source],
 );
 
-test('the dashboard follows what happens, and loads nothing but the metrics', async () => {
+test('the dashboard shows current values and requests only the metrics', async () => {
   const asked = new Set();
   const { page, context, complaints } = await openPage(browser, server.admin, {
     prepare: page => page.on('request', request => {
-      // The icon is part of the page.
+      // The icon is a data URL in the page.
       if (!request.url().startsWith('data:')) asked.add(request.url());
     }),
   });
@@ -80,7 +80,7 @@ process_cpu_seconds_total ${seconds / 2}
 process_start_time_seconds ${started}
 `;
 
-test('quantiles, ratios and units are right, and labels are text', async () => {
+test('quantiles, ratios and units are right, and labels are shown as text', async () => {
   let seconds = 0;
   const { page, context, complaints } = await staged(route => route.fulfill({ body: METRICS({ seconds: ++seconds }) }));
   await says(page, '#latency .value', /^1\.9 ms$/);
@@ -95,7 +95,7 @@ test('quantiles, ratios and units are right, and labels are text', async () => {
   await context.close();
 });
 
-test('a shard that hangs, a server that drains, one that is gone and one that is new are told', async () => {
+test('the dashboard reports a hung shard, a draining server, a lost server and a restarted one', async () => {
   let seconds = 0;
   let now = { age: 7 };
   const { page, context } = await staged(route => now
@@ -108,7 +108,7 @@ test('a shard that hangs, a server that drains, one that is gone and one that is
   assert.equal(await page.locator('#shards .hung').count(), 0);
   now = null;
   await says(page, '#state.lost', /^the server does not answer$/);
-  // It starts again: its counters are lower than they were, and no rate may be below zero.
+  // After a restart the counters are lower. No rate may be negative.
   seconds = 0;
   now = { started: 2000 };
   await says(page, '#state.live', /^live$/);
@@ -122,7 +122,7 @@ test('a shard that hangs, a server that drains, one that is gone and one that is
 });
 
 for (const colorScheme of ['light', 'dark']) {
-  test(`the dashboard on a phone, ${colorScheme}, fits`, async () => {
+  test(`the dashboard fits on a phone, ${colorScheme}`, async () => {
     const phone = { viewport: { width: 360, height: 640 }, isMobile: true, deviceScaleFactor: 2, colorScheme };
     let seconds = 0;
     const { page, context } = await staged(route => route.fulfill({ body: METRICS({ seconds: ++seconds }) }), phone);

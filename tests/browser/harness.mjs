@@ -1,4 +1,4 @@
-// What the browser test and the screenshot share: a server, a wire that can be cut, and pages in Debian's Chromium.
+// Shared code of the browser tests and the screenshot: a server, a proxy that can be cut, and pages in Chromium.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -12,8 +12,8 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 export const repository = path.resolve(here, '../..');
 
 /**
- * Starts the server on a free port; gives its address as { host, port }, with --admin that one as `admin`, with --tls-cert
- * that of a listener with TLS as `secure`, and `stop`.
+ * Starts the server on a free port. Returns its address as { host, port } and a function `stop`. With --admin the result
+ * has the admin address as `admin`, and with --tls-cert the address of the TLS listener as `secure`.
  */
 export async function startServer(options = []) {
   const binary = process.env.UPROAR_BIN ?? path.join(repository, 'target/release/uproar');
@@ -29,7 +29,7 @@ export async function startServer(options = []) {
   const address = await new Promise((resolve, reject) => {
     timer = setTimeout(() => reject(new Error(`no "listening on" line within 20 s:\n${said}`)), 20_000);
     const hear = chunk => {
-      // Colours of the log are no part of the line.
+      // Removes the colour codes of the log.
       said += chunk.toString().replace(/\x1b\[[0-9;]*m/g, '');
       const found = /listening on (?:\w+:\/\/)?([\d.]+):(\d+)/.exec(said);
       const admin = /admin on http:\/\/([\d.]+):(\d+)/.exec(said);
@@ -51,7 +51,7 @@ export async function startServer(options = []) {
   return { ...address, stop };
 }
 
-/** A TCP proxy in front of `target`: `cut` resets what is connected and refuses what comes, `mend` lets it through. */
+/** Starts a TCP proxy. `cut` resets its connections and refuses new ones; `mend` accepts them again. */
 export async function startWire(target) {
   const sockets = new Set();
   let whole = true;
@@ -89,10 +89,10 @@ export function startBrowser() {
   });
 }
 
-/** Opens the page as somebody of their own, with their own storage. `complaints` gathers what the console should not say. */
+/** Opens a page with its own storage. `complaints` collects the errors and warnings of the console. */
 export async function openPage(browser, address, { at = '/', options = {}, prepare } = {}) {
   const context = await browser.newContext(options);
-  // A busy machine is no failure.
+  // A long timeout, so that a busy machine does not fail the test.
   context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   const complaints = [];
@@ -110,7 +110,7 @@ export async function openPage(browser, address, { at = '/', options = {}, prepa
 
 export async function online(page) {
   await page.locator('#state.online').waitFor();
-  // The server's welcome has come when the page knows its name.
+  // The page knows its name only after the server's welcome.
   await page.locator('#people small', { hasText: 'you' }).waitFor({ state: 'attached' });
 }
 
@@ -134,9 +134,9 @@ export async function hears(page, text, name) {
 
 const axe = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 
-/** What axe-core finds wrong with a page for people who see, hear or move differently, one line each. */
+/** Returns the accessibility problems that axe-core finds in a page, one line each. */
 export async function violations(page) {
-  // The page's policy allows no script but its own, and does not hold for what the test evaluates.
+  // The page's Content-Security-Policy does not apply to scripts that the test evaluates.
   await page.evaluate(readFileSync(axe, 'utf8'));
   const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ['violations'] }));
   return violations.flatMap(({ id, nodes }) => nodes.map(node => `${id}: ${node.html}: ${node.failureSummary}`));

@@ -1,4 +1,4 @@
-// Writes docs/screenshot.png (or the file that is named): two people chatting, 1000 x 640.
+// Writes docs/screenshot.png, or the file named as argument: a chat of two users, 1000 x 640 pixels.
 import path from 'node:path';
 import { call, hears, online, openPage, repository, say, startBrowser, startServer } from './harness.mjs';
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { call, hears, online, openPage, say, startBrowser, startServer } from './harness.mjs';
 
-test('a page over https chats with one over http, and reconnects', async () => {
+test('a page over https chats with a page over http and reconnects', async () => {
   const directory = mkdtempSync(path.join(tmpdir(), 'uproar-'));
   const [cert, key] = ['cert.pem', 'key.pem'].map(name => path.join(directory, name));
   execFileSync('openssl', [
@@ -16,7 +16,7 @@ test('a page over https chats with one over http, and reconnects', async () => {
   const server = await startServer(['--listen', 'tls:127.0.0.1:0', '--tls-cert', cert, '--tls-key', key]);
   const browser = await startBrowser();
   try {
-    // The certificate is nobody's; whether it is believed is not what is tested.
+    // The certificate is self-signed. This test does not cover its verification.
     const secure = await openPage(browser, server.secure, { at: '/room/tea', options: { ignoreHTTPSErrors: true } });
     const plain = await openPage(browser, server, { at: '/room/tea' });
     await online(secure.page);

@@ -1,4 +1,4 @@
-//! Costs that do not depend on the machine: allocations and send operations of messages and idle connections.
+//! Tests of costs that do not depend on the machine: allocations, memory and send operations.
 
 #![expect(unsafe_code, reason = "a counting allocator implements an unsafe trait")]
 

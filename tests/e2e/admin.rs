@@ -19,16 +19,16 @@ use crate::support::tls::Identity;
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
-    counters_move_with_known_traffic,
-    connections_are_told_apart_by_state,
-    refusals_and_ends_are_told_apart,
-    memory_comes_and_goes,
-    a_shard_that_hangs_fails_the_health_check_and_no_other_does,
-    a_server_that_drains_is_not_ready,
+    counters_match_known_traffic,
+    connections_are_counted_by_state,
+    refusals_and_closes_are_counted_by_reason_and_code,
+    memory_metrics_rise_with_use,
+    only_the_hung_shard_fails_the_health_check,
+    a_draining_server_is_not_ready,
     health_checks_are_answered_beside_a_thousand_silent_and_slow_clients,
-    a_name_that_is_not_the_servers_own_is_refused,
-    the_names_of_the_settings_are_the_servers_own,
-    metrics_tell_whether_the_last_reload_succeeded,
+    requests_for_foreign_host_names_get_421,
+    host_names_in_the_settings_are_allowed,
+    metrics_report_whether_the_last_reload_succeeded,
 );
 
 fn admin_config(backend: BackendName, app: AppName, workers: u16) -> Config {
@@ -41,10 +41,10 @@ fn start(backend: BackendName, app: AppName, workers: u16) -> (TestServer, Socke
     (server, admin)
 }
 
-fn counters_move_with_known_traffic(backend: BackendName) {
+fn counters_match_known_traffic(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Relay, 2);
     let mut clients: Vec<_> = (0..5).map(|_| Client::open(server.address(), "/room/counted")).collect();
-    // A member hears itself when it is one.
+    // A client receives its own message once it is a member of the room.
     for (number, client) in clients.iter_mut().enumerate() {
         client.send_text(&format!("here {number}"));
         while client.receive_text() != format!("here {number}") {}
@@ -65,13 +65,13 @@ fn counters_move_with_known_traffic(backend: BackendName) {
     assert_eq!(risen("uproar_received_messages_total"), 20.0);
     assert_eq!(risen("uproar_ordered_messages_total"), 20.0);
     assert_eq!(risen("uproar_deliveries_total"), 100.0);
-    assert_eq!(risen("uproar_sends_total"), 100.0, "who waits for each message gets it by itself");
-    // Two bytes of header, and four of mask from the client.
+    assert_eq!(risen("uproar_sends_total"), 100.0, "one send per message, because the clients wait for each");
+    // A server frame has a header of 2 bytes; a client frame also has a mask of 4 bytes.
     let text: usize = (0..20).map(|number| format!("message {number}").len()).sum();
     assert_eq!(risen("uproar_received_bytes_total"), (text + 20 * 6) as f64);
     assert_eq!(risen("uproar_sent_bytes_total"), (5 * (text + 20 * 2)) as f64);
     assert_eq!(after.sum("uproar_opened_total", &[]), 5.0);
-    // Among five clients on two shards, one has the first slot.
+    // Latency is sampled on every 16th slot. Of five clients on two shards, at least one has slot 0.
     assert!(risen("uproar_send_latency_seconds_count") >= 20.0);
     assert!(risen("uproar_turn_duration_seconds_count") >= 20.0);
     for histogram in ["uproar_send_latency_seconds", "uproar_turn_duration_seconds"] {
@@ -83,18 +83,18 @@ fn counters_move_with_known_traffic(backend: BackendName) {
     assert!(after.sum("process_resident_memory_bytes", &[]) > 1e6);
 }
 
-fn connections_are_told_apart_by_state(backend: BackendName) {
+fn connections_are_counted_by_state(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Echo, 2);
     let state = |state: &str| Metrics::fetch(admin).sum("uproar_connections", &[("state", state)]);
     let silent: Vec<_> = (0..3).map(|_| RawClient::connect(server.address())).collect();
     let open: Vec<_> = (0..4).map(|_| Client::open(server.address(), "/")).collect();
-    wait_until("three are in their handshake", || state("handshake") == 3.0);
+    wait_until("three connections are in their handshake", || state("handshake") == 3.0);
     assert_eq!(state("open"), 4.0);
-    let mut deaf = RawClient::open(server.address(), "/");
-    deaf.send(&frame(0x83, b"no such opcode"));
-    // It has been told, and does not end its direction.
-    wait_until("one has been told its last", || state("lingering") == 1.0);
-    drop((silent, open, deaf));
+    let mut lingering = RawClient::open(server.address(), "/");
+    lingering.send(&frame(0x83, b"no such opcode"));
+    // The client got its close frame and does not close its side.
+    wait_until("one connection lingers", || state("lingering") == 1.0);
+    drop((silent, open, lingering));
     let states = ["handshake", "open", "closing", "ending", "lingering", "gone"];
     wait_until("all are gone", || states.iter().all(|name| state(name) == 0.0));
     let metrics = Metrics::fetch(admin);
@@ -102,7 +102,7 @@ fn connections_are_told_apart_by_state(backend: BackendName) {
     assert_eq!(metrics.sum("uproar_closed_total", &[]), 8.0);
 }
 
-fn refusals_and_ends_are_told_apart(backend: BackendName) {
+fn refusals_and_closes_are_counted_by_reason_and_code(backend: BackendName) {
     let base = admin_config(backend, AppName::Chat, 1);
     let server = TestServer::start(&Config { max_connections: 1, ..base });
     let admin = server.admin_address().expect("it has an admin listener");
@@ -149,7 +149,7 @@ fn refusals_and_ends_are_told_apart(backend: BackendName) {
     assert_eq!(metrics.sum("uproar_opened_total", &[]), 7.0);
 }
 
-fn memory_comes_and_goes(backend: BackendName) {
+fn memory_metrics_rise_with_use(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Chat, 2);
     let fresh = Metrics::fetch(admin);
     assert_eq!((fresh.sum("uproar_rooms", &[]), fresh.sum("uproar_log_bytes", &[])), (0.0, 0.0));
@@ -158,17 +158,17 @@ fn memory_comes_and_goes(backend: BackendName) {
     client.receive_text();
     client.send_text("remember this");
     client.receive_text();
-    // The shards are asked for it, and so it needs no waiting.
+    // Each request collects the values from the shards, so the test need not wait.
     let talking = Metrics::fetch(admin);
     assert!((1.0..=2.0).contains(&talking.sum("uproar_rooms", &[])), "on its home, and where its member is");
     assert!(talking.sum("uproar_log_bytes", &[]) >= 13.0);
     assert_eq!(talking.sum("uproar_outbox_bytes", &[]), 0.0);
 }
 
-/// Blocks its shard when told to, until it is released.
-struct Sleepy(Arc<AtomicBool>);
+/// An application that blocks its shard on a message until the flag is set.
+struct BlockingApp(Arc<AtomicBool>);
 
-impl App for Sleepy {
+impl App for BlockingApp {
     fn on_open(&mut self, _context: &mut Context<'_>, _client: ClientId, _opening: Opening<'_>) {}
 
     fn on_message(&mut self, _context: &mut Context<'_>, _client: ClientId, _message: Incoming<'_>) {
@@ -176,22 +176,22 @@ impl App for Sleepy {
     }
 }
 
-fn a_shard_that_hangs_fails_the_health_check_and_no_other_does(backend: BackendName) {
+fn only_the_hung_shard_fails_the_health_check(backend: BackendName) {
     let released = Arc::new(AtomicBool::new(false));
     let own = Arc::clone(&released);
-    let make = move |_| Box::new(Sleepy(Arc::clone(&own))) as Box<dyn App>;
+    let make = move |_| Box::new(BlockingApp(Arc::clone(&own))) as Box<dyn App>;
     let server = TestServer::start_app(&admin_config(backend, AppName::Relay, 2), make);
     let admin = server.admin_address().expect("it has an admin listener");
     assert_eq!(http_get(admin, "/healthz").body, "ok\n");
     let mut client = Client::open(server.address(), "/");
     let owner = Metrics::fetch(admin).sum("uproar_connections", &[("shard", "1"), ("state", "open")]);
     client.send_text("sleep");
-    wait_until("the shard is seen to hang", || http_get(admin, "/healthz").status == 503);
+    wait_until("the health check reports the hung shard", || http_get(admin, "/healthz").status == 503);
     let body = http_get(admin, "/healthz").body;
-    // The other one has slept for as long, with nothing to do, and is well.
+    // The other shard was idle for as long and is healthy.
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
-    // Everything else answers all the same, however many wait for the shard.
+    // Other requests are answered although many wait for the hung shard.
     let waiting: Vec<_> = (0..100)
         .flat_map(|_| ["/healthz", "/metrics"])
         .map(|path| {
@@ -200,53 +200,53 @@ fn a_shard_that_hangs_fails_the_health_check_and_no_other_does(backend: BackendN
             (path, raw)
         })
         .collect();
-    assert!(asks_in_time(admin, "/readyz").expect("an answer").starts_with("HTTP/1.1 200 "));
-    assert!(asks_in_time(admin, "/healthz").expect("an answer").starts_with("HTTP/1.1 503 "));
+    assert!(get_with_timeout(admin, "/readyz").expect("an answer").starts_with("HTTP/1.1 200 "));
+    assert!(get_with_timeout(admin, "/healthz").expect("an answer").starts_with("HTTP/1.1 503 "));
     for (path, mut raw) in waiting {
         assert_eq!(raw.receive_response().status, if path == "/healthz" { 503 } else { 200 }, "{path}");
     }
     let metrics = Metrics::fetch(admin);
     assert!(metrics.sum("uproar_turn_age_seconds", &[("shard", &owner.to_string())]) >= 5.0);
     released.store(true, Ordering::SeqCst);
-    wait_until("it is well again", || http_get(admin, "/healthz").status == 200);
+    wait_until("the shard is healthy again", || http_get(admin, "/healthz").status == 200);
 }
 
-fn a_server_that_drains_is_not_ready(backend: BackendName) {
+fn a_draining_server_is_not_ready(backend: BackendName) {
     let args = [backend_arg(backend), "--admin=127.0.0.1:0", "--drain-seconds=60", "--workers=1"];
     let server = Process::start(&args);
     let admin = server.admin_address();
     assert_eq!(http_get(admin, "/readyz").body, "ok\n");
     let clients: Vec<_> = (0..2).map(|_| Client::open(server.address, "/")).collect();
     server.signal(Signal::SIGTERM);
-    wait_until("it is not ready", || http_get(admin, "/readyz").status == 503);
+    wait_until("the server is not ready", || http_get(admin, "/readyz").status == 503);
     assert!(http_get(admin, "/readyz").body.starts_with("draining"));
-    assert_eq!(http_get(admin, "/healthz").status, 200, "it is well while it drains");
+    assert_eq!(http_get(admin, "/healthz").status, 200, "a draining server is healthy");
     assert_eq!(Metrics::fetch(admin).sum("uproar_draining", &[]), 1.0);
     drop(clients);
     assert_eq!(server.wait().code, Some(0));
 }
 
 #[test]
-fn without_the_option_nothing_listens() {
+fn without_the_option_there_is_no_admin_listener() {
     let server = Server::start(&config(BackendName::Epoll, AppName::Echo, 1)).expect("it starts");
     assert_eq!(server.admin_address(), None);
     server.stop();
 }
 
 #[test]
-fn the_end_of_the_server_is_that_of_its_admin_listener() {
+fn the_admin_listener_is_closed_with_the_server() {
     let config = admin_config(BackendName::Auto, AppName::Echo, 1);
     let mut server = Server::start(&config).expect("it starts");
     let admin = server.admin_address().expect("it has an admin listener");
     assert_eq!(http_get(admin, "/readyz").status, 200);
     server.stop();
     server.join();
-    let error = TcpStream::connect(admin).expect_err("nobody listens");
+    let error = TcpStream::connect(admin).expect_err("the listener is closed");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
-fn requests_are_judged_and_slow_clients_told() {
+fn invalid_requests_are_refused_and_slow_clients_time_out() {
     let (_server, admin) = start(BackendName::Auto, AppName::Echo, 1);
     for (request, status, part) in [
         ("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, "try /, /metrics, /healthz or /readyz"),
@@ -274,11 +274,11 @@ fn requests_are_judged_and_slow_clients_told() {
     }
 }
 
-/// Asks for a path as a health check does, and gives up after some seconds.
-fn asks_in_time(admin: SocketAddr, path: &str) -> std::io::Result<String> {
-    let patience = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&admin, patience)?;
-    stream.set_read_timeout(Some(patience))?;
+/// Requests a path with a timeout of 10 seconds, like a health check.
+fn get_with_timeout(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let timeout = Duration::from_secs(10);
+    let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n\r\n").as_bytes())?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
@@ -288,12 +288,12 @@ fn asks_in_time(admin: SocketAddr, path: &str) -> std::io::Result<String> {
 fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend: BackendName) {
     let (server, admin) = start(backend, AppName::Chat, 2);
     let ok = |path: &str| {
-        let response = asks_in_time(admin, path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let response = get_with_timeout(admin, path).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
     };
     let mut silent: Vec<_> = (0..1_000).map(|_| TcpStream::connect(admin).expect("connected")).collect();
     ok("/healthz");
-    // Halves of requests, some of which go on byte by byte, and some with the client's direction ended.
+    // Sends incomplete requests. A third of the clients then close their side.
     for (at, stream) in silent.iter_mut().enumerate() {
         let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localh");
         if at % 3 == 0 {
@@ -310,8 +310,8 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        // Clients that ask for much and read nothing.
-        let deaf: Vec<_> = (0..300)
+        // Clients that request the metrics and do not read the response.
+        let unread: Vec<_> = (0..300)
             .map(|_| {
                 let mut stream = TcpStream::connect(admin).expect("connected");
                 let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -322,16 +322,16 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
             ok(path);
         }
         is_over.store(true, Ordering::SeqCst);
-        drop(deaf);
+        drop(unread);
     });
-    // Those that came first were closed to make room.
+    // The oldest connections were closed to accept newer ones.
     silent[0].set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     let end = silent[0].read(&mut [0; 1024]);
     assert!(matches!(end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
     drop(server);
 }
 
-fn a_name_that_is_not_the_servers_own_is_refused(backend: BackendName) {
+fn requests_for_foreign_host_names_get_421(backend: BackendName) {
     let (_server, admin) = start(backend, AppName::Echo, 1);
     let ask_as = |host: &str, path: &str| {
         let mut raw = RawClient::connect(admin);
@@ -353,7 +353,7 @@ fn a_name_that_is_not_the_servers_own_is_refused(backend: BackendName) {
     }
 }
 
-fn the_names_of_the_settings_are_the_servers_own(backend: BackendName) {
+fn host_names_in_the_settings_are_allowed(backend: BackendName) {
     let base = admin_config(backend, AppName::Echo, 1);
     let status = |server: &TestServer, host: &str| {
         let mut raw = RawClient::connect(server.admin_address().expect("it has an admin listener"));
@@ -367,7 +367,7 @@ fn the_names_of_the_settings_are_the_servers_own(backend: BackendName) {
     let allowed_origins = vec!["https://chat.example".parse().expect("an origin")];
     server.control().reload(&Config { allowed_origins, ..base.clone() }).expect("it is valid");
     assert_eq!((status(&server, "chat.example"), status(&server, "admin.example")), (200, 421));
-    // A listener on all addresses has every name unless the settings list them.
+    // A listener on all addresses allows every name unless the settings list names.
     let any = Config { admin: Some(SocketAddr::from(([0, 0, 0, 0], 0))), ..base };
     assert_eq!(status(&TestServer::start(&any), "rebound.example"), 200);
     let any = Config { server_names: named.server_names, ..any };
@@ -375,7 +375,7 @@ fn the_names_of_the_settings_are_the_servers_own(backend: BackendName) {
     assert_eq!((status(&server, "admin.example"), status(&server, "rebound.example")), (200, 421));
 }
 
-fn metrics_tell_whether_the_last_reload_succeeded(backend: BackendName) {
+fn metrics_report_whether_the_last_reload_succeeded(backend: BackendName) {
     let name = format!("reload metrics {backend:?}");
     let path = settings_file(&name, "max-message = 100\n");
     let args = ["--config", &path, "--admin=127.0.0.1:0", backend_arg(backend)];
@@ -401,7 +401,7 @@ fn metrics_tell_whether_the_last_reload_succeeded(backend: BackendName) {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_said_with_a_way_out() {
+fn an_unusable_admin_address_is_refused_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     expect_start_failure(&mut uproar(&["--admin", &address]), &[&address, "cannot listen on", "--admin"]);
@@ -411,9 +411,9 @@ fn an_address_that_cannot_be_had_is_said_with_a_way_out() {
     expect_start_failure(&mut uproar(&["--admin", "127.0.0.1:8000"]), &parts);
 }
 
-/// Every name in the dashboard of `deploy` is exposed, and every name that it groups by is a label there.
+/// Each metric in the dashboard exists, and each label that a query groups by exists on that metric.
 #[test]
-fn the_dashboard_for_grafana_asks_for_what_there_is() {
+fn the_grafana_dashboard_uses_existing_metrics_and_labels() {
     let identity = Identity::new();
     let server =
         TestServer::start(&identity.with_tls_listener(admin_config(BackendName::Auto, AppName::Chat, 2)));
@@ -441,7 +441,7 @@ fn the_dashboard_for_grafana_asks_for_what_there_is() {
             let exists = metrics.series.iter().any(|series| {
                 series.labels.get(label).is_some_and(|own| own == value || value.starts_with('$'))
             });
-            // These are put to every series by Prometheus itself.
+            // Prometheus itself adds these labels to every series.
             assert!(exists || ["job", "instance"].contains(&label), "{label}={value} in {query}");
         }
     }
@@ -466,13 +466,13 @@ fn words(query: &str) -> impl Iterator<Item = &str> {
     query.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
 }
 
-/// Labels that a query groups by.
+/// Returns the labels that a query groups by.
 fn groupings(query: &str) -> impl Iterator<Item = &str> {
     let lists = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
     lists.flat_map(|list| list.split(", "))
 }
 
-/// Labels with the values that a query wants them to have.
+/// Returns the labels that a query selects, with their values.
 fn selectors(query: &str) -> Vec<(&str, &str)> {
     let in_braces = query.split('{').skip(1).filter_map(|rest| rest.split('}').next());
     in_braces

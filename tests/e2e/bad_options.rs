@@ -1,11 +1,11 @@
-//! Bad values and unknown names: each is refused or warned of, with the source and the remedy.
+//! Invalid values and unknown names of options. Each is refused or causes a warning, with its source and a remedy.
 
 use std::collections::BTreeSet;
 
 use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
 use crate::support::wait_until;
 
-/// Bad values of each option.
+/// Invalid values of each option.
 const BAD: &[(&str, &[&str])] = &[
     ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
     (
@@ -60,13 +60,13 @@ const BAD: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn every_option_refuses_bad_values() {
+fn every_option_refuses_invalid_values() {
     for (option, values) in BAD {
         for value in *values {
             let argument = format!("{option}={value}");
             expect_start_failure(&mut uproar(&[&argument]), &[option, value]);
             let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
-            // The variable is to blame then, and no flag.
+            // The error names the variable instead of the flag.
             let variable = format!(" {name}");
             let parts = if *option == "--config" { [*option, value] } else { [&*variable, value] };
             expect_start_failure(uproar(&[]).env(&name, value), &parts);
@@ -75,9 +75,9 @@ fn every_option_refuses_bad_values() {
     }
 }
 
-/// The bad values in a settings file, with quotes and without.
+/// Tests each invalid value in a settings file, with and without quotes.
 #[test]
-fn every_key_of_the_file_refuses_bad_values() {
+fn every_key_of_the_settings_file_refuses_invalid_values() {
     let path = settings_file("bad values", "");
     for (option, values) in &BAD[1..] {
         let key = &option[2..];
@@ -90,9 +90,9 @@ fn every_key_of_the_file_refuses_bad_values() {
     }
 }
 
-/// A new option needs a row in the table above.
+/// Each option of the help has a row in [`BAD`].
 #[test]
-fn every_option_is_in_the_table() {
+fn every_option_is_in_the_table_of_invalid_values() {
     let help = run_to_end(&mut uproar(&["--help"]));
     let text = String::from_utf8(help.stdout).expect("text");
     let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
@@ -129,7 +129,7 @@ fn unknown_words_are_refused_with_a_hint() {
 }
 
 #[test]
-fn a_variable_that_belongs_to_no_option_is_warned_of() {
+fn an_unknown_variable_causes_a_warning_with_a_hint() {
     let server = Process::run(uproar(&["--listen=127.0.0.1:0"]).env("UPROAR_LISTN", "127.0.0.1:1"));
     let warning = "UPROAR_LISTN belongs to no option and is ignored; did you mean UPROAR_LISTEN?";
     wait_until("the log warns", || server.log().contains(warning));
@@ -143,7 +143,7 @@ fn a_variable_that_belongs_to_no_option_is_warned_of() {
 }
 
 #[test]
-fn a_limit_of_connections_over_the_descriptors_is_told_once_and_truly() {
+fn a_connection_limit_above_the_descriptor_limit_is_lowered_with_a_warning() {
     let args = ["--max-connections=5000", "--workers=1", "--backend=epoll"];
     let server = Process::start_with_descriptors(64, &args);
     let log = server.log();
@@ -154,7 +154,7 @@ fn a_limit_of_connections_over_the_descriptors_is_told_once_and_truly() {
 }
 
 #[test]
-fn a_settings_file_that_cannot_be_read_is_told_with_the_reason() {
+fn an_unreadable_settings_file_is_refused_with_the_reason() {
     for (path, why) in [
         ("/nowhere/uproar.toml", "no such file; check the path"),
         ("/", "this is a directory; name the file in it"),
@@ -170,7 +170,7 @@ fn a_settings_file_that_cannot_be_read_is_told_with_the_reason() {
 }
 
 #[test]
-fn what_cannot_be_together_is_refused_with_a_way_out() {
+fn contradictory_options_are_refused_with_a_remedy() {
     let parts = ["--history-bytes 4096", "--lag-window 4096", "lower --history-bytes or raise --lag-window"];
     expect_start_failure(&mut uproar(&["--history-bytes=4096", "--lag-window=4096"]), &parts);
     for (first, second) in

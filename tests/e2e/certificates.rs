@@ -1,4 +1,4 @@
-//! Certificates and their keys: files of no use, new ones, and their end.
+//! Certificates and private keys: reloads, invalid files and expiry.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,9 +16,9 @@ use crate::tls::start;
 on_both_backends!(
     a_new_certificate_is_shown_after_sighup,
     a_byte_order_mark_before_the_certificate_and_the_key_is_ignored,
-    a_wrong_certificate_changes_nothing,
-    a_certificate_that_expires_soon_is_told_of,
-    metrics_tell_when_the_certificate_expires,
+    an_invalid_certificate_changes_nothing,
+    the_log_warns_of_a_certificate_that_expires_soon,
+    a_metric_has_the_expiry_time_of_the_certificate,
 );
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -30,7 +30,7 @@ fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
     let mut old = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     identity.renew();
     server.signal(Signal::SIGHUP);
-    wait_until("it has read them", || server.log().contains("key.pem again: 1 changed"));
+    wait_until("the files are reloaded", || server.log().contains("key.pem again: 1 changed"));
     let mut new = TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
     assert_ne!(old.certificate(), new.certificate());
     let fingerprint: Vec<_> =
@@ -42,11 +42,11 @@ fn a_new_certificate_is_shown_after_sighup(backend: BackendName) {
     }
     let seen = log.len();
     server.signal(Signal::SIGHUP);
-    wait_until("it has read the same again", || server.log()[seen..].contains("key.pem again: 0 changed"));
+    wait_until("the same files are reloaded", || server.log()[seen..].contains("key.pem again: 0 changed"));
     assert!(!server.log()[seen..].contains("new certificate"), "{}", server.log());
     for client in [&mut old, &mut new] {
-        client.send_text("nobody is dropped");
-        client.expect_text("nobody is dropped");
+        client.send_text("still connected");
+        client.expect_text("still connected");
     }
 }
 
@@ -62,7 +62,7 @@ fn a_byte_order_mark_before_the_certificate_and_the_key_is_ignored(backend: Back
     client.expect_text("hello");
 }
 
-fn a_wrong_certificate_changes_nothing(backend: BackendName) {
+fn an_invalid_certificate_changes_nothing(backend: BackendName) {
     let mut identity = Identity::new();
     let server = start(backend, &identity);
     let address = server.tls_address();
@@ -88,30 +88,30 @@ fn a_wrong_certificate_changes_nothing(backend: BackendName) {
     }
     identity.renew();
     server.signal(Signal::SIGHUP);
-    wait_until("it has read them", || server.log().contains("key.pem again"));
+    wait_until("the files are reloaded", || server.log().contains("key.pem again"));
     TlsClient::connect(address, "/", &identity.client_config(&VERSIONS));
 }
 
-fn a_certificate_that_expires_soon_is_told_of(backend: BackendName) {
+fn the_log_warns_of_a_certificate_that_expires_soon(backend: BackendName) {
     let mut identity = Identity::new();
     identity.renew_until(SystemTime::now() + 13 * DAY);
     let server = start(backend, &identity);
-    wait_until("it is told at the start", || {
+    wait_until("the log warns at the start", || {
         server.log().contains("cert.pem: the certificate expires on 20")
     });
-    // One that is good for long enough is not worth a word, and one that is none any more is.
+    // No warning more than two weeks before the expiry; another warning after it.
     for (end, part) in [(15 * DAY, None), (Duration::ZERO, Some("since it expired on 20"))] {
         let seen = server.log().len();
         identity.renew_until(SystemTime::now() + end);
         server.signal(Signal::SIGHUP);
-        wait_until("it has read them", || server.log()[seen..].contains("key.pem again"));
+        wait_until("the files are reloaded", || server.log()[seen..].contains("key.pem again"));
         let log = server.log()[seen..].to_owned();
         assert_eq!(log.contains("the certificate"), part.is_some(), "{log}");
         assert!(part.is_none_or(|part| log.contains(part)), "{log}");
     }
 }
 
-fn metrics_tell_when_the_certificate_expires(backend: BackendName) {
+fn a_metric_has_the_expiry_time_of_the_certificate(backend: BackendName) {
     let name = "uproar_tls_certificate_expiry_timestamp_seconds";
     let with_admin =
         Config { admin: Some("127.0.0.1:0".parse().expect("valid")), ..config(backend, AppName::Echo, 1) };
@@ -127,28 +127,28 @@ fn metrics_tell_when_the_certificate_expires(backend: BackendName) {
     let metrics = |server: &TestServer| Metrics::fetch(server.admin_address().expect("there is one"));
     assert_eq!(metrics(&server).sum(name, &[]), first_s);
     identity.renew_until(new_end);
-    server.control().reload(&settings).expect("they can be");
+    server.control().reload(&settings).expect("valid settings");
     assert_eq!(metrics(&server).sum(name, &[]), second_s);
     let plain = TestServer::start(&with_admin);
     assert!(metrics(&plain).series.iter().all(|series| series.name != name));
 }
 
 #[test]
-fn a_check_tells_of_a_certificate_that_expires_soon() {
+fn check_warns_of_a_certificate_that_expires_soon() {
     let mut identity = Identity::new();
     let (cert, key) = (identity.cert(), identity.key());
     let args = ["check", "--listen=tls:127.0.0.1:0", "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
-    for (days, is_told) in [(100, false), (3, true)] {
+    for (days, is_warned) in [(100, false), (3, true)] {
         identity.renew_until(SystemTime::now() + days * DAY);
         let output = run_to_end(&mut uproar(&args));
         let said = String::from_utf8(output.stderr).expect("text");
         assert!(output.status.success(), "it is good yet: {said}");
-        assert_eq!(said.contains("cert.pem: the certificate expires on 20"), is_told, "{said}");
+        assert_eq!(said.contains("cert.pem: the certificate expires on 20"), is_warned, "{said}");
     }
 }
 
 #[test]
-fn what_is_missing_is_said_with_a_way_out() {
+fn missing_tls_options_are_refused_with_a_remedy() {
     let identity = Identity::new();
     let (cert, key) = (identity.cert(), identity.key());
     let (cert, key) = (arg(&cert), arg(&key));
@@ -165,7 +165,7 @@ fn what_is_missing_is_said_with_a_way_out() {
 }
 
 #[test]
-fn a_file_of_no_use_is_said_with_a_way_out() {
+fn invalid_tls_files_are_refused_with_a_remedy() {
     let identity = Identity::new();
     let (cert, key) = (identity.cert(), identity.key());
     let missing = identity.cert().with_file_name("missing.pem");
@@ -209,7 +209,7 @@ fn a_file_of_no_use_is_said_with_a_way_out() {
         let args = ["--listen=tls:127.0.0.1:0", "--tls-cert", arg(cert), "--tls-key", arg(key)];
         expect_start_failure(&mut uproar(&args), parts);
         expect_start_failure(&mut uproar(&[&["check"], &args[..]].concat()), parts);
-        // No line of a key may show.
+        // The error must not contain a line of the key.
         let said = String::from_utf8(run_to_end(&mut uproar(&args)).stderr).expect("text");
         for line in key_text.lines().filter(|line| !line.starts_with("-----")) {
             assert!(!said.contains(&line[..20.min(line.len())]), "{said}");

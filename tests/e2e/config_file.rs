@@ -1,4 +1,4 @@
-//! The file with settings: what it decides, what is wrong with it, and what `uproar check` says of it.
+//! The settings file: its precedence, its errors, and the output of `uproar check`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
 use crate::support::tls::{Identity, arg};
 
-/// What a check prints: each key with its value and its origin.
+/// Runs `uproar check` and returns each printed key with its value and its source.
 fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
     let output = run_to_end(command);
     let stdout = String::from_utf8(output.stdout).expect("text");
@@ -20,7 +20,7 @@ fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
 }
 
 #[test]
-fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
+fn flags_override_variables_and_variables_override_the_file() {
     let text = "app = \"relay\"\nworkers = 0x2\nlog = \"debug\"\nmax-message = 1_000\nping-seconds = 0.5\n";
     let path = settings_file("precedence", text);
     let args = ["check", "--config", &path, "--app=echo", "--lag-policy", "skip"];
@@ -43,7 +43,7 @@ fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
 }
 
 #[test]
-fn the_server_goes_by_the_file() {
+fn the_server_uses_the_settings_file() {
     let path =
         settings_file("run", "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\napp = \"relay\"\nworkers = 3\n");
     let by_flag = Process::run(&mut uproar(&["serve", "--backend=epoll", "--config", &path]));
@@ -57,9 +57,8 @@ fn the_server_goes_by_the_file() {
     }
 }
 
-/// The file is read only when it is named.
 #[test]
-fn no_file_is_read_unasked() {
+fn without_the_option_no_settings_file_is_read() {
     let path = settings_file("unasked", "workers = 77\n");
     let directory = path.strip_suffix("uproar.toml").expect("its directory");
     let settings = check(uproar(&["check"]).current_dir(directory));
@@ -67,7 +66,7 @@ fn no_file_is_read_unasked() {
 }
 
 #[test]
-fn an_empty_file_changes_nothing() {
+fn an_empty_file_leaves_all_defaults() {
     for text in ["", "\n# Nothing.\n", "\u{feff}# Behind a byte order mark.\r\n"] {
         let path = settings_file("empty", text);
         let mut settings = check(&mut uproar(&["check", "--config", &path]));
@@ -77,9 +76,8 @@ fn an_empty_file_changes_nothing() {
     }
 }
 
-/// What is printed is a file that gives the same settings.
 #[test]
-fn what_check_prints_can_be_read_again() {
+fn the_output_of_check_is_a_settings_file_with_the_same_settings() {
     let args = ["check", "--listen=127.0.0.1:1,[::1]:2", "--message-rate=+5", "--ping-seconds=.5"];
     let printed = run_to_end(uproar(&args).env("UPROAR_LOG", "[{x=\"y\"}]=info")).stdout;
     let path = settings_file("again", &printed);
@@ -92,7 +90,7 @@ fn what_check_prints_can_be_read_again() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_line_key_and_remedy() {
+fn errors_name_the_line_the_key_and_a_remedy() {
     for (text, parts) in [
         (
             "app = \"echo\"\nmax-mesage = 1\n",
@@ -145,9 +143,8 @@ fn what_is_wrong_is_said_with_line_key_and_remedy() {
     }
 }
 
-/// A value is judged even where a flag or a variable beats it.
 #[test]
-fn a_wrong_value_that_nobody_needs_is_wrong() {
+fn an_overridden_value_in_the_file_is_still_checked() {
     let path = settings_file("beaten", "workers = 0\n");
     expect_start_failure(
         uproar(&["--config", &path, "--workers=1"]).env("UPROAR_WORKERS", "2"),
@@ -156,24 +153,24 @@ fn a_wrong_value_that_nobody_needs_is_wrong() {
 }
 
 #[test]
-fn a_file_in_another_encoding_is_refused() {
+fn a_file_that_is_not_utf_8_is_refused() {
     let path = settings_file("latin1", b"# one\nlog = \"caf\xe9\"\n");
     expect_start_failure(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2: not UTF-8"]);
 }
 
-/// The example holds every key, as it is and with the lines that it leaves to choice.
+/// Tests the example as it is, and with its optional settings enabled.
 #[test]
-fn the_example_for_production_has_every_key_and_is_valid() {
+fn the_example_settings_file_is_valid_and_has_every_key() {
     const EXAMPLE: &str = "deploy/uproar.toml";
-    let text = std::fs::read_to_string(EXAMPLE).expect("it is there");
+    let text = std::fs::read_to_string(EXAMPLE).expect("the file exists");
     let known: BTreeSet<_> = check(&mut uproar(&["check", "--config", EXAMPLE])).into_keys().collect();
     assert!(known.contains("# workers is not set") && known.contains("max-message"), "{known:?}");
-    // A comment has a space behind its sign, a setting that is left out has none.
+    // Comments begin with `# `, disabled settings with `#` and no space.
     let chosen = text.lines().map(|line| match line.strip_prefix('#') {
         Some(setting) if setting.starts_with(char::is_alphabetic) => setting,
         _ => line,
     });
-    // Files that are there, and a listener for them.
+    // Replaces the paths with existing files, and adds a TLS listener.
     let identity = Identity::new();
     let text = chosen.collect::<Vec<_>>().join("\n");
     let text = text.replace("/etc/uproar/fullchain.pem", arg(&identity.cert()));
@@ -182,6 +179,6 @@ fn the_example_for_production_has_every_key_and_is_valid() {
     let text = text.replace("/etc/uproar/token-secret", &settings_file("example secret", "x".repeat(32)));
     let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
-        assert!(origin.starts_with(&path), "{EXAMPLE} does not say anything of {key}");
+        assert!(origin.starts_with(&path), "{EXAMPLE} has no line for {key}");
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections there may be, and that their count is right whatever happens to them.
+//! Limits of connections, and the count of open connections after every kind of end.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,32 +10,32 @@ use crate::support::raw::{BINARY, CLOSE, RawClient, close_payload, connect_from,
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
-    the_server_has_a_limit,
-    every_address_has_a_limit,
-    who_is_refused_takes_no_place,
-    unfinished_requests_have_a_limit,
-    who_is_refused_and_says_nothing_is_gone_soon,
-    the_count_is_right_after_any_order,
-    ipv6_works_and_is_counted,
-    an_ipv4_client_of_an_ipv6_listener_is_counted_as_such,
+    connections_over_the_server_limit_get_503,
+    connections_over_the_limit_of_their_address_get_429,
+    refused_connections_do_not_count_against_the_server_limit,
+    unfinished_requests_over_their_limit_get_503,
+    refused_connections_that_send_nothing_are_closed,
+    the_connection_count_is_right_after_every_kind_of_end,
+    ipv6_clients_are_served_and_counted,
+    an_ipv4_client_of_an_ipv6_listener_counts_for_its_ipv4_address,
 );
 
 fn from(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
-/// Tries until a client gets in.
-fn get_in(address: SocketAddr, source: IpAddr) -> Client {
+/// Opens a WebSocket from `source`, with retries until the server accepts it.
+fn open_with_retries(address: SocketAddr, source: IpAddr) -> Client {
     let mut client = None;
-    wait_until("there is room again", || {
+    wait_until("the server accepts a client again", || {
         client = Client::open_on(connect_from(source, address), "/").ok();
         client.is_some()
     });
-    client.expect("it got in")
+    client.expect("accepted")
 }
 
-/// The answer comes without a request, and the end soon after it.
-fn who_is_refused_and_says_nothing_is_gone_soon(backend: BackendName) {
+/// A refused client gets 503 without sending a request. Its connection is closed soon after.
+fn refused_connections_that_send_nothing_are_closed(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { max_connections: 1, ..base });
     let _inside = Client::open(server.address(), "/");
@@ -43,10 +43,10 @@ fn who_is_refused_and_says_nothing_is_gone_soon(backend: BackendName) {
     for raw in &mut silent {
         assert_eq!(raw.receive_response().status, 503);
     }
-    wait_until("all of them are gone", || server.connections().0 == 1);
+    wait_until("the refused connections are closed", || server.connections().0 == 1);
 }
 
-fn the_server_has_a_limit(backend: BackendName) {
+fn connections_over_the_server_limit_get_503(backend: BackendName) {
     let base = config(backend, AppName::Echo, 4);
     let server = TestServer::start(&Config { max_connections: 10, ..base });
     let mut clients: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
@@ -61,10 +61,10 @@ fn the_server_has_a_limit(backend: BackendName) {
         client.expect_text("still here");
     }
     clients.pop();
-    clients.push(get_in(server.address(), from(1)));
+    clients.push(open_with_retries(server.address(), from(1)));
 }
 
-fn every_address_has_a_limit(backend: BackendName) {
+fn connections_over_the_limit_of_their_address_get_429(backend: BackendName) {
     let base = config(backend, AppName::Echo, 4);
     let server = TestServer::start(&Config { max_connections_per_ip: 3, ..base });
     let open = |last| Client::open_on(connect_from(from(last), server.address()), "/");
@@ -75,24 +75,26 @@ fn every_address_has_a_limit(backend: BackendName) {
     assert_eq!(open(2).err(), Some(429));
     let third = open(3).expect("another address");
     first.pop();
-    first.push(get_in(server.address(), from(1)));
+    first.push(open_with_retries(server.address(), from(1)));
     assert_eq!(open(2).err(), Some(429));
     drop((first, second, third));
 }
 
-fn who_is_refused_takes_no_place(backend: BackendName) {
+fn refused_connections_do_not_count_against_the_server_limit(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&Config { max_connections: 8, max_connections_per_ip: 2, ..base });
-    // One address has more connections than the whole server may have, and says nothing on them.
+    // One address opens more connections than the server's limit and sends nothing on them.
     let silent: Vec<_> = (0..20).map(|_| connect_from(from(1), server.address())).collect();
     wait_until("all are accepted", || server.totals().accepted == 20);
     let others: Vec<_> = (2..5)
-        .map(|last| Client::open_on(connect_from(from(last), server.address()), "/").expect("there is room"))
+        .map(|last| {
+            Client::open_on(connect_from(from(last), server.address()), "/").expect("below the limit")
+        })
         .collect();
     drop((silent, others));
 }
 
-fn unfinished_requests_have_a_limit(backend: BackendName) {
+fn unfinished_requests_over_their_limit_get_503(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&Config { max_handshakes: 5, ..base });
     let mut inside: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
@@ -105,15 +107,15 @@ fn unfinished_requests_have_a_limit(backend: BackendName) {
         client.send_text("still here");
         client.expect_text("still here");
     }
-    // Whoever finishes or breaks off makes room.
+    // A finished or reset request frees its place.
     slow[0].send(&upgrade_request("/").as_bytes()[8..]);
     slow[0].expect_upgrade();
-    inside.push(get_in(server.address(), from(1)));
+    inside.push(open_with_retries(server.address(), from(1)));
     slow.push(RawClient::connect(server.address()));
-    wait_until("as many as may be are silent again", || server.totals().accepted >= 18);
+    wait_until("the limit is reached again", || server.totals().accepted >= 18);
     assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
     slow.pop().expect("five").abort();
-    inside.push(get_in(server.address(), from(1)));
+    inside.push(open_with_retries(server.address(), from(1)));
     drop((slow, inside));
     wait_until("all are gone", || server.connections() == (0, 0));
     let mut silent: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
@@ -122,7 +124,7 @@ fn unfinished_requests_have_a_limit(backend: BackendName) {
     silent.clear();
 }
 
-/// What a client may do between connecting and its end.
+/// Connects and ends in one of ten ways, chosen by `seed`.
 fn misbehave(address: SocketAddr, seed: u64) {
     let source = from((seed % 5) as u8 + 1);
     let mut raw = RawClient::from_stream(connect_from(source, address));
@@ -154,13 +156,13 @@ fn misbehave(address: SocketAddr, seed: u64) {
             raw.receive_response();
         }
         _ => {
-            // Time-outs: it says nothing until the server has had enough.
+            // Sends nothing until the handshake times out.
             let _ = raw.receive_response();
         }
     }
 }
 
-fn the_count_is_right_after_any_order(backend: BackendName) {
+fn the_connection_count_is_right_after_every_kind_of_end(backend: BackendName) {
     let base = config(backend, AppName::Echo, 4);
     let server = TestServer::start(&Config {
         max_connections: 30,
@@ -183,16 +185,16 @@ fn the_count_is_right_after_any_order(backend: BackendName) {
         })
         .collect();
     for thread in threads {
-        thread.join().expect("no surprise");
+        thread.join().expect("no panic");
     }
     wait_until("all are gone", || server.connections() == (0, 0));
-    // Everybody has room again, so nothing was counted twice either.
+    // Each address can connect again, so no connection is still counted.
     for last in 1..=5 {
-        drop(Client::open_on(connect_from(from(last), address), "/").expect("there is room"));
+        drop(Client::open_on(connect_from(from(last), address), "/").expect("below the limit"));
     }
 }
 
-fn ipv6_works_and_is_counted(backend: BackendName) {
+fn ipv6_clients_are_served_and_counted(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let listen = vec!["[::1]:0".parse().expect("an address")];
     let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });
@@ -203,10 +205,10 @@ fn ipv6_works_and_is_counted(backend: BackendName) {
     let source = server.address().ip();
     assert_eq!(Client::open_on(connect_from(source, server.address()), "/").err(), Some(429));
     drop(client);
-    drop(get_in(server.address(), source));
+    drop(open_with_retries(server.address(), source));
 }
 
-fn an_ipv4_client_of_an_ipv6_listener_is_counted_as_such(backend: BackendName) {
+fn an_ipv4_client_of_an_ipv6_listener_counts_for_its_ipv4_address(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let listen = ["[::]:0", "127.0.0.1:0"].map(|address| address.parse().expect("an address")).to_vec();
     let server = TestServer::start(&Config { listen, max_connections_per_ip: 1, ..base });

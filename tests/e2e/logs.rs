@@ -1,4 +1,4 @@
-//! The log, as text and as JSON.
+//! The log in both formats: text and JSON.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,13 +11,13 @@ use crate::support::token::{SECRET, token_for};
 use crate::support::wait_until;
 
 on_both_backends!(
-    each_line_is_an_object,
-    a_connection_has_a_line_when_it_ends,
-    many_refusals_are_few_lines,
-    a_full_server_warns,
-    what_users_say_is_not_logged,
-    a_reload_is_objects_with_fields,
-    an_error_that_ends_the_server_is_an_object,
+    each_json_line_is_an_object,
+    the_end_of_a_connection_is_logged,
+    many_refusals_make_few_lines,
+    a_full_server_logs_warnings_with_the_count,
+    messages_names_and_tokens_are_not_logged,
+    the_json_lines_of_a_reload_have_fields,
+    a_start_error_is_a_json_line,
 );
 
 fn refused(server: &Process, path: &str) {
@@ -26,13 +26,13 @@ fn refused(server: &Process, path: &str) {
     assert_eq!(raw.receive_response().status, 404);
 }
 
-/// The whole log of a server, which ends.
+/// Stops a server and returns its whole log.
 fn log_of(server: Process) -> String {
     server.signal(Signal::SIGTERM);
     server.wait().log
 }
 
-/// The lines of a log in JSON.
+/// Parses the lines of a JSON log.
 fn objects(log: &str) -> Vec<Value> {
     let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     let lines: Vec<Value> = log.lines().map(parse).collect();
@@ -47,7 +47,7 @@ fn with_message<'a>(lines: &'a [Value], message: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-fn each_line_is_an_object(backend: BackendName) {
+fn each_json_line_is_an_object(backend: BackendName) {
     let args = ["--log-format=json", "--log=debug", "--workers=1", "--app=echo", backend_arg(backend)];
     let server = Process::start(&args);
     let mut client = Client::open(server.address, "/room/garden?who=nobody");
@@ -56,7 +56,7 @@ fn each_line_is_an_object(backend: BackendName) {
     client.socket.close(None).expect("closing");
     while client.socket.read().is_ok() {}
     refused(&server, "/nowhere?x");
-    wait_until("both are gone", || server.log().matches("connection ended").count() == 2);
+    wait_until("the log has both ends", || server.log().matches("connection ended").count() == 2);
     let lines = objects(&log_of(server));
     let refusals = with_message(&lines, "refused: Nothing is here");
     assert_eq!(refusals.len(), 1, "{lines:?}");
@@ -92,14 +92,14 @@ fn each_line_is_an_object(backend: BackendName) {
     }
     let [room] = with_message(&lines, "room for")[..] else { panic!("{lines:?}") };
     assert!(room["limit"].is_u64() && room["descriptors"].is_u64(), "{room}");
-    // No figure may hide in the Debug form of a Rust value.
+    // No value is formatted with `Debug`, which would hide its fields from programs.
     for line in &lines {
         let texts = line.as_object().expect("an object").values().filter_map(Value::as_str);
         assert!(!texts.into_iter().any(|text| text.contains(" { ") || text.contains("Some(")), "{line}");
     }
 }
 
-fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
+fn the_end_of_a_connection_is_logged(backend: BackendName) {
     let args =
         ["--log=info,uproar::shard::journal=debug", "--workers=1", "--app=relay", backend_arg(backend)];
     let server = Process::start(&args);
@@ -109,9 +109,9 @@ fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
         client.expect_text(text);
     }
     drop(client);
-    wait_until("it is gone", || server.log().contains("connection ended"));
+    wait_until("the log has the end", || server.log().contains("connection ended"));
     let log = log_of(server);
-    let line = log.lines().find(|line| line.contains("connection ended")).expect("it was seen");
+    let line = log.lines().find(|line| line.contains("connection ended")).expect("the line exists");
     for part in [
         "DEBUG",
         "address=\"127.0.0.1\"",
@@ -125,14 +125,14 @@ fn a_connection_has_a_line_when_it_ends(backend: BackendName) {
     assert_eq!(log.matches("DEBUG").count(), 1, "{log}");
 }
 
-fn many_refusals_are_few_lines(backend: BackendName) {
+fn many_refusals_make_few_lines(backend: BackendName) {
     let server = Process::start(&["--log-format=json", "--workers=1", backend_arg(backend)]);
     for _ in 0..20 {
         refused(&server, "/nowhere");
     }
     let lines = objects(&log_of(server));
     let refusals = with_message(&lines, "refused");
-    // What is not summed up before is at the end. A machine that stands still for 10 s may need some more.
+    // The last summary comes at shutdown. A machine that pauses for 10 s causes a few more lines.
     assert!((2..10).contains(&refusals.len()), "{lines:?}");
     let told: u64 = refusals.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
     assert_eq!(told, 20, "{lines:?}");
@@ -142,8 +142,7 @@ fn many_refusals_are_few_lines(backend: BackendName) {
     );
 }
 
-/// Whoever runs the server should know of it, and of how many.
-fn a_full_server_warns(backend: BackendName) {
+fn a_full_server_logs_warnings_with_the_count(backend: BackendName) {
     let args =
         ["--log-format=json", "--log=warn", "--workers=1", "--max-connections=1", backend_arg(backend)];
     let server = Process::start(&args);
@@ -161,7 +160,7 @@ fn a_full_server_warns(backend: BackendName) {
     assert!(refusals.iter().all(is_alarm), "{lines:?}");
 }
 
-fn what_users_say_is_not_logged(backend: BackendName) {
+fn messages_names_and_tokens_are_not_logged(backend: BackendName) {
     let secret = settings_file(&format!("quiet log {backend:?}"), SECRET);
     let token = token_for("ada-lovelace");
     for level in ["--log=info", "--log=debug"] {
@@ -171,7 +170,7 @@ fn what_users_say_is_not_logged(backend: BackendName) {
         ada.expect_text("* welcome to garden, you are ada-lovelace; /help lists the commands");
         ada.send_text("between us");
         ada.expect_text("ada-lovelace: between us");
-        // Another user whose name looks the same, which the client is told.
+        // A user whose name differs only in case. The close reason contains the name.
         let mut other = Client::open(server.address, &format!("/?token={}", token_for("Ada-Lovelace")));
         assert_eq!(other.wait_for_close(), (1008, "the name Ada-Lovelace is taken".into()));
         let mut refused = RawClient::connect(server.address);
@@ -187,16 +186,16 @@ fn what_users_say_is_not_logged(backend: BackendName) {
     }
 }
 
-fn a_reload_is_objects_with_fields(backend: BackendName) {
+fn the_json_lines_of_a_reload_have_fields(backend: BackendName) {
     let name = format!("json reload {backend:?}");
     let path = settings_file(&name, "log-format = \"json\"\n");
     let server = Process::start(&["--config", &path, backend_arg(backend)]);
     settings_file(&name, "log-format = \"json\"\nmax-message = 5000\nworkers = 1\nmessage-rate = 7\n");
     server.signal(Signal::SIGHUP);
-    wait_until("it is read again", || server.log().contains("2 changed"));
+    wait_until("the settings are reloaded", || server.log().contains("2 changed"));
     settings_file(&name, "max-message = 0\n");
     server.signal(Signal::SIGHUP);
-    wait_until("it is read again", || server.log().contains("nothing changes"));
+    wait_until("the settings are reloaded", || server.log().contains("nothing changes"));
     let lines = objects(&log_of(server));
     for (message, key, value) in [
         ("max-message: 1048576 → 5000", "setting", Value::from("max-message")),
@@ -213,7 +212,7 @@ fn a_reload_is_objects_with_fields(backend: BackendName) {
     }
 }
 
-fn an_error_that_ends_the_server_is_an_object(backend: BackendName) {
+fn a_start_error_is_a_json_line(backend: BackendName) {
     let other = Process::start(&[]);
     let address = other.address.to_string();
     for log in ["info", "off"] {

@@ -1,4 +1,4 @@
-//! SIGHUP: other settings while clients are there.
+//! Reloads of the settings by SIGHUP while clients are connected.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use crate::support::raw::{PING, RawClient, TEXT, frame, upgrade_request};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
-    the_chat_goes_on_under_a_smaller_limit,
-    a_wrong_file_changes_nothing,
-    what_needs_a_restart_is_said_and_stays,
-    the_log_level_changes,
-    a_flag_beats_the_file_again,
-    without_a_file_nothing_happens,
-    limits_on_connections_hold_for_those_who_come,
-    rates_hold_at_once,
-    history_is_kept_or_not,
-    compression_is_agreed_with_those_who_come,
-    time_outs_hold_for_those_who_come,
-    settings_that_cannot_be_together_change_nothing,
+    a_smaller_message_limit_applies_to_all_clients_at_once,
+    an_invalid_file_changes_nothing,
+    settings_that_need_a_restart_are_logged_and_stay,
+    the_log_level_can_be_reloaded,
+    a_flag_overrides_the_reloaded_file,
+    without_a_settings_file_sighup_changes_nothing,
+    new_limits_on_connections_apply_to_new_connections,
+    a_new_rate_applies_to_open_connections,
+    history_can_be_switched_off_and_on,
+    a_new_compression_mode_applies_to_new_connections,
+    new_timeouts_apply_to_new_connections,
+    contradictory_settings_change_nothing,
 );
 
-/// A server with a file of settings that changes.
+/// A server whose settings file changes.
 struct Reloaded {
     server: Process,
     name: String,
-    /// Bytes of the log that were seen.
+    /// Length of the log that was read, in bytes.
     seen: usize,
 }
 
@@ -42,7 +42,7 @@ impl Reloaded {
         Self { server, name, seen: 0 }
     }
 
-    /// Writes the file and has the server read it; the log up to the line with `last`.
+    /// Writes the file and reloads it. Returns the new part of the log, up to the line with `last`.
     fn reload(&mut self, text: &str, last: &str) -> String {
         settings_file(&self.name, text);
         self.server.signal(Signal::SIGHUP);
@@ -60,7 +60,7 @@ impl Reloaded {
     }
 }
 
-fn the_chat_goes_on_under_a_smaller_limit(backend: BackendName) {
+fn a_smaller_message_limit_applies_to_all_clients_at_once(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "smaller", "message-rate = 0\n", &["--workers=2"]);
     let address = reloaded.server.address;
     let mut ada = ChatUser::join_on_worker(address, "garden", 1);
@@ -78,7 +78,7 @@ fn the_chat_goes_on_under_a_smaller_limit(backend: BackendName) {
         ada.send_text(text);
         bob.expect_text(&format!("ada: {text}"));
     }
-    // Who was there before is held to it as well as who comes.
+    // The limit applies to old and new clients.
     bob.send_text(&long);
     assert_eq!(bob.wait_for_close().0, 1009);
     let mut eve = ChatUser::join_on_worker(address, "garden", 2);
@@ -91,7 +91,7 @@ fn the_chat_goes_on_under_a_smaller_limit(backend: BackendName) {
     assert!(bob.receive_text().ends_with(&long));
 }
 
-fn a_wrong_file_changes_nothing(backend: BackendName) {
+fn an_invalid_file_changes_nothing(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "wrong", "max-message = 2000\n", &["--app=echo"]);
     let mut client = Client::open(reloaded.server.address, "/");
     for (text, why) in [
@@ -119,17 +119,17 @@ fn a_wrong_file_changes_nothing(backend: BackendName) {
     wait_until("the log names the lost file", || {
         reloaded.server.log().contains("no such file; check the path")
     });
-    // A right one is taken after all that.
+    // A valid file is applied after the invalid ones.
     let log = reloaded.reload("max-message = 1500\n", "1 changed");
     assert!(log.contains(" max-message: 2000 → 1500\n"), "{log}");
     client.send_text(&"x".repeat(1_501));
     assert_eq!(client.wait_for_close().0, 1009);
 }
 
-fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
+fn settings_that_need_a_restart_are_logged_and_stay(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "fixed", "workers = 2\n", &[]);
     let text = "workers = 3\napp = \"echo\"\nmax-message = 100\n";
-    // Again and again, for as long as it is true.
+    // Each reload logs them, as long as the file differs.
     for changed in ["1 changed", "0 changed"] {
         let log = reloaded.reload(text, changed);
         for line in [" app: needs a restart\n", " workers: needs a restart\n"] {
@@ -144,7 +144,7 @@ fn what_needs_a_restart_is_said_and_stays(backend: BackendName) {
     assert!(!log.contains("restart"), "{log}");
 }
 
-fn the_log_level_changes(backend: BackendName) {
+fn the_log_level_can_be_reloaded(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "level", "log = \"info\"\n", &[]);
     let refused = |server: &Process| {
         let mut raw = RawClient::connect(server.address);
@@ -156,10 +156,12 @@ fn the_log_level_changes(backend: BackendName) {
     assert!(log.contains(" log: \"info\" → \"uproar=debug\"\n"), "{log}");
     assert!(!log.contains("connection ended"), "{log}");
     refused(&reloaded.server);
-    wait_until("its end is logged", || reloaded.server.log().contains("connection ended"));
+    wait_until("the log has the end of the connection", || {
+        reloaded.server.log().contains("connection ended")
+    });
 }
 
-fn a_flag_beats_the_file_again(backend: BackendName) {
+fn a_flag_overrides_the_reloaded_file(backend: BackendName) {
     let args = ["--app=echo", "--max-message=50"];
     let mut reloaded = Reloaded::start(backend, "beaten again", "max-message = 100\n", &args);
     let log = reloaded.reload("max-message = 200\n", "0 changed");
@@ -169,19 +171,19 @@ fn a_flag_beats_the_file_again(backend: BackendName) {
     assert_eq!(client.wait_for_close().0, 1009);
 }
 
-fn without_a_file_nothing_happens(backend: BackendName) {
+fn without_a_settings_file_sighup_changes_nothing(backend: BackendName) {
     let server = Process::start(&["--app=echo", backend_arg(backend)]);
     let mut client = Client::open(server.address, "/");
     server.signal(Signal::SIGHUP);
-    wait_until("the log says why", || server.log().contains("name one with --config"));
+    wait_until("the log gives the reason", || server.log().contains("name one with --config"));
     client.send_text("still here");
     client.expect_text("still here");
 }
 
-fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
+fn new_limits_on_connections_apply_to_new_connections(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&base);
-    let reload = |config: Config| server.control().reload(&config).expect("it can be");
+    let reload = |config: Config| server.control().reload(&config).expect("valid settings");
     let mut early: Vec<_> = (0..3).map(|_| Client::open(server.address(), "/")).collect();
     reload(Config { max_connections: 2, ..base.clone() });
     assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
@@ -190,7 +192,7 @@ fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
     assert_eq!(RawClient::connect(server.address()).receive_response().status, 429);
     reload(Config { max_handshakes: 1, ..base });
     let slow = RawClient::connect(server.address());
-    wait_until("it is accepted", || server.totals().accepted == 7);
+    wait_until("the connection is accepted", || server.totals().accepted == 7);
     assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
     drop(slow);
     for client in &mut early {
@@ -200,30 +202,30 @@ fn limits_on_connections_hold_for_those_who_come(backend: BackendName) {
     drop(late);
 }
 
-fn rates_hold_at_once(backend: BackendName) {
+fn a_new_rate_applies_to_open_connections(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&base);
     let mut raw = RawClient::open(server.address(), "/");
     raw.send(&frame(TEXT, b"x").repeat(100));
     (0..100).for_each(|_| assert_eq!(raw.receive_frame(), (TEXT, b"x".to_vec())));
-    server.control().reload(&Config { message_rate: Some(1), ..base }).expect("it can be");
+    server.control().reload(&Config { message_rate: Some(1), ..base }).expect("valid settings");
     raw.send(&frame(TEXT, b"x").repeat(100));
-    wait_until("it has to wait", || server.totals().throttled == 1);
+    wait_until("the client is throttled", || server.totals().throttled == 1);
     raw.abort();
 }
 
-fn history_is_kept_or_not(backend: BackendName) {
+fn history_can_be_switched_off_and_on(backend: BackendName) {
     let base = config(backend, AppName::Chat, 2);
     let server = TestServer::start(&base);
     let mut ada = ChatUser::join(server.address(), "garden");
     ada.send_text("before");
     let first = ada.receive_text();
-    server.control().reload(&Config { history_bytes: 0, ..base.clone() }).expect("it can be");
+    server.control().reload(&Config { history_bytes: 0, ..base.clone() }).expect("valid settings");
     let mut bob = ChatUser::join(server.address(), "garden");
     ada.send_text("during");
     let second = ada.receive_text();
     bob.expect_text(&second);
-    server.control().reload(&base).expect("it can be");
+    server.control().reload(&base).expect("valid settings");
     ada.send_text("after");
     let third = ada.receive_text();
     bob.expect_text(&third);
@@ -231,12 +233,12 @@ fn history_is_kept_or_not(backend: BackendName) {
     let seen = eve.receive_text();
     assert!([&first, &second, &third].contains(&&seen), "{seen}");
     if seen != third {
-        // What was sent while nothing was kept may be there still, and then in its order.
+        // Messages from before may still be in the log, in order.
         while eve.receive_text() != third {}
     }
 }
 
-fn compression_is_agreed_with_those_who_come(backend: BackendName) {
+fn a_new_compression_mode_applies_to_new_connections(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&base);
     let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
@@ -245,34 +247,34 @@ fn compression_is_agreed_with_those_who_come(backend: BackendName) {
         (config::Compression::Off, false),
         (config::Compression::Dedicated, true),
     ] {
-        server.control().reload(&Config { compression: mode, ..base.clone() }).expect("it can be");
+        server.control().reload(&Config { compression: mode, ..base.clone() }).expect("valid settings");
         let mut raw = RawClient::connect(server.address());
         raw.send(upgrade_request("/").replace("\r\n\r\n", &format!("\r\n{offer}")).as_bytes());
         assert_eq!(raw.expect_upgrade().contains("permessage-deflate"), is_agreed, "{mode:?}");
         raw.send(&frame(TEXT, &[b'x'; 200]));
         assert_eq!(raw.receive_frame().1.len() < 200, is_agreed, "{mode:?}");
         let high = Config { compression: mode, compression_threshold: 201, ..base.clone() };
-        server.control().reload(&high).expect("it can be");
+        server.control().reload(&high).expect("valid settings");
         raw.send(&frame(TEXT, &[b'x'; 200]));
         assert_eq!(raw.receive_frame().1.len(), 200, "{mode:?}");
     }
 }
 
-fn time_outs_hold_for_those_who_come(backend: BackendName) {
+fn new_timeouts_apply_to_new_connections(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&base);
     let short = Duration::from_millis(100);
-    server.control().reload(&Config { ping_seconds: short, ..base.clone() }).expect("it can be");
+    server.control().reload(&Config { ping_seconds: short, ..base.clone() }).expect("valid settings");
     assert_eq!(RawClient::open(server.address(), "/").receive_frame(), (PING, vec![]));
-    server.control().reload(&Config { handshake_seconds: short, ..base }).expect("it can be");
+    server.control().reload(&Config { handshake_seconds: short, ..base }).expect("valid settings");
     assert_eq!(RawClient::connect(server.address()).receive_response().status, 408);
 }
 
-fn settings_that_cannot_be_together_change_nothing(backend: BackendName) {
+fn contradictory_settings_change_nothing(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&base);
     let wrong = Config { max_message: 1, history_bytes: 1024, lag_window: 1024, ..base };
-    let error = server.control().reload(&wrong).expect_err("history and window cannot be");
+    let error = server.control().reload(&wrong).expect_err("history and window contradict");
     assert!(error.to_string().contains("--history-bytes 1024"), "{error}");
     let mut client = Client::open(server.address(), "/");
     client.send_text("longer than one byte");

@@ -1,4 +1,4 @@
-//! The server under a service manager: which sockets it is passed, and what it tells of itself.
+//! The server under a service manager: passed sockets, notifications and the watchdog.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -20,15 +20,15 @@ use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::wait_until;
 
 on_both_backends!(
-    the_manager_hears_of_start_reload_and_end,
-    the_watchdog_hears_nothing_while_a_worker_hangs,
-    sockets_that_are_passed_are_listened_on_by_all_workers,
-    nobody_is_refused_while_the_server_restarts,
-    a_socket_that_is_named_for_tls_speaks_it,
-    a_path_that_is_passed_is_for_a_proxy,
+    the_manager_is_notified_of_start_reload_and_shutdown,
+    the_watchdog_is_not_fed_while_a_worker_hangs,
+    all_workers_accept_on_passed_sockets,
+    no_client_is_refused_while_the_server_restarts,
+    a_passed_socket_named_tls_uses_tls,
+    peers_of_a_passed_unix_socket_are_trusted_proxies,
 );
 
-fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
+fn the_manager_is_notified_of_start_reload_and_shutdown(backend: BackendName) {
     let manager = ServiceManager::new();
     let name = format!("told {backend:?}");
     let path = settings_file(&name, "max-message = 100\n");
@@ -50,13 +50,13 @@ fn the_manager_hears_of_start_reload_and_end(backend: BackendName) {
     assert_eq!(client.wait_for_close().0, 1009);
 
     server.signal(Signal::SIGTERM);
-    // What the three take together, and five seconds more.
+    // The sum of the three options, plus five seconds.
     assert!(manager.wait_for("STOPPING=1\n").contains("\nEXTEND_TIMEOUT_USEC=11000000\n"));
     assert_eq!(server.wait().code, Some(0));
     assert_eq!(manager.take_messages(), [""; 0]);
 }
 
-fn the_watchdog_hears_nothing_while_a_worker_hangs(backend: BackendName) {
+fn the_watchdog_is_not_fed_while_a_worker_hangs(backend: BackendName) {
     let manager = ServiceManager::new();
     let args = ["--app=echo", "--listen=127.0.0.1:0", "--workers=2", backend_arg(backend)];
     let mut command = uproar(&args);
@@ -66,19 +66,19 @@ fn the_watchdog_hears_nothing_while_a_worker_hangs(backend: BackendName) {
         manager.wait_for("WATCHDOG=1");
     }
     assert_eq!(complaints(), 0);
-    let held = Held::new(server.thread("worker-2"));
-    wait_until("it is seen to hang", || complaints() >= 1);
+    let stopped = StoppedThread::new(server.thread("worker-2"));
+    wait_until("the log reports the hung worker", || complaints() >= 1);
     manager.take_messages();
-    wait_until("it is seen to hang still", || complaints() >= 3);
+    wait_until("the log repeats the report", || complaints() >= 3);
     assert!(!manager.take_messages().concat().contains("WATCHDOG"));
     assert!(server.log().contains("shard 1 has not turned for "), "{}", server.log());
-    drop(held);
+    drop(stopped);
     manager.wait_for("WATCHDOG=1");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 }
 
-fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) {
+fn all_workers_accept_on_passed_sockets(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
     let by_path = UnixListener::bind(&path).expect("bound");
@@ -90,13 +90,13 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     let server = Process::run(&mut command);
     assert_eq!(server.address, address);
     let said = format!("listening on unix:{}, passed by the service manager", path.display());
-    wait_until("it says so", || server.log().contains(&said));
+    wait_until("the log names the passed socket", || server.log().contains(&said));
     let accepted = |worker: u16| {
         let labels = [("shard", &*worker.to_string())];
         Metrics::fetch(server.admin_address()).sum("uproar_accepted_total", &labels)
     };
     let mut clients = Vec::new();
-    // A worker that has no processor just now gets few.
+    // A worker that has no CPU at the moment accepts few connections.
     while [0, 1, 2].map(accepted).iter().any(|count| *count < 10.0) {
         assert!(clients.len() < 1000, "{:?}", [0, 1, 2].map(accepted));
         clients.push(Client::open(address, "/"));
@@ -111,7 +111,7 @@ fn sockets_that_are_passed_are_listened_on_by_all_workers(backend: BackendName) 
     assert_eq!(server.wait().code, Some(0));
 }
 
-fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
+fn no_client_is_refused_while_the_server_restarts(backend: BackendName) {
     let manager = ServiceManager::new();
     let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = socket.local_addr().expect("bound");
@@ -132,12 +132,12 @@ fn nobody_is_refused_while_the_server_restarts(backend: BackendName) {
         server = start();
     }
     churn.wait_for_served(100);
-    assert_eq!(churn.stop().1, 0, "nobody is reset");
+    assert_eq!(churn.stop().1, 0, "no connection is reset");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 }
 
-fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
+fn a_passed_socket_named_tls_uses_tls(backend: BackendName) {
     let identity = Identity::new();
     let [web, tls] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
     let address = tls.local_addr().expect("bound");
@@ -154,7 +154,7 @@ fn a_socket_that_is_named_for_tls_speaks_it(backend: BackendName) {
     plain.expect_text("in plain");
 }
 
-fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
+fn peers_of_a_passed_unix_socket_are_trusted_proxies(backend: BackendName) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
     let name = format!("passed path {backend:?}");
@@ -166,7 +166,7 @@ fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
     let server = Process::run(&mut command_with_sockets([by_port(), (by_path, "proxy")], &args));
     settings("max-message = 10\n");
     server.signal(Signal::SIGHUP);
-    wait_until("it is read again", || server.log().contains("max-message"));
+    wait_until("the settings are reloaded", || server.log().contains("max-message"));
     assert!(!server.log().contains("nothing changes"), "{}", server.log());
     let mut proxy = UnixStream::connect(&path).expect("it listens");
     proxy
@@ -184,7 +184,7 @@ fn a_path_that_is_passed_is_for_a_proxy(backend: BackendName) {
 }
 
 #[test]
-fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
+fn unusable_passed_sockets_are_refused_with_a_remedy() {
     let listening = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").expect("bound"));
     let datagrams = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").expect("bound"));
     let (connected, _other) = UnixStream::pair().expect("a pair");
@@ -214,9 +214,9 @@ fn a_socket_that_cannot_be_used_is_said_with_a_way_out() {
     );
 }
 
-/// A process that started us may have had sockets passed to it.
+/// The variables may be inherited from a parent process that had sockets passed to it.
 #[test]
-fn sockets_for_another_process_are_not_taken() {
+fn sockets_for_another_process_are_ignored() {
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
     let server = Process::run(command.envs([("LISTEN_FDS", "5"), ("LISTEN_PID", "1")]));
     let mut client = Client::open(server.address, "/");
@@ -237,10 +237,10 @@ fn the_watchdog_of_another_process_is_not_fed() {
     assert!(!manager.take_messages().concat().contains("WATCHDOG"));
 }
 
-/// One thread of another process that is stopped; only the thread that stopped it can let it go.
-struct Held(Pid);
+/// A stopped thread of another process. Only the thread that stopped it can resume it.
+struct StoppedThread(Pid);
 
-impl Held {
+impl StoppedThread {
     fn new(thread: Pid) -> Self {
         ptrace::attach(thread).expect("a thread of a child may be traced");
         waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
@@ -248,9 +248,9 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for StoppedThread {
     fn drop(&mut self) {
-        // It fails only when the process was killed.
+        // Fails only if the process was killed.
         let _ = ptrace::detach(self.0, None);
     }
 }

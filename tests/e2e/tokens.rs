@@ -1,4 +1,4 @@
-//! Tokens: who may open a WebSocket, under which name, into which rooms, and for how long.
+//! Access tokens: which are valid, and the name, rooms and lifetime that they give a connection.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -14,23 +14,23 @@ use crate::support::token::{SECRET, now, signed, token, token_for};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
-    each_refusal_says_what_is_wrong_and_is_counted,
+    each_refused_token_gets_a_reason_and_is_counted,
     a_token_is_taken_from_the_query_or_the_header,
     pages_need_no_token,
-    rooms_are_limited_at_the_upgrade_and_by_join,
-    the_name_is_that_of_the_token,
-    a_user_is_there_twice_under_one_name,
-    a_name_that_is_none_or_anothers_is_refused,
-    nothing_is_said_before_the_name_is_granted,
-    a_token_without_a_name_gives_none,
-    a_connection_ends_with_its_token,
-    echo_and_relay_want_tokens_too,
-    a_new_secret_holds_for_whoever_comes,
-    a_broken_secret_changes_nothing,
+    the_rooms_of_a_token_limit_the_upgrade_and_join,
+    a_user_has_the_name_in_the_token,
+    two_connections_of_a_user_share_the_name,
+    invalid_and_taken_names_are_refused,
+    messages_wait_until_the_name_is_granted,
+    a_token_without_a_name_gives_a_default_name,
+    a_connection_is_closed_when_its_token_expires,
+    echo_and_relay_require_tokens_too,
+    a_new_secret_applies_to_new_connections,
+    an_invalid_secret_changes_nothing,
     a_byte_order_mark_is_not_part_of_the_secret,
 );
 
-/// Settings of a server that wants tokens signed with `secret`.
+/// Returns settings of a server that requires tokens signed with `secret`.
 pub(crate) fn with_secret(base: Config, name: &str, secret: &str) -> Config {
     let name = format!("{name} {:?} {:?}", base.backend, base.app);
     let path = settings_file(&name, secret);
@@ -47,14 +47,14 @@ fn open(server: &TestServer, path: &str, token: &str) -> Client {
     Client::open(server.address(), &format!("{path}?token={token}"))
 }
 
-/// The answer to a handshake with these further header lines.
+/// Returns the response to a handshake with additional header lines.
 fn answer(server: &TestServer, path: &str, headers: &str) -> Response {
     let mut raw = RawClient::connect(server.address());
     raw.send(upgrade_request(path).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1).as_bytes());
     raw.receive_response()
 }
 
-fn each_refusal_says_what_is_wrong_and_is_counted(backend: BackendName) {
+fn each_refused_token_gets_a_reason_and_is_counted(backend: BackendName) {
     let base = Config { admin: Some(([127, 0, 0, 1], 0).into()), ..config(backend, AppName::Chat, 1) };
     let server = TestServer::start(&with_secret(base, "refusals", SECRET));
     let (later, header) = (now() + 3600, json!({"alg": "HS256"}));
@@ -122,11 +122,11 @@ fn pages_need_no_token(backend: BackendName) {
     }
 }
 
-fn rooms_are_limited_at_the_upgrade_and_by_join(backend: BackendName) {
+fn the_rooms_of_a_token_limit_the_upgrade_and_join(backend: BackendName) {
     let server = start(backend, "rooms", AppName::Chat);
     let limited = token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["garden", "cafe\u{301} noir"]}));
     assert_eq!(answer(&server, &format!("/?token={limited}"), "").status, 403);
-    // The same letters, however they are encoded.
+    // Composed and decomposed Unicode forms name the same room.
     for path in ["/room/caf%C3%A9%20noir", "/room/cafe%CC%81%20noir"] {
         open(&server, path, &limited)
             .expect_text("* welcome to café noir, you are ada; /help lists the commands");
@@ -143,20 +143,20 @@ fn rooms_are_limited_at_the_upgrade_and_by_join(backend: BackendName) {
     assert_eq!(answer(&server, &format!("/room/garden?token={}", token(&none)), "").status, 403);
 }
 
-fn the_name_is_that_of_the_token(backend: BackendName) {
+fn a_user_has_the_name_in_the_token(backend: BackendName) {
     let server = start(backend, "name", AppName::Chat);
     let mut ada = open(&server, "/", &token_for("Ada"));
     ada.expect_text("* welcome to lobby, you are Ada; /help lists the commands");
     ada.send_text("/nick bob");
     ada.expect_text("* names come from tokens here; yours stays as it is");
-    // At once, without waiting for the word of the instance that keeps the name.
+    // The client sends at once, before the instance that keeps names has granted the name.
     ada.send_text("hello");
     ada.expect_text("Ada: hello");
     ada.send_text("/who");
     ada.expect_text("* in lobby (1): Ada");
 }
 
-fn a_user_is_there_twice_under_one_name(backend: BackendName) {
+fn two_connections_of_a_user_share_the_name(backend: BackendName) {
     let server = start(backend, "twice", AppName::Chat);
     let enter = |user| {
         let mut client = open(&server, "/", &token_for(user));
@@ -171,7 +171,7 @@ fn a_user_is_there_twice_under_one_name(backend: BackendName) {
     for ada in [&mut first, &mut second] {
         ada.expect_text("* from bob: psst");
     }
-    // One may go, and the other is still found.
+    // The name still reaches the second connection after the first has ended.
     drop(first);
     bob.send_text("/msg ada still there?");
     bob.expect_text("* to ada: still there?");
@@ -183,7 +183,7 @@ fn a_user_is_there_twice_under_one_name(backend: BackendName) {
     });
 }
 
-fn a_name_that_is_none_or_anothers_is_refused(backend: BackendName) {
+fn invalid_and_taken_names_are_refused(backend: BackendName) {
     let server = start(backend, "no name", AppName::Chat);
     for (sub, problem) in [
         ("", "a name has 1 to 32 characters"),
@@ -195,21 +195,22 @@ fn a_name_that_is_none_or_anothers_is_refused(backend: BackendName) {
     }
     let mut ada = open(&server, "/", &token_for("Ada"));
     ada.send_text("/who");
-    wait_until("she has her name", || ada.receive_text().starts_with("* in lobby"));
-    // Another user of the issuer, who cannot be told from her.
+    wait_until("the name is granted", || ada.receive_text().starts_with("* in lobby"));
+    // The names of two users of the issuer differ only in case.
     assert_eq!(
         open(&server, "/", &token_for("ada")).wait_for_close(),
         (1008, "the name ada is taken".into())
     );
     ada.send_text("still me");
-    wait_until("she is there", || ada.receive_text() == "Ada: still me");
+    wait_until("the message arrives", || ada.receive_text() == "Ada: still me");
 }
 
-fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
+fn messages_wait_until_the_name_is_granted(backend: BackendName) {
     let server = start(backend, "early", AppName::Chat);
     let mut ada = open(&server, "/", &token_for("ada"));
     ada.expect_text("* welcome to lobby, you are ada; /help lists the commands");
-    // What they say comes together with their requests. Some are on the worker that keeps the name, and some on the other one.
+    // Sends messages together with the request. Some connections are on the worker that keeps the names, some are on
+    // the other one.
     let say_at_once = |user: &str| {
         let mut raw = RawClient::connect(server.address());
         let request = upgrade_request(&format!("/?token={}", token_for(user)));
@@ -235,16 +236,16 @@ fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
             ada.expect_text(&format!("bob: {text}"));
         }
         drop(bob);
-        wait_until("he is gone", || server.connections().0 == 1);
+        wait_until("the connection is closed", || server.connections().0 == 1);
     }
-    // Who leaves before the name is granted has said it all the same, unless the name is refused.
+    // Messages of a client that closes before its name is granted are delivered, unless the name is refused.
     for user in ["carl", "Ada", "carl"] {
         let mut raw = RawClient::connect(server.address());
         let request = upgrade_request(&format!("/?token={}", token_for(user)));
         let frames = [frame(0x81, b"bye"), frame(0x81, b"/who"), frame(0x88, &[])].concat();
         raw.send(&[request.as_bytes(), &frames].concat());
         raw.expect_upgrade();
-        wait_until("it is gone", || server.connections().0 == 1);
+        wait_until("the connection is closed", || server.connections().0 == 1);
         if user == "carl" {
             ada.expect_text("carl: bye");
         }
@@ -253,18 +254,18 @@ fn nothing_is_said_before_the_name_is_granted(backend: BackendName) {
     }
 }
 
-fn a_token_without_a_name_gives_none(backend: BackendName) {
+fn a_token_without_a_name_gives_a_default_name(backend: BackendName) {
     let server = start(backend, "nameless", AppName::Chat);
     let mut client = open(&server, "/", &token(&json!({"exp": now() + 60})));
     assert!(client.receive_text().starts_with("* welcome to lobby, you are User #"));
-    // It could take the name of somebody who has one.
+    // Without a name in the token, a client could take the name of another user.
     client.send_text("/nick ada");
     client.expect_text("* names come from tokens here; yours stays as it is");
 }
 
-fn a_connection_ends_with_its_token(backend: BackendName) {
+fn a_connection_is_closed_when_its_token_expires(backend: BackendName) {
     let server = start(backend, "expiry", AppName::Chat);
-    // Ten seconds are given to clocks that differ.
+    // A token is valid for ten more seconds, because clocks differ.
     let mut ada = open(&server, "/", &token(&json!({"exp": now() - 7, "sub": "ada"})));
     let mut bob = open(&server, "/", &token_for("bob"));
     bob.expect_text("* welcome to lobby, you are bob; /help lists the commands");
@@ -276,7 +277,7 @@ fn a_connection_ends_with_its_token(backend: BackendName) {
     bob.expect_text("bob: mine is good");
 }
 
-fn echo_and_relay_want_tokens_too(backend: BackendName) {
+fn echo_and_relay_require_tokens_too(backend: BackendName) {
     for app in [AppName::Echo, AppName::Relay] {
         let server = start(backend, "others", app);
         assert_eq!(answer(&server, "/", "").status, 401);
@@ -288,11 +289,11 @@ fn echo_and_relay_want_tokens_too(backend: BackendName) {
     }
 }
 
-fn a_new_secret_holds_for_whoever_comes(backend: BackendName) {
+fn a_new_secret_applies_to_new_connections(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&base);
     let mut early = Client::open(server.address(), "/");
-    let reload = |config: &Config| server.control().reload(config).expect("it can be");
+    let reload = |config: &Config| server.control().reload(config).expect("valid settings");
     reload(&with_secret(base.clone(), "first", SECRET));
     assert_eq!(answer(&server, "/", "").status, 401);
     let mut first = open(&server, "/", &token_for("ada"));
@@ -309,7 +310,7 @@ fn a_new_secret_holds_for_whoever_comes(backend: BackendName) {
     }
 }
 
-fn a_broken_secret_changes_nothing(backend: BackendName) {
+fn an_invalid_secret_changes_nothing(backend: BackendName) {
     let name = format!("broken secret {backend:?}");
     let path = settings_file(&name, format!("{SECRET}\n"));
     let flag = format!("--auth-hmac-secret-file={path}");
@@ -322,7 +323,7 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
     let old = token_for("ada");
     let new = signed(&json!({"alg": "HS256"}), &json!({"exp": now() + 60}), &"x".repeat(32));
     assert_eq!((status(&old), status(&new)), (Some(101), Some(401)));
-    // Without a file of settings the secret is read again all the same.
+    // SIGHUP reloads the secret also when there is no settings file.
     settings_file(&name, "too short");
     server.signal(Signal::SIGHUP);
     let said = format!("'{path}' for '--auth-hmac-secret-file <FILE>': its secret has 9 bytes");
@@ -331,7 +332,7 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
     assert_eq!((status(&old), status(&new)), (Some(101), Some(401)));
     settings_file(&name, "x".repeat(32));
     server.signal(Signal::SIGHUP);
-    wait_until("it is read again", || {
+    wait_until("the secret is reloaded", || {
         server.log().contains("auth-hmac-secret-file: new secret in") && server.log().contains(" 1 changed")
     });
     assert_eq!((status(&old), status(&new)), (Some(401), Some(101)));
@@ -343,7 +344,7 @@ fn a_broken_secret_changes_nothing(backend: BackendName) {
 }
 
 #[test]
-fn a_secret_that_is_none_keeps_the_server_from_starting() {
+fn an_invalid_secret_file_prevents_the_start() {
     let short = settings_file("short secret", "hush\n");
     for (path, why) in [
         (&*short, "its secret has 4 bytes; use at least 32 random bytes"),
@@ -381,7 +382,7 @@ fn a_secret_in_utf_16_is_refused() {
 }
 
 #[test]
-fn check_shows_where_the_secret_is_and_not_what_it_is() {
+fn check_prints_the_path_of_the_secret_and_not_the_secret() {
     let path = settings_file("shown secret", SECRET);
     let printed = run_to_end(&mut uproar(&["check", "--auth-hmac-secret-file", &path]));
     let text = String::from_utf8([printed.stdout, printed.stderr].concat()).expect("text");
