@@ -33,10 +33,10 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::app::App;
+use crate::app::{App, Closing};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
-use crate::protocol::{CloseCode, Reader};
+use crate::protocol::Reader;
 use crate::stats::Stats;
 use crate::timers::Timers;
 use crate::transport::{Events, Transport};
@@ -133,7 +133,7 @@ pub(crate) struct Shard<B> {
     /// Expiry of the tokens of clients that showed one.
     expiries: HashMap<Slot, u64>,
     /// Clients that the application wants closed.
-    closing: Vec<(Slot, CloseCode, String)>,
+    closing: Vec<Closing>,
     /// Set while the server ends.
     drain: Option<drain::Drain>,
     samples: measure::Samples,

@@ -159,8 +159,8 @@ fn each_form_of_a_forbidden_import_is_found() {
             "use crate::{chunk::Span, protocol::{frame::Kind, Protocol}};",
             "crate::protocol::Protocol",
         ),
-        ("src/hub/mod.rs", "fn f(a: crate::app::App) {}", "crate::app::App"),
-        ("src/hub/mod.rs", "pub use crate::{\n    stats,\n    timers::Timers,\n};", "crate::stats"),
+        ("src/hub.rs", "fn f(a: crate::app::App) {}", "crate::app::App"),
+        ("src/hub.rs", "pub use crate::{\n    stats,\n    timers::Timers,\n};", "crate::stats"),
         ("src/stats.rs", "use super::config::Config;", "crate::config::Config"),
         ("src/chunk.rs", "use nix::libc;", "nix::libc"),
         ("src/main.rs", "use uproar::hub::Hub;", "crate::hub::Hub"),
@@ -186,8 +186,8 @@ fn violations(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<String> 
     let Some(rule) = rule else {
         return vec![format!("what it likes: {} has no row in the table", names[1])];
     };
-    // `mod.rs`, `lib.rs` and `main.rs` define the module of their directory.
-    let is_directory = ["mod", "lib", "main"].contains(&names[names.len() - 1].as_str());
+    // `lib.rs` and `main.rs` define the module of their directory.
+    let is_directory = ["lib", "main"].contains(&names[names.len() - 1].as_str());
     let depth = names.len() - 1 - usize::from(is_directory);
     let mut found: Vec<String> = Vec::new();
     for import in imports(&tokens(&without_tests(&without_words(text))), depth, known) {

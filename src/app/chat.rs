@@ -1,14 +1,14 @@
-//! `chat`: the article's chat room, with names, rooms and private messages.
+//! `chat`: a chat with names, rooms and private messages.
 //!
-//! A name belongs to one client of the whole server. The instance that the name's hash points to knows which client
-//! has it; the other instances ask that one.
+//! A name belongs to one client on the whole server. The instance on the name's home shard knows which client has the
+//! name; other instances ask that instance.
 //!
-//! Where clients show tokens, names come from tokens alone. Then several clients can be the same user, and share one
+//! On a server that requires tokens, names come from tokens only. Then several clients can be one user and share the
 //! name.
 //!
-//! Clients hear lines of text. A client that connects with `?format=json` gets what is for it alone as JSON objects in
-//! binary messages instead ([`Notice`]), among them the ages of the messages that it sees of the past. The rooms'
-//! lines are the same for everybody.
+//! Room messages are lines of text, the same for all clients. Notices to one client are lines of text, too. A client
+//! that connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]), among them
+//! the ages of the history that it sees.
 
 mod directory;
 mod notice;
@@ -20,25 +20,28 @@ use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
 
 use super::strip::clean;
 use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Kind, Message, Note, Opening};
+
 use directory::Directory;
 use notice::{Limits, Notice};
 
-/// Messages that a client sees of the past when it joins a room.
+/// Number of past messages that a client sees when it joins a room.
 const HISTORY: u32 = 50;
-/// Default rates of a client: more than anybody types, and a long message at once.
+/// Default message rate of a client: more than anybody types.
 const MESSAGES_PER_SECOND: u32 = 20;
+/// Default byte rate of a client: enough for a long message at once.
 const BYTES_PER_SECOND: u32 = 256 << 10;
-/// Names that `/who` lists; further members are counted.
+/// Maximum number of names that `/who` lists. Further members are only counted.
 const LISTED: usize = 100;
-/// Bytes that a client may send before its token's name is granted, which takes a message to another shard and back.
+/// Limit for messages from a client whose token's name is not granted yet, in bytes. Granting takes a message to
+/// another shard and back.
 const EARLY_BYTES: usize = 64 << 10;
 
 /// Limits of the chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChatOptions {
-    /// Bytes that a message may have. The server enforces this limit; the chat tells it to the page.
+    /// Maximum length of a message in bytes. The server enforces this limit; the chat tells it to the page.
     pub max_message: u32,
-    /// Bytes that a private message may have. It is copied to every shard on which its reader has connections.
+    /// Maximum length of a private message in bytes. Each shard with connections of the reader gets a copy.
     pub max_private_message: u32,
 }
 
@@ -61,24 +64,24 @@ pub struct Chat {
     claiming: HashSet<u64>,
     /// Claims of the tokens of this shard's clients, by client number.
     claims: HashMap<u64, Claims>,
-    /// This shard's clients that are in no room yet, since their tokens' names are not granted yet, by number.
+    /// This shard's clients whose token's name is not granted yet, by client number. They are not in a room yet.
     newcomers: HashMap<u64, Newcomer>,
-    /// The names that are this instance's to give.
+    /// The names whose home is this shard, with the clients that have them.
     directory: Directory,
     /// Answers to `/who` that wait for other instances.
     lists: HashMap<u64, List>,
-    /// Number of the next such answer.
+    /// Key of the next answer to `/who` in `lists`.
     next_list: u64,
 }
 
-/// A client whose name may still be refused.
+/// A client whose token's name is not granted yet and may be refused.
 #[derive(Debug, Default)]
 struct Newcomer {
     room: String,
-    /// Messages that it has sent already.
+    /// Messages that the client has sent already, in order.
     early: Vec<String>,
     early_bytes: usize,
-    /// Whether it has left after those messages.
+    /// Whether the client has left after its early messages.
     is_gone: bool,
 }
 
@@ -160,13 +163,13 @@ impl App for Chat {
             return self.take_text(context, client, text);
         };
         if !newcomer.keep(text) {
-            self.tell(context, client, &"one moment: the name of your token is not granted yet".into());
+            self.tell(context, client, &"your message was dropped: the name in your token is not confirmed yet; try again in a moment".into());
         }
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         match self.newcomers.get_mut(&client.number) {
-            // Its messages are still published if the name is granted.
+            // The early messages are published even then, if the name is granted.
             Some(newcomer) if !newcomer.early.is_empty() => newcomer.is_gone = true,
             _ => self.forget(context, client),
         }
@@ -256,7 +259,7 @@ impl Chat {
         context.send_to_client(client, Message::new(kind, text.as_bytes()));
     }
 
-    /// Lets a client in whose token's name is granted, and takes what it has sent meanwhile.
+    /// Lets a client in whose token's name is granted, and handles the messages that it has sent meanwhile.
     fn admit(&mut self, context: &mut Context<'_>, client: ClientId, newcomer: Newcomer) {
         let Newcomer { room, early, is_gone, .. } = newcomer;
         if !is_gone {
@@ -295,23 +298,22 @@ impl Chat {
         self.join_room(context, client, room);
     }
 
-    /// Makes a client a member of a room, and has the ages of the messages told that it sees of the past.
+    /// Makes a client a member of a room. A client that reads JSON also gets the ages of the history.
     fn join_room(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
         context.join(client, room, HISTORY);
         if !self.structured.contains(&client.number) {
             return;
         }
         let home = context.home_of(room);
-        if home == context.shard().0 {
-            // An answer by note would miss what is said meanwhile. From another shard, that is delivered before the note.
+        if home == context.shard() {
+            // A note would arrive after messages of the meantime. From another shard, those are delivered before it.
             let ages = context.history_ages(room);
             return self.tell_ages(context, client, room, &ages);
         }
         context.ask(home, Ask::Ages { room: room.into(), client });
     }
 
-    /// Tells a client the ages of the messages in a room's log, at the moment in which that log ends with the last of
-    /// them.
+    /// Tells a client the ages of the messages in a room's log. The last age must be that of the log's last message.
     fn tell_ages(&self, context: &mut Context<'_>, client: ClientId, room: &str, ages: &[u32]) {
         if let Some(unsent) = context.unsent(client, room) {
             self.tell(context, client, &Notice::History { room, ages, unsent });
@@ -351,7 +353,7 @@ impl Chat {
         }
     }
 
-    /// Asks for the name in a client's token. The client is in its room when the name is granted, and not before.
+    /// Asks for the name in a client's token. The client enters its room when the name is granted.
     fn claim_proven(&mut self, context: &mut Context<'_>, client: ClientId, name: &str, room: &str) {
         let name = match user_name(name) {
             Ok(name) => name.into_owned(),
@@ -395,12 +397,16 @@ impl Chat {
             Err(problem) => return self.tell(context, client, &format!("{problem}; try /nick alice").into()),
         };
         if !self.claiming.insert(client.number) {
-            return self.tell(context, client, &"one moment: your last /nick is not answered yet".into());
+            return self.tell(
+                context,
+                client,
+                &"your last /nick is still in progress; try again in a moment".into(),
+            );
         }
         context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: false });
     }
 
-    /// Gives a client the name that it was granted, and its old name back.
+    /// Gives a client the name that it was granted, and releases its old name.
     fn rename(&mut self, context: &mut Context<'_>, client: ClientId, name: String) {
         self.claiming.remove(&client.number);
         if !context.is_here(client) {
@@ -418,7 +424,7 @@ impl Chat {
         }
     }
 
-    /// Sends a private message to the instance that knows who has the name.
+    /// Sends a private message to the instance on the name's home shard.
     fn send_private(&self, context: &mut Context<'_>, client: ClientId, rest: &str) {
         let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         let (text, limit) = (text.trim_start(), self.options.max_private_message as usize);
@@ -428,7 +434,7 @@ impl Chat {
         }
         let text = clean(text);
         let (Ok(name), false) = (user_name(name), text.is_empty()) else {
-            return self.tell(context, client, &"who should hear what? try /msg alice hello".into());
+            return self.tell(context, client, &"/msg needs a name and a text; try /msg alice hello".into());
         };
         let (label, name, text) = (self.label(client), name.into_owned(), text.into_owned());
         let heap_bytes = label.len() + name.len() + text.len();
@@ -464,14 +470,14 @@ impl Chat {
     }
 
     fn who(&mut self, context: &mut Context<'_>, client: ClientId) {
-        let (shard, shards) = context.shard();
+        let (shard, shard_count) = (context.shard(), context.shard_count());
         for room in context.rooms(client) {
             let list = self.next_list;
             self.next_list += 1;
-            for other in 0..shards {
+            for other in 0..shard_count {
                 context.ask(other, Ask::Who { room: room.clone(), list, shard });
             }
-            self.lists.insert(list, List { client, room, names: Vec::new(), count: 0, missing: shards });
+            self.lists.insert(list, List { client, room, names: Vec::new(), count: 0, missing: shard_count });
         }
     }
 
@@ -491,7 +497,7 @@ impl Chat {
 }
 
 impl Newcomer {
-    /// Keeps a message until the client is in its room. Returns false when there are too many.
+    /// Keeps a message until the client is in its room. Returns false when the messages exceed [`EARLY_BYTES`].
     fn keep(&mut self, text: &str) -> bool {
         self.early_bytes += text.len() + size_of::<String>();
         let is_kept = self.early_bytes <= EARLY_BYTES;
@@ -502,12 +508,12 @@ impl Newcomer {
     }
 }
 
-/// Gives a name back to its home.
+/// Releases a name at its home shard.
 fn release(context: &mut Context<'_>, name: String, client: ClientId) {
     context.ask(home_of_name(&name, context), Ask::Release { name, client });
 }
 
-/// Returns the shard whose instance knows who has `name`.
+/// Returns the home shard of a user's name.
 fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
     context.home_of(&user_key(name))
 }

@@ -1,14 +1,14 @@
-//! The admin listener of the feature `admin`. Without the feature there is never one.
+//! The admin listener of the feature `admin`. Without the feature, [`bind`] never returns a listener.
 
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use super::StartError;
+#[cfg(feature = "admin")]
+pub(super) use crate::admin::Admin;
 use crate::config::Options;
 use crate::watch::Watch;
 
-#[cfg(feature = "admin")]
-pub(super) use crate::admin::Admin;
+use super::StartError;
 #[cfg(not(feature = "admin"))]
 pub(super) use absent::Admin;
 
@@ -25,8 +25,11 @@ pub(super) fn start(
     watch: &Arc<Watch>,
     max_connections: usize,
 ) -> Result<Admin, StartError> {
-    Admin::start(listener, watch, max_connections)
-        .map_err(|error| StartError::System { what: "start the thread of the admin listener", error })
+    Admin::start(listener, watch, max_connections).map_err(|error| StartError::System {
+        action: "start the thread of the admin listener",
+        error,
+        remedy: super::THREAD_REMEDY,
+    })
 }
 
 #[cfg(not(feature = "admin"))]
@@ -47,7 +50,7 @@ pub(super) fn start(
 mod absent {
     use std::net::SocketAddr;
 
-    /// A value that does not exist.
+    /// The type of an admin listener that cannot exist.
     #[derive(Clone, Debug)]
     pub(crate) enum Admin {}
 

@@ -1,34 +1,36 @@
-//! What the server listens on: sockets of its own, or those that it is given.
+//! The listening sockets of the server: its own, or given ones.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use tracing::warn;
 
-use super::{Given, StartError};
 use crate::config::{Endpoint, Options, Takeover};
 use crate::io::path::Pending;
 use crate::io::{Listener, listen};
 
-/// What is listened on.
-pub(super) struct Listening {
-    /// Where that is, with the ports that the kernel chose.
+use super::{Given, StartError};
+
+/// The listening sockets of a server that is starting.
+pub(super) struct BoundListeners {
+    /// The addresses and paths, with the ports that the kernel chose.
     pub(super) endpoints: Vec<Endpoint>,
-    /// What each worker listens on, by worker.
+    /// The sockets of each worker, by worker index.
     pub(super) listeners: Vec<Vec<Listener>>,
-    /// Those of the sockets that take their paths when everything else has succeeded.
+    /// Unix sockets that move to their paths when the rest of the start has succeeded.
     pub(super) pending: Vec<Pending>,
 }
 
-/// Binds every address once for each worker; the kernel spreads connections over them. A path has one socket, which
-/// the workers share.
-pub(super) fn listen_all(options: &Options, workers: u16) -> Result<Listening, StartError> {
+/// Binds every address once for each worker, so that the kernel spreads connections over the workers. A path has one
+/// socket, which the workers share.
+pub(super) fn bind_all(options: &Options, workers: u16) -> Result<BoundListeners, StartError> {
     if options.takeover == Takeover::On && listen::waiting_connections_are_reset() {
         warn!(
-            "--takeover on: whoever waits to be accepted when a server ends is reset; \
-             set net.ipv4.tcp_migrate_req to 1 (Linux 5.14)"
+            "--takeover on: connections that wait to be accepted are reset when a server ends; \
+             set the sysctl net.ipv4.tcp_migrate_req to 1 (Linux 5.14 or later)"
         );
     }
-    let mut listening = Listening::for_workers(workers);
+    let mut listening = BoundListeners::for_workers(workers);
     for endpoint in &options.listen {
         let own = match endpoint {
             Endpoint::Tcp(address) | Endpoint::Tls(address) => {
@@ -49,10 +51,14 @@ pub(super) fn listen_all(options: &Options, workers: u16) -> Result<Listening, S
     Ok(listening)
 }
 
-/// Has all workers accept from each of the sockets.
-pub(super) fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, StartError> {
-    let unusable = |error| StartError::System { what: "use a socket that listens already", error };
-    let mut listening = Listening::for_workers(workers);
+/// Shares each given socket between all workers.
+pub(super) fn share_given(given: Vec<Given>, workers: u16) -> Result<BoundListeners, StartError> {
+    let unusable = |error| StartError::System {
+        action: "use a listening socket that was passed to the server",
+        error,
+        remedy: "pass TCP or Unix stream sockets that listen",
+    };
+    let mut listening = BoundListeners::for_workers(workers);
     for Given { listener, endpoint } in given {
         let own = listener.set_nodelay().and_then(|()| share(listener, workers));
         listening.add(endpoint, own.map_err(unusable)?);
@@ -60,7 +66,7 @@ pub(super) fn share_all(given: Vec<Given>, workers: u16) -> Result<Listening, St
     Ok(listening)
 }
 
-impl Listening {
+impl BoundListeners {
     fn for_workers(workers: u16) -> Self {
         let listeners = (0..workers).map(|_| Vec::new()).collect();
         Self { endpoints: Vec::new(), listeners, pending: Vec::new() }
@@ -75,23 +81,23 @@ impl Listening {
     }
 }
 
-/// Has clients come by the paths from now on.
+/// Moves Unix sockets to their paths, where clients find them.
 pub(super) fn take_paths(pending: Vec<Pending>) -> Result<(), StartError> {
     let taken = pending.into_iter().try_for_each(Pending::commit);
-    taken.map_err(|error| StartError::System { what: "put a socket at its path", error })
+    taken.map_err(|error| StartError::System {
+        action: "move a Unix socket from PATH.new to its path",
+        error,
+        remedy: "check the permissions of its directory and that nothing else changes the files there",
+    })
 }
 
-fn cannot_listen(endpoint: &Endpoint, error: std::io::Error) -> StartError {
+fn cannot_listen(endpoint: &Endpoint, error: io::Error) -> StartError {
     let remedies = if endpoint.tcp().is_some() { &LISTEN } else { &LISTEN_ON_PATH };
     StartError::Listen { endpoint: endpoint.clone(), remedy: remedy(&error, remedies), error }
 }
 
-fn listen_on_address(
-    address: SocketAddr,
-    workers: u16,
-    takeover: Takeover,
-) -> std::io::Result<Vec<Listener>> {
-    // Sockets of one user share a port silently, so ask first whether another server has it.
+fn listen_on_address(address: SocketAddr, workers: u16, takeover: Takeover) -> io::Result<Vec<Listener>> {
+    // SO_REUSEPORT lets sockets of one user share a port, so a plain bind checks first that the port is free.
     if address.port() != 0 && takeover == Takeover::Off {
         drop(TcpListener::bind(address)?);
     }
@@ -101,7 +107,7 @@ fn listen_on_address(
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
-fn share(listener: Listener, workers: u16) -> std::io::Result<Vec<Listener>> {
+fn share(listener: Listener, workers: u16) -> io::Result<Vec<Listener>> {
     let others: Vec<_> = (1..workers).map(|_| listener.try_clone()).collect::<Result<_, _>>()?;
     Ok(std::iter::once(listener).chain(others).collect())
 }
@@ -120,32 +126,39 @@ pub(super) fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Resul
     })
 }
 
-/// What to do about an address that cannot be listened on: when its port is taken, when it is privileged, otherwise.
-type Remedies = [&'static str; 3];
+/// Hints for the user when the server cannot listen, by kind of error.
+struct Remedies {
+    in_use: &'static str,
+    denied: &'static str,
+    other: &'static str,
+}
 
-const LISTEN: Remedies = [
-    "another program has the port: end it, choose another one with --listen, or replace a server with --takeover on",
-    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --listen",
-    "choose another address with --listen",
-];
-const LISTEN_ON_PATH: Remedies = [
-    "another program listens or starts there, or something else has that name or the same with .new at its end: \
-     end or remove it, or choose another path",
-    "this user may not make a file there; choose another path, or give the directory to this user",
-    "choose another path with --listen unix:PATH, of at most 103 bytes",
-];
+const LISTEN: Remedies = Remedies {
+    in_use: "another program has the port; stop it, choose another port with --listen, or replace a running uproar \
+             with --takeover on",
+    denied: "use a port above 1023 or grant CAP_NET_BIND_SERVICE",
+    other: "choose another address with --listen",
+};
+const LISTEN_ON_PATH: Remedies = Remedies {
+    in_use: "another program listens at the path, or another file has its name or its name with .new; stop the program \
+             or remove the file, or choose another path",
+    denied: "let the server's user create files in the directory, or choose another path",
+    other: "choose another path with --listen unix:PATH, of at most 103 bytes, in an existing directory",
+};
 #[cfg(feature = "admin")]
-const ADMIN: Remedies = [
-    "another program has the port: end it, or choose another one with --admin",
-    "ports below 1024 need a privilege (CAP_NET_BIND_SERVICE); choose a higher one with --admin",
-    "choose another address with --admin",
-];
+const ADMIN: Remedies = Remedies {
+    in_use: "another program has the port; stop it, or choose another port with --admin",
+    denied: "use a port above 1023 or grant CAP_NET_BIND_SERVICE",
+    other: "choose another address with --admin",
+};
 
-fn remedy(error: &std::io::Error, [taken, privileged, other]: &Remedies) -> &'static str {
+fn remedy(error: &io::Error, remedies: &Remedies) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => taken,
-        std::io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address",
-        std::io::ErrorKind::PermissionDenied => privileged,
-        _ => other,
+        io::ErrorKind::AddrInUse => remedies.in_use,
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has the address; use one of `ip address`, or 0.0.0.0 for all"
+        }
+        io::ErrorKind::PermissionDenied => remedies.denied,
+        _ => remedies.other,
     }
 }

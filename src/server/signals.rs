@@ -1,4 +1,4 @@
-//! The end of a server by a signal, for programs that have nothing else to do.
+//! Shutdown by a signal, for programs that only run the server.
 
 use std::io;
 use std::thread;
@@ -8,13 +8,12 @@ use signal_hook::iterator::Signals;
 
 use super::{Server, Totals};
 
-/// Exit status after a second signal: that of a shell for SIGINT.
+/// Exit status after a second signal: 128 + SIGINT, as shells report it.
 const INTERRUPTED: i32 = 130;
 
 impl Server {
-    /// Serves until SIGTERM or SIGINT comes or [`Control::stop`](super::Control::stop) is called. Then closes all
-    /// clients over the drain time and returns the server's counters. A second signal ends the process at once with
-    /// status 130.
+    /// Serves until SIGTERM, SIGINT or a call of [`Control::stop`](super::Control::stop). Then closes all clients over
+    /// the drain time and returns the server's counters. A second signal ends the process at once with status 130.
     ///
     /// ```no_run
     /// use uproar::app::Echo;
@@ -27,7 +26,7 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// The system refuses the signal handler or a thread. The server is stopped then.
+    /// The system refuses the signal handler or its thread. The server has stopped when this returns.
     pub fn run_until_signal(mut self) -> io::Result<Totals> {
         let control = self.control();
         let watching = Signals::new([SIGINT, SIGTERM]).and_then(|mut signals| {

@@ -1,7 +1,7 @@
 //! The threads of the server: each has a backend, an application and a shard.
 
 use std::any::Any;
-use std::io::Write;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,22 +11,24 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tracing::{dispatcher, error, info};
 
-use super::{Plan, StartError};
 use crate::app::App;
 use crate::config::{BackendName, Options};
 use crate::hub::Hub;
 use crate::io::{Backend, Epoll, Listener, Uring, Waker};
-use crate::proxied::{ProxyLayer, Trusted};
+use crate::proxied::ProxyLayer;
 use crate::shard::{Address, Mailbox, Parts, Settings, Shard, ShardId, Shared, hub_options, mailbox};
 use crate::stats::Stats;
-use crate::tls::{TlsLayer, TlsOptions};
+use crate::tls::TlsLayer;
 use crate::transport::{Layers, Transport};
 
-pub(super) type Make = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
-type Go = (Mailbox, Vec<Address>);
+use super::plan::Plan;
+use super::{StartError, THREAD_REMEDY};
 
-/// All workers, with nothing left to fail; they wait to be let go. When it is dropped before that, they end.
-pub(super) struct Crew {
+/// The function that creates the application of a worker, called with the worker's index.
+pub(super) type MakeApp = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
+
+/// The started workers. They wait for [`Workers::serve`]; dropping the value before that ends them.
+pub(super) struct Workers {
     starting: Vec<Starting>,
     mailboxes: Vec<Mailbox>,
     pub(super) addresses: Vec<Address>,
@@ -35,19 +37,28 @@ pub(super) struct Crew {
 /// A worker that waits for its mailbox.
 struct Starting {
     thread: JoinHandle<()>,
+    /// Receives the worker's waker, or its start error.
     ready: Receiver<Result<Waker, StartError>>,
-    go: Sender<Go>,
+    /// Lets the worker serve. A worker ends when this is dropped before.
+    links: Sender<Links>,
     stats: Arc<Stats>,
 }
 
-impl Crew {
-    /// Starts a worker for each of the lists of listeners. If one cannot start, all have ended when this returns.
+/// The connections between a worker's shard and all shards.
+struct Links {
+    mailbox: Mailbox,
+    /// The address of each shard, by shard index.
+    addresses: Vec<Address>,
+}
+
+impl Workers {
+    /// Starts a worker for each list of listeners. After an error all workers have ended.
     pub(super) fn start(
         options: &Options,
         plan: &Plan,
         listeners: Vec<Vec<Listener>>,
         shared: &Arc<Shared>,
-        make: &Arc<Make>,
+        make: &Arc<MakeApp>,
     ) -> Result<Self, StartError> {
         let mut starting = Vec::new();
         let spawned = (0..).zip(listeners).try_for_each(|(worker, listeners)| {
@@ -67,44 +78,45 @@ impl Crew {
         }
     }
 
-    /// What each worker counts.
+    /// Returns the counters of each worker.
     pub(super) fn stats(&self) -> Vec<Arc<Stats>> {
         self.starting.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
-    /// Lets the workers serve.
-    pub(super) fn go(mut self) -> Vec<JoinHandle<()>> {
+    /// Lets the workers serve. Returns their threads.
+    pub(super) fn serve(mut self) -> Vec<JoinHandle<()>> {
         let mut threads = Vec::new();
         for (worker, mailbox) in self.starting.drain(..).zip(self.mailboxes.drain(..)) {
-            // A worker that is gone has said why already.
-            let _ = worker.go.send((mailbox, self.addresses.clone()));
+            // The send fails only if the worker has died, and then it has aborted the process.
+            let _ = worker.links.send(Links { mailbox, addresses: self.addresses.clone() });
             threads.push(worker.thread);
         }
         threads
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         dismiss(std::mem::take(&mut self.starting));
     }
 }
 
-/// Has workers end that will not be let go, and waits until their listeners are closed.
+/// Ends workers that do not serve yet, and waits until their listeners are closed.
 fn dismiss(starting: Vec<Starting>) {
-    for Starting { thread, go, .. } in starting {
-        drop(go);
-        // A worker that panics has said so.
+    for Starting { thread, links, .. } in starting {
+        drop(links);
+        // The panic hook has reported a worker that panicked.
         let _ = thread.join();
     }
 }
 
 impl Starting {
-    /// Waits until it is ready.
+    /// Waits until the worker is ready. Returns its waker.
     fn waker(&self) -> Result<Waker, StartError> {
         let died = || StartError::System {
-            what: "start a worker",
-            error: std::io::Error::other("it ended before it began"),
+            action: "start a worker",
+            error: io::Error::other("its thread ended early"),
+            remedy: "see the panic message above",
         };
         self.ready.recv().unwrap_or_else(|_| Err(died()))
     }
@@ -116,112 +128,108 @@ fn spawn(
     plan: &Plan,
     listeners: Vec<Listener>,
     shared: &Arc<Shared>,
-    make: &Arc<Make>,
+    make: &Arc<MakeApp>,
 ) -> Result<Starting, StartError> {
     let stats = Arc::new(Stats::default());
     let (ready_sender, ready) = bounded(1);
-    let (go, go_receiver) = bounded::<Go>(1);
-    let own = (options.clone(), plan.clone(), Arc::clone(shared), Arc::clone(make), Arc::clone(&stats));
+    let (links, links_receiver) = bounded(1);
+    let start = Start {
+        id: ShardId { index: worker, count: plan.workers },
+        options: options.clone(),
+        plan: plan.clone(),
+        make: Arc::clone(make),
+        shared: Arc::clone(shared),
+        stats: Arc::clone(&stats),
+        links: links_receiver,
+        ready: ready_sender,
+    };
     let thread = std::thread::Builder::new()
         .name(format!("worker-{}", worker + 1))
-        .spawn(move || {
-            let (options, plan, shared, make, stats) = own;
-            pin(worker, plan.cpus.as_ref());
-            let start = Start {
-                id: ShardId { index: worker, count: plan.workers },
-                tls: plan.tls,
-                options: &options,
-                make: &*make,
-                shared,
-                stats,
-                go: go_receiver,
-                trusted: plan.trusted,
-            };
-            if plan.backend == BackendName::IoUring {
-                start.run(Uring::new(&plan.io, listeners), "io_uring", &ready_sender);
-            } else {
-                start.run(Epoll::new(&plan.io, listeners), "epoll", &ready_sender);
-            }
-        })
-        .map_err(|error| StartError::System { what: "start a worker", error })?;
-    Ok(Starting { thread, ready, go, stats })
+        .spawn(move || start.run(listeners))
+        .map_err(|error| StartError::System { action: "start a worker", error, remedy: THREAD_REMEDY })?;
+    Ok(Starting { thread, ready, links, stats })
 }
 
-/// What a worker needs besides its backend.
-struct Start<'a> {
+/// The parts that a worker's thread begins with.
+struct Start {
     id: ShardId,
-    tls: Option<TlsOptions>,
-    options: &'a Options,
-    make: &'a Make,
+    options: Options,
+    plan: Plan,
+    make: Arc<MakeApp>,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
-    go: Receiver<Go>,
-    trusted: Option<Arc<Trusted>>,
+    links: Receiver<Links>,
+    ready: Sender<Result<Waker, StartError>>,
 }
 
-impl Start<'_> {
-    fn run<B: Backend>(
-        self,
-        backend: std::io::Result<B>,
-        name: &'static str,
-        ready: &Sender<Result<Waker, StartError>>,
-    ) {
-        let result = match backend {
-            Ok(backend) => {
-                let layers =
-                    Layers { proxy: self.trusted.map(ProxyLayer::new), tls: self.tls.map(TlsLayer::new) };
-                let transport = Transport::new(backend, layers);
-                let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.id.index))) else {
-                    let _ = ready.send(Err(StartError::Application));
-                    return;
-                };
-                let _ = ready.send(Ok(transport.waker()));
-                let Ok((mailbox, addresses)) = self.go.recv() else { return };
-                let hub = Hub::new(hub_options(self.options, self.id, &*app));
-                let mut shard = Shard::new(Parts {
-                    settings: Settings::new(self.options, self.id, &*app),
-                    backend: transport,
-                    hub,
-                    app,
-                    mailbox,
-                    addresses,
-                    shared: self.shared,
-                    stats: self.stats,
-                });
-                catch_unwind(AssertUnwindSafe(|| shard.run()))
-            }
+impl Start {
+    /// Runs the worker on this thread until the server has ended.
+    fn run(self, listeners: Vec<Listener>) {
+        pin(self.id.index, self.plan.cpus.as_ref());
+        if self.plan.backend == BackendName::IoUring {
+            let backend = Uring::new(&self.plan.io, listeners);
+            self.run_on(backend, "io_uring", "use --backend auto or epoll");
+        } else {
+            let backend = Epoll::new(&self.plan.io, listeners);
+            self.run_on(backend, "epoll", "raise the limits of open files and memory (ulimit -n, ulimit -v)");
+        }
+    }
+
+    fn run_on<B: Backend>(self, backend: io::Result<B>, name: &'static str, remedy: &'static str) {
+        let backend = match backend {
+            Ok(backend) => backend,
             Err(error) => {
-                let remedy = match name {
-                    "io_uring" => "try --backend auto",
-                    _ => "is the number of descriptors or memory limited (ulimit -n, ulimit -v)?",
-                };
-                let _ = ready.send(Err(StartError::Backend { backend: name, error, remedy }));
+                let _ = self.ready.send(Err(StartError::Backend { backend: name, error, remedy }));
                 return;
             }
         };
-        let why = match result {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => format!("the backend is broken: {error}"),
-            Err(panic) => format!("it panicked: {}", said_by(&*panic)),
+        let layers =
+            Layers { proxy: self.plan.trusted.map(ProxyLayer::new), tls: self.plan.tls.map(TlsLayer::new) };
+        let transport = Transport::new(backend, layers);
+        let Ok(app) = catch_unwind(AssertUnwindSafe(|| (self.make)(self.id.index))) else {
+            let _ = self.ready.send(Err(StartError::Application));
+            return;
         };
-        let worker = self.id.index + 1;
-        error!(worker, why, "a worker gives up");
-        // A program that embeds the server may have no log.
-        if !dispatcher::has_been_set() {
-            let _ = writeln!(std::io::stderr(), "uproar: worker {worker} gives up: {why}");
+        let _ = self.ready.send(Ok(transport.waker()));
+        let Ok(Links { mailbox, addresses }) = self.links.recv() else { return };
+        let mut shard = Shard::new(Parts {
+            settings: Settings::new(&self.options, self.id, &*app),
+            backend: transport,
+            hub: Hub::new(hub_options(&self.options, self.id, &*app)),
+            app,
+            mailbox,
+            addresses,
+            shared: self.shared,
+            stats: self.stats,
+        });
+        match catch_unwind(AssertUnwindSafe(|| shard.run())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => abort(self.id.index, &format!("the backend failed: {error}")),
+            Err(panic) => abort(self.id.index, &format!("it panicked: {}", panic_message(&*panic))),
         }
-        // Its rooms and clients are in an unknown state, and the others rely on it.
-        std::process::abort();
     }
 }
 
-/// What a panic said.
-fn said_by(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+/// Reports that a worker has failed and aborts the process. The worker's rooms and clients are in an unknown state, and
+/// the other workers depend on it.
+fn abort(worker: u16, reason: &str) -> ! {
+    let worker = worker + 1;
+    error!(worker, reason, "a worker failed; the process aborts");
+    // A program that embeds the server may have no log.
+    if !dispatcher::has_been_set() {
+        let _ = writeln!(io::stderr(), "uproar: worker {worker} failed; the process aborts: {reason}");
+    }
+    std::process::abort();
 }
 
-/// Pins this thread to the processor that is its own by turns. Without the permission it runs anywhere.
+/// Returns the message of a panic.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+/// Pins this thread to one of the usable processors, in turn by worker index. Without the permission the thread runs on
+/// any processor.
 fn pin(worker: u16, cpus: Option<&CpuSet>) {
     let Some(cpus) = cpus else { return };
     let usable: Vec<usize> = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).collect();
@@ -231,6 +239,6 @@ fn pin(worker: u16, cpus: Option<&CpuSet>) {
     let cpu = usable[usize::from(worker) % usable.len()];
     let mut own = CpuSet::new();
     if own.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &own)).is_err() {
-        info!(worker = worker + 1, cpu, "cannot pin the worker; it runs on any processor");
+        info!(worker = worker + 1, cpu, "cannot pin the worker to a processor; it runs on any of them");
     }
 }

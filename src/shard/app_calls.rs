@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::error;
 
-use crate::app::{App, ClientId, Context, Incoming, Opening};
+use crate::app::{App, ClientId, Closing, Context, Incoming, Opening};
 use crate::config::LagPolicy;
 use crate::hub::{Lagged, Slot};
 use crate::io::Backend;
@@ -73,15 +73,15 @@ impl<B: Backend> Shard<B> {
         &mut self,
         handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let ShardId { index, count } = self.settings.id;
-        let mut context = Context::new(&mut self.hub, (index, count), &mut self.closing);
+        let ShardId { index: shard, count: shard_count } = self.settings.id;
+        let mut context = Context { hub: &mut self.hub, shard, shard_count, closing: &mut self.closing };
         let app = &mut *self.app;
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
         if result.is_err() {
             error!("a handler of the application panicked");
             self.stats.panics.add(1);
         }
-        while let Some((slot, code, reason)) = self.closing.pop() {
+        while let Some(Closing { slot, code, reason }) = self.closing.pop() {
             self.begin_closing(slot, true, code, &reason);
         }
         result.ok()

@@ -56,9 +56,11 @@ impl<B: Backend> Shard<B> {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Io(event) => self.handle_io(event),
-            Event::Proxy(ProxyEvent::Client { slot, peer }) => self.proxied(slot, peer.map(|peer| peer.ip())),
-            Event::Proxy(ProxyEvent::Invalid { slot, reason }) => self.unproxied(slot, reason),
-            Event::Tls(TlsEvent::NoTls { slot, is_http }) => self.insecure(slot, is_http),
+            Event::Proxy(ProxyEvent::Client { slot, peer }) => {
+                self.proxy_header(slot, peer.map(|peer| peer.ip()))
+            }
+            Event::Proxy(ProxyEvent::Invalid { slot, reason }) => self.invalid_proxy_header(slot, reason),
+            Event::Tls(TlsEvent::NoTls { slot, is_http }) => self.no_tls(slot, is_http),
         }
     }
 
@@ -103,7 +105,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Refuses a client that does not speak TLS where it must, unless it is being refused already.
-    fn insecure(&mut self, slot: Slot, is_http: bool) {
+    fn no_tls(&mut self, slot: Slot, is_http: bool) {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return;
         }

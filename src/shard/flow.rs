@@ -47,7 +47,7 @@ pub(super) enum Input {
 
 /// The answer to whether a buffer may be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum Verdict {
     /// It is to be handled now.
     Handle,
     /// It is to be held; the client is paused already.
@@ -135,15 +135,15 @@ impl ClientFlow {
 
 impl Flow {
     /// Decides whether a buffer of a client may be handled in this turn.
-    pub(super) fn admit(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Admission {
+    pub(super) fn admit(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Verdict {
         if client.is_held() {
-            return Admission::Hold;
+            return Verdict::Hold;
         }
         if client.take_share(turn) {
-            return Admission::Handle;
+            return Verdict::Handle;
         }
         self.pause(slot, client, Pause::Share);
-        Admission::PauseAndHold
+        Verdict::PauseAndHold
     }
 
     /// Keeps bytes of a client until it may go on.

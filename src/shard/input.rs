@@ -9,7 +9,7 @@ use crate::protocol::{self, CloseCode, Failure, Opcode};
 
 use super::Shard;
 use super::connection::Phase;
-use super::flow::{Admission, Input, Next, Pause};
+use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
 use super::requests::{Upgrade, why};
 
@@ -30,12 +30,12 @@ impl<B: Backend> Shard<B> {
             return self.close(slot, Close::Reset);
         }
         match self.flow.admit(slot, &mut connection.flow, self.stats.turns.get() as u8) {
-            Admission::Handle => {
+            Verdict::Handle => {
                 self.take_in(slot, bytes);
                 self.pause_if_unread(slot);
             }
-            Admission::Hold => self.flow.hold(slot, bytes.to_vec()),
-            Admission::PauseAndHold => {
+            Verdict::Hold => self.flow.hold(slot, bytes.to_vec()),
+            Verdict::PauseAndHold => {
                 self.flow.hold(slot, bytes.to_vec());
                 self.backend.pause(slot);
             }

@@ -35,7 +35,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Handles a PROXY header. It names the peer, which may be another proxy, or hides it.
-    pub(super) fn proxied(&mut self, slot: Slot, peer: Option<IpAddr>) {
+    pub(super) fn proxy_header(&mut self, slot: Slot, peer: Option<IpAddr>) {
         let connection = &mut self.connections[slot as usize];
         if connection.phase != Phase::Handshake {
             return;
@@ -49,7 +49,7 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Refuses a connection of a proxy that sent no PROXY header although it must.
-    pub(super) fn unproxied(&mut self, slot: Slot, reason: &'static str) {
+    pub(super) fn invalid_proxy_header(&mut self, slot: Slot, reason: &'static str) {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.refuse(slot, Refused::ProxyHeader, &Refusal::new(Status::BadRequest, reason));
         }

@@ -12,6 +12,7 @@ use crate::chunk::Span;
 use crate::config;
 use crate::hub::{HubOptions, Kind, Message};
 use crate::io::{Buffer, Close, IoEvent, Usage};
+use crate::protocol::CloseCode;
 
 /// A backend to which nothing happens but what a test says.
 struct Quiet {

@@ -181,7 +181,7 @@ fn private_messages_find_their_reader(backend: BackendName) {
         ada.send_text("/msg nobody hello");
         ada.expect_text("* nobody is called nobody; /who lists who is here");
         ada.send_text("/msg");
-        ada.expect_text("* who should hear what? try /msg alice hello");
+        ada.expect_text("* /msg needs a name and a text; try /msg alice hello");
     }
 }
 

@@ -88,7 +88,7 @@ fn without_io_uring_the_server_warns_and_uses_epoll() {
     let server = run_without_syscalls(&refused, || Process::run(&mut command));
     assert!(server.ready_line.contains("backend epoll"), "{}", server.ready_line);
     wait_until("the log gives the reason", || {
-        server.log().contains("io_uring is not to be had; using epoll")
+        server.log().contains("io_uring is not available; using epoll")
     });
     assert!(server.log().contains("seccomp"), "{}", server.log());
     let mut client = Client::open(server.address, "/");
@@ -115,7 +115,7 @@ fn all_workers_use_epoll_when_one_gets_no_ring() {
     // Descriptors in order: the listeners, 24 and 24 for the fallback, then rings and others. So half the rings fail.
     let server = start("--backend=auto", 3 + 48 + 12).unwrap_or_else(|ended| panic!("{}", ended.log));
     assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
-    let why = "io_uring is not to be had for every worker; using epoll";
+    let why = "io_uring is not available for every worker; using epoll";
     wait_until("the log gives the reason", || server.log().contains(why));
     let mut clients: Vec<_> = (0..32).map(|_| Client::open(server.address, "/")).collect();
     for client in &mut clients {

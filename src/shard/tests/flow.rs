@@ -1,7 +1,7 @@
 //! Flow control: every reason to pause meets every event.
 
 use crate::hub::Slot;
-use crate::shard::flow::{Admission, ClientFlow, Flow, Input, Next, Pause};
+use crate::shard::flow::{ClientFlow, Flow, Input, Next, Pause, Verdict};
 use crate::shard::pace::Pace;
 
 const REASONS: [Pause; 4] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share];
@@ -34,7 +34,7 @@ fn input_of_a_paused_client_is_held_and_comes_back_in_order() {
         let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
         flow.pause(SLOT, &mut client, reason);
         for text in ["b", "c"] {
-            assert_eq!(flow.admit(SLOT, &mut client, 1), Admission::Hold, "{reason:?}");
+            assert_eq!(flow.admit(SLOT, &mut client, 1), Verdict::Hold, "{reason:?}");
             flow.hold(SLOT, text.into());
         }
         flow.hold_rest(SLOT, "a".into());
@@ -76,10 +76,10 @@ fn each_turn_handles_a_share_of_each_client() {
     let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
     // The number of a turn is kept in a few bits, so another turn follows each.
     for turn in [7, 8, 7, 255, 0] {
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Handle);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Handle);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::PauseAndHold);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Admission::Hold);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::PauseAndHold);
+        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Hold);
         assert!(flow.has_served());
         assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
         assert!(!flow.has_served() && flow.lift(&mut client, Pause::Share));

@@ -1,7 +1,7 @@
-//! Applications: the reaction to clients that come, send messages and go.
+//! Applications: the code that handles clients and their messages.
 //!
-//! A user of this library implements [`App`]. Every shard has an instance of its own, so an application needs no locks.
-//! Instances talk to each other by notes. The crate's documentation has examples.
+//! A user of this library implements [`App`]. Each shard has its own instance, so an application needs no locks.
+//! Instances send each other notes. The crate's documentation has examples.
 
 mod chat;
 mod echo;
@@ -11,23 +11,23 @@ mod strip;
 use std::any::Any;
 
 pub use crate::hub::{ClientId, Kind, Message, Note};
+use crate::hub::{Hub, Slot};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::token::Claims;
+
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
 
-use crate::hub::{Hub, Slot};
-
 /// The HTML page of the chat.
-pub const CHAT_PAGE: &str = include_str!("chat.html");
+pub const CHAT_PAGE: &str = include_str!("app/chat.html");
 
 /// A message from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incoming<'a> {
-    /// Text or binary.
+    /// The type of the message: text or binary.
     pub kind: Kind,
-    /// The payload. That of a text message is valid UTF-8.
+    /// The payload. In a text message it is valid UTF-8.
     pub payload: &'a [u8],
 }
 
@@ -53,18 +53,17 @@ impl<'a> From<Incoming<'a>> for Message<'a> {
 pub struct Opening<'a> {
     /// The room that the path names, in the canonical form of its name.
     pub room: &'a str,
-    /// The query of the URL, percent-encoded as it was sent. It may have the client's token in it.
+    /// The query of the URL, percent-encoded as the client sent it. It may contain the client's token.
     pub query: Option<&'a str>,
-    /// The claims of the client's token, on a server that requires one (`--auth-hmac-secret-file`). They allow `room`; an
-    /// application that lets clients into other rooms asks [`Claims::may_join`].
+    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). They allow `room`.
+    /// Before an application lets the client into another room, it checks [`Claims::may_join`].
     pub claims: Option<&'a Claims>,
 }
 
-/// An application.
+/// An application: the handlers of one shard.
 ///
-/// Handlers of one instance are called one after the other, on the thread of its shard. A handler that takes long
-/// delays all clients of that shard. A handler that panics closes the client that it was called for with 1011; the
-/// other clients do not notice.
+/// The shard calls its handlers one after another on its thread. A slow handler delays all clients of the shard. A
+/// handler that panics closes the client that it was called for with 1011; other clients do not notice.
 ///
 /// # Order of calls
 /// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
@@ -76,8 +75,8 @@ pub trait App {
         0
     }
 
-    /// Returns the limits of a client per second: messages and control frames, and bytes. 0 means no limit. They hold
-    /// where the options set no limit.
+    /// Returns the default rate limits of a client: messages with control frames per second, and bytes per second. 0 means
+    /// no limit. [`Options`](crate::Options) that set a rate replace them.
     fn rates(&self) -> (u32, u32) {
         (0, 0)
     }
@@ -87,7 +86,7 @@ pub trait App {
         false
     }
 
-    /// Called when a client has opened its WebSocket. The client is in no room yet.
+    /// Called when a client has opened its WebSocket. The client is not in a room yet.
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>);
 
     /// Called for each message of a client.
@@ -105,51 +104,58 @@ pub trait App {
         true
     }
 
-    /// Called under the lag policy `skip` when a client read too slowly: it will not get `missed` messages. The default
-    /// tells the client.
+    /// Called under the lag policy `skip` when a client reads too slowly and skips `missed` messages. The default sends
+    /// the client a line that says so.
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         let text = format!("* {missed} messages missed");
         context.send_to_client(client, Message::text(&text));
     }
 
-    /// Called with a note that an instance, maybe this one, has sent by [`Context::ask`].
+    /// Called with a note from [`Context::ask`] of an instance. It may be the note's own sender.
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 
-    /// Called with a note that an instance, maybe this one, has sent by [`Context::tell`].
+    /// Called with a note from [`Context::tell`] of an instance. It may be the note's own sender.
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 }
 
-/// The actions of a handler.
+/// The actions that a handler can take.
 ///
-/// Memberships change at once. Messages leave after the handler returned. Methods that take a client know the clients
-/// of their own shard only; for any other client they do nothing.
+/// Memberships change at once. Messages are sent after the handler has returned. Methods that take a client do nothing
+/// for a client of another shard or one that is gone.
 pub struct Context<'a> {
-    hub: &'a mut Hub,
-    shard: u16,
-    shards: u16,
-    closing: &'a mut Vec<(Slot, CloseCode, String)>,
+    pub(crate) hub: &'a mut Hub,
+    /// Index of the shard.
+    pub(crate) shard: u16,
+    pub(crate) shard_count: u16,
+    /// Clients to close when the handler has returned.
+    pub(crate) closing: &'a mut Vec<Closing>,
 }
 
-impl<'a> Context<'a> {
-    pub(crate) fn new(
-        hub: &'a mut Hub,
-        (shard, shards): (u16, u16),
-        closing: &'a mut Vec<(Slot, CloseCode, String)>,
-    ) -> Self {
-        Self { hub, shard, shards, closing }
+/// A client that the application closes.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) slot: Slot,
+    pub(crate) code: CloseCode,
+    pub(crate) reason: String,
+}
+
+impl Context<'_> {
+    /// Returns the index of this shard, from 0 on.
+    pub fn shard(&self) -> u16 {
+        self.shard
     }
 
-    /// Returns the index of this shard and the number of shards.
-    pub fn shard(&self) -> (u16, u16) {
-        (self.shard, self.shards)
+    /// Returns the number of shards: one for each worker.
+    pub fn shard_count(&self) -> u16 {
+        self.shard_count
     }
 
-    /// Returns the home shard of a name. It orders the messages of the room of that name. An application may keep there
-    /// what exists once on the whole server.
+    /// Returns the home shard of a name: the shard that orders the messages of the room with that name. An application
+    /// can also use it for state that exists once on the server, keyed by name.
     pub fn home_of(&self, name: &str) -> u16 {
         self.hub.home_of(name)
     }
@@ -166,13 +172,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Sends one copy of a message to several clients of this shard. Nothing happens for those that are gone.
+    /// Sends a message to several clients of this shard, which share one copy. Clients that are gone are left out.
     pub fn send_to_clients(&mut self, clients: &[ClientId], message: Message<'_>) {
         let slots: Vec<Slot> = clients.iter().filter_map(|client| self.hub.find(*client)).collect();
         self.hub.send_to_all(&slots, message);
     }
 
-    /// Sends a message to all members of a room, on all shards. A client that caused the message gets it, too, if it
+    /// Sends a message to all members of a room, on all shards. The client that caused the message gets it, too, if it
     /// is a member.
     pub fn publish_to_room(&mut self, room: &str, message: Message<'_>) {
         self.hub.publish(room, message);
@@ -186,7 +192,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Ends a client's membership of `room`. What was published before is still sent to it.
+    /// Ends a client's membership of `room`. The client still gets messages that were published before.
     pub fn leave(&mut self, client: ClientId, room: &str) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.leave(slot, room);
@@ -208,14 +214,14 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Returns the ages, in seconds, of the messages that a newcomer to `room` would see, the oldest first. Only the
-    /// shard that the room belongs to ([`Context::home_of`]) knows them; elsewhere the list is empty.
+    /// Returns the ages, in seconds, of the messages that a newcomer to `room` would see, oldest first. Only the room's
+    /// home shard ([`Context::home_of`]) knows them; on other shards the list is empty.
     pub fn history_ages(&self, room: &str) -> Vec<u32> {
         self.hub.history_ages(room)
     }
 
-    /// Returns how many messages of `room` a client of this shard has not been sent yet. `None` when it is not a member,
-    /// or when the room's past has not come from its home yet.
+    /// Returns how many messages of `room` wait to be sent to a client of this shard. `None` if the client is not a
+    /// member, or while the room's history has not arrived from its home shard.
     pub fn unsent(&self, client: ClientId, room: &str) -> Option<u64> {
         self.hub.unsent(self.hub.find(client)?, room)
     }
@@ -225,43 +231,43 @@ impl<'a> Context<'a> {
         self.hub.members(room)
     }
 
-    /// Closes a client after it has been sent its pending messages. At most 123 bytes of the reason are sent.
+    /// Closes a client after sending its pending messages. At most 123 bytes of the reason are sent.
     ///
     /// # Panics
-    /// No close frame may carry the code (RFC 6455 §7.4.1), for instance 1005 or 1006.
+    /// `code` cannot be sent in a close frame (RFC 6455 §7.4.1), for instance 1005 or 1006.
     pub fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) {
         assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
         if let Some(slot) = self.hub.find(client) {
-            self.closing.push((slot, code, reason.into()));
+            self.closing.push(Closing { slot, code, reason: reason.into() });
         }
     }
 
-    /// Sends a note to the application instance of `shard` and calls [`App::on_ask`] there. A shard that is busy takes
-    /// such notes later.
+    /// Sends a note to the application instance of `shard`, which gets it in [`App::on_ask`]. A busy shard takes the note
+    /// later.
     ///
     /// # Panics
-    /// There is no such shard.
+    /// `shard` is not below [`Context::shard_count`].
     pub fn ask<N: Any + Send>(&mut self, shard: u16, note: N) {
         self.ask_sized(shard, note, 0);
     }
 
-    /// [`Context::ask`] with a note that owns `heap_bytes` bytes of text or other data on the heap. They count against
-    /// the memory that messages between shards may take before publishers must wait.
+    /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory for
+    /// messages between shards. Over its limit, publishers must wait.
     pub fn ask_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).requests.note(Box::new(note), heap_bytes);
     }
 
-    /// Answers a note: sends a note to the application instance of `shard` and calls [`App::on_tell`] there. A shard
-    /// takes answers however busy it is. So `on_tell` should ask for something only when a client's request needs it.
+    /// Answers a note: sends a note to the application instance of `shard`, which gets it in [`App::on_tell`]. A busy shard
+    /// takes answers, too. So `on_tell` should call [`Context::ask`] only when a client's request needs it.
     ///
     /// # Panics
-    /// There is no such shard.
+    /// `shard` is not below [`Context::shard_count`].
     pub fn tell<N: Any + Send>(&mut self, shard: u16, note: N) {
         self.tell_sized(shard, note, 0);
     }
 
-    /// [`Context::tell`] with a note that owns `heap_bytes` bytes of text or other data on the heap. They count against
-    /// the memory that messages between shards may take before publishers must wait.
+    /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory for
+    /// messages between shards. Over its limit, publishers must wait.
     pub fn tell_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).deliveries.note(Box::new(note), heap_bytes);
     }
