@@ -82,8 +82,10 @@ fn token_greets_clients_with_a_valid_token_and_refuses_others() {
         assert_eq!(read(&mut ada), Message::text("hello, ada"));
         ada.send(Message::binary(vec![1, 2, 3])).expect("sent");
         assert_eq!(read(&mut ada), Message::binary(vec![1, 2, 3]));
-        let mut nobody = connect(&server, &path(json!({"exp": expiry}))).expect("a WebSocket");
-        let Message::Close(Some(close)) = read(&mut nobody) else { panic!("a token without sub is refused") };
+        let mut unnamed = connect(&server, &path(json!({"exp": expiry}))).expect("a WebSocket");
+        let Message::Close(Some(close)) = read(&mut unnamed) else {
+            panic!("a token without sub is refused")
+        };
         assert_eq!((u16::from(close.code), close.reason.as_str()), (1008, "the token has no sub"));
         for path in ["/room/garden".into(), path(json!({"exp": 1, "sub": "ada"}))] {
             let Err(Error::Http(response)) = connect(&server, &path) else { panic!("{path} is refused") };

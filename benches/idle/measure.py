@@ -86,16 +86,16 @@ class Server:
 def measure(arguments, name, program, backend, number):
     server = Server(program, backend, arguments.ping_seconds)
     figures = os.path.join(arguments.directory, f"{number}-{name}-{backend}.json")
-    # loadgen measures memory during its own window, which must outlast ours.
+    # loadgen measures memory during its own window, which must be longer than the window of this script.
     duration = arguments.seconds + 3 * arguments.ping_seconds + 20
     command = [arguments.loadgen, "idle", "--connections", str(arguments.connections), "--duration", f"{duration}s"]
-    # Generous limits, since only the window in between counts.
+    # Long timeouts do not affect the result, because only the window is measured.
     command += ["--connect-timeout", "60s", "--grace", "60s"]
     command += ["--url", f"ws://127.0.0.1:{server.port}/room/bench", "--json", figures]
     load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_until("all connections are open", lambda: server.open_connections() == arguments.connections)
-        # By then every connection has been pinged.
+        # After this wait every connection has been pinged.
         time.sleep(2 * arguments.ping_seconds)
         before = server.sample()
         time.sleep(arguments.seconds)

@@ -1,5 +1,5 @@
 // Checks for every client with the WebSocket interface of browsers. The function also runs inside a page, so it must
-// not use anything defined outside of it.
+// not use definitions outside of it.
 
 /**
  * Runs all checks. `open(url)` creates a WebSocket. `extensions` is the beginning of the agreed extensions, '' for

@@ -29,7 +29,7 @@
  *
  * These faults stay on purpose:
  *
- *  - stream_select is limited to 1,024 descriptors. A worker that accepts one more client serves nobody any longer:
+ *  - stream_select is limited to 1,024 descriptors. A worker that accepts one more client no longer serves any:
  *    its select fails in every turn until a client leaves, which it cannot notice. (The article's worker then hangs
  *    in accept; this one sleeps, and ends with the master.)
  *  - Every message calls select on every client before it is sent, and then makes one write per client.

@@ -24,7 +24,7 @@ impl<T: Clone> Rooms<T> {
     /// Another thread panicked while it held the lock.
     #[must_use]
     pub fn enter(&self, path: &str) -> Sender<T> {
-        let mut rooms = self.0.lock().expect("nobody panics with the lock");
+        let mut rooms = self.0.lock().expect("no thread panics while it holds the lock");
         rooms.entry(path.to_owned()).or_insert_with(|| channel(CAPACITY).0).clone()
     }
 }
