@@ -19,7 +19,7 @@ after(async () => {
 const PHONE = { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
 const names = page => page.locator('#people li').allTextContents();
 
-/** A page of the real server whose WebSocket is played by the test, for what a server says only in bad moments. */
+/** Opens the server's page with a WebSocket that the test controls, for events that a real server rarely sends. */
 async function staged(play, options, at, prepare) {
   const sockets = [];
   const opened = await openPage(browser, server, {
@@ -37,7 +37,7 @@ async function staged(play, options, at, prepare) {
   });
   return { ...opened, sockets };
 }
-/** Sends what the server has for this page alone. */
+/** Sends an event for this page alone, as the server does. */
 const tell = (socket, event) => socket.send(Buffer.from(JSON.stringify(event)));
 const LIMITS = { message: 1 << 20, private_message: 8192 };
 const ME = 'User #7 (1)';
@@ -136,7 +136,7 @@ test('a page with a token sends it and uses the name in it', async () => {
   assert.deepEqual(complaints, []);
   await context.close();
   const stranger = await openPage(browser, guarded, { at: '/?token=bad' });
-  await stranger.page.locator('#reason', { hasText: 'not this token' }).waitFor();
+  await stranger.page.locator('#reason', { hasText: 'refuses this token' }).waitFor();
   await stranger.context.close();
   await guarded.stop();
   await rm(directory, { recursive: true });

@@ -13,7 +13,7 @@ after(async () => {
 });
 
 const text = (page, selector) => page.locator(selector).textContent();
-/** Waits until what an element says satisfies a pattern. */
+/** Waits until the text of an element matches a pattern. */
 const says = (page, selector, pattern) => page.waitForFunction(
   ([selector, source]) => new RegExp(source).test(document.querySelector(selector)?.textContent ?? ''),
   [selector, pattern.source],
@@ -54,7 +54,7 @@ test('the dashboard shows current values and requests only the metrics', async (
   await context.close();
 });
 
-/** A page that is told what the test has for it. */
+/** Opens the dashboard with metrics from the test. */
 async function staged(answer, options) {
   return openPage(browser, server.admin, {
     options,
@@ -113,10 +113,10 @@ test('the dashboard reports a hung shard, a draining server, a lost server and a
   now = { started: 2000 };
   await says(page, '#state.live', /^live$/);
   const pattern = /-/;
-  for (let look = 0; look < 3; look++) {
+  for (let response = 0; response < 3; response++) {
     const before = seconds;
     await page.waitForResponse('**/metrics');
-    assert.ok(!pattern.test(await text(page, '#cards')), `after ${before} looks`);
+    assert.ok(!pattern.test(await text(page, '#cards')), `after ${before} responses`);
   }
   await context.close();
 });

@@ -51,7 +51,7 @@ export async function startServer(options = []) {
   return { ...address, stop };
 }
 
-/** Starts a TCP proxy. `cut` resets its connections and refuses new ones; `mend` accepts them again. */
+/** Starts a TCP proxy to `target`. `cut` resets its connections and refuses new ones; `mend` accepts them again. */
 export async function startWire(target) {
   const sockets = new Set();
   let whole = true;

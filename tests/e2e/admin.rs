@@ -96,7 +96,7 @@ fn connections_are_counted_by_state(backend: BackendName) {
     wait_until("one connection lingers", || state("lingering") == 1.0);
     drop((silent, open, lingering));
     let states = ["handshake", "open", "closing", "ending", "lingering", "gone"];
-    wait_until("all are gone", || states.iter().all(|name| state(name) == 0.0));
+    wait_until("all connections are closed", || states.iter().all(|name| state(name) == 0.0));
     let metrics = Metrics::fetch(admin);
     assert_eq!(metrics.sum("uproar_accepted_total", &[]), 8.0);
     assert_eq!(metrics.sum("uproar_closed_total", &[]), 8.0);
@@ -116,7 +116,7 @@ fn refusals_and_closes_are_counted_by_reason_and_code(backend: BackendName) {
         raw.send(request.as_bytes());
         assert_eq!(raw.receive_response().status, status);
         drop(raw);
-        wait_until("it is gone", || server.connections().0 == 0);
+        wait_until("the connection is closed", || server.connections().0 == 0);
     }
     for (last, code) in [
         (frame(0x88, &close_payload(1000, "bye")), "1000"),
@@ -131,7 +131,7 @@ fn refusals_and_closes_are_counted_by_reason_and_code(backend: BackendName) {
         let ended = || Metrics::fetch(admin).sum("uproar_websocket_closes_total", &[("code", code)]);
         wait_until("its end is counted", || ended() == 1.0);
         drop(raw);
-        wait_until("it is gone", || server.connections().0 == 0);
+        wait_until("the connection is closed", || server.connections().0 == 0);
     }
     let stays = RawClient::open(server.address(), "/");
     let mut surplus = RawClient::connect(server.address());

@@ -117,7 +117,7 @@ fn unfinished_requests_over_their_limit_get_503(backend: BackendName) {
     slow.pop().expect("five").abort();
     inside.push(open_with_retries(server.address(), from(1)));
     drop((slow, inside));
-    wait_until("all are gone", || server.connections() == (0, 0));
+    wait_until("all connections are closed", || server.connections() == (0, 0));
     let mut silent: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
     wait_until("they are in their handshake", || server.connections().0 == 5);
     assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
@@ -187,7 +187,7 @@ fn the_connection_count_is_right_after_every_kind_of_end(backend: BackendName) {
     for thread in threads {
         thread.join().expect("no panic");
     }
-    wait_until("all are gone", || server.connections() == (0, 0));
+    wait_until("all connections are closed", || server.connections() == (0, 0));
     // Each address can connect again, so no connection is still counted.
     for last in 1..=5 {
         drop(Client::open_on(connect_from(from(last), address), "/").expect("below the limit"));
