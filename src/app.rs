@@ -55,8 +55,8 @@ pub struct Opening<'a> {
     pub room: &'a str,
     /// The query of the URL, percent-encoded as the client sent it. It may contain the client's token.
     pub query: Option<&'a str>,
-    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). They allow `room`.
-    /// Before an application lets the client into another room, it checks [`Claims::may_join`].
+    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). They allow
+    /// `room`. Before an application lets the client into another room, it checks [`Claims::may_join`].
     pub claims: Option<&'a Claims>,
 }
 
@@ -75,8 +75,8 @@ pub trait App {
         0
     }
 
-    /// Returns the default rate limits of a client: messages with control frames per second, and bytes per second. 0 means
-    /// no limit. [`Options`](crate::Options) that set a rate replace them.
+    /// Returns the default rate limits of a client: messages with control frames per second, and bytes per second. 0
+    /// means no limit. [`Options`](crate::Options) that set a rate replace them.
     fn rates(&self) -> (u32, u32) {
         (0, 0)
     }
@@ -242,8 +242,8 @@ impl Context<'_> {
         }
     }
 
-    /// Sends a note to the application instance of `shard`, which gets it in [`App::on_ask`]. A busy shard takes the note
-    /// later.
+    /// Sends a note to the application instance of `shard`, which gets it in [`App::on_ask`]. A busy shard takes the
+    /// note later.
     ///
     /// # Panics
     /// `shard` is not below [`Context::shard_count`].
@@ -251,14 +251,14 @@ impl Context<'_> {
         self.ask_sized(shard, note, 0);
     }
 
-    /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory for
-    /// messages between shards. Over its limit, publishers must wait.
+    /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory
+    /// for messages between shards. Over its limit, publishers must wait.
     pub fn ask_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).requests.note(Box::new(note), heap_bytes);
     }
 
-    /// Answers a note: sends a note to the application instance of `shard`, which gets it in [`App::on_tell`]. A busy shard
-    /// takes answers, too. So `on_tell` should call [`Context::ask`] only when a client's request needs it.
+    /// Answers a note: sends a note to the application instance of `shard`, which gets it in [`App::on_tell`]. A busy
+    /// shard takes answers, too. So `on_tell` should call [`Context::ask`] only when a client's request needs it.
     ///
     /// # Panics
     /// `shard` is not below [`Context::shard_count`].
@@ -266,8 +266,8 @@ impl Context<'_> {
         self.tell_sized(shard, note, 0);
     }
 
-    /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory for
-    /// messages between shards. Over its limit, publishers must wait.
+    /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory
+    /// for messages between shards. Over its limit, publishers must wait.
     pub fn tell_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).deliveries.note(Box::new(note), heap_bytes);
     }

@@ -2,8 +2,8 @@
 //! and a file.
 //!
 //! The settings file follows from the command line's definition: its keys are the names of the options, and its values
-//! replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold for the file,
-//! too.
+//! replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold for the
+//! file, too.
 
 #[cfg(feature = "server")]
 mod command_line;

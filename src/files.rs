@@ -1,7 +1,7 @@
 //! Reads the files that the server is configured with: settings, certificates, keys and secrets.
 //!
-//! [`read`] is the one way to read such a file. It bounds the file's length, takes off a byte-order mark, and never waits
-//! for long: a named pipe that nobody writes to is an error.
+//! All such files are read by [`read`]. It limits the length, removes a byte-order mark, and gives up on a named pipe
+//! that nobody writes to.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Time that the writer of a named pipe has.
+/// Time limit for the writer of a named pipe.
 const PIPE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The byte-order mark of UTF-8.
@@ -22,7 +22,7 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The reason why a file cannot be used. The text says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// Nothing is at the path.
+    /// No file is at the path.
     #[error("no such file; check the path")]
     Missing,
     /// The user that the server runs as has no permission.
@@ -32,13 +32,13 @@ pub(crate) enum FileError {
     #[error("this is a directory; name the file in it")]
     Directory,
     /// The path is a pipe or a terminal, and no input came in time.
-    #[error("nothing was written to it within {} s; name a regular file", PIPE_PATIENCE.as_secs())]
+    #[error("no input came within {} s; name a regular file", PIPE_PATIENCE.as_secs())]
     Silent,
     /// The file is longer than its purpose allows.
-    #[error("it has more than {0} bytes; check that this is the right file")]
+    #[error("the file has more than {0} bytes; check that this is the right file")]
     TooLong(u64),
     /// The file is UTF-16 text, as some editors and shells on Windows write it.
-    #[error("it is UTF-16 text; save it as UTF-8")]
+    #[error("the file is UTF-16 text; save it as UTF-8")]
     Utf16,
     /// The operating system's error.
     #[error("{0}; check that this is a readable file")]
@@ -56,7 +56,7 @@ impl From<io::Error> for FileError {
     }
 }
 
-/// Reads a whole file of at most `max_len` bytes, without the byte-order mark that it may begin with.
+/// Reads a whole file of at most `max_len` bytes and removes its byte-order mark, if it has one.
 ///
 /// # Errors
 /// See [`FileError`].
@@ -65,13 +65,13 @@ pub(crate) fn read(path: &Path, max_len: u64) -> Result<Vec<u8>, FileError> {
 }
 
 fn read_within(path: &Path, max_len: u64, patience: Duration) -> Result<Vec<u8>, FileError> {
-    // Opening a named pipe would wait for its writer.
+    // Without O_NONBLOCK, opening a named pipe waits for a writer.
     let mut file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     if file.metadata()?.is_dir() {
         return Err(FileError::Directory);
     }
     let deadline = Instant::now() + patience;
-    // Without a writer a pipe is at its end at once.
+    // Reading a pipe without a writer returns its end at once, so wait for a writer first.
     wait_for_input(&file, deadline)?;
     let mut bytes = Vec::new();
     loop {
@@ -92,7 +92,7 @@ fn read_within(path: &Path, max_len: u64, patience: Duration) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Waits until the file has input or is at its end. A regular file always is.
+/// Waits until the file can be read without blocking. A regular file always can.
 fn wait_for_input(file: &File, deadline: Instant) -> Result<(), FileError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -106,7 +106,7 @@ fn wait_for_input(file: &File, deadline: Instant) -> Result<(), FileError> {
     }
 }
 
-/// Whether the bytes are ASCII text in UTF-16 behind its byte-order mark. Random bytes, as a secret may have, are not.
+/// Whether the bytes are a UTF-16 byte-order mark and ASCII text in UTF-16. Random bytes of a secret are not.
 fn is_utf16(bytes: &[u8]) -> bool {
     let (pairs, high) = match bytes {
         [0xff, 0xfe, pairs @ ..] => (pairs, 1),

@@ -239,8 +239,8 @@ pub struct Hub {
     /// Number of connections opened so far.
     opened: u64,
     now_ms: u64,
-    /// Time for which the hub has watched how clients read. A pause of the process within a wait adds less than the time
-    /// after which a client stalls.
+    /// Time for which the hub has watched how clients read. A pause of the process within a wait adds less than the
+    /// time after which a client stalls.
     watched_ms: u64,
 }
 

@@ -1,7 +1,7 @@
 //! The log on stderr, as text or as JSON.
 //!
-//! With `--log-format json` every line on stderr is one JSON object from the moment that the log is up: also panics, and
-//! the error that ends the server. Errors in the settings come before that and are text.
+//! With `--log-format json` every line on stderr is one JSON object from the moment that the log is up: also panics,
+//! and the error that ends the server. Errors in the settings come before that and are text.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, Write};

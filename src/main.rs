@@ -61,8 +61,9 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>, log: Log) -> Resu
         warn!("{line}");
     }
     let passed = endpoints(&given);
-    let mut signals =
-        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| format!("cannot take signals: {error}"))?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| {
+        format!("cannot install the signal handler: {error}; raise the limit of open files (ulimit -n)")
+    })?;
     let mut server = Server::start_on(given, &loaded.config).map_err(|error| error.to_string())?;
     for endpoint in &passed {
         log.passed(endpoint);
@@ -82,7 +83,7 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>, log: Log) -> Resu
             if seen > 1 {
                 std::process::exit(130);
             }
-            // Before the stop: without clients the server ends at once.
+            // Reported before the stop, because a server without clients ends at once.
             service::stopping(&running.loaded.config);
             running.control.stop();
         }
@@ -103,7 +104,7 @@ fn endpoints(given: &[Given]) -> Vec<Endpoint> {
 }
 
 fn no_thread(error: &std::io::Error) -> String {
-    format!("cannot start a thread: {error}; check the limits of memory and threads (ulimit -v, ulimit -u)")
+    format!("cannot start a thread: {error}; raise the limits of threads and memory (ulimit -u, ulimit -v)")
 }
 
 /// Logs the last line of the server, with the totals under the names of their metrics.
@@ -135,7 +136,7 @@ fn log_totals(totals: Totals) {
     );
 }
 
-/// The server as its signals see it.
+/// The state of the signal thread.
 struct Running {
     /// The command line.
     args: Vec<OsString>,
@@ -155,7 +156,7 @@ impl Running {
         let files = [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
-            return info!("SIGHUP: there is no file to read again; name one with --config");
+            return info!("SIGHUP: the settings name no file to read again; name one with --config");
         }
         let files = names.join(", ");
         let outcome = self.try_reload();
@@ -187,7 +188,7 @@ impl Running {
             self.log.changed(change);
         }
         changed += changes.iter().filter(|change| !change.needs_restart).count();
-        // Last, so that the old filter decides on the lines above.
+        // The filter changes last, so that the old filter applies to the lines above.
         if let Err(error) = self.log.reload(&self.loaded.config) {
             warn!("cannot change the log filter: {error}");
         }
@@ -195,7 +196,7 @@ impl Running {
     }
 }
 
-/// Prints the addresses of the server: the lines that scripts wait for, and one for people.
+/// Prints the addresses of the server: lines that scripts wait for, and the URL of the page for people.
 fn announce(config: &Config, server: &Server) {
     let app = format!("{:?}", config.app).to_lowercase();
     for endpoint in server.endpoints() {
@@ -223,7 +224,7 @@ fn announce(config: &Config, server: &Server) {
     }
 }
 
-/// Prints the error that keeps the server from starting, before the log is up.
+/// Prints a start-up error and returns the exit status. Used before the log has started.
 fn refuse(line: &str) -> ExitCode {
     logging::say(line);
     ExitCode::from(2)

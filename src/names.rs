@@ -103,14 +103,14 @@ pub(crate) fn user_key(name: &str) -> String {
     name.nfkc().filter(shown).flat_map(char::to_lowercase).nfkc().collect()
 }
 
-/// What is wrong with a word.
+/// The reason why a word of a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Problem {
-    /// It is empty, or not every character shows.
+    /// The word is empty, or a character of it is invisible.
     Hidden,
     /// Marks on a character reach the lines above or below.
     Marks,
-    /// It is not shown in the order in which it is written.
+    /// The word is displayed in another order than it is written.
     Direction,
 }
 

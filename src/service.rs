@@ -1,5 +1,5 @@
-//! The service manager: which sockets it passes (sd_listen_fds(3)), and what it is told (sd_notify(3)). Without one the
-//! variables that it sets are not there, and nothing happens.
+//! The service manager: sockets from it (sd_listen_fds(3)) and notifications to it (sd_notify(3)). Without a service
+//! manager its environment variables are not set, and the functions here do nothing.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt;
@@ -14,27 +14,27 @@ use tracing::{error, warn};
 use uproar::config::{Config, Endpoint};
 use uproar::server::{Control, Given, Listener};
 
-/// The descriptor of the first socket that is passed.
+/// The descriptor of the first socket from the service manager.
 const FIRST: usize = 3;
 /// The name (`FileDescriptorName=`) of a socket whose connections speak TLS.
 const TLS: &str = "tls";
 
-/// How often it is told how many connections there are.
+/// Interval at which the service manager gets the number of connections.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// How much longer than it should take the end may take.
+/// Time that the service manager grants the shutdown beyond the sum of its settings.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// The sockets that are to be listened on instead of what --listen says. To be called before there are other threads,
-/// since the variables are removed.
+/// Returns the sockets from the service manager, which replace `--listen`. Must be called before other threads start,
+/// because it removes environment variables.
 ///
 /// # Errors
-/// What is wrong with the variables or with a socket, and the way out.
+/// A variable or a socket is wrong. The text names the remedy.
 pub(crate) fn sockets() -> Result<Vec<Given>, String> {
     let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (Some(process), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
         return Ok(Vec::new());
     };
-    let remedy = "have the service manager set it, or unset it to listen on what --listen says";
+    let remedy = "let the service manager set it, or unset it to listen on the addresses of --listen";
     let wrong = |name, value, wanted| format!("{name}={value}: expected {wanted}; {remedy}");
     let process: u32 =
         process.parse().map_err(|_| wrong("LISTEN_PID", &process, "the number of a process"))?;
@@ -48,11 +48,11 @@ pub(crate) fn sockets() -> Result<Vec<Given>, String> {
     (0..usize::from(count)).zip(names).map(|(at, name)| socket(&mut passed, at, name)).collect()
 }
 
-/// The socket at a place of those that are passed.
+/// Takes the passed socket at index `at`.
 fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String> {
     let wrong = |what| {
         format!(
-            "descriptor {} ({name:?}), which the service manager passes (LISTEN_FDS), {what}; \
+            "descriptor {} ({name:?}), passed by the service manager (LISTEN_FDS), {what}; \
              in a socket unit, use ListenStream= and Accept=no",
             FIRST + at
         )
@@ -62,12 +62,12 @@ fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String>
         let endpoint = if name == TLS { Endpoint::Tls(address) } else { Endpoint::Tcp(address) };
         Given { listener: Listener::Tcp(listener), endpoint }
     } else if name == TLS {
-        return Err(wrong("is named for TLS and has no address and port"));
+        return Err(wrong("is named for TLS but is not a TCP socket"));
     } else if let Ok(Some(listener)) = passed.take_unix_listener(at) {
         let endpoint = Endpoint::Unix(path(&listener).unwrap_or_default());
         Given { listener: Listener::Unix(listener), endpoint }
     } else {
-        return Err(wrong("is no stream socket"));
+        return Err(wrong("is not a stream socket"));
     };
     match getsockopt(&given.listener, sockopt::AcceptConn) {
         Ok(true) => Ok(given),
@@ -75,19 +75,19 @@ fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String>
     }
 }
 
-/// The path of a socket, or its name after an @.
+/// Returns the path of a Unix socket, or `@` and its abstract name.
 fn path(listener: &UnixListener) -> Option<PathBuf> {
     let address = listener.local_addr().ok()?;
     let name = || Some(format!("@{}", String::from_utf8_lossy(address.as_abstract_name()?)).into());
     address.as_pathname().map(Into::into).or_else(name)
 }
 
-/// All listeners listen; or the settings that were to be read again are in force.
+/// Reports that all listeners listen, or that a reload has ended.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The settings are being read again; `ready` follows.
+/// Reports that a reload has begun. [`ready`] must follow.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -95,7 +95,7 @@ pub(crate) fn reloading() {
     }
 }
 
-/// The server ends, as slowly as its settings say.
+/// Reports that the shutdown has begun, and how long it may take.
 pub(crate) fn stopping(config: &Config) {
     let time = config.drain_delay + config.drain_seconds + config.close_seconds + SLACK;
     let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
@@ -103,17 +103,17 @@ pub(crate) fn stopping(config: &Config) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(time), status]);
 }
 
-/// Starts a thread that tells at intervals how many connections there are, and that all is well where the service
-/// manager wants to hear that: only while no worker hangs.
+/// Starts a thread that reports the number of connections at intervals. With a watchdog, the thread also reports that
+/// the server is alive, as long as no worker hangs.
 ///
 /// # Errors
-/// When no thread can be had.
+/// The thread cannot start.
 pub(crate) fn keep_telling(control: Control) -> std::io::Result<()> {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(());
     }
     let watchdog = sd_notify::watchdog_enabled();
-    // It wants to hear from us twice as often as it must.
+    // sd_watchdog_enabled(3) recommends half of the watchdog's timeout.
     let interval = watchdog.map_or(STATUS_INTERVAL, |patience| STATUS_INTERVAL.min(patience / 2));
     std::thread::Builder::new().name("service".into()).spawn(move || {
         let mut told = None;
@@ -125,7 +125,7 @@ pub(crate) fn keep_telling(control: Control) -> std::io::Result<()> {
             if watchdog.is_some() {
                 match control.hung() {
                     None => tell(&[NotifyState::Watchdog]),
-                    Some(which) => error!("the watchdog is not told that all is well: {which}"),
+                    Some(which) => error!("a worker hangs, so the watchdog gets no sign of life: {which}"),
                 }
             }
             std::thread::sleep(interval);

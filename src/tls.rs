@@ -156,7 +156,7 @@ impl TlsLayer {
             "slot {slot} has a send under way"
         );
         if connection.state != TlsState::Open {
-            // It has failed or is being closed, and the caller may not know that yet.
+            // The connection has failed or is being closed, and the caller may not know that yet.
         } else if connection.is_broken || connection.ends_early() {
             self.fail(slot, NO_HANDSHAKE);
         } else {

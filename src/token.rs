@@ -1,7 +1,7 @@
-//! Tokens that name the client that opens a WebSocket: JWT with HS256. RFC 7519; RFC 7518 §3.2
+//! Access tokens of clients: JWT (RFC 7519) with HS256 (RFC 7518 §3.2).
 //!
-//! `jsonwebtoken` leaves the cryptography to a provider. Its own providers pull in RSA and elliptic curves, so this
-//! module has one that knows HMAC with SHA-256 and nothing else.
+//! `jsonwebtoken` leaves cryptography to a provider. Its own providers depend on RSA and elliptic curves, so this
+//! module has a provider for HMAC with SHA-256 only.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,14 +15,14 @@ use sha2::Sha256;
 
 use crate::names::canonical;
 
-/// How far the issuer's clock and ours may be apart.
+/// Tolerance between the clocks of the token's issuer and the server, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
 
 /// The claims of a token that a client has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     user: Option<String>,
-    /// Canonical names.
+    /// The rooms that the client may join, as canonical names. `None` allows all rooms.
     rooms: Option<Vec<String>>,
 }
 
@@ -32,49 +32,49 @@ impl Claims {
         self.user.as_deref()
     }
 
-    /// Whether the client may join the room: the claim `rooms` has a name that is equal to it, or is missing.
+    /// Returns whether the client may join the room: the claim `rooms` contains it or is missing.
     ///
-    /// Names are equal when they are the same letters, however these are encoded: `é` is one character or two.
+    /// Names are compared in canonical form: `é` as one character equals `e` with a combining accent.
     pub fn may_join(&self, room: &str) -> bool {
         let room = canonical(room);
         self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| *allowed == room))
     }
 }
 
-/// Checks tokens. Its `Debug` output does not have the secret.
+/// Verifies tokens. Its `Debug` output does not show the secret.
 pub(crate) struct Verifier {
     key: DecodingKey,
     validation: Validation,
 }
 
-/// Why a token is not good.
+/// The reason why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
-    /// The token is not a JWT, has another algorithm, or has claims that are missing or of the wrong type.
+    /// The token is not a JWT, uses another algorithm, or a claim is missing or of the wrong type.
     Malformed,
-    /// The token was signed with another secret, or changed afterwards.
+    /// The token was signed with another secret, or was changed after signing.
     Signature,
     /// The time in `exp` is past.
     Expired,
-    /// The time in `nbf` is still to come.
+    /// The time in `nbf` is in the future.
     TooEarly,
     /// The token has `aud`, so it is meant for another server. RFC 7519 §4.1.3
     Audience,
 }
 
-/// The claims as they stand in a token.
+/// The claims of a token as parsed from JSON.
 #[derive(Deserialize)]
 struct RawClaims {
-    /// Seconds since 1970, which may have a fraction. RFC 7519 §2, NumericDate
+    /// Expiry in seconds since 1970, with an optional fraction: a NumericDate of RFC 7519 §2.
     exp: f64,
     sub: Option<String>,
     rooms: Option<Vec<String>>,
 }
 
 impl Verifier {
-    /// Creates a verifier of signatures that were made with `secret`.
+    /// Creates a verifier of tokens signed with `secret`.
     pub(crate) fn new(secret: &[u8]) -> Self {
-        // Fails when there is a provider already: ours, or that of the program around this library.
+        // Fails if a provider is installed already: this one, or that of the embedding program.
         let _ = PROVIDER.install_default();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECONDS;
@@ -82,7 +82,7 @@ impl Verifier {
         Self { key: DecodingKey::from_secret(secret), validation }
     }
 
-    /// Returns the token's claims, and how long it is still valid.
+    /// Returns the token's claims and the time until it expires.
     pub(crate) fn verify(&self, token: &[u8]) -> std::result::Result<(Claims, Duration), BadToken> {
         let raw: RawClaims =
             decode(token, &self.key, &self.validation).map_err(|error| BadToken::of(error.kind()))?.claims;
@@ -152,7 +152,7 @@ mod tests {
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
-    /// A token of a header and claims, as RFC 7515 §3.1 makes one.
+    /// Returns a token of a header and claims, built as in RFC 7515 §3.1.
     fn token(header: &str, claims: &str, secret: &[u8]) -> String {
         let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
         let mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length").chain_update(&text).finalize();

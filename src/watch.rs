@@ -1,4 +1,4 @@
-//! The server as seen from outside of its shards.
+//! Access to the whole server from threads other than its shards.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,16 +10,16 @@ use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 use crate::tls::Identity;
 
-/// Age of the last turn, in milliseconds, from which on a shard hangs although it was woken.
+/// Age of a shard's last turn, in milliseconds, from which on a woken shard counts as hanging.
 const HUNG_MS: u64 = 5_000;
-/// Time that a shard has for a turn after it was woken to see whether it hangs.
+/// Time limit for a turn of a shard that was woken to see whether it hangs.
 pub(crate) const TURN_PATIENCE: Duration = Duration::from_secs(1);
-/// Time that the shards have to write down their numbers. After that the numbers of the last time are used.
+/// Time limit for the shards to write down their numbers. After it, the previous numbers are used.
 pub(crate) const SURVEY_PATIENCE: Duration = Duration::from_millis(250);
-/// Interval at which [`Watch::hung`] looks whether the shards have turned.
+/// Interval at which [`Watch::hung`] checks whether the shards have turned.
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Read access to the whole server from other threads than the shards.
+/// Access to the state of the server, shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) backend: &'static str,
@@ -37,18 +37,18 @@ pub(crate) struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastReload {
     pub(crate) is_successful: bool,
-    /// Time of the last successful one.
+    /// Time of the last successful reload.
     pub(crate) succeeded: SystemTime,
 }
 
-/// One shard as seen from outside.
+/// The counters of one shard and the way to wake it.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) stats: Arc<Stats>,
     pub(crate) address: Address,
 }
 
-/// A question to all shards: one number for each.
+/// An inquiry to all shards, with the number of each shard's question.
 #[derive(Debug)]
 pub(crate) struct Inquiry(Vec<u64>);
 
@@ -95,12 +95,13 @@ impl Watch {
         }
     }
 
-    /// Whether a shard has not turned for long. It may only have slept: [`Watch::late_shards`] tells after an inquiry.
+    /// Whether a shard has not turned for [`HUNG_MS`]. It may only sleep: wake it by an inquiry, then call
+    /// [`Watch::late_shards`].
     pub(crate) fn has_late_shards(&self) -> bool {
         self.shards.iter().any(Watched::is_late)
     }
 
-    /// Returns one line for each shard that has not turned for long. After an inquiry these are the ones that hang.
+    /// Returns one line for each shard that has not turned for [`HUNG_MS`]. After an inquiry, these shards hang.
     pub(crate) fn late_shards(&self) -> Option<String> {
         let late = self.shards.iter().enumerate().filter(|(_, shard)| shard.is_late());
         let lines: Vec<String> = late
@@ -111,8 +112,8 @@ impl Watch {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
-    /// Returns one line for each shard that hangs. Shards that may only have slept are woken, and have a second to turn;
-    /// this call waits for them.
+    /// Returns one line for each shard that hangs. Wakes shards that may only sleep, and waits up to a second for their
+    /// turns.
     pub(crate) fn hung(&self) -> Option<String> {
         if !self.has_late_shards() {
             return None;

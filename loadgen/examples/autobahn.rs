@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run -p loadgen --example autobahn -- 127.0.0.1:9001
 //! ```
-//! It echoes the messages of each case, and then lets the server write its reports.
+//! The client echoes the messages of each case. At the end it asks the server to write its reports.
 
 use std::env;
 use std::error::Error;

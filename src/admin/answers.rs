@@ -18,7 +18,7 @@ const DASHBOARD: &str = include_str!("dashboard.html");
 /// The bytes of a response. Many connections may share one.
 pub(super) type Response = Arc<[u8]>;
 
-/// What to do about a request.
+/// The answer to a request.
 #[derive(Debug)]
 pub(super) enum Answer {
     /// Send this response.

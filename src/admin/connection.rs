@@ -32,12 +32,12 @@ enum State {
     Waiting,
     /// The response is being sent, from this offset on.
     Writing(Response, usize),
-    /// The response is sent and our direction has ended. The rest of the client's input is discarded, since a reset would
-    /// eat the response.
+    /// The response is sent and our direction has ended. The rest of the client's input is discarded, since a reset
+    /// would eat the response.
     Lingering,
 }
 
-/// What the listener does with a connection after an event.
+/// The next step of the listener for a connection after an event.
 pub(super) enum Next {
     /// Wait for these events.
     Wait(EpollFlags),

@@ -1,5 +1,5 @@
-//! The loop of the admin thread: accepts connections, serves them as their sockets become ready, and ends those that are
-//! too slow.
+//! The loop of the admin thread: accepts connections, serves them as their sockets become ready, and ends those that
+//! are too slow.
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};

@@ -59,8 +59,8 @@ pub struct Chat {
     names: HashMap<u64, String>,
     /// Numbers of this shard's clients that get notices as JSON.
     structured: HashSet<u64>,
-    /// Numbers of this shard's clients whose last claim is not answered yet. A client has one claim at a time: with two,
-    /// giving the old name back for the first could give away the name that the second was granted.
+    /// Numbers of this shard's clients whose last claim is not answered yet. A client has one claim at a time: with
+    /// two, giving the old name back for the first could give away the name that the second was granted.
     claiming: HashSet<u64>,
     /// Claims of the tokens of this shard's clients, by client number.
     claims: HashMap<u64, Claims>,
@@ -163,7 +163,8 @@ impl App for Chat {
             return self.take_text(context, client, text);
         };
         if !newcomer.keep(text) {
-            self.tell(context, client, &"your message was dropped: the name in your token is not confirmed yet; try again in a moment".into());
+            let text = "your message was dropped: the name in your token is not confirmed yet; try again in a moment";
+            self.tell(context, client, &text.into());
         }
     }
 

@@ -1,4 +1,4 @@
-//! `echo`: every message goes back to its sender.
+//! `echo`: sends every message back to its sender.
 
 use super::{App, ClientId, Context, Incoming, Opening};
 

@@ -1,4 +1,4 @@
-//! `relay`: every message goes verbatim to everyone in the room.
+//! `relay`: sends every message unchanged to all members of the sender's room.
 
 use super::{App, ClientId, Context, Incoming, Opening};
 

@@ -86,8 +86,8 @@ pub enum LogFormat {
 /// precedence.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
-    /// Where to listen: `ADDR:PORT`, `tls:ADDR:PORT` for TLS, or `unix:PATH` for a proxy on the same host. Port 0 is
-    /// any free port. Repeat the option for several.
+    /// Endpoint to listen on: `ADDR:PORT`, `tls:ADDR:PORT` for TLS, or `unix:PATH` for a proxy on the same host. Port 0
+    /// is any free port. Repeat the option for several.
     #[arg(long, env = "UPROAR_LISTEN", help_heading = AT_START,
           value_name = "ENDPOINT", default_values_t = defaults().listen, value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
@@ -149,9 +149,9 @@ pub struct Config {
     pub allowed_origins: Vec<Origin>,
 
     /// Host names of the server: `chat.example.org`, `*.example.org` for all subdomains, or `*` for all. A request for
-    /// another name gets 421. IP addresses, `localhost` and requests through a trusted proxy or a Unix socket are always
-    /// allowed. Default: the names of --allowed-origins on listeners with a loopback or private address, all names on
-    /// others.
+    /// another name gets 421. IP addresses, `localhost` and requests through a trusted proxy or a Unix socket are
+    /// always allowed. Default: the names of --allowed-origins on listeners with a loopback or private address, all
+    /// names on others.
     #[arg(long, env = "UPROAR_SERVER_NAMES", value_name = "NAME", value_delimiter = ',')]
     pub server_names: Vec<ServerName>,
 
@@ -197,12 +197,12 @@ pub struct Config {
           value_parser = whole(1024..=1_u32 << 30))]
     pub lag_window: u32,
 
-    /// What to do with a client that reads too slowly.
+    /// Policy for a client that reads too slowly.
     #[arg(long, env = "UPROAR_LAG_POLICY", value_name = "POLICY",
           value_enum, default_value_t = defaults().lag_policy)]
     pub lag_policy: LagPolicy,
 
-    /// How to compress messages for clients that offer permessage-deflate.
+    /// Compression of messages for clients that offer permessage-deflate.
     #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE",
           value_enum, default_value_t = defaults().compression)]
     pub compression: Compression,
@@ -225,7 +225,7 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub history_bytes: u32,
 
-    /// How long a room's history is kept after its last member has left.
+    /// Time that a room's history is kept after its last member has left.
     #[arg(long, env = "UPROAR_HISTORY_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().history_seconds),
           value_parser = parse_seconds)]

@@ -1,16 +1,16 @@
-//! Where the server listens.
+//! Endpoints: addresses and paths that the server listens on.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What a path of a Unix socket begins with.
+/// Prefix of the path of a Unix socket.
 const UNIX: &str = "unix:";
-/// What an address begins with where TLS is spoken.
+/// Prefix of the address of a TLS listener.
 const TLS: &str = "tls:";
 
-/// Something that a client can connect to.
+/// An address or path that the server listens on.
 ///
 /// ```
 /// use uproar::config::Endpoint;
@@ -21,16 +21,16 @@ const TLS: &str = "tls:";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// An address and a port; port 0 is any that is free.
+    /// An IP address and a port. Port 0 is any free port.
     Tcp(SocketAddr),
-    /// The same, with TLS.
+    /// An IP address and a port with TLS. Port 0 is any free port.
     Tls(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// The address, of one that has one.
+    /// Returns the IP address and port, or `None` for a path.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) | Self::Tls(address) => Some(*address),
@@ -38,12 +38,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether TLS is spoken there.
+    /// Returns whether the endpoint uses TLS.
     pub fn has_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// The same, on another address.
+    /// Returns an endpoint of the same kind on another address. A path stays as it is.
     pub(crate) fn at(&self, address: SocketAddr) -> Self {
         match self {
             Self::Tcp(_) => Self::Tcp(address),
@@ -52,7 +52,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether whoever listens on the one has the other one, too. Port 0 is another port each time.
+    /// Whether one socket cannot listen beside the other: both have the same path, or the same port and overlapping
+    /// addresses. Port 0 never overlaps, since each use is another port.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (Some(first), Some(second)) = (self.tcp(), other.tcp()) else { return self == other };
         let covers =
@@ -74,7 +75,7 @@ impl FromStr for Endpoint {
             Some("") => Err("expected a path after unix:, like unix:/run/uproar.sock".into()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                "expected an address and a port, like 127.0.0.1:8000 or [::1]:8000, the same with TLS, like \
+                "expected an address and a port, like 127.0.0.1:8000 or [::1]:8000, one with TLS, like \
                  tls:0.0.0.0:8443, or a path, like unix:/run/uproar.sock"
                     .into()
             }),

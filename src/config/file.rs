@@ -1,4 +1,5 @@
-//! The settings file: TOML with one key for each option. Keys and values are checked by clap's definition of the option.
+//! The settings file: TOML with one key for each option. Keys and values are checked by clap's definition of the
+//! option.
 
 use std::any::TypeId;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Hints for settings whose name is wrong: the most similar name, or the option that other programs call so.
+//! Hints for misspelled settings: the most similar name, or the option that has this name in other programs.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use super::file::{keys, options};
 /// Beginning of the environment variables of the server.
 const PREFIX: &str = "UPROAR_";
 
-/// Names that other programs give to an option, and the option.
+/// Names of options in other programs, with the option of this server.
 const SYNONYMS: &[(&[&str], &str)] = &[
     (&["port", "p", "host", "h", "bind", "address", "addr", "ip", "interface", "socket"], "listen"),
     (&["threads", "worker", "cores", "cpus", "jobs", "j"], "workers"),
@@ -28,7 +28,7 @@ const SYNONYMS: &[(&[&str], &str)] = &[
     (&["c", "f", "config-file", "settings"], "config"),
 ];
 
-/// Returns the option that other programs call by this name, or whose name is most similar.
+/// Returns the option that has this name in other programs, or the option with the most similar name.
 pub(super) fn similar_option(options: &Command, name: &str) -> Option<String> {
     let synonym = SYNONYMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, option)| *option);
     if let Some(option) = synonym {
@@ -40,8 +40,7 @@ pub(super) fn similar_option(options: &Command, name: &str) -> Option<String> {
     keys(options).any(|option| option.get_long() == Some(name)).then(|| name.into())
 }
 
-/// Describes a flag that does not exist, if another program has one of this name. For all others clap's own text has
-/// the most similar flag.
+/// Describes an unknown flag that other programs have. For other flags, clap's own text names the most similar flag.
 pub(super) fn unknown_flag(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -55,7 +54,7 @@ pub(super) fn unknown_flag(error: &clap::Error) -> Option<String> {
     ))
 }
 
-/// Returns the flag, with a value where its form may not be obvious.
+/// Returns the flag of an option, with an example value where its form may not be obvious.
 fn example(option: &str) -> String {
     match option {
         "listen" => "--listen 127.0.0.1:8000".into(),
@@ -94,7 +93,7 @@ pub(super) fn unknown_variables(variables: impl Iterator<Item = (OsString, OsStr
     warnings
 }
 
-/// Whether Kubernetes sets this variable for a service that is called uproar.
+/// Whether Kubernetes sets this variable for a service named uproar.
 fn is_of_kubernetes(key: &str, value: &str) -> bool {
     let has_port_number =
         key.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));

@@ -1,5 +1,5 @@
-//! The host names under which the server may be reached. They keep a foreign page from reaching a local server by a name
-//! of its own that points to the server's address (DNS rebinding): then the page's origin and the Host header agree.
+//! The host names of the server, as a defence against DNS rebinding. There, a foreign page points a name of its own to
+//! a local server's address, so that the page's origin and the Host header are equal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -18,7 +18,8 @@ pub enum ServerName {
     Below(String),
 }
 
-const EXPECTED: &str = "expected a host name like chat.example.org or *.example.org, without a scheme or port, or * for all of them";
+const EXPECTED: &str = "expected a host name like chat.example.org or *.example.org, without a scheme or port, or * for \
+                        all of them";
 
 impl FromStr for ServerName {
     type Err = &'static str;
@@ -48,7 +49,7 @@ impl ServerName {
     }
 }
 
-/// The names that the settings give the server.
+/// The host names of the server from the settings.
 #[derive(Clone, Debug)]
 pub(crate) struct HostNames {
     names: Vec<ServerName>,
@@ -65,16 +66,16 @@ impl HostNames {
         !self.names.is_empty()
     }
 
-    /// Whether a request with this Host header may be meant for the server. `is_local` says whether the listener has a
-    /// loopback or private address. Without `--server-names` such a listener has the names of `--allowed-origins` only,
-    /// and any other listener has every name.
+    /// Whether a Host header names this server. `is_local` means that the listener has a loopback or private address.
+    /// Without `--server-names`, such a listener accepts the hosts of `--allowed-origins`, and other listeners accept
+    /// any name. IP addresses and `localhost` are always accepted.
     pub(crate) fn is_own(&self, host: Option<&str>, is_local: bool) -> bool {
         if !self.has_list() && !is_local {
             return true;
         }
         let Some((host, _)) = host.and_then(split_port) else { return false };
         let name = host.strip_suffix('.').unwrap_or(&host);
-        // Nobody can point an address or `localhost` elsewhere. RFC 6761 §6.3
+        // DNS cannot point an address or `localhost` elsewhere (RFC 6761 §6.3).
         if is_address(name) || name == "localhost" || name.ends_with(".localhost") {
             return true;
         }
@@ -85,7 +86,7 @@ impl HostNames {
     }
 }
 
-/// Describes a request that is meant for another host, for the body of the answer.
+/// Returns the response body for a request with a foreign host name.
 pub(crate) fn foreign_host(host: Option<&str>) -> String {
     let host = Quoted(host.unwrap_or_default().as_bytes());
     format!("This server does not have the host name {host}; add the name to --server-names of the server.")
@@ -95,7 +96,7 @@ fn is_address(host: &str) -> bool {
     host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether only the same host or a private network reaches this endpoint by TCP.
+/// Whether this is a TCP endpoint that only the same host or a private network can reach.
 pub(crate) fn is_local(endpoint: &Endpoint) -> bool {
     endpoint.tcp().is_some_and(|address| is_local_address(address.ip()))
 }

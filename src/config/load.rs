@@ -22,9 +22,9 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     /// Whether the settings are only to be checked.
     pub check_only: bool,
-    /// One line for each environment variable that looks like a setting and is none.
+    /// One line for each environment variable that begins with `UPROAR_` but belongs to no option.
     pub warnings: Vec<String>,
-    /// One for each key of the file, in the order of the help.
+    /// The setting of each key that the file may have, in the order of the help.
     settings: Vec<Setting>,
 }
 
@@ -45,7 +45,7 @@ struct Setting {
     key: String,
     /// The value in the form of the settings file, for printing. `None` if it is not set and has no default.
     value: Option<String>,
-    /// The value as clap has it, for comparisons.
+    /// The value in the form of the command line, for comparisons.
     raw: Vec<OsString>,
     /// The flag, the variable, the line of the file, or `default`.
     origin: String,
@@ -72,7 +72,8 @@ impl Loaded {
     /// # Errors
     /// See [`LoadError`].
     pub fn from_args(args: &[OsString], passed: &[Endpoint]) -> Result<Self, LoadError> {
-        // First without the file: the command line and the variables name it, and their errors are told as theirs.
+        // The first pass ignores the file: it finds the file's name, and reports errors of flags and variables as
+        // theirs.
         let command = Cli::command();
         let matches = command.clone().try_get_matches_from(args);
         let matches = matches.map_err(|error| LoadError::of(error, args))?;
@@ -93,7 +94,7 @@ impl Loaded {
         Ok(Self { config: options.settings, file: options.config, check_only, warnings, settings })
     }
 
-    /// Takes over `fresh` settings as far as that is possible without a restart, and returns the changes.
+    /// Adopts the `fresh` settings that need no restart. Returns all changes, also those that need one.
     pub fn adopt(&mut self, fresh: Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.settings.iter_mut().zip(fresh.settings) {
@@ -139,7 +140,7 @@ impl fmt::Display for Change {
 }
 
 impl LoadError {
-    /// Makes clap's error one for the person who wrote the command line `args` or the variables.
+    /// Converts clap's error. `args` is the command line, which tells flags from variables.
     fn of(error: clap::Error, args: &[OsString]) -> Self {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Help(error),

@@ -1,4 +1,4 @@
-//! Addresses and networks, as a list of them names those who are trusted.
+//! IP addresses and networks of trusted proxies.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether one of them has an address. An IPv4 address in IPv6 clothes is an IPv4 address.
+    /// Whether one of the networks contains an address. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub(crate) fn any_has(networks: &[Self], address: IpAddr) -> bool {
         let address = address.to_canonical();
         networks.iter().any(|network| network.0.contains(&address))
@@ -39,7 +39,7 @@ impl FromStr for Network {
     }
 }
 
-/// A network of one address is shown as that.
+/// Writes a network of one address as the address.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }

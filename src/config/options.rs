@@ -105,9 +105,9 @@ pub struct Options {
     /// connect to. Clients without an `Origin` header are always allowed.
     pub allowed_origins: Vec<Origin>,
 
-    /// The host names of the server; a request for another name gets 421. IP addresses, `localhost` and requests through
-    /// a trusted proxy or a Unix socket are always allowed. Empty: the names of [`Options::allowed_origins`] for web pages
-    /// on listeners with a loopback or private address, all names on others.
+    /// The host names of the server; a request for another name gets 421. IP addresses, `localhost` and requests
+    /// through a trusted proxy or a Unix socket are always allowed. Empty: the names of [`Options::allowed_origins`]
+    /// for web pages on listeners with a loopback or private address, all names on others.
     pub server_names: Vec<ServerName>,
 
     /// The addresses of trusted proxies. The server takes the client's address from their `X-Forwarded-For` or
@@ -137,10 +137,10 @@ pub struct Options {
     /// applies. From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
     pub lag_window: u32,
 
-    /// What happens to a client that reads too slowly.
+    /// The policy for a client that reads too slowly.
     pub lag_policy: LagPolicy,
 
-    /// How messages are compressed for clients that offer permessage-deflate.
+    /// The compression of messages for clients that offer permessage-deflate.
     pub compression: Compression,
 
     /// The shortest message that is compressed, in bytes. Shorter ones are sent plain.
@@ -154,7 +154,7 @@ pub struct Options {
     /// decided by [`App::history`](crate::app::App::history).
     pub history_bytes: u32,
 
-    /// How long a room's history is kept after its last member has left.
+    /// The time that a room's history is kept after its last member has left.
     pub history_seconds: Duration,
 
     /// The memory limit for the history of all rooms, in bytes. Over it, the least recently used history is dropped,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// Longest part of a refused origin that is shown, in bytes.
+/// Maximum number of bytes of a refused origin in a message.
 const SHOWN_LEN: usize = 100;
 
 /// An entry of `--allowed-origins`.
@@ -133,7 +133,7 @@ pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
     Some((host, Some(port)))
 }
 
-/// Whether a page of `origin` may open a WebSocket. With an empty list these are the pages of `host`, the Host header of
+/// Whether a page of `origin` may open a WebSocket. With an empty list, only pages of `host` may: the Host header of
 /// the request.
 pub(crate) fn is_allowed(origin: &[u8], allowed: &[Origin], host: Option<&str>) -> bool {
     if allowed.contains(&Origin::Any) {
@@ -154,7 +154,7 @@ pub(crate) fn is_allowed(origin: &[u8], allowed: &[Origin], host: Option<&str>) 
     web.is_some_and(|site| host.and_then(|host| Site::parse(&site.scheme, host)).as_ref() == Some(&site))
 }
 
-/// A header's value for a message: quoted, escaped and cut.
+/// Displays a header value for a message: quoted, escaped, and cut to [`SHOWN_LEN`] bytes.
 pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {

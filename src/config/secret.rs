@@ -1,4 +1,4 @@
-//! The secret that signs access tokens, kept in a file of its own.
+//! The secret that signs access tokens, read from its own file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ const MAX_LEN: u64 = 4096;
 
 /// The secret that signs access tokens, read from its file. Its `Debug` form shows the file's path only.
 ///
-/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for it that knows HS256 only.
-/// A program that uses this crate for other algorithms installs its own provider before it starts the server.
+/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for it that knows HS256
+/// only. A program that uses this crate for other algorithms installs its own provider before it starts the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! What a command line and a file come to.
+//! Tests of the settings from the command line and a file.
 
 use std::ffi::OsString;
 use std::fs;
@@ -48,7 +48,7 @@ fn a_history_that_makes_newcomers_lag_is_refused() {
     assert!(config.check().is_err_and(|line| line.to_string().contains("--history-bytes 1024")));
 }
 
-/// A key of the file can be written in a way that its option takes: with the default as an example.
+/// The error for a value of the wrong type has an example that the option accepts.
 #[test]
 fn every_default_can_stand_in_the_file() {
     let options = options();
@@ -66,7 +66,7 @@ fn secrets_are_not_shown() {
     let secret = Arg::new("token").long("token").env("UPROAR_TOKEN").hide_env_values(true);
     assert_eq!(shown(&secret, "hush"), "(secret)");
     assert_eq!(shown(&Arg::new("app").long("app"), "chat"), "chat");
-    // Where TOML is broken nobody knows what is a secret.
+    // After a syntax error, any text of the line may be part of a secret.
     for text in ["token = hush", "log = \"hush", "listen = [\n\"hush\" \"hush\"]", "hush"] {
         let line = File::parse("file", text).expect_err("broken");
         assert!(!line.contains("hush"), "{line}");
@@ -117,7 +117,7 @@ proptest! {
         prop_assert_eq!(table.get_ref()["key"].get_ref().as_str(), Some(&*text));
     }
 
-    /// Whatever the file says, it is taken or refused in one line with its number.
+    /// Any file is either accepted or refused with one line that has the line number.
     #[test]
     fn any_text_is_read_or_refused_in_one_line(
         lines in prop::collection::vec("(app|max-message|listen|x|\\[a\\]|\"\"| ?)[ =.]{0,3}([0-9_.xe+-]{0,9}|\\[?\"[a-z:0-9]{0,9}\"?,?\\]?|.{0,9})", 0..4)
@@ -140,7 +140,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
     match option.get_value_names().expect("options have values")[0].as_str() {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
-        // Any text that is long enough for a secret.
+        // A text that is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),
         "CIDR" => "10.0.0.0/8".into(),
         "ORIGIN" => "https://example.org".into(),

@@ -35,7 +35,7 @@ struct Pass {
     min_cursor: u64,
 }
 
-/// What only the home shard of a room keeps.
+/// The state of a room that only its home shard keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Home {
     /// The other shards that have members.

@@ -1,4 +1,4 @@
-//! Messages for several clients, and the times of a room's past.
+//! Messages for several clients, and ages of a room's history.
 
 use crate::chunk::Span;
 
@@ -6,7 +6,8 @@ use super::outbox::Content;
 use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
 
 impl Hub {
-    /// Sends a message to several clients. They share one copy of it, or two when some of them read compressed messages.
+    /// Sends a message to several clients. They share one plain copy and, for those that read compressed messages, one
+    /// compressed copy.
     pub fn send_to_all(&mut self, slots: &[Slot], message: Message<'_>) {
         if let [slot] = slots {
             return self.send(*slot, message);
@@ -24,7 +25,7 @@ impl Hub {
         }
     }
 
-    /// The ages, in seconds, of the messages that newcomers to `room` see, the oldest first. Empty where this shard is
+    /// Returns the ages, in seconds, of the messages that newcomers to `room` see, oldest first. Empty if this shard is
     /// not the room's home.
     pub fn history_ages(&self, room: &str) -> Vec<u32> {
         let Some(room) = self.rooms.find(room).map(|id| &self.rooms[id]) else { return Vec::new() };
@@ -33,8 +34,8 @@ impl Hub {
         home.times.ages(first..room.log.head(), self.now_ms)
     }
 
-    /// How many messages of `room` the client has not been sent yet; `None` when it is not a member, or when the past
-    /// that it is to see has not come from the room's home.
+    /// Returns how many messages of `room` wait to be sent to the client. `None` if the client is not a member, or
+    /// while the history has not arrived from the room's home.
     pub fn unsent(&self, slot: Slot, room: &str) -> Option<u64> {
         let id = self.rooms.find(room)?;
         let memberships = &self.clients[slot as usize].memberships;

@@ -1,27 +1,27 @@
-//! When the last messages of a room came.
+//! Arrival times of the last messages of a room.
 
 use std::collections::VecDeque;
 
-/// Messages that come within this time of each other share a mark.
+/// Messages that arrive within this time of a mark share the mark.
 const GRAIN_MS: u64 = 1_000;
 
-/// The times of the messages that a room keeps for newcomers, to the second. The room's home shard has them.
+/// The arrival times of a room's history, to the second. Only the room's home shard keeps them.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
-    /// The oldest first. Each holds for the messages up to the next one.
+    /// Marks in order, oldest first. Each applies to the messages before the next mark.
     marks: VecDeque<Mark>,
 }
 
-/// The time at which a message came, and those after it.
+/// The arrival time of a message and of those that follow within [`GRAIN_MS`].
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    /// Number of the first message.
+    /// Number of the first message with this time.
     first: u64,
     at_ms: u64,
 }
 
 impl Times {
-    /// Notes that message `number` came, and forgets those before the last `kept`.
+    /// Records the arrival of message `number`, and drops times of all but the last `kept` messages.
     pub(crate) fn note(&mut self, number: u64, now_ms: u64, kept: u32) {
         let oldest = (number + 1).saturating_sub(kept.into());
         if self.marks.back().is_none_or(|last| now_ms >= last.at_ms + GRAIN_MS) {
@@ -32,7 +32,7 @@ impl Times {
         }
     }
 
-    /// The ages, in seconds, of the messages `numbers`, which were noted.
+    /// Returns the ages, in seconds, of the recorded messages `numbers`.
     pub(crate) fn ages(&self, numbers: std::ops::Range<u64>, now_ms: u64) -> Vec<u32> {
         let age = |number| {
             let after = self.marks.partition_point(|mark| mark.first <= number);
@@ -42,12 +42,12 @@ impl Times {
         numbers.map(age).collect()
     }
 
-    /// Gives the memory back.
+    /// Drops all times and frees their memory.
     pub(crate) fn clear(&mut self) {
         self.marks = VecDeque::new();
     }
 
-    /// Bytes of memory.
+    /// Returns the allocated memory in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.marks.capacity() * size_of::<Mark>()
     }

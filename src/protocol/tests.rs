@@ -35,7 +35,7 @@ fn open() -> Protocol {
     protocol
 }
 
-/// What an open connection makes of `frames`, and that it does not depend on the reads.
+/// Returns the events of an open connection for `frames`. Asserts that read boundaries do not change them.
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();

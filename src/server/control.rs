@@ -34,7 +34,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the shutdown: after the drain delay the server stops accepting and closes all clients over the drain time.
+    /// Starts the shutdown: after the drain delay the server stops accepting and closes all clients over the drain
+    /// time.
     pub fn stop(&self) {
         self.watch.shared.stopping.store(true, Ordering::SeqCst);
         self.watch.wake();
@@ -44,8 +45,8 @@ impl Control {
     }
 
     /// Applies new settings to the running server. Options that the help lists under "need a restart" keep their old
-    /// values. Lower connection limits close no connection, and running deadlines do not change. The certificate and its
-    /// key are read again, for new connections.
+    /// values. Lower connection limits close no connection, and running deadlines do not change. The certificate and
+    /// its key are read again, for new connections.
     ///
     /// # Errors
     /// The settings contradict each other, or the certificate cannot be used. Then all settings stay as they are.

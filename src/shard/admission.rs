@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(admission.relocate(None, first, client), Place::Counted);
         let second = admission.enter(proxy);
         assert_eq!(admission.relocate(proxy, second, client), Place::Over(Excess::Address));
-        // It counts neither for the server, nor as a handshake, nor for the proxy's address.
+        // The refused connection counts neither for the server, nor as a handshake, nor for the proxy's address.
         assert_eq!(admission.enter(proxy), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Server));

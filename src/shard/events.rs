@@ -1,4 +1,4 @@
-//! Events of the transport, each handled by the method that is named after it.
+//! Events of the transport. Each has a method with its name.
 
 use std::net::IpAddr;
 
@@ -37,13 +37,13 @@ impl FullLog {
             self.is_told = true;
             warn!(
                 connections,
-                "no descriptor is left for another connection; accepting goes on when one closes. \
+                "no descriptor is left for another connection; accepting resumes when a connection closes. \
                  Raise the limit (ulimit -n) or set --max-connections below it"
             );
         }
     }
 
-    /// Logs that accepting goes on, if the shortage was logged.
+    /// Logs that accepting has resumed, if the shortage was logged.
     fn accepting(&mut self) {
         if std::mem::take(&mut self.is_told) {
             info!("accepting connections again");
@@ -97,14 +97,14 @@ impl<B: Backend> Shard<B> {
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
         if let Place::Over(excess) = place {
-            // Without waiting for its request, so that a silent client over a limit does not keep a descriptor.
+            // Refused before its request, so that a silent client over a limit does not keep a descriptor.
             self.turn_away(slot, excess, false);
         } else if self.is_leaving_at_once() {
             self.leave_client(slot);
         }
     }
 
-    /// Refuses a client that does not speak TLS where it must, unless it is being refused already.
+    /// Refuses a client that speaks no TLS on a TLS listener, unless it is being refused already.
     fn no_tls(&mut self, slot: Slot, is_http: bool) {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return;
@@ -118,7 +118,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// A send is complete.
+    /// Handles the completion of a send.
     fn sent(&mut self, slot: Slot) {
         self.hub.sent(slot);
         self.end_sample(slot);

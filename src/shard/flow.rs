@@ -1,12 +1,12 @@
-//! Flow control: whose input is handled now, and whose has to wait.
+//! Flow control: decides which client's input is handled now, and which must wait.
 //!
 //! A client is paused for one or more reasons, see [`Pause`]. The shard does not receive from a paused client, so TCP
-//! slows down its sender. Input that the backend had received before is held here, and handled in order later.
+//! slows down its sender. Input that arrived before the pause is held here, and handled in order later.
 //!
-//! - **In:** the shard asks [`Flow::admit`] about every buffer and gives the buffer to [`Flow::hold`] when it must
-//!   wait. [`Flow::pause`] adds a reason. It returns true when the backend must be told to pause, too.
+//! - **In:** the shard asks [`Flow::admit`] about every buffer. A buffer that must wait goes to [`Flow::hold`].
+//!   [`Flow::pause`] adds a reason. It returns true when the backend must pause the client, too.
 //! - **Out:** [`Flow::take_due`] returns the clients for whom a reason may be over, and [`Flow::lift`] removes it. Then
-//!   [`Flow::next`] returns what to do, again and again, until it says that the client waits or is received from.
+//!   [`Flow::next`] returns one step at a time, until the step is to wait or to receive from the client again.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,24 +15,25 @@ use crate::timers::Timers;
 
 use super::pace::{Pace, Spent};
 
-/// Receive buffers of one client that are handled in one turn, so that a flood does not delay other clients.
+/// Maximum number of receive buffers of one client that are handled in one turn, so that a flood does not delay other
+/// clients.
 const SHARE: u8 = 2;
 /// Bits of [`ClientFlow::share`] that count buffers; the bits above them hold the number of the turn.
 const SHARE_BITS: u32 = 3;
-/// Rate of a client that is being closed. It may send 16 MiB at once, more than was on its way before it could know,
-/// and then 4 MiB a second. Its answer to our close frame comes after that data.
+/// Rate limit of a closing client: 16 MiB at once, then 4 MiB a second. The burst covers data that was under way before
+/// the client saw the close frame. The client's answer to the close frame comes after that data.
 const CLOSING_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 
 /// A reason not to receive from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
-    /// The client does not read its answers.
+    /// The client leaves too many bytes of its answers unread.
     Unread = 1,
-    /// Messages that it publishes cannot be passed on yet.
+    /// Messages that the client publishes cannot be passed on to other shards yet.
     Congestion = 2,
-    /// It is over one of its rates.
+    /// The client is over one of its rates.
     Rate = 4,
-    /// It has had its share of the turn.
+    /// The client has used up its share of the turn.
     Share = 8,
 }
 
@@ -45,57 +46,57 @@ pub(super) enum Input {
     End,
 }
 
-/// The answer to whether a buffer may be handled.
+/// The decision about a buffer: see [`Flow::admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is to be handled now.
+    /// Handle the buffer now.
     Handle,
-    /// It is to be held; the client is paused already.
+    /// Hold the buffer. The client is paused already.
     Hold,
-    /// It is to be held, and the backend is to be told to pause the client.
+    /// Hold the buffer and let the backend pause the client.
     PauseAndHold,
 }
 
-/// What to do next for a client after a reason was lifted.
+/// The next step for a client after a pause reason was lifted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Handle this input.
     Handle(Input),
-    /// Nothing: a reason to pause is left, or has come.
+    /// Wait: a pause reason remains or was added.
     Wait,
-    /// Receive from the client again: nothing is held any more.
+    /// Receive from the client again: no input is held.
     Receive,
 }
 
-/// The flow of one client, kept in its connection. Only [`Flow`] changes it.
+/// The flow control state of one client, stored in its connection. Only [`Flow`] changes it.
 // Packed, so that a connection does not grow by the padding.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(Rust, packed(2))]
 pub(crate) struct ClientFlow {
-    /// What it has used of its rates.
+    /// The used part of the client's rates.
     spent: Spent,
-    /// Bits of all [`Pause`]s that hold.
+    /// Bits of the client's current [`Pause`] reasons.
     pauses: u8,
     /// Buffers handled in the last turn in which there were any, and above [`SHARE_BITS`] the low bits of that turn.
     share: u8,
 }
 
-/// The flow of all clients of a shard.
+/// The flow control of all clients of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// Input of paused clients, oldest first. Answers to it are not made before it is handled, so a client does not lag
-    /// because it had to wait.
+    /// Input of paused clients, oldest first. Held input has produced no answers yet, so a pause alone never makes a
+    /// client lag.
     held: HashMap<Slot, VecDeque<Input>>,
     /// Clients paused with [`Pause::Share`].
     served: Vec<Slot>,
     /// Clients paused with [`Pause::Congestion`].
     publishers: Vec<Slot>,
-    /// When clients paused with [`Pause::Rate`] may go on.
+    /// Deadlines at which clients paused with [`Pause::Rate`] may resume.
     rate_timers: Timers<Slot>,
 }
 
 impl ClientFlow {
-    /// Whether input has to wait, for any reason.
+    /// Whether the client is paused for any reason.
     pub(super) fn is_held(&self) -> bool {
         self.pauses != 0
     }
@@ -104,7 +105,7 @@ impl ClientFlow {
         self.pauses & reason as u8 != 0
     }
 
-    /// Charges an open client for what it sent. Returns true when it is over a rate.
+    /// Charges an open client for messages and bytes that it sent. Returns true when it is over a rate.
     pub(super) fn charge(&mut self, pace: Pace, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let mut spent = self.spent;
         let is_over = pace.charge(&mut spent, now_ms, messages, bytes);
@@ -112,12 +113,12 @@ impl ClientFlow {
         is_over
     }
 
-    /// Charges a client that is being closed for bytes that it still sends. Returns true when they are too many.
+    /// Charges a closing client for bytes that it sent. Returns true when it is over [`CLOSING_PACE`].
     pub(super) fn charge_closing(&mut self, now_ms: u64, bytes: usize) -> bool {
         self.charge(CLOSING_PACE, now_ms, 0, bytes)
     }
 
-    /// Milliseconds until the client is within its rates again.
+    /// Returns the milliseconds until the client is within its rates again.
     pub(super) fn rate_wait_ms(&self, now_ms: u64) -> u64 {
         Pace::wait_ms(self.spent, now_ms)
     }
@@ -146,24 +147,24 @@ impl Flow {
         Verdict::PauseAndHold
     }
 
-    /// Keeps bytes of a client until it may go on.
+    /// Holds bytes of a paused client.
     pub(super) fn hold(&mut self, slot: Slot, bytes: Vec<u8>) {
         self.held.entry(slot).or_default().push_back(Input::Bytes(bytes));
     }
 
-    /// Keeps the rest of a buffer that was handled in part, before what is held already.
+    /// Holds the rest of a buffer that was handled in part, in front of input that is held already.
     pub(super) fn hold_rest(&mut self, slot: Slot, bytes: Vec<u8>) {
         self.held.entry(slot).or_default().push_front(Input::Bytes(bytes));
     }
 
-    /// Keeps the end of the stream when bytes are held that come before it. Returns false when nothing is held.
+    /// Holds the end of the stream behind the client's held bytes. Returns false when no bytes are held.
     pub(super) fn hold_end(&mut self, slot: Slot) -> bool {
         let Some(held) = self.held.get_mut(&slot) else { return false };
         held.push_back(Input::End);
         true
     }
 
-    /// Adds a reason to pause. Returns true when it is the first one, so that the backend is to be told.
+    /// Adds a pause reason. Returns true when it is the client's first one, so that the backend must pause the client.
     pub(super) fn pause(&mut self, slot: Slot, client: &mut ClientFlow, reason: Pause) -> bool {
         let is_first = !client.is_held();
         if !client.is_paused(reason) {
@@ -177,14 +178,15 @@ impl Flow {
         is_first
     }
 
-    /// Adds [`Pause::Rate`], until the client is within its rates again. Returns what [`Flow::pause`] does.
+    /// Adds [`Pause::Rate`] until the client is within its rates again. Returns true when the backend must pause the
+    /// client.
     pub(super) fn pause_for_rate(&mut self, slot: Slot, client: &mut ClientFlow, now_ms: u64) -> bool {
         self.rate_timers.set(now_ms + client.rate_wait_ms(now_ms), slot);
         self.pause(slot, client, Pause::Rate)
     }
 
-    /// Starts the account of a client that is being closed. If it is paused for its rate it goes on soon, since its own
-    /// close frame may be among what is held.
+    /// Starts the rate account of a closing client. A client that is paused for its rate resumes soon, because its own
+    /// close frame may be among the held input.
     pub(super) fn begin_closing(&mut self, slot: Slot, client: &mut ClientFlow, now_ms: u64) {
         client.spent = Spent::default();
         if client.is_paused(Pause::Rate) {
@@ -192,8 +194,8 @@ impl Flow {
         }
     }
 
-    /// Takes the clients for whom this reason may be over. Some of them may be gone, and their slots used again.
-    /// [`Pause::Unread`] is over when a send completes, so this returns nobody for it.
+    /// Takes the clients for whom this reason may be over. Some may be gone, with their slots in use by others. Returns
+    /// none for [`Pause::Unread`], which ends when a send completes.
     pub(super) fn take_due(&mut self, reason: Pause, now_ms: u64) -> Vec<Slot> {
         match reason {
             Pause::Share => std::mem::take(&mut self.served),
@@ -203,14 +205,14 @@ impl Flow {
         }
     }
 
-    /// Removes a reason. Returns false when it was not there.
+    /// Removes a pause reason. Returns false when the client did not have it.
     pub(super) fn lift(&mut self, client: &mut ClientFlow, reason: Pause) -> bool {
         let was_paused = client.is_paused(reason);
         client.pauses &= !(reason as u8);
         was_paused
     }
 
-    /// Returns what to do for a client that is not received from. To be called until it returns no input.
+    /// Returns the next step for a client that the backend has paused. Must be called until it returns no input.
     pub(super) fn next(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Next {
         if client.is_held() {
             return Next::Wait;
@@ -222,7 +224,7 @@ impl Flow {
         }
         match self.held.get_mut(&slot).and_then(VecDeque::pop_front) {
             Some(Input::Bytes(bytes)) => Next::Handle(Input::Bytes(bytes)),
-            // Nothing comes after it.
+            // No input follows the end of the stream.
             Some(Input::End) => {
                 self.held.remove(&slot);
                 Next::Handle(Input::End)
@@ -234,7 +236,7 @@ impl Flow {
         }
     }
 
-    /// Drops all that belongs to a connection that is gone.
+    /// Drops the state of a connection that is gone.
     pub(super) fn forget(&mut self, slot: Slot, client: ClientFlow) {
         if client.is_paused(Pause::Congestion) {
             self.publishers.retain(|other| *other != slot);
@@ -242,7 +244,7 @@ impl Flow {
         self.held.remove(&slot);
     }
 
-    /// Whether clients wait that had their share of the last turn.
+    /// Whether any client is paused with [`Pause::Share`].
     pub(super) fn has_served(&self) -> bool {
         !self.served.is_empty()
     }
@@ -252,7 +254,7 @@ impl Flow {
         self.publishers.len()
     }
 
-    /// Forgets to resume the publishers that are paused now.
+    /// Drops the list of paused publishers without resuming them: a fault for the simulation.
     #[cfg(test)]
     pub(super) fn forget_publishers(&mut self) {
         self.publishers.clear();
@@ -264,13 +266,13 @@ impl Flow {
         self.held.len()
     }
 
-    /// Bytes that are held.
+    /// Number of held bytes of all clients.
     pub(super) fn held_bytes(&self) -> usize {
         let len = |input: &Input| if let Input::Bytes(bytes) = input { bytes.len() } else { 0 };
         self.held.values().flatten().map(len).sum()
     }
 
-    /// When the next client may be within its rates again.
+    /// Returns the next deadline at which a client may be within its rates again.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.rate_timers.next_due_ms()
     }

@@ -1,4 +1,4 @@
-//! Routes of the main port: which path is a room, who may open it, and what other requests get.
+//! Routes of the main port: rooms, the chat page, and refusals.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ use super::connection::HostRule;
 /// Name of the room at the path `/`.
 const LOBBY: &str = "lobby";
 
-/// The answer that a request is to get.
+/// The answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// A WebSocket in this room.
@@ -32,12 +32,12 @@ pub(crate) enum Route {
         /// Whether the body is left out, as for HEAD requests.
         head_only: bool,
     },
-    /// An error.
+    /// An error response.
     Refuse(Refusal),
 }
 
 impl Route {
-    /// Routes a request of a connection with this check of its Host header.
+    /// Chooses the answer to a request. `host_rule` is the connection's check of the Host header.
     pub(crate) fn of(request: &Request<'_>, settings: &Settings, host_rule: HostRule) -> Self {
         let Settings { has_page, origins, hosts, .. } = settings;
         let room = match request.path {
@@ -80,9 +80,9 @@ fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [
     request.headers("Origin").find(|origin| !is_allowed(origin, origins, request.host))
 }
 
-/// Whether the request's Host header is a name of this server. Without a list of names only web pages on a local
-/// listener are checked, and only if their origin is allowed because it agrees with the Host header: DNS rebinding makes
-/// the two agree. Other clients send the Host header that they like.
+/// Returns whether the request is for a host name of this server. Without a list of names, only handshakes of web pages
+/// on local listeners are checked, and only without a list of origins. Then the origin must equal the Host header, and
+/// DNS rebinding makes the two equal. Other clients can send any Host header, so a check is of no use.
 fn is_meant_for(request: &Request<'_>, origins: &[Origin], hosts: &HostNames, rule: HostRule) -> bool {
     let is_checked = match rule {
         HostRule::Proxied => false,
@@ -95,8 +95,8 @@ fn is_meant_for(request: &Request<'_>, origins: &[Origin], hosts: &HostNames, ru
     !is_checked || hosts.is_own(request.host, rule == HostRule::Local)
 }
 
-/// Returns the claims of the request's token and the time until it expires, or why it may not open a WebSocket in the
-/// room.
+/// Returns the claims of the request's token and the time until it expires. The error is the reason why the client may
+/// not open a WebSocket in the room.
 pub(super) fn claims(
     request: &Request<'_>,
     room: &str,
@@ -106,19 +106,20 @@ pub(super) fn claims(
     let token = only_token(request).map_err(refuse)?;
     let (claims, left) = verifier.verify(&token).map_err(|bad| refuse(complaint(bad)))?;
     if !claims.may_join(room) {
-        let reason = "The token does not allow this room; its claim \"rooms\" has the ones that it allows.";
+        let reason =
+            "The token does not allow this room; its claim \"rooms\" lists the rooms that it allows.";
         return Err((Refused::TokenRoom, Refusal::new(Status::Forbidden, reason)));
     }
     Ok((claims, left))
 }
 
-/// Returns the token of a request that has exactly one: in the header (RFC 6750 §2.1), or in the query (§2.3, but named
-/// `token`).
+/// Returns the only token of a request. It is in the header (RFC 6750 §2.1) or in the query parameter `token` (as in
+/// §2.3, with another name).
 fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'static str)> {
     let parameters = request.query.into_iter().flat_map(|query| query.split('&'));
     let in_query = parameters.filter_map(|parameter| parameter.strip_prefix("token="));
     let in_query = in_query.map(|token| Cow::from(percent_decode_str(token)));
-    // Credentials of other schemes may be for a proxy on the way, so they are ignored.
+    // Credentials of other schemes may be for a proxy, so they are ignored.
     let in_header = request.headers("Authorization").filter_map(bearer).map(Cow::Borrowed);
     let mut tokens = in_query.chain(in_header);
     match (tokens.next(), tokens.next()) {
@@ -131,13 +132,13 @@ fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'st
     }
 }
 
-/// Returns the credentials of the scheme `Bearer`, whose name has no case (RFC 9110 §11.1).
+/// Returns the credentials of the scheme `Bearer`. Its name is case-insensitive (RFC 9110 §11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Returns the counter and the text for a bad token. The text does not repeat the token, which its maker has.
+/// Returns the counter and the text for a bad token. The text does not repeat the token.
 fn complaint(bad: BadToken) -> (Refused, &'static str) {
     match bad {
         BadToken::Malformed => (

@@ -1,4 +1,4 @@
-//! What the simulation sees of a shard, and how it drives one between the halves of a poll.
+//! Access of the simulation to a shard: its state, and control between the halves of a poll.
 
 use super::flow::Pause;
 use super::*;

@@ -5,7 +5,7 @@ use crate::io::Backend;
 
 use super::Shard;
 
-/// What the mailboxes of other shards have not taken yet.
+/// The messages that the mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stuck {
     /// Whether there is anything.

@@ -1,4 +1,4 @@
-//! Settings of a shard, derived from the options of the server and the application, and how a reload reaches it.
+//! Settings of a shard, derived from the options and the application, and their reload.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use super::{Pace, Shard};
 /// Index of a shard, and number of shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShardId {
-    /// Index of the shard, beginning with 0.
+    /// Index of the shard, from 0 on.
     pub(crate) index: u16,
     /// Number of shards of the server.
     pub(crate) count: u16,
@@ -29,13 +29,13 @@ pub(crate) struct Settings {
     pub(crate) id: ShardId,
     /// Origins whose pages may connect. Empty allows only the origin of the requested host.
     pub(crate) origins: Vec<Origin>,
-    /// The host names that requests may be meant for.
+    /// Host names of the server, for the check of the Host header.
     pub(crate) hosts: HostNames,
-    /// Whether the address of each listener is a loopback or private one.
+    /// Whether each listener has a loopback or private address, by listener index.
     pub(crate) local_listeners: Vec<bool>,
     /// Networks of proxies that are trusted to name their clients.
     pub(crate) proxies: Vec<Network>,
-    /// Checks the tokens of clients. `None` when no tokens are required.
+    /// Verifier of the clients' tokens. `None` when no tokens are required.
     pub(crate) verifier: Option<Arc<Verifier>>,
     pub(crate) limits: MessageLimits,
     pub(crate) compression: Compression,
@@ -113,18 +113,18 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
 }
 
 impl SettingsUpdate {
-    /// Publishes new options. The shards must be woken after it.
+    /// Publishes new options. The caller must wake the shards afterwards.
     pub(crate) fn publish(&self, options: Options) {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Version of the options; 0 until some are published.
+    /// Returns the version of the options: 0 until new ones are published.
     pub(super) fn version(&self) -> u32 {
         self.version.load(Ordering::SeqCst)
     }
 
-    /// Returns the options of the current version, or a later one.
+    /// Returns the latest options. They may be newer than the version read before.
     fn options(&self) -> Arc<Options> {
         Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
     }

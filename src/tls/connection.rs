@@ -227,10 +227,10 @@ impl TlsConnection {
 /// The end of our direction of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shutdown {
-    /// The caller has not asked for it.
+    /// The caller has not asked for the end.
     #[default]
     No,
-    /// It follows the send in flight.
+    /// The end follows the send in flight.
     Wanted,
     /// close_notify and FIN are on their way.
     Done,

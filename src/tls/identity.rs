@@ -1,4 +1,4 @@
-//! Who the server is: its certificate and key, from files that may change while it runs.
+//! The server's certificate and private key, read from files that may change while it runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
@@ -23,23 +23,23 @@ use super::expiry::Expiry;
 /// Maximum length of a certificate or key file in bytes.
 const MAX_LEN: u64 = 1 << 20;
 
-/// What is wrong with a certificate or a key: one line, with the way out. It tells nothing of the key.
+/// The reason why a certificate or key cannot be used: one line with the remedy. The text shows nothing of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read, or its content cannot be used.
     #[error("{option} {}: {what}", path.display())]
     Unusable {
-        /// Of which option.
+        /// The option that names the file.
         option: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what is wanted.
+        /// The fault and the remedy.
         what: String,
     },
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error(
-        "--tls-key {} does not belong to the first certificate of --tls-cert {}; give the key that this certificate was \
-         made for, and its certificate before those of its issuers",
+        "--tls-key {} does not belong to the first certificate of --tls-cert {}; use the key that the certificate was \
+         issued for, and put the server's certificate before those of its issuers",
         key.display(), cert.display()
     )]
     Mismatch {
@@ -48,20 +48,20 @@ pub enum IdentityError {
         /// The file with the key.
         key: PathBuf,
     },
-    /// The system gives no random bytes for the keys of tickets.
-    #[error("cannot make a key for session tickets: {0}")]
+    /// The system provides no random bytes for the keys of session tickets.
+    #[error("cannot create a key for session tickets: {0}; check that getrandom(2) works here")]
     Tickets(Error),
 }
 
-/// What new connections are shown, by all shards; it can be replaced.
+/// The credentials for new TLS connections of all shards. They can be replaced.
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: Mutex<Arc<Credentials>>,
-    /// Whoever waits for its end sees that it is there.
+    /// Keeps the warning thread alive: the thread ends when this sender is dropped.
     pub(super) alive: OnceLock<Sender<()>>,
 }
 
-/// A certificate with its key, and the rest that TLS needs to know.
+/// A certificate chain and the TLS configuration with its key.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     /// The file with the certificate.
@@ -76,8 +76,8 @@ impl Identity {
         Self { current: Mutex::new(Arc::new(credentials)), alive: OnceLock::new() }
     }
 
-    /// Gives new connections other credentials. Returns whether the certificate is another one; with the same certificate
-    /// nothing changes, so that tickets stay valid.
+    /// Replaces the credentials for new connections. Returns whether the certificate is a new one. With the same
+    /// certificate nothing changes, so that session tickets stay valid.
     pub(crate) fn replace(&self, credentials: Credentials) -> bool {
         let mut current = self.current();
         let is_new = current.chain != credentials.chain;
@@ -93,12 +93,12 @@ impl Identity {
         current.chain.first().map_or_else(String::new, describe)
     }
 
-    /// When the certificate expires, in seconds since 1970, if that can be told.
+    /// Returns the expiry of the certificate in seconds since 1970, if it can be read.
     pub(crate) fn expiry_s(&self) -> Option<i64> {
         self.current().expiry.map(Expiry::timestamp_s)
     }
 
-    /// See [`Credentials::warning`].
+    /// Returns the warning about the current certificate: see [`Credentials::warning`].
     pub(super) fn warning(&self, now: SystemTime) -> Option<String> {
         self.current().warning(now)
     }
@@ -113,7 +113,7 @@ impl Identity {
 }
 
 impl Credentials {
-    /// Reads a certificate, which those of its issuers may follow, and its key; both are PEM.
+    /// Reads a certificate chain and its private key from PEM files.
     ///
     /// # Errors
     /// See [`IdentityError`].
@@ -134,20 +134,20 @@ impl Credentials {
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(IdentityError::Tickets)?;
-        // Each connection of a client brings it another one.
+        // Each connection gives the client a new ticket, so one is enough.
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let expiry = chain.first().and_then(Expiry::of);
         Ok(Self { cert: cert.into(), chain, expiry, config: Arc::new(config) })
     }
 
-    /// What is to be said of a certificate that expires soon or has expired: one line, with the way out.
+    /// Returns one line with the remedy if the certificate expires soon or has expired.
     pub(crate) fn warning(&self, now: SystemTime) -> Option<String> {
         self.expiry.and_then(|expiry| expiry.warning(&self.cert, now))
     }
 }
 
-/// Describes a certificate in one line. The fingerprint is that of `openssl x509 -fingerprint -sha256`.
+/// Describes a certificate in one line. The fingerprint equals that of `openssl x509 -fingerprint -sha256`.
 fn describe(certificate: &CertificateDer<'_>) -> String {
     let digest = Sha256::digest(certificate);
     let fingerprint: Vec<_> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
@@ -203,7 +203,7 @@ fn key_kind(key: &PrivateKeyDer<'_>) -> String {
     kind.unwrap_or_else(|| "this key".into())
 }
 
-/// RFC 5208 §5: version, algorithm with its parameters, key.
+/// Names the kind of a PKCS #8 key. RFC 5208 §5: a sequence of version, algorithm with parameters, and key.
 fn pkcs8_kind(der: &[u8]) -> Option<String> {
     let (_, info) = parse_der(der).ok()?;
     let [_, algorithm, key, ..] = &info.as_sequence().ok()?[..] else { return None };
@@ -226,7 +226,7 @@ fn pkcs8_kind(der: &[u8]) -> Option<String> {
     })
 }
 
-/// RFC 8017 §A.1.2: version, modulus, and the rest.
+/// Names the length of an RSA key. RFC 8017 §A.1.2: a sequence of version, modulus and more.
 fn rsa_kind(der: &[u8]) -> Option<String> {
     let (_, key) = parse_der(der).ok()?;
     let modulus = key.as_sequence().ok()?.get(1)?.as_slice().ok()?;

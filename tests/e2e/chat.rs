@@ -175,7 +175,7 @@ fn private_messages_find_their_reader(backend: BackendName) {
         ada.send_text(&format!("/msg {name} hello <b>you</b> & me"));
         bob.expect_text(&format!("* from {}: hello you & me", ada.default_name()));
         ada.expect_text(&format!("* to {name}: hello you & me"));
-        // It was for nobody else, and for nobody's room.
+        // Nobody else got the private message, and no room did.
         bob.send_text("next");
         bob.expect_text(&format!("{name}: next"));
         ada.send_text("/msg nobody hello");
@@ -228,7 +228,7 @@ fn who_lists_all_workers(backend: BackendName) {
     let mut names: Vec<_> = [0, 2, 3].iter().map(|at| users[*at].default_name()).collect();
     names.push("bob".into());
     names.sort_unstable();
-    // Those who were turned away on the way to the right worker may still be leaving.
+    // Clients that were closed in search of the right worker may still be members.
     wait_until("only the four are here", || {
         users[0].send_text("/who");
         users[0].receive_text() == format!("* in lobby (4): {}", names.join(", "))
@@ -420,7 +420,7 @@ fn newcomers_see_the_last_fifty(backend: BackendName) {
         for number in 10 + usize::from(worker) - 1..60 + usize::from(worker) - 1 {
             newcomer.expect_text(&line(number));
         }
-        // What is said from now on follows without a hole.
+        // New messages follow the history without a gap.
         ada.send_text(&format!("line {}", 59 + worker));
         ada.expect_text(&line(59 + usize::from(worker)));
         newcomer.expect_text(&line(59 + usize::from(worker)));

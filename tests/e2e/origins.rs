@@ -44,7 +44,7 @@ fn by_default_pages_of_other_origins_are_refused(backend: BackendName) {
     for foreign in ["https://elsewhere.example", "null", "file://", "http://127.0.0.1.evil.example"] {
         assert_eq!(status(&server, foreign), Some(403), "{foreign}");
     }
-    // What is no browser names no origin.
+    // Clients that are not browsers send no Origin header.
     drop(RawClient::open(server.address(), "/"));
     assert_eq!(server.totals().refused, 4);
 }

@@ -84,7 +84,7 @@ fn a_request_that_came_during_a_pause_is_answered(backend: BackendName) {
     let (first, second) = request.as_bytes().split_at(30);
     let mut clients: Vec<RawClient> = (0..100).map(|_| RawClient::connect(server.address)).collect();
     clients.iter_mut().for_each(|client| client.send(first));
-    // It was accepted after all others.
+    // This client is accepted last, so the server has accepted all others.
     drop(Client::open(server.address, "/"));
     pause(&server, Duration::from_secs(3), || clients.iter_mut().for_each(|client| client.send(second)));
     for client in &mut clients {

@@ -190,8 +190,8 @@ fn unusable_passed_sockets_are_refused_with_a_remedy() {
     let (connected, _other) = UnixStream::pair().expect("a pair");
     let file = tempfile::tempfile().expect("a file");
     for (socket, name, why) in [
-        (datagrams(), "web", "is no stream socket"),
-        (file.into(), "web", "is no stream socket"),
+        (datagrams(), "web", "is not a stream socket"),
+        (file.into(), "web", "is not a stream socket"),
         (connected.into(), "web", "does not listen"),
     ] {
         let parts = ["descriptor 4", name, why, "ListenStream=", "Accept=no"];

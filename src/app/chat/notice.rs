@@ -1,4 +1,4 @@
-//! What the chat tells one client alone.
+//! Notices: texts of the chat for one client alone.
 
 use std::borrow::Cow;
 
@@ -22,7 +22,7 @@ pub(super) struct Command {
     does: &'static str,
 }
 
-/// What clients are told of the chat's limits.
+/// The chat's limits, as clients get them.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Limits {
     /// Bytes of a message.

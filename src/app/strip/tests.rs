@@ -11,7 +11,7 @@ thread_local! {
     pub(super) static WORK: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What an HTML parser finds beside text.
+/// Returns the tokens other than text that an HTML parser finds.
 fn markup(text: &str) -> Vec<Token> {
     Tokenizer::new(text)
         .flatten()

@@ -139,7 +139,7 @@ fn a_client_that_is_being_closed_does_not_wait_for_its_rate() {
     assert_eq!(client.rate_wait_ms(1_020), 0);
     assert!(!client.charge_closing(1_020, 16 << 20), "as much as was on its way");
     assert!(client.charge_closing(1_020, 1 << 20));
-    // One that is paused for another reason needs no timer.
+    // A closing client that is paused for another reason needs no timer.
     let mut other = ClientFlow::default();
     flow.pause(4, &mut other, Pause::Unread);
     flow.begin_closing(4, &mut other, 1_000);
@@ -154,7 +154,7 @@ fn nothing_is_left_of_a_connection_that_is_gone() {
         flow.hold(SLOT, "a".into());
         flow.forget(SLOT, client);
         assert_eq!((flow.held(), flow.publishers()), (0, 0), "{reason:?}");
-        // Whoever has the slot next is not paused, even if the slot is still due.
+        // The next client of the slot is not paused, even if the slot is still due.
         for slot in flow.take_due(reason, u64::MAX) {
             assert!(!flow.lift(&mut ClientFlow::default(), reason), "{slot}");
         }

@@ -9,9 +9,9 @@
 //! - reads the opcode only to find a close frame, which it answers;
 //! - sends the frames of one turn with one send per client.
 //!
-//! It has no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no message
-//! limit. It has no timers, no limits per client or address, no history, no application and no metrics. A client that
-//! sends messages of different sizes breaks it, and so does a client that is more than 64 MiB behind.
+//! The server has no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no
+//! message limit. It has no timers, no limits per client or address, no history, no application and no metrics. A
+//! client that sends messages of different sizes breaks it, and so does a client that is more than 64 MiB behind.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
