@@ -19,10 +19,18 @@ fn an_empty_command_line_gives_the_defaults_of_the_engine() {
     assert_eq!(format!("{served:?}"), format!("{parsed:?}"));
 }
 
+/// The chat's own options have the same defaults in the library and on the command line.
+#[test]
+fn the_chat_has_the_same_defaults_in_the_library() {
+    let Config { max_message, max_private_message, .. } = Config::default();
+    let chat = crate::app::ChatOptions::default();
+    assert_eq!((chat.max_message, chat.max_private_message), (max_message, max_private_message));
+}
+
 /// Every option of the command line reaches the engine: an option that the conversion forgets keeps its default.
 #[test]
 fn an_option_that_is_set_on_the_command_line_is_set_in_the_engine() {
-    let ours = ["app", "log-format", "log"];
+    let ours = ["app", "log-format", "log", "max-private-message"];
     let defaults = format!("{:?}", Options::default());
     for option in
         keys(&options()).filter(|option| !ours.contains(&option.get_long().expect("keys have names")))

@@ -56,15 +56,24 @@ pub(crate) enum HostRule {
     Public,
 }
 
+/// The last sign of life of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Liveness {
+    /// Something was received since the last ping, or no ping was sent.
+    Heard,
+    /// A ping was sent, and nothing was received since.
+    Pinged,
+    /// The client sends nothing more: its FIN or its close frame was received.
+    Ended,
+}
+
 /// A connection. Idle ones are many, so this is kept small.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) protocol: Protocol,
     pub(crate) phase: Phase,
-    /// Whether the client sends nothing more: its FIN or its close frame has come.
-    pub(crate) ended: bool,
-    /// Whether a ping was sent and nothing was received since.
-    pub(crate) pinged: bool,
+    /// Whether the client is expected to send anything.
+    pub(crate) liveness: Liveness,
     /// Memory reserved for its compression windows, in units of [`CONTEXT_UNIT`].
     context_units: u8,
     /// The check of the Host header of its requests.
@@ -92,8 +101,7 @@ impl Connection {
         Self {
             protocol: Protocol::new(),
             phase: Phase::Handshake,
-            ended: false,
-            pinged: false,
+            liveness: Liveness::Heard,
             context_units: 0,
             host_rule: HostRule::Public,
             peer,
@@ -118,7 +126,11 @@ impl Connection {
     /// Notes a sign of life. Returns whether a ping was waiting for one.
     pub(crate) fn heard(&mut self, now_ms: u64) -> bool {
         self.heard_ms = now_ms;
-        std::mem::take(&mut self.pinged)
+        let was_pinged = self.liveness == Liveness::Pinged;
+        if was_pinged {
+            self.liveness = Liveness::Heard;
+        }
+        was_pinged
     }
 }
 

@@ -8,7 +8,7 @@ use crate::io::{Backend, Buffer, Close};
 use crate::protocol::{self, CloseCode, Failure, Opcode};
 
 use super::Shard;
-use super::connection::Phase;
+use super::connection::{Liveness, Phase};
 use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
 use super::requests::{Upgrade, why};
@@ -50,7 +50,7 @@ impl<B: Backend> Shard<B> {
         }
         self.count_end(slot, NO_FRAME);
         let connection = &mut self.connections[slot as usize];
-        connection.ended = true;
+        connection.liveness = Liveness::Ended;
         match connection.phase {
             // The client may have sent its last message and still be reading, so pending messages are sent.
             Phase::Open => self.end(slot, true, &[]),
@@ -221,7 +221,7 @@ impl<B: Backend> Shard<B> {
 
     /// Handles the client's close frame: answers it, unless it answers ours (RFC 6455 §5.5.1).
     fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
-        self.connections[slot as usize].ended = true;
+        self.connections[slot as usize].liveness = Liveness::Ended;
         self.count_end(slot, if has_code { code.0 } else { NO_CODE });
         if self.is_open(slot) {
             let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };

@@ -1,5 +1,6 @@
 //! Access of the simulation to a shard: its state, and control between the halves of a poll.
 
+use super::connection::Liveness;
 use super::flow::Pause;
 use super::*;
 use crate::hub::Batch;
@@ -52,7 +53,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
         talks
-            && !connection.ended
+            && connection.liveness != Liveness::Ended
             && ![Pause::Unread, Pause::Congestion, Pause::Rate]
                 .iter()
                 .any(|why| connection.flow.is_paused(*why))

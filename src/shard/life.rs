@@ -10,7 +10,7 @@ use crate::stats::{Ended, Refused};
 
 use super::Shard;
 use super::admission::Place;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Liveness, Phase};
 use super::flow::Pause;
 
 /// Code under which an end without a close frame is counted (RFC 6455 §7.4.1).
@@ -75,7 +75,7 @@ impl<B: Backend> Shard<B> {
     /// arrives into a reset, which drops our last bytes. A client that has sent its close frame sends nothing more,
     /// so its connection is closed at once.
     pub(super) fn linger(&mut self, slot: Slot) {
-        if self.connections[slot as usize].ended {
+        if self.connections[slot as usize].liveness == Liveness::Ended {
             return self.close(slot, Close::Graceful);
         }
         self.set_phase(slot, Phase::Lingering);
@@ -225,12 +225,12 @@ impl<B: Backend> Shard<B> {
             // Its answer may lie in the socket, too. A ping that cannot be delivered tells that it is gone.
             self.send_control(slot, Opcode::Ping, b"");
             self.set_deadline(slot, self.settings.ping_ms);
-        } else if connection.pinged {
+        } else if connection.liveness == Liveness::Pinged {
             self.begin_closing(slot, false, CloseCode::POLICY, "no answer to a ping");
         } else if silent_ms < self.settings.ping_ms {
             self.set_deadline(slot, self.settings.ping_ms - silent_ms);
         } else {
-            connection.pinged = true;
+            connection.liveness = Liveness::Pinged;
             self.send_control(slot, Opcode::Ping, b"");
             self.set_deadline(slot, self.settings.pong_ms);
         }

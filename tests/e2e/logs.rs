@@ -152,7 +152,11 @@ fn a_full_server_logs_warnings_with_the_count(backend: BackendName) {
     }
     drop(holder);
     let lines = objects(&log_of(server));
-    assert_eq!(with_message(&lines, "refused: This server has all the connections").len(), 1, "{lines:?}");
+    assert_eq!(
+        with_message(&lines, "refused: This server has reached its connection limit").len(),
+        1,
+        "{lines:?}"
+    );
     let refusals = with_message(&lines, "refused");
     let told: u64 = refusals.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
     assert_eq!(told, 5, "{lines:?}");

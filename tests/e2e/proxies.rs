@@ -162,7 +162,7 @@ fn page_requests_count_for_the_client_too(backend: BackendName) {
     client.expect_upgrade();
     let (get, head) = (send_request("GET"), send_request("HEAD"));
     assert_eq!((get.status, head.status), (429, 429));
-    assert!(get.body.contains("close one first") && head.body.is_empty(), "{get:?} {head:?}");
+    assert!(get.body.contains("close a connection first") && head.body.is_empty(), "{get:?} {head:?}");
 }
 
 fn a_reloaded_list_of_proxies_applies_at_once(backend: BackendName) {

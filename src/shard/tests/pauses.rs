@@ -1,6 +1,7 @@
 //! Pauses of the process: the clock jumps, and input that came meanwhile is reported bit by bit after it.
 
 use super::*;
+use crate::shard::connection::Liveness;
 
 /// Lengths of pauses, from one that hardly passes a deadline of a second to a long one.
 const PAUSES_MS: [u64; 6] = [1_001, 1_021, 1_100, 1_900, 2_500, 60_000];
@@ -35,10 +36,10 @@ fn with_pinged_clients() -> Shard<Quiet> {
         shard.connections[slot as usize].heard_ms = shard.now_ms;
         shard.set_deadline(slot, 1_000);
     }
-    while !shard.connections[0].pinged {
+    while shard.connections[0].liveness != Liveness::Pinged {
         pass(&mut shard, 20);
     }
-    assert!(shard.connections.iter().all(|connection| connection.pinged));
+    assert!(shard.connections.iter().all(|connection| connection.liveness == Liveness::Pinged));
     shard
 }
 
