@@ -333,10 +333,26 @@ fn check(options: &Options, passed: &[Endpoint]) -> Result<Option<Credentials>, 
     Ok(files.map(|(cert, key)| Credentials::read(cert, key)).transpose()?)
 }
 
-/// Returns the text of a system error without its number, for the middle of a sentence.
+/// Returns the text of a system error for the middle of a sentence: without the error number at its end, and beginning
+/// with a small letter.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error ").next().unwrap_or_default();
+    let text = match text.rsplit_once(" (os error ") {
+        Some((text, number)) if number.trim_end_matches(')').parse::<i32>().is_ok() => text,
+        _ => &text,
+    };
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_error_is_shown_without_its_number_and_with_all_of_its_own_text() {
+        assert_eq!(reason(&io::Error::from_raw_os_error(13)), "permission denied");
+        let detailed = io::Error::other(format!("refused: {}; see x", io::Error::from_raw_os_error(1)));
+        assert_eq!(reason(&detailed), "refused: Operation not permitted (os error 1); see x");
+    }
 }

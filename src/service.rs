@@ -125,7 +125,7 @@ pub(crate) fn keep_telling(control: Control) -> std::io::Result<()> {
             if watchdog.is_some() {
                 match control.hung() {
                     None => tell(&[NotifyState::Watchdog]),
-                    Some(which) => error!("a worker hangs, so the watchdog gets no sign of life: {which}"),
+                    Some(which) => error!("the watchdog is not notified because a worker hangs: {which}"),
                 }
             }
             std::thread::sleep(interval);

@@ -1,7 +1,7 @@
-//! Takes HTML tags and control characters out of messages.
+//! Removes HTML tags and control characters from messages.
 //!
-//! Nothing else is lost. A complete tag of an element that HTML knows is taken out. Any other `<` stays; where a
-//! browser that inserts the text as HTML would begin a tag, a comment or a declaration, one space goes behind it.
+//! Nothing else is lost. A complete tag of a known HTML element is removed. Any other `<` stays. Where an HTML parser
+//! would begin a tag, a comment or a declaration at it, one space is added after it.
 
 mod elements;
 #[cfg(test)]
@@ -13,14 +13,14 @@ use unicode_normalization::char::is_combining_mark;
 
 use elements::{MAX_NAME, is_element};
 
-/// Most combining marks on one character: a pile of them covers the lines above and below.
+/// Maximum number of combining marks on one character. More of them cover the lines above and below.
 const MAX_MARKS: usize = 8;
 
 /// Returns `text` without HTML tags, and on one line.
 ///
-/// A line break or another control character becomes a space, so that no message can look like somebody else's next
-/// line. Characters that turn the direction of writing for good are left out, since they could turn what stands
-/// around the message, and so are piles of combining marks. Text that has none of these is returned untouched.
+/// A line break or another control character becomes a space, so that no message can imitate another user's line.
+/// Direction controls are removed, because they could affect the text around the message. Combining marks over
+/// [`MAX_MARKS`] are removed, too. Other text is returned unchanged.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
     // Control characters go first: one between `<` and `b>` must not hide the tag that its removal makes.
     let tame = tame(text);
@@ -31,7 +31,7 @@ pub(super) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Replaces control characters, and leaves out direction controls and piles of marks.
+/// Replaces control characters, and removes direction controls and excess combining marks.
 fn tame(text: &str) -> Cow<'_, str> {
     if tamed(text).zip(text.chars()).all(|(tame, char)| tame == Some(char)) {
         return Cow::Borrowed(text);

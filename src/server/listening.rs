@@ -27,7 +27,7 @@ pub(super) fn bind_all(options: &Options, workers: u16) -> Result<BoundListeners
     if options.takeover == Takeover::On && listen::waiting_connections_are_reset() {
         warn!(
             "--takeover on: connections that wait to be accepted are reset when a server ends; \
-             set the sysctl net.ipv4.tcp_migrate_req to 1 (Linux 5.14 or later)"
+             set net.ipv4.tcp_migrate_req to 1 (sysctl, Linux 5.14 or later)"
         );
     }
     let mut listening = BoundListeners::for_workers(workers);

@@ -103,7 +103,7 @@ fn without_io_uring_the_server_warns_and_uses_epoll() {
         .err()
         .expect("no fallback from --backend io-uring");
     assert_eq!(ended.code, Some(2));
-    assert!(ended.log.contains("seccomp") && ended.log.contains("try --backend auto"), "{}", ended.log);
+    assert!(ended.log.contains("seccomp") && ended.log.contains("use --backend auto"), "{}", ended.log);
 }
 
 #[test]
@@ -129,5 +129,5 @@ fn all_workers_use_epoll_when_one_gets_no_ring() {
     // Without a fallback there are only 24 listeners.
     let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("no fallback from --backend io-uring");
     assert_eq!(ended.code, Some(2));
-    assert!(ended.log.contains("try --backend auto"), "{}", ended.log);
+    assert!(ended.log.contains("use --backend auto"), "{}", ended.log);
 }

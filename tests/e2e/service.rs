@@ -61,7 +61,7 @@ fn the_watchdog_is_not_fed_while_a_worker_hangs(backend: BackendName) {
     let args = ["--app=echo", "--listen=127.0.0.1:0", "--workers=2", backend_arg(backend)];
     let mut command = uproar(&args);
     let server = Process::run(manager.attach(&mut command).env("WATCHDOG_USEC", "200000"));
-    let complaints = || server.log().matches("the watchdog is not told").count();
+    let complaints = || server.log().matches("the watchdog is not notified").count();
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1");
     }

@@ -1,4 +1,4 @@
-//! Which clients have which names.
+//! Names of users and the clients that have them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -9,18 +9,18 @@ use crate::names::user_key;
 /// The names that belong to one instance of the chat, with the clients that have them.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    /// By the names' keys.
+    /// Holders of names, by the key of the name (see [`user_key`]).
     holders: HashMap<String, Holder>,
 }
 
 /// The clients that have a name.
 #[derive(Debug)]
 struct Holder {
-    /// The name as it is written.
+    /// The name in the spelling of its first holder.
     name: String,
     /// Whether the name is from a token, so that every client that shows such a token is the same user.
     is_proven: bool,
-    /// One client, or all those of the user, who may have very many.
+    /// The client with the name. If the name is from a token, all connections of the user: possibly very many.
     clients: HashSet<ClientId>,
 }
 
@@ -37,7 +37,7 @@ impl Directory {
         is_granted
     }
 
-    /// Takes the name from the client. Without clients it is free.
+    /// Takes the name from the client. A name without clients is free.
     pub(super) fn give_back(&mut self, name: &str, client: ClientId) {
         if let Entry::Occupied(mut holder) = self.holders.entry(user_key(name)) {
             holder.get_mut().clients.remove(&client);

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::hub::Kind;
 
-/// The commands, and what each does.
+/// The commands with their descriptions.
 const COMMANDS: [Command; 5] = [
     Command { usage: "/nick NAME", does: "be called NAME" },
     Command { usage: "/join ROOM", does: "go to another room" },
@@ -25,14 +25,14 @@ pub(super) struct Command {
 /// The chat's limits, as clients get them.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Limits {
-    /// Bytes of a message.
+    /// Maximum length of a message in bytes.
     pub(super) message: u32,
-    /// Bytes of a private message.
+    /// Maximum length of a private message in bytes.
     pub(super) private_message: u32,
 }
 
-/// Something for one client: a line of text that begins with `* `, or, for clients that asked for `format=json`, an
-/// object in a binary message. What is said in a room is text for everybody, so nobody can send a false object.
+/// A notice to one client: a line of text that begins with `* `. Clients that connected with `format=json` get a JSON
+/// object in a binary message instead. Room messages are always text, so no user can forge such an object.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Notice<'a> {
@@ -50,12 +50,12 @@ pub(super) enum Notice<'a> {
     Taken { name: &'a str },
     /// The answer to `/help`.
     Help { commands: &'static [Command] },
-    /// The client read too slowly and will not get this many messages.
+    /// The client read too slowly and skips this many messages.
     Missed { count: u64 },
-    /// Ages, in seconds, of the last messages of the room, the oldest first. The last `unsent` of them follow; the
-    /// others have been sent. For clients that asked for JSON only.
+    /// Ages, in seconds, of the last messages of the room, oldest first. The last `unsent` messages follow this notice;
+    /// the client has got the others. Only for clients that read JSON.
     History { room: &'a str, ages: &'a [u32], unsent: u64 },
-    /// Anything else.
+    /// Any other line of text.
     Note { text: Cow<'a, str> },
 }
 
