@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::admission::Place;
-use super::flow::ClientFlow;
 use crate::protocol::Protocol;
 use crate::stats::State;
+
+use super::admission::Place;
+use super::flow::ClientFlow;
 
 /// Unit, in bytes, in which the memory of a connection's compression windows is counted. Two windows of 32 KiB fit in
 /// a byte.
