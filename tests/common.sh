@@ -29,10 +29,10 @@ need() { # COMMAND PACKAGE…
     command -v "$1" >/dev/null || fail "$1 is missing although apt-get has installed ${*:2}"
 }
 
-# Builds the release program, unless UPROAR_BIN names one. Sets `binary`.
+# Builds the release program, unless SERVER_BIN names one. Sets `binary`.
 build_server() {
-    binary=${UPROAR_BIN:-$target/release/uproar}
-    [ -n "${UPROAR_BIN:-}" ] || cargo build --release --locked --quiet --bin uproar
+    binary=${SERVER_BIN:-$target/release/uproar}
+    [ -n "${SERVER_BIN:-}" ] || cargo build --release --locked --quiet --bin uproar
 }
 
 # Retries a command for up to 30 seconds.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::compare::metric::{
-    CPU_US, CPU_US_PER_DELIVERY, HANDSHAKES_PER_CPU_SECOND, KERNEL, Metric, P99, PRIVATE, ROUNDS, figure,
+    CPU_US, CPU_US_PER_DELIVERY, HANDSHAKES_PER_CPU_SECOND, Metric, PRIVATE, figure,
 };
 use crate::compare::schedule::Kind;
 use crate::compare::store::{RAW, Record, Results};
@@ -18,10 +18,8 @@ const END: &str = "<!-- results: end -->";
 const NO_RESULTS: &str = "There are no results yet; `just compare` makes them.\n";
 /// The point to show of a scenario with several. If it is missing, the largest one is shown.
 const STORM: &str = "storm-500";
-const PLOTS: [(&str, &str); 2] = [
-    ("storm-cost.svg", "Server CPU per delivery as clients grow"),
-    ("memory.svg", "Memory of an idle connection"),
-];
+/// The plot below the table: its file and its title.
+const PLOT: (&str, &str) = ("storm-cost.svg", "Server CPU per delivery as clients grow");
 
 /// Options of `loadgen report`.
 #[derive(Debug, Args)]
@@ -114,14 +112,11 @@ struct Column {
     head: &'static str,
 }
 
-const COLUMNS: [Column; 8] = [
-    column(Kind::Storm, ROUNDS, "rounds/s"),
+const COLUMNS: [Column; 5] = [
     column(Kind::Storm, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
     column(Kind::Broadcast, CPU_US_PER_DELIVERY, "CPU µs per delivery"),
-    column(Kind::Broadcast, P99, "p99 ms"),
     column(Kind::Echo, CPU_US, "CPU µs per message"),
     column(Kind::Idle, PRIVATE, "bytes per connection"),
-    column(Kind::Idle, KERNEL, "kernel bytes, both ends"),
     column(Kind::Connect, HANDSHAKES_PER_CPU_SECOND, "handshakes per CPU second"),
 ];
 
@@ -188,13 +183,12 @@ fn section(results: &Results, directory: &str) -> String {
     let _ = writeln!(
         out,
         "\nMedians of {rounds} rounds in turns, {date}. {} In `storm-N` each of N clients sends a message and \
-         receives everybody's; `broadcast-N` has one publisher and N receivers.{elsewhere} The spread, the ratios \
-         and the failures are in [the summary]({directory}/summary.md), every run in [the raw data]({directory}/{RAW}).",
+         receives everybody's; `broadcast-N` has one publisher and N receivers; `idle-N` counts user memory.{elsewhere} More \
+         columns, the spread and the failures: [summary]({directory}/summary.md), [raw data]({directory}/{RAW}).",
         machine(environment)
     );
-    for (file, title) in PLOTS {
-        let _ = writeln!(out, "\n![{title}]({directory}/{file})");
-    }
+    let (file, title) = PLOT;
+    let _ = writeln!(out, "\n![{title}]({directory}/{file})");
     out
 }
 
@@ -216,7 +210,7 @@ mod tests {
         let text = section(&example(), "results/2026-01-31-x");
         assert!(text.contains("| server | echo-100: CPU µs per message |"), "{text}");
         assert!(text.contains("| ours 1 | 2.00 |") && text.contains("| broken 1 | failed |"), "{text}");
-        for part in ["2026-01-31.", "0123456789ab", "a CPU", "results/2026-01-31-x/raw.jsonl", "/memory.svg"]
+        for part in ["2026-01-31.", "0123456789ab", "a CPU", "results/2026-01-31-x/raw.jsonl", "/storm-cost.svg"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -16,7 +16,7 @@ export const repository = path.resolve(here, '../..');
  * has the admin address as `admin`, and with --tls-cert the address of the TLS listener as `secure`.
  */
 export async function startServer(options = []) {
-  const binary = process.env.UPROAR_BIN ?? path.join(repository, 'target/release/uproar');
+  const binary = process.env.SERVER_BIN ?? path.join(repository, 'target/release/uproar');
   const backend = process.env.UPROAR_BACKEND ?? 'auto';
   const server = spawn(binary, ['--listen', '127.0.0.1:0', '--backend', backend, ...options], { stdio: ['ignore', 'pipe', 'pipe'] });
   const exited = once(server, 'exit');
@@ -42,7 +42,7 @@ export async function startServer(options = []) {
     server.stderr.on('data', hear);
     exited.then(
       ([code]) => reject(new Error(`${binary} ended with code ${code}:\n${said}`)),
-      error => reject(new Error(`${error.message}; build the server, or name it in UPROAR_BIN`)),
+      error => reject(new Error(`${error.message}; build the server, or name it in SERVER_BIN`)),
     );
   }).catch(error => {
     server.kill('SIGKILL');
