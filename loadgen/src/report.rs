@@ -210,7 +210,8 @@ mod tests {
         let text = section(&example(), "results/2026-01-31-x");
         assert!(text.contains("| server | echo-100: CPU µs per message |"), "{text}");
         assert!(text.contains("| ours 1 | 2.00 |") && text.contains("| broken 1 | failed |"), "{text}");
-        for part in ["2026-01-31.", "0123456789ab", "a CPU", "results/2026-01-31-x/raw.jsonl", "/storm-cost.svg"]
+        for part in
+            ["2026-01-31.", "0123456789ab", "a CPU", "results/2026-01-31-x/raw.jsonl", "/storm-cost.svg"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
