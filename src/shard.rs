@@ -98,7 +98,7 @@ impl Default for Bounds {
 /// The parts that a shard is made of.
 pub(crate) struct Parts<B> {
     pub(crate) settings: Settings,
-    pub(crate) backend: Transport<B>,
+    pub(crate) transport: Transport<B>,
     pub(crate) hub: Hub,
     pub(crate) app: Box<dyn App>,
     pub(crate) mailbox: Mailbox,
@@ -113,7 +113,7 @@ pub(crate) struct Shard<B> {
     settings: Settings,
     /// Version of the settings update that `settings` come from.
     applied_version: u32,
-    backend: Transport<B>,
+    transport: Transport<B>,
     waker: Waker,
     hub: Hub,
     app: Box<dyn App>,
@@ -150,17 +150,17 @@ pub(crate) struct Shard<B> {
 impl<B: Backend> Shard<B> {
     /// Puts a shard together.
     pub(crate) fn new(parts: Parts<B>) -> Self {
-        let Parts { settings, backend, hub, app, mailbox, addresses, shared, stats } = parts;
+        let Parts { settings, transport, hub, app, mailbox, addresses, shared, stats } = parts;
         Self {
             reader: Reader::new(settings.limits),
             journal: Journal::new(settings.id.index),
             settings,
             applied_version: 0,
-            waker: backend.waker(),
-            clock: Clock::new(backend.now_ms()),
+            waker: transport.waker(),
+            clock: Clock::new(transport.now_ms()),
             timeout: None,
-            now_ms: backend.now_ms(),
-            backend,
+            now_ms: transport.now_ms(),
+            transport,
             hub,
             app,
             connections: Vec::new(),
@@ -197,7 +197,7 @@ impl<B: Backend> Shard<B> {
     /// Runs one turn: waits for events, and does all work that follows from them.
     pub(crate) fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let timeout = self.timeout();
-        self.backend.poll(timeout, events)?;
+        self.transport.poll(timeout, events)?;
         self.work(events);
         Ok(())
     }
@@ -234,7 +234,7 @@ impl<B: Backend> Shard<B> {
 
     /// Sets the time of the turn. After a pause of the process the shard's clock is behind the backend's.
     fn tell_time(&mut self, events: usize) {
-        let paused_ms = self.clock.begin_turn(self.backend.now_ms(), self.timeout, events, self.live);
+        let paused_ms = self.clock.begin_turn(self.transport.now_ms(), self.timeout, events, self.live);
         self.now_ms = self.clock.now_ms();
         if paused_ms >= PAUSE_LOG_MS {
             let worker = self.settings.id.index + 1;
@@ -299,7 +299,7 @@ impl<B: Backend> Shard<B> {
             self.journal.sent(outbound.slot, outbound.messages, outbound.span.len());
             let is_end = outbound.is_last && self.connections[outbound.slot as usize].phase == Phase::Ending;
             let more = if is_end { More::Ends } else { More::Follows };
-            self.backend.send(outbound.slot, outbound.span, more);
+            self.transport.send(outbound.slot, outbound.span, more);
         }
         self.tell_lagged();
     }

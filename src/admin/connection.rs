@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const READS_PER_EVENT: usize = 16;
 
 /// A connection and its state.
-pub(super) struct Connection {
+pub(super) struct AdminConnection {
     stream: TcpStream,
     state: State,
     deadline: Instant,
@@ -41,13 +41,13 @@ enum State {
 pub(super) enum Next {
     /// Wait for these events.
     Wait(EpollFlags),
-    /// Ask the shards, then call [`Connection::respond`].
+    /// Ask the shards, then call [`AdminConnection::respond`].
     Ask(Answer),
     /// Drop the connection.
     Close,
 }
 
-impl Connection {
+impl AdminConnection {
     pub(super) fn new(stream: TcpStream, now: Instant) -> Self {
         let state = State::Reading(Box::new((Protocol::new(), Reader::default())));
         Self { stream, state, deadline: now + PATIENCE }

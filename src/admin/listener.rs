@@ -16,7 +16,7 @@ use crate::config::hosts::is_local_address;
 use crate::watch::{SURVEY_PATIENCE, TURN_PATIENCE, Watch};
 
 use super::answers::{Answer, Response, head_of, health_response, metrics_response};
-use super::connection::{Connection, Next};
+use super::connection::{AdminConnection, Next};
 use super::survey::Survey;
 
 /// The token of the listening socket. Connections have their keys.
@@ -51,7 +51,7 @@ pub(super) struct Listener {
 
 struct Entry {
     number: u64,
-    connection: Connection,
+    connection: AdminConnection,
     interest: EpollFlags,
 }
 
@@ -181,7 +181,7 @@ impl Listener {
         let _ = stream.set_nodelay(true);
         let entry = Entry {
             number: self.next_number,
-            connection: Connection::new(stream, Instant::now()),
+            connection: AdminConnection::new(stream, Instant::now()),
             interest: EpollFlags::EPOLLIN,
         };
         self.next_number += 1;

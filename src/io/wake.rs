@@ -13,10 +13,10 @@ use crate::sync::Asleep;
 /// The two sides meet on one flag. A sender makes its message visible and then looks at the flag. The sleeper raises
 /// the flag and then looks for messages. So at least one of them sees the other.
 #[derive(Clone, Debug)]
-pub struct Waker(Arc<Shared>);
+pub struct Waker(Arc<WakerState>);
 
 #[derive(Debug)]
-struct Shared {
+struct WakerState {
     event: EventFd,
     asleep: Asleep,
 }
@@ -28,7 +28,7 @@ impl Waker {
     /// When no descriptor is left.
     pub fn new() -> Result<Self, Errno> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { event, asleep: Asleep::new() })))
+        Ok(Self(Arc::new(WakerState { event, asleep: Asleep::new() })))
     }
 
     /// Ends the wait of the backend, if it waits or is about to. The backend sees all earlier writes of the caller.

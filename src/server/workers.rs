@@ -194,7 +194,7 @@ impl Start {
         let Ok(Links { mailbox, addresses }) = self.links.recv() else { return };
         let mut shard = Shard::new(Parts {
             settings: Settings::new(&self.options, self.id, &*app),
-            backend: transport,
+            transport,
             hub: Hub::new(hub_options(&self.options, self.id, &*app)),
             app,
             mailbox,

@@ -57,9 +57,9 @@ impl<B: Backend> Shard<B> {
             return self.clock.look_for_input(INPUT_FIRST_MS, self.live);
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
-        let leaving = drain
-            .leaving
-            .get_or_insert_with(|| begin_leaving(&mut self.backend, &self.settings, self.live, self.now_ms));
+        let leaving = drain.leaving.get_or_insert_with(|| {
+            begin_leaving(&mut self.transport, &self.settings, self.live, self.now_ms)
+        });
         drain.step_ms = self.now_ms + DRAIN_STEP_MS;
         if leaving.end_ms.is_some() {
             return;
@@ -126,7 +126,7 @@ impl<B: Backend> Shard<B> {
     /// Whether the shard may end. It waits for the last connection of all shards, since rooms of their clients may have
     /// their home here.
     pub(super) fn is_over(&self) -> bool {
-        let is_empty = || self.backend.has_stopped() && self.shared.admission.count() == 0;
+        let is_empty = || self.transport.has_stopped() && self.shared.admission.count() == 0;
         let is_late = |end_ms| end_ms <= self.now_ms && self.clock.may_judge();
         self.leaving().is_some_and(|leaving| leaving.end_ms.is_some_and(is_late) || is_empty())
     }
@@ -144,12 +144,12 @@ impl Leaving {
 
 /// Stops accepting, and plans over which time the clients are closed.
 fn begin_leaving<B: Backend>(
-    backend: &mut Transport<B>,
+    transport: &mut Transport<B>,
     settings: &Settings,
     connections: usize,
     now_ms: u64,
 ) -> Leaving {
-    backend.stop_accepting();
+    transport.stop_accepting();
     let drain_ms = settings.drain_ms;
     let a_second = connections as u64 * 1000 / drain_ms.max(DRAIN_STEP_MS);
     info!(connections, a_second, "closing all connections");

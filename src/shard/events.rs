@@ -92,7 +92,7 @@ impl<B: Backend> Shard<B> {
         self.connections[index].host_rule = self.host_rule(listener, peer);
         self.live += 1;
         self.stats.accepted.add(1);
-        self.journal.accepted(slot, self.backend.now_ms());
+        self.journal.accepted(slot, self.transport.now_ms());
         self.count_phase(Phase::Free, Phase::Handshake);
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);

@@ -26,7 +26,7 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         let is_closing = matches!(connection.phase, Phase::Closing | Phase::Ending | Phase::Lingering);
         if is_closing && connection.flow.charge_closing(self.now_ms, bytes.len()) {
-            self.backend.recycle(buffer);
+            self.transport.recycle(buffer);
             return self.close(slot, Close::Reset);
         }
         match self.flow.admit(slot, &mut connection.flow, self.stats.turns.get() as u8) {
@@ -37,10 +37,10 @@ impl<B: Backend> Shard<B> {
             Verdict::Hold => self.flow.hold(slot, bytes.to_vec()),
             Verdict::PauseAndHold => {
                 self.flow.hold(slot, bytes.to_vec());
-                self.backend.pause(slot);
+                self.transport.pause(slot);
             }
         }
-        self.backend.recycle(buffer);
+        self.transport.recycle(buffer);
     }
 
     /// Handles the end of the client's direction of the stream.
@@ -74,7 +74,7 @@ impl<B: Backend> Shard<B> {
                 }
                 Next::Handle(Input::End) => return self.ended(slot),
                 Next::Wait => return,
-                Next::Receive => return self.backend.resume(slot),
+                Next::Receive => return self.transport.resume(slot),
             }
         }
     }
@@ -115,7 +115,7 @@ impl<B: Backend> Shard<B> {
         }
         self.stats.publisher_pauses.add(1);
         if self.flow.pause(slot, &mut connection.flow, Pause::Congestion) {
-            self.backend.pause(slot);
+            self.transport.pause(slot);
         }
     }
 
@@ -128,7 +128,7 @@ impl<B: Backend> Shard<B> {
         }
         self.stats.throttled.add(1);
         if self.flow.pause_for_rate(slot, &mut connection.flow, self.now_ms) {
-            self.backend.pause(slot);
+            self.transport.pause(slot);
         }
     }
 
@@ -137,7 +137,7 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         let is_unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
         if is_unread && self.flow.pause(slot, &mut connection.flow, Pause::Unread) {
-            self.backend.pause(slot);
+            self.transport.pause(slot);
         }
     }
 

@@ -11,12 +11,12 @@ impl<K: Kernel> Shard<Uring<K>> {
     /// The part of a turn before the wait: how long it may last. With `work` it makes up a turn.
     pub(crate) fn begin_turn(&mut self, events: &mut Events) -> Option<Duration> {
         let timeout = self.timeout();
-        self.backend.begin(timeout, events)
+        self.transport.begin(timeout, events)
     }
 
     /// The part after the wait.
     pub(crate) fn end_turn(&mut self, events: &mut Events) {
-        self.backend.end(events).expect("the simulated kernel does not break");
+        self.transport.end(events).expect("the simulated kernel does not break");
         self.work(events);
     }
 
@@ -36,7 +36,7 @@ impl<K: Kernel> Shard<Uring<K>> {
     }
 
     pub(crate) fn backend(&mut self) -> &mut Uring<K> {
-        self.backend.backend_mut()
+        self.transport.backend_mut()
     }
 
     /// Reaches the bounds with a few clients and messages.
@@ -82,9 +82,9 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("closings", self.closing.len()),
             ("rooms", rooms),
             ("bytes of logs", bytes),
-            ("members owed", self.hub.occupied()),
+            ("clients in the hub", self.hub.occupied()),
             ("bytes of windows", self.stats.context_bytes() as usize),
-            ("sends", self.backend.usage().sends_under_way),
+            ("sends", self.transport.usage().sends_under_way),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),
             (

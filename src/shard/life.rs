@@ -79,7 +79,7 @@ impl<B: Backend> Shard<B> {
             return self.close(slot, Close::Graceful);
         }
         self.set_phase(slot, Phase::Lingering);
-        self.backend.shutdown(slot);
+        self.transport.shutdown(slot);
     }
 
     /// Resets a connection that failed.
@@ -96,7 +96,7 @@ impl<B: Backend> Shard<B> {
     /// Closes the socket; the backend reports when the slot is free.
     pub(super) fn close(&mut self, slot: Slot, how: Close) {
         self.set_phase(slot, Phase::Gone);
-        self.backend.close(slot, how);
+        self.transport.close(slot, how);
     }
 
     /// Changes the phase of a connection. One that leaves the handshake no longer counts against the handshake limit.
@@ -127,7 +127,7 @@ impl<B: Backend> Shard<B> {
         self.hub.close(slot);
         self.stats.context_bytes_released.add(gone.context_memory() as u64);
         self.shared.admission.leave(gone.peer, gone.place);
-        self.journal.closed(slot, gone.peer, self.backend.now_ms());
+        self.journal.closed(slot, gone.peer, self.transport.now_ms());
         self.live -= 1;
         self.stats.closed.add(1);
     }

@@ -32,13 +32,13 @@ impl<B: Backend> Shard<B> {
     /// Counts a turn, and notes when it began.
     pub(super) fn count_turn(&self) {
         self.stats.turns.add(1);
-        self.stats.turned_ms.set(self.backend.now_ms());
+        self.stats.turned_ms.set(self.transport.now_ms());
     }
 
     /// Ends a turn: records its duration, and answers a survey if there is one.
     pub(super) fn measure_turn(&mut self) {
         // The backend read the clock after its wait, so this is the second reading of the turn.
-        self.stats.turn_duration.record(self.backend.clock_ns() - self.backend.now_ns());
+        self.stats.turn_duration.record(self.transport.clock_ns() - self.transport.now_ns());
         if let Some(question) = self.stats.survey.question() {
             self.take_stock();
             self.stats.survey.answer(question);
@@ -58,21 +58,21 @@ impl<B: Backend> Shard<B> {
     /// Notes the start time of a send that is about to be handed over.
     pub(super) fn begin_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
-            *begin_ns = self.backend.clock_ns();
+            *begin_ns = self.transport.clock_ns();
         }
     }
 
     /// Records the latency of a send that is complete.
     pub(super) fn end_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
-            self.stats.send_latency.record(self.backend.now_ns().saturating_sub(*begin_ns));
+            self.stats.send_latency.record(self.transport.now_ns().saturating_sub(*begin_ns));
         }
     }
 
     /// Updates the gauges, whose values would cost too much to keep up to date all the time.
     fn take_stock(&self) {
         let (rooms, log_bytes) = self.hub.memory();
-        let usage = self.backend.usage();
+        let usage = self.transport.usage();
         let stats = &self.stats;
         stats.rooms.set(rooms as u64);
         stats.log_bytes.set(log_bytes as u64);
@@ -83,7 +83,7 @@ impl<B: Backend> Shard<B> {
         stats.paused_publishers.set(self.flow.publishers() as u64);
         stats.ring_overflows.set(usage.ring_overflows);
         stats.starved.set(usage.starved);
-        let tls = self.backend.tls_usage();
+        let tls = self.transport.tls_usage();
         stats.tls_handshakes.set(tls.handshakes);
         stats.tls_resumed.set(tls.resumed);
     }

@@ -98,7 +98,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
         };
         Shard::new(Parts {
             settings,
-            backend: Transport::plain(backend),
+            transport: Transport::plain(backend),
             hub,
             app,
             mailbox,
@@ -210,10 +210,10 @@ fn with_clients() -> Shard<Quiet> {
 
 /// Lets time pass without a turn, and then runs turns until deadlines are judged.
 fn pass(shard: &mut Shard<Quiet>, ms: u64) {
-    shard.backend.backend_mut().now_ms += ms;
+    shard.transport.backend_mut().now_ms += ms;
     loop {
         shard.turn(&mut Events::default()).expect("nothing can fail");
-        if shard.clock.may_judge() && shard.backend.backend_mut().arrivals.is_empty() {
+        if shard.clock.may_judge() && shard.transport.backend_mut().arrivals.is_empty() {
             return;
         }
     }
@@ -227,7 +227,7 @@ fn closed(shard: &Shard<Quiet>) -> usize {
 fn a_drain_with_late_turns_tells_every_client() {
     let mut shard = with_clients();
     shard.settings.drain_ms = 1_000;
-    shard.backend.backend_mut().is_taken = false;
+    shard.transport.backend_mut().is_taken = false;
     for text in [b"some", b"more"] {
         shard.hub.publish("lobby", Message::new(Kind::Text, text));
         (0..3).for_each(|_| shard.turn(&mut Events::default()).expect("nothing can fail"));
@@ -246,11 +246,11 @@ fn a_drain_with_late_turns_tells_every_client() {
         pass(&mut shard, 50);
         assert!(!shard.is_over());
     }
-    shard.backend.backend_mut().is_taken = true;
+    shard.transport.backend_mut().is_taken = true;
     (0..10).for_each(|_| shard.turn(&mut Events::default()).expect("nothing can fail"));
     let mut pending = b"\x81\x04some\x81\x04more".to_vec();
     pending.extend(life::close_frame(CloseCode::GOING_AWAY, "the server is shutting down"));
-    for sent in &shard.backend.backend_mut().sent {
+    for sent in &shard.transport.backend_mut().sent {
         assert!(sent.ends_with(&pending), "{}", sent.escape_ascii());
     }
 }

@@ -275,7 +275,7 @@ impl World {
             };
             let mut shard = Shard::new(Parts {
                 settings,
-                backend: Transport::plain(backend),
+                transport: Transport::plain(backend),
                 hub,
                 app,
                 mailbox,

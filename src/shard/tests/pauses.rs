@@ -19,10 +19,10 @@ fn received(slot: Slot, bytes: Vec<u8>) -> IoEvent {
 /// input of some clients each.
 fn pause(shard: &mut Shard<Quiet>, pause_ms: u64, input: impl Fn(Slot) -> Option<Vec<u8>>) {
     shard.turn(&mut Events::default()).expect("nothing can fail");
-    shard.backend.backend_mut().arrivals.push_back(Vec::new());
+    shard.transport.backend_mut().arrivals.push_back(Vec::new());
     for slots in (0..100).collect::<Vec<_>>().chunks(30) {
         let events = slots.iter().filter_map(|slot| Some(received(*slot, input(*slot)?)));
-        shard.backend.backend_mut().arrivals.push_back(events.collect());
+        shard.transport.backend_mut().arrivals.push_back(events.collect());
     }
     pass(shard, pause_ms);
 }
@@ -76,13 +76,13 @@ fn a_handshake_has_the_time_that_it_had_before_a_pause() {
     let IoEvent::Received { mut buffer, .. } = request else {
         unreachable!("the second event is the request")
     };
-    shard.backend.backend_mut().arrivals.push_back(vec![accepted]);
+    shard.transport.backend_mut().arrivals.push_back(vec![accepted]);
     pass(&mut shard, 0);
     pause(&mut shard, 60_000, |_| None);
     assert_eq!(shard.connections[0].phase, Phase::Handshake);
     pass(&mut shard, 500);
     assert_eq!(shard.connections[0].phase, Phase::Handshake, "half of its second is left");
-    shard.backend.backend_mut().arrivals.push_back(vec![received(0, buffer.bytes_mut().to_vec())]);
+    shard.transport.backend_mut().arrivals.push_back(vec![received(0, buffer.bytes_mut().to_vec())]);
     pass(&mut shard, 0);
     assert!(shard.is_open(0));
 }
