@@ -1,4 +1,4 @@
-//! Runs several servers side by side, one at a time and in turns, and writes the results into a directory.
+//! `loadgen compare`: runs several servers in turns, one at a time, and writes the results into a directory.
 //!
 //! ```text
 //! servers ─▶ schedule ─▶ run ─▶ process, cores          environment ─▶ store
@@ -38,55 +38,55 @@ use store::{Environment, Record, Results, Store};
 /// Options of `loadgen compare`.
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct CompareOptions {
-    /// Scenarios, separated by commas.
+    /// Scenarios to run, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "echo,broadcast,storm,idle,connect")]
     pub(crate) scenarios: Vec<Kind>,
-    /// Names of servers, separated by commas; all servers of the file without TLS if not given.
+    /// Names of the servers to run, separated by commas; all servers of the file without TLS if not given.
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
-    /// Runs of each server at each point, in turns with the others.
+    /// Number of runs of each server with each scenario and number of connections; the servers take turns.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     /// File with the names, commands and versions of the servers.
     #[arg(long, default_value = "benches/peers/servers.json")]
     pub(crate) servers_file: PathBuf,
-    /// Name of the results: they go to RESULTS/DATE-NAME.
+    /// Name of the comparison; its results go to RESULTS/DATE-NAME.
     #[arg(long, default_value = "comparison")]
     pub(crate) name: String,
-    /// Parent of the directories of results.
+    /// Parent directory of all comparisons' results.
     #[arg(long, default_value = "results")]
     pub(crate) results: PathBuf,
     /// Length of the measured window of each run.
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
     pub(crate) duration: Duration,
-    /// Length of the traffic before the measured window.
+    /// Length of the warm-up traffic before the measured window.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     #[serde(rename = "warmup_seconds", serialize_with = "as_seconds")]
     pub(crate) warmup: Duration,
-    /// Connections of each scenario, separated by commas, instead of the usual numbers.
+    /// Numbers of connections for each scenario, separated by commas, instead of the default numbers.
     #[arg(long, value_delimiter = ',', value_parser = parse_connections)]
     pub(crate) connections: Vec<usize>,
-    /// Options of loadgen for all runs, in one word as in --load='--size 16384 --pipeline 16'.
+    /// Load generator options for all runs, in one word as in --load='--size 16384 --pipeline 16'.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) load: String,
-    /// Use fewer points with fewer connections. `loadgen report` ignores such results.
+    /// Run fewer load points with fewer connections. `loadgen report` ignores such results.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Also run the servers that speak TLS. Those named with --servers are run in any case.
+    /// Also run the servers that speak TLS. Servers named with --servers are always run.
     #[arg(long)]
     pub(crate) tls: bool,
-    /// Build the servers first, each with the command in the file.
+    /// Build the servers first, each with its build command in the servers file.
     #[arg(long)]
     #[serde(skip)]
     pub(crate) build: bool,
-    /// Print the plan and its duration, and do nothing.
+    /// Print the plan and its expected duration, and run nothing.
     #[arg(long)]
     #[serde(skip)]
     pub(crate) dry_run: bool,
 }
 
-/// Makes all runs and writes the results. Returns whether all runs were made.
+/// Runs all servers at all load points and writes the results. Returns false if an interrupt stopped the comparison.
 pub(crate) fn compare(options: &CompareOptions, interrupt: &AtomicBool) -> Result<bool, String> {
     let servers = servers::read(&options.servers_file, &options.servers, options.tls)?;
     let cores = Cores::choose()?;
@@ -138,7 +138,8 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Makes all rounds of all servers at one point, in turns.
+    /// Runs every server once per round at one load point (a scenario at one number of connections). Stores the
+    /// records.
     fn measure(&mut self, point: &Point, store: &mut Store) -> Result<(), String> {
         let mut records: Vec<Record> = Vec::new();
         let mut broken: HashSet<&str> = HashSet::new();
@@ -156,7 +157,8 @@ impl Comparison<'_> {
                 if self.interrupt.load(Ordering::Relaxed) {
                     continue;
                 }
-                // A server that does not start or does not end would waste the same time in every round.
+                // A server without an outcome, or one that ran into the time limit, is skipped in later rounds to save
+                // time.
                 if record.outcome.as_ref().is_none_or(|outcome| outcome["interrupted"] == true) {
                     broken.insert(&server.name);
                 }
@@ -197,6 +199,6 @@ impl Comparison<'_> {
 }
 
 fn say(text: &str) {
-    // A closed standard error must not end the comparison.
+    // Write errors are ignored: a closed standard error must not end the comparison.
     let _ = stderr().write_all(text.as_bytes());
 }

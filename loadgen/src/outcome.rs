@@ -1,4 +1,4 @@
-//! The result of a run: the figures that are printed and written to files.
+//! The outcome of a run: all figures that loadgen prints and writes to files.
 
 mod warnings;
 
@@ -12,43 +12,45 @@ use crate::plan::Scenario;
 use crate::procfs::CpuUse;
 use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 
-/// A thread that ran for more than this share of the time had no time to spare.
+/// A load generator thread that ran for more than this share of the time (0 to 1) had no time to spare.
 const BUSY_SHARE: f64 = 0.9;
 
-/// All figures of one run.
+/// All figures of one run, as written to the JSON file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) options: RunOptions,
-    /// No message was lost, duplicated, reordered or corrupt, and every connection stayed open.
+    /// Whether the run passed: no message was lost, duplicated, reordered or corrupt, every connection stayed open, and
+    /// the server did not end. In `reconnect`, every closed connection must also have returned.
     pub(crate) passed: bool,
-    /// A signal ended the run early.
+    /// Whether a signal ended the run early.
     pub(crate) interrupted: bool,
     /// Length of the measured window, in seconds.
     pub(crate) seconds: f64,
     pub(crate) connections: Connected,
     pub(crate) messages: Messages,
     pub(crate) wire: OnWire,
-    /// Whether all receivers got the messages of all publishers in the same order.
+    /// Whether all receivers got the messages of all publishers in one order. `None` if the scenario does not compare
+    /// orders.
     pub(crate) one_order: Option<bool>,
-    /// Time from the moment a message was due to its arrival.
+    /// Distribution of the time from the moment a message was due to its arrival.
     pub(crate) latency: Summary,
-    /// Time from the moment a message was due to the moment it was sent.
+    /// Distribution of the time from the moment a message was due to the moment it was sent.
     pub(crate) send_lag: Summary,
     pub(crate) rounds: Option<Rounds>,
     pub(crate) returns: Option<Returns>,
     pub(crate) server: Option<ServerUse>,
-    /// The end of the server's processes during the run.
+    /// The unexpected end of the server's processes during the run. `None` if they kept running.
     pub(crate) server_end: Option<ServerEnd>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
-    /// CPU use of the threads that made the load.
+    /// CPU use of each load generator thread in the measured window.
     pub(crate) generator: Vec<ThreadUse>,
-    /// A thread of the generator had no time to spare, so the server might do more.
+    /// Whether a load generator thread had no time to spare, so that the server might handle more load.
     pub(crate) generator_was_bottleneck: bool,
     pub(crate) warnings: Vec<String>,
 }
 
-/// Counts of connections.
+/// Connections opened, failed attempts by reason, and unexpected ends by reason.
 #[derive(Debug, Serialize)]
 pub(crate) struct Connected {
     pub(crate) opened: u64,
@@ -58,27 +60,27 @@ pub(crate) struct Connected {
     pub(crate) ended: Reasons,
 }
 
-/// Counts of messages.
+/// Message counts, and the rate of received messages.
 #[derive(Debug, Serialize)]
 pub(crate) struct Messages {
     #[serde(flatten)]
     pub(crate) counts: Counts,
-    /// Messages received in the measured window.
+    /// Messages received per second of the measured window.
     pub(crate) per_second: f64,
 }
 
-/// Size of the server's messages on the wire.
+/// Size of the messages from the server, on the wire and as payload.
 #[derive(Debug, Serialize)]
 pub(crate) struct OnWire {
     #[serde(flatten)]
     pub(crate) sums: Wire,
-    /// Frame and header of one message, in bytes.
+    /// Mean frame size of a message with its header, in bytes. `None` if no message arrived.
     pub(crate) bytes_per_message: Option<f64>,
-    /// Payload bytes per byte on the wire.
+    /// Payload bytes after decompression per byte on the wire. `None` if no message arrived.
     pub(crate) ratio: Option<f64>,
 }
 
-/// A distribution of times.
+/// Summary of a distribution of times, in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) count: u64,
@@ -92,64 +94,67 @@ pub(crate) struct Summary {
     pub(crate) max_us: f64,
 }
 
-/// The rounds of a storm.
+/// Figures about the rounds of a storm.
 #[derive(Debug, Serialize)]
 pub(crate) struct Rounds {
-    /// Deliveries in the measured window divided by the deliveries of a round, so that a part of a round counts.
+    /// Rounds per second: deliveries in the measured window divided by the deliveries of one round and by the length of
+    /// the window. A part of a round counts as a fraction.
     pub(crate) per_second: f64,
-    /// Times of the rounds that lie wholly in the window.
+    /// Distribution of the durations of those rounds that lie wholly in the measured window.
     pub(crate) time: Summary,
 }
 
-/// The return of connections that the server closed.
+/// Figures of `reconnect` about connections that the server closed and that returned.
 #[derive(Debug, Serialize)]
 pub(crate) struct Returns {
     pub(crate) closed: u64,
     pub(crate) back: u64,
     pub(crate) failed_attempts: u64,
-    /// Time from the start of the measured window until the last connection was back. `None` if some are not.
+    /// Time from the start of the measured window until the last closed connection was open again, in seconds. `None`
+    /// if some closed connections did not return.
     pub(crate) all_back_seconds: Option<f64>,
-    /// The most connections that returned within 100 ms.
+    /// The largest number of connections that returned in one step of 100 ms.
     pub(crate) most_per_100_ms: u64,
-    /// Connections closed, returned and failed in each 100 ms since the start of the measured window.
+    /// Numbers of connections closed, connections returned and failed attempts, for each 100 ms since the start of the
+    /// measured window.
     pub(crate) per_100_ms: Vec<Step>,
 }
 
-/// The server's CPU time and memory in the measured window.
+/// CPU use of the server's processes in the measured window, and their peak memory.
 #[derive(Debug, Serialize)]
 pub(crate) struct ServerUse {
     pub(crate) pids: Vec<u32>,
     pub(crate) user_seconds: f64,
     pub(crate) system_seconds: f64,
-    /// User and system time divided by the number of messages received.
+    /// User and system CPU time per message received, in microseconds. `None` if no message was received.
     pub(crate) cpu_us_per_message: Option<f64>,
-    /// CPU time divided by the length of the window. 1.0 is one core.
+    /// CPU time divided by the length of the measured window. 1.0 means one fully used core.
     pub(crate) cores: f64,
     pub(crate) voluntary_switches: u64,
     pub(crate) involuntary_switches: u64,
     pub(crate) peak_rss_bytes: u64,
 }
 
-/// Figures of the server's processes, from the kernel.
+/// CPU use and memory of the server's processes, read from the kernel.
 #[derive(Debug)]
 pub(crate) struct ServerSample {
     pub(crate) pids: Vec<u32>,
     pub(crate) cpu: CpuUse,
-    /// Peak resident memory, in bytes.
+    /// Peak resident memory of the server's processes, in bytes.
     pub(crate) peak_rss_bytes: u64,
 }
 
-/// The end of the server during a run.
+/// The unexpected end of the server's processes during a run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ServerEnd {
     pub(crate) pids: Vec<u32>,
-    /// Time since the start of the run, in seconds.
+    /// Time from the start of the run to the end of the server, in seconds.
     pub(crate) seconds: f64,
-    /// The part of the run.
+    /// The part of the run in which the server ended, such as `measuring`.
     pub(crate) during: &'static str,
 }
 
-/// The coordinator's observations, beside the totals of the workers.
+/// The coordinator's observations of a run, in addition to the totals that the workers report.
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     pub(crate) interrupted: bool,
@@ -205,7 +210,7 @@ fn busiest(threads: &[ThreadUse]) -> f64 {
     largest(threads, |thread| thread.cpu_ns)
 }
 
-/// Returns the largest share of its time that any thread spent on `part`.
+/// Returns the largest share of the window (0 to 1) that any of `threads` spent on `part`, a time in nanoseconds.
 fn largest(threads: &[ThreadUse], part: impl Fn(&ThreadUse) -> u64) -> f64 {
     threads.iter().map(|thread| part(thread) as f64 / thread.wall_ns.max(1) as f64).fold(0.0, f64::max)
 }

@@ -1,4 +1,4 @@
-//! Writes the results table of the README from the raw data of a comparison, and checks it.
+//! `loadgen report`: writes the README's results table from the raw data of a comparison, or checks the table.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,9 +16,9 @@ use crate::compare::summary::machine;
 const BEGIN: &str = "<!-- results: begin -->";
 const END: &str = "<!-- results: end -->";
 const NO_RESULTS: &str = "There are no results yet; `just compare` makes them.\n";
-/// The point to show of a scenario with several. If it is missing, the largest one is shown.
+/// The storm load point that the results table shows. If it has no runs, the table shows the largest storm.
 const STORM: &str = "storm-500";
-/// The plot below the table: its file and its title.
+/// The chart below the results table: file name and title.
 const PLOT: (&str, &str) = ("storm-cost.svg", "Server CPU per delivery as clients grow");
 
 /// Options of `loadgen report`.
@@ -27,18 +27,18 @@ pub(crate) struct ReportOptions {
     /// The directory of results; if not given, the newest finished comparison of all servers (no --quick, no --tls).
     #[arg(long)]
     pub(crate) from: Option<PathBuf>,
-    /// The parent of the directories of results.
+    /// Parent directory of all comparisons' results.
     #[arg(long, default_value = "results")]
     pub(crate) results: PathBuf,
-    /// The file with the markers.
+    /// The Markdown file to write, with the markers around the results table.
     #[arg(long, default_value = "README.md")]
     pub(crate) readme: PathBuf,
-    /// Change nothing, and fail if the file has other figures than the raw data.
+    /// Change nothing, and fail if the figures in the file differ from the raw data.
     #[arg(long)]
     pub(crate) check: bool,
 }
 
-/// Writes the table into the README, or checks it. Returns whether the README is right.
+/// Writes the results table into the README, or only checks the table. Returns false if a check finds a difference.
 pub(crate) fn report(options: &ReportOptions) -> Result<bool, String> {
     let newest = match &options.from {
         Some(directory) => Some((directory.clone(), Results::read(directory)?)),
@@ -73,14 +73,15 @@ fn agrees(old: &str, new: &str, readme: &Path) -> bool {
     false
 }
 
-/// Replaces the text between the markers with `section`.
+/// Replaces the text between the markers [`BEGIN`] and [`END`] with `section`. Returns `None` if a marker is missing.
 fn insert(text: &str, section: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n{section}{END}{after}"))
 }
 
-/// Finds the newest finished comparison of all servers. Comparisons with --quick or --tls do not count.
+/// Finds the newest finished comparison of all servers below `parent`, or `None` if there is none. Skips comparisons
+/// with --quick, --tls or --servers.
 fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     let Ok(entries) = fs::read_dir(parent) else { return Ok(None) };
     let directories = entries.flatten().map(|entry| entry.path()).filter(|path| path.join(RAW).exists());
@@ -97,14 +98,14 @@ fn newest(parent: &Path) -> Result<Option<(PathBuf, Results)>, String> {
     Ok(all.into_iter().max_by(|one, other| one.1.environment.started.cmp(&other.1.environment.started)))
 }
 
-/// Returns the directory as the README links to it.
+/// Returns the path of `directory` for a link in the README: relative to the README's directory if possible.
 fn relative(directory: &Path, readme: &Path) -> String {
     let below = readme.parent().and_then(|base| directory.strip_prefix(base).ok());
     let path = below.unwrap_or(directory);
     path.display().to_string().trim_end_matches('/').to_owned()
 }
 
-/// A column of the table.
+/// A column of the results table: one metric of one scenario.
 #[derive(Debug, Clone, Copy)]
 struct Column {
     kind: Kind,
@@ -124,11 +125,12 @@ const fn column(kind: Kind, metric: Metric, head: &'static str) -> Column {
     Column { kind, metric, head }
 }
 
-/// A cell of the table.
+/// A cell of the results table: one server's figure in one column.
 enum Cell {
-    /// The figure at the column's point.
+    /// The median at the column's load point.
     Here(String),
-    /// The figure at another point, because the server was not run at the column's.
+    /// The median at another load point, with its number of connections, because the server has no runs at the column's
+    /// load point.
     Elsewhere(String),
     Failed,
     NotRun,
@@ -155,7 +157,7 @@ fn section(results: &Results, directory: &str) -> String {
     let columns: Vec<(Column, String)> =
         COLUMNS.iter().filter_map(|column| Some((*column, point(results, column.kind)?))).collect();
     let mut out = String::new();
-    // Writing to a string cannot fail.
+    // The results of `writeln!` are ignored, because writing to a string cannot fail.
     let heads: Vec<String> =
         columns.iter().map(|(column, point)| format!("{point}: {}", column.head)).collect();
     let _ = writeln!(out, "| server | {} |\n|---|{}", heads.join(" | "), "---|".repeat(columns.len()));
@@ -192,7 +194,8 @@ fn section(results: &Results, directory: &str) -> String {
     out
 }
 
-/// Returns the point of `kind` that the table shows.
+/// Returns the name of the load point that the results table shows for the scenario `kind`, or `None` if there are no
+/// runs.
 fn point(results: &Results, kind: Kind) -> Option<String> {
     let points = results.points(kind);
     let largest = points.iter().max_by_key(|measured| measured.connections);

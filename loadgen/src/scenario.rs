@@ -1,4 +1,4 @@
-//! The traffic of a worker's connections in each scenario.
+//! The scenarios: for each one, the traffic on the connections of a worker.
 
 pub(crate) mod broadcast;
 pub(crate) mod connect;
@@ -13,24 +13,24 @@ use crate::ledger::Ledger;
 use crate::plan::{SentCount, Window};
 use crate::totals::Totals;
 
-/// The number of failed attempts after which no further connection is tried, if none has succeeded.
+/// Number of failed connection attempts after which a worker opens no more, if no attempt has succeeded.
 pub(crate) const MAX_FAILED_STARTS: u64 = 64;
 
 /// The traffic of one scenario on the connections of one worker.
 ///
-/// Call `start` first, then the event methods in any order, `stop` when [`Traffic::is_over`], and `finish` last. All
-/// times are in nanoseconds.
+/// The worker first opens connections, then calls `start`, then `on_time` and the event methods in any order. It calls
+/// `stop` when [`Traffic::is_over`] returns true, and `finish` last. All times are in nanoseconds.
 pub(crate) trait Traffic {
-    /// Starts the traffic. The connections that are open now take part.
+    /// Starts the traffic on the connections that are open now. `window` has the start and the end of the traffic.
     fn start(&mut self, connections: &mut Connections, window: Window, now: u64);
-    /// Returns the time of the next call of [`Traffic::on_time`].
+    /// Returns the time when [`Traffic::on_time`] must be called next, or `None` if no work is scheduled.
     fn next_due(&self) -> Option<u64>;
-    /// Sends the messages that are due.
+    /// Does the work that is due by `now`: sends messages, or opens connections.
     fn on_time(&mut self, connections: &mut Connections, now: u64);
-    /// A connection has opened, before the start or by the traffic.
+    /// Handles a connection whose handshake succeeded, before `start` or during the traffic.
     fn on_open(&mut self, _connections: &mut Connections, _slot: usize, _now: u64) {}
-    /// Input begins with a frame, or a part of one. Returns how much of it the traffic recognises, because another
-    /// connection has received the same bytes. That part is not parsed.
+    /// Compares `input`, which begins with a frame or a part of one, with messages that another connection has
+    /// received. Returns the equal part. The traffic has counted that part, and the caller does not parse it.
     fn recognise(
         &mut self,
         _connections: &mut Connections,
@@ -40,24 +40,28 @@ pub(crate) trait Traffic {
     ) -> Repeated {
         Repeated::default()
     }
-    /// A message has arrived.
+    /// Handles a message that has arrived on the connection `slot`.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
-    /// The outbox of a connection is empty again.
+    /// Handles a connection whose outbox is empty again, so that it has room for more messages.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64);
-    /// A connection has ended or could not be opened. Returns whether the end of an open connection is a fault.
+    /// Handles a connection that has ended or could not be opened. Returns true if the end of an open connection is a
+    /// fault.
     fn on_end(&mut self, slot: usize, end: &End) -> bool;
-    /// Returns whether the traffic opens the slot again after a failed attempt.
+    /// Returns whether the traffic itself opens `slot` again after a failed attempt. If so, the failure is not
+    /// reported.
     fn tries_again(&self, _slot: usize) -> bool {
         false
     }
-    /// Returns whether the traffic sends nothing more by itself.
+    /// Returns whether the traffic has sent its last message, so that `stop` can be called.
     fn is_over(&self, now: u64) -> bool;
-    /// Stops sending. Returns how many messages each sender has sent.
+    /// Stops sending. Returns the number of messages that each sender has sent, or an empty list if other workers do
+    /// not need it.
     fn stop(&mut self) -> Vec<SentCount>;
-    /// Returns whether every expected message has arrived. `sent` has the number of messages of each sender.
+    /// Returns whether every expected message has arrived. `sent[n]` is the number of messages that sender `n` has
+    /// sent.
     fn is_complete(&self, sent: &[u32]) -> bool;
-    /// Counts the missing messages and moves all results to `totals`.
+    /// Counts the messages that have not arrived, and moves the results that only this scenario has to `totals`.
     fn finish(&mut self, sent: &[u32], totals: &mut Totals);
-    /// Returns the counters.
+    /// Returns the counters and times of the traffic.
     fn ledger(&mut self) -> &mut Ledger;
 }

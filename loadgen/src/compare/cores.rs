@@ -1,12 +1,13 @@
-//! Pins the server and the load to different cores.
+//! Pins the server and the load generator to different CPU cores.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// This thread, and the processes that it starts.
+/// The process ID 0 in affinity calls: the calling thread. Child processes inherit its cores.
 const SELF: Pid = Pid::from_raw(0);
 
-/// The cores of a comparison. On a machine with one core both are the same.
+/// The CPU cores of a comparison: one for the server and one for the load generator. On a machine with one core, the
+/// two fields are equal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cores {
     pub(crate) server: usize,
@@ -14,7 +15,7 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// Returns the first two cores that this process may use.
+    /// Chooses the first two cores that this process may use, or the only core for both purposes.
     pub(crate) fn choose() -> Result<Self, String> {
         let allowed = sched_getaffinity(SELF)
             .map_err(|error| format!("the cores of this process cannot be read: {error}"))?;
@@ -25,7 +26,7 @@ impl Cores {
     }
 }
 
-/// Pins this thread, and the processes that it starts from now on, to `core`.
+/// Pins the calling thread to `core`, and every child process that the thread starts later.
 pub(crate) fn pin(core: usize) -> Result<(), String> {
     let failed = |error| format!("core {core} cannot be used: {error}");
     let mut set = CpuSet::new();

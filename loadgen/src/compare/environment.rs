@@ -1,4 +1,4 @@
-//! The machine, the commit and the options of a comparison, so that others can judge and repeat it.
+//! Records the machine, the commit and the options of a comparison, so that readers can judge and repeat the results.
 
 use std::fs;
 use std::process::Command;
@@ -14,9 +14,9 @@ use super::store::Environment;
 const UNKNOWN: &str = "unknown";
 
 impl Environment {
-    /// Reads the state of this machine and this repository.
+    /// Collects facts about this machine, the repository's commit and the build, before the first run.
     pub(crate) fn look(options: &CompareOptions, cores: Cores, servers: &[Server]) -> Result<Self, String> {
-        // The results and the README change while a comparison runs.
+        // results/ and README.md may change during a comparison, so the check for uncommitted changes excludes them.
         let changes = output("git", &["status", "--porcelain", "--", ".", ":!results", ":!README.md"]);
         Ok(Self {
             started: now(),
@@ -38,7 +38,7 @@ impl Environment {
     }
 }
 
-/// Returns the current time in UTC, in the format of the environment.
+/// Returns the current UTC time, such as 2026-01-31T23:59:00Z, or `unknown` if the program `date` fails.
 pub(crate) fn now() -> String {
     output("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).unwrap_or_else(unknown)
 }
@@ -47,7 +47,7 @@ fn unknown() -> String {
     UNKNOWN.to_owned()
 }
 
-/// Runs a program. Returns its output if it succeeds.
+/// Runs a program. Returns its standard output without surrounding blanks, or `None` if the program fails.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -1,26 +1,26 @@
-//! Certificates for the servers that speak TLS, made for one comparison.
+//! Makes temporary TLS certificates for the servers of one comparison.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The kind of a certificate's key.
+/// The key type of a TLS certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyKind {
-    /// ECDSA on the curve P-256.
+    /// An ECDSA key on the curve P-256.
     Ecdsa,
-    /// RSA with 2,048 bits.
+    /// An RSA key with 2,048 bits.
     Rsa,
 }
 
-/// The PEM files of a self-signed certificate for 127.0.0.1 and its key.
+/// The paths of two PEM files: a self-signed certificate for 127.0.0.1 and its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
 }
 
-/// The certificates of a comparison. Their directory is removed when this is dropped.
+/// The TLS certificates of a comparison. Dropping the value removes the certificates' directory.
 #[derive(Debug)]
 pub(crate) struct Identities {
     directory: PathBuf,
@@ -29,7 +29,7 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    /// Makes a certificate of each kind in `kinds` with `openssl`, in a new directory below `parent`.
+    /// Makes a certificate for each key type in `kinds` with `openssl`, in a new directory below `parent`.
     pub(crate) fn create(parent: &Path, kinds: &[KeyKind]) -> Result<Self, String> {
         let mut identities = Self { directory: parent.join("certificates"), ecdsa: None, rsa: None };
         if kinds.contains(&KeyKind::Ecdsa) {
@@ -42,7 +42,7 @@ impl Identities {
         Ok(identities)
     }
 
-    /// The certificate with a key of `kind`, if it was made.
+    /// Returns the certificate with a key of type `kind`, or `None` if no such certificate was made.
     pub(crate) fn with_key(&self, kind: KeyKind) -> Option<&Identity> {
         match kind {
             KeyKind::Ecdsa => self.ecdsa.as_ref(),
@@ -76,7 +76,7 @@ impl Identities {
 
 impl Drop for Identities {
     fn drop(&mut self) {
-        // Without certificates there is no directory.
+        // The error is ignored: the directory does not exist if no certificate was made.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

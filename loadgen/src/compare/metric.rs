@@ -1,20 +1,20 @@
-//! The figures of a run, and the median and spread of several runs.
+//! The metrics of each scenario, and the median and range of a metric over several runs.
 
 use serde_json::Value;
 
 use super::schedule::Kind;
 use super::store::{Record, Results};
 
-/// A figure of a scenario.
+/// A metric of a scenario, such as messages per second, and the function that reads it from a run's outcome.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Metric {
-    /// The name of the figure, with its unit.
+    /// The metric's name with its unit, for table headings and chart axes.
     pub(crate) title: &'static str,
     pub(crate) more_is_better: bool,
     read: fn(&Value) -> Option<f64>,
 }
 
-/// Median and spread of a figure over several runs.
+/// Median, minimum and maximum of a metric over several runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -49,7 +49,7 @@ pub(crate) const KERNEL: Metric = less("kernel bytes per idle connection, both e
 });
 
 impl Kind {
-    /// Returns the figures of the scenario.
+    /// Returns the metrics that the summary shows for the scenario.
     pub(crate) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Echo => &[PER_SECOND, CPU_US, P50, P99],
@@ -62,7 +62,7 @@ impl Kind {
 }
 
 impl Metric {
-    /// Returns the figure over the runs that passed.
+    /// Returns median and range of the metric over those `runs` that passed, or `None` if no run passed.
     pub(crate) fn of(&self, runs: &[&Record]) -> Option<Spread> {
         Spread::of(runs.iter().filter_map(|run| (self.read)(run.passed()?)).collect())
     }
@@ -80,32 +80,34 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Returns this median divided by the other one.
+    /// Returns this median divided by the median of `other`, or `None` if the median of `other` is not above 0.
     pub(crate) fn ratio(&self, other: &Self) -> Option<f64> {
         (other.median > 0.0).then(|| self.median / other.median)
     }
 }
 
 impl Results {
-    /// Returns the name of the PHP baseline, if it was run.
+    /// Returns the name of the PHP baseline server, or `None` if the comparison does not include it.
     pub(crate) fn baseline(&self) -> Option<&str> {
         self.named(|name| name.starts_with("php"))
     }
 
-    /// Returns the name of uWebSockets, if it was run.
+    /// Returns the name of the uWebSockets server, or `None` if the comparison does not include it.
     pub(crate) fn uwebsockets(&self) -> Option<&str> {
         self.named(|name| name.starts_with("uwebsockets") || name.starts_with("uws"))
     }
 
-    /// Returns the name of the limit program on the interface of `server`: io_uring if its name has it, else epoll.
+    /// Returns the name of the limit program (the cost of the bare kernel) to compare `server` with: the io_uring
+    /// program if the server's name contains `uring`, else the epoll program. `None` if the comparison does not include
+    /// it.
     pub(crate) fn limit(&self, server: &str) -> Option<&str> {
         self.named(|name| name.starts_with("limit") && name.contains("uring") == server.contains("uring"))
     }
 
-    /// Returns the runs of `server` at `point`, and their number of connections.
+    /// Returns the runs of `server` at the load point `point`, and the number of connections of these runs.
     ///
-    /// The memory of an idle connection does not depend on their number. So a server without runs at an idle `point` is
-    /// taken at its highest point that passed.
+    /// Memory per idle connection does not depend on the number of connections. So for an idle `point` without runs of
+    /// the server, the method returns the runs at the server's largest idle load point that passed.
     pub(crate) fn nearest<'a>(
         &'a self,
         server: &str,
@@ -138,7 +140,7 @@ fn milliseconds(run: &Value, quantile: &str) -> Option<f64> {
     run["latency"][quantile].as_f64().map(|us| us / 1e3)
 }
 
-/// Formats a figure with three significant digits, and commas between thousands.
+/// Formats a number with three significant digits where possible, and commas between thousands.
 pub(crate) fn figure(value: f64) -> String {
     let size = value.abs();
     let digits = match size {

@@ -1,4 +1,4 @@
-//! The charts of a comparison. Labels are SVG text, so no font is needed to draw them.
+//! Draws the charts of a comparison as SVG files. Labels are SVG text, so drawing needs no font.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +11,14 @@ use super::schedule::Kind;
 use super::servers::Server;
 use super::store::{Measured, Results, hgrm_path};
 
-/// Memory of a connection according to the article, in bytes.
+/// Memory per connection of the article's PHP server, as given in the article, in bytes.
 const ARTICLE_BYTES: f64 = 9000.0;
 const ARTICLE: &str = "the article's PHP";
 const SIZE: (u32, u32) = (960, 520);
-/// Width of the legend, right of the chart, in pixels.
+/// Width of the legend at the right of a chart, in pixels.
 const LEGEND_WIDTH: u32 = 180;
 const FONT: &str = "sans-serif";
-/// Distinct colours for the servers, in the order of the file.
+/// Distinct colours for the servers of a comparison, in their order. More than 12 servers reuse the colours.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(214, 39, 40),
     RGBColor(255, 127, 14),
@@ -36,21 +36,21 @@ const COLOURS: [RGBColor; 12] = [
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A line of a chart.
+/// One server's line in a line chart.
 struct Line<'a> {
     name: &'a str,
     colour: RGBColor,
     points: Vec<(f64, f64)>,
 }
 
-/// A bar of a chart.
+/// One server's bar in the memory chart.
 struct Bar {
     name: String,
     colour: RGBColor,
     bytes: f64,
 }
 
-/// Draws every chart that the results have data for.
+/// Draws every chart that the results have data for, into `directory`.
 pub(crate) fn draw_all(results: &Results, directory: &Path) -> Result<(), String> {
     for kind in [Kind::Echo, Kind::Broadcast] {
         for Measured { point, .. } in results.points(kind) {
@@ -79,14 +79,14 @@ fn each_server<'a>(results: &'a Results, points: impl Fn(&str) -> Vec<(f64, f64)
     servers.map(line).filter(|line| !line.points.is_empty()).collect()
 }
 
-/// Returns the latencies in milliseconds over 1 / (1 - percentile).
+/// Reads a server's latency distribution. Returns pairs of 1 / (1 - percentile) and latency in milliseconds.
 fn percentiles(directory: &Path, point: &str, server: &str) -> Vec<(f64, f64)> {
     let text = fs::read_to_string(hgrm_path(directory, point, server)).unwrap_or_default();
     let row = |line: &str| {
         let mut fields = line.split_whitespace().map(str::parse);
         let value: f64 = fields.next()?.ok()?;
         let odds: f64 = fields.nth(2)?.ok()?;
-        // A logarithmic axis has no zero.
+        // Zero latencies are left out, because a logarithmic axis has no zero.
         (value > 0.0).then_some((odds, value))
     };
     text.lines().filter_map(row).collect()
@@ -97,7 +97,7 @@ fn percentile_label(odds: &f64) -> String {
     format!("{}%", (percent * 1e6).round() / 1e6)
 }
 
-/// Returns the figure of each storm over the number of clients.
+/// Returns a pair for each storm that the server passed: the number of clients and the median of `metric`.
 fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64)> {
     let points = results.points(Kind::Storm).into_iter();
     let value = |Measured { point, connections }| {
@@ -107,7 +107,7 @@ fn by_clients(results: &Results, metric: &Metric, server: &str) -> Vec<(f64, f64
     points.filter_map(value).collect()
 }
 
-/// Draws lines over logarithmic axes.
+/// Draws a line chart with logarithmic axes into the file `path`. Draws nothing if `lines` is empty.
 fn draw_lines(
     path: &Path,
     [title, x_title, y_title]: [&str; 3],
@@ -151,14 +151,15 @@ fn draw_lines(
     draw().map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
 }
 
-/// Returns the bounds of an axis, with some room. They are never equal.
+/// Returns the lower and the upper bound of an axis: the least value divided by `room` and the largest multiplied by
+/// it. The bounds always differ.
 fn bounds(values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
     let (least, most) = values
         .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));
     (least / room, (most * room).max(least * 1.01))
 }
 
-/// Draws one bar per server, beside the figure of the article.
+/// Draws the memory chart: private bytes per idle connection, one bar per server and one for the article's server.
 fn draw_memory(results: &Results, path: &Path) -> Result<(), String> {
     let points = results.points(Kind::Idle);
     let Some(largest) = points.iter().max_by_key(|measured| measured.connections) else { return Ok(()) };
@@ -188,7 +189,7 @@ fn draw_bars(area: &Area<'_>, bars: &[Bar]) -> Result<(), DrawingAreaErrorKind<s
         .x_label_area_size(46)
         .y_label_area_size(200)
         .build_cartesian_2d(0.0..most, 0.0..rows)?;
-    // The rows count from the top. Their names are drawn beside the bars, not along an axis.
+    // Row 0 is at the top. Server names are drawn as text beside the bars, not as labels of an axis.
     chart
         .configure_mesh()
         .disable_y_axis()

@@ -1,4 +1,4 @@
-//! Starts servers and load generators as processes, and makes sure that each of them ends.
+//! Starts servers and load generators as child processes, and stops each one when its handle is dropped.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
@@ -14,35 +14,36 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-/// Time limit for a server's line `listening on`.
+/// Longest wait for a started server to print `listening on`.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between the request to end and SIGKILL.
+/// Time between SIGTERM and SIGKILL when a process is stopped.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interval between checks that a process has ended.
+/// Interval between checks whether a process has ended.
 const LOOK: Duration = Duration::from_millis(5);
-/// Number of a process's last lines that are kept for error messages.
+/// Number of last output lines kept per process, for error messages.
 const KEPT_LINES: usize = 5;
 
-/// A server that listens. It is stopped when this is dropped.
+/// A server process that is ready for connections. Dropping the value stops the server.
 pub(crate) struct Running {
     process: Process,
     pub(crate) address: SocketAddr,
 }
 
-/// A process in a group of its own, so that Ctrl-C in a terminal reaches it only through this program.
+/// A child process in its own process group, so that Ctrl-C in a terminal does not reach it directly. Dropping the
+/// value stops the process.
 pub(crate) struct Process {
     child: Child,
     last_lines: Arc<Mutex<VecDeque<String>>>,
 }
 
-/// Returns a free address on 127.0.0.1 for the next server.
+/// Returns 127.0.0.1 with a free port, where the next server can listen.
 pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     bound.map_err(|error| format!("no local port is free: {error}"))
 }
 
 impl Running {
-    /// Starts `command` and waits until it prints that it listens on `address`.
+    /// Starts the server `command`, and waits until a line of the server's output contains `listening on`.
     pub(crate) fn start(command: &[String], address: SocketAddr) -> Result<Self, String> {
         let (lines, news) = channel();
         let process = Process::start(command, Some(lines))?;
@@ -55,7 +56,7 @@ impl Running {
         self.process.child.id()
     }
 
-    /// Returns exit status and last lines of the server, if it has ended.
+    /// Returns the exit status and the last output lines of a server that has ended, or `None` while the server runs.
     pub(crate) fn ended(&mut self) -> Option<String> {
         let status = self.process.ended()?;
         Some(format!("{status}{}", self.process.words()))
@@ -84,7 +85,8 @@ impl Running {
 }
 
 impl Process {
-    /// Starts `command`. Its lines go to `lines`, and the last ones are kept.
+    /// Starts `command`. Sends each line of the process's output to `lines`, and keeps the last lines for error
+    /// messages.
     pub(crate) fn start(command: &[String], lines: Option<Sender<String>>) -> Result<Self, String> {
         let (program, arguments) = command.split_first().ok_or("the command is empty")?;
         let mut child = Command::new(program)
@@ -103,12 +105,13 @@ impl Process {
         Ok(Self { child, last_lines })
     }
 
-    /// Returns the exit status, if the process has ended.
+    /// Returns the exit status of the process, or `None` while the process runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits until the process has ended, and until `until` at most.
+    /// Waits until the process has ended or the time `until` has come. Returns the exit status, or `None` if the
+    /// process still runs.
     pub(crate) fn wait(&mut self, until: Instant) -> Option<ExitStatus> {
         loop {
             let status = self.ended();
@@ -120,23 +123,23 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // An error means that the process has ended.
+        // The error is ignored: it means that the process has already ended.
         let _: Result<(), Errno> = kill(self.pid(), signal);
     }
 
-    /// Returns the last lines of the process, to be appended to a message.
+    /// Returns the last output lines of the process, to be appended to an error message. Empty if there are none.
     pub(crate) fn words(&self) -> String {
         let lines = self.last_lines.lock().expect("no reader panics");
         if lines.is_empty() { String::new() } else { format!(": {}", Vec::from(lines.clone()).join(" / ")) }
     }
 
-    /// Stops the process with SIGTERM, later its whole group with SIGKILL. Returns the exit status as text.
+    /// Stops the process with SIGTERM, then its whole group with SIGKILL. Returns the exit status as text.
     fn end(&mut self) -> String {
         if self.ended().is_none() {
             self.signal(Signal::SIGTERM);
         }
         let status = self.wait(Instant::now() + END_TIMEOUT);
-        // The group contains only the process and its descendants.
+        // The process group contains only the process and its descendants.
         let _: Result<(), Errno> = killpg(self.pid(), Signal::SIGKILL);
         let status = status.or_else(|| self.child.wait().ok());
         status.map_or_else(|| "no exit status".to_owned(), |status| status.to_string())
@@ -165,7 +168,7 @@ fn listen(pipe: Box<dyn Read + Send>, kept: &Mutex<VecDeque<String>>, mut lines:
             last.pop_front();
         }
         drop(last);
-        // Nobody needs the lines after the server listens, but the pipe must be emptied.
+        // The receiver is gone once the server listens. Reading goes on, because a full pipe would block the process.
         lines = lines.filter(|lines| lines.send(line).is_ok());
     }
 }
@@ -189,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_server_that_ignores_sigterm_ends_with_its_children() {
-        // The child keeps the pipe open as long as it lives.
+        // The script's background `sleep` holds the output pipe open until it is killed.
         let mut server = start("trap '' TERM; sleep 1000 & echo listening on $!; wait; sleep 1000")
             .unwrap_or_else(|reason| panic!("{reason}"));
         let child = server.process.words().rsplit(' ').next().and_then(|pid| pid.parse().ok());

@@ -1,4 +1,4 @@
-//! One run of a comparison: a fresh server on one core, and the load on another.
+//! Makes one run of a comparison: a fresh server on one core, and the load generator on another.
 
 use std::env;
 use std::fs;
@@ -16,31 +16,33 @@ use super::schedule::Point;
 use super::servers::Server;
 use super::store::{Record, Store};
 
-/// Extra time of the load generator before it is told to stop, and before it is killed.
+/// Time beyond a run's expected duration after which the load generator gets SIGINT.
 const PATIENCE: Duration = Duration::from_secs(25);
+/// Longest wait for the load generator to end after SIGINT.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
-/// TLS handshakes per second of a slow machine, for the time limit of a run.
+/// Assumed TLS handshakes per second of a slow machine. Longer handshakes extend the time limit of a run.
 const TLS_HANDSHAKES_PER_SECOND: f64 = 200.0;
 /// Interval between checks whether the comparison was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
-/// Options of every run: one thread, because it has one core, and limits for servers that do not keep up.
+/// Load generator options of every run: one thread, because the generator has one core, and short time limits for
+/// servers that do not keep up.
 const COMMON: [&str; 9] =
     ["--threads", "1", "--quiet", "--connect-timeout", "5s", "--grace", "4s", "--drain", "4s"];
 
-/// One run of one server.
+/// One run of one server at one load point, not yet made.
 pub(crate) struct Run<'a> {
     pub(crate) server: &'a Server,
-    /// The server's certificate, if it speaks TLS.
+    /// The server's TLS certificate, or `None` if the server does not speak TLS.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) point: &'a Point,
-    /// The number of the round, from 1.
+    /// The number of the run's round, from 1.
     pub(crate) round: u32,
     pub(crate) cores: Cores,
     pub(crate) interrupt: &'a AtomicBool,
 }
 
 impl Run<'_> {
-    /// Makes the run. The returned record contains a failure.
+    /// Makes the run and returns its record. A failure is in the record's `error`.
     pub(crate) fn make(&self, store: &Store) -> Record {
         let mut arguments = self.point.arguments.clone();
         arguments.extend(COMMON.map(str::to_owned));
@@ -76,7 +78,8 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the load generator and its arguments for `running`. It writes its figures to `json`.
+    /// Returns the load generator's program and arguments for a run against the server `running`. The load generator
+    /// writes its outcome to the file `json`.
     fn load_command(
         &self,
         record: &Record,
@@ -104,7 +107,8 @@ impl Run<'_> {
     }
 }
 
-/// Waits for the load generator, until `patience` is over or the comparison is interrupted.
+/// Waits until the load generator ends. Sends SIGINT to it when `patience` is over or the comparison is interrupted,
+/// and returns an error then.
 fn await_end(load: &mut Process, patience: Duration, interrupt: &AtomicBool) -> Result<(), String> {
     let until = Instant::now() + patience;
     while !interrupt.load(Ordering::Relaxed) && Instant::now() < until {
@@ -123,7 +127,7 @@ fn await_end(load: &mut Process, patience: Duration, interrupt: &AtomicBool) -> 
 
 fn take_json(path: &Path) -> Option<Value> {
     let text = fs::read_to_string(path).ok()?;
-    // A file that stays would be taken for the result of the next run.
+    // The file is removed, so that the next run cannot take it for its outcome.
     fs::remove_file(path).ok()?;
     serde_json::from_str(&text).ok()
 }

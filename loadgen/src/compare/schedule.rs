@@ -1,4 +1,4 @@
-//! The plan of a comparison: the points of every scenario, their servers, and the expected duration.
+//! Plans a comparison: its load points (a scenario at one number of connections), their servers, and the duration.
 
 use std::fmt::Write as _;
 
@@ -8,48 +8,50 @@ use serde::{Deserialize, Serialize};
 use super::CompareOptions;
 use super::servers::Server;
 
-/// Connections of the points of a full and of a quick comparison.
+/// Numbers of connections of the storms: in a full comparison, and in a quick one.
 const STORMS: [&[usize]; 2] = [&[50, 200, 500, 1000], &[50, 200]];
+/// Number of connections of the idle scenario: in a full comparison, and in a quick one.
 const IDLES: [usize; 2] = [10_000, 2000];
-/// Connections for a server with a limit, below and above it.
+/// Numbers of idle connections for servers with a connection limit, below and above that limit: in a full comparison,
+/// and in a quick one.
 const LIMITED_IDLES: [&[usize]; 2] = [&[100, 500, 900, 1100], &[900]];
-/// Handshakes per second, for the expected duration.
+/// Assumed handshakes per second while connections are opened, to compute the expected duration of a run.
 const RAMP_PER_SECOND: f64 = 8000.0;
-/// Time to start and stop the server and the load, in seconds.
+/// Expected time to start and stop the server and the load generator, in seconds.
 const OVERHEAD_SECONDS: f64 = 0.6;
-/// Time that connections are idle, in seconds.
+/// Longest time that an idle run holds its connections, in seconds.
 const HOLD_SECONDS: f64 = 1.0;
 
-/// A scenario of a comparison.
+/// A scenario that a comparison can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
-    /// Messages return to their sender.
+    /// Echo scenario: the server returns each message to its sender.
     Echo,
-    /// One connection publishes and all receive.
+    /// Broadcast scenario: one connection publishes, and all connections receive each message.
     Broadcast,
-    /// All connections publish and receive in rounds.
+    /// Storm scenario: in each round every connection sends one message and receives the messages of all.
     Storm,
-    /// Connections are open and silent.
+    /// Idle scenario: connections stay open and silent.
     Idle,
-    /// Connections are opened and closed.
+    /// Connect scenario: connections are opened and closed at once.
     Connect,
 }
 
-/// A scenario with a number of connections.
+/// A load point: a scenario at one number of connections.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
     pub(crate) kind: Kind,
     pub(crate) connections: usize,
-    /// The point is only for servers with a limit, to show them at it.
+    /// Whether this load point is only for servers with a connection limit, to show how they behave around the limit.
     pub(crate) at_limit: bool,
-    /// Arguments of the load generator.
+    /// Load generator arguments of every run at this load point.
     pub(crate) arguments: Vec<String>,
-    /// Expected duration of one run, in seconds.
+    /// Expected duration of one run at this load point, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// The plan of a comparison.
+/// The plan of a comparison: the load points, the servers, and the number of rounds.
 pub(crate) struct Schedule {
     pub(crate) points: Vec<Point>,
     pub(crate) servers: Vec<Server>,
@@ -57,7 +59,7 @@ pub(crate) struct Schedule {
 }
 
 impl Kind {
-    /// Returns the server's mode for the scenario.
+    /// Returns the server mode that the scenario needs: `echo` or `relay`.
     pub(crate) fn app(self) -> &'static str {
         match self {
             Self::Echo | Self::Connect => "echo",
@@ -75,7 +77,7 @@ impl Kind {
         }
     }
 
-    /// Returns whether the latency distribution is kept.
+    /// Returns whether a comparison keeps the latency distribution of the scenario's runs.
     pub(crate) fn has_latency(self) -> bool {
         matches!(self, Self::Echo | Self::Broadcast)
     }
@@ -128,7 +130,7 @@ impl Point {
         format!("{}-{}", self.kind.name(), self.connections)
     }
 
-    /// Returns whether the server is run at this point.
+    /// Returns whether `server` is run at this load point.
     pub(crate) fn takes(&self, server: &Server) -> bool {
         let fits = match server.max_connections {
             Some(most) => self.at_limit || self.connections <= most,
@@ -154,12 +156,12 @@ impl Schedule {
         Self { points, servers, rounds: options.rounds }
     }
 
-    /// Returns the servers that are run at `point`.
+    /// Returns the servers that are run at the load point `point`.
     pub(crate) fn servers_at(&self, point: &Point) -> impl Iterator<Item = &Server> {
         self.servers.iter().filter(|server| point.takes(server))
     }
 
-    /// Returns the number of runs at `point`.
+    /// Returns the number of runs at the load point `point`, of all servers and rounds.
     pub(crate) fn runs_at(&self, point: &Point) -> usize {
         self.servers_at(point).count() * self.rounds as usize
     }
@@ -173,7 +175,7 @@ impl Schedule {
         self.points.iter().map(|point| self.runs_at(point) as f64 * point.seconds).sum()
     }
 
-    /// Returns the plan as text, one point per line.
+    /// Returns the plan as text: one line per load point, then the number of runs and the expected duration.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         for point in &self.points {

@@ -1,4 +1,4 @@
-//! The servers of a comparison: their description in a file, and how to start them.
+//! Reads the servers of a comparison from the servers file, builds them, and fills in their commands.
 
 use std::fs;
 use std::path::Path;
@@ -8,31 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{Identity, KeyKind};
 
-/// A server of the file. Paths in its command are relative to the root of the repository.
+/// A server as described in the servers file. Paths in `command` are relative to the root of the repository.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Server {
-    /// Letters, digits, `-`, `_` and `.`, because files are named after it.
+    /// The server's name: only letters, digits, `-`, `_` and `.`, because the name becomes part of file names.
     pub(crate) name: String,
     pub(crate) version: String,
-    /// The program and its arguments. `{listen}`, `{app}`, `{workers}`, and with TLS `{cert}` and `{key}` (or
-    /// `{rsa-cert}` and `{rsa-key}`) are replaced.
+    /// The program and its arguments. Each run replaces the placeholders `{listen}`, `{app}` and `{workers}`, and with
+    /// TLS `{cert}` and `{key}` (or `{rsa-cert}` and `{rsa-key}`).
     pub(crate) command: Vec<String>,
-    /// The modes that the server has: `echo`, `relay`.
+    /// The modes that the server supports: `echo`, `relay`, or both.
     pub(crate) apps: Vec<String>,
-    /// The shell command that builds the server.
+    /// The shell command that builds the server. Empty if the server needs no build.
     #[serde(default)]
     pub(crate) build: String,
     #[serde(default)]
     pub(crate) notes: String,
-    /// The number of connections that the server can hold. It is also run above it, to show the limit.
+    /// The number of connections that the server can hold, or `None` without a known limit. Extra idle runs with more
+    /// connections show the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_connections: Option<usize>,
-    /// Whether its port speaks TLS. Such a server is run with --tls, or when it is named.
+    /// Whether the server's port speaks TLS. A TLS server is run only with --tls, or when --servers names it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) tls: bool,
 }
 
-// `skip_serializing_if` passes a reference.
+// Takes a reference, because serde's `skip_serializing_if` passes one.
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -42,7 +43,8 @@ struct File {
     servers: Vec<Server>,
 }
 
-/// Reads the servers named `wanted` from the file, in that order. Reads all if none is named (TLS only `with_tls`).
+/// Reads the servers named in `wanted` from the servers file, in the order of `wanted`. If `wanted` is empty, reads all
+/// servers, and TLS servers only if `with_tls` is true.
 pub(crate) fn read(path: &Path, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, String> {
     let text = fs::read_to_string(path).map_err(|error| {
         let path = path.display();
@@ -104,7 +106,7 @@ fn check(server: &Server) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds all servers. One that cannot be built has no figures in the results.
+/// Runs the build command of every server. A failed build is reported on standard error, and the comparison goes on.
 pub(crate) fn build(servers: &[Server]) {
     let mut done: Vec<&str> = vec![""];
     for server in servers {
@@ -119,7 +121,7 @@ pub(crate) fn build(servers: &[Server]) {
 }
 
 impl Server {
-    /// Returns the program and its arguments for one run.
+    /// Returns the server's program and arguments for one run, with all placeholders replaced.
     pub(crate) fn command(
         &self,
         listen: &str,
@@ -143,7 +145,7 @@ impl Server {
         self.command.iter().map(fill).collect()
     }
 
-    /// Returns the kind of key that the server's certificate has, if it speaks TLS.
+    /// Returns the key type of the server's certificate, or `None` if the server does not speak TLS.
     pub(crate) fn key_kind(&self) -> Option<KeyKind> {
         let is_rsa = self.command.iter().any(|word| word.contains("{rsa-cert}"));
         self.tls.then_some(if is_rsa { KeyKind::Rsa } else { KeyKind::Ecdsa })

@@ -1,4 +1,4 @@
-//! A directory of results: its files, and how they are written and read.
+//! Writes and reads the files in a comparison's directory of results.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,15 +13,15 @@ use super::servers::Server;
 const ENVIRONMENT: &str = "env.json";
 pub(crate) const RAW: &str = "raw.jsonl";
 
-/// The machine, commit and options of a comparison.
+/// The machine, commit and options of a comparison, stored as `env.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Environment {
-    /// Time of the start in UTC, as in 2026-01-31T23:59:00Z.
+    /// Start time of the comparison in UTC, such as 2026-01-31T23:59:00Z.
     pub(crate) started: String,
-    /// Time of the end. `None` if the comparison was interrupted.
+    /// End time of the comparison in UTC. `None` if the comparison was interrupted or still runs.
     pub(crate) finished: Option<String>,
     pub(crate) commit: String,
-    /// Whether files differed from the commit.
+    /// Whether files of the repository differed from the commit.
     pub(crate) dirty: bool,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
@@ -30,49 +30,50 @@ pub(crate) struct Environment {
     pub(crate) rustc: String,
     /// The build profile of the load generator.
     pub(crate) profile: String,
-    /// The core of the servers, and the core of the load generator.
+    /// The CPU core that the servers run on.
     pub(crate) server_core: usize,
+    /// The CPU core that the load generator runs on.
     pub(crate) load_core: usize,
-    /// The load of the machine before the start, from /proc/loadavg.
+    /// The machine's load average before the first run, as read from /proc/loadavg.
     pub(crate) load_average: String,
-    /// The options of `loadgen compare`.
+    /// The options of `loadgen compare`, as JSON.
     pub(crate) options: Value,
     pub(crate) servers: Vec<Server>,
 }
 
-/// One run.
+/// One run of one server at one load point, stored as a line of `raw.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) server: String,
     pub(crate) point: String,
     pub(crate) kind: Kind,
     pub(crate) connections: usize,
-    /// The number of the round, from 1.
+    /// The number of the run's round, from 1.
     pub(crate) round: u32,
     /// Arguments of the load generator.
     pub(crate) arguments: Vec<String>,
-    /// The figures of the run. `None` if it could not be made.
+    /// The outcome that the load generator wrote, as JSON. `None` if the run has no outcome.
     pub(crate) outcome: Option<Value>,
-    /// The reason why the run was not made or was stopped.
+    /// The reason why the run failed or was stopped. `None` if the run was completed.
     pub(crate) error: Option<String>,
 }
 
-/// A directory of results that is being written.
+/// A directory of results that a comparison writes to.
 pub(crate) struct Store {
     pub(crate) directory: PathBuf,
     raw: File,
 }
 
-/// The content of a directory of results.
+/// A comparison's environment and runs, as read from a directory of results.
 pub(crate) struct Results {
     pub(crate) environment: Environment,
     pub(crate) records: Vec<Record>,
 }
 
-/// A point that has runs.
+/// A load point (a scenario at one number of connections) that has runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measured {
-    /// The point's name, such as `echo-100`.
+    /// The load point's name, such as `echo-100`.
     pub(crate) point: String,
     pub(crate) connections: usize,
 }
@@ -91,14 +92,14 @@ impl Record {
         }
     }
 
-    /// Returns the figures, if the run passed.
+    /// Returns the outcome of a run that passed, or `None` if the run failed.
     pub(crate) fn passed(&self) -> Option<&Value> {
         self.outcome.as_ref().filter(|outcome| self.error.is_none() && outcome["passed"] == true)
     }
 }
 
 impl Store {
-    /// Creates the directory `<date>-<name>` in `parent`, with a number behind it if it exists.
+    /// Creates the directory `<date>-<name>` in `parent`. Appends a number from 2 if that directory exists.
     pub(crate) fn create(parent: &Path, name: &str, environment: &Environment) -> Result<Self, String> {
         let date = environment.started.get(..10).unwrap_or("undated");
         let numbered = |number: u32| match number {
@@ -115,7 +116,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Writes the environment, and replaces an earlier one.
+    /// Writes `env.json`, and replaces an earlier version.
     pub(crate) fn describe(&self, environment: &Environment) -> Result<(), String> {
         let text = serde_json::to_string_pretty(environment).map_err(|error| error.to_string())?;
         self.write(ENVIRONMENT, &(text + "\n"))
@@ -131,13 +132,14 @@ impl Store {
         fs::write(&path, text).map_err(|error| failed(&path, &error))
     }
 
-    /// Returns the path for the latency distribution of one run, until all runs of its point are made.
+    /// Returns the path of one run's latency distribution. The file is temporary: [`Store::keep_median_hgrm`] renames
+    /// or removes it.
     pub(crate) fn hgrm_of_round(&self, record: &Record) -> PathBuf {
         self.directory.join(format!("{}-{}.{}.hgrm", record.point, record.server, record.round))
     }
 
-    /// Keeps the latency distribution of the run with the median p99, and removes the others. All `records` are of one
-    /// server at one point.
+    /// Keeps the latency distribution of the run with the median p99, and removes the files of the other runs. All
+    /// `records` must be runs of one server at one load point.
     pub(crate) fn keep_median_hgrm(&self, records: &[&Record]) -> Result<(), String> {
         let p99 = |record: &Record| record.passed()?["latency"]["p99_us"].as_f64();
         let mut passed: Vec<(f64, &Record)> =
@@ -148,14 +150,14 @@ impl Store {
             fs::rename(self.hgrm_of_round(median), &kept).map_err(|error| failed(&kept, &error))?;
         }
         for record in records {
-            // The file of the median was renamed, and a failed run may have none.
+            // Errors are ignored: the median run's file was renamed, and a failed run may have no file.
             let _ = fs::remove_file(self.hgrm_of_round(record));
         }
         Ok(())
     }
 }
 
-/// Returns the path of the latency distribution of a server at a point.
+/// Returns the path of the latency distribution that is kept for a server at a load point.
 pub(crate) fn hgrm_path(directory: &Path, point: &str, server: &str) -> PathBuf {
     directory.join(format!("{point}-{server}.hgrm"))
 }
@@ -174,12 +176,12 @@ impl Results {
         Ok(Self { environment, records: records.map_err(|error| wrong(RAW, error))? })
     }
 
-    /// Returns the runs of one server at one point.
+    /// Returns the runs of one server at one load point.
     pub(crate) fn runs<'a>(&'a self, server: &str, point: &str) -> Vec<&'a Record> {
         self.records.iter().filter(|record| record.server == server && record.point == point).collect()
     }
 
-    /// Returns the points of `kind`, each once, in the order of the runs.
+    /// Returns the load points of the scenario `kind` that have runs, each once, in the order of the runs.
     pub(crate) fn points(&self, kind: Kind) -> Vec<Measured> {
         let mut points: Vec<Measured> = Vec::new();
         for record in self.records.iter().filter(|record| record.kind == kind) {

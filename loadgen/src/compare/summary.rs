@@ -1,4 +1,4 @@
-//! The tables of a comparison: median, spread and ratios for each point and figure.
+//! Writes the summary of a comparison: median, range and ratios of each metric at each load point, as tables.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,10 +11,10 @@ use super::store::{Environment, Measured, RAW, Record, Results};
 
 const NONE: &str = "–";
 
-/// Returns all tables, as Markdown.
+/// Returns the whole summary of a comparison as Markdown.
 pub(crate) fn markdown(results: &Results) -> String {
     let mut out = String::new();
-    // Writing to a string cannot fail.
+    // The results of `writeln!` are ignored, because writing to a string cannot fail.
     let _ = writeln!(out, "# Comparison of {}\n", results.environment.started);
     let _ = writeln!(out, "{}\n", machine(&results.environment));
     let _ = writeln!(
@@ -36,7 +36,7 @@ pub(crate) fn markdown(results: &Results) -> String {
     out
 }
 
-/// Returns one sentence about the machine and the commit.
+/// Returns a short text about the machine, the commit, and the cores of the server and the load.
 pub(crate) fn machine(environment: &Environment) -> String {
     let Environment { commit, dirty, kernel, cpu, cores, memory_bytes, rustc, .. } = environment;
     let changed = if *dirty { " with changes" } else { "" };
@@ -73,7 +73,7 @@ fn point_text(results: &Results, kind: Kind, point: &str) -> String {
     out
 }
 
-/// Returns the servers that were run at `point`, in the order of the file.
+/// Returns the names of the servers that have runs at the load point `point`, in the order of the comparison.
 fn names<'a>(results: &'a Results, point: &str) -> Vec<&'a str> {
     let names = results.environment.servers.iter().map(|server| server.name.as_str());
     names.filter(|name| !results.runs(name, point).is_empty()).collect()
@@ -93,7 +93,8 @@ fn row(results: &Results, kind: Kind, point: &str, metric: &Metric, server: &str
     format!("{} | {}–{} | {}", figure(median), figure(min), figure(max), ratios.join(" | "))
 }
 
-/// Returns failures and warnings of the runs, each with its number. `None` if there are none.
+/// Returns the failures and warnings of `runs`, each with the number of runs that it concerns. `None` if there are no
+/// failures and no warnings.
 pub(crate) fn remark(runs: &[&Record]) -> Option<String> {
     let mut remarks: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs {
@@ -121,7 +122,7 @@ pub(crate) fn remark(runs: &[&Record]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
-/// Returns why a run did not pass.
+/// Returns the reasons why a run did not pass, separated by commas.
 fn faults(outcome: &Value, connections: usize) -> String {
     let mut faults = Vec::new();
     for name in ["lost", "duplicated", "reordered", "corrupt"] {
@@ -149,8 +150,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Results of two rounds of an echo scenario. `php` took 4 and 6 µs per message and `ours` 1 and 3. `broken` lost
-    /// messages and then did not start.
+    /// Returns results of two rounds of `echo`. CPU per message was 4 and 6 µs for `php`, and 3 and 1 µs for `ours`.
+    /// `broken` lost messages in the first round and did not start in the second.
     pub(crate) fn example() -> Results {
         let server = |name: &str| Server {
             name: name.to_owned(),

@@ -1,20 +1,22 @@
-//! Warnings of a run: what a reader of the figures must know, with the likely cause and what to do.
+//! Finds warnings about a run: facts that a reader of the figures must know, each with a likely cause and a remedy.
 
 use crate::plan::Scenario;
 use crate::totals::Counts;
 
 use super::{Outcome, busiest, largest};
 
-/// A thread that waited for a core for more than this share of the time was late through no fault of the server.
+/// A load generator thread that waited for a core for more than this share of the time (0 to 1) was late, and the
+/// server is not to blame.
 const WAIT_SHARE: f64 = 0.1;
-/// The messages a second that uproar's chat takes from each client by default.
+/// Messages per second that uproar's chat accepts from each client by default.
 const CHAT_MESSAGE_RATE: f64 = 20.0;
-/// A rate up to this factor above the chat's default is taken for its limit, because it lets short bursts pass.
+/// A measured rate within this factor of [`CHAT_MESSAGE_RATE`] is taken for the chat's limit, because the chat lets
+/// short bursts pass.
 const CHAT_RATE_MARGIN: f64 = 1.25;
-/// Neither side is busy with less than this share of a core.
+/// A server or a load generator that uses less than this share of a core (0 to 1) counts as idle.
 const IDLE_SHARE: f64 = 0.5;
 
-/// Finds everything that `outcome` should warn of.
+/// Returns all warnings that apply to `outcome`.
 pub(super) fn of(outcome: &Outcome) -> Vec<String> {
     let all = [
         server_end(outcome),
@@ -78,7 +80,7 @@ fn unsent(outcome: &Outcome) -> Option<String> {
     })
 }
 
-/// A chat that pauses fast senders looks like a slow server.
+/// Warns that the chat's message rate limit may be what was measured: a chat that pauses fast senders looks slow.
 fn chat_rate(outcome: &Outcome) -> Option<String> {
     if !outcome.options.chat || outcome.seconds < 0.001 {
         return None;
@@ -113,7 +115,7 @@ fn is_chat_rate(per_second: f64) -> bool {
     (CHAT_MESSAGE_RATE / CHAT_RATE_MARGIN..=CHAT_MESSAGE_RATE * CHAT_RATE_MARGIN).contains(&per_second)
 }
 
-/// An echo run against a relay.
+/// Warns that an echo scenario seems to have run against a relay.
 fn misdelivered(outcome: &Outcome) -> Option<String> {
     let Counts { misdelivered, corrupt, .. } = outcome.messages.counts;
     (misdelivered > 0).then(|| {
@@ -125,7 +127,7 @@ fn misdelivered(outcome: &Outcome) -> Option<String> {
     })
 }
 
-/// A broadcast or storm against an echo server.
+/// Warns that a broadcast, storm or idle scenario seems to have run against an echo server.
 fn echoed(outcome: &Outcome) -> Option<String> {
     let is_room = match outcome.scenario {
         Scenario::Broadcast { .. } | Scenario::Storm | Scenario::Idle { speak: 0 } => true,

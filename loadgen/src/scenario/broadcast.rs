@@ -10,7 +10,8 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// Publishes on a fixed schedule (open loop). The idle scenario is one message of it.
+/// The traffic of `broadcast`: publishes on a fixed schedule (open loop). `idle` without --speak uses it to publish one
+/// message.
 pub(crate) struct Broadcast {
     share: Share,
     connections: usize,
@@ -18,7 +19,7 @@ pub(crate) struct Broadcast {
     rate: f64,
     pace: Pace,
     ledger: Ledger,
-    /// One stream per slot and publisher.
+    /// The order check of the messages, with one stream per pair of receiving slot and publisher.
     sequences: Sequences,
     receivers: Vec<Receiver>,
 }
@@ -26,13 +27,13 @@ pub(crate) struct Broadcast {
 #[derive(Clone, Copy, Default)]
 struct Receiver {
     takes_part: bool,
-    /// The number under which the connection publishes, if it does.
+    /// The connection's publisher number. `None` if the connection does not publish.
     publisher: Option<u32>,
-    /// The connection has ended, so no further message is expected.
+    /// Whether the connection has ended, so that no further message is expected.
     ended: bool,
-    /// The number of different messages that arrived.
+    /// The number of different messages that the connection has received.
     received: u64,
-    /// A hash of their order.
+    /// A hash of the order in which the messages arrived.
     order: u64,
 }
 
@@ -51,7 +52,8 @@ impl Broadcast {
         }
     }
 
-    /// Returns this worker's publishers. Publishers are spread evenly over all connections.
+    /// Returns the publishers whose connections belong to this worker. The publishers of all workers are spread evenly
+    /// over all connections.
     fn own_publishers(&self) -> impl Iterator<Item = Sender> {
         let Share { first, count, .. } = self.share;
         let connection = |publisher: usize| publisher * self.connections / self.publishers;

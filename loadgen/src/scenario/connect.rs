@@ -10,16 +10,17 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// Opens and closes connections. `sent` counts attempts and `received` counts successful handshakes.
+/// The traffic of `connect`: opens and closes connections. The counter `sent` counts attempts, and `received` counts
+/// successful handshakes.
 pub(crate) struct Connect {
     share: Share,
-    /// Attempts per second of this worker.
+    /// Connection attempts per second of this worker. `None` means as fast as possible.
     rate: Option<f64>,
     ledger: Ledger,
     vacant: Vec<usize>,
-    /// The time when the attempt in each slot was due, in nanoseconds.
+    /// For each slot, the time when its latest connection attempt was due, in nanoseconds.
     due_ns: Vec<u64>,
-    /// The client has queued its close frame.
+    /// For each slot, whether the client has queued its close frame.
     closing: Vec<bool>,
     attempts: u64,
     failed: u64,

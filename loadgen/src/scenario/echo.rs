@@ -1,4 +1,4 @@
-//! `echo`: every message returns to its sender and to nobody else. `idle --speak` uses it, too.
+//! `echo`: the server returns each message to its sender and to nobody else. `idle --speak` uses this traffic, too.
 
 use std::mem;
 
@@ -12,22 +12,22 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// Sends messages and checks their replies.
+/// The traffic of `echo`: sends messages and checks the replies.
 pub(crate) struct Echo {
     share: Share,
     connections: usize,
     drive: Drive,
     ledger: Ledger,
-    /// One stream per slot.
+    /// The order check of the replies, with one stream per slot.
     sequences: Sequences,
-    /// The number of replies of each slot. A connection waits for the difference to `sent`.
+    /// For each slot, the number of different replies received. `u32::MAX` after the connection has ended.
     received: Vec<u32>,
 }
 
 enum Drive {
     Closed {
         pipeline: u32,
-        /// The number of messages that each slot has sent.
+        /// For each slot, the number of messages that its connection has sent.
         sent: Vec<u32>,
         stopped: bool,
     },
@@ -35,12 +35,13 @@ enum Drive {
         rate: f64,
         pace: Pace,
     },
-    /// A reply causes no further message.
+    /// Traffic of `idle --speak`: a reply does not trigger another message.
     Idle {
-        /// Messages that a connection sends when it opens. One more is due at the start of the window.
+        /// Number of messages that a connection sends when it opens. One more message is due at the start of the
+        /// window.
         speak: u32,
         sent: Vec<u32>,
-        /// The slots that take part and have not sent their last message.
+        /// Slots whose connections take part and have not yet sent the message at the start of the window.
         waiting: Vec<usize>,
     },
 }
@@ -68,7 +69,8 @@ impl Echo {
         (self.share.first + slot) as u32
     }
 
-    /// Sends the next message of `slot`, in a closed loop.
+    /// Sends the next message of `slot` in a closed loop. Does nothing in the other modes, or after the traffic has
+    /// stopped.
     fn send_next(&mut self, connections: &mut Connections, slot: usize, now: u64) {
         let sender = self.sender(slot);
         if let Drive::Closed { sent, stopped: false, .. } = &mut self.drive {
@@ -78,7 +80,7 @@ impl Echo {
         }
     }
 
-    /// Sends a message of `slot` that is due at `due`, in the idle scenario, if the connection is still open.
+    /// Sends a message of `slot` that was due at `due`, in `idle --speak`. Does nothing if the connection has ended.
     fn speak(&mut self, connections: &mut Connections, slot: usize, due: u64, now: u64) {
         let sender = self.sender(slot);
         if let Drive::Idle { sent, .. } = &mut self.drive
@@ -174,7 +176,8 @@ impl Traffic for Echo {
     }
 
     fn on_end(&mut self, slot: usize, _end: &End) -> bool {
-        // No reply can arrive any more. `finish` counts the missing ones as lost.
+        // No further reply can arrive, so the worker does not wait for this slot. `finish` counts the missing replies
+        // as lost.
         self.received[slot] = u32::MAX;
         true
     }
@@ -189,7 +192,7 @@ impl Traffic for Echo {
             Drive::Open { pace, .. } => pace.stop(&mut self.ledger),
             Drive::Idle { waiting, .. } => waiting.clear(),
         }
-        // Other workers need not know how many replies this worker waits for.
+        // The list is empty, because other workers do not wait for replies to this worker's messages.
         Vec::new()
     }
 

@@ -17,22 +17,23 @@ use super::Traffic;
 
 /// Limits of the random delay before a closed connection is reopened, in nanoseconds.
 ///
-/// The delay is between 0 and `first_ns`, which doubles with each failed attempt up to `max_ns` (full jitter). So
-/// clients that were closed together do not return together.
+/// Each delay is random between 0 and an upper limit. The limit is `first_ns` at first, and doubles with each failed
+/// attempt up to `max_ns` (full jitter). So clients that were closed together do not return together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DelayRange {
     pub(crate) first_ns: u64,
     pub(crate) max_ns: u64,
 }
 
-/// Reopens closed connections. An end counts as a message sent, and the return as its arrival.
+/// The traffic of `reconnect`: reopens closed connections. The counters treat the end of a connection as a message
+/// sent, and the connection's return as the message's arrival.
 pub(crate) struct Reconnect {
     share: Share,
     ledger: Ledger,
     delays: DelayRange,
     then: Option<Target>,
     slots: Vec<Slot>,
-    /// The slots to reopen, by time.
+    /// The slots to reopen, each with its due time in nanoseconds. The earliest comes first.
     due: BinaryHeap<Reverse<(u64, usize)>>,
     curve: Curve,
     rng: fastrand::Rng,
@@ -41,9 +42,9 @@ pub(crate) struct Reconnect {
 #[derive(Clone, Copy, Default)]
 struct Slot {
     is_open: bool,
-    /// The time when the connection was closed last, in nanoseconds. 0 means never.
+    /// The time when the connection was last closed, in nanoseconds. 0 means never.
     closed_ns: u64,
-    /// The number of failed attempts to return since then.
+    /// The number of failed attempts to reopen the connection since it was last closed.
     failed: u32,
 }
 
@@ -61,7 +62,7 @@ impl Reconnect {
         }
     }
 
-    /// Returns the nanoseconds since the start of the measured window, or 0 before it.
+    /// Returns the nanoseconds from the start of the measured window to `now`, or 0 before the window.
     fn elapsed_ns(&self, now: u64) -> u64 {
         match self.ledger.window.measure_ns {
             0 => 0,
@@ -128,7 +129,8 @@ impl Traffic for Reconnect {
         let DelayRange { first_ns, max_ns } = self.delays;
         let longest_ns = first_ns.saturating_mul(1 << entry.failed.min(32)).min(max_ns);
         self.due.push(Reverse((now + self.rng.u64(0..=longest_ns), slot)));
-        // Codes of a shutdown: 1001 is going away (RFC 6455 §7.4.1), 1012 is service restart (IANA registry).
+        // An end with a code of a server shutdown is no fault: 1001 is going away (RFC 6455 §7.4.1), 1012 is service
+        // restart (IANA registry).
         !matches!(end, End::Closed { code: Some(1001 | 1012), .. })
     }
 

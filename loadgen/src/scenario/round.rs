@@ -1,34 +1,35 @@
 //! Checks the messages of one round of a storm.
 //!
-//! A server with one order sends every connection the same bytes. So the first connection that receives a message
-//! checks it, and the others compare their bytes with the checked ones. That takes a few nanoseconds per message and
-//! finds every difference. A connection that receives other bytes is checked separately from there on.
+//! A server that keeps one message order sends the same bytes to every connection. So the first connection that
+//! receives a message checks it, and the other connections compare their bytes with the checked message. A comparison
+//! takes a few nanoseconds per message and finds every difference. A connection that receives different bytes is
+//! checked separately for the rest of the round.
 
 use std::collections::HashMap;
 
 use crate::connections::Repeated;
 use crate::ledger::Arrival;
 
-/// The checked frames of a round, and how many of them each connection has received.
+/// The checked frames of a round, and the number of these frames that each connection has received.
 pub(crate) struct RoundCache {
-    /// The frames as they are on the wire, all of one length.
+    /// The checked frames as sent on the wire, one after the other, all of one length.
     frames: Vec<u8>,
     payload_len: usize,
-    /// Sender and due time (in nanoseconds) of each frame.
+    /// Sender and due time (in nanoseconds) of each checked frame.
     stamps: Vec<(u32, u64)>,
-    /// The senders of the frames.
+    /// The senders of the checked frames.
     seen: Senders,
-    /// For each connection the number of frames that it has received, or [`SEPARATE`].
+    /// For each connection, the number of checked frames that the connection has received, or [`SEPARATE`].
     matched: Vec<usize>,
-    /// The senders that each separately checked connection has received a message from.
+    /// For each separately checked connection, by slot: the senders whose messages of this round have arrived.
     separate: HashMap<usize, Senders>,
     senders: usize,
 }
 
-/// Marks a connection that is checked separately, in the place of a number of frames.
+/// Value in `RoundCache::matched` that marks a connection as checked separately.
 const SEPARATE: usize = usize::MAX;
 
-/// A set of senders, with a bit for each.
+/// A set of sender numbers, stored as a bitmap.
 #[derive(Clone)]
 struct Senders(Vec<u64>);
 
@@ -37,7 +38,7 @@ impl Senders {
         Self(vec![0; senders.div_ceil(64)])
     }
 
-    /// Adds a sender. Returns whether it is new.
+    /// Adds a sender to the set. Returns true if the sender was not in the set before.
     fn insert(&mut self, sender: u32) -> bool {
         let (word, bit) = (&mut self.0[sender as usize / 64], 1 << (sender % 64));
         let is_new = *word & bit == 0;
@@ -60,12 +61,12 @@ impl RoundCache {
         }
     }
 
-    /// Returns the number of senders. Their numbers are below it.
+    /// Returns the number of senders in all workers. Every sender number is below this value.
     pub(crate) fn senders(&self) -> usize {
         self.senders
     }
 
-    /// Clears the cache for the next round.
+    /// Clears the cache at the start of the next round.
     pub(crate) fn begin(&mut self) {
         self.frames.clear();
         self.stamps.clear();
@@ -74,8 +75,8 @@ impl RoundCache {
         self.separate.clear();
     }
 
-    /// Compares input of a connection with the checked frames. Calls `heard` with the due time and the number of equal
-    /// messages, once for each run of messages with one due time.
+    /// Compares `input` of the connection `slot` with the checked frames. Returns the equal part. Calls `heard` with a
+    /// due time (in nanoseconds) and the number of equal messages that share this due time, in the order of arrival.
     pub(crate) fn recognise(
         &mut self,
         slot: usize,
@@ -110,7 +111,7 @@ impl RoundCache {
         Repeated { bytes, messages, payload_bytes: messages * self.payload_len }
     }
 
-    /// Adds a message that was checked. Returns false if the connection has received it before.
+    /// Records a message that the caller has checked. Returns false if the connection has received the message before.
     pub(crate) fn note(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> bool {
         if self.matched[slot] != SEPARATE {
             let fits = self.stamps.is_empty() || payload.len() == self.payload_len;
@@ -127,7 +128,7 @@ impl RoundCache {
         self.separate.get_mut(&slot).is_some_and(|senders| senders.insert(arrival.sender))
     }
 
-    /// Checks the connection separately from here on.
+    /// Switches a connection to separate checks for the rest of the round.
     fn separate(&mut self, slot: usize) {
         let mut senders = Senders::none(self.senders);
         for &(sender, _) in &self.stamps[..self.matched[slot]] {
@@ -138,7 +139,7 @@ impl RoundCache {
     }
 }
 
-/// Returns the header of a server's text frame (RFC 6455 §5.2).
+/// Returns the frame header of a text message from a server (RFC 6455 §5.2).
 fn frame_header(payload_len: usize) -> Vec<u8> {
     match payload_len {
         0..=125 => vec![0x81, payload_len as u8],
@@ -159,7 +160,8 @@ mod tests {
         [frame_header(20), vec![sender as u8; 20]].concat()
     }
 
-    /// Passes messages of `senders` to a connection. Returns how many were recognised, and how many others were new.
+    /// Feeds one message of each sender to a connection. Returns the number of messages that were recognised, and the
+    /// number of other messages that were new.
     fn listen(cache: &mut RoundCache, slot: usize, senders: &[u32]) -> (usize, usize) {
         let bytes: Vec<u8> = senders.iter().flat_map(|&sender| frame(sender)).collect();
         let (mut recognised, mut new, mut at) = (0, 0, 0);
@@ -198,7 +200,7 @@ mod tests {
         assert_eq!(listen(&mut cache, 1, &[1, 3, 2, 3, 4, 1]), (1, 3));
         assert_eq!(listen(&mut cache, 2, &[1, 2, 3, 4, 4, 5]), (4, 1));
         assert_eq!(listen(&mut cache, 0, &[5, 1]), (0, 1));
-        // A frame of another length does not fit into the cache.
+        // A frame of another length does not fit into the cache, because all cached frames have one length.
         assert!(cache.note(2, arrival(6), b"longer than the others are"));
         assert_eq!(listen(&mut cache, 2, &[6, 7]), (0, 1));
     }

@@ -1,4 +1,4 @@
-//! `storm`: in each round every connection sends one message and receives everybody's.
+//! `storm`: in each round every connection sends one message and receives the messages of all connections.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::totals::Totals;
 use super::Traffic;
 use super::round::RoundCache;
 
-/// The storm of one worker. The messages of round `n` have sequence number `n`.
+/// The traffic of `storm` on one worker. The messages of round `n` have sequence number `n`.
 pub(crate) struct Storm {
     share: Share,
     barrier: Arc<Barrier>,
@@ -24,38 +24,40 @@ pub(crate) struct Storm {
     drain_ns: u64,
     ledger: Ledger,
     round: u32,
-    /// The slots that take part, and the number of connections that take part in all workers.
+    /// The slots of this worker whose connections take part.
     slots: Vec<usize>,
+    /// The number of connections that take part, in all workers.
     population: usize,
-    /// The checked messages of this round.
+    /// The checked messages of the current round.
     cache: RoundCache,
-    /// The number of messages of this round that this worker has received.
+    /// The number of messages of the current round that this worker has received.
     received: usize,
-    /// This worker has sent the messages of its first round.
+    /// Whether this worker has sent the messages of its first round.
     begun: bool,
-    /// This worker has reported that its round is complete.
+    /// Whether this worker has reported to the barrier that its round is complete.
     arrived: bool,
 }
 
-/// A barrier where the workers wait for each other at the end of a round.
+/// A barrier where the workers of a storm wait for each other at the end of a round.
 #[derive(Default)]
 pub(crate) struct Barrier {
     arrived: AtomicUsize,
     round: AtomicU32,
-    /// The start of the round, in nanoseconds.
+    /// The start of the current round, in nanoseconds.
     began_ns: AtomicU64,
-    /// No further round begins.
+    /// Whether the storm is over, so that no further round begins.
     over: AtomicBool,
     wakers: Mutex<Vec<Arc<Waker>>>,
 }
 
 impl Barrier {
-    /// Adds a worker. `waker` wakes it when a round begins.
+    /// Adds a worker to the barrier. `waker` wakes this worker when a round begins.
     pub(crate) fn join(&self, waker: Arc<Waker>) {
         self.wakers.lock().expect("no worker panics while it joins").push(waker);
     }
 
-    /// Reports that the round of one worker is complete. The last of `workers` starts the next round.
+    /// Reports that one worker's round is complete. The last of `workers` workers starts the next round, or ends the
+    /// storm if the time `end_ns` has come.
     fn arrive(&self, workers: usize, end_ns: u64, ledger: &mut Ledger) {
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 < workers {
             return;
@@ -72,7 +74,7 @@ impl Barrier {
         self.round.fetch_add(1, Ordering::AcqRel);
         if workers > 1 {
             for waker in &*self.wakers.lock().expect("no worker panics while it wakes") {
-                // A worker that misses the wake-up checks by itself within a tenth of a second.
+                // Errors are ignored: a worker that misses the wake-up checks the barrier within a tenth of a second.
                 let _ = waker.wake();
             }
         }
@@ -108,7 +110,7 @@ impl Storm {
         }
     }
 
-    /// Reports a complete round to the barrier, and starts the next one when all workers are ready.
+    /// Reports a complete round to the barrier. Starts the next round when all workers have completed theirs.
     fn advance(&mut self, connections: &mut Connections) {
         if self.begun && !self.arrived && self.received == self.slots.len() * self.population {
             self.arrived = true;
@@ -130,7 +132,7 @@ impl Storm {
 
     fn hear(&mut self, slot: usize, arrival: Arrival, payload: &[u8]) -> Order {
         if arrival.sequence != self.round {
-            // Every message of earlier rounds has arrived, so this is a duplicate.
+            // All messages of earlier rounds have arrived, so a message with another round's number is a duplicate.
             return Order::Duplicate;
         }
         if !self.cache.note(slot, arrival, payload) {
@@ -157,7 +159,7 @@ impl Traffic for Storm {
         if self.begun {
             self.advance(connections);
         } else if now >= self.ledger.window.start_ns {
-            // Messages of faster workers may already have arrived.
+            // Messages from workers that started earlier may already have arrived and been counted.
             self.begun = true;
             self.barrier.began_ns.store(self.ledger.window.start_ns, Ordering::Release);
             self.send_round(connections, now);
@@ -171,7 +173,7 @@ impl Traffic for Storm {
         });
         if repeated.messages > 0 {
             self.received += repeated.messages;
-            // Two connections received the same messages, so each received the other's.
+            // Another connection received the same messages, so the server sends messages to more than their sender.
             self.ledger.counts.from_others += repeated.messages as u64;
             self.advance(connections);
         }
@@ -181,7 +183,7 @@ impl Traffic for Storm {
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
         let Some(arrival) = self.ledger.read(message, now) else { return };
         if arrival.sequence > self.round {
-            // Another worker may have started the next round earlier.
+            // Another worker may have started the message's round before this worker.
             self.advance(connections);
         }
         if arrival.sequence > self.round || arrival.sender as usize >= self.cache.senders() {
@@ -201,7 +203,7 @@ impl Traffic for Storm {
     }
 
     fn is_over(&self, now: u64) -> bool {
-        // A round that has begun is completed after the window, so that lost messages can be told from slow ones.
+        // A round that has begun may finish after the window, so that lost messages can be told from slow ones.
         let is_quiet = now > self.ledger.last_ns + self.grace_ns;
         self.barrier_is_over() || is_quiet || now > self.ledger.window.end_ns + self.drain_ns
     }
