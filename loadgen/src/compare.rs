@@ -41,7 +41,7 @@ pub(crate) struct CompareOptions {
     /// Scenarios to run, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "echo,broadcast,storm,idle,connect")]
     pub(crate) scenarios: Vec<Kind>,
-    /// Names of the servers to run, separated by commas; all servers of the file without TLS if not given.
+    /// Names of the servers to run, separated by commas; all servers in the servers file without TLS if not given.
     #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
     /// Number of runs of each server with each scenario and number of connections; the servers take turns.

@@ -12,7 +12,7 @@ use crate::plan::Scenario;
 use crate::procfs::CpuUse;
 use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 
-/// A load generator thread that ran for more than this share of the time (0 to 1) had no time to spare.
+/// Share of the time (0 to 1) above which a running load generator thread has no time to spare.
 const BUSY_SHARE: f64 = 0.9;
 
 /// All figures of one run, as written to the JSON file.
@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
     pub(crate) rounds: Option<Rounds>,
     pub(crate) returns: Option<Returns>,
     pub(crate) server: Option<ServerUse>,
-    /// The unexpected end of the server's processes during the run. `None` if they kept running.
+    /// The unexpected end of the server's processes during the run. `None` if there was no such end.
     pub(crate) server_end: Option<ServerEnd>,
     pub(crate) bytes_per_connection: Option<PerConnection>,
     /// CPU use of each load generator thread in the measured window.

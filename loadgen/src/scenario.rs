@@ -52,7 +52,7 @@ pub(crate) trait Traffic {
     fn tries_again(&self, _slot: usize) -> bool {
         false
     }
-    /// Returns whether the traffic has sent its last message, so that `stop` can be called.
+    /// Returns true once the traffic has nothing more to send by itself, so that the worker calls `stop`.
     fn is_over(&self, now: u64) -> bool;
     /// Stops sending. Returns the number of messages that each sender has sent, or an empty list if other workers do
     /// not need it.

@@ -6,8 +6,8 @@ use nix::unistd::Pid;
 /// The process ID 0 in affinity calls: the calling thread. Child processes inherit its cores.
 const SELF: Pid = Pid::from_raw(0);
 
-/// The CPU cores of a comparison: one for the server and one for the load generator. On a machine with one core, the
-/// two fields are equal.
+/// The CPU cores of a comparison: one for the server and one for the load generator. If this process may use only one
+/// core, the two fields are equal.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cores {
     pub(crate) server: usize,

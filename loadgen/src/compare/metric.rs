@@ -97,9 +97,9 @@ impl Results {
         self.named(|name| name.starts_with("uwebsockets") || name.starts_with("uws"))
     }
 
-    /// Returns the name of the limit program (the cost of the bare kernel) to compare `server` with: the io_uring
-    /// program if the server's name contains `uring`, else the epoll program. `None` if the comparison does not include
-    /// it.
+    /// Returns the name of the limit program to compare `server` with. A limit program shows the cost of the bare
+    /// kernel. It uses io_uring if the server's name contains `uring`, else epoll. `None` if the comparison has no such
+    /// program.
     pub(crate) fn limit(&self, server: &str) -> Option<&str> {
         self.named(|name| name.starts_with("limit") && name.contains("uring") == server.contains("uring"))
     }

@@ -18,7 +18,7 @@ const SIZE: (u32, u32) = (960, 520);
 /// Width of the legend at the right of a chart, in pixels.
 const LEGEND_WIDTH: u32 = 180;
 const FONT: &str = "sans-serif";
-/// Distinct colours for the servers of a comparison, in their order. More than 12 servers reuse the colours.
+/// Distinct colours for the servers of a comparison. A comparison of more than 12 servers repeats the colours.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(214, 39, 40),
     RGBColor(255, 127, 14),
@@ -151,8 +151,8 @@ fn draw_lines(
     draw().map_err(|error| format!("{} cannot be drawn: {error}", path.display()))
 }
 
-/// Returns the lower and the upper bound of an axis: the least value divided by `room` and the largest multiplied by
-/// it. The bounds always differ.
+/// Returns the lower and the upper bound of an axis: the least value divided by `room`, and the largest value
+/// multiplied by `room`. The upper bound is always above the lower bound.
 fn bounds(values: impl Iterator<Item = f64>, room: f64) -> (f64, f64) {
     let (least, most) = values
         .fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), value| (least.min(value), most.max(value)));

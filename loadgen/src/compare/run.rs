@@ -20,7 +20,8 @@ use super::store::{Record, Store};
 const PATIENCE: Duration = Duration::from_secs(25);
 /// Longest wait for the load generator to end after SIGINT.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
-/// Assumed TLS handshakes per second of a slow machine. Longer handshakes extend the time limit of a run.
+/// Assumed TLS handshakes per second of a slow machine. The time limit of a TLS run is longer by the time for its
+/// handshakes.
 const TLS_HANDSHAKES_PER_SECOND: f64 = 200.0;
 /// Interval between checks whether the comparison was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const COMMON: [&str; 9] =
     ["--threads", "1", "--quiet", "--connect-timeout", "5s", "--grace", "4s", "--drain", "4s"];
 
-/// One run of one server at one load point, not yet made.
+/// A run that is to be made: one server at one load point in one round.
 pub(crate) struct Run<'a> {
     pub(crate) server: &'a Server,
     /// The server's TLS certificate, or `None` if the server does not speak TLS.

@@ -30,11 +30,11 @@ pub(crate) enum Kind {
     Echo,
     /// Broadcast scenario: one connection publishes, and all connections receive each message.
     Broadcast,
-    /// Storm scenario: in each round every connection sends one message and receives the messages of all.
+    /// Storm scenario: in each round every connection sends one message and receives everyone's messages.
     Storm,
     /// Idle scenario: connections stay open and silent.
     Idle,
-    /// Connect scenario: connections are opened and closed at once.
+    /// Connect scenario: each connection is opened and closed again at once.
     Connect,
 }
 

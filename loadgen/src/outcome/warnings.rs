@@ -5,15 +5,15 @@ use crate::totals::Counts;
 
 use super::{Outcome, busiest, largest};
 
-/// A load generator thread that waited for a core for more than this share of the time (0 to 1) was late, and the
-/// server is not to blame.
+/// Share of the time (0 to 1) above which a load generator thread waited too long for a core. The server is not to
+/// blame for the delay.
 const WAIT_SHARE: f64 = 0.1;
 /// Messages per second that uproar's chat accepts from each client by default.
 const CHAT_MESSAGE_RATE: f64 = 20.0;
-/// A measured rate within this factor of [`CHAT_MESSAGE_RATE`] is taken for the chat's limit, because the chat lets
-/// short bursts pass.
+/// Factor around [`CHAT_MESSAGE_RATE`] within which a measured rate is taken for the chat's limit. The chat lets short
+/// bursts pass, so the measured rate may be higher than the limit.
 const CHAT_RATE_MARGIN: f64 = 1.25;
-/// A server or a load generator that uses less than this share of a core (0 to 1) counts as idle.
+/// Share of a core (0 to 1) below which a server or a load generator thread counts as idle.
 const IDLE_SHARE: f64 = 0.5;
 
 /// Returns all warnings that apply to `outcome`.

@@ -10,8 +10,8 @@ use crate::totals::Totals;
 
 use super::Traffic;
 
-/// The traffic of `broadcast`: publishes on a fixed schedule (open loop). `idle` without --speak uses it to publish one
-/// message.
+/// The traffic of `broadcast`: publishes on a fixed schedule (open loop). `idle` without --speak publishes one message
+/// with this traffic.
 pub(crate) struct Broadcast {
     share: Share,
     connections: usize,
