@@ -1,4 +1,5 @@
-//! Rooms and the messages that each client still has to get. Pure logic, without sockets, clocks or threads.
+//! The hub: the rooms of a shard, and the messages that each client still has to get. Pure logic, without sockets,
+//! clocks or threads.
 //!
 //! Every shard has a hub. A room has a **home** shard, chosen by a hash of its name, which puts the room's messages in
 //! order. Every shard with members of the room keeps a copy of its log. A member is a cursor into that log. Frames for
@@ -10,9 +11,9 @@
 //! 2. Once a turn [`Hub::tick`] with the time, and [`Hub::update_batching`] before the first send.
 //! 3. [`Hub::poll_send`] until it returns `None`: each result is a send for the backend. When the backend has sent it,
 //!    [`Hub::sent`]. A client has one send in flight at a time.
-//! 4. [`Hub::outgoing`] has the messages for other shards. Their hubs handle them: [`Hub::order`], [`Hub::subscribe`]
-//!    and [`Hub::unsubscribe`] on the room's home, [`Hub::snapshot`] and [`Hub::deliver`] on the members' shards. A
-//!    shard handles its own requests in the same way.
+//! 4. [`Hub::outgoing`] has the messages for other shards. The hubs there handle requests with [`Hub::order`],
+//!    [`Hub::subscribe`] and [`Hub::unsubscribe`] on the room's home, and deliveries with [`Hub::snapshot`] and
+//!    [`Hub::deliver`] on the members' shards. A shard handles its requests to itself with these methods, too.
 //!
 //! ```
 //! # #[cfg(feature = "internals")]
@@ -82,48 +83,50 @@ pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
 use self::spare_chunks::SpareChunks;
 
-/// Visits after which the next room in the queue of passes gets its turn.
+/// Number of member visits after which the next room in the queue of passes gets its turn.
 const SLICE: usize = 256;
-/// Drained outboxes kept for the next clients that need one.
+/// Maximum number of empty outboxes kept for clients that need an outbox later.
 const SPARE_OUTBOXES: usize = 256;
 
-/// The settings of a hub.
+/// Settings of a [`Hub`]: the shard, and the limits for lag, history and compression.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
     /// Index of this shard.
     pub shard: u16,
-    /// Number of shards.
+    /// Number of shards of the server.
     pub shards: u16,
-    /// Bytes that a client may be behind in a room, or leave in its outbox without taking any, before it has lagged.
+    /// Lag limit in bytes. A client lags when it is further behind in a room's log, or when more bytes wait in its
+    /// outbox while it takes none.
     pub lag_window: usize,
-    /// Number of messages that a room keeps for newcomers.
+    /// Maximum number of messages that a room keeps for clients that join later. 0 means no history.
     pub history: u32,
-    /// Bytes of messages that a room keeps for newcomers.
+    /// Maximum size, in bytes, of the messages that a room keeps for clients that join later.
     pub history_bytes: usize,
-    /// Time that a room keeps them after its last member left, in milliseconds.
+    /// Time in milliseconds that a room keeps its history after its last member left.
     pub history_ms: u64,
-    /// Bytes that the logs of all rooms may take before histories are dropped. 0 means no limit.
+    /// Memory limit in bytes for the logs of all rooms on this shard. Above it, histories are dropped. 0 means no
+    /// limit.
     pub history_memory: usize,
-    /// Length in bytes from which a message is compressed for clients that accept it.
+    /// Minimum length in bytes of a message that is compressed for clients that accept compression.
     pub compression_threshold: usize,
 }
 
 impl HubOptions {
-    /// The options with values that contradict each other set right: without history there is no time to keep it.
+    /// Returns the options without contradictions: `history_ms` becomes 0 when `history` is 0.
     fn settled(self) -> Self {
         Self { history_ms: if self.history == 0 { 0 } else { self.history_ms }, ..self }
     }
 }
 
-/// The form in which a client gets its messages.
+/// The form in which a client gets its messages: plain, shared compressed, or dedicated compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
-    /// Uncompressed.
+    /// Plain encoding: the client gets uncompressed messages.
     #[default]
     Plain,
-    /// Compressed once for all clients, without reference to other messages.
+    /// Shared encoding: each message is compressed once for all clients, without reference to other messages.
     Shared,
-    /// Compressed for this client alone.
+    /// Dedicated encoding: messages are compressed for this client alone when they leave.
     Dedicated,
 }
 
@@ -131,24 +134,24 @@ pub enum Encoding {
 #[derive(Debug)]
 struct Dedicated {
     window: Window,
-    /// Whether a message may refer to earlier ones.
+    /// Whether a compressed message may refer to earlier messages (context takeover).
     takeover: bool,
 }
 
-/// Bytes to send to a client.
+/// Bytes to send to one client, as [`Hub::poll_send`] returns them.
 #[derive(Debug)]
 pub struct Outbound {
     /// The client's connection.
     pub slot: Slot,
-    /// Whole frames, or an HTTP response.
+    /// The bytes to send: whole WebSocket frames, or an HTTP response.
     pub span: Span,
-    /// Number of messages of rooms among the frames.
+    /// Number of room messages in `span`. Messages sent to this client alone are not counted.
     pub messages: u64,
-    /// Whether nothing follows, because [`Hub::finish`] was called.
+    /// Whether `span` has the client's last bytes: [`Hub::finish`] was called, and nothing else is pending.
     pub is_last: bool,
 }
 
-/// A client that read too slowly.
+/// Report about a client that read too slowly and misses messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lagged {
     /// The client's connection.
@@ -157,95 +160,96 @@ pub struct Lagged {
     pub missed: u64,
 }
 
-/// The batches for one other shard.
+/// The requests and deliveries for one destination shard.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    /// Requests to that shard as the home of rooms.
+    /// Batch of requests to the destination shard as the home of rooms.
     pub requests: Batch<Request>,
-    /// Deliveries to the members on that shard.
+    /// Batch of deliveries to the room members on the destination shard.
     pub deliveries: Batch<Delivery>,
 }
 
 impl Outgoing {
-    /// Whether both batches are empty.
+    /// Returns whether both batches, `requests` and `deliveries`, are empty.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.deliveries.is_empty()
     }
 }
 
-/// Identifies a client of any shard.
+/// Identifier of a client, unique on the whole server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId {
-    /// The shard of its connection.
+    /// Index of the shard that owns the client's connection.
     pub shard: u16,
-    /// Index of the connection on that shard. A later connection may get the index of a closed one.
+    /// Index of the connection on its shard. A later connection may get the index of a closed connection.
     pub slot: Slot,
-    /// Number of the connection, unique in the server's life, beginning with 1.
+    /// Number of the connection, from 1 on, unique for the server's lifetime.
     pub number: u64,
 }
 
-/// A connection as the hub knows it. An idle one in one room owns no memory beyond this.
+/// The hub's state of one connection. An idle connection in one room owns no memory beyond this struct.
 #[derive(Debug, Default)]
 struct Client {
-    /// Number of the connection, 0 when the slot is free.
+    /// Number of the connection in this slot, 0 when the slot is free.
     number: u64,
     outbox: Option<Box<Outbox>>,
     memberships: SmallVec<[Membership; 2]>,
     encoding: Encoding,
     /// Whether the client has a send in flight.
     sending: bool,
-    /// Whether the client is in the queue `ready`.
+    /// Whether the queue `Hub::ready` contains the client.
     queued: bool,
-    /// Whether [`Hub::finish`] was called: the client can neither be sent anything nor join rooms.
+    /// Whether [`Hub::finish`] was called. A finished client gets nothing new and joins no rooms.
     finished: bool,
 }
 
 impl Client {
-    /// Whether a send is in flight, or something waits that goes before the messages of rooms.
+    /// Returns whether a send to the client is in flight, or its outbox has bytes, which go before room messages.
     fn is_busy(&self) -> bool {
         self.sending || self.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0)
     }
 }
 
-/// The rooms and clients of one shard. The module's documentation explains the order of calls.
+/// All rooms and clients of one shard. The module's documentation explains the order of calls.
 #[derive(Debug)]
 pub struct Hub {
     options: HubOptions,
     clients: Vec<Client>,
     rooms: Rooms,
-    /// Clients to check for something to send, outside their rooms' passes.
+    /// Queue of clients that [`Hub::poll_send`] checks before it continues the passes over rooms.
     ready: VecDeque<Slot>,
-    /// Rooms that have a pass in progress or due. Some may have been forgotten since.
+    /// Queue of rooms that have a pass in progress or due. A queued room may no longer exist.
     passes: VecDeque<RoomKey>,
-    /// Visits left for the first room of `passes`.
+    /// Number of member visits left for the first room of `passes` before the next room gets its turn.
     slice: usize,
-    /// Messages of rooms that came since the last turn.
+    /// Number of room messages that arrived since the last [`Hub::update_batching`].
     new_messages: u32,
-    /// Turns that rooms have waited for more messages, 0 while they do not wait.
+    /// Number of turns for which rooms have delayed sends to gather more messages. 0 means that rooms do not wait.
     batched_turns: u32,
-    /// Turns for which further messages are expected.
+    /// Number of coming turns in which the hub expects more messages.
     busy_turns: u32,
-    /// Clients that lagged, with their numbers: the slot may belong to another connection by now.
+    /// Reports for [`Hub::poll_lagged`], each with its connection's number: the slot may belong to another connection
+    /// by now.
     lagged: VecDeque<(u64, Lagged)>,
     outgoing: Vec<Outgoing>,
-    /// Number of rooms that make publishers wait.
+    /// Number of saturated rooms. Publishers to a saturated room must wait.
     saturated: usize,
     #[expect(clippy::vec_box, reason = "the box itself moves from client to client")]
     spare_outboxes: Vec<Box<Outbox>>,
     spare_chunks: SpareChunks,
     deflater: Deflater,
-    /// Clients with [`Encoding::Dedicated`].
+    /// Compression states of the clients with [`Encoding::Dedicated`], by slot.
     dedicated: HashMap<Slot, Dedicated>,
-    /// Number of connections opened so far.
+    /// Number of connections opened on this shard so far.
     opened: u64,
     now_ms: u64,
-    /// Time for which the hub has watched how clients read. A pause of the process within a wait adds less than the
-    /// time after which a client stalls.
+    /// Time, in milliseconds, for which the hub has watched whether clients read. A tick adds at most half of
+    /// `STALL_MS`, so a pause of the process alone makes no client count as stalled.
     watched_ms: u64,
 }
 
 impl Hub {
-    /// Returns a hub without rooms and clients.
+    /// Creates a hub without rooms and clients.
     pub fn new(options: HubOptions) -> Self {
         Self {
             clients: Vec::new(),
@@ -270,8 +274,8 @@ impl Hub {
         }
     }
 
-    /// Replaces the options. `shard` and `shards` must stay. A room that holds more history than the new options allow
-    /// drops it at its next use; a room without members keeps it until the end of the time that was set.
+    /// Replaces the options, of which `shard` and `shards` must not change. A room with more history than the new
+    /// limits allow drops the excess at its next use. A room without members keeps its history until its timer expires.
     pub fn set_options(&mut self, options: HubOptions) {
         let is_same = (options.shard, options.shards) == (self.options.shard, self.options.shards);
         debug_assert!(is_same, "the number of shards decides where rooms have their home");
@@ -279,13 +283,13 @@ impl Hub {
         self.options = options.settled();
     }
 
-    /// Begins a connection at `slot`.
+    /// Registers a new connection at `slot`, and returns its identifier.
     pub fn open(&mut self, slot: Slot) -> ClientId {
         let index = slot as usize;
         if index >= self.clients.len() {
             self.clients.resize_with(index + 1, Client::default);
         }
-        // The slot may still be queued for its former client. That costs one needless check.
+        // The queue `ready` may still contain the slot for its former client. That costs one needless check.
         let queued = self.clients[index].queued;
         let HubOptions { shard, shards, .. } = self.options;
         let number = self.opened * u64::from(shards) + u64::from(shard) + 1;
@@ -294,14 +298,13 @@ impl Hub {
         ClientId { shard, slot, number }
     }
 
-    /// Sends the client compressed messages from now on, which every client can read. Call it before the client joins
-    /// a room.
+    /// Sets the client's encoding to [`Encoding::Shared`]. Call this method before the client joins a room.
     pub fn compress(&mut self, slot: Slot) {
         self.set_encoding(slot, Encoding::Shared);
     }
 
-    /// Sends the client messages that are compressed for it alone, for a window of 2^`window_bits` bytes. With
-    /// `takeover` they may refer to earlier messages. Call it before the client joins a room.
+    /// Sets the client's encoding to [`Encoding::Dedicated`], with a window of 2^`window_bits` bytes. With `takeover` a
+    /// compressed message may refer to earlier messages. Call this method before the client joins a room.
     pub fn compress_dedicated(&mut self, slot: Slot, window_bits: u8, takeover: bool) {
         self.set_encoding(slot, Encoding::Dedicated);
         self.dedicated.insert(slot, Dedicated { window: Window::new(window_bits), takeover });
@@ -313,19 +316,19 @@ impl Hub {
         client.encoding = encoding;
     }
 
-    /// The client at `slot`.
+    /// Returns the identifier of the client at `slot`.
     pub fn client(&self, slot: Slot) -> ClientId {
         ClientId { shard: self.options.shard, slot, number: self.clients[slot as usize].number }
     }
 
-    /// The slot of a client, if it is on this shard, still connected and not finished.
+    /// Returns the client's slot. `None` if the client is on another shard, gone, or finished.
     pub fn find(&self, id: ClientId) -> Option<Slot> {
         let client = self.clients.get(id.slot as usize)?;
         let is_it = id.shard == self.options.shard && client.number == id.number && !client.finished;
         is_it.then_some(id.slot)
     }
 
-    /// Ends the connection at `slot`, which has no send in flight.
+    /// Removes the connection at `slot` and everything pending for it. No send to it may be in flight.
     pub fn close(&mut self, slot: Slot) {
         self.leave_all(slot, false);
         let client = &mut self.clients[slot as usize];
@@ -335,7 +338,8 @@ impl Hub {
         *client = Client { queued: client.queued, ..Client::default() };
     }
 
-    /// Sends a message to the room's home shard, which may be this one, and from there to all members.
+    /// Adds a message to the requests for the room's home shard, which forwards it to all members. The home may be this
+    /// shard.
     pub fn publish(&mut self, room: &str, message: Message<'_>) {
         let (home, key) = match self.rooms.find(room) {
             Some(id) => (self.rooms[id].home_shard, self.rooms[id].home_key),
@@ -344,7 +348,7 @@ impl Hub {
         self.outgoing[home as usize].requests.publish(room, key, message);
     }
 
-    /// Publishes a message to every room that the client is a member of.
+    /// Publishes a message to every room of which the client at `slot` is a member.
     pub fn publish_from(&mut self, slot: Slot, message: Message<'_>) {
         for membership in &self.clients[slot as usize].memberships {
             let room = &self.rooms[membership.room];
@@ -352,28 +356,30 @@ impl Hub {
         }
     }
 
-    /// The shard that orders the messages of `room`. Applications may divide other names among shards by it, too.
+    /// Returns the home shard of `room`: the shard that orders the room's messages. Applications may also use this
+    /// function to divide other names among shards.
     pub fn home_of(&self, room: &str) -> u16 {
         home_of(room, self.options.shards)
     }
 
-    /// The batches for shard `shard`, which the caller takes away. Those for this shard come back to its own hub.
+    /// Returns the batches for the destination `shard`. The caller takes their entries and passes them to the
+    /// destination's hub. Batches for this shard go back to this hub.
     pub fn outgoing(&mut self, shard: u16) -> &mut Outgoing {
         &mut self.outgoing[shard as usize]
     }
 
-    /// Bytes in the outboxes of all clients.
+    /// Returns the number of bytes in the outboxes of all clients.
     pub fn outbox_bytes(&self) -> usize {
         self.clients.iter().filter_map(|client| client.outbox.as_ref()).map(|outbox| outbox.len()).sum()
     }
 
-    /// Number of rooms on this shard, and the memory of their logs in bytes.
+    /// Returns the number of rooms on this shard, and the memory of their logs in bytes.
     pub fn memory(&self) -> (usize, usize) {
         (self.rooms.len(), self.rooms.iter().map(|room| room.memory()).sum())
     }
 }
 
-/// The shard that orders the messages of `room`, the same on every shard.
+/// Returns the home shard of `room`, by a hash of its name. The result is equal on every shard.
 fn home_of(room: &str, shards: u16) -> u16 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -385,7 +391,7 @@ fn total_len(parts: &[&[u8]]) -> usize {
     parts.iter().map(|part| part.len()).sum()
 }
 
-/// Calls `with` with the parts of the message's frame: the header, then the payload.
+/// Encodes a frame with the message and calls `with` with the frame's parts: the header, then the payload.
 fn with_frame<R>(message: Message<'_>, with: impl FnOnce(&[&[u8]]) -> R) -> R {
     let header = encode_header(message.kind.opcode(), true, false, total_len(message.parts()));
     let mut parts = SmallVec::<[&[u8]; 8]>::new();

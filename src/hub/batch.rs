@@ -1,21 +1,22 @@
-//! Messages between shards, gathered so that each destination gets one batch of each lane per turn.
+//! Messages between shards. Per turn, each destination shard gets at most one batch of requests and one of deliveries.
 
 use std::any::Any;
 
 use super::rooms::RoomKey;
 use super::{Kind, Message};
 
-/// Capacities that an emptied batch keeps, in bytes and in entries.
+/// Maximum capacity, in bytes, that a drained batch keeps for names and for payloads.
 const KEPT_BYTES: usize = 256 << 10;
+/// Maximum capacity, in entries, that a drained batch keeps.
 const KEPT_ENTRIES: usize = 4 << 10;
 
-/// Weight of an entry beside its bytes: about its memory, a small note included.
+/// Weight of a batch entry in addition to its name and payload, in bytes: about its memory, including a small note.
 const ENTRY_WEIGHT: usize = 256;
 
-/// A value that one instance of an application sends another. The engine only carries it.
+/// Note: a value that one instance of an application sends another instance. The engine does not look at it.
 pub type Note = Box<dyn Any + Send>;
 
-/// Entries for one shard, in order.
+/// A batch: entries of type `E` for one destination shard, in order.
 #[derive(Debug)]
 pub struct Batch<E> {
     entries: Vec<E>,
@@ -23,65 +24,66 @@ pub struct Batch<E> {
     names: String,
     /// The payloads of all entries, one after the other.
     bytes: Vec<u8>,
-    /// Bytes that notes own on the heap, as far as their senders told.
+    /// Heap memory of the notes in bytes, as reported by the instances that sent them.
     note_bytes: usize,
 }
 
-/// An entry of the lane to a room's home shard. Handling requests makes deliveries.
+/// Request to a room's home shard. Handling a request can cause deliveries.
 #[derive(Debug)]
 pub enum Request {
-    /// Asks for the room's history and all further messages.
+    /// Subscribe request: asks the home shard for the room's history and all further messages.
     Subscribe {
-        /// Length of the room's name.
+        /// Length of the room's name in bytes.
         name_len: usize,
-        /// The subscriber's key of the room. It addresses the deliveries.
+        /// The subscribing shard's key of the room, to which the home shard addresses deliveries.
         subscriber: RoomKey,
     },
-    /// Ends a subscription.
+    /// Unsubscribe request: ends the sending shard's subscription to the room.
     Unsubscribe {
-        /// Length of the room's name.
+        /// Length of the room's name in bytes.
         name_len: usize,
     },
-    /// A message that needs its place in the room's order.
+    /// Publish request: a message that the home shard numbers and forwards to all members.
     Publish {
-        /// Length of the room's name.
+        /// Length of the room's name in bytes.
         name_len: usize,
-        /// The home's key of the room, where the publisher knows it. It spares the home a look-up by name.
+        /// The home shard's key of the room, if the publisher knows it. With the key the home does not look the room up
+        /// by name.
         room: Option<RoomKey>,
-        /// Text or binary.
+        /// Type of the message: text or binary.
         kind: Kind,
-        /// Length of the payload.
+        /// Length of the message's payload in bytes.
         payload_len: usize,
     },
-    /// A note that may be answered.
+    /// Note for the application instance of the destination shard, which may answer with a delivery.
     Note(Note),
 }
 
-/// An entry of the lane from a room's home shard. Handling deliveries makes no deliveries, so a shard can always take
-/// them, and two shards never wait for each other. A snapshot or a note may lead to one request each.
+/// Delivery from a room's home shard. Handling a delivery causes no deliveries, so a shard can always take deliveries,
+/// and two shards never wait for each other. A snapshot or a note may cause one request.
 #[derive(Debug)]
 pub enum Delivery {
-    /// The answer to [`Request::Subscribe`]: the frames that the room keeps.
+    /// Snapshot: the answer to [`Request::Subscribe`], with the frames of the room's history.
     Snapshot {
         /// The subscriber's key of the room.
         room: RoomKey,
-        /// The home's key of the room, valid as long as the subscription.
+        /// The home shard's key of the room, valid until the subscription ends.
         home: RoomKey,
-        /// Number of the first frame, or of the next message when there is no frame.
+        /// Message number of the first frame. Without frames, the number of the room's next message.
         first: u64,
-        /// Length of each encoded frame.
+        /// Length of each encoded frame in bytes.
         frame_lens: Vec<u32>,
     },
-    /// The next message of a room.
+    /// Frame: the next message of a room, encoded.
     Frame {
         /// The subscriber's key of the room.
         room: RoomKey,
-        /// Number of the message in the room.
+        /// Number of the message in the room's order.
         number: u64,
-        /// Length of the encoded frame.
+        /// Length of the encoded frame in bytes.
         frame_len: usize,
     },
-    /// The answer to a note.
+    /// Note that answers another instance's note.
     Note(Note),
 }
 
@@ -92,18 +94,18 @@ impl<E> Default for Batch<E> {
 }
 
 impl<E> Batch<E> {
-    /// Whether the batch has no entry.
+    /// Returns whether the batch has no entry.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// About the memory that the entries take, in bytes.
+    /// Returns roughly the memory of the batch's entries in bytes.
     pub fn weight(&self) -> usize {
         self.names.len() + self.bytes.len() + self.note_bytes + self.entries.len() * ENTRY_WEIGHT
     }
 
-    /// Hands the entries out in order, each with its room's name and its payload, and leaves the batch empty for
-    /// further use.
+    /// Calls `each` with the entries in order, each with its room's name and its payload. The batch is empty
+    /// afterwards.
     pub fn drain(&mut self, mut each: impl FnMut(E, &str, &[u8]))
     where
         E: Entry,
@@ -123,7 +125,7 @@ impl<E> Batch<E> {
         self.entries.shrink_to(KEPT_ENTRIES);
     }
 
-    /// Moves the entries of `other` behind our own.
+    /// Moves all entries of `other` to the end of this batch.
     pub fn absorb(&mut self, other: &mut Self) {
         self.entries.append(&mut other.entries);
         self.names.push_str(&other.names);
@@ -141,12 +143,12 @@ impl<E> Batch<E> {
     }
 }
 
-/// An entry of a batch, which knows its part of the batch's bytes.
+/// An entry of a batch: a [`Request`] or a [`Delivery`]. It knows the lengths of its name and payload in the batch.
 pub trait Entry {
-    /// Length of the room's name, 0 where the entry names no room.
+    /// Returns the length of the room's name in bytes, 0 where the entry names no room.
     fn name_len(&self) -> usize;
 
-    /// Length of the payload or the frames.
+    /// Returns the length of the entry's payload or frames in bytes, 0 without any.
     fn payload_len(&self) -> usize;
 }
 
@@ -197,7 +199,8 @@ impl Batch<Request> {
         self.push(entry, name, message.parts());
     }
 
-    /// Adds a note to the application instance of the destination, which owns `heap_bytes` beside its own size.
+    /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
+    /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {
         self.note_bytes += size_of_val(&*note) + heap_bytes;
         self.push(Request::Note(note), "", &[]);
@@ -224,7 +227,8 @@ impl Batch<Delivery> {
         self.push(Delivery::Frame { room, number, frame_len }, "", parts);
     }
 
-    /// Adds a note to the application instance of the destination, which owns `heap_bytes` beside its own size.
+    /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
+    /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {
         self.note_bytes += size_of_val(&*note) + heap_bytes;
         self.push(Delivery::Note(note), "", &[]);

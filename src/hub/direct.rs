@@ -1,12 +1,12 @@
-//! Frames for one client alone, and the end of a client.
+//! Sends frames to one client alone, and finishes clients.
 
 use super::outbox::{Content, Outbox};
 use super::spare_chunks::SpareChunks;
 use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
 
-/// A client that takes nothing of its outbox for this time does not read, in milliseconds.
+/// Time in milliseconds after which a client that took nothing from its outbox counts as stalled.
 pub(super) const STALL_MS: u64 = 1_000;
-/// Number of lag windows that may wait in the outbox of a client that reads.
+/// Outbox limit of a client that reads, as a multiple of the lag window.
 const BURST: usize = 16;
 
 impl Hub {
@@ -23,18 +23,18 @@ impl Hub {
         with_frame(message, |parts| self.send_bytes(slot, parts, Content::Message));
     }
 
-    /// Sends a control frame to one client, unless it is finished.
+    /// Sends a control frame, given in parts, to one client. Does nothing if the client is finished.
     pub fn send_control(&mut self, slot: Slot, parts: &[&[u8]]) {
         self.send_bytes(slot, parts, Content::Control);
     }
 
-    /// Sends an HTTP response.
+    /// Sends an HTTP response to one client.
     pub fn send_response(&mut self, slot: Slot, response: &[u8]) {
         self.send_bytes(slot, &[response], Content::Response);
     }
 
-    /// Stops delivery to the client: it gets nothing new, then `last`. What is pending goes before `last` with
-    /// `send_pending`, and is dropped without.
+    /// Stops delivery to the client and sends it the bytes `last`. With `send_pending` its pending messages go before
+    /// `last`; otherwise they are dropped.
     pub fn finish(&mut self, slot: Slot, send_pending: bool, last: &[u8]) {
         self.leave_all(slot, send_pending);
         if let Some(outbox) = self.clients[slot as usize].outbox.as_mut().filter(|_| !send_pending) {
@@ -47,12 +47,12 @@ impl Hub {
         self.queue_client(slot);
     }
 
-    /// Bytes in the client's outbox: answers that it has not taken.
+    /// Returns the number of bytes in the client's outbox: answers that the client has not taken.
     pub fn outbox_len(&self, slot: Slot) -> usize {
         self.clients[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.len())
     }
 
-    /// Whether nothing is in flight or pending for the client.
+    /// Returns whether no send to the client is in flight and nothing is pending for it.
     pub fn is_idle(&self, slot: Slot) -> bool {
         !self.clients[slot as usize].sending && !self.has_pending(slot)
     }
@@ -65,11 +65,12 @@ impl Hub {
         self.limit_outbox(slot, total_len(parts));
     }
 
-    /// Drops the client's outbox if it holds too much beside the `len` bytes that were added last. Queues the client.
+    /// Queues the client, and drops its outbox if that exceeds the limit. `len` is the length of the last addition in
+    /// bytes; an outbox with nothing else is never dropped.
     pub(super) fn limit_outbox(&mut self, slot: Slot, len: usize) {
         let (lag_window, watched_ms) = (self.options.lag_window, self.watched_ms);
         let outbox = self.outbox(slot).0;
-        // A burst alone makes nobody lag, only bytes that wait for a client that does not read.
+        // A burst alone must not make a client lag, only bytes that wait while the client does not read.
         let limit = if watched_ms - outbox.moved_ms < STALL_MS { lag_window * BURST } else { lag_window };
         if outbox.len() > limit && outbox.len() > len {
             let missed = outbox.clear();
@@ -83,7 +84,7 @@ impl Hub {
         outbox.append(parts, content, spares);
     }
 
-    /// The client's outbox, made if there is none, and the chunks that it may use.
+    /// Returns the client's outbox, created if there is none, and the spare chunks for it.
     pub(super) fn outbox(&mut self, slot: Slot) -> (&mut Outbox, &mut SpareChunks) {
         let Self { clients, spare_outboxes, spare_chunks, watched_ms, .. } = self;
         let outbox = clients[slot as usize].outbox.get_or_insert_with(|| {

@@ -1,10 +1,11 @@
-//! The simulation's view of a hub, and the bugs that it puts in.
+//! The simulation's view of a hub, and the bugs that the simulation injects into a hub.
 
 use super::log::Log;
 use super::*;
 
 impl Hub {
-    /// Number of clients that exist or have an outbox, a membership or a send, and of compression windows.
+    /// Returns the number of slots in use (by a client, an outbox, a membership or a send), plus the number of
+    /// compression windows.
     pub(crate) fn occupied(&self) -> usize {
         let is_used = |client: &&Client| {
             client.number > 0 || client.outbox.is_some() || !client.memberships.is_empty() || client.sending
@@ -12,12 +13,12 @@ impl Hub {
         self.clients.iter().filter(is_used).count() + self.dedicated.len()
     }
 
-    /// Believes that no send is in flight.
+    /// Injects a bug: the hub forgets all sends in flight.
     pub(crate) fn forget_sends(&mut self) {
         self.clients.iter_mut().for_each(|client| client.sending = false);
     }
 
-    /// Forgets the clients that wait for a send or for a room's next pass.
+    /// Injects a bug: the hub forgets the clients that wait for a send or for a room's next pass.
     pub(crate) fn forget_ready(&mut self) {
         for slot in self.ready.drain(..) {
             self.clients[slot as usize].queued = false;
@@ -25,7 +26,8 @@ impl Hub {
         self.rooms.iter_mut().for_each(|room| room.revisit = false);
     }
 
-    /// Numbers the compressed messages of rooms with a foreign home from 0, as before their snapshot arrived.
+    /// Injects a bug: in rooms with their home on another shard, compressed messages are numbered from 0, as before the
+    /// snapshot arrived.
     pub(crate) fn misnumber_compressed_logs(&mut self) {
         for room in self.rooms.iter_mut().filter(|room| room.home.is_none() && room.live) {
             let head = room.log.head();
@@ -37,7 +39,7 @@ impl Hub {
         }
     }
 
-    /// Gives the next room the key of an earlier one, if it gets that one's index.
+    /// Injects a bug: the next room gets the key of an earlier room, if it gets that room's index.
     pub(crate) fn reuse_keys(&mut self) {
         self.rooms.forget_serials();
     }

@@ -1,4 +1,4 @@
-//! A room's log: numbered encoded frames, with readers at any position.
+//! The log of a room: numbered encoded frames that readers can read from any position.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -7,8 +7,8 @@ use crate::chunk::{Chunk, Span};
 
 /// Capacity of a log's first chunk, in bytes.
 const MIN_CHUNK: usize = 1 << 10;
-/// Largest capacity of a chunk for more than one frame, in bytes. Each chunk is twice as large as the one before, so
-/// that a quiet room stays small and a busy one is sent in large pieces.
+/// Maximum capacity in bytes of a log's chunk, unless one frame is larger. Each chunk is twice as large as the chunk
+/// before, so that a quiet room stays small and a busy room is sent in large pieces.
 const MAX_CHUNK: usize = 64 << 10;
 
 /// An append-only sequence of frames. Frame `n` is the room's message number `n`. New frames are appended at
@@ -17,25 +17,25 @@ const MAX_CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Log {
     chunks: VecDeque<Piece>,
-    /// Number of the next frame.
+    /// Number of the next frame to be appended.
     head: u64,
-    /// Position of the next frame: the number of bytes ever appended.
+    /// Byte position of the next frame: the number of bytes ever appended to the log.
     end: u64,
-    /// Number of the oldest frame that is still wanted. Its chunk and all later ones are there.
+    /// Number of the oldest frame that a reader still needs. The log keeps its chunk and all later chunks.
     floor: u64,
-    /// Memory of the pieces, in bytes.
+    /// Memory of all pieces of the log, in bytes.
     memory: usize,
 }
 
-/// A chunk of the log, with the ends of its frames.
+/// Piece of a log: a chunk, and the ends of the frames in it.
 #[derive(Debug)]
 struct Piece {
     chunk: Rc<Chunk>,
-    /// Number of the first frame.
+    /// Number of the first frame in the piece.
     first: u64,
-    /// Position of the first byte in the log.
+    /// Byte position in the log at which the piece starts.
     start: u64,
-    /// Offsets in the chunk at which the frames end.
+    /// Offset in the chunk, in bytes, at which each frame ends.
     ends: Vec<u32>,
 }
 
@@ -66,27 +66,27 @@ impl Log {
         Self { chunks: VecDeque::new(), head, end: 0, floor: head, memory: 0 }
     }
 
-    /// Number of the next frame.
+    /// Returns the number of the next frame to be appended.
     pub(crate) fn head(&self) -> u64 {
         self.head
     }
 
-    /// Position after the last byte.
+    /// Returns the byte position after the log's last byte.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Number of the oldest frame that can still be read.
+    /// Returns the number of the oldest frame that can still be read.
     pub(crate) fn first(&self) -> u64 {
         self.floor
     }
 
-    /// Memory of the log, in bytes.
+    /// Returns the memory of the log in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Appends one frame given in parts.
+    /// Appends one frame, given in parts.
     pub(crate) fn append(&mut self, parts: &[&[u8]]) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         self.make_room(len);
@@ -101,11 +101,11 @@ impl Log {
         self.end += len as u64;
     }
 
-    /// Makes sure that the last chunk has `len` spare bytes.
+    /// Ensures that the last chunk has at least `len` spare bytes.
     fn make_room(&mut self, len: usize) {
         let mut capacity = MIN_CHUNK;
         if let Some(last) = self.chunks.back_mut() {
-            // A chunk made for one large frame is not used again, or a busy room would keep it for ever.
+            // A chunk made for one large frame is not reused, or a busy room would keep it for ever.
             let usable = (len..=MAX_CHUNK).contains(&last.chunk.capacity());
             let consumed = self.floor == self.head && usable;
             if let Some(chunk) = Rc::get_mut(&mut last.chunk).filter(|_| consumed) {
@@ -126,7 +126,7 @@ impl Log {
     }
 
     /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after them.
-    /// `None` when there is no such frame, or when it was trimmed (see [`Log::first`]).
+    /// `None` when frame `from` does not exist yet or was trimmed (see [`Log::first`]).
     pub(crate) fn span(&self, from: u64) -> Option<(Span, u64)> {
         if from < self.floor || from >= self.head {
             return None;
@@ -135,12 +135,12 @@ impl Log {
         Some((Span::new(&piece.chunk, piece.offset(from), piece.chunk.len()), piece.next()))
     }
 
-    /// Number of the first frame in the last chunk.
+    /// Returns the number of the first frame in the last chunk, or the head if there is no chunk.
     pub(crate) fn last_chunk(&self) -> u64 {
         self.chunks.back().map_or(self.head, |piece| piece.first)
     }
 
-    /// The frames from number `from`, or from the oldest one, up to the head.
+    /// Returns the frames from number `from`, or from the oldest kept frame, up to the newest frame.
     pub(crate) fn frames(&self, from: u64) -> impl Iterator<Item = &[u8]> {
         (from.max(self.floor)..self.head).map(|number| {
             let piece = self.piece(number);
@@ -148,12 +148,12 @@ impl Log {
         })
     }
 
-    /// The newest frame.
+    /// Returns the newest frame. `None` if the log is empty.
     pub(crate) fn last(&self) -> Option<&[u8]> {
         self.frames(self.head.saturating_sub(1)).next()
     }
 
-    /// The piece with the frame `number`, which must exist.
+    /// Returns the piece that contains frame `number`. The frame must exist.
     fn piece(&self, number: u64) -> &Piece {
         let last = self.chunks.len() - 1;
         if self.chunks[last].first <= number {
@@ -162,7 +162,8 @@ impl Log {
         &self.chunks[self.chunks.partition_point(|piece| piece.next() <= number)]
     }
 
-    /// Number of the oldest of the last `count` frames, or of fewer frames with at most `bytes` bytes in all.
+    /// Returns the number of the first frame of the log's tail: the last `count` frames, or fewer, so that their total
+    /// size is at most `bytes` bytes.
     pub(crate) fn tail(&self, count: u64, bytes: usize) -> u64 {
         let mut from = self.head;
         let oldest = self.floor.max(self.head.saturating_sub(count));
@@ -179,22 +180,23 @@ impl Log {
         from
     }
 
-    /// Drops the frames below `number`, which nobody will read again.
+    /// Drops the frames below `number`, which no reader needs.
     pub(crate) fn trim(&mut self, number: u64) {
         self.floor = self.floor.max(number.min(self.head));
-        // The last chunk stays for the next frame, until `release`.
+        // The last chunk stays for the next frame, until `release` frees it.
         while self.chunks.len() > 1 && self.chunks[0].next() <= self.floor {
             self.memory -= self.chunks.pop_front().map_or(0, |piece| piece.memory());
         }
     }
 
-    /// Number of the first frame in the oldest chunk that ends less than `window` bytes before `position`.
+    /// Returns the number of the first frame in the oldest chunk that ends less than `window` bytes before the byte
+    /// `position`.
     pub(crate) fn window_start(&self, position: u64, window: u64) -> u64 {
         let inside = self.chunks.iter().find(|piece| piece.end() + window > position);
         inside.map_or(self.head, |piece| piece.first)
     }
 
-    /// Frees the memory of the log if no frame is wanted any more.
+    /// Frees the memory of the log if no reader needs any of its frames.
     pub(crate) fn release(&mut self) {
         if self.floor == self.head {
             self.chunks = VecDeque::new();

@@ -1,20 +1,20 @@
-//! Joining and leaving rooms.
+//! Memberships: how clients join and leave rooms.
 
 use super::room::Visit;
 use super::rooms::RoomId;
 use super::{ClientId, Encoding, Hub, Slot};
 
-/// A client's place in a room.
+/// A client's membership in a room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Membership {
     pub(super) room: RoomId,
-    /// Index among the room's members.
+    /// The client's index in the room's list of members.
     pub(super) index: u32,
 }
 
 impl Hub {
-    /// Makes the client a member of `room`. It gets at most `history` of the room's old messages first. Does nothing
-    /// if the client is a member already.
+    /// Makes the client a member of `room`, and first sends it at most `history` messages of the room's history. Does
+    /// nothing if the client is a member already.
     pub fn join(&mut self, slot: Slot, room: &str, history: u32) {
         debug_assert!(!self.clients[slot as usize].finished, "a finished client joins no room");
         let id = self.find_or_make(room);
@@ -30,7 +30,7 @@ impl Hub {
         self.queue_client(slot);
     }
 
-    /// Ends the client's membership. It still gets the messages that the room has at this moment.
+    /// Ends the client's membership in `room`. The client still gets the messages that are in the room's log now.
     pub fn leave(&mut self, slot: Slot, room: &str) {
         let Some(id) = self.rooms.find(room) else { return };
         let memberships = &mut self.clients[slot as usize].memberships;
@@ -40,12 +40,12 @@ impl Hub {
         }
     }
 
-    /// The rooms that the client is a member of.
+    /// Returns the names of the rooms of which the client is a member.
     pub fn rooms_of(&self, slot: Slot) -> impl Iterator<Item = &str> {
         self.clients[slot as usize].memberships.iter().map(|membership| &*self.rooms[membership.room].name)
     }
 
-    /// The members of `room` on this shard.
+    /// Returns the members of `room` that are on this shard.
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         let members = self.rooms.find(room).map_or(&[][..], |id| &self.rooms[id].members);
         members.iter().map(|member| self.client(member.slot))
@@ -57,8 +57,8 @@ impl Hub {
         }
     }
 
-    /// Ends a membership that was taken off the client's list. With `send_pending` the rest of the room's log moves to
-    /// the client's outbox.
+    /// Ends a membership that was removed from the client's list. With `send_pending` the client's outbox takes over
+    /// the messages that the client has not been sent.
     fn end_membership(&mut self, slot: Slot, membership: Membership, send_pending: bool) {
         if send_pending {
             self.move_pending(slot, membership);
@@ -75,7 +75,7 @@ impl Hub {
         self.maybe_forget(membership.room);
     }
 
-    /// Moves what the member lacks of the room to the client's outbox, as spans of the log's chunks.
+    /// Appends the room's messages that the member has not been sent to its outbox, as spans of the log's chunks.
     fn move_pending(&mut self, slot: Slot, membership: Membership) {
         loop {
             match self.rooms[membership.room].take(membership.index as usize) {

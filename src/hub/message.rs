@@ -1,8 +1,8 @@
-//! A message on its way to clients.
+//! A text or binary message that the hub sends to clients.
 
 use crate::protocol::frame::Kind;
 
-/// A message for clients. It borrows its payload; sending copies the bytes once.
+/// A text or binary message for clients. It borrows its payload; sending copies the bytes once.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     pub(super) kind: Kind,

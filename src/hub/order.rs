@@ -1,4 +1,4 @@
-//! The order of a room's messages, its copies on other shards, and the end of rooms.
+//! Orders the messages of rooms, forwards them to other shards, and forgets unused rooms.
 
 use super::direct::STALL_MS;
 use super::log::Log;
@@ -7,13 +7,13 @@ use super::rooms::{self, RoomId, RoomKey};
 use super::{Hub, Message, with_frame};
 
 impl Hub {
-    /// As the home shard, gives a message its place in the room's order and forwards it to all members. `key` is the
-    /// home's key of the room where the publisher knows it.
+    /// Gives a message the next number in the room's order, and forwards the message to all members. Called on the
+    /// room's home shard. `key` is the home shard's key of the room, if the publisher knows it.
     pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) {
         let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
         let id = match known {
             Some(id) => id,
-            // Nobody is there, and nothing is kept.
+            // The room does not exist, and a new one would keep no history: nobody gets the message.
             None if self.options.history == 0 => return,
             None => self.make_room(room),
         };
@@ -31,8 +31,8 @@ impl Hub {
         self.appended(id);
     }
 
-    /// As the home shard, answers `shard` with the room's history and sends it every message from now on.
-    /// `subscriber` is the key of the room on that shard.
+    /// Adds `shard` as a subscriber of the room: sends it the history now and every further message. Called on the
+    /// room's home shard. `subscriber` is the key of the room on `shard`.
     pub fn subscribe(&mut self, shard: u16, room: &str, subscriber: RoomKey) {
         let id = self.find_or_make(room);
         let known = &mut self.rooms[id];
@@ -48,7 +48,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// As the home shard, stops sending the room's messages to `shard`.
+    /// Removes `shard` from the room's subscribers, so that it gets no further messages. Called on the room's home
+    /// shard.
     pub fn unsubscribe(&mut self, shard: u16, room: &str) {
         if let Some(id) = self.rooms.find(room) {
             if let Some(home) = &mut self.rooms[id].home {
@@ -58,8 +59,8 @@ impl Hub {
         }
     }
 
-    /// Takes the answer to a subscription: the kept frames, the first of which is message `first`, and the key of the
-    /// room on its home shard.
+    /// Handles the answer to a subscription: the frames of the history, from message number `first` on. `home` is the
+    /// key of the room on its home shard.
     pub fn snapshot<'a>(
         &mut self,
         room: RoomKey,
@@ -79,9 +80,9 @@ impl Hub {
         self.appended(id);
     }
 
-    /// Takes message `number` of a room, encoded, from its home shard.
+    /// Appends message number `number`, an encoded frame from the home shard, to this shard's log of the room.
     pub fn deliver(&mut self, room: RoomKey, number: u64, frame: &[u8]) {
-        // The room may be gone while the end of its subscription is on its way.
+        // This shard may have forgotten the room while its unsubscribe request is on its way.
         let Some(id) = self.rooms.resolve(room) else { return };
         let known = &mut self.rooms[id];
         let is_next = known.live && number == known.log.head();
@@ -90,8 +91,8 @@ impl Hub {
         self.appended(id);
     }
 
-    /// Advances the time: unused rooms free their memory, and rooms without members are forgotten when their history
-    /// expires.
+    /// Advances the hub's time to `now_ms`. Unused rooms free memory; rooms without members are forgotten when their
+    /// history expires.
     pub fn tick(&mut self, now_ms: u64) {
         self.watched_ms += now_ms.saturating_sub(self.now_ms).min(STALL_MS / 2);
         self.now_ms = now_ms;
@@ -105,7 +106,7 @@ impl Hub {
         }
     }
 
-    /// The time at which [`Hub::tick`] has something to do.
+    /// Returns the time in milliseconds at which [`Hub::tick`] is due next. `None` without a timer.
     pub fn next_tick_ms(&self) -> Option<u64> {
         self.rooms.timers.next_due_ms()
     }
@@ -116,7 +117,7 @@ impl Hub {
         self.rooms.find(room).unwrap_or_else(|| self.make_room(room))
     }
 
-    /// Makes a room that does not exist, and subscribes to it when its home is another shard.
+    /// Creates a room that does not exist, and subscribes to it when its home is another shard.
     fn make_room(&mut self, room: &str) -> RoomId {
         let home = self.home_of(room);
         let is_home = home == self.options.shard;
@@ -128,7 +129,7 @@ impl Hub {
         id
     }
 
-    /// Queues the room for a pass, after something was appended to its log.
+    /// Queues the room for a pass after an append to its log, and updates its saturation and weight.
     fn appended(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         room.used_ms = self.now_ms;
@@ -144,8 +145,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// Forgets a room without members, unless its home keeps a history. On another shard than the home a room stays
-    /// until its snapshot comes, so that clients who come and go in between cause one snapshot and not many.
+    /// Forgets a room without members, unless it is on its home shard and keeps a history. On another shard the room
+    /// stays until its snapshot arrives, so that clients who join and leave meanwhile cause only one snapshot.
     pub(super) fn maybe_forget(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         if !room.members.is_empty() || !room.live {
@@ -175,7 +176,7 @@ impl Hub {
         self.rooms.set_timer(id, self.now_ms, self.options.history_ms);
     }
 
-    /// Handles a room's timer: the room may have been unused for long enough to free its memory, or to go.
+    /// Handles a room's timer: frees the memory of a room unused for long enough, or forgets the room.
     fn rest(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         let idle_ms = self.now_ms.saturating_sub(room.used_ms);
@@ -191,8 +192,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// Updates a room's weight. While all rooms together weigh too much, histories are dropped, the least recently used
-    /// first: rooms without members are forgotten before others lose what they keep for newcomers.
+    /// Updates the weight of room `id`. While all rooms together exceed `history_memory`, drops histories, the least
+    /// recently used first. Rooms without members are forgotten before rooms with members lose their history.
     pub(super) fn weigh(&mut self, id: RoomId) {
         if self.options.history == 0 || self.options.history_memory == 0 {
             return;

@@ -1,4 +1,4 @@
-//! The frames that wait for one client alone.
+//! Outboxes: frames that wait to be sent to one client alone.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -7,51 +7,52 @@ use crate::chunk::{Chunk, Span};
 
 use super::spare_chunks::SpareChunks;
 
-/// Smallest chunk of an outbox, in bytes.
+/// Minimum capacity of an outbox's chunk in bytes.
 const MIN_CHUNK: usize = 256;
-/// Largest chunk, in bytes: each chunk is twice as large as the one before, so that many answers leave in few sends.
+/// Maximum capacity in bytes up to which an outbox doubles its chunks, so that many answers leave in few sends. A
+/// larger frame gets a chunk of its length.
 const MAX_CHUNK: usize = 256 << 10;
-/// Largest chunk that an empty outbox keeps for its next client, in bytes.
+/// Maximum capacity in bytes of the chunk that an empty outbox keeps for its next client.
 pub(super) const KEPT_CHUNK: usize = 4 << 10;
-/// Number of parcels that an empty outbox keeps memory for.
+/// Number of parcels for which an empty outbox keeps memory.
 const KEPT_PARCELS: usize = 16;
 
-/// The kind of bytes in an outbox.
+/// The kind of bytes appended to an outbox: a message, a control frame, or an HTTP response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Message,
-    /// A control frame.
+    /// WebSocket control frame: ping, pong or close.
     Control,
-    /// An HTTP response.
+    /// HTTP response, which is no frame.
     Response,
 }
 
-/// A log with one reader, made when something is to be sent and dropped when it is drained. It holds frames for this
-/// client alone, and messages of rooms that the client has left.
+/// Outbox of one client: bytes to send before room messages. It holds frames for the client alone, and messages of
+/// rooms that the client has left. It exists only while it has something to send.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     parcels: VecDeque<Parcel>,
-    /// The chunk that private frames are appended to.
+    /// The chunk to which frames for this client alone are appended.
     tail: Option<Rc<Chunk>>,
     /// Bytes not handed out yet.
     len: usize,
-    /// Number of dropped messages that the next parcel will report to the client.
+    /// Number of dropped messages that the next appended parcel reports to the client.
     telling: u64,
-    /// Time at which the outbox was made or last handed something out, in milliseconds that the hub has watched.
+    /// Time when the outbox was created or last handed bytes out, in milliseconds of `Hub::watched_ms`.
     pub(crate) moved_ms: u64,
 }
 
-/// Bytes that are handed out together, with counts of the messages in them.
+/// Parcel: bytes that leave an outbox in one send, with counts of the messages in them.
 #[derive(Debug)]
 struct Parcel {
     span: Span,
-    /// Whether the bytes are frames. An HTTP response is not.
+    /// Whether the parcel's bytes are WebSocket frames. False for an HTTP response.
     framed: bool,
-    /// Number of messages of rooms.
+    /// Number of room messages in the parcel.
     of_rooms: u64,
-    /// Number of messages for this client alone, without control frames.
+    /// Number of messages in the parcel for this client alone, without control frames.
     own: u64,
-    /// Number of dropped messages that a notice in these bytes reports.
+    /// Number of dropped messages that a notice in this parcel reports.
     told: u64,
 }
 
@@ -61,7 +62,7 @@ impl Outbox {
         self.len
     }
 
-    /// Appends bytes given in parts. They stay together in one span.
+    /// Appends bytes, given in parts, as one span.
     pub(crate) fn append(&mut self, parts: &[&[u8]], content: Content, spares: &mut SpareChunks) {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let tail = match self.tail.take() {
@@ -77,15 +78,15 @@ impl Outbox {
         self.append_shared(span, content);
     }
 
-    /// Appends bytes that lie elsewhere, and may be for other clients, too.
+    /// Appends a span that may also be in other clients' outboxes.
     pub(crate) fn append_shared(&mut self, span: Span, content: Content) {
         let own = u64::from(content == Content::Message);
         let told = std::mem::take(&mut self.telling);
         self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });
     }
 
-    /// Returns a chunk for `len` more bytes. Moves the waiting bytes of the full chunk to it while they are few,
-    /// because bytes in one chunk leave in one send.
+    /// Returns a chunk with space for `len` more bytes. If few bytes of the full chunk wait, moves them to the new
+    /// chunk, because bytes in one chunk leave in one send.
     fn next_chunk(&mut self, full: Option<Rc<Chunk>>, len: usize, spares: &mut SpareChunks) -> Rc<Chunk> {
         let Some(full) = full else { return spares.take(len.max(MIN_CHUNK)) };
         let capacity = (full.capacity() * 2).min(MAX_CHUNK);
@@ -101,7 +102,7 @@ impl Outbox {
         }
     }
 
-    /// Appends messages of a room, which lie in a chunk of its log.
+    /// Appends `messages` messages of a room as a span of the room's log.
     pub(crate) fn push(&mut self, span: Span, messages: u64) {
         self.add(Parcel { span, framed: true, of_rooms: messages, own: 0, told: 0 });
     }
@@ -120,7 +121,7 @@ impl Outbox {
         self.parcels.push_back(parcel);
     }
 
-    /// Takes the next bytes to send. Returns whether they are frames, and the number of messages of rooms in them.
+    /// Removes and returns the next bytes to send, whether they are frames, and their number of room messages.
     pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(Span, bool, u64)> {
         self.moved_ms = now_ms;
         let Parcel { span, framed, of_rooms, .. } = self.parcels.pop_front()?;
@@ -128,19 +129,20 @@ impl Outbox {
         Some((span, framed, of_rooms))
     }
 
-    /// Notes that the next bytes to be appended report `missed` dropped messages to the client.
+    /// Records that the next appended bytes report `missed` dropped messages to the client.
     pub(crate) fn tell(&mut self, missed: u64) {
         self.telling += missed;
     }
 
-    /// Drops what was not handed out. Returns the number of dropped messages, with those that dropped notices reported.
+    /// Drops all bytes not handed out yet. Returns the number of lost messages: those dropped now, and those that a
+    /// dropped notice would have reported.
     pub(crate) fn clear(&mut self) -> u64 {
         self.len = 0;
         let lost: u64 = self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own + parcel.told).sum();
         lost + std::mem::take(&mut self.telling)
     }
 
-    /// Prepares an empty outbox for another client. Returns false when it should be dropped instead.
+    /// Prepares an empty outbox for another client. Returns false when the caller should drop the outbox instead.
     pub(crate) fn reset(&mut self, spares: &mut SpareChunks) -> bool {
         debug_assert!(self.parcels.is_empty(), "only an empty outbox changes hands");
         self.parcels.shrink_to(KEPT_PARCELS);

@@ -10,24 +10,24 @@ use crate::timers::Timers;
 
 use super::room::{Home, Room};
 
-/// Time without a message after which a room frees its log, in milliseconds, once every member has read it.
+/// Time in milliseconds after which a room without new messages frees its log, if every member has read the log.
 pub(crate) const REST_MS: u64 = 5_000;
 
-/// Weight of a room without members beside its log, in bytes: about its memory, with its name.
+/// Weight of a room without members in addition to its log, in bytes: about the memory of the room and its name.
 const ABANDONED_WEIGHT: usize = 512;
 
-/// How long a room keeps its history under memory pressure: by whether it has members, its last use, and its serial
-/// number. The smallest goes first.
+/// A room's rank for losing its history under memory pressure: whether it has members, the time of its last use, its
+/// serial number. The room with the smallest rank is first.
 pub(crate) type Rank = (bool, u64, u64);
 
-/// Index of a room on this shard. A later room may get the index of one that was forgotten.
+/// Index of a room on this shard. A later room may get the index of a forgotten room.
 pub(crate) type RoomId = u32;
 
-/// Names a room of one shard from its creation until it is forgotten, and no other room of that shard, ever.
+/// Key of a room on one shard, valid until the room is forgotten. No other room of the shard ever has the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomKey {
     id: RoomId,
-    /// Number of the room among all that the shard has made, beginning with 1.
+    /// Serial number of the room among all rooms that the shard ever created, from 1 on.
     serial: NonZeroU64,
 }
 
@@ -36,7 +36,7 @@ impl RoomKey {
         self.serial.get()
     }
 
-    /// Any key, for tests of code that only carries keys.
+    /// Returns a key without a room, for tests of code that only carries keys.
     #[cfg(test)]
     pub(crate) fn example(number: u32) -> Self {
         Self { id: number, serial: NonZeroU64::MIN }
@@ -47,13 +47,13 @@ impl RoomKey {
 pub(crate) struct Rooms {
     slab: Slab<Box<Room>>,
     by_name: HashMap<Box<str>, RoomId>,
-    /// Serial number of the next room.
+    /// Serial number of the next room to be created.
     next: NonZeroU64,
-    /// Rooms that may lose their history, the first to lose it first.
+    /// Rooms that may lose their history, in the order in which they lose it.
     ranks: BTreeMap<Rank, RoomId>,
-    /// Weight of all rooms, in bytes.
+    /// Sum of the weights of all rooms, in bytes.
     weight: usize,
-    /// Rooms to check later.
+    /// Timers of the rooms that may free memory or be forgotten later.
     pub(crate) timers: Timers<RoomKey>,
 }
 
@@ -75,7 +75,7 @@ impl Rooms {
         self.slab.len()
     }
 
-    /// Number of rooms that memory is allocated for.
+    /// Returns the number of rooms for which memory is allocated.
     pub(crate) fn capacity(&self) -> usize {
         self.slab.capacity().max(self.by_name.capacity())
     }
@@ -89,7 +89,7 @@ impl Rooms {
         self.slab.iter_mut().map(|(_, room)| &mut **room)
     }
 
-    /// Gives the next room the serial number of an earlier one.
+    /// Injects a bug for tests: the next room gets the serial number 1, which an earlier room may have had.
     #[cfg(test)]
     pub(crate) fn forget_serials(&mut self) {
         self.next = NonZeroU64::MIN;
@@ -99,12 +99,12 @@ impl Rooms {
         self.by_name.get(name).copied()
     }
 
-    /// The index of a room that may have been forgotten since.
+    /// Returns the index of the room with this key. `None` if the room was forgotten.
     pub(crate) fn resolve(&self, key: RoomKey) -> Option<RoomId> {
         self.slab.get(key.id as usize).filter(|room| room.key == key).map(|_| key.id)
     }
 
-    /// Makes a room whose home is `home_shard`. `home` is present where that is this shard.
+    /// Creates a room whose home is `home_shard`, and returns its index. `home` is present if this shard is the home.
     pub(crate) fn insert(&mut self, name: &str, home_shard: u16, home: Option<Home>) -> RoomId {
         let entry = self.slab.vacant_entry();
         let id = entry.key() as RoomId;
@@ -122,7 +122,7 @@ impl Rooms {
         if let Some(rank) = room.rank {
             self.ranks.remove(&rank);
         }
-        // Tried again at every halving: the slab can only shrink down to its last room.
+        // Shrinks at each power of two, not once, because the slab can only shrink down to its last occupied entry.
         let len = self.slab.len();
         if (len == 0 || len.is_power_of_two()) && len < self.capacity() / 8 {
             self.by_name.shrink_to(len * 2);
@@ -131,14 +131,14 @@ impl Rooms {
         room
     }
 
-    /// Updates a room's weight and rank.
+    /// Updates the weight and the rank of room `id`.
     pub(crate) fn weigh(&mut self, id: RoomId) {
         let room = &mut self.slab[id as usize];
         let is_abandoned = room.live && room.is_abandoned();
         let weight = room.memory() + if is_abandoned { ABANDONED_WEIGHT } else { 0 };
         self.weight = self.weight - room.weight + weight;
         room.weight = weight;
-        // In units of about a second, so that a busy room is not sorted again for each message.
+        // The last use counts in units of about a second, so that a busy room is not sorted again for each message.
         let rank = (!is_abandoned, room.used_ms >> 10, room.key.serial());
         if room.rank != Some(rank) {
             if let Some(former) = room.rank.replace(rank) {
@@ -148,17 +148,17 @@ impl Rooms {
         }
     }
 
-    /// Weight of all rooms in bytes, each as of its last [`Rooms::weigh`].
+    /// Returns the sum of the weights of all rooms in bytes, each as of its last [`Rooms::weigh`].
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Takes the room that loses its history first off the ranks. It has no rank until [`Rooms::weigh`] gives it one.
+    /// Removes the room that loses its history first from the ranks and returns it. [`Rooms::weigh`] ranks it again.
     pub(crate) fn take_least(&mut self) -> Option<RoomId> {
         self.ranks.pop_first().map(|(_, id)| id)
     }
 
-    /// Sets the timer of a room that may rest later, or that nobody is in.
+    /// Sets the timer of a room whose log can be freed later, or that has no members. Does nothing for other rooms.
     pub(crate) fn set_timer(&mut self, id: RoomId, now_ms: u64, history_ms: u64) {
         let room = &mut self.slab[id as usize];
         if room.timed {

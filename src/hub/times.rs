@@ -2,26 +2,27 @@
 
 use std::collections::VecDeque;
 
-/// Messages that arrive within this time of a mark share the mark.
+/// Resolution of arrival times in milliseconds: messages that arrive within this time of a mark share the mark.
 const GRAIN_MS: u64 = 1_000;
 
-/// The arrival times of a room's history, to the second. Only the room's home shard keeps them.
+/// Arrival times of the messages in a room's history, with a resolution of one second. Only the room's home shard keeps
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
-    /// Marks in order, oldest first. Each applies to the messages before the next mark.
+    /// Arrival marks, oldest first. Each mark applies to the messages before the next mark.
     marks: VecDeque<Mark>,
 }
 
-/// The arrival time of a message and of those that follow within [`GRAIN_MS`].
+/// A mark: the arrival time of a message and of the messages that arrive within [`GRAIN_MS`] after it.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    /// Number of the first message with this time.
+    /// Number of the first message to which the mark applies.
     first: u64,
     at_ms: u64,
 }
 
 impl Times {
-    /// Records the arrival of message `number`, and drops times of all but the last `kept` messages.
+    /// Records the arrival of message `number`, and drops the times of all but the last `kept` messages.
     pub(crate) fn note(&mut self, number: u64, now_ms: u64, kept: u32) {
         let oldest = (number + 1).saturating_sub(kept.into());
         if self.marks.back().is_none_or(|last| now_ms >= last.at_ms + GRAIN_MS) {
@@ -32,7 +33,7 @@ impl Times {
         }
     }
 
-    /// Returns the ages, in seconds, of the recorded messages `numbers`.
+    /// Returns the ages, in seconds, of the messages with the numbers `numbers`.
     pub(crate) fn ages(&self, numbers: std::ops::Range<u64>, now_ms: u64) -> Vec<u32> {
         let age = |number| {
             let after = self.marks.partition_point(|mark| mark.first <= number);
@@ -42,12 +43,12 @@ impl Times {
         numbers.map(age).collect()
     }
 
-    /// Drops all times and frees their memory.
+    /// Drops all arrival times and frees their memory.
     pub(crate) fn clear(&mut self) {
         self.marks = VecDeque::new();
     }
 
-    /// Returns the allocated memory in bytes.
+    /// Returns the memory of the arrival times in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.marks.capacity() * size_of::<Mark>()
     }
