@@ -48,15 +48,15 @@ impl<'a> From<Incoming<'a>> for Message<'a> {
     }
 }
 
-/// The request with which a client opened its WebSocket.
+/// The request with which a client opened its WebSocket connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
-    /// The room that the path names, in the canonical form of its name.
+    /// The room named in the URL's path, in the canonical form of its name.
     pub room: &'a str,
-    /// The query of the URL, percent-encoded as the client sent it. It may contain the client's token.
+    /// The query of the URL, percent-encoded as the client sent it. The query may contain the client's token.
     pub query: Option<&'a str>,
-    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). They allow
-    /// `room`. Before an application lets the client into another room, it checks [`Claims::may_join`].
+    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). These claims
+    /// allow `room`. An application must check [`Claims::may_join`] before it lets the client into another room.
     pub claims: Option<&'a Claims>,
 }
 
@@ -69,73 +69,74 @@ pub struct Opening<'a> {
 /// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
 /// [`App::on_close`]. The other handlers are called at any time.
 pub trait App {
-    /// Returns how many of its last messages a room keeps for clients that join it. Called once when the server starts
-    /// and again on each reload.
+    /// Returns the maximum number of messages in a room's history, which clients get when they join. Called once when
+    /// the server starts and again on each reload.
     fn history(&self) -> u32 {
         0
     }
 
-    /// Returns the default rate limits of a client: messages with control frames per second, and bytes per second. 0
-    /// means no limit. [`Options`](crate::Options) that set a rate replace them.
+    /// Returns the default rate limits of a client: first messages and control frames per second, then bytes per
+    /// second. 0 means no limit. A rate set in [`Options`](crate::Options) replaces the default.
     fn rates(&self) -> (u32, u32) {
         (0, 0)
     }
 
-    /// Returns whether a browser that opens the URL of a room gets the chat page.
+    /// Returns whether the server sends the chat page to a browser that opens the URL of a room.
     fn has_page(&self) -> bool {
         false
     }
 
-    /// Called when a client has opened its WebSocket. The client is not in a room yet.
+    /// Handles a client that has opened its WebSocket connection. The client is not in a room yet.
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>);
 
-    /// Called for each message of a client.
+    /// Handles one message from a client.
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>);
 
-    /// Called once when a client is gone or is being closed. Nothing can be sent to it any more.
+    /// Handles the end of a client that is gone or is being closed. Called once for each client. Nothing can be sent to
+    /// the client any more.
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         let _ = (context, client);
     }
 
-    /// Called once for each message to a room, on the room's home shard, before the message gets its place in the
-    /// room's order. Returning `false`, or a panic, drops the message.
+    /// Decides whether a message may be published to a room. Called once for each message, on the room's home shard,
+    /// before the message gets its number. `false`, or a panic, drops the message.
     fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
         let _ = (room, kind, payload);
         true
     }
 
-    /// Called under the lag policy `skip` when a client reads too slowly and skips `missed` messages. The default sends
-    /// the client a line that says so.
+    /// Handles a client that reads too slowly and skips `missed` messages. Called only under the lag policy `skip`. By
+    /// default sends the client a line that reports the missed messages.
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         let text = format!("* {missed} messages missed");
         context.send_to_client(client, Message::text(&text));
     }
 
-    /// Called with a note from [`Context::ask`] of an instance. It may be the note's own sender.
+    /// Handles a note that an application instance sent with [`Context::ask`]. The sender may be this instance.
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 
-    /// Called with a note from [`Context::tell`] of an instance. It may be the note's own sender.
+    /// Handles a note that an application instance sent with [`Context::tell`]. The sender may be this instance.
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
 }
 
-/// The actions that a handler can take.
+/// Context of a handler call: the actions that an application's handler can take.
 ///
 /// Memberships change at once. Messages are sent after the handler has returned. Methods that take a client do nothing
-/// for a client of another shard or one that is gone.
+/// for a client that is gone or on another shard.
 pub struct Context<'a> {
     pub(crate) hub: &'a mut Hub,
-    /// Index of the shard.
+    /// Index of the shard that runs the handler.
     pub(crate) shard: u16,
     pub(crate) shard_count: u16,
-    /// Clients to close when the handler has returned.
+    /// Clients that the shard closes after the handler has returned.
     pub(crate) closing: &'a mut Vec<Closing>,
 }
 
-/// A client that the application closes.
+/// A request of the application to close a client.
 #[derive(Debug)]
 pub(crate) struct Closing {
     pub(crate) slot: Slot,
@@ -155,12 +156,12 @@ impl Context<'_> {
     }
 
     /// Returns the home shard of a name: the shard that orders the messages of the room with that name. An application
-    /// can also use it for state that exists once on the server, keyed by name.
+    /// can also use the home shard for state that exists once on the server, keyed by name.
     pub fn home_of(&self, name: &str) -> u16 {
         self.hub.home_of(name)
     }
 
-    /// Returns whether the client is on this shard and still connected.
+    /// Returns whether the client is connected to this shard.
     pub fn is_here(&self, client: ClientId) -> bool {
         self.hub.find(client).is_some()
     }
@@ -172,34 +173,35 @@ impl Context<'_> {
         }
     }
 
-    /// Sends a message to several clients of this shard, which share one copy. Clients that are gone are left out.
+    /// Sends a message to several clients of this shard. The clients share one copy. Clients that are gone are left
+    /// out.
     pub fn send_to_clients(&mut self, clients: &[ClientId], message: Message<'_>) {
         let slots: Vec<Slot> = clients.iter().filter_map(|client| self.hub.find(*client)).collect();
         self.hub.send_to_all(&slots, message);
     }
 
-    /// Sends a message to all members of a room, on all shards. The client that caused the message gets it, too, if it
-    /// is a member.
+    /// Sends a message to all members of a room, on all shards. A member that caused the message gets it, too.
     pub fn publish_to_room(&mut self, room: &str, message: Message<'_>) {
         self.hub.publish(room, message);
     }
 
-    /// Makes a client a member of `room`. It gets at most `history` of the messages that the room has kept, then all
-    /// new ones. Does nothing when it is a member already.
+    /// Makes a client a member of `room`. The client gets at most `history` messages of the room's history, then all
+    /// new messages. Does nothing if the client is a member already.
     pub fn join(&mut self, client: ClientId, room: &str, history: u32) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.join(slot, room, history);
         }
     }
 
-    /// Ends a client's membership of `room`. The client still gets messages that were published before.
+    /// Ends a client's membership of `room`. The client still gets the messages that its shard already has for the
+    /// room.
     pub fn leave(&mut self, client: ClientId, room: &str) {
         if let Some(slot) = self.hub.find(client) {
             self.hub.leave(slot, room);
         }
     }
 
-    /// Returns the rooms that a client is a member of, in no particular order.
+    /// Returns the names of the rooms of which a client is a member, in no particular order.
     pub fn rooms(&self, client: ClientId) -> Vec<String> {
         self.hub
             .find(client)
@@ -214,19 +216,19 @@ impl Context<'_> {
         }
     }
 
-    /// Returns the ages, in seconds, of the messages that a newcomer to `room` would see, oldest first. Only the room's
-    /// home shard ([`Context::home_of`]) knows them; on other shards the list is empty.
+    /// Returns the ages, in seconds, of the messages in the history of `room`, oldest first. Only the room's home shard
+    /// ([`Context::home_of`]) knows the ages; on other shards the list is empty.
     pub fn history_ages(&self, room: &str) -> Vec<u32> {
         self.hub.history_ages(room)
     }
 
-    /// Returns how many messages of `room` wait to be sent to a client of this shard. `None` if the client is not a
-    /// member, or while the room's history has not arrived from its home shard.
+    /// Returns the number of messages of `room` that wait to be sent to a client of this shard. `None` if the client is
+    /// not a member, or while the room's history has not arrived from its home shard.
     pub fn unsent(&self, client: ClientId, room: &str) -> Option<u64> {
         self.hub.unsent(self.hub.find(client)?, room)
     }
 
-    /// Returns the members of `room` that are on this shard.
+    /// Returns the members of `room` that are connected to this shard.
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         self.hub.members(room)
     }
@@ -242,8 +244,8 @@ impl Context<'_> {
         }
     }
 
-    /// Sends a note to the application instance of `shard`, which gets it in [`App::on_ask`]. A busy shard takes the
-    /// note later.
+    /// Sends a note to the application instance of `shard`, where [`App::on_ask`] handles the note. A busy shard
+    /// handles the note later.
     ///
     /// # Panics
     /// `shard` is not below [`Context::shard_count`].
@@ -251,14 +253,15 @@ impl Context<'_> {
         self.ask_sized(shard, note, 0);
     }
 
-    /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory
-    /// for messages between shards. Over its limit, publishers must wait.
+    /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. These bytes count against the
+    /// memory limit for messages between shards. Over that limit, publishers must wait.
     pub fn ask_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).requests.note(Box::new(note), heap_bytes);
     }
 
-    /// Answers a note: sends a note to the application instance of `shard`, which gets it in [`App::on_tell`]. A busy
-    /// shard takes answers, too. So `on_tell` should call [`Context::ask`] only when a client's request needs it.
+    /// Answers a note: sends a note to the application instance of `shard`, where [`App::on_tell`] handles the answer.
+    /// A busy shard takes answers, too. So `on_tell` should call [`Context::ask`] only when a client's request needs
+    /// it.
     ///
     /// # Panics
     /// `shard` is not below [`Context::shard_count`].
@@ -266,8 +269,8 @@ impl Context<'_> {
         self.tell_sized(shard, note, 0);
     }
 
-    /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. They count against the memory
-    /// for messages between shards. Over its limit, publishers must wait.
+    /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. These bytes count against the
+    /// memory limit for messages between shards. Over that limit, publishers must wait.
     pub fn tell_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
         self.hub.outgoing(shard).deliveries.note(Box::new(note), heap_bytes);
     }

@@ -6,9 +6,9 @@
 //! On a server that requires tokens, names come from tokens only. Then several clients can be one user and share the
 //! name.
 //!
-//! Room messages are lines of text, the same for all clients. Notices to one client are lines of text, too. A client
-//! that connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]), among them
-//! the ages of the history that it sees.
+//! Room messages are lines of text, equal for all clients. Notices to one client are lines of text, too. A client that
+//! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
+//! also gets the ages of the messages in a room's history.
 
 mod directory;
 mod notice;
@@ -26,22 +26,23 @@ use notice::{Limits, Notice};
 
 /// Number of past messages that a client sees when it joins a room.
 const HISTORY: u32 = 50;
-/// Default message rate of a client: more than anybody types.
+/// Default rate limit of a client in messages per second: more than anybody types.
 const MESSAGES_PER_SECOND: u32 = 20;
-/// Default byte rate of a client: enough for a long message at once.
+/// Default rate limit of a client in bytes per second: enough for one long message at once.
 const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Maximum number of names that `/who` lists. Further members are only counted.
 const LISTED: usize = 100;
-/// Limit for messages from a client whose token's name is not granted yet, in bytes. Granting takes a message to
-/// another shard and back.
+/// Limit, in bytes, for messages kept from a client whose token's name is not granted yet. Granting a name takes a note
+/// to another shard and an answer.
 const EARLY_BYTES: usize = 64 << 10;
 
-/// Limits of the chat.
+/// Length limits of the chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChatOptions {
-    /// Maximum length of a message in bytes. The server enforces this limit; the chat tells it to the page.
+    /// Maximum length of a room message in bytes. The server enforces this limit; the chat only tells the limit to its
+    /// clients.
     pub max_message: u32,
-    /// Maximum length of a private message in bytes. Each shard with connections of the reader gets a copy.
+    /// Maximum length of a private message in bytes. Each shard to which the reader is connected gets a copy.
     pub max_private_message: u32,
 }
 
@@ -51,80 +52,80 @@ impl Default for ChatOptions {
     }
 }
 
-/// The chat; `/help` lists its commands.
+/// The application `chat`, with names, rooms and private messages. `/help` lists the commands.
 #[derive(Debug, Default)]
 pub struct Chat {
     options: ChatOptions,
-    /// Names of this shard's clients that have one, by client number.
+    /// Names of this shard's clients, by client number. Clients without a name are absent.
     names: HashMap<u64, String>,
     /// Numbers of this shard's clients that get notices as JSON.
     structured: HashSet<u64>,
-    /// Numbers of this shard's clients whose last claim is not answered yet. A client has one claim at a time: with
-    /// two, giving the old name back for the first could give away the name that the second was granted.
+    /// Numbers of this shard's clients that wait for the answer to `/nick`. A client claims one name at a time. With
+    /// two claims, releasing the old name for the first could release the name that the second was granted.
     claiming: HashSet<u64>,
-    /// Claims of the tokens of this shard's clients, by client number.
+    /// Claims in the tokens of this shard's clients, by client number.
     claims: HashMap<u64, Claims>,
-    /// This shard's clients whose token's name is not granted yet, by client number. They are not in a room yet.
+    /// This shard's clients whose token's name is not granted yet, by client number. Newcomers are in no room yet.
     newcomers: HashMap<u64, Newcomer>,
-    /// The names whose home is this shard, with the clients that have them.
+    /// Names whose home is this shard, with the clients that hold each name.
     directory: Directory,
-    /// Answers to `/who` that wait for other instances.
+    /// Unfinished answers to `/who`, which wait for other instances.
     lists: HashMap<u64, List>,
-    /// Key of the next answer to `/who` in `lists`.
+    /// Key in `lists` of the next answer to `/who`.
     next_list: u64,
 }
 
-/// A client whose token's name is not granted yet and may be refused.
+/// A newcomer: a client whose token's name is not granted yet and may be refused.
 #[derive(Debug, Default)]
 struct Newcomer {
     room: String,
-    /// Messages that the client has sent already, in order.
+    /// Early messages: text that the client sent before its name was granted, in order.
     early: Vec<String>,
     early_bytes: usize,
-    /// Whether the client has left after its early messages.
+    /// Whether the client has left after sending early messages.
     is_gone: bool,
 }
 
-/// An unfinished answer to `/who`.
+/// An unfinished answer to `/who`: the names and the count from the instances that have answered.
 #[derive(Debug)]
 struct List {
     client: ClientId,
     room: String,
     names: Vec<String>,
     count: usize,
-    /// Number of instances that have not answered yet.
+    /// Number of application instances that have not answered yet.
     missing: u16,
 }
 
-/// A question from one instance to another.
+/// Note with a question from one chat instance to another.
 enum Ask {
-    /// The client wants the name, or has it from its token.
+    /// Claims the name for the client. `is_proven` means that the name comes from the client's token.
     Claim { name: String, client: ClientId, is_proven: bool },
-    /// The client does not need the name any more.
+    /// Releases the client's name.
     Release { name: String, client: ClientId },
-    /// `from`, whose name is `label`, sends a private message to the user called `name`.
+    /// Sends a private message from the client `from`, called `label`, to the user called `name`.
     Private { from: ClientId, label: String, name: String, text: String },
-    /// The list with this number, on that shard, needs the members of the room.
+    /// Asks for the members of the room, for the answer to `/who` number `list` on `shard`.
     Who { room: String, list: u64, shard: u16 },
-    /// The client has joined the room and needs the ages of its last messages.
+    /// Asks for the ages of the room's last messages, for a client that has joined the room.
     Ages { room: String, client: ClientId },
 }
 
-/// An answer, or something for clients of the other instance's shard.
+/// Note with an answer from one chat instance to another, or with a private message for the other shard's clients.
 enum Tell {
-    /// The name is the client's now.
+    /// Answer to a claim: the client has the name now.
     Granted { name: String, client: ClientId },
-    /// Somebody else has the name.
+    /// Answer to a claim: another user has the name.
     Taken { name: String, client: ClientId },
-    /// A private message for these clients, who are one user.
+    /// Private message for `clients`, which are all one user.
     Private { clients: Vec<ClientId>, from: Arc<str>, text: Arc<str> },
-    /// The client's private message is on its way.
+    /// Confirmation that the client's private message to the user `name` is on its way.
     Sent { client: ClientId, name: String, text: Arc<str> },
-    /// Nobody has the name to which the client sent a private message.
+    /// Answer to a private message: no user is called `name`.
     Nobody { client: ClientId, name: String },
-    /// Members of a room on one shard: some names, and the number of members.
+    /// Members of a room on one shard, for the answer to `/who` number `list`: some names, and the number of members.
     Here { list: u64, names: Vec<String>, count: usize },
-    /// Ages of the last messages of the room that the client has joined.
+    /// Ages, in seconds, of the last messages of the room that the client has joined.
     Ages { client: ClientId, room: String, ages: Vec<u32> },
 }
 
@@ -170,7 +171,7 @@ impl App for Chat {
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         match self.newcomers.get_mut(&client.number) {
-            // The early messages are published even then, if the name is granted.
+            // The early messages of a client that left are published if its name is granted.
             Some(newcomer) if !newcomer.early.is_empty() => newcomer.is_gone = true,
             _ => self.forget(context, client),
         }
@@ -241,12 +242,13 @@ impl App for Chat {
 }
 
 impl Chat {
-    /// Creates an instance with these limits.
+    /// Creates a chat instance with these limits.
     pub fn new(options: ChatOptions) -> Self {
         Self { options, ..Self::default() }
     }
 
-    /// Returns the client's name: `alice`, or `User #17 (2)` with the number of its worker.
+    /// Returns the client's name, for example `alice`. A client without a name is `User #17 (2)`: client number 17 on
+    /// worker 2.
     fn label(&self, client: ClientId) -> String {
         match self.names.get(&client.number) {
             Some(name) => name.clone(),
@@ -254,13 +256,14 @@ impl Chat {
         }
     }
 
-    /// Tells one client of this shard something, in the format that it reads.
+    /// Sends a notice to one client of this shard, as JSON or text according to the client's format.
     fn tell(&self, context: &mut Context<'_>, client: ClientId, notice: &Notice<'_>) {
         let (kind, text) = notice.encode(self.structured.contains(&client.number));
         context.send_to_client(client, Message::new(kind, text.as_bytes()));
     }
 
-    /// Lets a client in whose token's name is granted, and handles the messages that it has sent meanwhile.
+    /// Admits a client after its token's name was granted: the client enters its room, and its early messages are
+    /// handled.
     fn admit(&mut self, context: &mut Context<'_>, client: ClientId, newcomer: Newcomer) {
         let Newcomer { room, early, is_gone, .. } = newcomer;
         if !is_gone {
@@ -290,7 +293,7 @@ impl Chat {
         }
     }
 
-    /// Brings a client into its first room.
+    /// Welcomes a client and makes it a member of its first room.
     fn enter(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
         let name = &self.label(client);
         let ChatOptions { max_message: message, max_private_message: private_message } = self.options;
@@ -299,7 +302,7 @@ impl Chat {
         self.join_room(context, client, room);
     }
 
-    /// Makes a client a member of a room. A client that reads JSON also gets the ages of the history.
+    /// Makes a client a member of a room. A client with `format=json` also gets the ages of the room's history.
     fn join_room(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
         context.join(client, room, HISTORY);
         if !self.structured.contains(&client.number) {
@@ -307,21 +310,23 @@ impl Chat {
         }
         let home = context.home_of(room);
         if home == context.shard() {
-            // A note would arrive after messages of the meantime. From another shard, those are delivered before it.
+            // A note to this shard itself would arrive after newer messages. From another shard, newer messages arrive
+            // before the note.
             let ages = context.history_ages(room);
             return self.tell_ages(context, client, room, &ages);
         }
         context.ask(home, Ask::Ages { room: room.into(), client });
     }
 
-    /// Tells a client the ages of the messages in a room's log. The last age must be that of the log's last message.
+    /// Sends a client the ages, in seconds, of the messages in a room's log. The last age must be that of the log's
+    /// last message.
     fn tell_ages(&self, context: &mut Context<'_>, client: ClientId, room: &str, ages: &[u32]) {
         if let Some(unsent) = context.unsent(client, room) {
             self.tell(context, client, &Notice::History { room, ages, unsent });
         }
     }
 
-    /// Handles a message of a client that is in a room: publishes it, or runs the command.
+    /// Handles a message from a client that is in a room: publishes the text, or runs the command.
     fn take_text(&mut self, context: &mut Context<'_>, client: ClientId, text: &str) {
         if let Some(command) = text.strip_prefix('/') {
             return self.command(context, client, command);
@@ -354,7 +359,7 @@ impl Chat {
         }
     }
 
-    /// Asks for the name in a client's token. The client enters its room when the name is granted.
+    /// Claims the name in a client's token. The client enters its room when the name is granted.
     fn claim_proven(&mut self, context: &mut Context<'_>, client: ClientId, name: &str, room: &str) {
         let name = match user_name(name) {
             Ok(name) => name.into_owned(),
@@ -407,7 +412,7 @@ impl Chat {
         context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: false });
     }
 
-    /// Gives a client the name that it was granted, and releases its old name.
+    /// Renames a client to the name that it was granted, and releases its old name.
     fn rename(&mut self, context: &mut Context<'_>, client: ClientId, name: String) {
         self.claiming.remove(&client.number);
         if !context.is_here(client) {
@@ -425,7 +430,7 @@ impl Chat {
         }
     }
 
-    /// Sends a private message to the instance on the name's home shard.
+    /// Sends a private message to the chat instance on the home shard of the reader's name.
     fn send_private(&self, context: &mut Context<'_>, client: ClientId, rest: &str) {
         let (name, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         let (text, limit) = (text.trim_start(), self.options.max_private_message as usize);
@@ -443,7 +448,8 @@ impl Chat {
         context.ask_sized(home, Ask::Private { from: client, label, name, text }, heap_bytes);
     }
 
-    /// Passes a private message on to the shards of its readers, one copy for all, and tells its sender.
+    /// Forwards a private message to the shards of its reader's clients, and confirms the message to its sender. Runs
+    /// on the name's home shard.
     fn pass_on(&self, context: &mut Context<'_>, from: ClientId, label: &str, name: String, text: &str) {
         let Some(readers) = self.directory.find(&name) else {
             return context.tell(from.shard, Tell::Nobody { client: from, name });
@@ -457,7 +463,7 @@ impl Chat {
         context.tell_sized(from.shard, Tell::Sent { client: from, name, text }, heap_bytes);
     }
 
-    /// Sends a private message to clients of this shard, one copy for each format.
+    /// Sends a private message to clients of this shard, which share one copy for each format.
     fn deliver(&self, context: &mut Context<'_>, clients: Vec<ClientId>, from: &str, text: &str) {
         let notice = Notice::PrivateFrom { name: from, text };
         let (structured, plain): (Vec<_>, Vec<_>) =
@@ -498,7 +504,8 @@ impl Chat {
 }
 
 impl Newcomer {
-    /// Keeps a message until the client is in its room. Returns false when the messages exceed [`EARLY_BYTES`].
+    /// Keeps an early message until the client is in its room. Returns false when all early messages exceed
+    /// [`EARLY_BYTES`].
     fn keep(&mut self, text: &str) -> bool {
         self.early_bytes += text.len() + size_of::<String>();
         let is_kept = self.early_bytes <= EARLY_BYTES;
@@ -509,7 +516,7 @@ impl Newcomer {
     }
 }
 
-/// Releases a name at its home shard.
+/// Releases a client's name: sends a note to the name's home shard.
 fn release(context: &mut Context<'_>, name: String, client: ClientId) {
     context.ask(home_of_name(&name, context), Ask::Release { name, client });
 }

@@ -2,7 +2,7 @@
 
 use super::{App, ClientId, Context, Incoming, Opening};
 
-/// Sends every message back to its sender, text and binary.
+/// The application `echo`: sends every message, text or binary, back to its sender.
 #[derive(Debug, Default)]
 pub struct Echo;
 

@@ -2,7 +2,7 @@
 
 use super::{App, ClientId, Context, Incoming, Opening};
 
-/// Sends every message, text and binary, unchanged to all members of its sender's room.
+/// The application `relay`: sends every message, text or binary, unchanged to all members of the sender's room.
 #[derive(Debug, Default)]
 pub struct Relay;
 

@@ -1,7 +1,7 @@
 //! Removes HTML tags and control characters from messages.
 //!
-//! Nothing else is lost. A complete tag of a known HTML element is removed. Any other `<` stays. Where an HTML parser
-//! would begin a tag, a comment or a declaration at it, one space is added after it.
+//! A complete tag of a known HTML element is removed. Any other `<` stays. If an HTML parser would begin a tag, a
+//! comment or a declaration at that `<`, one space is added after it. All other text is kept.
 
 mod elements;
 #[cfg(test)]
@@ -13,20 +13,20 @@ use unicode_normalization::char::is_combining_mark;
 
 use elements::{MAX_NAME, is_element};
 
-/// Maximum number of combining marks on one character. More of them cover the lines above and below.
+/// Maximum number of combining marks on one character. More marks would cover the lines above and below.
 const MAX_MARKS: usize = 8;
 
-/// Returns `text` without HTML tags, and on one line.
+/// Returns `text` without HTML tags, and as one line.
 ///
 /// A line break or another control character becomes a space, so that no message can imitate another user's line.
-/// Direction controls are removed, because they could affect the text around the message. Combining marks over
-/// [`MAX_MARKS`] are removed, too. Other text is returned unchanged.
+/// Direction controls are removed, because they could affect the text around the message. Combining marks beyond
+/// [`MAX_MARKS`] on one character are removed. Other text is returned unchanged.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    // Control characters go first: one between `<` and `b>` must not hide the tag that its removal makes.
+    // Control characters go first: removing one between `<` and `b>` must not create a tag.
     let tame = tame(text);
     match strip_tags(&tame) {
         Cow::Borrowed(_) => tame,
-        // The marks on both sides of a tag are on one character now.
+        // Removing a tag can put the combining marks on both sides of the tag on one character.
         Cow::Owned(stripped) => Cow::Owned(tame_owned(stripped)),
     }
 }
@@ -46,13 +46,13 @@ fn tame_owned(text: String) -> String {
     }
 }
 
-/// Returns for each character its replacement, or `None` where it is left out.
+/// Returns a replacement for each character of `text`, or `None` where the character is removed.
 fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
     let mut marks = 0;
     text.chars().map(move |char| {
         marks = if char > '~' && is_combining_mark(char) { marks + 1 } else { 0 };
         match char {
-            // Line and paragraph separators break lines as some controls do.
+            // Line and paragraph separators break lines, as some control characters do.
             '\u{2028}' | '\u{2029}' => Some(' '),
             _ if char.is_control() => Some(' '),
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
@@ -62,8 +62,8 @@ fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
     })
 }
 
-/// Returns `text` without the complete tags of HTML's elements, and with a space behind each `<` that would begin
-/// markup. Entities stay as they are. Takes time linear in the length of `text`.
+/// Returns `text` without complete tags of HTML elements, and with a space after each `<` that would begin markup.
+/// Entities stay as they are. Takes time linear in the length of `text`.
 pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
     if !text.contains('<') {
         return Cow::Borrowed(text);
@@ -93,7 +93,7 @@ pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
     if is_changed { Cow::Owned(kept) } else { Cow::Borrowed(text) }
 }
 
-/// Appends `text`, behind a space where it would make markup of the `<` before it.
+/// Appends `text` to `kept`, after a space where `text` would turn a `<` at the end of `kept` into markup.
 fn push(kept: &mut String, text: &str, is_changed: &mut bool) {
     // WHATWG HTML §13.2.5.6, the tag open state.
     let begins_markup = |byte: &u8| byte.is_ascii_alphabetic() || b"/!?".contains(byte);
@@ -104,14 +104,14 @@ fn push(kept: &mut String, text: &str, is_changed: &mut bool) {
     kept.push_str(text);
 }
 
-/// A complete tag: the bytes `start..end`, from `<` to behind `>`.
+/// A complete HTML tag: the bytes `start..end` of the text, from `<` through `>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tag {
     start: usize,
     end: usize,
 }
 
-/// The end of the tag, or [`NONE`], for each state that a tokenizer may be in before the byte at hand.
+/// End of the tag for each state of an HTML tokenizer before the current byte. [`NONE`] if the text ends first.
 ///
 /// The names are those of WHATWG HTML §13.2.5 without the word state.
 #[derive(Clone, Copy)]
@@ -128,11 +128,11 @@ struct Ends {
     after_quoted: usize,
 }
 
-/// Says that the text ends before the tag does.
+/// Marks a tag that is not complete: the text ends first.
 const NONE: usize = usize::MAX;
 
 impl Ends {
-    /// At the end of the text.
+    /// Returns the ends at the end of the text: no tag is complete.
     const fn nowhere() -> Self {
         Self {
             tag_name: NONE,
@@ -148,7 +148,7 @@ impl Ends {
         }
     }
 
-    /// Returns the ends before the byte at `at`, given those behind it.
+    /// Returns the ends before `byte`, which is at the offset `at`, given the ends after that byte.
     fn before(self, byte: u8, at: usize) -> Self {
         let Self { before_attribute_name: before_name, attribute_name: name, unquoted, .. } = self;
         match byte {
@@ -186,7 +186,7 @@ impl Ends {
                 }
             }
             b'=' => Self {
-                // Before a name, `=` is the first character of one.
+                // Before an attribute name, `=` is the first character of the name.
                 attribute_name: self.before_attribute_value,
                 after_attribute_name: self.before_attribute_value,
                 before_attribute_value: unquoted,
@@ -209,7 +209,7 @@ impl Ends {
         }
     }
 
-    /// Returns the ends before a byte that is part of a name or a value.
+    /// Returns the ends before a byte that is part of a tag name, an attribute name or a value.
     fn before_other(self) -> Self {
         Self {
             self_closing_start_tag: self.attribute_name,
@@ -222,16 +222,16 @@ impl Ends {
     }
 }
 
-/// Returns the complete tags of known elements, those that begin inside another one included. The last one first.
+/// Returns the complete tags of known elements, the last tag first. Includes tags that begin inside another tag.
 ///
 /// Goes from the end of the text to its beginning and keeps the end of the tag for every state of the tokenizer. So
-/// each byte is looked at once, however many `<` there are and whatever quotes are left open.
+/// each byte is examined once, no matter how many `<` and unclosed quotes there are.
 fn find_tags(text: &[u8]) -> Vec<Tag> {
     let mut tags = Vec::new();
     let first = text.iter().position(|byte| *byte == b'<').unwrap_or(text.len());
     let last = text.iter().rposition(|byte| *byte == b'>').map_or(0, |last| last + 1);
     let mut ends = Ends::nowhere();
-    // Where a tag ends whose name has begun behind the byte at hand, as that of an end tag does.
+    // End of a tag whose name has begun after the current byte, as the name of an end tag does.
     let mut behind = NONE;
     let mut is_word = false;
     for at in (first..last).rev() {
@@ -249,7 +249,7 @@ fn find_tags(text: &[u8]) -> Vec<Tag> {
         behind = ends.tag_name;
         let was_word = is_word;
         is_word = !matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>' | b'=' | b'"' | b'\'');
-        // A second byte of a name or a value changes nothing.
+        // A second byte of a name or a value leaves the ends as they are.
         if !(is_word && was_word) {
             ends = ends.before(byte, at);
         }
@@ -257,14 +257,14 @@ fn find_tags(text: &[u8]) -> Vec<Tag> {
     tags
 }
 
-/// Counts bytes looked at, for the test that shows that they are few.
+/// Counts the bytes examined, for the test that the work stays linear.
 fn count_work(bytes: usize) {
     #[cfg(test)]
     tests::WORK.set(tests::WORK.get() + bytes);
     let _ = bytes;
 }
 
-/// Returns the tag name at the beginning of `text`, cut off when it is longer than any element's.
+/// Returns the tag name at the beginning of `text`, cut off when it is longer than any element's name.
 fn name_at(text: &[u8]) -> &[u8] {
     let text = &text[..text.len().min(MAX_NAME + 1)];
     let is_end = |byte: &u8| matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>');

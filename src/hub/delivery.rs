@@ -1,4 +1,4 @@
-//! The hub's sends: which client gets which bytes next.
+//! The hub's sends: decides which client gets which bytes next.
 
 use crate::protocol::frame::frames;
 
@@ -6,17 +6,17 @@ use super::room::{Slot, Visit};
 use super::rooms::RoomId;
 use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
 
-/// Number of members from which a room waits for more messages while they come. A send to each of them takes long
-/// enough for that to pay.
+/// Minimum number of members of a room that waits for more messages before it sends. A send to each of so many members
+/// costs more than the wait.
 const BATCHING_MIN_MEMBERS: usize = 64;
-/// Number of turns that such a room waits at most.
+/// Maximum number of turns for which a room waits for more messages before it sends.
 const BATCHING_MAX_TURNS: u32 = 16;
-/// Number of turns for which more messages are expected after several came in one turn.
+/// Number of turns for which the hub expects more messages after several came in one turn.
 const BUSY_TURNS: u32 = 32;
 
 impl Hub {
-    /// Returns the next bytes to send. `None` when there are none, or when `budget`, the number of clients to check, is
-    /// used up. The client gets nothing more until [`Hub::sent`].
+    /// Returns the next bytes to send to a client, who gets nothing more until [`Hub::sent`]. `budget` is the number of
+    /// clients that may still be checked. `None` when nothing is to be sent now, or `budget` is used up.
     pub fn poll_send(&mut self, budget: &mut usize) -> Option<Outbound> {
         while *budget > 0 {
             *budget -= 1;
@@ -51,9 +51,9 @@ impl Hub {
         None
     }
 
-    /// Decides whether rooms wait before they send. While several messages come in every turn, a room with many members
-    /// waits for some turns, so that each member gets them in one send. Call it once a turn, before
-    /// [`Hub::poll_send`].
+    /// Decides whether rooms wait before they send. While several messages arrive in every turn, a room with many
+    /// members waits for some turns, so that each member gets the messages in one send. Call this method once a turn,
+    /// before [`Hub::poll_send`].
     pub fn update_batching(&mut self) {
         let new_messages = std::mem::take(&mut self.new_messages);
         let room = self.passes.front().and_then(|key| self.rooms.resolve(*key)).map(|id| &self.rooms[id]);
@@ -63,17 +63,17 @@ impl Hub {
         self.busy_turns = if new_messages > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
     }
 
-    /// Whether several messages came in one of the last turns, so that more are expected.
+    /// Returns whether several messages came in one of the last turns, so that the hub expects more.
     pub fn is_busy(&self) -> bool {
         self.busy_turns > 0
     }
 
-    /// Whether there is more to send in a later turn.
+    /// Returns whether clients or rooms are queued for sends in a later turn.
     pub fn has_more(&self) -> bool {
         !self.ready.is_empty() || !self.passes.is_empty()
     }
 
-    /// Completes the client's send in flight. Returns whether nothing is pending for the client.
+    /// Completes the client's send in flight. Returns whether nothing else is pending for the client.
     pub fn sent(&mut self, slot: Slot) -> bool {
         let client = &mut self.clients[slot as usize];
         client.sending = false;
@@ -86,9 +86,9 @@ impl Hub {
         !self.serve_again(slot)
     }
 
-    /// Queues the client if something is pending for it, and returns whether something is. Messages in a room's last
-    /// chunk wait for the room's pass where there is one: sent at once, each would take a send of its own to the
-    /// clients that were served first.
+    /// Returns whether messages are pending for the client, and queues the client for them. Messages in the last chunk
+    /// of a room with a queued pass wait for that pass. If they were sent at once, the clients served first would need
+    /// a send for each message.
     fn serve_again(&mut self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
@@ -110,8 +110,8 @@ impl Hub {
         has_pending
     }
 
-    /// Returns the next client that lagged. It missed messages and continues with the newest ones unless the caller
-    /// closes it. The next message to that client is taken to say so.
+    /// Returns the next report about a client that lagged. Unless the caller closes the client, it continues with the
+    /// newest messages. The next message to the client counts as the notice about the missed messages.
     pub fn poll_lagged(&mut self) -> Option<Lagged> {
         while let Some((number, lagged)) = self.lagged.pop_front() {
             if self.clients[lagged.slot as usize].number == number {
@@ -122,13 +122,13 @@ impl Hub {
         None
     }
 
-    /// Whether a room of the client makes publishers wait.
+    /// Returns whether the client is a member of a saturated room, so that it must wait before it publishes.
     pub fn is_saturated_for(&self, slot: Slot) -> bool {
         let mut memberships = self.clients[slot as usize].memberships.iter();
         self.saturated > 0 && memberships.any(|membership| self.rooms[membership.room].saturated)
     }
 
-    /// Whether a room makes publishers wait, because its members were not offered all of its messages yet.
+    /// Returns whether any room is saturated: too many bytes were not offered to all members, so publishers must wait.
     pub fn is_saturated(&self) -> bool {
         self.saturated > 0
     }
@@ -161,7 +161,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// Starts the client's next send: from its outbox first, then from its rooms in turn.
+    /// Starts the client's next send: from the outbox if that has bytes, otherwise from the client's rooms in turn.
+    /// `None` if a send is in flight or nothing is pending.
     fn next_for(&mut self, slot: Slot) -> Option<Outbound> {
         let client = &mut self.clients[slot as usize];
         if client.sending {
@@ -189,7 +190,7 @@ impl Hub {
         None
     }
 
-    /// Starts a send of frames, in the client's encoding.
+    /// Starts a send of frames to the client, compressed first for [`Encoding::Dedicated`].
     fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
         let span = match self.clients[slot as usize].encoding {
             Encoding::Dedicated => self.compress_for(slot, span),
@@ -205,7 +206,8 @@ impl Hub {
         Outbound { slot, span, messages, is_last }
     }
 
-    /// Compresses frames for one client when they leave, because each may refer to what left before it.
+    /// Compresses frames for one client with [`Encoding::Dedicated`]. Runs when the frames leave, because each may
+    /// refer to frames that left before.
     fn compress_for(&mut self, slot: Slot, span: Span) -> Span {
         let Some(Dedicated { window, takeover }) = self.dedicated.get_mut(&slot) else { return span };
         let mut compressed = Vec::with_capacity(span.len());
@@ -215,7 +217,7 @@ impl Hub {
         if compressed.len() == span.len() { span } else { Span::copy_of(&compressed) }
     }
 
-    /// Whether the outbox or a room has something that was not handed out to the client yet.
+    /// Returns whether the client's outbox or one of its rooms has something not yet handed out to the client.
     pub(super) fn has_pending(&self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0)

@@ -1,4 +1,4 @@
-//! A room as one shard knows it: its log, its local members, and the pass that sends members what they lack.
+//! A room on one shard: its log, its members there, and the pass that sends members their pending messages.
 
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
@@ -10,24 +10,24 @@ use super::times::Times;
 /// Index of a connection within its shard.
 pub type Slot = u32;
 
-/// Cursors from this value on belong to members that wait for the snapshot from the room's home. The difference is the
-/// number of old messages that the member wants.
+/// Smallest cursor value that means "waits for the snapshot from the room's home". The difference of a cursor to this
+/// value is the number of old messages that the member wants.
 const WAITING: u64 = u64::MAX - u32::MAX as u64;
 
-/// A member of a room: a cursor into its log.
+/// A member of a room, with its cursor into the room's log.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
-    /// Whether the member reads the room's compressed log where there is one.
+    /// Whether the member reads the room's compressed log where that has the message.
     pub(crate) compressed: bool,
     /// Number of the next message to send to the member.
     pub(crate) cursor: u64,
 }
 
-/// A walk over all members that starts a send for each member that lacks messages.
+/// A pass: one walk over all members of a room that starts a send for each member with pending messages.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
-    /// Index of the next member to visit. All members before it have been visited.
+    /// Index of the next member to visit. The pass has visited all members before this index.
     at: usize,
     /// The log's head when the pass began.
     head: u64,
@@ -38,29 +38,29 @@ struct Pass {
 /// The state of a room that only its home shard keeps.
 #[derive(Debug, Default)]
 pub(crate) struct Home {
-    /// The other shards that have members.
+    /// Subscriptions of the other shards that have members of the room.
     pub(crate) subscribers: Vec<Subscriber>,
-    /// Arrival times of the messages that newcomers get.
+    /// Arrival times of the messages in the room's history.
     pub(crate) times: Times,
 }
 
-/// A shard that follows a room's order.
+/// Subscription of another shard to a room, kept on the room's home shard.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     pub(crate) shard: u16,
-    /// That shard's key of the room, which addresses deliveries.
+    /// The subscribing shard's key of the room, which addresses deliveries.
     pub(crate) room: RoomKey,
 }
 
-/// The result of a visit to a member.
+/// The result of a pass's visit to one member of a room.
 pub(crate) enum Visit {
-    /// Send the client these bytes. The number counts the messages in them.
+    /// Send these bytes to the client. The last number counts the messages in the bytes.
     Send(Slot, Span, u64),
-    /// The client's cursor fell out of the log. The number counts the messages that it missed.
+    /// The client lagged: its cursor fell out of the log. The last number counts the missed messages.
     Lagged(Slot, u64),
-    /// This member lacks nothing, or has a send in flight.
+    /// The visited member has no pending messages, or has a send in flight.
     Nothing,
-    /// The pass has visited everybody.
+    /// The pass has visited all members.
     Over,
 }
 
@@ -69,35 +69,36 @@ pub(crate) struct Room {
     pub(crate) name: Box<str>,
     pub(crate) key: RoomKey,
     pub(crate) home_shard: u16,
-    /// The home's key of the room. On another shard it comes with the snapshot.
+    /// The home shard's key of the room. On another shard the key arrives with the snapshot.
     pub(crate) home_key: Option<RoomKey>,
     pub(crate) log: Log,
-    /// The messages of `log` in compressed form, from the arrival of the first member that reads them until the last
-    /// such member is gone. Older messages it reads from `log`: RFC 7692 §6 allows plain messages at any time.
+    /// The messages of `log` in compressed form. Exists while a member reads compressed messages, from the first such
+    /// member on. Older messages are read from `log`: RFC 7692 §6 allows plain messages at any time.
     pub(super) compressed: Option<Log>,
-    /// Number of members that read `compressed`.
+    /// Number of members that read the log `compressed`.
     compressed_members: usize,
     pub(crate) members: Vec<Member>,
-    /// Present on the room's home shard.
+    /// State that only the room's home shard keeps. `None` on other shards.
     pub(crate) home: Option<Home>,
-    /// Whether the log follows the room's order. On another shard than the home it does from the snapshot on.
+    /// Whether `log` follows the room's order: always on the home shard, elsewhere once the snapshot has arrived.
     pub(crate) live: bool,
-    /// Whether the hub's queue of passes has the room.
+    /// Whether the hub's queue of passes contains the room.
     pub(crate) queued: bool,
-    /// Whether a member waits for another pass after the one in progress, even if no message comes meanwhile.
+    /// Whether a member needs another pass after the one in progress, even if no new message comes.
     pub(crate) revisit: bool,
     /// Whether a timer is set for the room.
     pub(crate) timed: bool,
-    /// Whether the hub counts the room among those that make publishers wait.
+    /// Whether the hub counts the room as saturated, so that publishers must wait.
     pub(crate) saturated: bool,
-    /// Time of the last use, in milliseconds.
+    /// Time of the room's last use, in milliseconds.
     pub(crate) used_ms: u64,
-    /// Bytes that the hub counts for the room.
+    /// Weight of the room in bytes, as the hub last counted it for the limit `history_memory`.
     pub(crate) weight: usize,
-    /// The room's latest rank among those that may lose their history.
+    /// The room's current rank for losing its history. `None` if the room is not ranked.
     pub(crate) rank: Option<Rank>,
     pass: Option<Pass>,
-    /// Position in the log up to which every member was offered all messages.
+    /// Byte position in the log. All messages before it were offered to every member, or will be in the pass in
+    /// progress.
     offered: u64,
 }
 
@@ -127,7 +128,7 @@ impl Room {
         }
     }
 
-    /// Appends a frame given in parts.
+    /// Appends a frame, given in parts, to the room's log and to its compressed log if there is one.
     pub(crate) fn append(&mut self, parts: &[&[u8]], deflater: &mut Deflater) {
         self.log.append(parts);
         if let (Some(compressed), Some(frame)) = (&mut self.compressed, self.log.last()) {
@@ -135,13 +136,13 @@ impl Room {
         }
     }
 
-    /// Memory of the logs, in bytes.
+    /// Returns the memory of the room's logs and arrival times in bytes.
     pub(crate) fn memory(&self) -> usize {
         let times = self.home.as_ref().map_or(0, |home| home.times.memory());
         self.log.memory() + self.compressed.as_ref().map_or(0, Log::memory) + times
     }
 
-    /// Frees the memory of the logs, if every member has read them.
+    /// Frees the memory of the room's logs, if every member has read them.
     pub(crate) fn release(&mut self) {
         self.log.release();
         if let Some(home) = self.home.as_mut().filter(|_| self.log.first() == self.log.head()) {
@@ -152,13 +153,14 @@ impl Room {
         }
     }
 
-    /// Adds a member that wants at most `history` old messages of at most `bytes` bytes in all. Returns its index.
+    /// Adds a member that gets at most `history` old messages of at most `bytes` bytes in total. Returns the member's
+    /// index.
     pub(crate) fn add(&mut self, slot: Slot, compressed: bool, history: u32, bytes: usize) -> usize {
         let cursor = match self.live {
             true => self.log.tail(history.into(), bytes),
             false => WAITING + u64::from(history),
         };
-        // A pass in progress will reach the new member, because it is the last.
+        // A pass in progress will reach the new member, because it is the last in the list.
         self.members.push(Member { slot, compressed, cursor });
         if compressed {
             self.compressed_members += 1;
@@ -168,12 +170,13 @@ impl Room {
         self.members.len() - 1
     }
 
-    /// Removes the member at `index`. Unvisited members stay unvisited. Calls `moved` for every member whose index
-    /// changes.
+    /// Removes the member at `index` from the room and from the pass in progress. Calls `moved` with the slot and the
+    /// new index of every other member whose index changes.
     pub(crate) fn remove(&mut self, index: usize, mut moved: impl FnMut(Slot, usize)) -> Member {
         let mut gap = index;
         if let Some(pass) = self.pass.as_mut().filter(|pass| index < pass.at) {
-            // The last visited member fills the gap, and an unvisited member takes that one's place.
+            // The last visited member fills the gap, and an unvisited member takes the place of the last visited
+            // member.
             pass.at -= 1;
             gap = pass.at;
             self.members.swap(index, gap);
@@ -195,7 +198,7 @@ impl Room {
         member
     }
 
-    /// Begins to follow the room's order with the log and the key that the home shard sent.
+    /// Makes the room live on a shard other than its home: installs the log and the key from the home shard's snapshot.
     pub(crate) fn start(&mut self, log: Log, home_key: RoomKey, history_bytes: usize) {
         self.offered = log.end();
         self.compressed = self.compressed.take().map(|_| Log::starting_at(log.head()));
@@ -207,23 +210,23 @@ impl Room {
         }
     }
 
-    /// Whether the member was sent every message.
+    /// Returns whether the member has no pending messages in this room. True while the room is not live.
     pub(crate) fn is_current(&self, member: &Member) -> bool {
         !self.live || member.cursor == self.log.head()
     }
 
-    /// Whether the next send to this member reaches the end of the log.
+    /// Returns whether the next send to this member reaches the end of the log.
     pub(crate) fn is_nearly_current(&self, member: &Member) -> bool {
         member.cursor >= self.log.last_chunk()
     }
 
-    /// Whether publishers should wait, because half of the lag window was not offered to every member yet.
+    /// Returns whether publishers should wait: more than half of the lag window was not offered to every member yet.
     pub(crate) fn is_saturated(&self, lag_window: usize) -> bool {
         self.log.end() - self.offered > lag_window as u64 / 2
     }
 
-    /// Takes the next frames of one chunk for the member at `index`, and moves its cursor past them. If frames were
-    /// trimmed before the member got them, its cursor jumps to the head.
+    /// Returns the pending frames of one chunk for the member at `index`, and moves its cursor past them. If the log no
+    /// longer has the member's next frame, reports the lag and moves the cursor to the head.
     pub(crate) fn take(&mut self, index: usize) -> Visit {
         let member = &mut self.members[index];
         if !self.live || member.cursor == self.log.head() {
@@ -244,8 +247,8 @@ impl Room {
         }
     }
 
-    /// Visits the next member of the pass, and begins a pass if there is none. Skips a client that has a send in
-    /// flight (`is_sending`), because its completion asks for more.
+    /// Visits the next member of the pass, and begins a pass if there is none. Skips a client with a send in flight
+    /// (`is_sending`), because the completion of the send asks for more messages.
     pub(crate) fn visit(&mut self, is_sending: impl Fn(Slot) -> bool) -> Visit {
         let fresh = Pass { at: 0, head: self.log.head(), min_cursor: self.log.head() };
         if self.pass.is_none() {
@@ -264,25 +267,25 @@ impl Room {
         found
     }
 
-    /// Ends a pass and trims what nobody needs from the logs. Returns whether another pass is due, because messages
-    /// came meanwhile or a member waits for it.
+    /// Ends the pass and trims frames that neither a member nor the history needs. Returns whether another pass is due,
+    /// because new messages came during the pass or a member waits for one.
     pub(crate) fn finish_pass(&mut self, lag_window: usize, history: u32, history_bytes: usize) -> bool {
         let Some(pass) = self.pass.take() else { return std::mem::take(&mut self.revisit) };
         let kept = self.log.tail(history.into(), history_bytes);
-        // A member can only miss what it was offered.
+        // Only offered messages count for the window: a member cannot lag behind messages that it was not offered.
         let window = self.log.window_start(self.offered, lag_window as u64);
         let oldest = pass.min_cursor.min(kept).max(window.min(pass.head));
         self.log.trim(oldest);
         if let Some(compressed) = &mut self.compressed {
-            // Without history, which newcomers read from the plain log.
+            // The compressed log keeps no history, because new members read history from the plain log.
             compressed.trim(pass.min_cursor.max(oldest));
         }
         std::mem::take(&mut self.revisit) | (self.log.head() > pass.head)
     }
 
-    /// Trims what is kept for newcomers alone.
+    /// Drops the room's history: trims the frames that no member still needs.
     pub(crate) fn drop_history(&mut self) {
-        // A pass in progress trims at its end.
+        // If a pass is in progress, the end of the pass trims the log.
         if self.live && self.pass.is_none() {
             let needed = self.members.iter().map(|member| member.cursor).min();
             let oldest = needed.unwrap_or_else(|| self.log.head());
@@ -294,12 +297,12 @@ impl Room {
         }
     }
 
-    /// Whether the room has no member, neither here nor on another shard.
+    /// Returns whether the room has no members on any shard, as far as this shard knows.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.members.is_empty() && self.home.as_ref().is_none_or(|home| home.subscribers.is_empty())
     }
 
-    /// Whether the log keeps no frame for a member or a newcomer.
+    /// Returns whether the log keeps no frames, neither for a member nor as history.
     pub(crate) fn is_consumed(&self) -> bool {
         self.log.first() == self.log.head()
     }

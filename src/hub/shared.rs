@@ -1,4 +1,4 @@
-//! Messages for several clients, and ages of a room's history.
+//! Sends a message to several clients, and tells the ages of a room's history.
 
 use crate::chunk::Span;
 
@@ -6,7 +6,7 @@ use super::outbox::Content;
 use super::{Encoding, Hub, Message, Slot, total_len, with_frame};
 
 impl Hub {
-    /// Sends a message to several clients. They share one plain copy and, for those that read compressed messages, one
+    /// Sends a message to several clients. The clients share one plain copy and, for [`Encoding::Shared`], one
     /// compressed copy.
     pub fn send_to_all(&mut self, slots: &[Slot], message: Message<'_>) {
         if let [slot] = slots {
@@ -25,8 +25,8 @@ impl Hub {
         }
     }
 
-    /// Returns the ages, in seconds, of the messages that newcomers to `room` see, oldest first. Empty if this shard is
-    /// not the room's home.
+    /// Returns the ages, in seconds, of the messages in the history of `room`, oldest first. Empty if this shard is not
+    /// the room's home.
     pub fn history_ages(&self, room: &str) -> Vec<u32> {
         let Some(room) = self.rooms.find(room).map(|id| &self.rooms[id]) else { return Vec::new() };
         let Some(home) = &room.home else { return Vec::new() };
@@ -34,8 +34,8 @@ impl Hub {
         home.times.ages(first..room.log.head(), self.now_ms)
     }
 
-    /// Returns how many messages of `room` wait to be sent to the client. `None` if the client is not a member, or
-    /// while the history has not arrived from the room's home.
+    /// Returns the number of messages of `room` not yet handed out to the client. `None` if the client is not a member,
+    /// or while the history has not arrived from the room's home shard.
     pub fn unsent(&self, slot: Slot, room: &str) -> Option<u64> {
         let id = self.rooms.find(room)?;
         let memberships = &self.clients[slot as usize].memberships;

@@ -1,4 +1,4 @@
-//! Large chunks that outboxes no longer use, kept for the next large message.
+//! Spare chunks: large chunks that outboxes no longer use, kept for the next large message.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -7,24 +7,25 @@ use crate::chunk::Chunk;
 
 use super::outbox::KEPT_CHUNK;
 
-/// Bytes of chunks to keep: a freed and newly allocated chunk costs a page fault for every 4 KiB.
+/// Maximum total capacity, in bytes, of the spare chunks. A freed and newly allocated chunk costs a page fault for
+/// every 4 KiB.
 const SPARE_BYTES: usize = 4 << 20;
-/// Number of chunks to keep.
+/// Maximum number of spare chunks.
 const SPARE_CHUNKS: usize = 128;
-/// Largest ratio of a kept chunk's capacity to the capacity asked for.
+/// Maximum ratio of a spare chunk's capacity to the requested capacity.
 const SPARE_EXCESS: usize = 4;
 
-/// Chunks without an owner.
+/// Large chunks that no outbox uses, kept for the next large message.
 #[derive(Debug, Default)]
 pub(crate) struct SpareChunks {
-    /// The chunk that was kept longest comes first.
+    /// The spare chunks, the one kept longest first.
     chunks: VecDeque<Rc<Chunk>>,
-    /// Capacity of all chunks, in bytes.
+    /// Total capacity of the spare chunks, in bytes.
     bytes: usize,
 }
 
 impl SpareChunks {
-    /// Returns an empty chunk with at least `capacity`.
+    /// Returns an empty chunk with a capacity of at least `capacity` bytes: a spare chunk, or a new one.
     pub(super) fn take(&mut self, capacity: usize) -> Rc<Chunk> {
         let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
         let has_none = *range.end() <= KEPT_CHUNK;
@@ -37,7 +38,8 @@ impl SpareChunks {
         chunk
     }
 
-    /// Keeps a chunk and drops the oldest ones for it, unless it is small, in use, or larger than the limit.
+    /// Stores a chunk for later, unless it is small, in use, or larger than the limit. Drops the oldest spare chunks to
+    /// make space.
     pub(super) fn give(&mut self, mut chunk: Rc<Chunk>) {
         let capacity = chunk.capacity();
         let is_wanted = capacity > KEPT_CHUNK && capacity <= SPARE_BYTES;

@@ -1,4 +1,4 @@
-//! Names of users and the clients that have them.
+//! A directory of the chat's user names and the clients that hold each name.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -6,26 +6,27 @@ use std::collections::{HashMap, HashSet};
 use crate::hub::ClientId;
 use crate::names::user_key;
 
-/// The names that belong to one instance of the chat, with the clients that have them.
+/// Directory of the user names whose home is one chat instance, with the clients that hold each name.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    /// Holders of names, by the key of the name (see [`user_key`]).
+    /// Holder of each name in use, by the key of the name (see [`user_key`]).
     holders: HashMap<String, Holder>,
 }
 
-/// The clients that have a name.
+/// Holder of a name: the clients of one user.
 #[derive(Debug)]
 struct Holder {
-    /// The name in the spelling of its first holder.
+    /// The name, spelled as its first client spelled it.
     name: String,
-    /// Whether the name is from a token, so that every client that shows such a token is the same user.
+    /// Whether the name comes from a token. Then every client with a token for this name is the same user.
     is_proven: bool,
-    /// The client with the name. If the name is from a token, all connections of the user: possibly very many.
+    /// The clients with the name: one, or all connections of the user if the name comes from a token (possibly very
+    /// many).
     clients: HashSet<ClientId>,
 }
 
 impl Directory {
-    /// Gives the client the name, unless another user has it. Returns whether the client has it now.
+    /// Grants a name to a client, unless another user has the name. Returns whether the client has the name now.
     pub(super) fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
         let vacant = || Holder { name: name.into(), is_proven, clients: HashSet::new() };
         let holder = self.holders.entry(user_key(name)).or_insert_with(vacant);
@@ -37,7 +38,7 @@ impl Directory {
         is_granted
     }
 
-    /// Takes the name from the client. A name without clients is free.
+    /// Releases a client's hold on a name. A name that no client holds is free.
     pub(super) fn give_back(&mut self, name: &str, client: ClientId) {
         if let Entry::Occupied(mut holder) = self.holders.entry(user_key(name)) {
             holder.get_mut().clients.remove(&client);
@@ -47,7 +48,7 @@ impl Directory {
         }
     }
 
-    /// Returns the clients that have the name, by their shards; `None` when the name is free.
+    /// Returns the clients that hold the name, grouped by their shards. `None` if the name is free.
     pub(super) fn find(&self, name: &str) -> Option<HashMap<u16, Vec<ClientId>>> {
         let holder = self.holders.get(&user_key(name))?;
         let mut clients: HashMap<u16, Vec<ClientId>> = HashMap::new();

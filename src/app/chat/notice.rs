@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::hub::Kind;
 
-/// The commands with their descriptions.
+/// All commands of the chat with their descriptions, as `/help` lists them.
 const COMMANDS: [Command; 5] = [
     Command { usage: "/nick NAME", does: "be called NAME" },
     Command { usage: "/join ROOM", does: "go to another room" },
@@ -15,17 +15,17 @@ const COMMANDS: [Command; 5] = [
     Command { usage: "/help", does: "this list" },
 ];
 
-/// A command in the answer to `/help`.
+/// A command with its description, in the answer to `/help`.
 #[derive(Debug, Serialize)]
 pub(super) struct Command {
     usage: &'static str,
     does: &'static str,
 }
 
-/// The chat's limits, as clients get them.
+/// The chat's length limits, as the welcome notice tells them to clients.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Limits {
-    /// Maximum length of a message in bytes.
+    /// Maximum length of a room message in bytes.
     pub(super) message: u32,
     /// Maximum length of a private message in bytes.
     pub(super) private_message: u32,
@@ -36,36 +36,36 @@ pub(super) struct Limits {
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Notice<'a> {
-    /// The client is in its first room.
+    /// Welcome notice: the client is in its first room.
     Welcome { room: &'a str, name: &'a str, limits: Limits },
-    /// The client is in another room.
+    /// Notice that the client has moved to another room.
     Joined { room: &'a str },
-    /// The answer to `/who`: some of the members' names, and the number of members.
+    /// Answer to `/who`: some of the members' names, and the number of all members.
     People { room: &'a str, names: &'a [String], count: usize },
-    /// A private message for the client.
+    /// Private message from the user `name` to the client.
     PrivateFrom { name: &'a str, text: &'a str },
-    /// The client's private message is on its way.
+    /// Confirmation that the client's private message to the user `name` is on its way.
     PrivateTo { name: &'a str, text: &'a str },
-    /// Somebody else has the name that the client asked for.
+    /// Refusal of a name that the client asked for: another user has the name.
     Taken { name: &'a str },
-    /// The answer to `/help`.
+    /// Answer to `/help`: all commands.
     Help { commands: &'static [Command] },
-    /// The client read too slowly and skips this many messages.
+    /// Report that the client read too slowly and skips `count` messages.
     Missed { count: u64 },
-    /// Ages, in seconds, of the last messages of the room, oldest first. The last `unsent` messages follow this notice;
-    /// the client has got the others. Only for clients that read JSON.
+    /// Ages, in seconds, of the messages in the room's history, oldest first. The last `unsent` of these messages
+    /// follow this notice; the client already has the others. Sent only to clients with `format=json`.
     History { room: &'a str, ages: &'a [u32], unsent: u64 },
-    /// Any other line of text.
+    /// Notice with any other line of text.
     Note { text: Cow<'a, str> },
 }
 
 impl Notice<'_> {
-    /// Returns the list of all commands.
+    /// Returns the answer to `/help`, with all commands.
     pub(super) fn help() -> Self {
         Self::Help { commands: &COMMANDS }
     }
 
-    /// Returns the message that says it: an object, or a line of text.
+    /// Returns the message for this notice, with its type: a binary JSON object or a line of text.
     pub(super) fn encode(&self, is_json: bool) -> (Kind, String) {
         match is_json {
             true => (Kind::Binary, serde_json::to_string(self).unwrap_or_default()),

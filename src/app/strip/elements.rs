@@ -1,10 +1,10 @@
-//! The elements that HTML knows.
+//! The names of all HTML elements.
 
-/// Length of the longest name in [`ELEMENTS`].
+/// Length of the longest element name in [`ELEMENTS`], in bytes.
 pub(super) const MAX_NAME: usize = 15;
 
-/// Names of all elements in the HTML Standard: those in use, `math` and `svg` that it embeds, the obsolete ones of
-/// §16.2, and `image`, which parsers read as `img`. Sorted.
+/// Names of all elements in the HTML Standard, sorted: the current elements, the embedded `math` and `svg`, the
+/// obsolete elements of §16.2, and `image`, which parsers read as `img`.
 pub(super) const ELEMENTS: [&str; 145] = [
     "a",
     "abbr",
@@ -153,7 +153,7 @@ pub(super) const ELEMENTS: [&str; 145] = [
     "xmp",
 ];
 
-/// Whether `name`, in any case, is an element's name.
+/// Returns whether `name` is the name of an HTML element. Ignores upper and lower case.
 pub(super) fn is_element(name: &[u8]) -> bool {
     let mut lower = [0; MAX_NAME];
     let Some(lower) = lower.get_mut(..name.len()) else { return false };

@@ -7,11 +7,11 @@ use super::elements::ELEMENTS;
 use super::*;
 
 thread_local! {
-    /// Bytes that the search for tags has looked at.
+    /// Number of bytes that the code under test has examined in its search for tags.
     pub(super) static WORK: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Returns the tokens other than text that an HTML parser finds.
+/// Returns the markup tokens (all except text) that an HTML parser finds in `text`.
 fn markup(text: &str) -> Vec<Token> {
     Tokenizer::new(text)
         .flatten()
@@ -19,7 +19,8 @@ fn markup(text: &str) -> Vec<Token> {
         .collect()
 }
 
-/// The end of the tag that begins at `text[0]`, found the slow way: by a tokenizer that goes forward.
+/// Returns the end of the tag that begins at `text[0]`, by a simple tokenizer that goes forward. `None` if the tag is
+/// not complete.
 fn naive_tag(text: &[u8]) -> Option<usize> {
     #[derive(Clone, Copy)]
     enum State {
@@ -59,7 +60,7 @@ fn naive_tag(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// All that is not part of a known element's tag.
+/// Returns `text` without the tags of known elements.
 fn naive_text(mut text: &str) -> String {
     let mut kept = String::new();
     while let Some(open) = text.find('<') {
@@ -74,7 +75,7 @@ fn naive_text(mut text: &str) -> String {
     kept + text
 }
 
-/// `stripped` without the spaces that stand behind a `<` for safety; `kept` has the ones that were typed.
+/// Returns whether `stripped` equals `kept`, apart from spaces added after a `<` for safety.
 fn is_kept_with_spaces(stripped: &str, kept: &str) -> bool {
     let mut wanted = kept.chars().peekable();
     let mut before = None;
@@ -89,7 +90,7 @@ fn is_kept_with_spaces(stripped: &str, kept: &str) -> bool {
     wanted.next().is_none()
 }
 
-/// Text that has more markup in it than chance would put there.
+/// Generates text with much more markup than random characters would have.
 fn tricky() -> impl Strategy<Value = String> {
     let parts = prop_oneof![
         prop::sample::select(vec![
