@@ -1,5 +1,5 @@
-//! Benchmarks of compression: a chat message by length, compressed for a room, compressed for one client with context
-//! takeover, and decompressed. The names of the rows contain the ratio of the compressed length.
+//! Benchmarks of compression. Rows are chat messages of one length: compressed for a room, compressed for one client
+//! with context takeover, and decompressed. Each row's name contains the compression ratio.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -61,7 +61,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [encode_header(Opcode::Text, true, false, payload.len()).as_bytes(), payload].concat()
 }
 
-/// A JSON chat message of words from a small vocabulary in random order.
+/// Returns a JSON chat message of about `len` bytes: words from a small vocabulary in random order.
 fn message(len: usize, seed: u64) -> Vec<u8> {
     const WORDS: &str = "the meeting is moved to tomorrow at ten please bring your notes and coffee thanks \
                          everyone see you there server restart done ok lunch where who why deploy release great";

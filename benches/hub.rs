@@ -1,5 +1,5 @@
-//! Costs of the hub: appending to a room's log, finding a reader's pending messages, and the bookkeeping of a fan-out.
-//! The backend takes every send at once and sends nothing.
+//! Benchmarks of the hub: appending to a room's log, finding a reader's pending messages, and the bookkeeping of a
+//! fan-out. The benchmark's backend takes every send at once and sends nothing.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Outbound, Request};
 /// The payload of a chat message.
 const PAYLOAD: [u8; 64] = [b'a'; 64];
 
-/// Number of messages that are appended before they are read.
+/// Number of messages that are appended before the members read.
 const BATCH: u64 = 64;
 
 fn main() {
@@ -25,9 +25,10 @@ fn main() {
     criterion.final_summary();
 }
 
-/// One message into the logs of a room with a member: from an application on the room's home shard (`publish`: batched,
-/// taken out, ordered), as its home shard (`order`: encodes the header), and from a shard to the room's home and back
-/// (`remote`: batched, ordered, batched, delivered). Nothing is sent meanwhile; the logs are emptied off the clock.
+/// Benchmark `append`: one message to a room with a member, up to the room's logs. `publish`: from an application on
+/// the room's home shard (batched, taken out, ordered). `order`: on the home shard alone. `remote`: from another shard
+/// to the home and back (batched, ordered, batched, delivered). Sends are not measured; the logs are emptied off the
+/// clock.
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append");
     for len in [16, 64, 1 << 10, 16 << 10] {
@@ -71,8 +72,8 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One reader's pending messages: found, handed out and taken. The cost depends on the number of chunks, not of
-/// messages.
+/// Benchmark `gather`: one reader's pending messages are found, handed out and taken. The cost depends on the number of
+/// chunks, not of messages.
 fn gather(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("gather");
     for messages in [1, BATCH, 1_024] {
@@ -95,7 +96,7 @@ fn gather(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One message to members without a send in flight; per member.
+/// Benchmark of a fan-out to idle members: one message to members without a send in flight. The time is per member.
 fn fan_out(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan-out");
     for members in [1, 1_000, 20_000] {
@@ -111,8 +112,8 @@ fn fan_out(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Messages that come while every member has a send in flight: the pass visits all of them in vain, and each completion
-/// asks for the pending messages; per member and message.
+/// Benchmark of a fan-out to busy members: messages come while every member has a send in flight. The pass visits all
+/// members in vain, and each completion asks for the pending messages. The time is per member and message.
 fn fan_out_busy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan-out");
     let members = 1_000;
@@ -126,7 +127,7 @@ fn fan_out_busy(criterion: &mut Criterion) {
                 bench.order(messages);
                 assert_eq!(bench.poll(), 0, "every member is busy");
                 bench.complete();
-                // The messages of the next chunk follow with the next completion.
+                // The messages of the next chunk are sent after the next completion.
                 assert!(bench.poll() >= u64::from(members), "every member gets something");
             });
         });
@@ -134,7 +135,7 @@ fn fan_out_busy(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A hub with one room, and a backend that holds its sends until [`Bench::complete`].
+/// A hub with one room, and a backend that completes its sends only in [`Bench::complete`].
 struct Bench {
     hub: Hub,
     room: String,
@@ -142,12 +143,12 @@ struct Bench {
 }
 
 impl Bench {
-    /// A server of one shard, with `members` members in the room.
+    /// Creates the hub of a server with one shard, with `members` members in the room.
     fn new(members: u32) -> Self {
         Self::on(0, 1, members)
     }
 
-    /// Shard `shard` of `shards`, with `members` members in a room whose home is shard 0.
+    /// Creates the hub of shard `shard` of `shards`, with `members` members in a room whose home is shard 0.
     fn on(shard: u16, shards: u16, members: u32) -> Self {
         let mut hub = Hub::new(HubOptions {
             shard,
@@ -166,12 +167,12 @@ impl Bench {
             hub.join(slot, &room, 0);
         }
         let mut bench = Self { hub, room, in_flight: Vec::with_capacity(members as usize) };
-        // The hub checks each new member once.
+        // The hub checks each new member once and finds nothing to send.
         assert_eq!(bench.send_all(), 0);
         bench
     }
 
-    /// Measures `rounds` calls of `run`. After each, sends the pending messages off the clock.
+    /// Measures `rounds` calls of `run`. After each call, sends the pending messages off the clock.
     fn time(&mut self, rounds: u64, mut run: impl FnMut(&mut Hub)) -> Duration {
         let mut elapsed = Duration::ZERO;
         for _ in 0..rounds {
@@ -188,7 +189,7 @@ impl Bench {
         (0..messages).for_each(|_| self.hub.order(black_box(&self.room), None, black_box(message)));
     }
 
-    /// Takes every send that the hub hands out, and counts the messages in them.
+    /// Takes every send that the hub hands out. Returns the number of messages in the sends.
     fn poll(&mut self) -> u64 {
         let mut messages = 0;
         while let Some(outbound) = self.hub.poll_send(&mut usize::MAX.clone()) {
@@ -206,7 +207,7 @@ impl Bench {
         }
     }
 
-    /// Sends until nothing is pending, and counts the messages.
+    /// Polls and completes sends until nothing is pending. Returns the number of messages sent.
     fn send_all(&mut self) -> u64 {
         let mut messages = 0;
         while self.hub.has_more() {
@@ -217,7 +218,7 @@ impl Bench {
     }
 }
 
-/// Brings everything that two shards, of which `home` is shard 0, have for each other to its destination.
+/// Passes all requests and deliveries between two shards, `other` and `home` (shard 0), to their destinations.
 fn bring_mail(other: &mut Hub, home: &mut Hub) {
     bring_requests(other, 1, Some(home));
     let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
@@ -229,7 +230,8 @@ fn bring_mail(other: &mut Hub, home: &mut Hub) {
     home.outgoing(1).deliveries = batch;
 }
 
-/// Brings the requests of `hub`, which is shard `from`, to shard 0: to `home`, or to itself.
+/// Passes the requests of `hub`, which is shard `from`, to shard 0: the hub `home`, or `hub` itself if `home` is
+/// `None`.
 fn bring_requests(hub: &mut Hub, from: u16, mut home: Option<&mut Hub>) {
     let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
     batch.drain(|request, name, payload| {
@@ -240,6 +242,6 @@ fn bring_requests(hub: &mut Hub, from: u16, mut home: Option<&mut Hub>) {
             other => panic!("the bench makes no {other:?}"),
         }
     });
-    // The shard keeps the memory of the batch for the next turn.
+    // Like a shard, keeps the memory of the batch for the next turn.
     hub.outgoing(0).requests = batch;
 }

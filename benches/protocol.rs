@@ -1,4 +1,4 @@
-//! Benchmarks of the protocol: masks, UTF-8, frame headers, buffers of frames, and the handshake.
+//! Benchmarks of the protocol: unmasking, UTF-8 checks, frame headers, buffers of frames, and the handshake.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use uproar::protocol::frame::encode_header;
 use uproar::protocol::mask::unmask;
 use uproar::protocol::{Opcode, Protocol, ProtocolEvent, Reader, response};
 
-/// The mask. All its bytes are below 32, so that it turns ASCII into ASCII: a buffer that was decoded in place stays
+/// The mask key. All its bytes are below 32, so that unmasking turns ASCII into ASCII. A buffer decoded in place stays
 /// valid, and an iteration needs no fresh copy.
 const KEY: [u8; 4] = [1, 2, 4, 8];
 
-/// Length in bytes of a read.
+/// Length of one read in bytes.
 const READ_LEN: usize = 16 * 1024;
 
-/// A browser's request.
+/// A browser's opening request.
 const REQUEST: &[u8] = b"GET /room/lounge HTTP/1.1\r\n\
     Host: chat.example.org\r\n\
     Connection: Upgrade\r\n\
@@ -43,8 +43,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Unmasking, compared with a copy (the upper bound) and with the naive routine. Payloads below 16 KiB rotate through a
-/// buffer of that size, since real payloads were not stored a moment ago.
+/// Benchmark of unmasking, compared with a copy (the upper bound) and with a byte-by-byte loop. Payloads below 16 KiB
+/// rotate through a buffer of 16 KiB, since real payloads were not stored a moment ago.
 fn mask(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mask");
     for len in [8, 15, 64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 1 << 20] {
@@ -71,19 +71,19 @@ fn mask(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Returns the start of the next payload.
+/// Returns the offset of the next payload in the buffer.
 fn next<'s>(starts: &mut impl Iterator<Item = &'s usize>) -> usize {
     *starts.next().expect("endless")
 }
 
-/// Unmasks byte by byte. RFC 6455 §5.3
+/// Unmasks `data` byte by byte. RFC 6455 §5.3
 fn unmask_by_byte(data: &mut [u8], key: [u8; 4]) {
     for (i, byte) in data.iter_mut().enumerate() {
         *byte ^= key[i % 4];
     }
 }
 
-/// UTF-8 checks: `basic` for complete texts, `compat` for parts, and the standard library.
+/// Benchmark of UTF-8 checks: `basic` for complete texts, `compat` for parts of a text, and the standard library.
 fn utf8(criterion: &mut Criterion) {
     for (language, pattern) in
         [("ascii", "Good evening to everyone! "), ("mixed", "Grüße aus Кёльн, 世界 🎉 ")]
@@ -107,8 +107,8 @@ fn utf8(criterion: &mut Criterion) {
     }
 }
 
-/// Headers in their three forms. Decoding takes one frame that is whole in the input, with the shortest payload of its
-/// form, so the two long forms include the unmasking.
+/// Benchmark of frame headers in their three forms. Decoding handles one whole frame with the shortest payload of the
+/// header's form, so the two long forms include the unmasking.
 fn headers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("header");
     group.throughput(Throughput::Elements(1));
@@ -128,8 +128,8 @@ fn headers(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A full read of small messages: whole frames, and cut in the middle of a frame, as from a client that sends without
-/// waiting.
+/// Benchmark of decoding one full read of small messages: whole frames, or cut in the middle of a frame, as from a
+/// client that sends without waiting.
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     for (kind, opcode) in [("text", Opcode::Text), ("binary", Opcode::Binary)] {
@@ -146,7 +146,8 @@ fn decode(criterion: &mut Criterion) {
                 bencher.iter(|| assert_eq!(events(&mut protocol, black_box(&mut read)), count));
             });
 
-            // Two reads begin and end with a frame; the middle of a frame lies between them.
+            // The stream is two reads long. It begins and ends with a whole frame, and the border between the reads
+            // lies within a frame.
             let count = 2 * count + 1;
             let mut stream = frames(opcode, payload_len, count);
             let half = stream.len() / 2;
@@ -165,7 +166,7 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The handshake: from a browser's request head, whole or in two reads, to the bytes of the 101 response.
+/// Benchmark of the handshake: from a browser's request head, whole or in two reads, to the bytes of the 101 response.
 fn handshake(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("handshake");
     group.throughput(Throughput::Elements(1));
@@ -193,7 +194,7 @@ fn handshake(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Returns a connection after its handshake.
+/// Returns a protocol state after its handshake.
 fn open_connection() -> Protocol {
     let mut protocol = Protocol::new();
     answer(&mut protocol, &mut REQUEST.to_vec(), &mut Vec::new());
@@ -201,7 +202,8 @@ fn open_connection() -> Protocol {
     protocol
 }
 
-/// Upgrades the connection when `input` completes the request head, with the response in `out`.
+/// Feeds `input` to the protocol. Upgrades the connection when the request head is complete, and writes the response to
+/// `out`.
 fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
     let mut reader = Reader::default();
     let Some(event) = protocol.next(&mut input, &mut reader) else { return };
@@ -214,7 +216,7 @@ fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Decodes all of `input` and returns the number of messages.
+/// Decodes all of `input` and returns the number of messages in it.
 fn events(protocol: &mut Protocol, mut input: &mut [u8]) -> usize {
     let mut reader = Reader::default();
     let mut count = 0;
@@ -242,7 +244,7 @@ fn frame_len(opcode: Opcode, payload_len: usize) -> usize {
     encode_header(opcode, true, false, payload_len).as_bytes().len() + KEY.len() + payload_len
 }
 
-/// Appends a masked frame.
+/// Appends a masked frame with `payload_len` bytes of payload to `out`.
 fn push_frame(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(encode_header(opcode, true, false, payload_len).as_bytes());

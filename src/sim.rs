@@ -1,7 +1,7 @@
 //! The simulation: whole shards with the io_uring backend, on a simulated kernel, in simulated time.
 //!
 //! One seed decides the network, the schedule of the shards, the choices of the kernel, and the behaviour of the
-//! clients. The same seed gives the same run. Everything above [`crate::io::uring::Kernel`] is production code.
+//! clients. A seed always gives the same run. Everything above [`crate::io::uring::Kernel`] is production code.
 
 mod client;
 mod deflate;

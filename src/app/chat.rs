@@ -310,8 +310,8 @@ impl Chat {
         }
         let home = context.home_of(room);
         if home == context.shard() {
-            // A note to this shard itself would arrive after newer messages. From another shard, newer messages arrive
-            // before the note.
+            // With a note to itself, this shard could get new messages between reading the ages and sending the notice.
+            // An answer from another shard arrives directly after the messages that its ages cover.
             let ages = context.history_ages(room);
             return self.tell_ages(context, client, room, &ages);
         }

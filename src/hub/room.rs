@@ -31,7 +31,7 @@ struct Pass {
     at: usize,
     /// The log's head when the pass began.
     head: u64,
-    /// Smallest cursor of a visited member, after its visit.
+    /// Smallest cursor of the visited members, each read after the visit.
     min_cursor: u64,
 }
 

@@ -16,7 +16,7 @@ use flate2::{Decompress, FlushDecompress};
 
 use super::*;
 
-/// Options under which no client lags. A test changes the ones that it is about.
+/// Returns hub options under which no client lags. A test changes only the options under test.
 fn options(shard: u16, shards: u16) -> HubOptions {
     HubOptions {
         shard,
@@ -30,7 +30,7 @@ fn options(shard: u16, shards: u16) -> HubOptions {
     }
 }
 
-/// The `n`-th room whose home is `home`.
+/// Returns the name of the `n`-th room whose home shard is `home`.
 fn room_at(home: u16, shards: u16, n: usize) -> String {
     let mut names = (0..).map(|n| format!("room {n}")).filter(|name| home_of(name, shards) == home);
     names.nth(n).expect("there is always one more")
@@ -40,11 +40,11 @@ fn text<'a>(parts: &'a [&'a [u8]]) -> Message<'a> {
     Message::from_parts(Kind::Text, parts)
 }
 
-/// Reads a client's frames, and inflates compressed ones.
+/// Reader of one client's frames, which inflates compressed frames.
 #[derive(Debug)]
 struct FrameReader {
     engine: Decompress,
-    /// Whether a message may refer to earlier ones.
+    /// Whether a compressed message may refer to earlier messages (context takeover).
     takeover: bool,
 }
 
@@ -114,13 +114,13 @@ fn take_delivery(hub: &mut Hub, delivery: &Delivery, mut frames: &[u8]) {
     }
 }
 
-/// Several hubs, whose messages to each other arrive when the test says so, and clients that read at once unless they
-/// are held.
+/// Several hubs with clients. Messages between hubs arrive when the test says so. Clients read at once unless the test
+/// holds them.
 struct Mesh {
     hubs: Vec<Hub>,
     /// The payloads that each client received, by shard and slot.
     received: HashMap<(u16, Slot), Vec<Vec<u8>>>,
-    /// Clients that do not read, with their sends in flight.
+    /// Held clients, which do not read, with their sends in flight.
     held: HashMap<(u16, Slot), Option<Span>>,
     lagged: Vec<(u16, Lagged)>,
 }
@@ -156,7 +156,7 @@ impl Mesh {
         self.hubs[shard as usize].send(slot, text(&[payload.as_bytes()]));
     }
 
-    /// Brings the requests of `from` to their destinations.
+    /// Delivers the requests of shard `from` to their destination hubs.
     fn bring_requests(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).requests);
@@ -166,7 +166,7 @@ impl Mesh {
         }
     }
 
-    /// Brings the deliveries of `from` to their destinations.
+    /// Passes the deliveries of shard `from` to their destination hubs.
     fn bring_deliveries(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).deliveries);
@@ -183,7 +183,7 @@ impl Mesh {
         }
     }
 
-    /// Completes sends until only clients that do not read have a send in flight.
+    /// Completes sends until only held clients have a send in flight.
     fn send_all(&mut self) {
         for shard in 0..self.hubs.len() as u16 {
             let hub = &mut self.hubs[shard as usize];
@@ -208,12 +208,12 @@ impl Mesh {
         self.send_all();
     }
 
-    /// Stops the client from reading: its next send stays in flight.
+    /// Holds a client: it stops reading, and its next send stays in flight.
     fn hold(&mut self, shard: u16, slot: Slot) {
         self.held.insert((shard, slot), None);
     }
 
-    /// Lets the client read again.
+    /// Lets a held client read again.
     fn let_go(&mut self, shard: u16, slot: Slot) {
         if let Some(span) = self.held.remove(&(shard, slot)).expect("was held") {
             self.received.entry((shard, slot)).or_default().extend(payloads(span.bytes()));
@@ -223,14 +223,14 @@ impl Mesh {
         self.send_all();
     }
 
-    /// The messages that the client received since the last call.
+    /// Returns the messages that the client received since the last call.
     fn take(&mut self, shard: u16, slot: Slot) -> Vec<String> {
         let payloads = self.received.remove(&(shard, slot)).unwrap_or_default();
         payloads.into_iter().map(|payload| String::from_utf8(payload).expect("text")).collect()
     }
 }
 
-/// A random generator with a seed (SplitMix64).
+/// Random generator with a seed (SplitMix64).
 #[derive(Debug)]
 struct Random(u64);
 

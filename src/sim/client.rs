@@ -1,4 +1,4 @@
-//! Simulated clients of several characters, each of which checks the messages that it gets.
+//! Simulated clients, each with one of several characters. Each client checks the messages that it gets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,49 +12,49 @@ use super::hearing::Hearing;
 use super::net::{NARROW, Net};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
 
-/// How a client behaves.
+/// Character of a simulated client: how it behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Character {
-    /// Sends and reads messages.
+    /// Lively client: sends and reads messages.
     Lively,
-    /// Reads now and then.
+    /// Slow client: reads only now and then.
     Slow,
-    /// Reads and sends no messages.
+    /// Silent client: reads, and sends no messages.
     Silent,
-    /// Sends and never reads.
+    /// Deaf client: sends messages and never reads.
     Deaf,
-    /// Breaks the protocol.
+    /// Rude client: breaks the protocol.
     Rude,
-    /// Closes with a close frame, and connects again.
+    /// Fickle client: closes with a close frame, and connects again.
     Fickle,
-    /// Resets the connection, and connects again.
+    /// Rough client: resets the connection, and connects again.
     Rough,
-    /// Ends its direction of the stream, and connects again.
+    /// Half-closing client: ends its direction of the stream with FIN, and connects again.
     Half,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientState {
     Away,
-    /// The request is sent, and the response awaited.
+    /// Client that has sent its opening request and waits for the response.
     Request,
     Open,
-    /// The server sent a close frame or an error response, and the end of its stream is awaited.
+    /// Client that got a close frame or an error response and waits for the end of the server's stream.
     Told,
 }
 
-/// The facts that all clients of a run know.
+/// Facts about a run that all of its clients know.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) shards: usize,
     pub(super) rooms: Vec<String>,
     pub(super) application: Application,
     pub(super) addresses: usize,
-    /// A client that lags misses messages and is told so, instead of being closed.
+    /// Whether the lag policy is `skip`: a client that lags misses messages and gets a report, instead of being closed.
     pub(super) skips: bool,
-    /// The clock jumps, so that the server may take clients that answer for dead.
+    /// Whether the clock jumps, so that the server may close clients that still answer pings.
     pub(super) jumps: bool,
-    /// The server shuts down and accepts no new connections.
+    /// Whether the server shuts down and accepts no new connections.
     pub(super) is_stopping: bool,
 }
 
@@ -62,15 +62,15 @@ pub(super) struct Client {
     character: Character,
     state: ClientState,
     conn: Option<usize>,
-    /// Number of the connection over all clients.
+    /// Number of the client's connection among the connections of all clients.
     serial: u64,
     hearing: Option<Hearing>,
     out: VecDeque<u8>,
     input: Vec<u8>,
     said: u64,
-    /// The compression offer, until the response.
+    /// The client's compression offer, until the response answers the offer.
     offer: Option<Offer>,
-    /// The agreed compression.
+    /// State of the agreed compression. `None` without compression.
     extension: Option<Extension>,
     ended: bool,
     broke_rules: bool,
@@ -100,8 +100,8 @@ impl Client {
         }
     }
 
-    /// Does at most one thing, and returns whether it did. A calm client starts nothing new and reads everything,
-    /// unless it is deaf.
+    /// Lets the client take at most one step. Returns whether it did something. A calm client starts nothing new and
+    /// reads everything, unless it is deaf.
     pub(super) fn step(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, calm: bool) -> bool {
         let Some(conn) = self.conn else {
             return !calm && net.random.once_in(8) && self.connect(net, rules);
@@ -113,7 +113,7 @@ impl Client {
         }
     }
 
-    /// Ends the connection in the way of its character.
+    /// Ends the client's connection in the way of its character.
     pub(super) fn leave(&mut self, net: &mut Net) {
         let Some(conn) = self.conn else { return };
         match self.character {
@@ -132,7 +132,7 @@ impl Client {
         true
     }
 
-    /// Connects to a random shard, with a request for `room`.
+    /// Connects the client to a random shard, with a request for `room`.
     pub(super) fn go_to(&mut self, net: &mut Net, rules: &Rules, room: &str) {
         let visits = self.visits + 1;
         *self = Self { visits, ..Self::new(self.character) };
@@ -155,7 +155,7 @@ impl Client {
         self.out.extend(request.bytes());
     }
 
-    /// Acts according to its character.
+    /// Lets the client act according to its character. Returns whether it did something.
     fn act(&mut self, net: &mut Net, rules: &Rules, conn: usize) -> bool {
         if self.state != ClientState::Open {
             if self.character == Character::Rough && net.random.once_in(16) {
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    /// Sends a command of the chat.
+    /// Sends a random command of the chat.
     fn command(&mut self, net: &mut Net, rules: &Rules) {
         let number = net.random.below(6);
         let line = match net.random.below(4) {
@@ -209,7 +209,7 @@ impl Client {
         self.say(net, 1, line.as_bytes());
     }
 
-    /// Sends a message, sometimes compressed if that was agreed.
+    /// Sends a message, sometimes compressed if compression was agreed.
     fn say(&mut self, net: &mut Net, opcode: u8, message: &[u8]) {
         let random = &mut net.random;
         let bytes = match &mut self.extension {
@@ -235,7 +235,7 @@ impl Client {
             5 => frames::encode(random, 1 | RSV1, true, b"\xff\xff no block begins so"),
             6 => frames::encode(random, 2 | RSV1, true, &bomb(100_000)),
             7 => frames::encode(random, 9 | RSV1, true, b"no control frame is compressed"),
-            // With a reserved bit, because other clients would get a valid frame.
+            // The noise has a reserved bit set. Otherwise other clients could get a valid frame.
             _ => (0..20).map(|at| random.next() as u8 | u8::from(at == 0) << 5).collect(),
         };
         self.out.extend(bytes);
@@ -259,7 +259,7 @@ impl Client {
         self.forget();
     }
 
-    /// Sends FIN after the bytes that are still to be written.
+    /// Schedules FIN after the bytes that are not written yet.
     fn end(&mut self, net: &mut Net, conn: usize) {
         net.note("client ends", [conn, 0, 0]);
         self.ended = true;
@@ -326,7 +326,7 @@ impl Client {
             }
         }
         if self.state == ClientState::Told {
-            // The body of an error response.
+            // Drops the body of an error response.
             self.input.clear();
         }
         while self.state == ClientState::Open {
@@ -372,7 +372,7 @@ impl Client {
         if let Some(count) = missed {
             return hearing.miss(count);
         }
-        // A change of name is a message of the room.
+        // A change of name is a message of the room, not a notice.
         if rules.application != Application::Chat || notice.is_empty() || notice.contains(" is now ") {
             return self.heard(net, rules, truth, Line { kind: Kind::Text, bytes });
         }
@@ -383,7 +383,7 @@ impl Client {
     }
 
     fn heard(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, line: Line) {
-        // The truth does not have the random bytes that a rude client sent to itself.
+        // `Truth` does not contain the random bytes that a rude client sent to itself.
         let is_own_noise = rules.application == Application::Echo && self.broke_rules;
         if is_own_noise && rules.application.id_of(&line.bytes).is_none() {
             return;
@@ -392,7 +392,7 @@ impl Client {
         net.heard += 1;
     }
 
-    /// Handles a close frame.
+    /// Handles a close frame from the server and checks that its close code is allowed.
     fn told(&mut self, net: &mut Net, rules: &Rules, code: Option<u16>, reason: &str) {
         let reads = !matches!(self.character, Character::Slow | Character::Deaf);
         let allowed = match code {
@@ -431,12 +431,12 @@ impl Client {
             assert!(reset || self.input.is_empty() || self.broke_rules, "{who:?}: its last frame is torn");
         }
         net.note("client sees the end", [conn, usize::from(reset), 0]);
-        // The client closes its socket and drops what it had to write.
+        // The client closes its socket and drops its unwritten bytes.
         net.conns[conn].to_server.ended = true;
         self.forget();
     }
 
-    /// Panics if the client reads and has not got all of its messages.
+    /// Panics if a client that reads lacks messages.
     pub(super) fn check_current(&self, truth: &Truth) {
         let is_meant =
             self.state == ClientState::Open && self.character != Character::Deaf && !self.broke_rules;
@@ -450,13 +450,14 @@ impl Client {
         }
     }
 
-    /// The stream that the client follows, if it is certainly connected.
+    /// Returns the stream that the client follows, if the client is certainly connected.
     pub(super) fn attends(&self) -> Option<&Hearing> {
         let leaves = self.ended || self.said_goodbye || self.broke_rules || self.character == Character::Deaf;
         self.hearing.as_ref().filter(|_| self.state == ClientState::Open && !leaves)
     }
 
-    /// Panics if the client was not told that the server shuts down. There was time for that unless the clock jumped.
+    /// Panics if the client got no notice that the server shuts down, although the notice had time to arrive. A clock
+    /// that jumps leaves no such time.
     pub(super) fn check_told(&self, rules: &Rules) {
         let waits = !rules.jumps
             && self.state == ClientState::Open

@@ -1,4 +1,4 @@
-//! The clients' permessage-deflate. Unlike the server's engines, theirs live as long as the connection.
+//! The simulated clients' permessage-deflate. A client's engines live as long as the connection, unlike the server's.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
@@ -7,18 +7,18 @@ use super::random::Random;
 
 /// The bit in a frame's first byte that marks a compressed message.
 pub(super) const RSV1: u8 = 0x40;
-/// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
+/// The end of every compressed message. It is removed before sending (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The smallest window that the engine supports, in bits.
+/// The smallest window, in bits, that the compression engine supports.
 const SMALLEST: u8 = 9;
 
-/// A client's offer.
+/// A client's offer of compression parameters.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     server_forgets: bool,
     client_forgets: bool,
     server_bits: Option<u8>,
-    /// Whether the server may limit the client's window, with the client's hint.
+    /// Whether the client offers `client_max_window_bits`, and the value of that parameter as a hint in bits.
     client_bits: Option<Option<u8>>,
 }
 
@@ -32,7 +32,7 @@ impl Offer {
         }
     }
 
-    /// The header line of the offer. It begins with an offer that no server can accept.
+    /// Returns the header line with the offer. The line begins with another offer that no server can accept.
     pub(super) fn header(self) -> String {
         let mut line = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7, \
                         permessage-deflate"
@@ -54,7 +54,8 @@ impl Offer {
         line + "\r\n"
     }
 
-    /// Reads the response to the offer. Returns an error if the response is no valid answer.
+    /// Reads the server's answer to the offer from the response. `None` if the server declined. Returns an error if the
+    /// answer is not valid.
     pub(super) fn agreed(self, head: &str, fault: Option<Fault>) -> Result<Option<Extension>, String> {
         let Some(line) = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")) else {
             return Ok(None);
@@ -75,7 +76,8 @@ impl Offer {
                 _ => return Err(format!("{part} in {line}")),
             }
         }
-        // RFC 7692 §7.1.1.1 and §7.1.2: some parameters must be accepted as offered, others may not appear unasked.
+        // RFC 7692 §7.1.1.1 and §7.1.2: the server must accept some parameters as offered, and may not add others
+        // unasked.
         let most = self.client_bits.map(|hint| hint.unwrap_or(15));
         let is_allowed = server_forgets >= self.server_forgets
             && self.server_bits.is_none_or(|most| server_bits.is_some_and(|bits| bits <= most))
@@ -83,7 +85,8 @@ impl Offer {
         if !is_allowed {
             return Err(format!("{line} is no valid answer to {self:?}"));
         }
-        // The faults let the server refer to earlier messages against the agreement, and forget the client's messages.
+        // The faults `KeptContext` and `ForgottenContext`: the server refers to earlier messages against the agreement,
+        // or forgets the client's messages.
         server_forgets |= fault == Some(Fault::KeptContext);
         client_forgets &= fault != Some(Fault::ForgottenContext);
         Ok(Some(Extension {
@@ -96,19 +99,19 @@ impl Offer {
     }
 }
 
-/// The compression state of a connection, for both directions.
+/// Compression state of a client's connection, for both directions.
 pub(super) struct Extension {
     inflater: Decompress,
-    /// Whether no message of the server refers to an earlier one.
+    /// Whether the server forgets earlier messages: none of its messages refers to an earlier message.
     server_forgets: bool,
-    /// Made when the first message is compressed.
+    /// The engine for the client's messages, created for the first compressed message.
     deflater: Option<Compress>,
     client_bits: u8,
     client_forgets: bool,
 }
 
 impl Extension {
-    /// Inflates a message.
+    /// Inflates a message from the server. Returns an error if the payload is not valid.
     pub(super) fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, String> {
         if self.server_forgets {
             self.inflater.reset(false);
@@ -132,8 +135,8 @@ impl Extension {
         Ok(out)
     }
 
-    /// Compresses a message. With `is_final` its block is marked as the last one (BFINAL), after which an engine begins
-    /// anew (RFC 7692 §7.2.3.4).
+    /// Compresses a message. With `is_final` its block is marked as the last block (BFINAL), and the next message
+    /// starts a new stream (RFC 7692 §7.2.3.4).
     pub(super) fn deflate(&mut self, message: &[u8], is_final: bool) -> Vec<u8> {
         let make = || Compress::new_with_window_bits(Compression::default(), false, self.client_bits);
         let engine = self.deflater.get_or_insert_with(make);
@@ -152,7 +155,7 @@ impl Extension {
     }
 }
 
-/// Compresses `len` zeros, which take few bytes.
+/// Returns a compression bomb: `len` zeros, compressed to few bytes.
 pub(super) fn bomb(len: usize) -> Vec<u8> {
     deflate(&mut Compress::new(Compression::best(), false), &vec![0; len], FlushCompress::Sync)
 }

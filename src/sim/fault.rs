@@ -1,7 +1,7 @@
-//! Bugs that tests put in on purpose, to show that the simulation catches bugs of their kind.
+//! Faults: bugs that tests inject on purpose, to show that the simulation catches bugs of their kind.
 //!
-//! Production code knows nothing of them. A fault is put in from outside: the simulated kernel misreports, a client
-//! reads with the wrong state, or a shard's state is spoiled between the two halves of a turn.
+//! Production code has no code for faults. Tests inject a fault from outside: the simulated kernel misreports, a client
+//! reads with the wrong state, or a shard's state is corrupted between the two halves of a turn.
 
 use crate::io::Uring;
 use crate::shard::Shard;
@@ -10,42 +10,42 @@ use crate::transport::Events;
 
 use super::kernel::Simulated;
 
-/// A plausible bug: the part of the server that would have it, and its effect.
+/// A fault: the part of the server that would have the bug, and the bug's effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// `io::uring` believes that a multishot receive is still armed after its last completion.
+    /// Fault: `io::uring` believes that a multishot receive is still armed after its last completion.
     ForgottenMore,
-    /// `io::uring` takes a short send for a complete one.
+    /// Fault: `io::uring` treats a short send as a complete send.
     ShortSend,
-    /// `io::uring` drops a span that the kernel still reads.
+    /// Fault: `io::uring` drops a span that the kernel still reads.
     SpanLetGo,
-    /// `io::uring` does not give a receive buffer back.
+    /// Fault: `io::uring` does not return a receive buffer to the kernel.
     LostBuffer,
-    /// `hub` starts a second send for a client that has one in flight.
+    /// Fault: `hub` starts a second send for a client that has a send in flight.
     SecondSend,
-    /// `hub` forgets clients that wait for a send.
+    /// Fault: `hub` forgets clients that wait for a send.
     ForgottenMember,
-    /// `hub` refers to earlier messages for a client that asked for no context takeover.
+    /// Fault: `hub` refers to earlier messages for a client that asked for no context takeover.
     KeptContext,
-    /// `hub` does not renumber a room's compressed log when the snapshot of its order arrives.
+    /// Fault: `hub` does not renumber a room's compressed log when the room's snapshot arrives.
     StaleNumbers,
-    /// `hub` takes a room for another one that had its index before.
+    /// Fault: `hub` confuses a room with a forgotten room that had its index before.
     StaleKey,
-    /// `shard` agrees to context takeover by the client and remembers nothing of its messages.
+    /// Fault: `shard` agrees to context takeover by the client, but remembers none of the client's messages.
     ForgottenContext,
-    /// `shard` does not release the memory of compression windows when their connection closes.
+    /// Fault: `shard` does not release the memory of compression windows when their connection closes.
     LostContext,
-    /// `shard` lowers the connection count twice.
+    /// Fault: `shard` lowers the connection count twice for one connection.
     CountedTwice,
-    /// `shard` does not wake the shard that it posts to.
+    /// Fault: `shard` does not wake the shard to which it posts.
     LostWake,
-    /// `shard` drops requests that another shard's full mailbox did not take.
+    /// Fault: `shard` drops requests that another shard's full mailbox did not take.
     DroppedBatch,
-    /// `shard` does not resume publishers that it paused.
+    /// Fault: `shard` does not resume publishers that it paused.
     NeverResumed,
 }
 
-/// Runs the second half of a shard's turn, with the fault if there is one.
+/// Runs the second half of a shard's turn, with the injected fault if there is one.
 pub(super) fn end_turn(
     shard: &mut Shard<Uring<Simulated>>,
     events: &mut Events,

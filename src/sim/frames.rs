@@ -1,9 +1,9 @@
-//! The frame code of the clients. It is independent of the server's, so that the two cannot share a bug.
+//! Frame code of the simulated clients. It shares no code with the server, so that both cannot share a bug.
 
 use super::deflate::{Extension, RSV1};
 use super::random::Random;
 
-/// A frame from the server.
+/// A decoded frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Text(Vec<u8>),
@@ -13,8 +13,8 @@ pub(super) enum Frame {
     Pong,
 }
 
-/// Takes one whole frame off the front of `input`, and inflates it if that was agreed. Returns an error if the frame
-/// breaks a rule.
+/// Removes one whole frame from the front of `input` and decodes it; inflates it if compression was agreed. `None`
+/// until the frame is whole. Returns an error if the frame breaks a rule.
 pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Result<Option<Frame>, String> {
     let [first, second, ..] = input[..] else { return Ok(None) };
     if first & 0x30 != 0 || first & 0x80 == 0 || second & 0x80 != 0 {
@@ -50,7 +50,7 @@ pub(super) fn decode(input: &mut Vec<u8>, agreed: Option<&mut Extension>) -> Res
     Ok(Some(frame))
 }
 
-/// Encodes a masked frame.
+/// Encodes a masked frame, as a client sends it.
 pub(super) fn encode(random: &mut Random, opcode: u8, last: bool, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![opcode | if last { 0x80 } else { 0 }];
     match payload.len() {
@@ -66,7 +66,7 @@ pub(super) fn encode(random: &mut Random, opcode: u8, last: bool, payload: &[u8]
     frame
 }
 
-/// Encodes a message, sometimes in fragments with a ping between them. The `opcode` may have [`RSV1`] set.
+/// Encodes a message, sometimes in fragments with a ping between the fragments. The `opcode` may have [`RSV1`] set.
 pub(super) fn encode_message(random: &mut Random, opcode: u8, payload: &[u8]) -> Vec<u8> {
     if payload.len() < 2 || !random.once_in(4) {
         return encode(random, opcode, true, payload);

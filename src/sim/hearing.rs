@@ -1,20 +1,21 @@
-//! The part of a stream that a client gets, checked against the stream's order.
+//! A client's view of its stream: the messages that it got, checked against the stream's true order.
 
 use super::truth::{Application, Line, Streams, stream_of};
 
 pub(super) struct Hearing {
     application: Application,
-    /// Number of the connection among those of all clients.
+    /// Number of the client's connection among the connections of all clients.
     serial: u64,
-    /// The stream that the client follows. Unknown after it missed messages that would have told.
+    /// The stream that the client follows. Unknown after the client missed messages, which may have told of another
+    /// room.
     stream: Option<String>,
-    /// Positions of the first message that the client got and of the next one.
+    /// Positions in the stream of the first message that the client got and of the next message to come.
     heard: Option<(usize, usize)>,
-    /// Messages before the first one with an id, which tells the positions of all.
+    /// Messages that came before the first message with an id. That id tells the position of all of these messages.
     unplaced: Vec<Line>,
-    /// Number of messages that the server reported as missed.
+    /// Number of missed messages that the server reported.
     missed: usize,
-    /// Number of messages that were skipped before a message that came.
+    /// Number of messages that the server skipped before a message that came.
     left_out: usize,
     /// Number of the client's first message after it learned that it is in the stream.
     since: u64,
@@ -30,25 +31,25 @@ impl Hearing {
         Self { application, serial, stream, heard, unplaced, missed: 0, left_out: 0, since: 0 }
     }
 
-    /// Notes that the client is in another room, after `said` messages of its own.
+    /// Records that the client is in another room, after it sent `said` messages.
     pub(super) fn enter(&mut self, room: &str, said: u64) {
         *self = Self { since: said, ..Self::new(self.application, self.serial, room) };
     }
 
-    /// Notes that the server reported `count` missed messages.
+    /// Records that the server reported `count` missed messages.
     pub(super) fn miss(&mut self, count: usize) {
         self.unplaced.clear();
         self.missed += count;
         match self.application {
             Application::Relay => self.heard = self.heard.map(|(first, next)| (first, next + count)),
-            // Messages echoed in the same turn come before the report.
+            // Messages that were echoed in the same turn may come before the report.
             Application::Echo => {}
-            // Answers, lines of former rooms, and the notice of another room may be among them.
+            // The missed messages may include answers, lines of former rooms, and the notice of another room.
             Application::Chat => (self.stream, self.heard) = (None, None),
         }
     }
 
-    /// Checks a message. With `skips` the server may skip messages and report them later.
+    /// Checks a message that the client got. With `skips` the server may skip messages and report them later.
     pub(super) fn hear(&mut self, truth: &Streams, skips: bool, line: Line) {
         let serial = self.serial;
         if let (Some(stream), Some((_, next))) = (&self.stream, &mut self.heard) {
@@ -84,15 +85,15 @@ impl Hearing {
         self.heard = Some((first, next));
     }
 
-    /// The stream, and the position of the first message that the client got: the stream's end if it got none. Call it
-    /// when the client is current.
+    /// Returns the stream and the position of the first message that the client got. Without any message, the position
+    /// is the stream's end. Call this method when the client has all of its messages.
     pub(super) fn first(&self, truth: &Streams) -> Option<(&str, usize)> {
         let stream = self.stream.as_deref()?;
         let newest = truth.lines(stream).len() - self.unplaced.len();
         Some((stream, self.heard.map_or(newest, |(first, _)| first)))
     }
 
-    /// Panics if the client lacks messages.
+    /// Panics if the client lacks messages of its stream.
     pub(super) fn check_current(&self, truth: &Streams) {
         let Some(stream) = &self.stream else { return };
         let (serial, len) = (self.serial, truth.lines(stream).len());

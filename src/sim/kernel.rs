@@ -1,5 +1,5 @@
-//! The simulated kernel of one shard. It does whatever io_uring may do, in an order that the seed decides. It also
-//! plays the bugs of `io::uring` that a test puts in (see [`super::fault`]).
+//! The simulated kernel of one shard. It does whatever io_uring may do, in an order that the seed decides. It also acts
+//! out the bugs of `io::uring` that a test injects (see [`super::fault`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,72 +17,72 @@ use crate::io::{BackendOptions, Buffer, Slot};
 use super::fault::Fault;
 use super::net::Net;
 
-/// Most turns for which input may wait while nothing receives it. With two buffers for thirty connections, a connection
-/// may lose the race for a buffer many times.
+/// Maximum number of turns for which input may wait while no receive is armed. With two buffers for thirty connections,
+/// a connection may fail to get a buffer many times.
 const UNHEARD: usize = 200;
 
-/// A send in flight. The kernel keeps a span of its own. So it finds out when the backend freed the memory too early,
-/// and does not read freed memory.
+/// A send in flight. The simulated kernel keeps its own span, so it detects when the backend frees the memory too
+/// early, and never reads freed memory.
 struct Sending {
     id: SendId,
     span: Span,
-    /// A copy of the bytes, from the start of the send.
+    /// Copy of the bytes to send, made when the send started.
     bytes: Vec<u8>,
-    /// Number of bytes sent.
+    /// Number of bytes sent so far.
     done: usize,
 }
 
 /// An open direct descriptor.
 struct Descriptor {
-    /// Index of the connection in the network.
+    /// Index of the connection in the simulated network.
     conn: usize,
-    /// A multishot receive is in flight.
+    /// Whether a multishot receive is in flight.
     receiving: bool,
     send: Option<Sending>,
-    /// A FIN is in flight.
+    /// Whether a shutdown request (FIN) is in flight.
     shutdown: bool,
-    /// Cancellations in flight, by their targets.
+    /// Operations whose cancellation is in flight.
     cancels: VecDeque<Operation>,
-    /// The close will be a reset.
+    /// Whether closing the descriptor resets the connection.
     linger: bool,
-    /// Number of turns for which input has waited while nothing receives it.
+    /// Number of turns for which input has waited while no receive was armed.
     unheard: usize,
 }
 
-/// The state of one shard's kernel. The world, which drives it, shares it with the backend.
+/// State of one shard's simulated kernel, shared by the backend and the world that drives the kernel.
 pub(super) struct Core {
     pub(super) net: Rc<RefCell<Net>>,
     shard: usize,
-    /// Requests that are pushed and not submitted.
+    /// Requests that the backend has pushed and not submitted yet.
     queue: VecDeque<Owned>,
     descriptors: Vec<Option<Descriptor>>,
-    /// Accepts in flight, by number.
+    /// Numbers of the accepts in flight.
     accepts: VecDeque<u32>,
-    /// The peers of accepts, by number.
+    /// Peer addresses of accepted connections, by accept number.
     peers: Vec<SocketAddr>,
     wake_armed: bool,
-    /// The waker's event was written once, and so stays readable.
+    /// Whether the waker's event was ever written. The event then stays readable.
     ever_woken: bool,
-    /// Completions that the backend can take.
+    /// Completions that the backend can take now.
     pub(super) ready: VecDeque<Completion>,
-    /// Completions that follow some time after their effect.
+    /// Completions that are reported some time after their effect.
     late: Vec<Completion>,
-    /// Receive buffers that the kernel can fill.
+    /// Receive buffers that the kernel can fill, lent by the backend.
     lent: VecDeque<Buffer>,
-    /// Filled buffers that the backend has not taken yet.
+    /// Filled receive buffers that the backend has not taken yet.
     filled: Vec<Buffer>,
-    /// Number of all buffers.
+    /// Total number of receive buffers.
     buffers: usize,
     pub(super) listening: bool,
 }
 
-/// A request that owns the memory that it points to.
+/// A submitted request that owns the memory to which it points.
 enum Owned {
     Send(Slot, SendId, Span),
     Other(Request<'static>),
 }
 
-/// The backend's handle of the kernel.
+/// The backend's handle of the simulated kernel.
 #[derive(Clone)]
 pub(super) struct Simulated(pub(super) Rc<RefCell<Core>>);
 
@@ -190,7 +190,7 @@ impl Kernel for Simulated {
 }
 
 impl Core {
-    /// Takes the pushed requests, as the system call does.
+    /// Starts the requests that the backend has pushed, as the system call does.
     pub(super) fn submit(&mut self) {
         while let Some(request) = self.queue.pop_front() {
             match request {
@@ -223,7 +223,7 @@ impl Core {
                 let descriptor = self.at(slot);
                 assert!(!descriptor.receiving, "two receives in flight on slot {slot}");
                 descriptor.receiving = true;
-                // A receive takes waiting input at once, as long as the seed wants.
+                // A new receive handles waiting input at once, for as long as the seed decides.
                 while self.net.borrow_mut().mishap(4) && self.step_receive(slot) {}
             }
             Request::Shutdown(slot) => self.at(slot).shutdown = true,
@@ -247,12 +247,12 @@ impl Core {
         self.descriptors[slot as usize].as_mut().expect("an operation on a descriptor that is open")
     }
 
-    /// Completes an operation.
+    /// Completes an operation at once: its completion is ready for the backend.
     fn complete(&mut self, operation: Operation, result: i32) {
         self.ready.push_back(Completion { operation, result, is_last: true, buffer: None });
     }
 
-    /// Completes an operation, now or later.
+    /// Completes an operation, and reports the completion now or later, as the seed decides.
     fn complete_late(&mut self, operation: Operation, result: i32) {
         if self.net.borrow_mut().mishap(3) {
             self.late.push(Completion { operation, result, is_last: true, buffer: None });
@@ -261,7 +261,7 @@ impl Core {
         }
     }
 
-    /// Reports that the waker's event was written.
+    /// Reports to the backend that its waker's event was written.
     pub(super) fn woken(&mut self) {
         self.ever_woken = true;
         if self.wake_armed {
@@ -285,7 +285,7 @@ impl Core {
         self.complete(Operation::Close(slot), 0);
     }
 
-    /// Checks, after a turn, that no wanted input waits for long while nothing receives it.
+    /// Checks after a turn that no wanted input has waited too long while no receive was armed.
     pub(super) fn check_heard(&mut self, is_wanted: impl Fn(Slot) -> bool) {
         let net = self.net.borrow();
         for (slot, descriptor) in (0..).zip(&mut self.descriptors) {
@@ -299,7 +299,7 @@ impl Core {
         }
     }
 
-    /// Names whatever is still open or lent. Empty at the end of a good run.
+    /// Returns descriptions of everything that is still open or lent. Empty at the end of a good run.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         let open = self.descriptors.iter().filter(|one| one.is_some()).count();
@@ -312,7 +312,7 @@ impl Core {
         found
     }
 
-    /// Continues one operation, if there is one to continue.
+    /// Continues one pending operation. Returns whether there was one.
     pub(super) fn step(&mut self) -> bool {
         if !self.late.is_empty() && self.net.borrow_mut().random.once_in(2) {
             let at = self.net.borrow_mut().random.below(self.late.len());
@@ -364,7 +364,7 @@ impl Core {
         true
     }
 
-    /// Continues one operation of a slot.
+    /// Continues one pending operation of a slot. Returns whether there was one.
     fn step_slot(&mut self, slot: Slot) -> bool {
         if self.descriptors[slot as usize].is_none() {
             return false;
@@ -456,7 +456,7 @@ impl Core {
         true
     }
 
-    /// Completes a send. The backend must have kept its memory all the time.
+    /// Completes a slot's send. Panics if the backend has changed or freed the memory of the send.
     fn finish_send(&mut self, slot: Slot, result: i32) {
         let send = self.at(slot).send.take().expect("a send is in flight");
         assert!(send.span.bytes() == send.bytes, "bytes changed while they were sent");
@@ -485,7 +485,7 @@ impl Core {
     fn step_cancel(&mut self, slot: Slot) -> bool {
         let Some(target) = self.at(slot).cancels.pop_front() else { return false };
         if self.net.borrow_mut().mishap(4) {
-            // The kernel does not find an operation that is between two attempts.
+            // Like the real kernel, a cancellation may not find an operation that is between two attempts.
             self.complete_late(Operation::Cancel(slot), -libc::EALREADY);
             return true;
         }

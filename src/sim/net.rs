@@ -1,4 +1,4 @@
-//! The network between the simulated clients and kernels, and the clock.
+//! The simulated network between clients and kernels, and the simulated clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -9,12 +9,12 @@ use super::random::Random;
 /// Capacity of the narrowest links, in bytes.
 pub(super) const NARROW: usize = 16;
 
-/// One direction of a stream, with the bytes that were sent and not received.
+/// One direction of a stream, with the bytes that were sent and not received yet.
 #[derive(Debug)]
 pub(super) struct Pipe {
     pub(super) bytes: VecDeque<u8>,
     pub(super) capacity: usize,
-    /// The sender has sent FIN.
+    /// Whether the sender has sent FIN.
     pub(super) ended: bool,
 }
 
@@ -28,17 +28,17 @@ impl Pipe {
     }
 }
 
-/// A TCP connection.
+/// A simulated TCP connection between a client and the server.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) peer: SocketAddr,
     pub(super) to_server: Pipe,
     pub(super) to_client: Pipe,
-    /// The client or the network has reset the connection.
+    /// Whether the client or the network has reset the connection.
     pub(super) broken: bool,
-    /// The server has reset the connection, on purpose or because it closed with unread bytes.
+    /// Whether the server has reset the connection, on purpose or by closing with unread bytes.
     pub(super) server_reset: bool,
-    /// The server has closed its descriptor.
+    /// Whether the server has closed its descriptor of the connection.
     pub(super) server_gone: bool,
 }
 
@@ -47,14 +47,14 @@ pub(super) struct Net {
     pub(super) random: Random,
     pub(super) now_ms: u64,
     pub(super) conns: Vec<Conn>,
-    /// Connections that wait to be accepted, by shard.
+    /// Backlog of each shard: connections that wait to be accepted.
     pub(super) backlogs: Vec<VecDeque<usize>>,
     /// Whether the kernels and the network misbehave within their contracts.
     pub(super) adverse: bool,
-    /// Hash of all events.
+    /// Hash of all events of the run, in order.
     pub(super) trace: u64,
     pub(super) verbose: bool,
-    /// A bug put in on purpose.
+    /// The fault that the test injects. `None` for a normal run.
     pub(super) fault: Option<Fault>,
     /// Number of messages that clients got.
     pub(super) heard: u64,
@@ -62,7 +62,7 @@ pub(super) struct Net {
     pub(super) inflated: u64,
     /// Number of messages that clients compressed.
     pub(super) deflated: u64,
-    /// Number of receives that found no buffer.
+    /// Number of receives that found no free buffer.
     pub(super) starved: u64,
     /// Number of receives that were cancelled.
     pub(super) paused: u64,
@@ -88,7 +88,7 @@ impl Net {
         }
     }
 
-    /// Records an event.
+    /// Records an event of the run in the trace, and prints it if `verbose`.
     pub(super) fn note(&mut self, what: &str, numbers: [usize; 3]) {
         let mut add = |number: u64| {
             self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(7)
@@ -101,7 +101,7 @@ impl Net {
         }
     }
 
-    /// Connects to a shard.
+    /// Connects a client to a shard. Returns the index of the connection.
     pub(super) fn connect(&mut self, shard: usize, peer: SocketAddr) -> usize {
         let capacity = self.random.pick(&[NARROW, 200, 2_000, 16_000]);
         let pipe = || Pipe { bytes: VecDeque::new(), capacity, ended: false };
@@ -120,17 +120,17 @@ impl Net {
         at
     }
 
-    /// Whether the bug is in.
+    /// Returns whether the run injects this fault.
     pub(super) fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
     }
 
-    /// Whether the fault loses the buffer that is given back now.
+    /// Returns whether the fault `LostBuffer` loses the receive buffer that is being given back.
     pub(super) fn is_lost(&mut self) -> bool {
         self.has(Fault::LostBuffer) && self.random.once_in(50)
     }
 
-    /// Decides whether something rare happens: once in `times` times while the network is adverse.
+    /// Returns whether something rare happens: once in `times` times on average, and only while the network is adverse.
     pub(super) fn mishap(&mut self, times: usize) -> bool {
         self.adverse && self.random.once_in(times)
     }

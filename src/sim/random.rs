@@ -1,6 +1,6 @@
-//! The source of all random decisions of a run.
+//! The random generator for all random decisions of a simulation run.
 
-/// A random generator (SplitMix64). Every seed is a good one.
+/// Random generator (SplitMix64). Any seed works.
 #[derive(Clone, Debug)]
 pub(super) struct Random(u64);
 
@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Returns a number below `end`, which must not be 0.
+    /// Returns a random number below `end`, which must not be 0.
     pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// Returns a number in `low..=high`.
+    /// Returns a random number from `low` to `high`, both included.
     pub(super) fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }

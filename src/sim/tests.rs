@@ -1,4 +1,4 @@
-//! The runs: fixed seeds, fresh seeds, one seed of the user's choice, and runs with a bug put in.
+//! Runs of the simulation: fixed seeds, fresh seeds, one seed of the user's choice, and runs with an injected fault.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,17 +10,18 @@ use super::world::{Outcome, run, run_with_fault, run_with_reloads};
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
 
-/// The environment variable and the command that run one seed again.
+/// Environment variable with the seed for [`COMMAND`], which runs one seed again.
 const REPLAY: &str = "UPROAR_SIM_SEED";
 const COMMAND: &str = "cargo test --lib sim::tests::one -- --nocapture";
 
-/// Runs `count` seeds from `first` on, on all processors.
+/// Runs `count` seeds of the simulation, from seed `first` on, on all processors.
 fn run_seeds(first: u64, count: u64) -> Vec<Outcome> {
     let replay = |seed| format!("{REPLAY}={seed} {COMMAND}");
     run_seeds_with(|seed| run(seed, false), replay, first, count)
 }
 
-/// Runs seeds with `run` on all processors. `replay` gives the command that runs a seed again.
+/// Runs `count` seeds with `run`, from seed `first` on, on all processors. `replay` returns the command that runs a
+/// seed again.
 fn run_seeds_with(
     run: impl Fn(u64) -> Outcome + Sync,
     replay: impl Fn(u64) -> String + Sync,
@@ -57,7 +58,7 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn fixed_seeds() {
     let outcomes = run_seeds(0, FIXED);
-    // The seeds prove something only if most things go wrong in some of them.
+    // The fixed seeds prove something only if most rare events happen with some of them.
     let seeds_with =
         |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
     let often = [
@@ -78,7 +79,7 @@ fn fixed_seeds() {
     }
 }
 
-/// Runs new seeds each time. `UPROAR_SIM_RUNS` sets their number, `UPROAR_SIM_FROM` the first one.
+/// Runs fresh seeds each time. `UPROAR_SIM_RUNS` sets the number of seeds, `UPROAR_SIM_FROM` the first seed.
 #[test]
 fn fresh_seeds() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
@@ -88,7 +89,7 @@ fn fresh_seeds() {
     run_seeds(first, count);
 }
 
-/// Runs seeds with settings that change meanwhile.
+/// Runs seeds with settings that change during the run.
 #[test]
 fn seeds_with_reloads() {
     let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
@@ -102,7 +103,7 @@ fn seeds_with_reloads() {
     assert!(heard > 0 || count < FRESH);
 }
 
-/// Runs the seed of `UPROAR_SIM_SEED` and prints all events.
+/// Runs the seed in `UPROAR_SIM_SEED` and prints all events of the run.
 #[test]
 fn one() {
     let seed = variable(REPLAY).unwrap_or(1);
@@ -118,7 +119,7 @@ fn a_seed_gives_the_same_run_every_time() {
     }
 }
 
-/// Panics if none of the first `within` seeds notices the fault.
+/// Panics if no run with one of the first `within` seeds catches the fault.
 fn is_caught(fault: Fault, within: u64) {
     let is_noticed = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run_with_fault(*seed, fault))).is_err();
     let caught = (0..within).find(is_noticed);

@@ -1,6 +1,6 @@
-//! The true order of every stream of messages.
+//! The true order of every stream of messages, recorded as the server decides it.
 //!
-//! A stream is a room, whose home shard orders it. With `echo` it is the messages of one client.
+//! A stream is a room, whose messages its home shard orders. With `echo` a stream is the messages of one client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,12 +9,12 @@ use std::rc::Rc;
 
 use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Opening, Relay};
 
-/// A message on which the application's handler panics.
+/// Payload on which the application's handler `on_message` panics.
 pub(super) const BOOM: &[u8] = b"!boom";
-/// A message on which the application panics in `on_publish`, so that nobody gets it.
+/// Payload on which the application's handler `on_publish` panics, so that nobody gets the message.
 pub(super) const HUSH: &[u8] = b"!hush";
 
-/// The application that the shards run.
+/// The application that the simulated shards run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Application {
     Relay,
@@ -31,11 +31,11 @@ impl Application {
         }
     }
 
-    /// The id of a client's message, if the payload is one that [`payload`] makes.
+    /// Returns the id of a client's message, if its payload was made by [`payload`].
     pub(super) fn id_of(self, message: &[u8]) -> Option<u64> {
         let said = match self {
             Self::Relay | Self::Echo => message,
-            // As in `alice: hello` or `User #17 (2): hello`.
+            // A chat message has its sender's name first, as in `alice: hello` or `User #17 (2): hello`.
             Self::Chat => &message[message.windows(2).position(|pair| pair == b": ")? + 2..],
         };
         let id = u64::from_str_radix(str::from_utf8(said.get(..16)?).ok()?, 16).ok()?;
@@ -43,32 +43,33 @@ impl Application {
     }
 }
 
-/// A message as every client must get it.
+/// A message of a stream, exactly as every client must get it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) kind: Kind,
     pub(super) bytes: Vec<u8>,
 }
 
-/// All streams by name.
+/// The true order of all streams, by stream name.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     lines: HashMap<String, Vec<Line>>,
-    /// The stream and the position of each message with an id.
+    /// Place of each message, by message id: the name of its stream and its position there.
     places: HashMap<u64, (String, usize)>,
-    /// The last id of each client in each stream.
+    /// The last message id of each client (by connection number) in each stream.
     last: HashMap<(String, u64), u64>,
 }
 
 pub(super) type Truth = Rc<RefCell<Streams>>;
 
 impl Streams {
-    /// The messages of a stream, in order.
+    /// Returns the messages of a stream, in order.
     pub(super) fn lines(&self, stream: &str) -> &[Line] {
         self.lines.get(stream).map_or(&[], Vec::as_slice)
     }
 
-    /// Position of the oldest of the last `count` messages whose frames have at most `bytes` bytes in all.
+    /// Returns the position of the oldest of the last `count` messages of a stream, or of fewer messages, so that their
+    /// frames have at most `bytes` bytes in total.
     pub(super) fn tail(&self, stream: &str, count: u32, mut bytes: usize) -> usize {
         let lines = self.lines(stream);
         let is_shown = |line: &&Line| {
@@ -80,12 +81,13 @@ impl Streams {
         lines.len() - lines.iter().rev().take(count as usize).take_while(is_shown).count()
     }
 
-    /// The stream that a message is in, and its position there.
+    /// Returns the name of the stream that contains message `id`, and the message's position there.
     pub(super) fn place(&self, id: u64) -> Option<&(String, usize)> {
         self.places.get(&id)
     }
 
-    /// Number of messages of a client, from its number `first` on, in one stream or in all.
+    /// Returns how many messages of client `serial` were ordered, from its message number `first` on, in one stream or
+    /// in all.
     pub(super) fn said(&self, serial: u64, first: u64, stream: Option<&str>) -> usize {
         let is_meant = |id: u64, at: &str| {
             id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at)
@@ -93,7 +95,7 @@ impl Streams {
         self.places.iter().filter(|(id, (at, _))| is_meant(**id, at)).count()
     }
 
-    /// Appends the next message of a stream.
+    /// Appends a message to a stream. Panics if the message's id is out of order.
     fn push(&mut self, stream: String, id: Option<u64>, line: Line) {
         let lines = self.lines.entry(stream.clone()).or_default();
         if let Some(id) = id {
@@ -106,12 +108,12 @@ impl Streams {
     }
 }
 
-/// The stream of a client's messages to `echo`.
+/// Returns the name of the stream of one client's messages to `echo`.
 pub(super) fn stream_of(serial: u64) -> String {
     format!("client {serial}")
 }
 
-/// The payload of a message: its id, then bytes derived from the id.
+/// Returns the payload of message `id`: the id, then bytes derived from the id.
 pub(super) fn payload(id: u64) -> Vec<u8> {
     let len = match id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56 {
         short @ 0..200 => short as usize / 4,
@@ -122,7 +124,7 @@ pub(super) fn payload(id: u64) -> Vec<u8> {
     bytes
 }
 
-/// An application that wraps another one and records the order of its messages.
+/// An application that wraps another application and records the true order of the messages.
 pub(super) struct Watch {
     pub(super) inner: Box<dyn App>,
     pub(super) application: Application,
@@ -149,7 +151,7 @@ impl App for Watch {
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
         if message.payload == BOOM {
-            // Like a panic, but silent.
+            // Unwinds like a panic, but prints nothing.
             resume_unwind(Box::new("boom"));
         }
         if self.application == Application::Echo
@@ -185,7 +187,7 @@ impl App for Watch {
     }
 }
 
-/// The kind of the message with this id.
+/// Returns the type of message `id`: text or binary.
 pub(super) fn kind_of(id: u64) -> Kind {
     if id.is_multiple_of(3) { Kind::Binary } else { Kind::Text }
 }

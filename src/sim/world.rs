@@ -1,4 +1,4 @@
-//! One run: shards, kernels and clients on one thread, in an order that the seed decides.
+//! One simulation run: shards, kernels and clients on one thread, in an order that the seed decides.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,23 +26,24 @@ use super::truth::{Application, Truth, Watch};
 const PING_MS: u64 = 3_000;
 const CLOSE_MS: u64 = 500;
 const DRAIN_MS: u64 = 400;
-/// Bytes of messages that a room keeps for newcomers.
+/// Maximum size, in bytes, of the history that a room keeps.
 const HISTORY_BYTES: usize = 2_000;
-/// Number of steps after which everything must have come to an end.
+/// Maximum number of steps until everything must have come to an end.
 const PATIENCE: usize = 400_000;
 
-/// A shard and its kernel.
+/// A simulated shard with its kernel.
 struct Driver {
     shard: Shard<Uring<Simulated>>,
     core: Rc<RefCell<Core>>,
     events: Events,
-    /// The end of the shard's wait in milliseconds, `Some(None)` for a wait without end, `None` while it does not wait.
+    /// End of the shard's wait in milliseconds. `Some(None)` is a wait without end, `None` means that the shard does
+    /// not wait.
     wait: Option<Option<u64>>,
     over: bool,
 }
 
 impl Driver {
-    /// Runs half a turn, unless the shard still sleeps. Returns whether it ran.
+    /// Runs half a turn of the shard, unless it still sleeps. Returns whether the shard ran.
     fn step(&mut self, now_ms: u64, early: bool, admission: &Admission) -> bool {
         if self.over {
             return false;
@@ -81,20 +82,20 @@ pub(super) struct World {
     addresses: Vec<Address>,
     random: Random,
     steps: usize,
-    /// Index of a shard that gets no turn for a while.
+    /// Index of a shard that gets no turn for a while. `None` while no shard is stalled.
     stalled: Option<usize>,
-    /// Whether clients may have a rate limit.
+    /// Whether the server may limit the rate of clients.
     is_paced: bool,
-    /// Whether rooms with members keep their history.
+    /// Whether rooms with members keep their history during the whole run.
     keeps_history: bool,
-    /// The source of new settings, if they change during the run.
+    /// Random source of new settings. `None` if the settings stay as they are during the run.
     reloads: Option<Random>,
 }
 
-/// The result of a run.
+/// The result of a simulation run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// Hash of all events.
+    /// Hash of all events of the run, in order.
     pub(super) trace: u64,
     pub(super) totals: Totals,
     pub(super) heard: u64,
@@ -104,7 +105,7 @@ pub(super) struct Outcome {
     pub(super) paused: u64,
 }
 
-/// Runs a seed to its end.
+/// Runs the simulation with a seed to its end.
 ///
 /// # Panics
 /// If a check fails.
@@ -112,26 +113,26 @@ pub(super) fn run(seed: u64, verbose: bool) -> Outcome {
     play_out(World::new(seed, verbose, None))
 }
 
-/// Runs a seed with a bug put in.
+/// Runs the simulation with a seed and an injected fault.
 ///
 /// # Panics
-/// If a check fails, because of this bug or another one.
+/// If a check fails, because of this fault or another bug.
 pub(super) fn run_with_fault(seed: u64, fault: Fault) -> Outcome {
     play_out(World::new(seed, false, Some(fault)))
 }
 
-/// Runs a seed with settings that change now and then.
+/// Runs the simulation with a seed, and with settings that change now and then.
 ///
 /// # Panics
 /// If a check fails.
 pub(super) fn run_with_reloads(seed: u64) -> Outcome {
     let mut world = World::new(seed, false, None);
     world.reloads = Some(Random::new(seed));
-    // The new settings may have a rate limit.
+    // The changed settings may have a rate limit.
     world.is_paced = true;
-    // They may also have a shorter history.
+    // The changed settings may have a shorter history.
     world.keeps_history = false;
-    // They may also let a client that lags skip messages.
+    // The changed settings may let a client that lags skip messages.
     world.rules.skips = true;
     play_out(world)
 }
@@ -230,7 +231,7 @@ impl World {
             sends_per_turn: random.pick(&[1, 3, 1_024]),
             stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
         };
-        // With a lower rate clients would wait for minutes.
+        // With lower rates than these, clients would wait for minutes.
         let pace = Pace { messages: random.pick(&[0, 0, 100]), bytes: random.pick(&[0, 0, 20_000]) };
         self.is_paced = pace.messages > 0 || pace.bytes > 0;
         let history_memory = random.pick(&[0, 3_000, 1 << 20]);
@@ -310,7 +311,7 @@ impl World {
         }
     }
 
-    /// Runs the adverse part of the run.
+    /// Runs the part of the run in which kernels and network misbehave.
     fn play(&mut self) {
         for _ in 0..self.steps {
             self.step(false);
@@ -318,7 +319,7 @@ impl World {
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
             }
-            // Time passes more slowly with many clients, so that each still does something.
+            // Time passes more slowly with many clients, so that each client still does something.
             if self.random.once_in(40 + 4 * self.clients.len()) {
                 let most = if self.rules.jumps && self.random.once_in(20) { 6_000 } else { 4 };
                 self.net.borrow_mut().now_ms += self.random.between(1, most) as u64;
@@ -326,7 +327,7 @@ impl World {
         }
     }
 
-    /// Changes the settings of all shards now and then, except those that clients know.
+    /// Changes the settings of all shards now and then, except the settings that clients know.
     fn maybe_reload(&mut self) {
         let Some(random) = &mut self.reloads else { return };
         if !random.once_in(50) {
@@ -361,7 +362,7 @@ impl World {
         }
     }
 
-    /// Lets everybody finish for `duration_ms`, without starting anything new.
+    /// Lets clients, kernels and shards finish their work for `duration_ms`, without starting anything new.
     fn settle(&mut self, duration_ms: u64) {
         let end_ms = self.net.borrow().now_ms + duration_ms;
         for _ in 0..PATIENCE {
@@ -395,10 +396,10 @@ impl World {
         any
     }
 
-    /// Stops all adversity. Clients only read, and must soon have all of their messages.
+    /// Ends all misbehaviour of kernels and network. Clients only read, and must soon have all of their messages.
     fn calm(&mut self) {
         self.net.borrow_mut().adverse = false;
-        // Clients with a rate limit need time for what they still have to send.
+        // Clients with a rate limit need time to send the rest of their messages.
         self.settle(if self.is_paced { 20_000 } else { 800 });
     }
 
@@ -408,7 +409,7 @@ impl World {
         }
     }
 
-    /// Checks that a new client in each room gets the history that the room keeps, and no more.
+    /// Checks that a new client in each room gets exactly the history that the room keeps.
     fn check_history(&mut self) {
         let members = self.clients.len();
         for room in &self.rules.rooms {
@@ -425,7 +426,7 @@ impl World {
                 continue;
             };
             let kept = truth.tail(room, self.drivers[0].shard.history(), HISTORY_BYTES);
-            // The room may have been forgotten before a member came, but not after that.
+            // The room may have been forgotten before its members came, but not after that.
             let seen = members.iter().filter_map(|member| member.attends()?.first(&truth));
             let seen = seen.filter(|(at, _)| at == room).map(|(_, first)| first).min();
             let len = truth.lines(room).len();
@@ -437,7 +438,7 @@ impl World {
         }
     }
 
-    /// Closes all clients and checks that nothing is left.
+    /// Closes all clients and checks that no room, buffer or descriptor is left.
     fn empty(&mut self) {
         for _ in 0..3 {
             for client in &mut self.clients {
@@ -478,7 +479,7 @@ impl World {
         self.addresses.iter().for_each(Address::wake);
     }
 
-    /// Shuts the server down, and checks that it tells every client and ends in time.
+    /// Shuts the server down. Checks that every client is told and that the shutdown ends in time.
     fn drain(&mut self) {
         self.stop();
         self.settle(DRAIN_MS + CLOSE_MS + 200);

@@ -1,11 +1,11 @@
-//! Tests of compressed messages: which clients get them, and that each is compressed once.
+//! Tests of compressed messages: which clients get them, and that each message is compressed once.
 
 use super::*;
 
 const LONG: &str = "the same words again and again, the same words again and again, the same words again and again, \
                     the same words again and again";
 
-/// Takes and completes the hub's next sends. Returns them by slot.
+/// Takes the hub's next sends and completes each. Returns the sends by slot.
 fn poll(hub: &mut Hub) -> Vec<(Slot, Span)> {
     let mut all = Vec::new();
     while let Some(Outbound { slot, span, .. }) = hub.poll_send(&mut usize::MAX.clone()) {
@@ -16,7 +16,8 @@ fn poll(hub: &mut Hub) -> Vec<(Slot, Span)> {
     all
 }
 
-/// Adds members: slots 0 and 1 with shared encoding, slot 2 with plain messages, slots 3 and 4 with dedicated encoding.
+/// Adds five members to a room: slots 0 and 1 with shared encoding, slot 2 with plain encoding, slots 3 and 4 with
+/// dedicated encoding.
 fn add_members(mesh: &mut Mesh, room: &str) {
     for slot in 0..5 {
         mesh.open(0, slot);
@@ -120,7 +121,8 @@ fn a_room_that_drops_its_history_drops_it_from_both_logs() {
     for _ in 0..2 {
         mesh.publish(0, &room, LONG);
         mesh.bring_mail();
-        // Every client is busy when the second message comes, so no pass sees that they get it.
+        // Every client has a send in flight when the second message comes, so no pass sees that the clients get that
+        // message.
         hand_out(&mut mesh.hubs[0]);
     }
     for slot in 0..5 {
@@ -139,7 +141,7 @@ fn an_answer_is_compressed_and_an_http_response_is_not() {
     let mut mesh = Mesh::new(1, |_| {});
     for slot in 0..2 {
         mesh.open(0, slot);
-        // A response that looks like a frame.
+        // An HTTP response whose first bytes look like a frame.
         mesh.hubs[0].send_response(slot, &[&[0x81, 0x7e, 0x00, 0xc8][..], &[b'a'; 200]].concat());
     }
     mesh.hubs[0].compress(0);

@@ -2,10 +2,11 @@
 
 use super::*;
 
-/// Length of a message that fills most of a chunk, in bytes.
+/// Length in bytes of a message that fills most of a log's chunk.
 const LEN: usize = 700;
 
-/// Returns a hub in which a client joined `rooms` rooms one after the other, published a message in each, and left.
+/// Returns a hub in which a client visited `rooms` rooms, one after the other. In each room the client joined,
+/// published one message, and left.
 fn visited(rooms: usize, history_memory: usize) -> Mesh {
     let mut mesh = Mesh::new(1, |options| options.history_memory = history_memory);
     mesh.open(0, 0);
@@ -21,7 +22,7 @@ fn visited(rooms: usize, history_memory: usize) -> Mesh {
     mesh
 }
 
-/// Returns the number of messages that a newcomer gets from the room.
+/// Returns the number of old messages that a newcomer to the room gets.
 fn seen(mesh: &mut Mesh, room: &str) -> usize {
     mesh.join(0, 0, room, 5);
     mesh.settle();
@@ -94,7 +95,7 @@ fn rooms_with_members_lose_their_history_last_and_no_pending_message() {
     for slot in 0..12_u32 {
         assert_eq!(firsts(mesh.take(0, slot)), "012", "slot {slot}");
     }
-    // The room that was used last keeps its history, those used before it lost theirs.
+    // The room that was used last keeps its history. Rooms that were used earlier lost their history.
     mesh.open(0, 50);
     let mut kept = |room: &str| {
         mesh.join(0, 50, room, 5);

@@ -62,7 +62,7 @@ fn a_client_that_is_less_than_a_window_behind_gets_everything() {
 #[test]
 fn a_client_that_was_not_offered_the_messages_does_not_lag() {
     let mut mesh = mesh();
-    // Ten windows of messages come before the hub is asked for a send.
+    // Messages worth ten lag windows come before the hub is asked for a send.
     (0..100).for_each(|n| mesh.publish(0, "room", &large(n)));
     mesh.settle();
     assert_eq!(mesh.lagged, []);
@@ -128,7 +128,7 @@ fn a_message_larger_than_the_window_makes_no_client_lag_that_reads() {
 fn a_client_that_lagged_and_leaves_is_reported() {
     let mut mesh = mesh();
     mesh.hold(0, 0);
-    // A pass trims messages that the client lacks. It leaves before another pass notices.
+    // A pass trims messages that the client lacks. The client leaves before another pass detects the lag.
     for n in 0..30 {
         mesh.publish(0, "room", &large(n));
         mesh.settle();
@@ -177,7 +177,7 @@ fn a_pause_of_the_process_makes_no_client_lag() {
     mesh.send(0, 0, "in flight");
     mesh.settle();
     mesh.send(0, 0, "pending");
-    // Nobody could see whether the client took something meanwhile.
+    // The hub saw no turns in this time, so it cannot know whether the client read something.
     mesh.hubs[0].tick(100_000);
     (0..2 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
     mesh.settle();

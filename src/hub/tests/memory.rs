@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Advances the time to `now_ms`, with a tick whenever a timer is due.
+/// Advances the hubs' time to `now_ms`, with a tick whenever a timer is due.
 fn tick_until(mesh: &mut Mesh, now_ms: u64) {
     for hub in &mut mesh.hubs {
         while let Some(due_ms) = hub.next_tick_ms().filter(|due_ms| *due_ms <= now_ms) {

@@ -1,7 +1,8 @@
 //! A model test: random commands on up to four shards, compared with the messages that each client must receive.
 //!
-//! Batches from one shard to another keep their order within a lane (requests, deliveries). Nothing else is ordered,
-//! and sends take any time. One seed drives a run. A failing seed is printed, and UPROAR_MODEL_SEED runs it again.
+//! Batches of requests from one shard to another keep their order, and so do batches of deliveries. Nothing else is
+//! ordered, and sends take any time. One seed drives a run. A failing seed is printed, and UPROAR_MODEL_SEED runs that
+//! seed again.
 
 mod expected;
 
@@ -13,14 +14,14 @@ const ROOMS: usize = 4;
 const SLOTS: usize = 6;
 const STEPS: usize = 400;
 
-/// Batches on their way from one shard to another.
+/// Batches in transit from one shard to another: a queue of requests and a queue of deliveries.
 #[derive(Debug, Default)]
 struct Lane {
     requests: VecDeque<Batch<Request>>,
     deliveries: VecDeque<Batch<Delivery>>,
 }
 
-/// A send in flight: the span, and its bytes when it was handed out.
+/// A send in flight: the span, and a copy of its bytes from the time when the hub handed it out.
 #[derive(Debug)]
 struct InFlight {
     span: Span,
@@ -31,7 +32,7 @@ struct InFlight {
 struct World {
     random: Random,
     options: HubOptions,
-    /// Whether a client that lagged continues instead of being closed.
+    /// Whether the lag policy is `skip`: a client that lagged continues instead of being closed.
     skip: bool,
     hubs: Vec<Hub>,
     lanes: Vec<Vec<Lane>>,
@@ -45,7 +46,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let shards = 1 + random.below(4) as u16;
-        // The configuration limits history to half of the window.
+        // The configuration limits history to half of the lag window.
         let lag_window = [1 << 30, 1 << 30, 200_000, 20_000, 4_000][random.below(5)];
         let mut options = options(0, shards);
         options.lag_window = lag_window;
@@ -162,14 +163,14 @@ impl World {
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         let unread =
             self.hubs[shard as usize].outbox_len(slot) + client.pending_bytes(room, shard, &self.orders);
-        // A client that lags while it leaves would not get the message below.
+        // A client that lags while it leaves would not get the message sent below.
         if !client.is_member(room) || unread + 100 > self.options.lag_window {
             return;
         }
         client.leave(room, self.orders.known(room, shard));
         let name = self.room(room);
         self.hubs[shard as usize].leave(slot, &name);
-        // Later messages of the room belong to another membership.
+        // The marker ends the membership: room messages after it belong to another membership.
         self.hubs[shard as usize].send(slot, text(&[b"left ", room.to_string().as_bytes()]));
     }
 
@@ -182,7 +183,8 @@ impl World {
         let payload = format!("{} {}", self.orders.new_id(), "x".repeat(padding));
         let everywhere = self.random.chance(30);
         let (name, hub) = (self.room(room), &mut self.hubs[shard as usize]);
-        // The model cannot tell copies of one message in two rooms apart.
+        // Publishes only from clients in one room, because the model cannot tell copies of a message in two rooms
+        // apart.
         match everywhere && hub.rooms_of(slot).count() == 1 {
             true => hub.publish_from(slot, text(&[payload.as_bytes()])),
             false => hub.publish(&name, text(&[&payload.as_bytes()[..1], &payload.as_bytes()[1..]])),
@@ -191,7 +193,7 @@ impl World {
 
     fn send(&mut self, shard: u16, slot: Slot) {
         let hub = &mut self.hubs[shard as usize];
-        // Another test covers outboxes that lag.
+        // The model keeps outboxes below the lag window. Another test covers outboxes that lag.
         if hub.outbox_len(slot) + 100 < self.options.lag_window {
             let client = self.clients.get_mut(&(shard, slot)).expect("open");
             hub.send(slot, text(&[b"own ", client.next_own().to_string().as_bytes()]));
@@ -213,7 +215,7 @@ impl World {
         assert!(self.hubs[shard as usize].find(client.id).is_none());
     }
 
-    /// Sends the shard's batches on their way.
+    /// Puts the shard's batches into the queues to their destinations.
     fn post(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let outgoing = self.hubs[from as usize].outgoing(to as u16);
@@ -227,7 +229,7 @@ impl World {
         }
     }
 
-    /// Brings the oldest batch of one of the shard's lanes.
+    /// Delivers the oldest batch in one queue to shard `to`: a batch of requests or of deliveries.
     fn bring(&mut self, to: u16, requests: bool) {
         let from = self.random.below(self.hubs.len()) as u16;
         let lane = &mut self.lanes[from as usize][to as usize];
@@ -265,7 +267,7 @@ impl World {
         let id = hub.rooms.resolve(*key);
         let room = id.map(|id| number_of(&hub.rooms[id].name));
         take_delivery(hub, delivery, frames);
-        // The room may have been forgotten before, or by the snapshot.
+        // The room may have been forgotten before this delivery, or by the snapshot.
         let Some(room) = room else { return };
         match delivery {
             Delivery::Snapshot { .. } => {
@@ -322,7 +324,7 @@ impl World {
         }
     }
 
-    /// Brings all batches and completes all sends until nothing is left to do.
+    /// Delivers all batches and completes all sends until nothing is left to do.
     fn come_to_rest(&mut self) {
         let shards = self.hubs.len() as u16;
         for _ in 0..10_000 {
@@ -378,7 +380,7 @@ impl World {
     }
 }
 
-/// The number of the room in its name, see [`World::room`].
+/// Returns the number of the room from its name (see [`World::room`]).
 fn number_of(name: &str) -> usize {
     expected::number(&name.as_bytes()[5..])
 }

@@ -1,11 +1,11 @@
-//! Tests of options that change while there are clients and rooms.
+//! Tests of hub options that change while there are clients and rooms.
 
 use super::*;
 
-/// Length of a message that fills most of a chunk, in bytes.
+/// Length in bytes of a message that fills most of a log's chunk.
 const LEN: usize = 700;
 
-/// Changes the options of all hubs.
+/// Changes the options of all hubs in the mesh.
 fn change(mesh: &mut Mesh, change: impl Fn(&mut HubOptions)) {
     for hub in &mut mesh.hubs {
         let mut options = hub.options.clone();
@@ -14,7 +14,7 @@ fn change(mesh: &mut Mesh, change: impl Fn(&mut HubOptions)) {
     }
 }
 
-/// Returns the number of messages that a newcomer gets.
+/// Returns the number of old messages that a newcomer to the room gets.
 fn seen(mesh: &mut Mesh, slot: Slot) -> usize {
     mesh.open(0, slot);
     mesh.join(0, slot, "room", 5);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Makes a room with members at the slots `0..count`, and orders a message in it.
+/// Adds a room with members at the slots `0..count`, and orders one message in the room.
 fn add_large_room(hub: &mut Hub, count: Slot) {
     for slot in 0..count {
         hub.open(slot);
@@ -15,7 +15,7 @@ fn add_large_room(hub: &mut Hub, count: Slot) {
 #[test]
 fn a_member_that_leaves_during_a_pass_leaves_no_other_unvisited_or_visited_twice() {
     const COUNT: Slot = 12;
-    // The pass stops after any number of visits, and any one or two members leave there.
+    // The pass stops after each possible number of visits, and each possible pair of members leaves at that moment.
     for visited in 0..=COUNT {
         for leavers in (0..COUNT).flat_map(|one| (0..COUNT).map(move |two| [one, two])) {
             let mut hub = Hub::new(options(0, 1));

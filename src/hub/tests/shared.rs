@@ -1,4 +1,4 @@
-//! Messages for several clients, and the times of a room's past.
+//! Tests of messages to several clients, and of the ages of a room's history.
 
 use super::*;
 

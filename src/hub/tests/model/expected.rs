@@ -1,30 +1,30 @@
-//! The expectations of the model: the order of every room, and the messages that every client must receive.
+//! Expectations of the model test: the order of every room, and the messages that every client must receive.
 
 use super::*;
 
-/// A message with its place in a room's order.
+/// A message in a room's order.
 #[derive(Debug)]
 struct Ordered {
-    /// Length of the frame in bytes.
+    /// Length of the message's frame in bytes.
     len: usize,
 }
 
-/// The part of a room's order that a log has, from `base` up to but not including `end`.
+/// Stretch of a room's order that one log contains: the messages from number `base` up to but not including `end`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stretch {
     base: usize,
     end: usize,
 }
 
-/// The messages of all rooms in order.
+/// The messages of all rooms, in each room's order.
 #[derive(Debug)]
 pub(super) struct Orders {
     rooms: Vec<Vec<Ordered>>,
-    /// The room and the place of each message, by id.
+    /// Room number and place in the room's order of each message, by message id.
     places: HashMap<usize, (usize, usize)>,
-    /// The part of the order in each log, by room and shard.
+    /// Stretch of the room's order in each shard's log, by room and shard.
     logs: Vec<Vec<Stretch>>,
-    /// Snapshots on their way, by room and shard.
+    /// Stretches covered by the snapshots in transit, by room and shard.
     answers: Vec<Vec<VecDeque<Stretch>>>,
     ids: usize,
 }
@@ -46,7 +46,7 @@ impl Orders {
         self.ids
     }
 
-    /// Notes that the home shard makes the room, without history.
+    /// Records that the home shard creates the room, without history.
     pub(super) fn begin(&mut self, room: usize, home: u16) {
         let end = self.rooms[room].len();
         self.logs[room][home as usize] = Stretch { base: end, end };
@@ -76,12 +76,12 @@ impl Orders {
         self.logs[room][shard as usize].end += 1;
     }
 
-    /// Number of messages of the room's order up to the end of the shard's log.
+    /// Returns the number of messages in the room's order up to the end of the shard's log.
     pub(super) fn known(&self, room: usize, shard: u16) -> usize {
         self.logs[room][shard as usize].end
     }
 
-    /// Place of the first message that a newcomer on this shard gets.
+    /// Returns the place in the room's order of the first message that a newcomer on this shard gets.
     fn history(&self, room: usize, shard: u16, wanted: u32, options: &HubOptions) -> usize {
         let Stretch { base, end } = self.logs[room][shard as usize];
         let mut left = options.history_bytes;
@@ -105,13 +105,13 @@ pub(super) fn number(digits: &[u8]) -> usize {
     str::from_utf8(digits).expect("text").parse().expect("a number")
 }
 
-/// One membership of a client in a room, from joining to leaving.
+/// Stay of a client in a room: one membership, from joining to leaving.
 #[derive(Debug)]
 struct Stay {
     wanted: u32,
-    /// Place of the next message to be received, once the room is live.
+    /// Place in the room's order of the next message to be received. `None` until the room's log has arrived.
     next: Option<usize>,
-    /// Place after the last message of this stay, once the client has left.
+    /// Place after the last message that the client gets for this stay. `None` until the client leaves.
     end: Option<usize>,
 }
 
@@ -122,22 +122,22 @@ pub(super) struct Client {
     pub(super) reported: u64,
     /// Number of messages that the client missed.
     missed: u64,
-    /// Stays in each room, of which only the last may have no end.
+    /// The client's stays, by room. Only the last stay in a room may be unfinished.
     stays: Vec<VecDeque<Stay>>,
     own_sent: usize,
     own_received: usize,
     finished: Option<Finish>,
     heard_last: bool,
     reader: FrameReader,
-    /// Payloads that were handed out and not read yet.
+    /// Payloads that the hub handed out and the client has not read yet, by send.
     unread: VecDeque<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug)]
 enum Finish {
-    /// Pending messages come before the last bytes.
+    /// Finish after sending: the client gets its pending messages, then the last bytes.
     SendPending,
-    /// Only the last bytes come.
+    /// Finish at once: pending messages are dropped, and the client gets only the last bytes.
     DropPending,
 }
 
@@ -165,7 +165,7 @@ impl Client {
         self.stays[room].back().is_some_and(|stay| stay.end.is_none())
     }
 
-    /// Bytes of the room that are pending if the client leaves now.
+    /// Returns the number of bytes of the room that are pending if the client leaves now.
     pub(super) fn pending_bytes(&self, room: usize, shard: u16, orders: &Orders) -> usize {
         let next = self.stays[room].back().and_then(|stay| stay.next);
         next.map_or(0, |next| orders.bytes(room, next, orders.known(room, shard)))
@@ -180,14 +180,15 @@ impl Client {
         self.stays[room].push_back(Stay { wanted, next: None, end: None });
     }
 
-    /// Notes that the shard has the room's log, which decides the client's first message.
+    /// Records that the shard has the room's log, which decides the first message that the client gets.
     pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, options: &HubOptions) {
         let stay = self.stays[room].back_mut().expect("a member");
         assert!(stay.next.is_none(), "a stay starts once");
         stay.next = Some(orders.history(room, shard, stay.wanted, options));
     }
 
-    /// Notes that the client leaves. It gets the messages before `known`, or none if it waited for the room's log.
+    /// Records that the client leaves the room. The client gets the messages before place `known`, or none if it waited
+    /// for the room's log.
     pub(super) fn leave(&mut self, room: usize, known: usize) {
         let stay = self.stays[room].back_mut().expect("a member");
         stay.end = Some(if stay.next.is_some() { known } else { 0 });
@@ -248,7 +249,7 @@ impl Client {
         self.stays[room].push_front(stay);
     }
 
-    /// Checks that the client has every message except those that were reported as missed.
+    /// Checks that the client has every message except the messages reported as missed.
     pub(super) fn is_current(&self, orders: &Orders, shard: u16, lag_window: usize) {
         assert_eq!(self.heard_last, self.is_finished());
         if matches!(self.finished, Some(Finish::DropPending)) {
@@ -269,7 +270,7 @@ impl Client {
     }
 }
 
-/// Moves a stay to `place`. Returns the number of messages in between, which the client missed.
+/// Advances a stay to `place`. Returns the number of messages in between, which the client missed.
 fn skip_to(stay: &mut Stay, place: usize, orders: &Orders, room: usize, lag_window: usize) -> u64 {
     let next = stay.next.replace(place).expect("the stay has started");
     assert!(next <= place, "a message is repeated");
