@@ -25,9 +25,9 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Benchmark `append`: one message to a room with a member, up to the room's logs. `publish`: from an application on
-/// the room's home shard (batched, taken out, ordered). `order`: on the home shard alone. `remote`: from another shard
-/// to the home and back (batched, ordered, batched, delivered). Sends are not measured; the logs are emptied off the
+/// Benchmark `append`: messages to a room with a member, up to the room's logs. `publish`: from an application on the
+/// room's home shard (batched, taken out, ordered). `order`: on the home shard alone. `remote`: from another shard to
+/// the home and back (batched, ordered, batched, delivered). Sends are not measured; the logs are emptied off the
 /// clock.
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append");

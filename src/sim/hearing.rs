@@ -17,7 +17,7 @@ pub(super) struct Hearing {
     missed: usize,
     /// Number of messages that the server skipped before a message that came.
     left_out: usize,
-    /// Number of the client's first message after it learned that it is in the stream.
+    /// Number of the first message that the client sent after it learned that it is in the stream.
     since: u64,
 }
 
@@ -99,7 +99,7 @@ impl Hearing {
         let (serial, len) = (self.serial, truth.lines(stream).len());
         match self.heard {
             Some((_, next)) if self.application == Application::Echo => {
-                // A report that was dropped counts as a missed message.
+                // A dropped report about missed messages counts as a missed message itself.
                 let left_out = self.left_out + len - next;
                 let is_told = left_out <= self.missed && (left_out > 0 || self.missed == 0);
                 assert!(

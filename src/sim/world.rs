@@ -409,7 +409,7 @@ impl World {
         }
     }
 
-    /// Checks that a new client in each room gets exactly the history that the room keeps.
+    /// Checks that a new client in each room gets the history that the room keeps, and nothing older.
     fn check_history(&mut self) {
         let members = self.clients.len();
         for room in &self.rules.rooms {
@@ -438,7 +438,7 @@ impl World {
         }
     }
 
-    /// Closes all clients and checks that no room, buffer or descriptor is left.
+    /// Closes all clients and checks that shards and kernels have nothing left over.
     fn empty(&mut self) {
         for _ in 0..3 {
             for client in &mut self.clients {

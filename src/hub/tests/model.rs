@@ -183,8 +183,8 @@ impl World {
         let payload = format!("{} {}", self.orders.new_id(), "x".repeat(padding));
         let everywhere = self.random.chance(30);
         let (name, hub) = (self.room(room), &mut self.hubs[shard as usize]);
-        // Publishes only from clients in one room, because the model cannot tell copies of a message in two rooms
-        // apart.
+        // Calls `publish_from` only for clients in one room, because the model cannot tell copies of a message in two
+        // rooms apart.
         match everywhere && hub.rooms_of(slot).count() == 1 {
             true => hub.publish_from(slot, text(&[payload.as_bytes()])),
             false => hub.publish(&name, text(&[&payload.as_bytes()[..1], &payload.as_bytes()[1..]])),
