@@ -19,20 +19,20 @@ pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
 
-/// The HTML page of the chat.
+/// The HTML page of the chat, as the server sends it to browsers.
 pub const CHAT_PAGE: &str = include_str!("app/chat.html");
 
-/// A message from a client.
+/// A text or binary message from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Incoming<'a> {
     /// The type of the message: text or binary.
     pub kind: Kind,
-    /// The payload. In a text message it is valid UTF-8.
+    /// The payload of the message. The payload of a text message is valid UTF-8.
     pub payload: &'a [u8],
 }
 
 impl<'a> Incoming<'a> {
-    /// Returns the text, or `None` for a binary message.
+    /// Returns the payload as text, or `None` for a binary message.
     pub fn text(&self) -> Option<&'a str> {
         match self.kind {
             Kind::Text => simdutf8::basic::from_utf8(self.payload).ok(),
@@ -42,7 +42,7 @@ impl<'a> Incoming<'a> {
 }
 
 impl<'a> From<Incoming<'a>> for Message<'a> {
-    /// Makes a message with the same kind and payload, to send it on unchanged.
+    /// Makes an outgoing message with the kind and payload of an incoming message, to send it on unchanged.
     fn from(Incoming { kind, payload }: Incoming<'a>) -> Self {
         Self::new(kind, payload)
     }
@@ -62,12 +62,12 @@ pub struct Opening<'a> {
 
 /// An application: the handlers of one shard.
 ///
-/// The shard calls its handlers one after another on its thread. A slow handler delays all clients of the shard. A
-/// handler that panics closes the client that it was called for with 1011; other clients do not notice.
+/// The shard calls its handlers one after another on its thread. A slow handler delays all clients of the shard. If a
+/// handler panics, the shard closes the client of that call with code 1011; other clients do not notice.
 ///
 /// # Order of calls
 /// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
-/// [`App::on_close`]. The other handlers are called at any time.
+/// [`App::on_close`]. The other handlers may be called at any time.
 pub trait App {
     /// Returns the maximum number of messages in a room's history, which clients get when they join. Called once when
     /// the server starts and again on each reload.

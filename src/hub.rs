@@ -1,9 +1,9 @@
 //! The hub: the rooms of a shard, and the messages that each client still has to get. Pure logic, without sockets,
 //! clocks or threads.
 //!
-//! Every shard has a hub. A room has a **home** shard, chosen by a hash of its name, which puts the room's messages in
-//! order. Every shard with members of the room keeps a copy of its log. A member is a cursor into that log. Frames for
-//! one client alone lie in its outbox, a log with one reader.
+//! Every shard has a hub. A room has a **home** shard, chosen by a hash of the room's name. The home shard puts the
+//! room's messages in order. Every shard with members of the room keeps a copy of the room's log. A member is a cursor
+//! into that log. Frames for one client alone wait in the client's outbox, a log with one reader.
 //!
 //! # Order of calls
 //! 1. [`Hub::open`] when a connection begins, [`Hub::close`] when it is gone. In between, commands such as
@@ -95,8 +95,8 @@ pub struct HubOptions {
     pub shard: u16,
     /// Number of shards of the server.
     pub shards: u16,
-    /// Lag limit in bytes. A client lags when it is further behind in a room's log, or when more bytes wait in its
-    /// outbox while it takes none.
+    /// Lag limit in bytes. A client lags when it is further behind in a room's log. It also lags when more bytes wait
+    /// in its outbox while the client takes none.
     pub lag_window: usize,
     /// Maximum number of messages that a room keeps for clients that join later. 0 means no history.
     pub history: u32,
@@ -141,7 +141,7 @@ struct Dedicated {
 /// Bytes to send to one client, as [`Hub::poll_send`] returns them.
 #[derive(Debug)]
 pub struct Outbound {
-    /// The client's connection.
+    /// Slot of the client's connection.
     pub slot: Slot,
     /// The bytes to send: whole WebSocket frames, or an HTTP response.
     pub span: Span,
@@ -154,7 +154,7 @@ pub struct Outbound {
 /// Report about a client that read too slowly and misses messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lagged {
-    /// The client's connection.
+    /// Slot of the client's connection.
     pub slot: Slot,
     /// Number of messages that the client will not get.
     pub missed: u64,
@@ -274,8 +274,8 @@ impl Hub {
         }
     }
 
-    /// Replaces the options, of which `shard` and `shards` must not change. A room with more history than the new
-    /// limits allow drops the excess at its next use. A room without members keeps its history until its timer expires.
+    /// Replaces the options. `shard` and `shards` must not change. A room with more history than the new limits allow
+    /// drops the excess at its next use. A room without members keeps its history until its timer expires.
     pub fn set_options(&mut self, options: HubOptions) {
         let is_same = (options.shard, options.shards) == (self.options.shard, self.options.shards);
         debug_assert!(is_same, "the number of shards decides where rooms have their home");
@@ -289,7 +289,8 @@ impl Hub {
         if index >= self.clients.len() {
             self.clients.resize_with(index + 1, Client::default);
         }
-        // The queue `ready` may still contain the slot for its former client. That costs one needless check.
+        // The queue `ready` may still contain the slot for its former client. The leftover entry costs one needless
+        // check.
         let queued = self.clients[index].queued;
         let HubOptions { shard, shards, .. } = self.options;
         let number = self.opened * u64::from(shards) + u64::from(shard) + 1;
@@ -338,8 +339,8 @@ impl Hub {
         *client = Client { queued: client.queued, ..Client::default() };
     }
 
-    /// Adds a message to the requests for the room's home shard, which forwards it to all members. The home may be this
-    /// shard.
+    /// Adds a message to the requests for the room's home shard, which may be this shard. The home forwards the message
+    /// to all members.
     pub fn publish(&mut self, room: &str, message: Message<'_>) {
         let (home, key) = match self.rooms.find(room) {
             Some(id) => (self.rooms[id].home_shard, self.rooms[id].home_key),

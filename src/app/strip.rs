@@ -95,7 +95,7 @@ pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
 
 /// Appends `text` to `kept`, after a space where `text` would turn a `<` at the end of `kept` into markup.
 fn push(kept: &mut String, text: &str, is_changed: &mut bool) {
-    // WHATWG HTML §13.2.5.6, the tag open state.
+    // WHATWG HTML §13.2.5.6, the tag open state: after `<`, one of these bytes begins markup.
     let begins_markup = |byte: &u8| byte.is_ascii_alphabetic() || b"/!?".contains(byte);
     if kept.ends_with('<') && text.as_bytes().first().is_some_and(begins_markup) {
         kept.push(' ');
@@ -113,7 +113,7 @@ struct Tag {
 
 /// End of the tag for each state of an HTML tokenizer before the current byte. [`NONE`] if the text ends first.
 ///
-/// The names are those of WHATWG HTML §13.2.5 without the word state.
+/// The field names are the names of the states in WHATWG HTML §13.2.5, without the word "state".
 #[derive(Clone, Copy)]
 struct Ends {
     tag_name: usize,

@@ -20,9 +20,9 @@ pub type Note = Box<dyn Any + Send>;
 #[derive(Debug)]
 pub struct Batch<E> {
     entries: Vec<E>,
-    /// The room names of all entries, one after the other.
+    /// The room names of all entries, concatenated in order.
     names: String,
-    /// The payloads of all entries, one after the other.
+    /// The payloads of all entries, concatenated in order.
     bytes: Vec<u8>,
     /// Heap memory of the notes in bytes, as reported by the instances that sent them.
     note_bytes: usize,
@@ -55,7 +55,7 @@ pub enum Request {
         /// Length of the message's payload in bytes.
         payload_len: usize,
     },
-    /// Note for the application instance of the destination shard, which may answer with a delivery.
+    /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
 }
 
@@ -65,7 +65,7 @@ pub enum Request {
 pub enum Delivery {
     /// Snapshot: the answer to [`Request::Subscribe`], with the frames of the room's history.
     Snapshot {
-        /// The subscriber's key of the room.
+        /// The subscribing shard's key of the room.
         room: RoomKey,
         /// The home shard's key of the room, valid until the subscription ends.
         home: RoomKey,
@@ -76,7 +76,7 @@ pub enum Delivery {
     },
     /// Frame: the next message of a room, encoded.
     Frame {
-        /// The subscriber's key of the room.
+        /// The subscribing shard's key of the room.
         room: RoomKey,
         /// Number of the message in the room's order.
         number: u64,
@@ -143,7 +143,8 @@ impl<E> Batch<E> {
     }
 }
 
-/// An entry of a batch: a [`Request`] or a [`Delivery`]. It knows the lengths of its name and payload in the batch.
+/// An entry of a batch: a [`Request`] or a [`Delivery`]. An entry knows the lengths of its name and payload in the
+/// batch.
 pub trait Entry {
     /// Returns the length of the room's name in bytes, 0 where the entry names no room.
     fn name_len(&self) -> usize;

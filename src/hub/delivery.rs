@@ -11,12 +11,12 @@ use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE
 const BATCHING_MIN_MEMBERS: usize = 64;
 /// Maximum number of turns for which a room waits for more messages before it sends.
 const BATCHING_MAX_TURNS: u32 = 16;
-/// Number of turns for which the hub expects more messages after several came in one turn.
+/// Number of turns for which the hub expects more messages after a turn with several messages.
 const BUSY_TURNS: u32 = 32;
 
 impl Hub {
-    /// Returns the next bytes to send to a client, who gets nothing more until [`Hub::sent`]. `budget` is the number of
-    /// clients that may still be checked. `None` when nothing is to be sent now, or `budget` is used up.
+    /// Returns the next bytes to send to a client. The client gets nothing more until [`Hub::sent`]. `budget` is the
+    /// number of clients that may still be checked. `None` when nothing is to be sent now, or `budget` is used up.
     pub fn poll_send(&mut self, budget: &mut usize) -> Option<Outbound> {
         while *budget > 0 {
             *budget -= 1;
@@ -63,7 +63,7 @@ impl Hub {
         self.busy_turns = if new_messages > 1 { BUSY_TURNS } else { self.busy_turns.saturating_sub(1) };
     }
 
-    /// Returns whether several messages came in one of the last turns, so that the hub expects more.
+    /// Returns whether several messages came in one of the last turns. Then the hub expects more messages soon.
     pub fn is_busy(&self) -> bool {
         self.busy_turns > 0
     }
@@ -87,8 +87,8 @@ impl Hub {
     }
 
     /// Returns whether messages are pending for the client, and queues the client for them. Messages in the last chunk
-    /// of a room with a queued pass wait for that pass. If they were sent at once, the clients served first would need
-    /// a send for each message.
+    /// of a room with a queued pass wait for that pass. Without the wait, the clients served first would need a send
+    /// for each message.
     fn serve_again(&mut self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
@@ -227,7 +227,7 @@ impl Hub {
             })
     }
 
-    /// Queues the client for the next [`Hub::poll_send`].
+    /// Queues the client for the next [`Hub::poll_send`], unless it is queued or has a send in flight.
     pub(super) fn queue_client(&mut self, slot: Slot) {
         let client = &mut self.clients[slot as usize];
         if !client.queued && !client.sending {

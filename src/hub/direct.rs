@@ -10,7 +10,7 @@ pub(super) const STALL_MS: u64 = 1_000;
 const BURST: usize = 16;
 
 impl Hub {
-    /// Sends a message to one client.
+    /// Sends a message to one client, in the client's encoding, through the client's outbox.
     pub fn send(&mut self, slot: Slot, message: Message<'_>) {
         let is_shared = self.clients[slot as usize].encoding == Encoding::Shared;
         if is_shared && self.deflater.takes(total_len(message.parts())) {
@@ -34,7 +34,7 @@ impl Hub {
     }
 
     /// Stops delivery to the client and sends it the bytes `last`. With `send_pending` its pending messages go before
-    /// `last`; otherwise they are dropped.
+    /// `last`; otherwise the pending messages are dropped.
     pub fn finish(&mut self, slot: Slot, send_pending: bool, last: &[u8]) {
         self.leave_all(slot, send_pending);
         if let Some(outbox) = self.clients[slot as usize].outbox.as_mut().filter(|_| !send_pending) {

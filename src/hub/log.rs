@@ -11,9 +11,9 @@ const MIN_CHUNK: usize = 1 << 10;
 /// before, so that a quiet room stays small and a busy room is sent in large pieces.
 const MAX_CHUNK: usize = 64 << 10;
 
-/// An append-only sequence of frames. Frame `n` is the room's message number `n`. New frames are appended at
-/// [`Log::head`], old chunks are dropped at the front. No frame straddles two chunks, so every span ends at the end of
-/// a frame.
+/// The log of a room: an append-only sequence of frames. Frame `n` is the room's message number `n`. New frames are
+/// appended at [`Log::head`], old chunks are dropped at the front. No frame straddles two chunks, so every span ends at
+/// the end of a frame.
 #[derive(Debug)]
 pub(crate) struct Log {
     chunks: VecDeque<Piece>,
@@ -125,8 +125,7 @@ impl Log {
         self.chunks.push_back(Piece { chunk, first: self.head, start: self.end, ends: Vec::new() });
     }
 
-    /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after them.
-    /// `None` when frame `from` does not exist yet or was trimmed (see [`Log::first`]).
+    /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after that chunk.
     pub(crate) fn span(&self, from: u64) -> Option<(Span, u64)> {
         if from < self.floor || from >= self.head {
             return None;
@@ -180,7 +179,7 @@ impl Log {
         from
     }
 
-    /// Drops the frames below `number`, which no reader needs.
+    /// Drops the frames below `number`, because no reader needs these frames.
     pub(crate) fn trim(&mut self, number: u64) {
         self.floor = self.floor.max(number.min(self.head));
         // The last chunk stays for the next frame, until `release` frees it.

@@ -2,7 +2,7 @@
 
 use crate::protocol::frame::Kind;
 
-/// A text or binary message for clients. It borrows its payload; sending copies the bytes once.
+/// A text or binary message for clients. A message borrows its payload; sending copies the bytes once.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     pub(super) kind: Kind,

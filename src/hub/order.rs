@@ -13,7 +13,7 @@ impl Hub {
         let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
         let id = match known {
             Some(id) => id,
-            // The room does not exist, and a new one would keep no history: nobody gets the message.
+            // The room does not exist, and a new room would keep no history: nobody gets the message.
             None if self.options.history == 0 => return,
             None => self.make_room(room),
         };
@@ -145,8 +145,8 @@ impl Hub {
         self.weigh(id);
     }
 
-    /// Forgets a room without members, unless it is on its home shard and keeps a history. On another shard the room
-    /// stays until its snapshot arrives, so that clients who join and leave meanwhile cause only one snapshot.
+    /// Forgets a room without members, unless this shard is its home and keeps a history. On another shard the room
+    /// stays until its snapshot arrives. So clients that join and leave meanwhile cause only one snapshot.
     pub(super) fn maybe_forget(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         if !room.members.is_empty() || !room.live {

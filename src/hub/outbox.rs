@@ -34,7 +34,7 @@ pub(crate) struct Outbox {
     parcels: VecDeque<Parcel>,
     /// The chunk to which frames for this client alone are appended.
     tail: Option<Rc<Chunk>>,
-    /// Bytes not handed out yet.
+    /// Number of bytes in the outbox that were not handed out yet.
     len: usize,
     /// Number of dropped messages that the next appended parcel reports to the client.
     telling: u64,
@@ -57,7 +57,7 @@ struct Parcel {
 }
 
 impl Outbox {
-    /// Bytes not handed out yet.
+    /// Returns the number of bytes in the outbox that were not handed out yet.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -85,8 +85,8 @@ impl Outbox {
         self.add(Parcel { span, framed: content != Content::Response, of_rooms: 0, own, told });
     }
 
-    /// Returns a chunk with space for `len` more bytes. If few bytes of the full chunk wait, moves them to the new
-    /// chunk, because bytes in one chunk leave in one send.
+    /// Returns a chunk with space for `len` more bytes. If few bytes of the full chunk wait, moves the waiting bytes to
+    /// the new chunk, because bytes in one chunk leave in one send.
     fn next_chunk(&mut self, full: Option<Rc<Chunk>>, len: usize, spares: &mut SpareChunks) -> Rc<Chunk> {
         let Some(full) = full else { return spares.take(len.max(MIN_CHUNK)) };
         let capacity = (full.capacity() * 2).min(MAX_CHUNK);
@@ -134,8 +134,8 @@ impl Outbox {
         self.telling += missed;
     }
 
-    /// Drops all bytes not handed out yet. Returns the number of lost messages: those dropped now, and those that a
-    /// dropped notice would have reported.
+    /// Drops all bytes not handed out yet. Returns the number of lost messages, including the messages that a dropped
+    /// notice would have reported.
     pub(crate) fn clear(&mut self) -> u64 {
         self.len = 0;
         let lost: u64 = self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own + parcel.told).sum();

@@ -7,7 +7,7 @@ use super::log::Log;
 use super::rooms::{Rank, RoomKey};
 use super::times::Times;
 
-/// Index of a connection within its shard.
+/// Slot: index of a connection within its shard.
 pub type Slot = u32;
 
 /// Smallest cursor value that means "waits for the snapshot from the room's home". The difference of a cursor to this
@@ -20,7 +20,7 @@ pub(crate) struct Member {
     pub(crate) slot: Slot,
     /// Whether the member reads the room's compressed log where that has the message.
     pub(crate) compressed: bool,
-    /// Number of the next message to send to the member.
+    /// Cursor: number of the next message to send to the member.
     pub(crate) cursor: u64,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Member {
 struct Pass {
     /// Index of the next member to visit. The pass has visited all members before this index.
     at: usize,
-    /// The log's head when the pass began.
+    /// Number of the log's next message when the pass began.
     head: u64,
     /// Smallest cursor of the visited members, each read after the visit.
     min_cursor: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Subscriber {
 
 /// The result of a pass's visit to one member of a room.
 pub(crate) enum Visit {
-    /// Send these bytes to the client. The last number counts the messages in the bytes.
+    /// Send the span to the client. The last number counts the messages in the span.
     Send(Slot, Span, u64),
     /// The client lagged: its cursor fell out of the log. The last number counts the missed messages.
     Lagged(Slot, u64),
@@ -84,7 +84,7 @@ pub(crate) struct Room {
     pub(crate) live: bool,
     /// Whether the hub's queue of passes contains the room.
     pub(crate) queued: bool,
-    /// Whether a member needs another pass after the one in progress, even if no new message comes.
+    /// Whether a member needs another pass after the pass in progress, even if no new message comes.
     pub(crate) revisit: bool,
     /// Whether a timer is set for the room.
     pub(crate) timed: bool,

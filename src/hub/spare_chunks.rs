@@ -18,14 +18,14 @@ const SPARE_EXCESS: usize = 4;
 /// Large chunks that no outbox uses, kept for the next large message.
 #[derive(Debug, Default)]
 pub(crate) struct SpareChunks {
-    /// The spare chunks, the one kept longest first.
+    /// The spare chunks, oldest first.
     chunks: VecDeque<Rc<Chunk>>,
     /// Total capacity of the spare chunks, in bytes.
     bytes: usize,
 }
 
 impl SpareChunks {
-    /// Returns an empty chunk with a capacity of at least `capacity` bytes: a spare chunk, or a new one.
+    /// Returns an empty chunk with a capacity of at least `capacity` bytes: a spare chunk, or a new chunk.
     pub(super) fn take(&mut self, capacity: usize) -> Rc<Chunk> {
         let range = capacity..=capacity.saturating_mul(SPARE_EXCESS);
         let has_none = *range.end() <= KEPT_CHUNK;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 const GRAIN_MS: u64 = 1_000;
 
 /// Arrival times of the messages in a room's history, with a resolution of one second. Only the room's home shard keeps
-/// them.
+/// arrival times.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     /// Arrival marks, oldest first. Each mark applies to the messages before the next mark.

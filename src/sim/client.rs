@@ -342,7 +342,7 @@ impl Client {
         }
     }
 
-    /// Reads the agreed compression from the response.
+    /// Reads the agreed compression from the response to the opening request.
     fn agree(&mut self, head: &str, fault: Option<Fault>) {
         let agreed = match self.offer.take() {
             Some(offer) => offer.agreed(head, fault),

@@ -177,7 +177,7 @@ fn a_pause_of_the_process_makes_no_client_lag() {
     mesh.send(0, 0, "in flight");
     mesh.settle();
     mesh.send(0, 0, "pending");
-    // The hub saw no turns in this time, so it cannot know whether the client read something.
+    // The hub saw no turns in this time, so the hub cannot know whether the client read something.
     mesh.hubs[0].tick(100_000);
     (0..2 * WINDOW / LARGE).for_each(|number| mesh.send(0, 0, &large(number)));
     mesh.settle();

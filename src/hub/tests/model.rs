@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Delivers the oldest batch in one queue to shard `to`: a batch of requests or of deliveries.
+    /// Delivers the oldest batch of requests or of deliveries from a random shard to shard `to`.
     fn bring(&mut self, to: u16, requests: bool) {
         let from = self.random.below(self.hubs.len()) as u16;
         let lane = &mut self.lanes[from as usize][to as usize];

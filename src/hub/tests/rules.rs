@@ -13,7 +13,7 @@ fn a_message_reaches_the_members_on_all_shards_once_and_in_one_order() {
     mesh.settle();
     for n in 0..10 {
         (0..4).for_each(|shard| mesh.publish(shard, &room, &format!("{n} of {shard}")));
-        // The requests of the shards arrive in another order each time.
+        // The requests of the shards arrive in another order in each round.
         (0..4).for_each(|turn| mesh.bring_requests((turn * 3 + n) % 4));
     }
     mesh.settle();
@@ -208,7 +208,7 @@ fn messages_that_come_during_a_send_leave_together_in_whole_frames() {
         mesh.publish(0, "room", &"x".repeat(size));
         mesh.settle();
     }
-    // Each span is decoded by itself, which fails if the span ends within a frame.
+    // Each span is decoded by itself. Decoding fails if the span ends within a frame.
     mesh.let_go(0, 0);
     assert_eq!(mesh.take(0, 0).iter().map(String::len).collect::<Vec<_>>(), sizes);
 }
