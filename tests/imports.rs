@@ -1,13 +1,14 @@
-//! Checks which modules and crates each module imports, against the table of the architecture.
+//! Checks the modules and crates that each module imports against the table of the architecture.
 //!
-//! Modules reach each other by paths that begin with `crate::` (or with enough `super::` to leave the module), and
-//! other crates by paths that begin with their name. Code that is compiled for tests only may import anything.
+//! A module imports from others by paths that begin with `crate::` (or with enough `super::` to leave the module). It
+//! imports other crates by paths that begin with the crate's name. Code compiled only for tests may import anything.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module and the paths that it may import from this crate and from others. A path includes all paths below it.
+/// A row of the table: a module and the paths that it may import from this crate and from other crates. A path includes
+/// all paths below it.
 struct Rule {
     module: &'static str,
     own: &'static [&'static str],
@@ -178,7 +179,7 @@ fn comments_strings_and_test_code_are_ignored() {
     assert_eq!(violations(Path::new("src/hub/log.rs"), text, &crates()), [""; 0]);
 }
 
-/// Returns the imports of a file that the table does not allow, sorted and without duplicates.
+/// Returns the imports of a source file that the table does not allow, sorted and without duplicates.
 fn violations(path: &Path, text: &str, known: &BTreeSet<String>) -> Vec<String> {
     let names: Vec<_> =
         path.with_extension("").iter().map(|name| name.to_string_lossy().into_owned()).collect();
@@ -206,7 +207,7 @@ fn is_below(path: &str, top: &str) -> bool {
     path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// Returns all paths to other modules (as `crate::…`) and to other crates.
+/// Returns the imports among a file's tokens: paths to other modules (as `crate::…`) and to other crates.
 fn imports(tokens: &[String], depth: usize, known: &BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
     let mut at = 0;
@@ -223,7 +224,8 @@ fn imports(tokens: &[String], depth: usize, known: &BTreeSet<String>) -> Vec<Str
     found
 }
 
-/// Parses the path at `at`, with the paths in its braces. Returns the index of the token after it.
+/// Parses the path at index `at`, including the paths in its braces, and adds the result to `paths`. Returns the index
+/// of the token after the path.
 fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<String>) -> usize {
     let mut path = before.to_owned();
     loop {
@@ -241,7 +243,7 @@ fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<Stri
         at += 1;
         if tokens.get(at).is_none_or(|next| next != "::") {
             paths.push(path);
-            // The new name after `as` is not part of the path.
+            // The new name after `as` is not part of the imported path.
             return if tokens.get(at).is_some_and(|next| next == "as") { at + 2 } else { at };
         }
         path += "::";
@@ -249,7 +251,7 @@ fn path_end(tokens: &[String], mut at: usize, before: &str, paths: &mut Vec<Stri
     }
 }
 
-/// Returns the path from the crate's root if it leaves the module or the crate.
+/// Returns `path`, from the crate's root, if it leaves the module or the crate; otherwise `None`.
 fn foreign(path: &str, depth: usize, known: &BTreeSet<String>) -> Option<String> {
     let (first, rest) = path.split_once("::")?;
     match first {
@@ -263,7 +265,7 @@ fn foreign(path: &str, depth: usize, known: &BTreeSet<String>) -> Option<String>
     }
 }
 
-/// Splits a text into names, double colons and single other characters.
+/// Splits source text into tokens: names, double colons and single other characters.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
     let mut previous = ' ';
@@ -280,7 +282,7 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-/// Returns the source without comments and without the contents of literals.
+/// Returns source text without comments and without the contents of literals.
 fn without_words(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
@@ -292,7 +294,7 @@ fn without_words(text: &str) -> String {
         } else if char == '"' {
             quoted_len(rest)
         } else if rest.starts_with("'\\") {
-            // An escaped character literal.
+            // An escaped character literal, such as `'\n'`.
             3 + rest[3..].find('\'').map_or(0, |end| end + 1)
         } else if char == '\'' && rest.chars().nth(2) == Some('\'') {
             rest.char_indices().nth(3).map_or(rest.len(), |(end, _)| end)
@@ -307,7 +309,7 @@ fn without_words(text: &str) -> String {
     kept
 }
 
-/// Returns the length in bytes of the string literal at the start of `text`.
+/// Returns the length in bytes, with both quotes, of the string literal at the start of `text`.
 fn quoted_len(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, char) in text.char_indices().skip(1) {
@@ -320,9 +322,9 @@ fn quoted_len(text: &str) -> usize {
     text.len()
 }
 
-/// Returns the source without the items after `#[cfg(test)]`. An item ends with its closing brace or a semicolon.
+/// Returns source text without the items after `#[cfg(test)]`. An item ends with its closing brace or a semicolon.
 fn without_tests(text: &str) -> String {
-    // Literals have been replaced by one space, so every brace is code.
+    // The caller has replaced each literal by one space, so every brace is code.
     let text = text.replace("#[cfg(all(test, feature =  ))]", "#[cfg(test)]");
     let mut parts = text.split("#[cfg(test)]");
     let mut kept = parts.next().unwrap_or_default().to_owned();
@@ -345,7 +347,7 @@ fn without_tests(text: &str) -> String {
     kept
 }
 
-/// Returns the source files, without modules that are compiled for tests only.
+/// Returns the source files below `directory`, without modules that are compiled for tests only.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let for_tests = ["conformance.rs", "inspect.rs", "sim.rs", "tests.rs"];
     let mut found = Vec::new();
@@ -362,7 +364,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the names of all dependencies, as they are written in paths.
+/// Returns the names of all dependencies in `Cargo.toml`, as they are written in Rust paths.
 fn crates() -> BTreeSet<String> {
     let manifest = fs::read_to_string("Cargo.toml").expect("readable");
     let mut is_dependency = false;

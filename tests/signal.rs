@@ -1,4 +1,4 @@
-//! Tests of `Server::run_until_signal`. They are a separate program, because signals affect the whole process.
+//! Tests of `Server::run_until_signal`, in a test program of their own because signals affect the whole process.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ fn start(backend: BackendName) -> Server {
     Server::start_app(options, |_worker| Box::<Echo>::default()).expect("it starts")
 }
 
-/// Returns whether the thread runs that waits for signals. The server starts it after it has set the handlers, which
-/// stay set when the server ends.
+/// Returns whether the server's thread that waits for signals is running. The server starts that thread after setting
+/// its signal handlers. The handlers stay set when the server ends.
 fn is_waiting_for_signals() -> bool {
     let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
-    // A thread may end between the two reads.
+    // A thread may end between the listing of the directory and the read of its name.
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.into_iter().any(|name| name.trim() == "signals")
 }

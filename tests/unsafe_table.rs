@@ -27,7 +27,7 @@ fn unsafe_code_is_found_and_comments_strings_and_attributes_are_ignored() {
     assert_eq!(rows, BTreeMap::from([(("src/a.rs".into(), "b".into()), 2)]));
 }
 
-/// The number of places by file and function name.
+/// Number of unsafe places, by file and function name.
 type Places = BTreeMap<(String, String), usize>;
 
 fn rows(table: &str) -> Places {
@@ -53,7 +53,7 @@ fn count_below(directory: &Path, found: &mut Places) {
     }
 }
 
-/// Returns the function around each unsafe block, and the name of each unsafe function and trait.
+/// Returns a name for each unsafe place: the function around an unsafe block, or the unsafe function or trait itself.
 fn places(text: &str) -> Vec<String> {
     let code: String = text.lines().map(|line| without_comments_and_strings(line) + "\n").collect();
     let tokens: Vec<&str> = code
@@ -74,7 +74,7 @@ fn places(text: &str) -> Vec<String> {
     places
 }
 
-/// Returns a line without its comment and without the contents of its string literals.
+/// Returns a line of code without its comment and without the contents of its string literals.
 fn without_comments_and_strings(line: &str) -> String {
     let code = line.split("//").next().unwrap_or_default();
     code.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")

@@ -1,4 +1,4 @@
-//! Connections served by protocol and hub as a shard with a relay does it, checked against a model.
+//! A model of one shard with the relay: clients served by `Protocol` and `Hub`, with every delivery checked.
 
 use std::collections::VecDeque;
 
@@ -11,24 +11,24 @@ use super::{HANDSHAKE, limits};
 const CLIENTS: usize = 4;
 const ROOMS: [&str; 2] = ["a", "b"];
 const MAX_MESSAGE: usize = 2_000;
-/// In bytes. Small, so that clients lag, but twice the size of the longest message.
+/// Size of the lag window in bytes. Small, so that clients lag, but twice the size of the longest message.
 const LAG_WINDOW: usize = 4_096;
 
-/// A connection, and the frames that it must still receive.
+/// A fuzzed connection, with the frames that its client must still receive.
 struct Client {
     protocol: Protocol,
-    /// The client's room, as an index into `ROOMS`.
+    /// Index of the client's room in `ROOMS`; `None` outside any room.
     room: Option<usize>,
-    /// Frames of the client's rooms that have not been sent to it.
+    /// Frames published to the client's room that the hub has not sent to the client.
     pending: VecDeque<Vec<u8>>,
-    /// Number of frames that were skipped because a later one was sent.
+    /// Number of frames that the hub skipped: it sent a later frame of the room first.
     skipped: u64,
-    /// Number of missed frames that the hub has reported.
+    /// Number of missed frames that the hub has reported for this client.
     missed: u64,
 }
 
 impl Client {
-    /// Checks the bytes of a send: whole frames, and those of rooms in the order of the room.
+    /// Checks the bytes of one send: `messages` whole data frames, each room's frames in the room's order.
     fn receive_sent(&mut self, mut bytes: &[u8], messages: u64) {
         let mut received = 0;
         while !bytes.is_empty() {
@@ -46,17 +46,17 @@ impl Client {
     }
 }
 
-/// All connections and the hub that serves them.
+/// All fuzzed clients, and the hub that serves them.
 pub struct Clients {
     hub: Hub,
     clients: Vec<Option<Client>>,
-    /// Whether a send to each client is in flight.
+    /// Whether a send to the client in each slot is in flight.
     sending: [bool; CLIENTS],
     now_ms: u64,
 }
 
 impl Clients {
-    /// Creates the hub without connections.
+    /// Creates the hub, without clients.
     #[expect(clippy::new_without_default, reason = "created once for each input")]
     pub fn new() -> Self {
         let hub = Hub::new(HubOptions {
@@ -72,8 +72,9 @@ impl Clients {
         Self { hub, clients: (0..CLIENTS).map(|_| None).collect(), sending: [false; CLIENTS], now_ms: 0 }
     }
 
-    /// Runs `input` as commands. A command is a byte with its kind and its client, followed by its data. At the end all
-    /// clients read everything. Each must then have received every message of its room or a report that it missed it.
+    /// Runs `input` as commands. A command is one byte with its kind and its client's slot, followed by its data. At
+    /// the end all clients read everything. Panics if a client neither received a message of its room nor was told that
+    /// the message was missed.
     pub fn run(&mut self, mut input: &[u8]) {
         while let Some((&command, rest)) = input.split_first() {
             input = rest;
@@ -90,7 +91,7 @@ impl Clients {
         }
         self.drain();
         for client in self.clients.iter().flatten() {
-            // Each message is delivered once and in order, or reported as missed.
+            // Every frame that the client did not receive must be reported as missed.
             assert_eq!(client.skipped + client.pending.len() as u64, client.missed);
         }
         (0..CLIENTS).for_each(|slot| self.disconnect(slot, true));
@@ -109,7 +110,7 @@ impl Clients {
         }
     }
 
-    /// Receives one read: a byte with its length, then that many bytes. Returns the rest of the input.
+    /// Feeds the client one read: a length byte, then that many bytes of `input`. Returns the rest of `input`.
     fn receive<'i>(&mut self, slot: usize, input: &'i [u8]) -> &'i [u8] {
         let Some((&len, rest)) = input.split_first() else { return input };
         let (read, rest) = rest.split_at(rest.len().min(usize::from(len)));
@@ -146,7 +147,8 @@ impl Clients {
         self.client(slot).protocol = protocol;
     }
 
-    /// Runs the commands `join a`, `join b` and `leave`. Other messages are published to the client's room.
+    /// Runs a client's message as a command: `join a`, `join b` or `leave`. Publishes any other message to the client's
+    /// room.
     fn handle_message(&mut self, slot: usize, kind: Kind, payload: &[u8]) {
         match payload {
             b"join a" => self.enter(slot, 0),
@@ -159,7 +161,7 @@ impl Clients {
     fn enter(&mut self, slot: usize, room: usize) {
         if self.client(slot).room != Some(room) {
             self.leave(slot);
-            // Messages published before the join must not be delivered to the client.
+            // Order all earlier messages now: the client must not receive messages from before its join.
             self.deliver_mail();
             self.hub.join(slot as Slot, ROOMS[room], 0);
             self.deliver_mail();
@@ -179,7 +181,7 @@ impl Clients {
 }
 
 impl Clients {
-    /// Handles the shard's messages to itself until there are none.
+    /// Handles the requests that the shard has sent to itself until none is left.
     fn deliver_mail(&mut self) {
         loop {
             let mut own = std::mem::take(self.hub.outgoing(0));
@@ -259,7 +261,7 @@ impl Clients {
     }
 }
 
-/// The length of the frame at the start of `bytes`, which is unmasked and shorter than 64 KiB. RFC 6455 §5.2
+/// Returns the length in bytes of the frame at the start of `bytes`: unmasked and shorter than 64 KiB. RFC 6455 §5.2
 fn frame_len(bytes: &[u8]) -> usize {
     match bytes[1] {
         126 => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),

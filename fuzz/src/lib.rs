@@ -1,4 +1,4 @@
-//! Code shared by the fuzz targets: the layout of inputs and the checks.
+//! Code shared by the fuzz targets: decodes their inputs and checks the results.
 
 mod clients;
 #[path = "../../src/protocol/tests/judged_proxies.rs"]
@@ -21,14 +21,14 @@ use uproar::protocol::{
 pub use clients::Clients;
 pub use judged_proxies::{judge_forwarded_hops, judge_proxy_header, judge_usual_hops};
 
-/// The handshake that opens a connection before its frames.
+/// A valid upgrade request, which opens a connection before its frames.
 pub const HANDSHAKE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// Splits an input into the positions at which its reads end, and the stream.
+/// Splits a fuzz input into the stream and the positions at which the stream is cut into reads.
 ///
-/// The low 4 bits of the first byte are the number of positions. Each position follows as a byte: its distance from the
-/// one before.
+/// The low 4 bits of the first byte are the number of positions. One byte follows for each position: its distance in
+/// bytes from the position before.
 pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
     let Some((&count, rest)) = input.split_first() else { return (Vec::new(), input) };
     let (gaps, stream) = rest.split_at(rest.len().min(usize::from(count % 16)));
@@ -39,10 +39,10 @@ pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
     (ends.collect(), stream)
 }
 
-/// Checks that a request head gives the same result however it is cut, and that a parsed request is consistent.
+/// Checks that a request head gives one result however its bytes are cut, and that a parsed request is consistent.
 pub fn check_head(cuts: &[usize], head: &[u8]) {
     let limits = MessageLimits::default();
-    // Two line feeds end any head.
+    // Two line feeds end any request head.
     let head = [head, b"\n\n"].concat();
     let whole = feed(&mut Protocol::new(), &head, &limits);
     assert_eq!(feed_cut(&mut Protocol::new(), &head, cuts, &limits), whole);
@@ -62,7 +62,7 @@ pub fn check_head(cuts: &[usize], head: &[u8]) {
     }
 }
 
-/// Checks that frames give the same result however they are cut, and the result of the naive decoder.
+/// Checks that `Protocol` decodes frames like the naive decoder, however the stream is cut into reads.
 pub fn check_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
     let limits = limits(max_message);
     let expected = naive::decode(stream, max_message);
@@ -71,8 +71,8 @@ pub fn check_frames(max_message: usize, cuts: &[usize], stream: &[u8]) {
     assert_eq!(feed_bytewise(&mut open(), stream, &limits), expected);
 }
 
-/// Checks that compressed messages never inflate to more than `max_message`, and that our own compressed messages
-/// inflate to the original, with and without context takeover. The cuts divide the stream into messages.
+/// Checks that compressed messages never inflate to more than `max_message` bytes. Checks that messages compressed by
+/// the server inflate to the original, with and without context takeover. `cuts` divides `stream` into messages.
 pub fn check_deflate(max_message: usize, cuts: &[usize], stream: &[u8]) {
     let mut starts: Vec<usize> = cuts.iter().map(|&cut| cut.min(stream.len())).collect();
     starts.sort_unstable();
@@ -115,7 +115,7 @@ fn limits(max_message: usize) -> MessageLimits {
     MessageLimits { max_message }
 }
 
-/// Returns a protocol after its handshake.
+/// Returns a `Protocol` that has completed its handshake.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
     let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());

@@ -1,4 +1,4 @@
-//! The command line, one argument a line: accepted settings are within their documented bounds.
+//! Fuzz target: a command line, one argument a line. Accepted settings must be within their documented bounds.
 #![no_main]
 
 use clap::Parser;

@@ -1,4 +1,4 @@
-//! Several connections to one shard's hub: input, speed of reading and ways to disconnect.
+//! Fuzz target: several clients of one shard's hub, with random input, reading speed and disconnects.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| uproar_fuzz::Clients::new().run(input));

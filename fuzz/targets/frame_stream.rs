@@ -1,4 +1,5 @@
-//! The frames of an open connection, cut anywhere. The first byte selects the maximum message length.
+//! Fuzz target: the frames of an open connection, cut into reads at any byte. The first byte selects the maximum
+//! message length.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

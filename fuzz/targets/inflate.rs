@@ -1,4 +1,4 @@
-//! Compressed messages of clients and of the server. The first byte selects the maximum message length.
+//! Fuzz target: compressed messages of clients and of the server. The first byte selects the maximum message length.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

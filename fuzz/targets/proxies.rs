@@ -1,4 +1,4 @@
-//! Addresses from proxies. The first byte selects a PROXY header, `X-Forwarded-For` or `Forwarded`.
+//! Fuzz target: client addresses from proxies. The first byte selects a PROXY header, `X-Forwarded-For` or `Forwarded`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

@@ -1,4 +1,4 @@
-//! A request head, valid or not, cut anywhere.
+//! Fuzz target: a valid or invalid request head, cut into reads at any byte.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

@@ -30,22 +30,22 @@ on_both_backends!(
     an_idle_tls_connection_holds_no_buffer,
 );
 
-/// Counts the allocations of threads that have set `HEAP`.
+/// Global allocator of this test program: counts the allocations of threads whose `HEAP` is set.
 struct CountingAllocator;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// The counters of a group of threads.
+/// Allocation counters, shared by a group of threads.
 #[derive(Default)]
 struct Heap {
     allocations: AtomicU64,
-    /// Bytes allocated and not freed.
+    /// Bytes allocated and not yet freed.
     live: AtomicI64,
 }
 
 thread_local! {
-    /// The counters of this thread; `None` when the thread is not counted.
+    /// The counters that this thread's allocations add to; `None` when none are counted.
     static HEAP: Cell<Option<&'static Heap>> = const { Cell::new(None) };
 }
 
@@ -77,7 +77,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
     }
 }
 
-/// Wraps an application. Its thread is counted from its first client on.
+/// Wraps an application: counts the allocations of its worker's thread from the first client on.
 struct Counted<A>(A, &'static Heap);
 
 impl<A: App> App for Counted<A> {
@@ -91,20 +91,20 @@ impl<A: App> App for Counted<A> {
     }
 }
 
-/// Starts a server and returns the counters of its workers.
+/// Starts a server. Returns it with the allocation counters of its workers.
 fn start_counted<A: App + 'static>(settings: &Config, app: fn() -> A) -> (TestServer, &'static Heap) {
     let heap: &Heap = Box::leak(Box::default());
     (TestServer::start_app(settings, move |_| Box::new(Counted(app(), heap))), heap)
 }
 
-/// Opens a WebSocket with an unbuffered stream.
+/// Opens a WebSocket and returns its unbuffered TCP stream.
 fn open_client(server: &TestServer) -> TcpStream {
     let (stream, received) = RawClient::open(server.address(), "/room/costs").into_parts();
     assert!(received.is_empty(), "the server sends nothing by itself");
     stream
 }
 
-/// Sends `message` from the first client `times` times. After each one, all clients receive `len` bytes.
+/// Sends `message` from the first client `times` times. After each send, every client reads `len` bytes.
 fn exchange(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize) {
     let mut received = vec![0; len];
     for _ in 0..times {
@@ -115,9 +115,9 @@ fn exchange(clients: &mut [TcpStream], message: &[u8], len: usize, times: usize)
     }
 }
 
-/// Asserts that messages are delivered without an allocation.
+/// Asserts that the server delivers messages without allocating memory.
 fn expect_no_allocations<A: App + 'static>(backend: BackendName, app: fn() -> A, clients: usize) {
-    // The clients answer no pings.
+    // The clients answer no pings, so no ping may come during the test.
     let base = config(backend, AppName::Relay, 1);
     let settings = Config { ping_seconds: Duration::from_secs(600), ..base };
     let (server, heap) = start_counted(&settings, app);
@@ -132,7 +132,7 @@ fn expect_no_allocations<A: App + 'static>(backend: BackendName, app: fn() -> A,
             exchange(&mut clients, &message, received_len, 1_000);
             count.load(Ordering::Relaxed) - before
         };
-        // A buffer may grow to its final size late, for instance when idle connections are parked.
+        // A buffer may grow to its final size late, for instance when idle connections are parked. Allow five rounds.
         let mut counts = Vec::new();
         while counts.len() < 5 && counts.last() != Some(&0) {
             counts.push(in_a_thousand());
@@ -150,7 +150,8 @@ fn a_broadcast_allocates_nothing(backend: BackendName) {
     expect_no_allocations(backend, || Relay, 30);
 }
 
-/// In each round, every client sends a message and receives those of all clients.
+/// A message storm: in each round, every client sends one message and receives the messages of all clients. The server
+/// may use one send for 20 deliveries at most.
 fn a_storm_takes_few_sends(backend: BackendName) {
     const CLIENTS: usize = 200;
     const ROUNDS: usize = 10;
@@ -181,7 +182,7 @@ fn a_storm_takes_few_sends(backend: BackendName) {
     assert!(sends <= 0.05, "{sends} sends for each delivered message");
 }
 
-/// After a long message in each direction, an idle TLS connection keeps only the state of its session.
+/// After a long message in each direction, an idle TLS connection keeps only its session state.
 fn an_idle_tls_connection_holds_no_buffer(backend: BackendName) {
     const CLIENTS: usize = 100;
     const MAX_BYTES: i64 = 4_096;

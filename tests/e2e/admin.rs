@@ -71,7 +71,7 @@ fn counters_match_known_traffic(backend: BackendName) {
     assert_eq!(risen("uproar_received_bytes_total"), (text + 20 * 6) as f64);
     assert_eq!(risen("uproar_sent_bytes_total"), (5 * (text + 20 * 2)) as f64);
     assert_eq!(after.sum("uproar_opened_total", &[]), 5.0);
-    // Latency is sampled on every 16th slot. Of five clients on two shards, at least one has slot 0.
+    // Latency is sampled on every 16th slot only. Of five clients on two shards, at least one has slot 0.
     assert!(risen("uproar_send_latency_seconds_count") >= 20.0);
     assert!(risen("uproar_turn_duration_seconds_count") >= 20.0);
     for histogram in ["uproar_send_latency_seconds", "uproar_turn_duration_seconds"] {
@@ -92,7 +92,7 @@ fn connections_are_counted_by_state(backend: BackendName) {
     assert_eq!(state("open"), 4.0);
     let mut lingering = RawClient::open(server.address(), "/");
     lingering.send(&frame(0x83, b"no such opcode"));
-    // The client got its close frame and does not close its side.
+    // The client has received the server's close frame and keeps its side open, so its connection lingers.
     wait_until("one connection lingers", || state("lingering") == 1.0);
     drop((silent, open, lingering));
     let states = ["handshake", "open", "closing", "ending", "lingering", "gone"];
@@ -158,14 +158,14 @@ fn memory_metrics_rise_with_use(backend: BackendName) {
     client.receive_text();
     client.send_text("remember this");
     client.receive_text();
-    // Each request collects the values from the shards, so the test need not wait.
+    // Each request for `/metrics` collects the current values from all shards, so the test need not wait.
     let talking = Metrics::fetch(admin);
     assert!((1.0..=2.0).contains(&talking.sum("uproar_rooms", &[])), "on its home, and where its member is");
     assert!(talking.sum("uproar_log_bytes", &[]) >= 13.0);
     assert_eq!(talking.sum("uproar_outbox_bytes", &[]), 0.0);
 }
 
-/// An application that blocks its shard on a message until the flag is set.
+/// A test application that blocks its shard at each message until the flag is set.
 struct BlockingApp(Arc<AtomicBool>);
 
 impl App for BlockingApp {
@@ -188,10 +188,10 @@ fn only_the_hung_shard_fails_the_health_check(backend: BackendName) {
     client.send_text("sleep");
     wait_until("the health check reports the hung shard", || http_get(admin, "/healthz").status == 503);
     let body = http_get(admin, "/healthz").body;
-    // The other shard was idle for as long and is healthy.
+    // The other shard was idle for just as long and must count as healthy.
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
-    // Other requests are answered although many wait for the hung shard.
+    // The admin listener answers new requests although many requests wait for the hung shard.
     let waiting: Vec<_> = (0..100)
         .flat_map(|_| ["/healthz", "/metrics"])
         .map(|path| {
@@ -274,7 +274,7 @@ fn invalid_requests_are_refused_and_slow_clients_time_out() {
     }
 }
 
-/// Requests a path with a timeout of 10 seconds, like a health check.
+/// Requests a path from the admin listener, with a timeout of 10 seconds like a health check.
 fn get_with_timeout(admin: SocketAddr, path: &str) -> std::io::Result<String> {
     let timeout = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
@@ -293,7 +293,7 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
     };
     let mut silent: Vec<_> = (0..1_000).map(|_| TcpStream::connect(admin).expect("connected")).collect();
     ok("/healthz");
-    // Sends incomplete requests. A third of the clients then close their side.
+    // Send incomplete requests. A third of the clients then close their side.
     for (at, stream) in silent.iter_mut().enumerate() {
         let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localh");
         if at % 3 == 0 {
@@ -310,7 +310,7 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        // Clients that request the metrics and do not read the response.
+        // These clients request the metrics and do not read the response.
         let unread: Vec<_> = (0..300)
             .map(|_| {
                 let mut stream = TcpStream::connect(admin).expect("connected");
@@ -324,7 +324,7 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
         is_over.store(true, Ordering::SeqCst);
         drop(unread);
     });
-    // The oldest connections were closed to accept newer ones.
+    // The admin listener has closed its oldest connections to accept newer ones.
     silent[0].set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
     let end = silent[0].read(&mut [0; 1024]);
     assert!(matches!(end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
@@ -367,7 +367,7 @@ fn host_names_in_the_settings_are_allowed(backend: BackendName) {
     let allowed_origins = vec!["https://chat.example".parse().expect("an origin")];
     server.control().reload(&Config { allowed_origins, ..base.clone() }).expect("it is valid");
     assert_eq!((status(&server, "chat.example"), status(&server, "admin.example")), (200, 421));
-    // A listener on all addresses allows every name unless the settings list names.
+    // An admin listener on all addresses allows every host name unless the settings list names.
     let any = Config { admin: Some(SocketAddr::from(([0, 0, 0, 0], 0))), ..base };
     assert_eq!(status(&TestServer::start(&any), "rebound.example"), 200);
     let any = Config { server_names: named.server_names, ..any };
@@ -411,7 +411,7 @@ fn an_unusable_admin_address_is_refused_with_a_remedy() {
     expect_start_failure(&mut uproar(&["--admin", "127.0.0.1:8000"]), &parts);
 }
 
-/// Each metric in the dashboard exists, and each label that a query groups by exists on that metric.
+/// Checks that each metric in the Grafana dashboard exists and has the labels that the dashboard's queries group by.
 #[test]
 fn the_grafana_dashboard_uses_existing_metrics_and_labels() {
     let identity = Identity::new();
@@ -441,7 +441,7 @@ fn the_grafana_dashboard_uses_existing_metrics_and_labels() {
             let exists = metrics.series.iter().any(|series| {
                 series.labels.get(label).is_some_and(|own| own == value || value.starts_with('$'))
             });
-            // Prometheus itself adds these labels to every series.
+            // Prometheus itself adds the labels `job` and `instance` to every series.
             assert!(exists || ["job", "instance"].contains(&label), "{label}={value} in {query}");
         }
     }
@@ -466,13 +466,13 @@ fn words(query: &str) -> impl Iterator<Item = &str> {
     query.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
 }
 
-/// Returns the labels that a query groups by.
+/// Returns the labels that a PromQL query groups by.
 fn groupings(query: &str) -> impl Iterator<Item = &str> {
     let lists = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
     lists.flat_map(|list| list.split(", "))
 }
 
-/// Returns the labels that a query selects, with their values.
+/// Returns the labels that a PromQL query selects, with their values.
 fn selectors(query: &str) -> Vec<(&str, &str)> {
     let in_braces = query.split('{').skip(1).filter_map(|rest| rest.split('}').next());
     in_braces

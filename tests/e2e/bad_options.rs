@@ -1,11 +1,11 @@
-//! Invalid values and unknown names of options. Each is refused or causes a warning, with its source and a remedy.
+//! Invalid option values and unknown option names. Each is refused or causes a warning, with its source and a remedy.
 
 use std::collections::BTreeSet;
 
 use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
 use crate::support::wait_until;
 
-/// Invalid values of each option.
+/// Each option of the server with some invalid values.
 const BAD: &[(&str, &[&str])] = &[
     ("--config", &["/nowhere/uproar.toml", "/", "/dev/zero", "/proc/self/mem"]),
     (
@@ -67,7 +67,7 @@ fn every_option_refuses_invalid_values() {
             let argument = format!("{option}={value}");
             expect_start_failure(&mut uproar(&[&argument]), &[option, value]);
             let name = format!("UPROAR_{}", option[2..].to_uppercase().replace('-', "_"));
-            // The error names the variable instead of the flag.
+            // The error names the environment variable instead of the command-line flag.
             let variable = format!(" {name}");
             let parts = if *option == "--config" { [*option, value] } else { [&*variable, value] };
             expect_start_failure(uproar(&[]).env(&name, value), &parts);
@@ -76,7 +76,7 @@ fn every_option_refuses_invalid_values() {
     }
 }
 
-/// Tests each invalid value in a settings file, with and without quotes.
+/// Tests each invalid option value in a settings file, with and without quotes.
 #[test]
 fn every_key_of_the_settings_file_refuses_invalid_values() {
     let path = settings_file("bad values", "");
@@ -91,7 +91,7 @@ fn every_key_of_the_settings_file_refuses_invalid_values() {
     }
 }
 
-/// Each option of the help has a row in [`BAD`].
+/// Checks that each option of the help has a row in [`BAD`].
 #[test]
 fn every_option_is_in_the_table_of_invalid_values() {
     let help = run_to_end(&mut uproar(&["--help"]));

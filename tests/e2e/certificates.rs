@@ -1,4 +1,4 @@
-//! Certificates and private keys: reloads, invalid files and expiry.
+//! TLS certificates and private keys: reloads, invalid files and expiry.
 
 use std::time::{Duration, SystemTime};
 
@@ -99,7 +99,7 @@ fn the_log_warns_of_a_certificate_that_expires_soon(backend: BackendName) {
     wait_until("the log warns at the start", || {
         server.log().contains("cert.pem: the certificate expires on 20")
     });
-    // No warning more than two weeks before the expiry; another warning after it.
+    // The server does not warn earlier than two weeks before a certificate's expiry. It warns again after the expiry.
     for (end, part) in [(15 * DAY, None), (Duration::ZERO, Some("since it expired on 20"))] {
         let seen = server.log().len();
         identity.renew_until(SystemTime::now() + end);
@@ -209,7 +209,7 @@ fn invalid_tls_files_are_refused_with_a_remedy() {
         let args = ["--listen=tls:127.0.0.1:0", "--tls-cert", arg(cert), "--tls-key", arg(key)];
         expect_start_failure(&mut uproar(&args), parts);
         expect_start_failure(&mut uproar(&[&["check"], &args[..]].concat()), parts);
-        // The error must not contain a line of the key.
+        // The error message must not contain a line of the private key.
         let said = String::from_utf8(run_to_end(&mut uproar(&args)).stderr).expect("text");
         for line in key_text.lines().filter(|line| !line.starts_with("-----")) {
             assert!(!said.contains(&line[..20.min(line.len())]), "{said}");

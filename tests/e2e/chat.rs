@@ -1,4 +1,4 @@
-//! The chat, as its clients see it.
+//! The chat application, as its clients see it.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn chat(backend: BackendName, workers: u16) -> TestServer {
     TestServer::start(&config(backend, AppName::Chat, workers))
 }
 
-/// A user on each worker, all in `room`.
+/// Connects one chat user on each worker, all in `room`.
 fn one_on_each_worker(server: &TestServer, room: &str) -> Vec<ChatUser> {
     (1..=WORKERS).map(|worker| ChatUser::join_on_worker(server.address(), room, worker)).collect()
 }
@@ -54,7 +54,7 @@ fn a_line_reaches_everyone_on_every_worker(backend: BackendName) {
             user.expect_text(&format!("{label}: 0"));
         }
     }
-    // The path `/` leads to the same room.
+    // The path `/` leads to the room `lobby`, too.
     let mut visitor = Client::open(server.address(), "/");
     assert!(visitor.receive_text().starts_with("* welcome to lobby, "));
     visitor.expect_text(&format!("{}: 0", users[0].default_name()));
@@ -90,14 +90,15 @@ fn names(backend: BackendName) {
         bob.send_text(&format!("/nick {wanted}"));
         bob.expect_text(answer);
     }
-    // The old name is free at once for whoever hears that it was given up.
+    // After the announcement of Ada's new name, another user can take the old name.
     ada.send_text("/nick Countess");
     ada.expect_text("* Ada is now Countess");
     bob.expect_text("* Ada is now Countess");
     claim_until_granted(bob, "ada");
 }
 
-/// Asks for a name that was given up elsewhere, until the word of it has come through.
+/// Sends `/nick` until the chat grants `name`. A name that another user gave up stays taken until the worker that keeps
+/// names has heard of the release.
 fn claim_until_granted(user: &mut ChatUser, name: &str) {
     let (granted, taken) =
         (format!("* {} is now {name}", user.default_name()), format!("* the name {name} is taken"));
@@ -111,7 +112,7 @@ fn claim_until_granted(user: &mut ChatUser, name: &str) {
 
 fn only_one_gets_a_name(backend: BackendName) {
     let server = chat(backend, WORKERS);
-    // Each has a room of its own, so that it hears only what it is told itself.
+    // Each user is alone in a room, so that it receives only the answers to its own commands.
     let mut users: Vec<_> = (0..8_u16)
         .map(|at| ChatUser::join_on_worker(server.address(), &format!("room-{at}"), at % WORKERS + 1))
         .collect();
@@ -132,7 +133,7 @@ fn only_one_gets_a_name(backend: BackendName) {
     claim_until_granted(&mut fresh, "round-19");
 }
 
-/// Two claims at once: whatever ada is called then, nobody else can be.
+/// Ada requests two names at once. Whichever name she then has, no other user can take that name.
 fn haste_loses_no_name(backend: BackendName) {
     let server = chat(backend, 1);
     let mut ada = ChatUser::join(server.address(), "ada");
@@ -175,7 +176,7 @@ fn private_messages_find_their_reader(backend: BackendName) {
         ada.send_text(&format!("/msg {name} hello <b>you</b> & me"));
         bob.expect_text(&format!("* from {}: hello you & me", ada.default_name()));
         ada.expect_text(&format!("* to {name}: hello you & me"));
-        // Nobody else got the private message, and no room did.
+        // The private message reached no room: the next message in bob's room is his own.
         bob.send_text("next");
         bob.expect_text(&format!("{name}: next"));
         ada.send_text("/msg nobody hello");
@@ -228,7 +229,7 @@ fn who_lists_all_workers(backend: BackendName) {
     let mut names: Vec<_> = [0, 2, 3].iter().map(|at| users[*at].default_name()).collect();
     names.push("bob".into());
     names.sort_unstable();
-    // Clients that were closed in search of the right worker may still be members.
+    // Clients that were dropped in search of the right worker may still be members of the room.
     wait_until("only the four are here", || {
         users[0].send_text("/who");
         users[0].receive_text() == format!("* in lobby (4): {}", names.join(", "))
@@ -310,7 +311,7 @@ fn names_of_all_scripts_and_emoji_are_names(backend: BackendName) {
         ada.send_text(&format!("/join {name}"));
         ada.expect_text(&format!("* you are in {name}"));
     }
-    // The name is the same letters for everybody, however they are encoded.
+    // Composed and decomposed Unicode forms are the same name.
     ada.send_text("/nick Zoe\u{308}");
     ada.expect_text(&format!("* {old} is now Zoë"));
     let mut bob = ChatUser::join(server.address(), "elsewhere");
@@ -420,12 +421,12 @@ fn newcomers_see_the_last_fifty(backend: BackendName) {
         for number in 10 + usize::from(worker) - 1..60 + usize::from(worker) - 1 {
             newcomer.expect_text(&line(number));
         }
-        // New messages follow the history without a gap.
+        // New messages follow the room's history without a gap.
         ada.send_text(&format!("line {}", 59 + worker));
         ada.expect_text(&line(59 + usize::from(worker)));
         newcomer.expect_text(&line(59 + usize::from(worker)));
     }
-    // The past outlives the last member.
+    // The room's history outlives the room's last member.
     drop(ada);
     wait_until("all have left", || server.connections().0 == 0);
     let mut newcomer = ChatUser::join(server.address(), "lobby");
@@ -445,7 +446,7 @@ fn history_is_bounded_by_its_bytes(backend: BackendName) {
         ada.send_text(&line(number)[label.len() + 2..]);
         ada.expect_text(&line(number));
     }
-    // A header of four bytes counts too.
+    // The 4-byte header of each frame counts against the history limit, too.
     let fitting = BYTES / (line(10).len() + 4);
     for worker in 1..=WORKERS {
         let mut newcomer = ChatUser::join_on_worker(server.address(), "lobby", worker);
@@ -466,7 +467,7 @@ fn history_ends_some_time_after_the_last_member(backend: BackendName) {
     let deadline = Instant::now() + TIMEOUT;
     let mut wait = Duration::from_millis(100);
     loop {
-        // Nobody may be there meanwhile, and whoever looks is somebody.
+        // The room must stay empty during the wait, and every visitor who checks the history is a member for a moment.
         wait_until("nobody is there", || server.connections().0 == 0);
         std::thread::sleep(wait);
         let mut visitor = ChatUser::join(server.address(), "lobby");

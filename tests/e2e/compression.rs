@@ -1,4 +1,4 @@
-//! The extension permessage-deflate. RFC 7692
+//! The WebSocket extension permessage-deflate. RFC 7692
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use uproar::config::{self, AppName, BackendName, Config};
@@ -18,17 +18,17 @@ on_both_backends!(
 
 const WORDS: &str = "roar and roar and roar and roar again, ";
 
-/// A client that compresses, with one compressor and one decompressor for the whole connection.
+/// A client that compresses its messages, with one compressor and one decompressor for the whole connection.
 struct DeflateClient {
     raw: RawClient,
     compress: Compress,
     decompress: Decompress,
-    /// Whether the client's and the server's messages are each compressed without context takeover.
+    /// Whether the client (first) and the server (second) compress each message without context takeover.
     no_takeover: (bool, bool),
 }
 
 impl DeflateClient {
-    /// Opens a WebSocket and follows the server's answer to `offer`.
+    /// Opens a WebSocket with the extension offer `offer` and applies the parameters of the server's answer.
     fn open(server: &TestServer, path: &str, offer: &str) -> Self {
         let mut raw = RawClient::connect(server.address());
         let answer = negotiate(&mut raw, path, offer).expect("compression is agreed");
@@ -43,7 +43,7 @@ impl DeflateClient {
         self.raw.send(&frame(TEXT | 0x40, &payload));
     }
 
-    /// Compresses a message. RFC 7692 §7.2.1
+    /// Returns the compressed payload of a message. RFC 7692 §7.2.1
     fn deflate(&mut self, message: &[u8]) -> Vec<u8> {
         if self.no_takeover.0 {
             self.compress.reset();
@@ -54,7 +54,7 @@ impl DeflateClient {
         payload
     }
 
-    /// Receives the next text message. Returns it and the length of its payload on the wire.
+    /// Receives the next text message. Returns its text and the length of its payload on the wire, in bytes.
     fn receive_text(&mut self) -> (String, usize) {
         let (first, payload) = self.raw.receive_frame();
         let content = match first {
@@ -74,7 +74,7 @@ impl DeflateClient {
     }
 }
 
-/// Opens a WebSocket with an extension offer. Returns the extension that the server agreed to.
+/// Opens a WebSocket with an extension offer. Returns the server's answer, or `None` when it agreed to no extension.
 fn negotiate(raw: &mut RawClient, path: &str, offer: &str) -> Option<String> {
     let header = format!("Sec-WebSocket-Extensions: {offer}");
     raw.send(upgrade_request_with(path, &[&header]).as_bytes());
@@ -152,7 +152,7 @@ fn a_room_serves_clients_with_and_without_compression(backend: BackendName) {
         let offers = ["permessage-deflate", "permessage-deflate; server_max_window_bits=10"];
         let mut deflating: Vec<DeflateClient> =
             (0..8).map(|n| DeflateClient::open(&server, "/room/den", offers[n % 2])).collect();
-        // A client that receives its own message is a member on every shard.
+        // A client that receives its own message is a member of the room.
         for client in &mut deflating {
             client.send_text("here");
             while client.receive_text().0 != "here" {}

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::process::{Process, expect_start_failure, run_to_end, settings_file, uproar};
 use crate::support::tls::{Identity, arg};
 
-/// Runs `uproar check` and returns each printed key with its value and its source.
+/// Runs `uproar check`. Returns each printed key with its value and the value's source.
 fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
     let output = run_to_end(command);
     let stdout = String::from_utf8(output.stdout).expect("text");
@@ -158,19 +158,19 @@ fn a_file_that_is_not_utf_8_is_refused() {
     expect_start_failure(&mut uproar(&["check", "--config", &path]), &["uproar.toml:2: not UTF-8"]);
 }
 
-/// Tests the example as it is, and with its optional settings enabled.
+/// Tests the example settings file as it is, and with its optional settings enabled.
 #[test]
 fn the_example_settings_file_is_valid_and_has_every_key() {
     const EXAMPLE: &str = "deploy/uproar.toml";
     let text = std::fs::read_to_string(EXAMPLE).expect("the file exists");
     let known: BTreeSet<_> = check(&mut uproar(&["check", "--config", EXAMPLE])).into_keys().collect();
     assert!(known.contains("# workers is not set") && known.contains("max-message"), "{known:?}");
-    // Comments begin with `# `, disabled settings with `#` and no space.
+    // In the example, comments begin with `# `. Disabled settings begin with `#` and no space.
     let chosen = text.lines().map(|line| match line.strip_prefix('#') {
         Some(setting) if setting.starts_with(char::is_alphabetic) => setting,
         _ => line,
     });
-    // Replaces the paths with existing files, and adds a TLS listener.
+    // Replace the example's paths with existing files, and add a TLS listener.
     let identity = Identity::new();
     let text = chosen.collect::<Vec<_>>().join("\n");
     let text = text.replace("/etc/uproar/fullchain.pem", arg(&identity.cert()));

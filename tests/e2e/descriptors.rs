@@ -20,7 +20,7 @@ fn without_free_descriptors_accepting_pauses(backend: BackendName) {
     wait_until("the log reports that accepting pauses", || warnings() > 0);
     let count = server.log().split("connections=").nth(1).map(|rest| rest.trim().parse::<usize>());
     let count = count.and_then(Result::ok).expect("the log line has the number of connections");
-    // The rest wait in the kernel's accept queue.
+    // The clients that were not accepted wait in the kernel's accept queue.
     let mut outside = inside.split_off(count);
     assert!(outside.len() > 3);
     inside.iter_mut().for_each(|raw| drop(raw.expect_upgrade()));
@@ -28,10 +28,10 @@ fn without_free_descriptors_accepting_pauses(backend: BackendName) {
         raw.send(&frame(BINARY, b"in"));
         while raw.receive_frame() != (BINARY, b"in".to_vec()) {}
     }
-    // Wait for a ping. A loop that spins on the listener would use the time until then for turns.
+    // Wait for a ping. A loop that spins on the listener would use this time for many turns.
     while inside[0].receive_frame().0 != PING {}
     assert_eq!(warnings(), 1, "{}", server.log());
-    // Each connection that ends makes room for another one.
+    // Each connection that ends frees a descriptor for a waiting client.
     for raw in &mut outside {
         inside.pop();
         raw.expect_upgrade();
@@ -47,6 +47,6 @@ fn without_free_descriptors_accepting_pauses(backend: BackendName) {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     let turns = ended.log.split(" turns=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
     let turns: u64 = turns.and_then(|turns| turns.parse().ok()).expect(&ended.log);
-    // A few turns for each event. A loop that spins makes about a hundred times as many.
+    // The server needs a few turns for each event. A loop that spins makes about a hundred times as many.
     assert!(turns < 2_000, "{turns} turns");
 }

@@ -25,7 +25,7 @@ on_both_backends!(
 fn a_signal_closes_all_clients_and_the_server_exits_with_0(backend: BackendName) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Process::start(&["--workers=2", "--drain-seconds=0.2", backend_arg(backend)]);
-        // This one connects first, so the server has accepted it when it has accepted the others.
+        // This connection comes first, so the server has accepted it once later clients are served.
         let mut waiting = RawClient::connect(server.address);
         waiting.send(b"GET / HTTP/1.1\r\n");
         let clients: Vec<_> = (0..20).map(|_| Client::open(server.address, "/")).collect();
@@ -47,14 +47,15 @@ fn a_second_signal_ends_the_server_at_once(backend: BackendName) {
     let mut client = RawClient::open(server.address, "/");
     client.receive_frame();
     server.signal(Signal::SIGTERM);
-    // The client does not answer the close frame, so the server waits.
+    // The client does not answer the close frame, so the server waits for the closing handshake.
     assert_eq!(client.receive_close().0, 1001);
     server.signal(Signal::SIGTERM);
     let ended = server.wait();
     assert_eq!(ended.code, Some(130), "{}", ended.log);
 }
 
-/// A second server on the same address cannot take over a connection that this one has accepted.
+/// A handshake that was in progress at shutdown is finished: another server on the address cannot take the connection
+/// over.
 fn a_handshake_in_progress_at_shutdown_can_finish(backend: BackendName) {
     let args = ["--app=echo", "--workers=1", "--drain-seconds=600", backend_arg(backend)];
     let server = Process::start(&args);
@@ -98,7 +99,7 @@ fn the_library_stops_a_server_as_a_signal_does(backend: BackendName) {
     }
 }
 
-/// The pending messages are more than the kernel buffers, so some of them are in the server at shutdown.
+/// The pending messages exceed the kernel's buffers, so some are still in the server at shutdown.
 fn pending_messages_are_sent_before_the_close_frame(backend: BackendName) {
     let server = TestServer::start(&Config {
         lag_window: 64 << 20,
@@ -120,13 +121,13 @@ fn pending_messages_are_sent_before_the_close_frame(backend: BackendName) {
     assert_eq!(reader.receive_close(), (1001, "the server is shutting down".into()));
 }
 
-/// The reset comes long before the closing timeout, after a bounded number of bytes.
+/// The server resets the client long before the closing timeout, after a bounded number of bytes.
 fn a_client_that_keeps_sending_after_the_close_is_reset(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { close_seconds: Duration::from_secs(600), ..base });
     let mut client = TcpStream::connect(server.address()).expect("the server accepts the connection");
     client.write_all(upgrade_request("/").as_bytes()).expect("the server reads");
-    // An unmasked frame: the server closes with 1002 and waits for the client to close.
+    // Send an unmasked frame. The server closes with 1002 and waits for the client to close.
     client.write_all(&[0x81, 0x00]).expect("the server reads");
     let sent = send_until_closed(client);
     // Bytes that were in flight when the server closed must not cause a reset.

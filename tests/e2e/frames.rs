@@ -133,7 +133,7 @@ fn the_close_handshake_echoes_the_code(backend: BackendName) {
     wait_until_closed(&mut client);
 }
 
-/// Reads until the closing handshake is complete.
+/// Reads from the client until the closing handshake is complete.
 fn wait_until_closed(client: &mut Client) {
     loop {
         match client.socket.read() {

@@ -1,4 +1,4 @@
-//! Valid and invalid HTTP requests.
+//! Valid and invalid HTTP requests to open a WebSocket.
 
 use uproar::config::AppName;
 use uproar::config::BackendName;
@@ -23,7 +23,7 @@ fn send_request(server: &TestServer, request: &[u8]) -> Response {
     raw.receive_response()
 }
 
-/// The valid request with one part replaced.
+/// Returns the valid upgrade request with the part `from` replaced by `to`.
 fn request_with(from: &str, to: &str) -> Vec<u8> {
     let good = upgrade_request("/");
     assert!(good.contains(from));
@@ -109,7 +109,7 @@ fn the_chat_page_is_served(backend: BackendName) {
     assert_eq!((head_only.status, head_only.body.as_str()), (200, ""));
 }
 
-// RFC 9110 §9.3.2
+// A response to HEAD has no body. RFC 9110 §9.3.2
 fn the_refusal_of_a_head_request_has_no_body(backend: BackendName) {
     let server = TestServer::echo(backend);
     for (path, status) in [("/nowhere", 404), ("/room/a%2Fb", 400), ("/", 426)] {
@@ -122,7 +122,7 @@ fn the_refusal_of_a_head_request_has_no_body(backend: BackendName) {
     }
 }
 
-// RFC 9110 §15.5.6
+// A response with status 405 lists the allowed methods. RFC 9110 §15.5.6
 fn the_refusal_of_a_method_names_the_allowed_methods(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Chat, 1));
     let response = send_request(&server, b"DELETE /room/garden HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -130,7 +130,7 @@ fn the_refusal_of_a_method_names_the_allowed_methods(backend: BackendName) {
     assert!(response.head.contains("\r\nAllow: GET, HEAD\r\n"), "{}", response.head);
 }
 
-// Key and answer are the example in RFC 6455 §1.3.
+// Key and accept key are the example in RFC 6455 §1.3.
 fn the_handshake_returns_the_accept_key(backend: BackendName) {
     let server = TestServer::echo(backend);
     let mut raw = RawClient::connect(server.address());

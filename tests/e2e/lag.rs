@@ -1,4 +1,4 @@
-//! Clients that read too slowly: others are not affected, and the slow client is told.
+//! Clients that read too slowly: other clients are not affected, and the slow client is told.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn a_client_that_never_reads_does_not_affect_the_others(backend: BackendName) {
     const READERS: usize = 100;
     const LEN: usize = 64 << 10;
     const MESSAGES: u64 = (100 << 20) / LEN as u64;
-    /// Messages in flight at a time. Half the lag window, so that a client that reads does not lag.
+    /// Number of messages in flight: half the lag window, so that a client that reads does not lag.
     const AHEAD: u64 = 8;
     let server = Process::start(&[
         "--app=relay",
@@ -51,7 +51,7 @@ fn a_client_that_never_reads_does_not_affect_the_others(backend: BackendName) {
         });
     }
     assert!(received.iter().all(|count| *count == MESSAGES));
-    // Room for the log's window and the spans in flight. The unread messages are four times as large.
+    // Allowed growth: the room's log window and the spans in flight. The unread messages are four times as large.
     let grown = server.memory_kib("VmHWM") - memory_before;
     assert!(grown < 24 << 10, "{grown} KiB more than before");
 
@@ -61,7 +61,7 @@ fn a_client_that_never_reads_does_not_affect_the_others(backend: BackendName) {
         if first != BINARY {
             break (first, payload);
         }
-        // Shorter messages are those with which the clients joined.
+        // Skip shorter messages: the clients sent them when they joined.
         if payload.len() == LEN {
             assert_eq!(payload[..8], next.to_be_bytes());
             assert!(payload[8..] == expected[8..], "a damaged message");
@@ -121,7 +121,7 @@ fn with_the_skip_policy_a_slow_client_learns_how_many_messages_it_missed(backend
         }
     }
     assert!(missed > 0);
-    // The client is still a member.
+    // The client that lagged is still a member of the room.
     slow.send(&frame(TEXT, b"I read again"));
     assert_eq!(slow.receive_frame(), (TEXT, b"I read again".to_vec()));
 }

@@ -1,4 +1,4 @@
-//! Limits of connections, and the count of open connections after every kind of end.
+//! Limits on connections, and the count of open connections after every kind of disconnect.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn from(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
-/// Opens a WebSocket from `source`, with retries until the server accepts it.
+/// Opens a WebSocket from the IP address `source`. Retries until the server accepts the client.
 fn open_with_retries(address: SocketAddr, source: IpAddr) -> Client {
     let mut client = None;
     wait_until("the server accepts a client again", || {
@@ -34,7 +34,7 @@ fn open_with_retries(address: SocketAddr, source: IpAddr) -> Client {
     client.expect("accepted")
 }
 
-/// A refused client gets 503 without sending a request. Its connection is closed soon after.
+/// A client above the connection limit gets 503 without sending a request. The server closes its connection soon after.
 fn refused_connections_that_send_nothing_are_closed(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { max_connections: 1, ..base });
@@ -83,7 +83,7 @@ fn connections_over_the_limit_of_their_address_get_429(backend: BackendName) {
 fn refused_connections_do_not_count_against_the_server_limit(backend: BackendName) {
     let base = config(backend, AppName::Echo, 2);
     let server = TestServer::start(&Config { max_connections: 8, max_connections_per_ip: 2, ..base });
-    // One address opens more connections than the server's limit and sends nothing on them.
+    // One IP address opens more connections than the server's limit and sends nothing on them.
     let silent: Vec<_> = (0..20).map(|_| connect_from(from(1), server.address())).collect();
     wait_until("all are accepted", || server.totals().accepted == 20);
     let others: Vec<_> = (2..5)
@@ -107,7 +107,7 @@ fn unfinished_requests_over_their_limit_get_503(backend: BackendName) {
         client.send_text("still here");
         client.expect_text("still here");
     }
-    // A finished or reset request frees its place.
+    // A handshake that is completed or reset makes room for another one under the handshake limit.
     slow[0].send(&upgrade_request("/").as_bytes()[8..]);
     slow[0].expect_upgrade();
     inside.push(open_with_retries(server.address(), from(1)));
@@ -124,7 +124,7 @@ fn unfinished_requests_over_their_limit_get_503(backend: BackendName) {
     silent.clear();
 }
 
-/// Connects and ends in one of ten ways, chosen by `seed`.
+/// Connects and disconnects in one of ten ways, chosen by `seed`.
 fn misbehave(address: SocketAddr, seed: u64) {
     let source = from((seed % 5) as u8 + 1);
     let mut raw = RawClient::from_stream(connect_from(source, address));
@@ -156,7 +156,7 @@ fn misbehave(address: SocketAddr, seed: u64) {
             raw.receive_response();
         }
         _ => {
-            // Sends nothing until the handshake times out.
+            // Send nothing until the server's handshake timeout.
             let _ = raw.receive_response();
         }
     }
@@ -176,7 +176,7 @@ fn the_connection_count_is_right_after_every_kind_of_end(backend: BackendName) {
             std::thread::spawn(move || {
                 let mut state = thread + 1;
                 for _ in 0..60 {
-                    // Constants of Knuth's MMIX generator.
+                    // Pseudorandom numbers, with the constants of Knuth's MMIX generator.
                     state =
                         state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     misbehave(address, state >> 33);
@@ -188,7 +188,7 @@ fn the_connection_count_is_right_after_every_kind_of_end(backend: BackendName) {
         thread.join().expect("no panic");
     }
     wait_until("all connections are closed", || server.connections() == (0, 0));
-    // Each address can connect again, so no connection is still counted.
+    // Each IP address can connect again, so the server counts none of the old connections.
     for last in 1..=5 {
         drop(Client::open_on(connect_from(from(last), address), "/").expect("below the limit"));
     }

@@ -1,4 +1,4 @@
-//! The log in both formats: text and JSON.
+//! The server's log in both formats: text and JSON.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -26,13 +26,13 @@ fn refused(server: &Process, path: &str) {
     assert_eq!(raw.receive_response().status, 404);
 }
 
-/// Stops a server and returns its whole log.
+/// Stops a server process and returns its whole log.
 fn log_of(server: Process) -> String {
     server.signal(Signal::SIGTERM);
     server.wait().log
 }
 
-/// Parses the lines of a JSON log.
+/// Parses each line of a JSON log as an object.
 fn objects(log: &str) -> Vec<Value> {
     let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     let lines: Vec<Value> = log.lines().map(parse).collect();
@@ -92,7 +92,7 @@ fn each_json_line_is_an_object(backend: BackendName) {
     }
     let [room] = with_message(&lines, "room for")[..] else { panic!("{lines:?}") };
     assert!(room["limit"].is_u64() && room["descriptors"].is_u64(), "{room}");
-    // No value is formatted with `Debug`, which would hide its fields from programs.
+    // No log value is formatted with `Debug`, which would hide its fields from programs.
     for line in &lines {
         let texts = line.as_object().expect("an object").values().filter_map(Value::as_str);
         assert!(!texts.into_iter().any(|text| text.contains(" { ") || text.contains("Some(")), "{line}");
@@ -132,7 +132,7 @@ fn many_refusals_make_few_lines(backend: BackendName) {
     }
     let lines = objects(&log_of(server));
     let refusals = with_message(&lines, "refused");
-    // The last summary comes at shutdown. A machine that pauses for 10 s causes a few more lines.
+    // The last summary of refusals comes at shutdown. A machine that pauses for 10 s causes a few more lines.
     assert!((2..10).contains(&refusals.len()), "{lines:?}");
     let told: u64 = refusals.iter().map(|line| line["count"].as_u64().unwrap_or(1)).sum();
     assert_eq!(told, 20, "{lines:?}");
@@ -174,7 +174,7 @@ fn messages_names_and_tokens_are_not_logged(backend: BackendName) {
         ada.expect_text("* welcome to garden, you are ada-lovelace; /help lists the commands");
         ada.send_text("between us");
         ada.expect_text("ada-lovelace: between us");
-        // A user whose name differs only in case. The close reason contains the name.
+        // Another user's name differs only in case. The close reason repeats that user's name.
         let mut other = Client::open(server.address, &format!("/?token={}", token_for("Ada-Lovelace")));
         assert_eq!(other.wait_for_close(), (1008, "the name Ada-Lovelace is taken".into()));
         let mut refused = RawClient::connect(server.address);

@@ -1,7 +1,7 @@
 //! End-to-end tests: the server over real sockets, most of them on both backends.
 //!
-//! Well-behaved clients are tungstenite's. Clients that break the protocol write their own bytes. The server's frame
-//! code is not used here, so that client and server cannot share a bug.
+//! Well-behaved clients are tungstenite's. Clients that break the protocol write their own bytes. No client uses the
+//! server's frame code, so that client and server cannot share a bug.
 
 #[macro_use]
 #[allow(dead_code, reason = "the suites hostile and costs use the rest")]

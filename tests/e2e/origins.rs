@@ -1,4 +1,4 @@
-//! The web pages that may open a WebSocket, by their origin and by the name of the server that they use.
+//! Web pages that may open a WebSocket, judged by their origin and by the server name in their request.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ on_both_backends!(
     a_reloaded_list_applies_to_new_connections,
 );
 
-/// Sends a handshake from a page of `origin` and returns the connection.
+/// Sends an upgrade request with the headers `Host` and `Origin`, like a web page. Returns the connection.
 fn handshake(server: &TestServer, host: &str, origin: &str) -> RawClient {
     let mut raw = RawClient::connect(server.address());
     let request = upgrade_request("/");
@@ -28,12 +28,12 @@ fn handshake(server: &TestServer, host: &str, origin: &str) -> RawClient {
     raw
 }
 
-/// Returns the status of the answer to a page of `origin` that uses the server's address.
+/// Returns the HTTP status that a web page of `origin` gets when it uses the server's address.
 fn status(server: &TestServer, origin: &str) -> Option<u16> {
     handshake(server, &server.address().to_string(), origin).receive_status()
 }
 
-/// The origin of the server's own page.
+/// Returns the origin of the server's own web page.
 fn own(server: &TestServer) -> String {
     format!("http://{}", server.address())
 }
@@ -115,7 +115,7 @@ fn a_refusal_names_the_origin_and_the_option(backend: BackendName) {
     }
 }
 
-/// DNS rebinding: the page's origin and the Host header agree, and its name points to this server.
+/// DNS rebinding: the page's origin and the Host header agree on a foreign name that resolves to this server.
 fn a_page_that_reaches_a_local_server_by_a_name_of_its_own_is_refused(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Relay, 1));
     let port = server.address().port();
@@ -137,14 +137,14 @@ fn a_page_that_reaches_a_local_server_by_a_name_of_its_own_is_refused(backend: B
             "{host}"
         );
     }
-    // Only browsers can be made to do this.
+    // A client without an Origin header is accepted: DNS rebinding needs a browser.
     drop(RawClient::open(server.address(), "/"));
 }
 
 fn names_of_the_server_are_accepted_and_others_refused(backend: BackendName) {
     let server_names = ["chat.example", "*.example.org"].map(|name| name.parse().expect("a name")).to_vec();
     let named = Config { server_names, ..config(backend, AppName::Relay, 1) };
-    // The list holds on public listeners, too.
+    // The list of server names also applies to a listener on all addresses.
     let any = Config { listen: vec![SocketAddr::from(([0, 0, 0, 0], 0)).into()], ..named.clone() };
     for settings in [named, any] {
         let server = TestServer::start(&settings);
@@ -161,7 +161,7 @@ fn names_of_the_server_are_accepted_and_others_refused(backend: BackendName) {
                 Some(expected),
                 "{host}"
             );
-            // With a list of names every client uses one of them.
+            // With a list of server names, clients that are not browsers must use one of these names, too.
             let mut raw = RawClient::connect(server.address());
             raw.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
             assert_eq!(raw.receive_status(), Some(if expected == 101 { 426 } else { 421 }), "{host}");

@@ -1,4 +1,4 @@
-//! A panic of the application closes one connection and not the server.
+//! A panic of the application closes one connection and does not stop the server.
 
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Opening};
 use uproar::config::{AppName, BackendName};
@@ -13,7 +13,7 @@ on_both_backends!(
     a_panic_while_creating_the_application_is_a_start_error,
 );
 
-/// Relays messages and panics at the word `boom` and at each close.
+/// A test application: relays messages, and panics at the message `boom`, at the room `boom` and at each close.
 struct Panicking;
 
 impl App for Panicking {
@@ -44,12 +44,12 @@ fn a_panic_closes_only_its_client(backend: BackendName) {
         other.send_text("go on");
         while other.receive_text() != "go on" {}
     }
-    // One for the message, one for the room, and one for the close of each.
+    // Four panics: one for the message, one for the room, and one for the close of each of the two clients.
     assert_eq!(server.totals().panics, 4);
     drop(others);
 }
 
-/// Closes its clients with the reserved code 1006.
+/// A test application that closes its clients with the reserved code 1006.
 struct ReservedCode;
 
 impl App for ReservedCode {
@@ -60,7 +60,7 @@ impl App for ReservedCode {
     }
 }
 
-// RFC 6455 §7.4.1: 1006 must not be sent.
+// An endpoint must not send close code 1006. RFC 6455 §7.4.1
 fn closing_with_a_reserved_code_closes_only_its_client(backend: BackendName) {
     let server = TestServer::start_app(&config(backend, AppName::Relay, 1), |_| Box::new(ReservedCode));
     for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! Pauses of the whole process, as SIGSTOP, a debugger or a suspended virtual machine make them: clients that did their
-//! part meanwhile are not closed, and all that they sent is heard.
+//! Pauses of the whole server process, as by SIGSTOP, a debugger or a suspended virtual machine. Clients that did their
+//! part during a pause are not closed, and the server handles everything that they sent.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -21,8 +21,8 @@ on_both_backends!(
     messages_that_came_during_a_pause_are_heard_before_the_server_ends,
 );
 
-/// Stops the process, and lets it go on after `pause`. The length of the pause is what these tests are about, so
-/// there is no event to wait for.
+/// Stops the server process for the time `pause` and runs `meanwhile` during the pause. The tests depend on the length
+/// of the pause, so there is no event to wait for.
 fn pause(server: &Process, pause: Duration, meanwhile: impl FnOnce()) {
     server.signal(Signal::SIGSTOP);
     meanwhile();
@@ -38,7 +38,7 @@ fn clients_that_answered_their_ping_during_a_pause_stay_and_are_heard(backend: B
     for client in &mut clients {
         assert_eq!(client.receive_frame(), (PING, vec![]));
     }
-    // Some have more in their sockets than one receive buffer holds, with the answer behind it.
+    // Every tenth client sends more than one receive buffer holds, with its pong behind the long message.
     let long = vec![b'x'; 100_000];
     pause(&server, Duration::from_secs(7), || {
         for (number, client) in clients.iter_mut().enumerate() {
@@ -84,7 +84,7 @@ fn a_request_that_came_during_a_pause_is_answered(backend: BackendName) {
     let (first, second) = request.as_bytes().split_at(30);
     let mut clients: Vec<RawClient> = (0..100).map(|_| RawClient::connect(server.address)).collect();
     clients.iter_mut().for_each(|client| client.send(first));
-    // This client is accepted last, so the server has accepted all others.
+    // This client connects last, so the server has accepted all other clients.
     drop(Client::open(server.address, "/"));
     pause(&server, Duration::from_secs(3), || clients.iter_mut().for_each(|client| client.send(second)));
     for client in &mut clients {

@@ -1,4 +1,4 @@
-//! The program: its first line on stdout, its settings and its start errors.
+//! The server program: its first line on stdout, its settings and its start errors.
 
 use std::net::TcpListener;
 
@@ -45,7 +45,7 @@ fn a_port_in_use_is_a_start_error_with_a_hint() {
     let address = taken.local_addr().expect("bound").to_string();
     let parts = [&address, "cannot listen on", "the port", "--listen"];
     expect_start_failure(&mut uproar(&["--listen", &address]), &parts);
-    // Another uproar sets SO_REUSEPORT, so the kernel alone would not refuse the second one.
+    // Another uproar server sets SO_REUSEPORT, so the kernel alone would not refuse a second server on its address.
     let other = Process::start(&[]);
     let address = other.address.to_string();
     expect_start_failure(&mut uproar(&["--listen", &address]), &[&address, "cannot listen on", "--listen"]);

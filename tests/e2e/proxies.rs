@@ -45,7 +45,7 @@ fn networks(list: &[&str]) -> Vec<Network> {
     list.iter().map(|text| text.parse().expect("a network")).collect()
 }
 
-/// Settings that trust 127.0.0.1 and 127.0.0.2 and allow one connection for each address.
+/// Returns settings that trust the proxies 127.0.0.1 and 127.0.0.2 and allow one connection for each client address.
 fn trusting(backend: BackendName) -> Config {
     let trusted_proxies = networks(&["127.0.0.1", "127.0.0.2/32"]);
     Config { trusted_proxies, max_connections_per_ip: 1, ..config(backend, AppName::Echo, 2) }
@@ -55,23 +55,23 @@ fn with_proxy_protocol(backend: BackendName) -> Config {
     Config { proxy_protocol: true, ..trusting(backend) }
 }
 
-/// Connects from an address, sends `first`, opens a WebSocket with additional header lines and echoes a message.
-/// Returns the status when the server refuses.
+/// Connects from the address `from`, sends `first`, opens a WebSocket with additional header lines and echoes a
+/// message. Returns the HTTP status when the server refuses.
 fn open(server: &TestServer, from: [u8; 4], first: &[u8], headers: &[&str]) -> Result<RawClient, u16> {
     let mut raw = RawClient::from_stream(connect_from(IpAddr::from(from), server.address()));
-    // One write: the PROXY header, the request and a message after it.
+    // One write sends the PROXY header, the upgrade request and a message after it.
     raw.send(&[first, upgrade_request_with("/", headers).as_bytes(), &frame(TEXT, b"hello")].concat());
     raw.upgrade_result()?;
     assert_eq!(raw.receive_frame(), (TEXT, b"hello".to_vec()));
     Ok(raw)
 }
 
-/// A PROXY header, version 1.
+/// Returns a version 1 PROXY header that names `source` as the client's address.
 fn line(source: &str) -> Vec<u8> {
     format!("PROXY TCP4 {source} 127.0.0.1 40000 80\r\n").into_bytes()
 }
 
-/// A PROXY header, version 2, with an additional TLV field after the addresses.
+/// Returns a version 2 PROXY header, with an additional TLV field after the addresses.
 fn binary(command: u8, source: [u8; 4]) -> Vec<u8> {
     let addresses = [source, [127, 0, 0, 1], [156, 64, 0, 80]].concat();
     [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11, 0, 16][..], &addresses, &[4, 0, 1, 0]].concat()
@@ -86,7 +86,7 @@ fn connections_through_a_trusted_proxy_count_for_the_client(backend: BackendName
     assert_eq!(server.connections(), (2, 2), "the proxy itself is not counted");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     assert_eq!(open(&server, [127, 0, 0, 2], b"", &["X-Forwarded-For: 6.6.6.6,1.2.3.5"]).err(), Some(429));
-    // A direct connection and one through the proxy count for the same address.
+    // A direct connection and one through the proxy count for the same client address.
     let third = open(&server, STRANGER, b"", &[]).expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 127.0.0.9"]).err(), Some(429));
     drop((first, second, third));
@@ -99,7 +99,7 @@ fn headers_of_untrusted_peers_are_ignored(backend: BackendName) {
     let first = open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.4"])
         .expect("the first connection of its address");
     assert_eq!(open(&server, STRANGER, b"", &["X-Forwarded-For: 1.2.3.5"]).err(), Some(429));
-    // Contradicting headers are ignored, too.
+    // Contradictory forwarding headers of an untrusted peer are ignored, too.
     let contradiction = ["X-Forwarded-For: 1.2.3.5", "Forwarded: for=1.2.3.6"];
     let other =
         open(&server, [127, 0, 0, 8], b"", &contradiction).expect("the first connection of its address");
@@ -117,7 +117,7 @@ fn forwarded_and_x_forwarded_for_are_read_and_must_agree(backend: BackendName) {
     assert_eq!(open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     let both = ["Forwarded: for=6.6.6.6, for=1.2.3.4", "X-Forwarded-For: 1.2.3.4"];
     assert_eq!(open(&server, PROXY, b"", &both).err(), Some(429));
-    // The client may have sent the header that the proxy does not set.
+    // A proxy sets only one of the two headers, so the client may have sent the other one.
     let contradiction = ["Forwarded: for=6.6.6.6", "X-Forwarded-For: 1.2.3.5"];
     assert_eq!(open(&server, PROXY, b"", &contradiction).err(), Some(400));
     drop(first);
@@ -179,7 +179,7 @@ fn a_reloaded_list_of_proxies_applies_at_once(backend: BackendName) {
     drop((first, second));
 }
 
-/// Sends an upgrade request over a Unix socket. Returns the connection and the head of the response.
+/// Sends `first` and an upgrade request over a Unix socket. Returns the connection and the head of the response.
 fn upgrade_over_unix_socket(path: &Path, first: &[u8], headers: &[&str]) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(path).expect("connect");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
@@ -204,7 +204,7 @@ fn unix_socket_peers_are_trusted(backend: BackendName) {
     assert_eq!(server.connections(), (1, 1));
     let (_, head) = upgrade_over_unix_socket(&path, b"", &["X-Forwarded-For: 1.2.3.4"]);
     assert!(head.starts_with("HTTP/1.1 429"), "{head}");
-    // Peers on TCP are not trusted.
+    // Peers on TCP are not trusted as proxies.
     drop(
         open(&server, PROXY, b"", &["X-Forwarded-For: 1.2.3.4"])
             .expect("the first connection of its address"),
@@ -224,7 +224,7 @@ fn a_proxy_header_names_the_client(backend: BackendName) {
     let third = open(&server, PROXY, v6, &[]).expect("the first connection of its address");
     let mapped = b"PROXY TCP6 ::ffff:1.2.3.4 ::1 40000 80\r\n";
     assert_eq!(open(&server, PROXY, mapped, &[]).err(), Some(429));
-    // The header of a client that is not a trusted proxy is ignored.
+    // The forwarding header is ignored when the PROXY header names a client that is not a trusted proxy.
     assert_eq!(open(&server, PROXY, &line("1.2.3.4"), &["X-Forwarded-For: 1.2.3.9"]).err(), Some(429));
     drop((first, second, third));
 }
@@ -259,14 +259,15 @@ fn a_proxy_header_of_the_proxy_itself_counts_for_no_address(backend: BackendName
     let own = binary(0x20, [1, 2, 3, 4]);
     let clients = [&own; 3].map(|header| open(&server, PROXY, header, &[]).expect("counted for no address"));
     assert_eq!(server.connections(), (3, 0));
-    // The proxy's forwarding headers are trusted as they are without a PROXY header.
+    // On a connection of the proxy itself, forwarding headers are trusted as on a connection without a PROXY header.
     let named = open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"])
         .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &own, &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     drop((clients, named));
 }
 
-/// Such a proxy does not read the request, so the forwarding headers in it are the client's own.
+/// A proxy that hides the client's address in the PROXY header does not read the request. Forwarding headers in the
+/// request are the client's own.
 fn headers_of_a_client_that_a_proxy_header_hides_are_ignored(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
@@ -275,7 +276,7 @@ fn headers_of_a_client_that_a_proxy_header_hides_are_ignored(backend: BackendNam
     let lines = ["X-Forwarded-For: 1.2.3.4", "Forwarded: for=1.2.3.6"];
     let clients = hidden.map(|header| open(&server, PROXY, header, &lines).expect("counted for no address"));
     assert_eq!(server.connections(), (4, 0));
-    // The next client in the same slot is not hidden.
+    // The next client in a reused slot does not count as hidden.
     drop(clients);
     wait_until("the connections are released", || server.connections().0 == 0);
     let named =
@@ -318,14 +319,15 @@ fn a_missing_proxy_header_times_out(backend: BackendName) {
         raw.send(beginning);
         assert_eq!(raw.receive_response().status, 408);
     }
-    // The end of the stream within a PROXY header closes the connection.
+    // A stream that ends within a PROXY header closes the connection.
     let mut raw = RawClient::connect(server.address());
     raw.send(b"PROXY TC");
     raw.half_close();
     raw.expect_end();
 }
 
-/// The client's second connection is refused before it sends a request.
+/// A connection counts for its client as soon as the PROXY header has arrived: the client's second connection is
+/// refused before it sends a request.
 fn a_connection_counts_for_its_client_from_the_proxy_header_on(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
     let mut first = RawClient::connect(server.address());
@@ -347,13 +349,13 @@ fn untrusted_peers_must_not_send_a_proxy_header(backend: BackendName) {
 
 fn headers_after_a_proxy_header_are_trusted_if_its_address_is(backend: BackendName) {
     let server = TestServer::start(&with_proxy_protocol(backend));
-    // The PROXY header names a second trusted proxy.
+    // The PROXY header names a second trusted proxy, so the forwarding header is trusted.
     let first = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"])
         .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.4"]).err(), Some(429));
     let second = open(&server, PROXY, &line("127.0.0.2"), &["X-Forwarded-For: 1.2.3.5"])
         .expect("the first connection of its address");
-    // The PROXY header names a client.
+    // The PROXY header names a client, so the forwarding header is ignored.
     let third = open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.7"])
         .expect("the first connection of its address");
     assert_eq!(open(&server, PROXY, &line("1.2.3.6"), &["X-Forwarded-For: 1.2.3.8"]).err(), Some(429));
@@ -377,7 +379,7 @@ fn unix_socket_connections_start_with_a_proxy_header(backend: BackendName) {
     drop(first);
 }
 
-/// Makes a connection with a PROXY header and a forwarding header, and ends it in a way that depends on `seed`.
+/// Makes a connection with a PROXY header and a forwarding header. Headers and ending depend on `seed`.
 fn connect_at_random(address: SocketAddr, seed: u64) {
     let peers = [PROXY, [127, 0, 0, 2], [127, 0, 0, 1], STRANGER];
     let peer = peers[(seed % 4) as usize];
@@ -417,7 +419,7 @@ fn the_counts_are_right_after_random_connections(backend: BackendName) {
         std::thread::spawn(move || {
             let mut state = thread + 1;
             for _ in 0..100 {
-                // Constants of Knuth's MMIX generator.
+                // Pseudorandom numbers, with the constants of Knuth's MMIX generator.
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 connect_at_random(address, state >> 33);
             }
@@ -427,7 +429,7 @@ fn the_counts_are_right_after_random_connections(backend: BackendName) {
         thread.join().expect("every response is an expected one");
     }
     wait_until("the connections are released", || server.connections() == (0, 0));
-    // The maximum number of connections fits again, so no connection was counted twice.
+    // The server accepts its maximum number of connections again, so no connection was counted twice.
     let clients: Vec<_> = (1..=12)
         .map(|last| open(&server, PROXY, &line(&format!("1.2.3.{last}")), &[]).expect("a free place"))
         .collect();

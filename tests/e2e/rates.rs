@@ -30,7 +30,7 @@ fn no_message_above_the_rate_is_lost(backend: BackendName) {
     let message = |n: u32| n.to_be_bytes();
     let all: Vec<u8> = (0..2_000).flat_map(|n| frame(BINARY, &message(n))).collect();
     fast.send(&all);
-    // Another client is not delayed.
+    // Another client is not delayed by the paused client.
     let mut other = Client::open(server.address(), "/");
     for n in 0..100 {
         other.send_text(&n.to_string());
@@ -105,7 +105,7 @@ fn the_server_shuts_down_while_clients_are_paused(backend: BackendName) {
     raw.expect_end();
 }
 
-/// At the rate of one message a second, the messages received ahead would take an hour.
+/// At the rate of one message a second, the client's 4,000 pongs would take an hour.
 fn a_paused_client_that_disconnects_is_released(backend: BackendName) {
     let base = config(backend, AppName::Chat, 1);
     let ping_seconds = Duration::from_millis(100);

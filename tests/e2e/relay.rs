@@ -1,4 +1,4 @@
-//! The relay: order, completeness and the cost of a delivery.
+//! The relay application: message order, completeness and the cost of a delivery.
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ fn all_members_see_the_same_order(backend: BackendName) {
     const EACH: u16 = 200;
     let server = TestServer::relay(backend, 4);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::open(server.address(), "/room/order")).collect();
-    // A client that receives its own message is a member. After `begin` only the counted messages come.
+    // A client that receives its own message is a member of the room. After `begin` only the counted messages come.
     for (at, client) in clients.iter_mut().enumerate() {
         let here = Message::text(format!("here {at}"));
         client.send(here.clone());
@@ -83,7 +83,7 @@ fn all_members_see_the_same_order(backend: BackendName) {
     }
 }
 
-/// Names of two rooms with different home shards.
+/// Returns the names of two rooms with different home shards.
 fn rooms_with_different_homes(workers: u16) -> [String; 2] {
     let options = hub::HubOptions {
         shard: 0,
@@ -110,7 +110,7 @@ fn no_message_of_publishers_at_full_speed_is_lost(backend: BackendName) {
     const LEN: usize = 10_000;
     const MEMBERS: usize = 8;
     let base = config(backend, AppName::Relay, 4);
-    // The lag window holds everything, so no message may be lost.
+    // The lag window holds all messages, so no message may be lost.
     let total = EACH as usize * MEMBERS * (LEN + 4);
     let server = TestServer::start(&Config { lag_window: 2 * total as u32, ..base });
     let address = server.address();

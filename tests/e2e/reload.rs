@@ -26,11 +26,11 @@ on_both_backends!(
     contradictory_settings_change_nothing,
 );
 
-/// A server whose settings file changes.
+/// A server process whose settings file the test changes.
 struct Reloaded {
     server: Process,
     name: String,
-    /// Length of the log that was read, in bytes.
+    /// Length in bytes of the log that earlier calls of `reload` have read.
     seen: usize,
 }
 
@@ -42,7 +42,8 @@ impl Reloaded {
         Self { server, name, seen: 0 }
     }
 
-    /// Writes the file and reloads it. Returns the new part of the log, up to the line with `last`.
+    /// Writes `text` to the settings file and sends SIGHUP. Returns the new part of the log, up to the line with
+    /// `last`.
     fn reload(&mut self, text: &str, last: &str) -> String {
         settings_file(&self.name, text);
         self.server.signal(Signal::SIGHUP);
@@ -78,7 +79,7 @@ fn a_smaller_message_limit_applies_to_all_clients_at_once(backend: BackendName) 
         ada.send_text(text);
         bob.expect_text(&format!("ada: {text}"));
     }
-    // The limit applies to old and new clients.
+    // The new message limit applies to old and new clients.
     bob.send_text(&long);
     assert_eq!(bob.wait_for_close().0, 1009);
     let mut eve = ChatUser::join_on_worker(address, "garden", 2);
@@ -119,7 +120,7 @@ fn an_invalid_file_changes_nothing(backend: BackendName) {
     wait_until("the log names the lost file", || {
         reloaded.server.log().contains("no such file; check the path")
     });
-    // A valid file is applied after the invalid ones.
+    // A valid settings file is applied after the invalid ones.
     let log = reloaded.reload("max-message = 1500\n", "1 changed");
     assert!(log.contains(" max-message: 2000 → 1500\n"), "{log}");
     client.send_text(&"x".repeat(1_501));
@@ -129,7 +130,7 @@ fn an_invalid_file_changes_nothing(backend: BackendName) {
 fn settings_that_need_a_restart_are_logged_and_stay(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "fixed", "workers = 2\n", &[]);
     let text = "workers = 3\napp = \"echo\"\nmax-message = 100\n";
-    // Each reload logs them, as long as the file differs.
+    // Each reload logs the settings that need a restart, as long as the settings file differs from the running server.
     for changed in ["1 changed", "0 changed"] {
         let log = reloaded.reload(text, changed);
         for line in [" app: needs a restart\n", " workers: needs a restart\n"] {
@@ -233,7 +234,7 @@ fn history_can_be_switched_off_and_on(backend: BackendName) {
     let seen = eve.receive_text();
     assert!([&first, &second, &third].contains(&&seen), "{seen}");
     if seen != third {
-        // Messages from before may still be in the log, in order.
+        // Messages from before the last reload may still be in the room's log, in order.
         while eve.receive_text() != third {}
     }
 }

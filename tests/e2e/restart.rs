@@ -1,4 +1,4 @@
-//! A server that starts right after the last one was killed.
+//! A server that starts right after the previous server was killed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ on_both_backends!(
     a_second_interrupt_leaves_the_addresses_to_the_next_server,
 );
 
-/// A ring returns its listeners some 15 ms after its process is gone.
+/// With io_uring, the kernel frees a server's listeners some 15 ms after the process is gone.
 fn a_server_starts_right_after_the_last_one_was_killed(backend: BackendName) {
     restart(backend, 10, |server| {
         server.signal(Signal::SIGKILL);
@@ -30,7 +30,7 @@ fn a_second_interrupt_leaves_the_addresses_to_the_next_server(backend: BackendNa
     });
 }
 
-/// Starts servers on the same addresses, each as soon as `end` has ended the one before.
+/// Starts servers on the same addresses, one after another: each as soon as `end` has ended the server before.
 fn restart(backend: BackendName, times: usize, end: fn(&Process)) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
@@ -38,7 +38,7 @@ fn restart(backend: BackendName, times: usize, end: fn(&Process)) {
     let mut server = start(backend, &path, any, any);
     for _ in 0..times {
         let (address, admin) = (server.address, server.admin_address());
-        // The ring's table of descriptors has connections in use, too.
+        // These connections put entries other than listeners into the ring's table of descriptors.
         let _clients = [Client::open(address, "/"), Client::open(address, "/room/other")];
         let _local = Client::open_unix(&path);
         end(&server);
@@ -67,7 +67,7 @@ fn addresses_that_a_running_server_has_are_a_start_error_within_seconds() {
     let (address, admin) = (server.address.to_string(), server.admin_address().to_string());
     for (option, value) in [("--listen", &address), ("--listen", &path), ("--admin", &admin)] {
         let start = Instant::now();
-        // The last `--listen` adds a free address, so that the default one is not used.
+        // The additional `--listen` is a free address, so that the server does not use the default address.
         let args = [option, value, "--listen", "127.0.0.1:0"];
         expect_start_failure(&mut uproar(&args), &[value, "cannot listen on", "another program"]);
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());

@@ -1,4 +1,4 @@
-//! The server under filters that restrict its system calls.
+//! The server under seccomp filters that restrict its system calls.
 
 use nix::sys::signal::Signal;
 use uproar::config::BackendName;
@@ -14,7 +14,7 @@ use crate::support::wait_until;
 
 on_both_backends!(the_server_needs_only_the_system_calls_that_the_unit_allows);
 
-/// The system calls in the unit's `SystemCallFilter=` lines.
+/// Returns the system calls in the systemd unit's `SystemCallFilter=` lines.
 fn allowed_calls() -> Vec<&'static str> {
     let unit = include_str!("../../deploy/uproar.service");
     let lists = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
@@ -70,7 +70,7 @@ fn the_server_needs_only_the_system_calls_that_the_unit_allows(backend: BackendN
     assert_eq!(ended.code, Some(0), "find the call that the unit lacks with strace -f: {}", ended.log);
 }
 
-/// The filter of the test above works: without a call that the server needs, it kills the server.
+/// Checks that the filter of these tests works: without a call that the server needs, the filter kills the server.
 #[test]
 fn a_server_is_killed_at_a_call_that_the_filter_forbids() {
     let calls: Vec<_> = allowed_calls().into_iter().filter(|call| *call != "accept4").collect();
@@ -80,7 +80,7 @@ fn a_server_is_killed_at_a_call_that_the_filter_forbids() {
     assert_eq!(server.wait().code, None);
 }
 
-/// Docker's default profile refuses io_uring like this.
+/// Docker's default seccomp profile refuses the io_uring system calls, like this filter.
 #[test]
 fn without_io_uring_the_server_warns_and_uses_epoll() {
     let refused = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
@@ -112,7 +112,8 @@ fn all_workers_use_epoll_when_one_gets_no_ring() {
         let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo", "--workers=24", backend]);
         run_with_few_rings(least, || Process::try_run(&mut command))
     };
-    // Descriptors in order: the listeners, 24 and 24 for the fallback, then rings and others. So half the rings fail.
+    // The server opens 24 listeners, 24 listeners for the fallback, then rings and other descriptors. So about half the
+    // rings fail.
     let server = start("--backend=auto", 3 + 48 + 12).unwrap_or_else(|ended| panic!("{}", ended.log));
     assert!(server.ready_line.contains("backend epoll, workers 24"), "{}", server.ready_line);
     let why = "io_uring is not available for every worker; using epoll";
@@ -126,7 +127,7 @@ fn all_workers_use_epoll_when_one_gets_no_ring() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 
-    // Without a fallback there are only 24 listeners.
+    // Without a fallback, only 24 listeners have descriptors before the rings.
     let ended = start("--backend=io-uring", 3 + 24 + 12).err().expect("no fallback from --backend io-uring");
     assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("use --backend auto"), "{}", ended.log);

@@ -50,7 +50,7 @@ fn the_manager_is_notified_of_start_reload_and_shutdown(backend: BackendName) {
     assert_eq!(client.wait_for_close().0, 1009);
 
     server.signal(Signal::SIGTERM);
-    // The sum of the three options, plus five seconds.
+    // The announced stop time in microseconds: drain delay, drain time and close time, plus five seconds.
     assert!(manager.wait_for("STOPPING=1\n").contains("\nEXTEND_TIMEOUT_USEC=11000000\n"));
     assert_eq!(server.wait().code, Some(0));
     assert_eq!(manager.take_messages(), [""; 0]);
@@ -96,7 +96,7 @@ fn all_workers_accept_on_passed_sockets(backend: BackendName) {
         Metrics::fetch(server.admin_address()).sum("uproar_accepted_total", &labels)
     };
     let mut clients = Vec::new();
-    // A worker that has no CPU at the moment accepts few connections.
+    // A worker that has no CPU at the moment accepts few connections, so connect until each worker has ten.
     while [0, 1, 2].map(accepted).iter().any(|count| *count < 10.0) {
         assert!(clients.len() < 1000, "{:?}", [0, 1, 2].map(accepted));
         clients.push(Client::open(address, "/"));
@@ -214,7 +214,7 @@ fn unusable_passed_sockets_are_refused_with_a_remedy() {
     );
 }
 
-/// The variables may be inherited from a parent process that had sockets passed to it.
+/// A process may inherit the variables from a parent whose sockets were passed by a service manager.
 #[test]
 fn sockets_for_another_process_are_ignored() {
     let mut command = uproar(&["--listen=127.0.0.1:0", "--app=echo"]);
@@ -237,7 +237,7 @@ fn the_watchdog_of_another_process_is_not_fed() {
     assert!(!manager.take_messages().concat().contains("WATCHDOG"));
 }
 
-/// A stopped thread of another process. Only the thread that stopped it can resume it.
+/// A thread of another process, stopped by ptrace. Only the thread that stopped it can resume it.
 struct StoppedThread(Pid);
 
 impl StoppedThread {
@@ -250,7 +250,7 @@ impl StoppedThread {
 
 impl Drop for StoppedThread {
     fn drop(&mut self) {
-        // Fails only if the process was killed.
+        // Detaching fails only if the process was killed.
         let _ = ptrace::detach(self.0, None);
     }
 }

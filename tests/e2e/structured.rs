@@ -1,4 +1,4 @@
-//! The chat, as a client sees it that asks for JSON.
+//! The chat application, as seen by a client that asks for JSON.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn chat(backend: BackendName, workers: u16) -> TestServer {
     TestServer::start(&config(backend, AppName::Chat, workers))
 }
 
-/// Opens a WebSocket at `path` and takes the welcome; returns the client's name.
+/// Opens a WebSocket at `path` and reads the chat's welcome. Returns the client and its name in the chat.
 fn enter(server: &TestServer, path: &str) -> (Client, String) {
     let mut client = Client::open(server.address(), path);
     let welcome = event(&mut client);
@@ -33,7 +33,7 @@ fn enter(server: &TestServer, path: &str) -> (Client, String) {
     (client, name)
 }
 
-/// The next message, which is an object.
+/// Receives the next message and parses it as a JSON object.
 #[track_caller]
 fn event(client: &mut Client) -> Value {
     match client.receive() {
@@ -42,7 +42,7 @@ fn event(client: &mut Client) -> Value {
     }
 }
 
-/// The next object; lines before it are returned as well.
+/// Receives messages up to the next JSON object. Returns the text lines before the object, and the object.
 fn lines_and_event(client: &mut Client) -> (Vec<String>, Value) {
     let mut lines = Vec::new();
     loop {
@@ -120,7 +120,7 @@ fn the_past_has_its_times_on_every_worker(backend: BackendName) {
         ada.send_text(text);
         ada.expect_text(&format!("{label}: {text}"));
     };
-    // More than what is kept, so that the oldest must be forgotten.
+    // Send more lines than the history keeps, so that the chat must forget the oldest ones.
     (0..60).for_each(|number| say(&format!("early {number}")));
     std::thread::sleep(Duration::from_millis(2_100));
     (0..7).for_each(|number| say(&format!("late {number}")));

@@ -1,4 +1,4 @@
-//! A server that takes over the address of a running one, without a service manager.
+//! A server that takes over the address of a running server, without a service manager.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::support::metrics::http_get;
 use crate::support::process::{Process, UPROAR, backend_arg, expect_start_failure, run_to_end, uproar};
 use crate::support::wait_until;
 
-/// Tests that need a network namespace of their own, where the kernel's settings can be changed.
+/// Tests that run in a separate network namespace, where the test can change the kernel's settings.
 mod inside {
     macro_rules! inside {
         ($($name:ident: $backend:ident),+) => {
@@ -58,7 +58,7 @@ fn clients_are_served_during_three_takeovers(backend: BackendName) {
         server = next;
     }
     churn.wait_for_served(300);
-    // The kernel rarely resets a connection that arrives while a listener is being closed.
+    // The kernel resets a few of the connections that arrive while a listener is being closed.
     let (served, reset) = churn.stop();
     println!("{served} clients served, {reset} reset");
     assert!(reset * 100 < served, "{reset} of {served} clients were reset");
@@ -72,7 +72,7 @@ fn start(backend: BackendName, path: &Path, address: &str, admin: &str) -> Proce
     Process::run(uproar(&args).args(["--listen", address, "--listen", &path, "--admin", admin]))
 }
 
-/// Our systemd unit hides `/proc/sys` from the server.
+/// Where `/proc/sys` is hidden, as by the project's systemd unit, the server cannot read the setting.
 #[test]
 fn the_log_recommends_tcp_migrate_req_where_the_setting_can_be_read() {
     for (hide, is_logged) in [("true", true), ("mount -t tmpfs none /proc/sys", false)] {

@@ -1,4 +1,4 @@
-//! Timeouts of silent clients.
+//! Timeouts for clients that send nothing.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn a_request_that_does_not_arrive_in_time_gets_408(backend: BackendName) {
         let response = raw.receive_response();
         assert_eq!(response.status, 408, "{response:?}");
     }
-    // The timeout covers the whole request and does not restart at each byte.
+    // The handshake timeout covers the whole request and does not restart at each byte.
     let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\nX: ");
     wait_until("the server refuses the request", || {
@@ -56,7 +56,7 @@ fn a_client_that_answers_pings_stays_connected(backend: BackendName) {
     let server = TestServer::start(&Config { ping_seconds: SHORT, pong_seconds: LONG, ..base });
     let mut client = Client::open(server.address(), "/");
     for _ in 0..5 {
-        // tungstenite sends the pong with the next read.
+        // The tungstenite client sends its pong with the next read.
         assert!(matches!(client.socket.read(), Ok(Message::Ping(_))));
     }
     client.send_text("still here");
@@ -70,7 +70,7 @@ fn a_closing_handshake_has_a_timeout(backend: BackendName) {
     assert!(raw.receive_frame().1.starts_with(b"* welcome"));
     raw.send(&frame(0x82, b"binary"));
     assert_eq!(raw.receive_close().0, 1003);
-    // The client neither answers nor closes, so the server resets the connection.
+    // The client neither answers the close frame nor closes, so the server resets the connection.
     raw.expect_reset();
     wait_until("the connection is released", || server.connections().0 == 0);
 }

@@ -1,4 +1,4 @@
-//! TLS listeners, next to plain ones and with both TLS versions.
+//! TLS listeners, next to plain listeners and with both TLS versions.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -74,7 +74,7 @@ fn many_messages_arrive_in_order(backend: BackendName) {
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Relay, 2)));
     let client = identity.client_config(&VERSIONS);
     let mut clients: Vec<_> = (0..20).map(|_| TlsClient::connect(server.address(), "/", &client)).collect();
-    // A client that receives its own message is a member.
+    // A client that receives its own message is a member of the room.
     for (number, client) in clients.iter_mut().enumerate() {
         client.send_text(&format!("here {number}"));
         while client.receive() != Message::text(format!("here {number}")) {}
@@ -137,7 +137,7 @@ fn the_page_is_served_completely(backend: BackendName) {
     }
 }
 
-/// The end of TLS follows the closing handshake of WebSocket, whichever side starts it.
+/// TLS ends with close_notify after the WebSocket closing handshake, whichever side starts the handshake.
 fn client_and_server_send_close_notify(backend: BackendName) {
     let identity = Identity::new();
     let base = Config { max_message: 10, ..config(backend, AppName::Echo, 1) };
@@ -167,7 +167,7 @@ fn a_client_that_ends_without_close_notify_is_released(backend: BackendName) {
     open.send_text("hello");
     open.expect_text("hello");
     open.socket.get_mut().sock.shutdown(Shutdown::Write).expect("a connected socket");
-    // Clients that leave during the TLS handshake.
+    // Two clients leave during the TLS handshake: after half of the client hello, and after all of it.
     let mut stream = connect(server.address(), &client);
     let mut hello = Vec::new();
     stream.conn.write_tls(&mut hello).expect("to memory");
@@ -204,7 +204,7 @@ fn other_protocols_get_an_alert_and_are_counted(backend: BackendName) {
         stream.write_all(garbage).expect("the server reads");
         let mut alert = Vec::new();
         stream.read_to_end(&mut alert).expect("an alert and the end of the stream");
-        // RFC 8446 §6: type alert, two bytes, fatal.
+        // A TLS alert record: type 21, two bytes of content, level 2 (fatal). RFC 8446 §6
         assert!(alert.len() == 7 && alert[0] == 21 && alert[5] == 2, "{alert:?}");
     }
     let mut raw = RawClient::connect(server.address());
@@ -237,7 +237,7 @@ fn a_refused_client_is_told_over_tls(backend: BackendName) {
     let answer =
         https_request(connect(server.address(), &client), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    // A plain HTTP request gets the refusal in plain text. A silent connection is closed.
+    // A plain HTTP request to the TLS listener is refused in plain text. A silent connection is closed.
     let mut raw = RawClient::connect(server.address());
     raw.send(b"GET / HTTP/1.1\r\n\r\n");
     assert_eq!(raw.receive_response().status, 503);
@@ -257,7 +257,7 @@ fn a_tls_handshake_has_a_deadline(backend: BackendName) {
     let silent = connect(server.address(), &client);
     let mut halfway = connect(server.address(), &client);
     halfway.conn.write_tls(&mut halfway.sock).expect("the server reads");
-    // A client that has finished the TLS handshake gets a response.
+    // A client that has finished the TLS handshake gets an HTTP response.
     let mut idle = connect(server.address(), &client);
     let mut answer = String::new();
     idle.read_to_string(&mut answer).expect("text in UTF-8 and close_notify");
@@ -306,7 +306,7 @@ fn sessions_are_resumed_on_any_worker(backend: BackendName) {
     }
 }
 
-/// A proxy that passes TLS through sends its header like this.
+/// A proxy that passes TLS through sends its PROXY header before the TLS handshake.
 fn a_proxy_header_comes_before_the_tls_handshake(backend: BackendName) {
     let identity = Identity::new();
     let server = TestServer::start(&identity.with_tls_listener(Config {
@@ -330,7 +330,7 @@ fn a_proxy_header_comes_before_the_tls_handshake(backend: BackendName) {
     assert_eq!(server.connections(), (2, 2));
     let answer = https_request(through(2), &upgrade_request("/"));
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
-    // The header and the client hello in one packet.
+    // The PROXY header and the client hello arrive in one packet.
     let mut stream = connect(server.address(), &client);
     let mut first = header(3).into_bytes();
     stream.conn.write_tls(&mut first).expect("to memory");
@@ -338,7 +338,7 @@ fn a_proxy_header_comes_before_the_tls_handshake(backend: BackendName) {
     let mut third = TlsClient::upgrade(stream, "/");
     third.send_text("hello");
     third.expect_text("hello");
-    // Without a header there is no TLS handshake, so the refusal is plain text.
+    // Without a PROXY header there is no TLS handshake, so the refusal is plain text.
     let mut headless = connect(server.address(), &client);
     let mut hello = Vec::new();
     headless.conn.write_tls(&mut hello).expect("to memory");

@@ -1,4 +1,4 @@
-//! Access tokens: which are valid, and the name, rooms and lifetime that they give a connection.
+//! Access tokens: which tokens are valid, and the name, rooms and lifetime that a token gives a connection.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -42,12 +42,12 @@ fn start(backend: BackendName, name: &str, app: AppName) -> TestServer {
     TestServer::start(&with_secret(config(backend, app, 2), name, SECRET))
 }
 
-/// Opens a WebSocket with a token in the query.
+/// Opens a WebSocket with an access token in the query string.
 fn open(server: &TestServer, path: &str, token: &str) -> Client {
     Client::open(server.address(), &format!("{path}?token={token}"))
 }
 
-/// Returns the response to a handshake with additional header lines.
+/// Sends an upgrade request with additional header lines. Returns the HTTP response.
 fn answer(server: &TestServer, path: &str, headers: &str) -> Response {
     let mut raw = RawClient::connect(server.address());
     raw.send(upgrade_request(path).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1).as_bytes());
@@ -149,7 +149,7 @@ fn a_user_has_the_name_in_the_token(backend: BackendName) {
     ada.expect_text("* welcome to lobby, you are Ada; /help lists the commands");
     ada.send_text("/nick bob");
     ada.expect_text("* names come from tokens here; yours stays as it is");
-    // The client sends at once, before the instance that keeps names has granted the name.
+    // The client sends at once, before the application instance that keeps names has granted its name.
     ada.send_text("hello");
     ada.expect_text("Ada: hello");
     ada.send_text("/who");
@@ -171,7 +171,7 @@ fn two_connections_of_a_user_share_the_name(backend: BackendName) {
     for ada in [&mut first, &mut second] {
         ada.expect_text("* from bob: psst");
     }
-    // The name still reaches the second connection after the first has ended.
+    // A private message still reaches the user's second connection after the first has ended.
     drop(first);
     bob.send_text("/msg ada still there?");
     bob.expect_text("* to ada: still there?");
@@ -196,7 +196,7 @@ fn invalid_and_taken_names_are_refused(backend: BackendName) {
     let mut ada = open(&server, "/", &token_for("Ada"));
     ada.send_text("/who");
     wait_until("the name is granted", || ada.receive_text().starts_with("* in lobby"));
-    // The names of two users of the issuer differ only in case.
+    // The token issuer has two users whose names differ only in case.
     assert_eq!(
         open(&server, "/", &token_for("ada")).wait_for_close(),
         (1008, "the name ada is taken".into())
@@ -209,8 +209,8 @@ fn messages_wait_until_the_name_is_granted(backend: BackendName) {
     let server = start(backend, "early", AppName::Chat);
     let mut ada = open(&server, "/", &token_for("ada"));
     ada.expect_text("* welcome to lobby, you are ada; /help lists the commands");
-    // Sends messages together with the request. Some connections are on the worker that keeps the names, some are on
-    // the other one.
+    // Sends messages together with the upgrade request. Some connections are on the worker that keeps names, others on
+    // the second worker.
     let say_at_once = |user: &str| {
         let mut raw = RawClient::connect(server.address());
         let request = upgrade_request(&format!("/?token={}", token_for(user)));
@@ -265,7 +265,7 @@ fn a_token_without_a_name_gives_a_default_name(backend: BackendName) {
 
 fn a_connection_is_closed_when_its_token_expires(backend: BackendName) {
     let server = start(backend, "expiry", AppName::Chat);
-    // A token is valid for ten more seconds, because clocks differ.
+    // A token stays valid for ten seconds after its expiry, because clocks differ.
     let mut ada = open(&server, "/", &token(&json!({"exp": now() - 7, "sub": "ada"})));
     let mut bob = open(&server, "/", &token_for("bob"));
     bob.expect_text("* welcome to lobby, you are bob; /help lists the commands");

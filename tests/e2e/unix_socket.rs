@@ -20,14 +20,14 @@ fn clients_of_a_unix_socket_and_of_a_port_share_a_room(backend: BackendName) {
     let path = directory.path().join("uproar.sock");
     let server = TestServer::start(&with_unix_listener(&path, config(backend, AppName::Relay, 2)));
     let mut on_port = Client::open(server.address(), "/");
-    // Enough clients that each worker gets some.
+    // Enough clients that each worker serves some of them.
     let mut on_path: Vec<_> = (0..8).map(|_| Client::open_unix(&path)).collect();
     for client in &mut on_path {
         client.send_text("on the path");
         on_port.expect_text("on the path");
     }
     for (at, client) in on_path.iter_mut().enumerate() {
-        // Each client receives its own message and those of the clients that joined later.
+        // Each client receives at least its own message and the messages sent after it.
         for _ in at..8 {
             client.expect_text("on the path");
         }
@@ -55,7 +55,7 @@ fn a_failed_start_leaves_the_path_unchanged(backend: BackendName) {
     let path = directory.path().join("uproar.sock");
     let entries = || std::fs::read_dir(directory.path()).expect("readable").count();
     let settings = with_unix_listener(&path, config(backend, AppName::Echo, 2));
-    // The application panics on the last worker, when everything else is set up.
+    // The application panics on the last worker, after everything else has been set up.
     let fail = |config: &Config| {
         Server::start_app(config, |worker| {
             assert_eq!(worker, 0, "told to panic");

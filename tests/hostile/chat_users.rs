@@ -1,4 +1,4 @@
-//! The chat users who talk during an attack.
+//! The well-behaved chat users who talk during an attack.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,36 +10,36 @@ use crate::support::TIMEOUT;
 use crate::support::many_clients::ManyClients;
 use crate::support::raw::{TEXT, frame};
 
-/// The number of users.
+/// Number of chat users.
 pub(crate) const USERS: usize = 200;
-/// The rooms; user `n` is in room `n % ROOMS.len()`.
+/// Names of the chat users' rooms. User `n` is in room `n % ROOMS.len()`.
 pub(crate) const ROOMS: [&str; 4] = ["kitchen", "garden", "attic", "cellar"];
-/// Time between two messages of all users together.
+/// Time between two messages of the conversation. The users take turns.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Number of messages before the attack.
+/// Number of conversation messages before the attack.
 const MESSAGES_BEFORE: usize = 50;
-/// Minimum number of messages during the attack.
+/// Minimum number of conversation messages during the attack.
 const MIN_MESSAGES_DURING: usize = 80;
 
-/// Delivery times.
+/// Delivery times of messages.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
     micros: Vec<u32>,
 }
 
-/// Measurements of a conversation.
+/// Measurements of a conversation: delivery times and message counts.
 #[derive(Debug, Default)]
 pub(crate) struct Measurements {
     pub(crate) before: Latencies,
     pub(crate) during: Latencies,
-    /// Number of messages sent.
+    /// Number of messages sent by all users together.
     pub(crate) sent: usize,
-    /// Number of messages received, by all users together.
+    /// Number of messages received by all users together.
     pub(crate) received: usize,
 }
 
 impl Latencies {
-    /// The latency in microseconds that `permille` of 1000 deliveries do not exceed.
+    /// Returns the delivery time, in microseconds, that `permille` of 1000 deliveries do not exceed.
     pub(crate) fn permille(&mut self, permille: usize) -> u32 {
         self.micros.sort_unstable();
         let at = (self.micros.len() * permille / 1000).min(self.micros.len().saturating_sub(1));
@@ -47,20 +47,20 @@ impl Latencies {
     }
 }
 
-/// The messages that a user has received.
+/// A summary of the messages that one user has received.
 #[derive(Clone, Debug, Default)]
 struct Received {
     count: usize,
-    /// A hash of the messages in the order of their arrival.
+    /// Hash of the received messages in their order of arrival.
     order_hash: u64,
-    /// The number of the last message from each sender, by the sender's index.
+    /// Number of the last message received from each sender, by the sender's index.
     last: Vec<usize>,
 }
 
-/// A parsed message of a user.
+/// A received message of the conversation, parsed.
 struct ChatMessage {
     sender: usize,
-    /// Counts the sender's messages from 1.
+    /// Position among the sender's messages, counted from 1.
     number: usize,
     /// The intended send time, in microseconds since the start of the conversation.
     due_us: u64,
@@ -68,18 +68,18 @@ struct ChatMessage {
     is_before: bool,
 }
 
-/// A running conversation.
+/// A running conversation of the chat users.
 struct Conversation {
     clients: ManyClients,
     received: Vec<Received>,
     measurements: Measurements,
-    /// Number of messages sent by each user.
+    /// Number of messages sent by each user, by the user's index.
     sent: Vec<usize>,
     start: Instant,
 }
 
-/// Runs a conversation: some messages in peace, then a notice to `attack_can_start`, then more messages until
-/// `is_attack_over` is set. Returns when every user has received every message, and panics when that does not happen.
+/// Runs a conversation: sends some messages, notifies `attack_can_start`, then sends more until `is_attack_over` is
+/// set. Returns when every user has received every message of its room. Panics when a message is missing.
 pub(crate) fn converse(
     address: SocketAddr,
     attack_can_start: &Sender<()>,
@@ -103,13 +103,13 @@ pub(crate) fn converse(
     conversation.finish()
 }
 
-/// The intended send time of a message, since the start of the conversation.
+/// Returns the intended send time of message `number`, since the start of the conversation.
 fn due(number: usize) -> Duration {
     INTERVAL * u32::try_from(number).expect("a short conversation")
 }
 
 impl Conversation {
-    /// Connects all users and waits until each is a member of its room.
+    /// Connects all chat users and waits until each is a member of its room.
     fn start(address: SocketAddr) -> Self {
         let mut clients = ManyClients::connect(address, ROOMS.into_iter().cycle().take(USERS));
         for index in 0..USERS {
@@ -131,7 +131,7 @@ impl Conversation {
         }
     }
 
-    /// Sends the next message. Its latency counts from its intended send time.
+    /// Sends the next message of the conversation. Its delivery time counts from its intended send time.
     fn send_next(&mut self, is_before: bool) {
         let index = self.measurements.sent % USERS;
         self.sent[index] += 1;
@@ -156,7 +156,8 @@ impl Conversation {
         });
     }
 
-    /// Waits for the remaining messages, then asserts that all members of a room have received the same ones.
+    /// Waits for the remaining messages, then asserts that all members of a room have received equal messages in one
+    /// order.
     fn finish(mut self) -> Measurements {
         let deadline = Instant::now() + TIMEOUT;
         let room_size = USERS / ROOMS.len();
@@ -197,14 +198,14 @@ impl Received {
         );
         self.last[sender] = number;
         self.count += 1;
-        // FNV-1a, with a message as its unit instead of a byte.
+        // One step of an FNV-1a hash, with a whole message as its unit instead of a byte.
         let message = (sender as u64) << 32 | number as u64;
         self.order_hash = (self.order_hash ^ message).wrapping_mul(0x0100_0000_01b3);
     }
 }
 
 impl ChatMessage {
-    /// Parses a frame; `None` for frames that are not part of the conversation.
+    /// Parses a received frame. Returns `None` for frames that are not part of the conversation.
     fn parse(first: u8, payload: &[u8]) -> Option<Self> {
         if first != TEXT {
             return None;

@@ -1,4 +1,4 @@
-//! Attacks with connections: slow, silent, half-closed and reset ones.
+//! Attacks with slow, silent, half-closed and reset connections.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn requests_byte_by_byte(backend: BackendName) {
             server.connections().0 == USERS as u64
         });
         for raw in &mut slow {
-            // Bytes that arrived after the server's close may have caused a reset.
+            // Read only the status: bytes sent after the server's close may have caused a reset.
             assert_eq!(raw.receive_status(), Some(408));
         }
     });
@@ -65,7 +65,7 @@ fn header_floods(backend: BackendName) {
     });
 }
 
-/// Such a connection gets its pending messages and then the end of the stream.
+/// A half-closed connection gets its pending messages and then the end of the stream.
 fn half_closed_connections(backend: BackendName) {
     run_attack("half-closed peers", &chat(backend), |server| {
         let mut peers: Vec<_> = (0..400)

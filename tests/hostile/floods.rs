@@ -1,4 +1,4 @@
-//! Attacks by quantity.
+//! Attacks that flood the server with frames.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,12 +26,12 @@ slowly_on_both_backends!(
 const FLOODERS: usize = 20;
 /// Minimum duration of a flood.
 const FLOOD: Duration = Duration::from_millis(1_000);
-/// Messages that the chat accepts from one client at once.
+/// Number of messages that the chat accepts from one client at once, by its default message rate.
 const BURST: u64 = 80;
-/// Messages that the chat accepts from one client a second.
+/// Number of messages a second that the chat accepts from one client, by its default message rate.
 const RATE: u64 = 20;
 
-/// Opens WebSockets that never read.
+/// Opens `count` WebSockets that never read.
 fn open_flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let open = |_| {
         let (stream, _) = RawClient::open(address, "/room/pit").with_small_window().into_parts();
@@ -41,8 +41,8 @@ fn open_flooders(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(open).collect()
 }
 
-/// Writes `unit` again and again on all streams, for at least `FLOOD` and until `is_over`, which gets the number of
-/// units written so far. Returns the number of streams that the server has closed.
+/// Writes `unit` again and again on all streams, for at least `FLOOD` and until `is_over` returns true. Calls `is_over`
+/// with the number of units written so far. Returns the number of streams that the server has closed.
 #[must_use]
 fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) -> bool) -> usize {
     let count = streams.len();
@@ -52,7 +52,7 @@ fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) ->
     let begin = Instant::now();
     while !streams.is_empty() && (begin.elapsed() < FLOOD || !is_over(total / unit.len())) {
         assert!(begin.elapsed() < TIMEOUT, "timed out while flooding");
-        // After a short write the next one continues within the block.
+        // A short write may end within the block; the next write continues there.
         streams.retain_mut(|(stream, sent)| match stream.write(&block[*sent % block.len()..]) {
             Ok(len) => {
                 *sent += len;
@@ -68,7 +68,7 @@ fn flood(streams: Vec<TcpStream>, unit: &[u8], mut is_over: impl FnMut(usize) ->
     count - streams.len()
 }
 
-/// The byte rate limits fragments, which are not messages and so are not limited by the message rate.
+/// Fragments count against the byte rate only: the message rate counts whole messages.
 fn endless_empty_fragments(backend: BackendName) {
     const BYTES: u32 = 64 << 10;
     let config = Config { byte_rate: Some(BYTES), ..chat(backend) };
@@ -87,14 +87,14 @@ fn endless_empty_fragments(backend: BackendName) {
         let is_over = |_| server.totals().throttled >= before.throttled + 8;
         assert_eq!(flood(streams, &frame(0x00, b""), is_over), 0);
         let received = server.totals().bytes_in - before.bytes_in;
-        // The burst, the rate, and 16 MiB for data that a ring received ahead: twice the size of its buffers.
+        // Allowed: the burst, the rate, and 16 MiB that a ring may receive ahead (twice the size of its buffers).
         let seconds = begin.elapsed().as_secs() + 1;
         let allowed = 4 * u64::from(BYTES) * (4 + seconds) + (16 << 20);
         assert!(received <= allowed, "{received} bytes in {seconds} s, {allowed} allowed");
     });
 }
 
-/// Without rates, fragments are received as fast as they arrive and their message is delivered.
+/// Without rate limits, the server receives fragments as fast as they arrive and delivers the message made of them.
 fn ten_million_empty_fragments_without_rates(backend: BackendName) {
     const BLOCK: usize = 10_000;
     run_attack("ten million empty fragments without rates", &chat_without_rates(backend), |server| {
@@ -128,7 +128,8 @@ fn control_frames(row: &str, backend: BackendName, first: u8) {
     });
 }
 
-/// Without rates, the unread pongs are the limit: with too many of them, nothing more is received.
+/// Without rate limits, unread pongs stop the flood: the server stops reading from a client with too many pongs
+/// pending.
 fn pings_without_rates(backend: BackendName) {
     run_attack("ping flood without rates", &chat_without_rates(backend), |server| {
         let mut last = 0;
@@ -146,14 +147,14 @@ fn tiny_frames(backend: BackendName) {
         assert_eq!(flood(open_flooders(server.address(), FLOODERS), &frame(TEXT, b"x"), is_over), 0);
         let received = server.totals().messages_in - before;
         let seconds = begin.elapsed().as_secs() + 1;
-        // 200 a second for the chat users, who send half of that.
+        // Includes 200 messages a second for the chat users, who send half as many.
         let allowed = FLOODERS as u64 * (BURST + 1 + RATE * seconds) + 200 * seconds;
         assert!(received <= allowed, "{received} messages in {seconds} s, {allowed} allowed");
     });
 }
 
-/// Without rates, as in a relay by default: the flooders do not read the room's messages, so they lag and are closed,
-/// and reset when they keep sending.
+/// Without rate limits, as in a relay by default, flooders lag because they do not read the room's messages. The server
+/// closes flooders that lag, and resets their connections when they keep sending.
 fn tiny_frames_without_rates(backend: BackendName) {
     run_attack("tiny frames without rates", &chat_without_rates(backend), |server| {
         assert_eq!(flood(open_flooders(server.address(), 2), &frame(TEXT, b"x"), |_| false), 2);

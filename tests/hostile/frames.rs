@@ -1,4 +1,4 @@
-//! Attacks with invalid frames.
+//! Attacks with invalid frames and with compressed messages.
 
 use flate2::{Compress, Compression, FlushCompress};
 use uproar::config::BackendName;
@@ -17,12 +17,12 @@ on_both_backends!(
 
 /// First byte of the first fragment of a text message.
 const FIRST: u8 = 0x01;
-/// First byte of a fragment in the middle.
+/// First byte of a middle fragment of a message.
 const MIDDLE: u8 = 0x00;
-/// First byte of the last fragment.
+/// First byte of the last fragment of a message.
 const LAST: u8 = 0x80;
 
-/// Sends each attack on its own connection, `rounds` times, and asserts the close code.
+/// Sends each attack `rounds` times, each time on a new connection. Asserts that the server closes with `code`.
 fn expect_close_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], code: u16) {
     for _ in 0..rounds {
         let mut open: Vec<_> =
@@ -36,7 +36,7 @@ fn expect_close_code(server: &TestServer, rounds: usize, attacks: &[Vec<u8>], co
     }
 }
 
-/// Receives frames up to the close frame and returns its code. Messages and pings may come before it.
+/// Receives frames up to the close frame. Returns the close code. Skips messages and pings before the close frame.
 fn receive_close_code(raw: &mut RawClient) -> Option<u16> {
     let (_, payload) = std::iter::repeat_with(|| raw.receive_frame()).find(|(first, _)| *first == CLOSE)?;
     payload.first_chunk().map(|code| u16::from_be_bytes(*code))
@@ -45,7 +45,7 @@ fn receive_close_code(raw: &mut RawClient) -> Option<u16> {
 fn frames_with_huge_lengths(backend: BackendName) {
     run_attack("frames of 2^62 bytes", &chat(backend), |server| {
         let header = |len: u64| [&[TEXT, 0xff][..], &len.to_be_bytes(), &[1, 2, 3, 4]].concat();
-        // Lengths above the limit are too long. RFC 6455 §5.2 forbids lengths with their highest bit set.
+        // Lengths above the message limit are too long. RFC 6455 §5.2 forbids lengths with their highest bit set.
         let too_long = [header(1 << 62), header((1 << 63) - 1), header((1 << 20) + 1)];
         expect_close_code(server, 60, &too_long, 1009);
         expect_close_code(server, 60, &[header(1 << 63), header(u64::MAX)], 1002);
@@ -94,7 +94,7 @@ fn invalid_utf8_fragmented_anywhere(backend: BackendName) {
                 attacks.push([frame(FIRST, head), frame(MIDDLE, b""), frame(LAST, tail)].concat());
             }
         }
-        // A truncated character at the end of a message.
+        // Messages that end within a UTF-8 character.
         let whole = "日本 👋";
         for cut in (1..whole.len()).filter(|cut| !whole.is_char_boundary(*cut)) {
             attacks.push(frame(TEXT, &whole.as_bytes()[..cut]));
@@ -103,7 +103,7 @@ fn invalid_utf8_fragmented_anywhere(backend: BackendName) {
     });
 }
 
-/// Messages of 64 KiB that decompress to 64 MiB of zeros.
+/// Compression bombs: messages of 64 KiB that decompress to 64 MiB of zeros.
 fn compression_bombs(backend: BackendName) {
     let mut bomb = Vec::with_capacity(1 << 20);
     let mut compress = Compress::new(Compression::best(), false);

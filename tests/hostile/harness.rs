@@ -1,4 +1,4 @@
-//! Runs an attack while chat users talk.
+//! Runs an attack on a server while chat users talk.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,16 +13,17 @@ use uproar::config::{AppName, BackendName, Config};
 use crate::chat_users::{Measurements, USERS, converse};
 use crate::support::{TIMEOUT, TestServer, config};
 
-/// Held by the running attack. Two at a time would disturb each other's figures and compete for descriptors.
+/// Lock held by the running attack. Two attacks at a time would distort each other's measurements and compete for
+/// descriptors.
 static RUNNING: Mutex<()> = Mutex::new(());
 
-/// Settings of a chat server with two workers. A short ping interval releases attackers that are gone; the chat users
-/// send often enough to get no ping.
+/// Returns settings of a chat server with two workers. The short ping interval releases attackers that are gone. The
+/// chat users send often enough to get no ping.
 pub(crate) fn chat(backend: BackendName) -> Config {
     Config { ping_seconds: Duration::from_secs(1), ..config(backend, AppName::Chat, 2) }
 }
 
-/// Settings of a chat server without rate limits, so that the attack reaches the next line of defence.
+/// Returns settings of a chat server without rate limits, so that an attack reaches the next line of defence.
 pub(crate) fn chat_without_rates(backend: BackendName) -> Config {
     Config { message_rate: Some(0), byte_rate: Some(0), ..chat(backend) }
 }
@@ -36,7 +37,7 @@ pub(crate) fn run_attack<R>(name: &str, config: &Config, attack: impl FnOnce(&Te
     result
 }
 
-/// Waits until no other attack is running. The next one starts after the returned guard is dropped.
+/// Waits until no other attack is running. Other attacks then wait until the returned guard is dropped.
 pub(crate) fn wait_for_turn() -> impl Drop {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -50,14 +51,14 @@ pub(crate) fn attack_during_conversation<R>(
     let is_attack_over = Arc::new(AtomicBool::new(false));
     let is_over = Arc::clone(&is_attack_over);
     let users = std::thread::spawn(move || converse(address, &sender, &is_over));
-    // An error means that the conversation panicked; the join below reports that.
+    // An error means that the conversation panicked. Joining the conversation's thread below reports the panic.
     let result = attack_can_start.recv_timeout(TIMEOUT).is_ok().then(attack);
     is_attack_over.store(true, Ordering::Relaxed);
     let measurements = users.join().expect("every user receives every message");
     (result.expect("the conversation runs before the attack"), measurements)
 }
 
-/// Prints the measurements and, when `UPROAR_REPORT` names a file, appends them to it as a line of JSON.
+/// Prints the measurements. If `UPROAR_REPORT` names a file, appends the measurements to that file as a line of JSON.
 pub(crate) fn report(name: &str, backend: BackendName, mut measurements: Measurements) {
     let backend = if backend == BackendName::IoUring { "io-uring" } else { "epoll" };
     let [p50, p99, max] = [500, 990, 1000].map(|permille| measurements.before.permille(permille));

@@ -10,7 +10,8 @@
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
-/// Does what `on_both_backends` does for attacks that take seconds. They are ignored: `just hostile` and CI run them.
+/// Makes two ignored tests of each listed attack, one for each backend. These attacks take seconds: `just hostile` and
+/// CI run the tests.
 macro_rules! slowly_on_both_backends {
     ($($name:ident),+ $(,)?) => {
         mod io_uring {

@@ -1,4 +1,4 @@
-//! Attacks by not reading.
+//! Attacks by clients that read slowly or not at all.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ slowly_on_both_backends!(
     fast_publishers_and_readers_that_stop,
 );
 
-/// Members of the chat users' rooms that read almost nothing.
+/// The attackers are members of the chat users' rooms and read one byte a second.
 fn readers_at_one_byte_a_second(backend: BackendName) {
     run_attack("a byte a second", &chat(backend), |server| {
         let mut slow: Vec<_> = (0..80)
@@ -36,26 +36,26 @@ fn readers_at_one_byte_a_second(backend: BackendName) {
     });
 }
 
-/// Opens WebSockets that do not read, in a room of their own.
+/// Opens WebSockets that do not read. They are in the room `pit`, apart from the chat users.
 fn open_stopped_readers(server: &TestServer, count: usize) -> Vec<RawClient> {
     (0..count).map(|_| RawClient::open(server.address(), "/room/pit").with_small_window()).collect()
 }
 
-/// Writes `bytes` again and again, as fast as the server takes them, until `is_over` is set or the server closes.
+/// Writes `bytes` again and again, as fast as the server reads, until `is_over` is set or the server closes.
 fn publish(mut stream: TcpStream, bytes: &[u8], is_over: &AtomicBool) {
     stream.set_write_timeout(Some(Duration::from_millis(50))).expect("a TCP socket");
     let mut at = 0;
     while !is_over.load(Ordering::Relaxed) {
         match stream.write(&bytes[at..]) {
             Ok(len) => at = (at + len) % bytes.len(),
-            // The server takes nothing while the room's publishers have to wait.
+            // The server does not read from the room's publishers while it makes them wait.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
     }
 }
 
-/// The publisher does not wait for such readers: they lag and are closed.
+/// Members that stop reading lag and are closed. The room's publisher does not wait for such members.
 fn readers_that_stop(backend: BackendName) {
     let config = Config { lag_window: 64 << 10, history_bytes: 4 << 10, ..chat_without_rates(backend) };
     run_attack("readers that stop", &config, |server| {
@@ -89,7 +89,7 @@ fn fast_publishers_and_readers_that_stop(backend: BackendName) {
             }
             let begin = Instant::now();
             wait_until("readers have lagged and the attack has lasted", || {
-                // The three publishers do not read either and may be among those that have lagged.
+                // The three publishers do not read either, so up to three of the lagged clients are publishers.
                 server.totals().lagged > 3 && begin.elapsed() > Duration::from_millis(800)
             });
             is_over.store(true, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! The table of attacks in `README.md` and the tests agree.
+//! Checks that the table of attacks in `README.md` and the tests agree.
 
 use std::collections::BTreeSet;
 
 const README: &str = include_str!("README.md");
 
-/// The modules with attacks, by name.
+/// Modules with attacks: each module's name and source text.
 const MODULES: [(&str, &str); 6] = [
     ("connections", include_str!("connections.rs")),
     ("floods", include_str!("floods.rs")),
@@ -26,7 +26,7 @@ fn the_readme_has_a_row_for_each_attack() {
     assert_eq!(listed, written, "README.md (left) and the tests (right)");
 }
 
-/// The functions in a module's list of tests.
+/// Returns the names of the functions in a module's list of tests.
 fn attacks(text: &str) -> impl Iterator<Item = &str> {
     let (_, list) = text.split_once("on_both_backends!(").expect("a list of tests");
     let (list, _) = list.split_once(");").expect("the end of the list");

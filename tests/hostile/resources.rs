@@ -15,7 +15,8 @@ use crate::support::wait_until;
 
 slowly_on_both_backends!(descriptors_run_out, receive_buffers_run_out, memory_runs_out,);
 
-/// Connected users are served. New connections wait in the kernel until descriptors are free again.
+/// Without free descriptors, the server still serves connected users. New connections wait in the kernel until
+/// descriptors are free again.
 fn descriptors_run_out(backend: BackendName) {
     let _exclusive = wait_for_turn();
     let args = ["--workers=1", "--drain-seconds=0", backend_arg(backend)];
@@ -36,7 +37,7 @@ fn descriptors_run_out(backend: BackendName) {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
 }
 
-/// Two receive buffers for all chat users and for clients that send long messages.
+/// The server has two receive buffers for all chat users and for clients that send long messages.
 fn receive_buffers_run_out(backend: BackendName) {
     let config = Config { receive_buffers: 2, ..chat_without_rates(backend) };
     run_attack("two receive buffers", &config, |server| {
@@ -45,7 +46,7 @@ fn receive_buffers_run_out(backend: BackendName) {
         for _ in 0..3 {
             raws.iter_mut().for_each(|raw| raw.send(&line));
         }
-        // Every client receives all sixty messages.
+        // Every client receives all sixty messages of the twenty clients.
         for raw in &mut raws {
             for _ in 0..60 {
                 while raw.receive_frame().1.len() < 30_000 {}
@@ -54,12 +55,12 @@ fn receive_buffers_run_out(backend: BackendName) {
     });
 }
 
-/// Under a memory limit the server either runs or ends with a message: a line at the start, or Rust's abort message
+/// Under any memory limit, the server either runs or ends with a message: a line at the start, or Rust's abort message
 /// when an allocation fails later.
 fn memory_runs_out(backend: BackendName) {
     let _exclusive = wait_for_turn();
     let (mut started, mut refused) = (0, 0);
-    // With less memory the program cannot be loaded, so it cannot print anything.
+    // With less memory (in MiB) the program cannot be loaded, so it cannot print a message.
     let least = if cfg!(debug_assertions) { 16 } else { 12 };
     for mebibytes in [least, 20, 40, 80, 120, 200, 300, 400] {
         let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", mebibytes << 10);
@@ -90,7 +91,7 @@ fn memory_runs_out(backend: BackendName) {
     assert!(started > 0 && refused > 0, "{started} started, {refused} did not");
 }
 
-/// Sends unfinished messages on many connections, then asks the server to end if it is still running.
+/// Sends unfinished messages on many connections. Then sends SIGTERM, in case the server is still running.
 fn exhaust_memory(server: &Process) {
     let mut held: Vec<TcpStream> = Vec::new();
     let unfinished = frame(BINARY, &vec![1; 900_000]);

@@ -14,7 +14,7 @@ on_both_backends!(
     hostile_messages,
 );
 
-/// The history of all rooms has a memory limit; the least recently used room is forgotten first.
+/// The history of all rooms together has a memory limit. The server forgets the least recently used room first.
 fn a_thousand_new_rooms(backend: BackendName) {
     const ROOMS: usize = 1_000;
     let config = Config { history_memory: 512 << 10, ..chat_without_rates(backend) };
@@ -37,7 +37,7 @@ fn a_thousand_new_rooms(backend: BackendName) {
     });
 }
 
-/// `/join` counts against the message rate.
+/// `/join` commands count against the message rate.
 fn a_thousand_new_rooms_at_the_default_rates(backend: BackendName) {
     run_attack("a thousand /join at the default rates", &chat(backend), |server| {
         let mut client = ChatUser::join(server.address(), "pit");
@@ -50,7 +50,7 @@ fn a_thousand_new_rooms_at_the_default_rates(backend: BackendName) {
     });
 }
 
-/// Names with invisible, reordering, stacking or markup characters.
+/// Returns names with invisible, reordering, stacking or markup characters.
 fn hostile_names() -> Vec<String> {
     let mut names: Vec<String> = [
         "\u{202e}nimda",
@@ -90,7 +90,7 @@ fn hostile_nicknames_and_room_names(backend: BackendName) {
                 let answer = client.receive_text();
                 assert!(answer.ends_with("; try /join garden"), "{name:?} gave {answer:?}");
                 if name.len() > 1_000 {
-                    // Too long for a request target.
+                    // The name is too long for a request target.
                     continue;
                 }
                 let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -99,7 +99,7 @@ fn hostile_nicknames_and_room_names(backend: BackendName) {
                 assert_eq!(raw.receive_status(), Some(400), "{name:?}");
             }
         }
-        // A name that looks like a taken one is refused.
+        // A name that looks like another user's name is refused.
         client.set_name("Zoë");
         let mut other = ChatUser::join(server.address(), "pit");
         for (imitation, shown) in [("zoë", "zoë"), ("Zoe\u{308}", "Zoë"), ("Ｚｏë", "Ｚｏë")] {
@@ -113,7 +113,7 @@ fn hostile_nicknames_and_room_names(backend: BackendName) {
     });
 }
 
-/// A message cannot leave its line, whatever its text.
+/// The chat delivers any message as a single line, whatever its text.
 fn hostile_messages(backend: BackendName) {
     run_attack("hostile messages", &chat_without_rates(backend), |server| {
         let mut client = ChatUser::join(server.address(), "pit");

@@ -1,21 +1,21 @@
-//! A client that knows the chat's welcome line.
+//! A test client for the chat application: joins a room and reads the chat's welcome line.
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use super::client::Client;
 
-/// A chat user without a chosen name.
+/// A connected chat user, with the default name that the server gave the user.
 pub(crate) struct ChatUser {
     client: Client,
-    /// The number in the user's default name.
+    /// User number in the default name `User #NUMBER (WORKER)`.
     pub(crate) number: u64,
     /// The worker that serves the user, counted from 1.
     pub(crate) worker: u16,
 }
 
 impl ChatUser {
-    /// Connects to a room by its path and reads the welcome.
+    /// Connects to the chat room `room` and reads the welcome line.
     pub(crate) fn join(address: SocketAddr, room: &str) -> Self {
         let mut client = Client::open(address, &format!("/room/{room}"));
         let welcome = client.receive_text();
@@ -27,7 +27,7 @@ impl ChatUser {
         Self { client, number, worker }
     }
 
-    /// Connects again and again until the kernel assigns a connection to the given worker.
+    /// Connects again and again until the kernel assigns a connection to `worker`. Drops the other connections.
     pub(crate) fn join_on_worker(address: SocketAddr, room: &str, worker: u16) -> Self {
         std::iter::repeat_with(|| Self::join(address, room))
             .take(1000)
@@ -35,12 +35,12 @@ impl ChatUser {
             .expect("the kernel spreads connections over the workers")
     }
 
-    /// The user's name before `/nick`.
+    /// Returns the user's name before any `/nick` command.
     pub(crate) fn default_name(&self) -> String {
         format!("User #{} ({})", self.number, self.worker)
     }
 
-    /// Changes the name for the first time and reads the announcement.
+    /// Changes the default name to `name` with `/nick` and reads the chat's announcement.
     pub(crate) fn set_name(&mut self, name: &str) {
         self.send_text(&format!("/nick {name}"));
         let announcement = format!("* {} is now {name}", self.default_name());

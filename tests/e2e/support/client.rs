@@ -1,4 +1,4 @@
-//! A well-behaved WebSocket client, and what it has in common over TCP, TLS and Unix sockets.
+//! A well-behaved WebSocket client over TCP, TLS or a Unix socket.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,19 +9,20 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::TIMEOUT;
 
-/// A WebSocket client that blocks until an expected message arrives and panics when it does not.
+/// A blocking WebSocket test client. Panics when an expected message does not arrive in time.
 pub(crate) struct Client<S = TcpStream> {
     pub(crate) socket: WebSocket<S>,
 }
 
 impl Client {
-    /// Opens a WebSocket at `path`.
+    /// Opens a WebSocket at `path` over a new TCP connection.
     pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the server accepts the connection");
         Self::open_on(stream, path).expect("the server accepts the handshake")
     }
 
-    /// Opens a WebSocket over an existing connection. Returns the HTTP status when the server refuses.
+    /// Opens a WebSocket over the TCP connection `stream`. Returns the HTTP status when the server refuses the
+    /// handshake.
     pub(crate) fn open_on(stream: TcpStream, path: &str) -> Result<Self, u16> {
         Self::try_open(stream, path).map_err(|error| match error {
             Error::Http(response) => response.status().as_u16(),
@@ -29,7 +30,7 @@ impl Client {
         })
     }
 
-    /// Opens a WebSocket over an existing connection. Returns any error of the handshake.
+    /// Opens a WebSocket over the TCP connection `stream`. Returns any error of the handshake.
     pub(crate) fn try_open(stream: TcpStream, path: &str) -> Result<Self, Error> {
         stream.set_read_timeout(Some(TIMEOUT)).expect("a TCP socket");
         stream.set_nodelay(true).expect("a TCP socket");
@@ -39,7 +40,7 @@ impl Client {
 }
 
 impl Client<UnixStream> {
-    /// Opens a WebSocket at `/` over a Unix socket.
+    /// Opens a WebSocket at `/` over the Unix socket at `path`.
     pub(crate) fn open_unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("the server accepts the connection");
         stream.set_read_timeout(Some(TIMEOUT)).expect("a Unix socket");
@@ -48,7 +49,7 @@ impl Client<UnixStream> {
 }
 
 impl<S: Read + Write> Client<S> {
-    /// Opens a WebSocket over any stream.
+    /// Opens a WebSocket over any connected stream. Returns any error of the handshake.
     pub(crate) fn try_open_url(stream: S, url: &str) -> Result<Self, Error> {
         match tungstenite::client(url, stream) {
             Ok((socket, _)) => Ok(Self { socket }),
@@ -57,12 +58,10 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Sends a message.
     pub(crate) fn send(&mut self, message: Message) {
         self.socket.send(message).expect("the message can be sent");
     }
 
-    /// Sends a text message.
     pub(crate) fn send_text(&mut self, text: &str) {
         self.send(Message::text(text));
     }
@@ -75,7 +74,7 @@ impl<S: Read + Write> Client<S> {
         self.socket.flush().expect("the messages can be sent");
     }
 
-    /// Receives the next text or binary message; pings are answered and skipped.
+    /// Receives the next text or binary message. Answers pings and skips them.
     pub(crate) fn receive(&mut self) -> Message {
         loop {
             match self.socket.read().expect("a message arrives") {
@@ -86,7 +85,7 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Receives the next message, which must be text.
+    /// Receives the next message and returns its text. Panics when the message is not text.
     pub(crate) fn receive_text(&mut self) -> String {
         match self.receive() {
             Message::Text(text) => text.as_str().to_owned(),
@@ -94,13 +93,13 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// Receives the next message and asserts that it is this text.
+    /// Receives the next message and asserts that it is the text message `text`.
     #[track_caller]
     pub(crate) fn expect_text(&mut self, text: &str) {
         assert_eq!(self.receive_text(), text);
     }
 
-    /// Reads to the end of the closing handshake. Returns code and reason of the server's close frame.
+    /// Reads until the closing handshake is complete. Returns the code and reason of the server's close frame.
     pub(crate) fn wait_for_close(&mut self) -> (u16, String) {
         let mut closed = None;
         loop {

@@ -1,4 +1,4 @@
-//! Clients that keep connecting, sending a message and leaving while the test does something to the server.
+//! Background load for takeover and restart tests: clients that keep connecting, sending a message and leaving.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use tungstenite::{Error, Message};
 use super::client::Client;
 use super::wait_until;
 
-/// Threads that connect to an echo server again and again.
+/// Threads whose clients connect to an echo server again and again.
 ///
-/// Each client must get its echo, or a close with 1001 when the server shuts down. A connection that is reset before
-/// its handshake ends is counted and retried. Anything else fails the test.
+/// Each client must receive the echo of its message, or a close with 1001 when the server shuts down. A connection that
+/// is reset before its handshake ends is counted and retried. Any other result fails the test.
 pub(crate) struct ClientChurn {
     threads: Vec<JoinHandle<()>>,
     served: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl ClientChurn {
                         reset.fetch_add(1, Ordering::SeqCst);
                         continue;
                     };
-                    // Every fourth thread's client stays until the server closes it.
+                    // The client of every fourth thread stays until the server closes it.
                     while echoes(&mut client) && is_long_lived && !is_stopping.load(Ordering::SeqCst) {}
                     served.fetch_add(1, Ordering::SeqCst);
                 }
@@ -56,7 +56,7 @@ impl ClientChurn {
         });
     }
 
-    /// Stops all threads. Returns how many clients were served and how many connections were reset.
+    /// Stops all threads. Returns the number of clients served and the number of connections reset.
     pub(crate) fn stop(self) -> (usize, usize) {
         self.is_stopping.store(true, Ordering::SeqCst);
         for thread in self.threads {
@@ -66,7 +66,7 @@ impl ClientChurn {
     }
 }
 
-/// Connects a client; `None` when the connection was reset.
+/// Connects a client. Returns `None` when the connection was reset.
 fn try_connect(address: SocketAddr) -> Option<Client> {
     let is_reset = |error: &std::io::Error| error.kind() == ErrorKind::ConnectionReset;
     let stream = match TcpStream::connect(address) {
@@ -79,7 +79,7 @@ fn try_connect(address: SocketAddr) -> Option<Client> {
     }
 }
 
-/// Sends a message. Returns true after its echo, false after a close with 1001.
+/// Sends a message. Returns true when its echo arrives, false after a close with 1001.
 fn echoes(client: &mut Client) -> bool {
     // Sending fails when the server has closed already; the close frame can still be read.
     let _ = client.socket.send(Message::text("hello"));

@@ -1,4 +1,4 @@
-//! Many clients on one thread, for tests that transfer a lot of data.
+//! Many WebSocket clients on one thread, for tests that transfer a lot of data.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::TIMEOUT;
 use super::raw::{BINARY, RawClient, frame, server_frame_lens};
 
-/// Size of the largest read, in bytes. An incomplete frame of at most that size is moved once more.
+/// Size in bytes at which a receive buffer stops growing, unless a single frame needs more.
 const MAX_READ: usize = 256 << 10;
 
-/// WebSocket clients, addressed by index.
+/// A set of WebSocket clients, addressed by index.
 pub(crate) struct ManyClients {
     epoll: Epoll,
     connections: Vec<Connection>,
@@ -21,10 +21,10 @@ pub(crate) struct ManyClients {
 
 struct Connection {
     stream: TcpStream,
-    /// Receive buffer; its first `filled` bytes have been received.
+    /// Receive buffer. The first `filled` bytes hold received data.
     input: Vec<u8>,
     filled: usize,
-    /// Bytes that the kernel did not take yet; the first `sent` are done.
+    /// Send buffer. The kernel has accepted the first `sent` bytes.
     output: Vec<u8>,
     sent: usize,
 }
@@ -33,7 +33,7 @@ impl ManyClients {
     /// Connects `count` clients to `room` and waits until the server has made all of them members.
     pub(crate) fn join_room(address: SocketAddr, room: &str, count: usize) -> Self {
         let mut clients = Self::connect(address, std::iter::repeat_n(room, count));
-        // A client that receives its own message is a member.
+        // A client that receives its own message is a member of the room.
         for index in 0..count {
             clients.send_binary(index, format!("here {index}").as_bytes());
         }
@@ -41,7 +41,7 @@ impl ManyClients {
         while here.contains(&false) {
             clients.poll(|index, _, payload| here[index] |= payload == format!("here {index}").as_bytes());
         }
-        // After this message no client receives any of the messages above.
+        // A client that has received this message has received every `here` message before it.
         clients.send_binary(0, b"all here");
         let mut waiting = count;
         while waiting > 0 {
@@ -50,7 +50,7 @@ impl ManyClients {
         clients
     }
 
-    /// Connects a client for each room name. The server may not have made all of them members on return.
+    /// Connects one client for each room name. Does not wait until the server has made the clients members.
     pub(crate) fn connect<'a>(address: SocketAddr, rooms: impl Iterator<Item = &'a str>) -> Self {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll instance");
         let connections: Vec<_> = rooms.map(|room| Connection::open(address, room)).collect();
@@ -62,17 +62,17 @@ impl ManyClients {
         Self { epoll, connections, events }
     }
 
-    /// The number of clients.
+    /// Returns the number of clients.
     pub(crate) fn len(&self) -> usize {
         self.connections.len()
     }
 
-    /// Sends a binary message from a client.
+    /// Sends a binary message from the client `index`.
     pub(crate) fn send_binary(&mut self, index: usize, payload: &[u8]) {
         self.send(index, &frame(BINARY, payload));
     }
 
-    /// Sends bytes from a client. `poll` sends what does not fit now.
+    /// Sends bytes from the client `index`. Bytes that the kernel does not accept now are sent by `poll`.
     pub(crate) fn send(&mut self, index: usize, bytes: &[u8]) {
         let connection = &mut self.connections[index];
         let was_blocked = !connection.output.is_empty();
@@ -83,13 +83,13 @@ impl ManyClients {
         }
     }
 
-    /// Waits for events and reads once from every client with input. Calls `each` for every complete frame with
-    /// the client's index, the frame's first byte and its payload. Panics when nothing happens within `TIMEOUT`.
+    /// Waits for events and reads once from every client with input. Calls `each` for every complete frame, with the
+    /// client's index, the frame's first byte and the frame's payload. Panics when no event comes within `TIMEOUT`.
     pub(crate) fn poll(&mut self, each: impl FnMut(usize, u8, &[u8])) {
         assert_ne!(self.poll_for(TIMEOUT, each), 0, "timed out waiting for a message");
     }
 
-    /// Does what [`ManyClients::poll`] does, but waits at most `timeout`. Returns the number of clients with events.
+    /// Waits at most `timeout` and reads like [`ManyClients::poll`]. Returns the number of clients with events.
     pub(crate) fn poll_for(&mut self, timeout: Duration, mut each: impl FnMut(usize, u8, &[u8])) -> usize {
         let timeout = EpollTimeout::try_from(timeout).expect("a timeout that epoll supports");
         let count = self.epoll.wait(&mut self.events, timeout).expect("epoll waits");

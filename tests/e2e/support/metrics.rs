@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use super::raw::{RawClient, Response};
 
-/// A response of `/metrics`.
+/// A parsed response of the admin listener's `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Types by name of the metric.
+    /// Type of each metric (such as `counter`), by the metric's name.
     pub(crate) types: BTreeMap<String, String>,
     pub(crate) series: Vec<Series>,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Series {
     pub(crate) value: f64,
 }
 
-/// Asks the admin listener for a path.
+/// Requests `path` from the admin listener and returns the response.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Response {
     let mut raw = RawClient::connect(address);
     raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
@@ -28,7 +28,7 @@ pub(crate) fn http_get(address: SocketAddr, path: &str) -> Response {
 }
 
 impl Metrics {
-    /// Fetches the current metrics.
+    /// Fetches and parses the current metrics from the admin listener at `address`.
     pub(crate) fn fetch(address: SocketAddr) -> Self {
         let response = http_get(address, "/metrics");
         assert_eq!(response.status, 200, "{response:?}");
@@ -61,7 +61,7 @@ impl Metrics {
         Self { types, series }
     }
 
-    /// The sum of all series with this name and these labels. Panics when there is none.
+    /// Returns the sum of all series with this name and these labels. Panics when no series matches.
     #[track_caller]
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let matches = |series: &&Series| {
@@ -92,7 +92,7 @@ impl Series {
         Self { name: name.to_owned(), labels, value: value.parse().expect(line) }
     }
 
-    /// The name of the metric that the series belongs to. A histogram's series have suffixes.
+    /// Returns the name of the series' metric. In a histogram, the series' own name has an additional suffix.
     fn metric<'a>(&'a self, types: &BTreeMap<String, String>) -> &'a str {
         let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
             let name = self.name.strip_suffix(suffix)?;

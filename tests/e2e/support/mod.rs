@@ -1,9 +1,9 @@
-//! Servers to test, and clients to test them with.
+//! Test support: servers to test, and clients that connect to the servers.
 //!
-//! The suites `hostile` and `costs` include this module by its path.
+//! The test suites `hostile` and `costs` include this module by its path.
 
-/// Makes two tests of each function in the list: one on io_uring and one on epoll. Without io_uring the first one
-/// fails instead of being skipped.
+/// Makes two tests of each listed function: one on io_uring and one on epoll. On a kernel without io_uring, the
+/// io_uring test fails instead of being skipped.
 macro_rules! on_both_backends {
     ($($name:ident),+ $(,)?) => {
         mod io_uring {
@@ -37,10 +37,10 @@ use uproar::app::App;
 use uproar::config::{AppName, BackendName, Config, Endpoint};
 use uproar::server::Server;
 
-/// How long a test waits for an expected event. Long, since it only delays failures.
+/// Longest time that a test waits for an expected event. A long limit only delays failing tests.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Settings of a server on a port that the kernel chooses.
+/// Returns settings of a server on a port that the kernel chooses.
 pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config {
     Config {
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
@@ -52,13 +52,13 @@ pub(crate) fn config(backend: BackendName, app: AppName, workers: u16) -> Config
     }
 }
 
-/// Adds a listener on a Unix socket to the settings.
+/// Returns `config` with an additional listener on the Unix socket at `path`.
 pub(crate) fn with_unix_listener(path: &Path, mut config: Config) -> Config {
     config.listen.push(Endpoint::Unix(path.into()));
     config
 }
 
-/// A server in this process. Its drop asserts that the server has released all connections.
+/// A server inside the test process. Dropping the value asserts that the server has released all connections.
 pub(crate) struct TestServer {
     server: Server,
 }
@@ -68,7 +68,7 @@ impl TestServer {
         Self { server: Server::start(config).expect("the server starts") }
     }
 
-    /// Starts a server with an application that `make` creates for each worker.
+    /// Starts a server with an application that `make` creates, once for each worker.
     pub(crate) fn start_app<F>(config: &Config, make: F) -> Self
     where
         F: Fn(u16) -> Box<dyn App> + Send + Sync + 'static,
@@ -76,7 +76,7 @@ impl TestServer {
         Self { server: Server::start_app(config, make).expect("the server starts") }
     }
 
-    /// Starts a relay with default settings.
+    /// Starts a relay server with default settings.
     pub(crate) fn relay(backend: BackendName, workers: u16) -> Self {
         Self::start(&config(backend, AppName::Relay, workers))
     }
@@ -86,7 +86,7 @@ impl TestServer {
         Self::start(&config(backend, AppName::Echo, 2))
     }
 
-    /// The address of the first listener.
+    /// Returns the address of the server's first listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.endpoints()[0].tcp().expect("a TCP listener")
     }
@@ -103,7 +103,7 @@ impl Deref for TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A second failure would hide the first one.
+            // The test has already failed: a failed assertion here would hide its message.
             return self.server.stop();
         }
         wait_until("all connections are released", || self.server.connections() == (0, 0));
@@ -114,13 +114,13 @@ impl Drop for TestServer {
     }
 }
 
-/// Sends zeros until the server resets the connection. Returns the number of bytes sent.
+/// Writes zeros to `stream` until the server resets the connection. Returns the number of bytes sent.
 pub(crate) fn send_until_closed(mut stream: TcpStream) -> usize {
     let chunk = vec![0; 64 << 10];
     (0..4096).take_while(|_| stream.write_all(&chunk).is_ok()).count() * chunk.len()
 }
 
-/// Polls `condition` until it holds, for events that the test cannot block on.
+/// Polls `condition` until it returns true; panics after `TIMEOUT`. For events that a test cannot block on.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !condition() {

@@ -1,4 +1,4 @@
-//! The server as its users start it: a process with arguments, output and an exit code.
+//! The server as a child process with arguments, output and an exit code, as its users start it.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -16,41 +16,41 @@ use super::wait_until;
 /// The path of the server program.
 pub(crate) const UPROAR: &str = env!("CARGO_BIN_EXE_uproar");
 
-/// The command-line option that selects `backend`.
+/// Returns the command-line option that selects `backend`.
 pub(crate) fn backend_arg(backend: BackendName) -> &'static str {
     if backend == BackendName::IoUring { "--backend=io-uring" } else { "--backend=epoll" }
 }
 
-/// A server process. Its drop kills the process when it is still running.
+/// A running server process. Dropping the value kills the process if it is still running.
 pub(crate) struct Process {
     child: Child,
-    /// The first line on stdout, with its line feed.
+    /// The first line on the server's stdout, with its line feed.
     pub(crate) ready_line: String,
-    /// The address in `ready_line`.
+    /// The listen address that `ready_line` reports.
     pub(crate) address: SocketAddr,
-    /// All later lines on stdout.
+    /// All lines on the server's stdout after the first line.
     printed: Arc<Mutex<String>>,
-    /// All lines on stderr.
+    /// All lines on the server's stderr so far.
     log: Arc<Mutex<String>>,
     log_reader: Option<JoinHandle<()>>,
 }
 
-/// The end of a process.
+/// The result of a server process that has ended.
 #[derive(Debug)]
 pub(crate) struct Exit {
-    /// The exit code; `None` after a signal.
+    /// The exit code; `None` when a signal killed the process.
     pub(crate) code: Option<i32>,
-    /// The whole stderr.
+    /// The complete stderr of the process.
     pub(crate) log: String,
 }
 
 impl Process {
-    /// Starts a server on a free port.
+    /// Starts a server process on a free port.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::run(uproar(args).args(["--listen", "127.0.0.1:0"]))
     }
 
-    /// Starts a server on a free port that may have `limit` open descriptors.
+    /// Starts a server process on a free port. The process may have at most `limit` open descriptors.
     pub(crate) fn start_with_descriptors(limit: u32, args: &[&str]) -> Self {
         let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
@@ -58,13 +58,13 @@ impl Process {
         Self::run(&mut command)
     }
 
-    /// Starts a server and waits until it listens.
+    /// Starts a server process and waits until it listens. Panics when the process ends instead.
     pub(crate) fn run(command: &mut Command) -> Self {
         Self::try_run(command)
             .unwrap_or_else(|exit| panic!("the server ended with {:?}: {}", exit.code, exit.log))
     }
 
-    /// Starts a server and waits until it listens or ends.
+    /// Starts a server process and waits until it listens. Returns the exit when the process ends instead.
     pub(crate) fn try_run(command: &mut Command) -> Result<Self, Exit> {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program can be run");
@@ -86,17 +86,18 @@ impl Process {
         Ok(Self { child, ready_line, address, printed, log, log_reader: Some(log_reader) })
     }
 
-    /// The address of the admin listener.
+    /// Returns the address of the server's admin listener.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.printed_address("admin on http://", '/')
     }
 
-    /// The address of the TLS listener, which must not be the first listener.
+    /// Returns the address of the server's TLS listener, which must not be the first listener.
     pub(crate) fn tls_address(&self) -> SocketAddr {
         self.printed_address("listening on tls:", ' ')
     }
 
-    /// Waits for a later line on stdout that starts with `before`. Returns the address between `before` and `after`.
+    /// Waits for a line on the server's stdout that starts with `before`. Returns the address between `before` and
+    /// `after`.
     fn printed_address(&self, before: &str, after: char) -> SocketAddr {
         let find = || {
             let printed = self.printed.lock().expect("no reader panicked");
@@ -111,7 +112,7 @@ impl Process {
         found.expect("found above")
     }
 
-    /// The stderr so far.
+    /// Returns the server's stderr so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no reader panicked").clone()
     }
@@ -120,7 +121,7 @@ impl Process {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("a child process");
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process ends. Returns its exit code and stderr.
     pub(crate) fn wait(mut self) -> Exit {
         let code = self.child.wait().expect("a child process").code();
         if let Some(reader) = self.log_reader.take() {
@@ -129,7 +130,7 @@ impl Process {
         Exit { code, log: self.log() }
     }
 
-    /// The thread with this name.
+    /// Returns the id of the server's thread called `name`.
     pub(crate) fn thread(&self, name: &str) -> Pid {
         let tasks =
             std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the process is running");
@@ -142,7 +143,7 @@ impl Process {
         Pid::from_raw(id)
     }
 
-    /// A value of `/proc/PID/status` in KiB. `VmHWM` is the peak of the resident memory.
+    /// Returns a value of `/proc/PID/status` in KiB. The key `VmHWM` is the peak of the resident memory.
     pub(crate) fn memory_kib(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .expect("the process is running");
@@ -159,7 +160,7 @@ impl Drop for Process {
     }
 }
 
-/// Reads lines to the end on a thread, so that the writer never blocks.
+/// Starts a thread that collects all lines into `into`, so that the process that writes the lines never blocks.
 fn collect_lines(lines: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let into = Arc::clone(into);
     std::thread::spawn(move || {
@@ -171,7 +172,7 @@ fn collect_lines(lines: impl BufRead + Send + 'static, into: &Arc<Mutex<String>>
     })
 }
 
-/// A command that runs the server with `args` and without the environment's `UPROAR_` variables.
+/// Returns a command that runs the server with `args` and without the environment's `UPROAR_` variables.
 pub(crate) fn uproar(args: &[&str]) -> Command {
     let mut command = Command::new(UPROAR);
     for (name, _) in std::env::vars_os() {
@@ -183,7 +184,7 @@ pub(crate) fn uproar(args: &[&str]) -> Command {
     command
 }
 
-/// Writes `uproar.toml` into a directory called `name` and returns the path of the file.
+/// Writes `text` to the settings file `uproar.toml` in a directory called `name`. Returns the path of the file.
 pub(crate) fn settings_file(name: &str, text: impl AsRef<[u8]>) -> String {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&directory).expect("a directory");
@@ -192,7 +193,7 @@ pub(crate) fn settings_file(name: &str, text: impl AsRef<[u8]>) -> String {
     path.into_os_string().into_string().expect("a path in UTF-8")
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end and returns its output.
 pub(crate) fn run_to_end(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().expect("the program can be run")
 }

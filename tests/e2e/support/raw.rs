@@ -1,4 +1,4 @@
-//! A client that writes its own bytes, so that it can break the protocol.
+//! A WebSocket client that writes raw bytes, so that tests can break the protocol.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -11,23 +11,23 @@ use nix::sys::socket::{
 
 use super::TIMEOUT;
 
-// First bytes of unfragmented frames. RFC 6455 §5.2
+// First bytes of unfragmented frames: the FIN bit and the opcode. RFC 6455 §5.2
 pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const BINARY: u8 = 0x82;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
 pub(crate) const PONG: u8 = 0x8a;
 
-/// A TCP connection to the server and a reader of what the server sends.
+/// A raw WebSocket client: a TCP connection to the server, with a buffered reader.
 pub(crate) struct RawClient {
     reader: BufReader<TcpStream>,
 }
 
-/// An HTTP response without an upgrade.
+/// An HTTP response that is not an upgrade.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Status line and header fields.
+    /// Status line and header fields of the response.
     pub(crate) head: String,
     pub(crate) body: String,
 }
@@ -43,7 +43,7 @@ impl RawClient {
         Self { reader: BufReader::new(stream) }
     }
 
-    /// Opens a WebSocket at `path`.
+    /// Opens a WebSocket at `path` over a new TCP connection.
     pub(crate) fn open(address: SocketAddr, path: &str) -> Self {
         let mut raw = Self::connect(address);
         raw.send(upgrade_request(path).as_bytes());
@@ -51,14 +51,14 @@ impl RawClient {
         raw
     }
 
-    /// Receives the response that opens the WebSocket and returns its head.
+    /// Receives the response that opens the WebSocket and returns the response's head.
     pub(crate) fn expect_upgrade(&mut self) -> String {
         let head = self.receive_head();
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         head
     }
 
-    /// Receives the response to an upgrade request. Returns the status when the server refuses.
+    /// Receives the response to an upgrade request. Returns the HTTP status when the server refuses.
     pub(crate) fn upgrade_result(&mut self) -> Result<(), u16> {
         let head = self.receive_head();
         match head.get(9..12).and_then(|status| status.parse().ok()).expect(&head) {
@@ -67,17 +67,17 @@ impl RawClient {
         }
     }
 
-    /// Sends bytes and panics when the server has reset the connection.
+    /// Sends bytes. Panics when the server has reset the connection.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.reader.get_mut().write_all(bytes).expect("the server reads");
     }
 
-    /// Sends bytes that the server may refuse to read: it may reset the connection before all of them are sent.
+    /// Sends bytes and ignores errors: the server may reset the connection before it has read all bytes.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.reader.get_mut().write_all(bytes);
     }
 
-    /// Receives the next frame. Returns its first byte and its payload.
+    /// Receives the next frame. Returns the frame's first byte and payload.
     pub(crate) fn receive_frame(&mut self) -> (u8, Vec<u8>) {
         let mut header = Vec::new();
         let len = loop {
@@ -91,7 +91,7 @@ impl RawClient {
         (header[0], payload)
     }
 
-    /// Receives the next frame, which must be a close frame. Returns its code and reason.
+    /// Receives the next frame, which must be a close frame. Returns the close code and reason.
     pub(crate) fn receive_close(&mut self) -> (u16, String) {
         let (first, payload) = self.receive_frame();
         assert_eq!(first, CLOSE, "{}", String::from_utf8_lossy(&payload));
@@ -99,7 +99,7 @@ impl RawClient {
         (u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).expect("UTF-8"))
     }
 
-    /// Receives a whole response; the server must then close the connection.
+    /// Receives a whole HTTP response, up to the end of the stream.
     pub(crate) fn receive_response(&mut self) -> Response {
         let head = self.receive_head();
         let status = head.get(9..12).and_then(|status| status.parse().ok()).expect(&head);
@@ -108,8 +108,8 @@ impl RawClient {
         Response { status, head, body }
     }
 
-    /// Receives the status of a response; `None` when a reset comes first. Bytes sent after the server's close cause
-    /// one.
+    /// Receives the status of an HTTP response. Returns `None` when the server resets the connection first. A client
+    /// causes such a reset by sending after the server has closed.
     pub(crate) fn receive_status(&mut self) -> Option<u16> {
         let mut line = String::new();
         self.reader.read_line(&mut line).ok()?;
@@ -123,7 +123,7 @@ impl RawClient {
         rest
     }
 
-    /// Receives the head of a response up to its empty line.
+    /// Receives the head of an HTTP response, with the empty line that ends it.
     fn receive_head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -133,7 +133,7 @@ impl RawClient {
         head
     }
 
-    /// Asserts that the stream ends here.
+    /// Asserts that the server sends no more bytes and ends the stream.
     pub(crate) fn expect_end(&mut self) {
         assert_eq!(self.read_to_end_of_stream(), [0; 0], "the server sent bytes after its last frame");
     }
@@ -144,24 +144,24 @@ impl RawClient {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
-    /// Shuts down the sending direction.
+    /// Shuts down the sending direction of the connection.
     pub(crate) fn half_close(&mut self) {
         self.reader.get_mut().shutdown(Shutdown::Write).expect("a connected socket");
     }
 
-    /// Resets the connection.
+    /// Closes the connection with a TCP reset.
     pub(crate) fn abort(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(&self.reader.get_ref().as_fd(), sockopt::Linger, &linger).expect("a TCP socket");
     }
 
-    /// Makes the kernel's receive buffer small. It must still hold a segment of the loopback interface.
+    /// Makes the kernel's receive buffer small, but large enough for one segment of the loopback interface.
     pub(crate) fn with_small_window(self) -> Self {
         setsockopt(&self.reader.get_ref().as_fd(), sockopt::RcvBuf, &(256 << 10)).expect("a TCP socket");
         self
     }
 
-    /// Returns the connection, and the bytes that were read from it but not returned yet.
+    /// Returns the TCP stream, and the received bytes that no method has returned yet.
     pub(crate) fn into_parts(self) -> (TcpStream, Vec<u8>) {
         let ahead = self.reader.buffer().to_vec();
         (self.reader.into_inner(), ahead)
@@ -174,7 +174,7 @@ impl RawClient {
     }
 }
 
-/// Connects from the given source address.
+/// Connects to `address` from the IP address `source`.
 pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
@@ -184,7 +184,7 @@ pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// The request that opens a WebSocket at `path`.
+/// Returns the HTTP request that opens a WebSocket at `path`.
 pub(crate) fn upgrade_request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -192,14 +192,14 @@ pub(crate) fn upgrade_request(path: &str) -> String {
     )
 }
 
-/// The request that opens a WebSocket at `path`, with additional header lines.
+/// Returns the HTTP request that opens a WebSocket at `path`, with additional header lines.
 pub(crate) fn upgrade_request_with(path: &str, headers: &[&str]) -> String {
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     upgrade_request(path).replacen("\r\n\r\n", &format!("\r\n{lines}\r\n"), 1)
 }
 
-/// Header length and payload length of the server's frame at the start of `bytes`; `None` while the header is
-/// incomplete. RFC 6455 §5.2
+/// Returns the lengths in bytes of the header and the payload of the server frame at the start of `bytes`. Returns
+/// `None` while the header is incomplete. RFC 6455 §5.2
 pub(crate) fn server_frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
     let (&second, rest) = bytes.get(1..)?.split_first()?;
     assert!(second & 0x80 == 0, "a server must not mask its frames");
@@ -210,7 +210,7 @@ pub(crate) fn server_frame_lens(bytes: &[u8]) -> Option<(usize, usize)> {
     })
 }
 
-/// A client's frame: first byte, length in its shortest form, mask, masked payload. RFC 6455 §5.2
+/// Returns an encoded client frame: `first` byte, length in its shortest form, mask, masked payload. RFC 6455 §5.2
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
@@ -230,7 +230,7 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The payload of a close frame.
+/// Returns the payload of a close frame: close code, then reason.
 pub(crate) fn close_payload(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes(), reason.as_bytes()].concat()
 }

@@ -1,4 +1,4 @@
-//! A service manager in the manner of systemd: it passes sockets to servers and receives their notifications.
+//! A test service manager like systemd: passes sockets to servers and receives the servers' notifications.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::TIMEOUT;
 use super::process::UPROAR;
 
-/// The receiving end of `sd_notify`.
+/// A service manager's notification socket: receives what servers send with `sd_notify`.
 pub(crate) struct ServiceManager {
     directory: TempDir,
     messages: Receiver<String>,
@@ -22,7 +22,7 @@ impl ServiceManager {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = UnixDatagram::bind(directory.path().join("notify")).expect("a free path");
         let (sender, messages) = channel();
-        // The socket's queue is short and a full one blocks the server, so a thread empties it.
+        // A thread empties the socket, because the socket's queue is short and a full queue blocks the server.
         std::thread::spawn(move || {
             let mut message = [0; 4096];
             while let Ok(len) = socket.recv(&mut message) {
@@ -35,12 +35,12 @@ impl ServiceManager {
         Self { directory, messages }
     }
 
-    /// Makes the server that `command` starts notify this manager.
+    /// Sets the environment of `command` so that the server notifies this manager.
     pub(crate) fn attach<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env("NOTIFY_SOCKET", self.directory.path().join("notify"))
     }
 
-    /// Waits for a notification that contains `part` and returns it. Earlier ones are dropped.
+    /// Waits for a notification that contains `part` and returns it. Drops all notifications before it.
     pub(crate) fn wait_for(&self, part: &str) -> String {
         loop {
             let message = self.messages.recv_timeout(TIMEOUT);
@@ -51,13 +51,13 @@ impl ServiceManager {
         }
     }
 
-    /// Takes all notifications received since the last call of any method.
+    /// Returns all notifications received since the last call of any method. Does not wait.
     pub(crate) fn take_messages(&self) -> Vec<String> {
         self.messages.try_iter().collect()
     }
 }
 
-/// A command that starts the server with inherited sockets, each with its name.
+/// Returns a command that starts the server with inherited sockets, each with its name.
 pub(crate) fn command_with_sockets<const N: usize>(sockets: [(OwnedFd, &str); N], args: &[&str]) -> Command {
     // LISTEN_PID is the server's own process id, which only the new process knows.
     let script = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";

@@ -1,4 +1,4 @@
-//! Certificates, and clients that trust them.
+//! Test certificates, and TLS clients that trust the certificates.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,13 +22,13 @@ use super::client::Client;
 pub(crate) const VERSIONS: [&SupportedProtocolVersion; 2] =
     [&rustls::version::TLS12, &rustls::version::TLS13];
 
-/// A TCP connection with TLS.
+/// A client's TLS stream over a TCP connection.
 pub(crate) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
-/// A self-signed certificate for `localhost`, in a temporary directory with `cert.pem` and `key.pem`.
+/// A self-signed certificate for `localhost` and its key: `cert.pem` and `key.pem` in a temporary directory.
 pub(crate) struct Identity {
     directory: TempDir,
-    /// The certificates that clients trust: this one alone.
+    /// Root certificates that clients trust: only this certificate.
     roots: RootCertStore,
 }
 
@@ -40,12 +40,12 @@ impl Identity {
         identity
     }
 
-    /// Replaces the certificate and its key by new ones.
+    /// Replaces the certificate and its key with new ones.
     pub(crate) fn renew(&mut self) {
         self.renew_until(SystemTime::now() + Duration::from_secs(1_000_000_000));
     }
 
-    /// Replaces the certificate and its key by new ones that expire at `end`.
+    /// Replaces the certificate and its key with new ones that expire at `end`.
     pub(crate) fn renew_until(&mut self, end: SystemTime) {
         let signing_key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(["localhost".into()]).expect("a valid name");
@@ -65,14 +65,14 @@ impl Identity {
         self.directory.path().join("key.pem")
     }
 
-    /// Writes another file into the directory and returns its path.
+    /// Writes the file `name` into the certificate's directory. Returns the path of the file.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.directory.path().join(name);
         std::fs::write(&path, text).expect("a writable directory");
         path
     }
 
-    /// Adds a TLS listener with this certificate to the settings, as their first listener.
+    /// Returns `config` with a TLS listener for this certificate as the first listener.
     pub(crate) fn with_tls_listener(&self, mut config: Config) -> Config {
         config.listen.insert(0, Endpoint::Tls(SocketAddr::from(([127, 0, 0, 1], 0))));
         config.tls_cert = Some(self.cert());
@@ -80,7 +80,7 @@ impl Identity {
         config
     }
 
-    /// The settings of clients that trust this certificate. They also hold the clients' sessions.
+    /// Returns TLS settings of clients that trust this certificate. The settings also hold the clients' TLS sessions.
     pub(crate) fn client_config(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
@@ -91,7 +91,7 @@ impl Identity {
     }
 }
 
-/// Connects with TCP. The TLS handshake begins with the first read or write.
+/// Connects over TCP. The TLS handshake begins with the first read or write of the stream.
 pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TlsStream {
     let stream = TcpStream::connect(address).expect("the server accepts the connection");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a TCP socket");
@@ -104,30 +104,30 @@ pub(crate) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> TlsStr
 pub(crate) type TlsClient = Client<TlsStream>;
 
 impl TlsClient {
-    /// Connects and opens a WebSocket at `path`.
+    /// Connects with TLS and opens a WebSocket at `path`.
     pub(crate) fn connect(address: SocketAddr, path: &str, config: &Arc<ClientConfig>) -> Self {
         Self::upgrade(connect(address, config), path)
     }
 
-    /// Opens a WebSocket at `path` over an existing connection.
+    /// Opens a WebSocket at `path` over an existing TLS connection.
     pub(crate) fn upgrade(stream: TlsStream, path: &str) -> Self {
         Self::try_open_url(stream, &format!("wss://localhost{path}"))
             .expect("the server accepts the handshake")
     }
 
-    /// Whether the connection resumed an earlier TLS session.
+    /// Returns whether the connection resumed an earlier TLS session.
     pub(crate) fn is_resumed(&self) -> bool {
         self.socket.get_ref().conn.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// The server's certificate in DER.
+    /// Returns the server's certificate in DER.
     pub(crate) fn certificate(&self) -> Vec<u8> {
         let chain = self.socket.get_ref().conn.peer_certificates().expect("the handshake is over");
         chain[0].to_vec()
     }
 }
 
-/// Sends an HTTP request over TLS and returns the response. The server must end it with close_notify.
+/// Sends an HTTP request over TLS and returns the response. Panics unless the server ends with close_notify.
 pub(crate) fn https_request(mut stream: TlsStream, text: &str) -> String {
     stream.write_all(text.as_bytes()).expect("the server reads");
     let mut answer = String::new();
@@ -135,7 +135,7 @@ pub(crate) fn https_request(mut stream: TlsStream, text: &str) -> String {
     answer
 }
 
-/// The path as a command-line argument.
+/// Returns `path` as a command-line argument.
 pub(crate) fn arg(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
