@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of loadgen.
 
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -153,7 +153,7 @@ pub(crate) struct RunOptions {
     /// The server and, for most servers, the room: ws:// or, with TLS, wss://.
     #[arg(long, default_value = "ws://127.0.0.1:8000/room/bench")]
     pub(crate) url: String,
-    /// The server that connections return to, if it is another one.
+    /// The server that connections return to in the reconnect scenario, if not the server of `url`.
     #[arg(skip)]
     pub(crate) then: Option<String>,
     /// Number of connections.
@@ -221,7 +221,7 @@ pub(crate) struct RunOptions {
 }
 
 impl Command {
-    /// Returns the task with its options.
+    /// Returns the task that the command line asks for, with its options.
     pub(crate) fn task(self) -> Task {
         let (scenario, options) = match self {
             Self::Helper => return Task::Helper,

@@ -1,4 +1,4 @@
-//! The clock of a run: one monotonic clock, which all processes of the machine share.
+//! The clock of a run: the monotonic clock, which all processes of the machine share.
 
 use nix::time::{ClockId, clock_gettime};
 

@@ -1,4 +1,4 @@
-//! The connections of one worker. It opens, reads, writes and closes them, and reports events to a [`Handler`].
+//! The connections of one worker: opens, reads, writes and closes sockets, and reports events to a [`Handler`].
 
 mod receive;
 mod stream;
@@ -23,27 +23,28 @@ use crate::ws::{Agreed, Client, Offer};
 
 use stream::Stream;
 
-/// The size of the buffer that connections without a partial frame read into, in bytes.
+/// Size of the read buffer for connections that hold no incomplete frame, in bytes.
 const READ_SIZE: usize = 256 * 1024;
 
-/// Receives the events of connections. All times are in nanoseconds of [`now_ns`].
+/// The receiver of connection events. All times are in nanoseconds of [`now_ns`].
 ///
-/// A handler may queue messages and close connections. It must not open one, because a slot must not be used again
-/// while its event is handled.
+/// A handler may queue messages and close connections. A handler must not open connections, because a slot must not be
+/// used again while its event is handled.
 pub(crate) trait Handler {
-    /// The handshake succeeded.
+    /// Handles the success of a handshake.
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64);
-    /// Bytes arrived that begin with a frame or a part of one. Returns how many of them the handler has recognised.
+    /// Recognises and counts known messages at the start of `input`, which begins with a frame or a part of one.
+    /// Returns the number of recognised bytes and messages.
     fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated;
-    /// A text or binary message arrived.
+    /// Handles a text or binary message.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
-    /// The outbox is empty again, after the socket was full or [`Connections::has_room`] returned false.
+    /// Handles an outbox that is empty again, after the socket was full or [`Connections::has_room`] returned false.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize);
-    /// The connection has ended, or could not be opened. The slot is vacant.
+    /// Handles the end of a connection, or a failed attempt to open one (`was_open` is false). The slot is vacant.
     fn on_end(&mut self, slot: usize, end: End, was_open: bool);
 }
 
-/// One whole message.
+/// The payload of one whole message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Payload<'a> {
     pub(crate) is_text: bool,
@@ -58,15 +59,15 @@ pub(crate) struct Repeated {
     pub(crate) payload_bytes: usize,
 }
 
-/// The choices that all connections of a worker share.
+/// The options that all connections of a worker share.
 pub(crate) struct ConnectionOptions {
     /// The server that connections are opened to.
     pub(crate) target: Target,
-    /// The configuration of TLS, for targets that use it.
+    /// The TLS configuration, for targets that use TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
-    /// Limit of the handshake and of the close handshake, in nanoseconds.
+    /// Longest duration of an opening handshake and of a close handshake, in nanoseconds.
     pub(crate) timeout_ns: u64,
-    /// The compression that the handshake offers.
+    /// The compression that the client offers in the handshake.
     pub(crate) offer: Offer,
 }
 
@@ -75,19 +76,20 @@ pub(crate) struct Connections {
     net: Net,
     options: ConnectionOptions,
     slots: Vec<Slot>,
-    /// The slots in a handshake or a close handshake.
+    /// The slots whose connection is in its opening handshake or close handshake.
     pending: HashSet<usize>,
-    /// The slots with queued bytes that were not written yet.
+    /// The slots with queued bytes that were not yet written to the socket.
     dirty: Vec<usize>,
-    /// The slots whose connection attempt failed immediately. Their handler does not know yet.
+    /// The slots whose connection attempt failed immediately, with the reason. The handler is told by
+    /// [`Connections::flush`].
     failed_attempts: Vec<(usize, End)>,
-    /// The number of the target's address that accepted the last connection.
+    /// The index of the target's address that accepted the last connection.
     address: usize,
-    /// No further address of the target is tried.
+    /// The worker is leaving: after a failed attempt, the target's next address is not tried.
     is_leaving: bool,
     ready: Vec<Ready>,
     buffer: Vec<u8>,
-    /// The buffer for bytes that TLS has to decrypt.
+    /// The buffer for received bytes that TLS has to decrypt.
     scratch: Vec<u8>,
     rng: fastrand::Rng,
     inflater: Inflater,
@@ -95,29 +97,29 @@ pub(crate) struct Connections {
     wire: Wire,
 }
 
-/// One connection, or none.
+/// A slot of the table: one connection, or vacant.
 #[derive(Default)]
 struct Slot {
     /// The connection's number in the run, which selects its destination.
     id: usize,
     stream: Option<Stream>,
     state: ConnectionState,
-    /// Bytes wait for room in the socket, or a caller waits for room in the outbox.
+    /// Queued bytes wait for room in the socket, or a caller waits for room in the outbox.
     blocked: bool,
     client: Client,
-    /// The compression of messages that are sent.
+    /// The negotiated compression of sent messages. `None` means uncompressed.
     agreed: Option<Agreed>,
     deflate_state: DeflateState,
-    /// The start of a frame that has not arrived whole. It owns no memory when empty.
+    /// The start of a frame that has not arrived whole. An empty inbox owns no memory.
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    /// The number of bytes of the outbox that are written.
+    /// Number of the outbox's bytes that are written to the socket.
     written: usize,
-    /// The start of the handshake or of the close handshake, in nanoseconds.
+    /// The time when the opening handshake or close handshake started, in nanoseconds.
     since_ns: u64,
-    /// The number of the target's address that the connection goes to.
+    /// The index of the target's address that the connection goes to.
     address: usize,
-    /// The addresses that did not accept the connection, and why.
+    /// The addresses that did not accept the connection, each with the reason.
     refusals: Vec<String>,
 }
 
@@ -127,7 +129,7 @@ enum ConnectionState {
     Vacant,
     Opening,
     Open,
-    /// The client has queued its close frame and waits for the server's.
+    /// The client has queued its close frame and waits for the server's close frame.
     Closing,
 }
 
@@ -154,18 +156,18 @@ impl Connections {
         }
     }
 
-    /// Returns the size of the received messages on the wire.
+    /// Returns the number and sizes of the messages received so far.
     pub(crate) fn wire(&self) -> Wire {
         self.wire
     }
 
-    /// Sends connections that are opened from now on to another server.
+    /// Sets the server for connections that are opened from now on.
     pub(crate) fn redirect(&mut self, target: Target) {
         self.options.target = target;
         self.address = 0;
     }
 
-    /// Returns the number of handshakes and close handshakes under way.
+    /// Returns the number of connections in their opening handshake or close handshake.
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
@@ -174,7 +176,7 @@ impl Connections {
         self.slots[slot].state == ConnectionState::Open
     }
 
-    /// Starts to connect the vacant `slot` to the destination of connection `id`.
+    /// Starts to open the connection `id` in the vacant `slot`.
     pub(crate) fn open(&mut self, slot: usize, id: usize) {
         let entry = &mut self.slots[slot];
         entry.id = id;
@@ -185,12 +187,13 @@ impl Connections {
         self.connect(slot);
     }
 
-    /// Queues a text message. [`Connections::flush`] writes it.
+    /// Queues a text message on the connection in `slot`. [`Connections::flush`] writes the message to the socket.
     pub(crate) fn queue_text(&mut self, slot: usize, payload: &[u8]) {
         self.queue(slot, Opcode::Text, payload);
     }
 
-    /// Returns whether less than `limit` bytes wait to be written. If not, the handler's `on_drained` is called later.
+    /// Returns whether less than `limit` bytes wait to be written. If not, the handler's `on_drained` is called when
+    /// the outbox is empty.
     pub(crate) fn has_room(&mut self, slot: usize, limit: usize) -> bool {
         let entry = &mut self.slots[slot];
         let has_room = entry.outbox.len() - entry.written < limit;
@@ -198,7 +201,7 @@ impl Connections {
         has_room
     }
 
-    /// Queues a close frame and waits for the server's.
+    /// Queues a close frame and starts to wait for the server's close frame.
     pub(crate) fn close(&mut self, slot: usize) {
         self.queue(slot, Opcode::Close, &1000u16.to_be_bytes());
         self.slots[slot].state = ConnectionState::Closing;
@@ -206,7 +209,7 @@ impl Connections {
         self.pending.insert(slot);
     }
 
-    /// Sends a close frame on every open connection and drops all connections without waiting.
+    /// Sends a close frame on every open connection, and drops all connections without waiting for answers.
     pub(crate) fn leave(&mut self, handler: &mut impl Handler) {
         for slot in 0..self.slots.len() {
             if self.is_open(slot) {
@@ -220,10 +223,10 @@ impl Connections {
         self.slots.clear();
     }
 
-    /// Waits until `until_ns` at most, and handles the events of the sockets.
+    /// Waits for socket events until `until_ns` at most, and handles the events. Returns the number of sockets with
+    /// events.
     ///
-    /// `between` runs every 64 events, so that a long list of events does not delay an open loop.
-    /// Returns the number of sockets that had events.
+    /// `between` runs after every 64 events, so that many events do not delay the messages of an open loop.
     pub(crate) fn turn<H: Handler>(
         &mut self,
         until_ns: Option<u64>,
@@ -244,7 +247,7 @@ impl Connections {
         Ok(count)
     }
 
-    /// Writes the queued bytes that the sockets take.
+    /// Writes queued bytes to all sockets, as far as the sockets have room.
     pub(crate) fn flush(&mut self, handler: &mut impl Handler) {
         while let Some((slot, end)) = self.failed_attempts.pop() {
             self.end(slot, end, handler);
@@ -254,7 +257,7 @@ impl Connections {
         }
     }
 
-    /// Ends the handshakes and close handshakes that exceed the timeout.
+    /// Ends the opening handshakes and close handshakes that exceed the timeout.
     pub(crate) fn expire(&mut self, now: u64, handler: &mut impl Handler) {
         let timeout_ns = self.options.timeout_ns;
         let is_late = |slot: &&usize| self.slots[**slot].since_ns + timeout_ns < now;
@@ -262,7 +265,7 @@ impl Connections {
         self.give_up(&late, handler);
     }
 
-    /// Ends all handshakes and close handshakes, as if they had exceeded the timeout.
+    /// Ends all unfinished opening handshakes and close handshakes, as if they had exceeded the timeout.
     pub(crate) fn give_up_pending(&mut self, handler: &mut impl Handler) {
         let pending: Vec<usize> = self.pending.iter().copied().collect();
         self.is_leaving = true;
@@ -277,7 +280,7 @@ impl Connections {
         }
     }
 
-    /// Starts a connection attempt to the slot's address.
+    /// Starts a connection attempt of `slot` to the target's address with the slot's address index.
     fn connect(&mut self, slot: usize) {
         let mut nonce = [0; 16];
         self.rng.fill(&mut nonce);
@@ -336,7 +339,7 @@ impl Connections {
         if writable && (state == ConnectionState::Opening || self.slots[slot].blocked) {
             self.write(slot, handler);
         }
-        // After a refusal the slot has another socket, which the event is not about.
+        // After a refusal the slot has a new socket, but the event was about the old socket.
         if (readable || ended) && self.slots[slot].refusals.len() == refusals {
             self.read(slot, ended, handler);
         }
@@ -360,7 +363,8 @@ impl Connections {
                     entry.blocked = true;
                     return;
                 }
-                // The server's last bytes are still to be read. The read will find the end.
+                // The write failed, but the server's last bytes are still to be read. The read will find the end of the
+                // stream.
                 Err(_) if entry.state != ConnectionState::Opening => return,
                 Err(error) => {
                     let end = self.io_end(slot, &error);
@@ -381,7 +385,7 @@ impl Connections {
         End::from_io(error, target.address(address, id), target.is_spread(address, id))
     }
 
-    /// Frees the slot and reports the end, unless the target has another address to try.
+    /// Frees the slot and reports the end to the handler, unless the target has another address to try.
     fn end(&mut self, slot: usize, mut end: End, handler: &mut impl Handler) {
         let addresses = self.options.target.address_count();
         let entry = &mut self.slots[slot];
@@ -408,8 +412,9 @@ impl Connections {
         handler.on_end(slot, end, !was_opening);
     }
 
-    /// Connects the slot to the host's next address. RFC 6555 would try the next one already while the first one
-    /// is silent; one after the other is enough for a load generator.
+    /// Connects the slot to the host's next address, after the attempt at the previous address has failed.
+    ///
+    /// RFC 6555 would start the next attempt while the first address is still silent. A load generator can wait.
     fn try_next_address(&mut self, slot: usize) {
         let entry = &mut self.slots[slot];
         entry.stream = None;

@@ -1,4 +1,4 @@
-//! Leads a run: starts the workers, tells them when to start and stop, and watches the server meanwhile.
+//! Coordinates a run: starts the workers, tells the workers when to start and stop, and watches the server.
 
 use std::fs;
 use std::io;
@@ -21,16 +21,17 @@ use crate::target::Target;
 use crate::totals::{Times, Totals};
 use crate::worker_pool::WorkerPool;
 
-/// Descriptors that are not connections: standard streams, files, and the workers' epoll instances and timers.
+/// Number of descriptors for other uses than connections: standard streams, files, epoll instances and timers.
 const OTHER_DESCRIPTORS: usize = 500;
-/// The largest storm. Its workers synchronise in memory, so it has one process; a round is 225 million messages.
+/// Largest number of connections in the storm scenario. Its workers must share one process's memory. A round of this
+/// size is 225 million messages.
 const MAX_STORM: usize = 15_000;
 /// Interval between checks that the server still runs, in nanoseconds.
 const LOOK_NS: u64 = SECOND_NS / 10;
-/// Time that all workers have to receive the start command, in nanoseconds.
+/// Delay from the start command to the start of the traffic, in nanoseconds. Every worker gets the command meanwhile.
 const START_DELAY_NS: u64 = SECOND_NS / 20;
 
-/// The reason why a run could not be made.
+/// The reason why a run could not be started or completed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     #[error("{0}")]
@@ -43,7 +44,8 @@ pub(crate) enum RunError {
     Start(#[from] io::Error),
 }
 
-/// Makes one run. `interrupt` ends it early. Returns the result and the whole latency distribution.
+/// Runs `scenario` against the server of `options`. A set `interrupt` flag ends the run early. Returns the figures of
+/// the run and its latency histogram.
 pub(crate) fn run(
     scenario: Scenario,
     options: &RunOptions,
@@ -82,10 +84,10 @@ struct Run<'a> {
     progress: Progress,
     server: Option<Server>,
     began_ns: u64,
-    /// The time when the workers were told to stop early, in nanoseconds.
+    /// The time when the workers were told to stop early, in nanoseconds. `None` if the run was not stopped.
     stop_ns: Option<u64>,
     was_interrupted: bool,
-    /// The end of the server's processes, if nobody stopped them.
+    /// The unexpected end of the server's processes. `None` while the server runs.
     server_end: Option<ServerEnd>,
     /// The time of the next check that the server still runs, in nanoseconds.
     next_look_ns: u64,
@@ -121,7 +123,7 @@ impl Run<'_> {
         seen.interrupted = self.was_interrupted;
         seen.server_end = self.server_end;
         if seen.server_end.is_some() {
-            // The kernel keeps no figures of ended processes.
+            // The kernel drops the figures of ended processes.
             seen.server = None;
             seen.bytes_per_connection = None;
         }
@@ -129,7 +131,8 @@ impl Run<'_> {
         Ok((outcome, totals.latency))
     }
 
-    /// Tells every worker to open its connections and waits. Returns the number of open connections.
+    /// Tells every worker to open its connections, and waits for the workers' reports. Returns the number of open
+    /// connections.
     fn open_all(&mut self) -> Result<usize, RunError> {
         self.progress.enter("connecting");
         self.pool.tell(&Command::Open);
@@ -170,7 +173,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs the traffic and samples the server at both edges of the window. Returns what each sender has sent.
+    /// Runs the traffic, and reads the server's CPU time at the start and the end of the measured window. Returns the
+    /// number of sent messages by sender number.
     fn traffic(&mut self, population: usize, seen: &mut Observations) -> Result<Vec<u32>, RunError> {
         let window = self.window(population);
         self.pool.tell(&Command::Start(window));
@@ -204,9 +208,9 @@ impl Run<'_> {
         let end = self.stop_ns.map_or(window.end_ns, |stop| stop.min(window.end_ns));
         seen.seconds = end.saturating_sub(window.measure_ns) as f64 / 1e9;
         let last = last.or_else(|| cpu(&self.server));
-        // A run that ended before its measured window has used nothing in it.
+        // If the run ended before its measured window, the CPU use counts as zero.
         let first = first.or(last);
-        // The kernel keeps no figures of a server that has ended.
+        // The reconnect scenario may end the server, and the kernel drops the figures of ended processes.
         let reconnects = matches!(self.scenario, Scenario::Reconnect { .. });
         if let (Some(server), Some(first), Some(last), false) = (&self.server, first, last, reconnects) {
             let peak_rss_bytes = server.peak_rss();
@@ -215,7 +219,7 @@ impl Run<'_> {
         Ok(sent)
     }
 
-    /// Records that the server has ended. `reconnect` expects that.
+    /// Records an unexpected end of the server. In the reconnect scenario the server's end is expected.
     fn look_at_server(&mut self, now: u64) {
         if self.server_end.is_some() || matches!(self.scenario, Scenario::Reconnect { .. }) {
             return;
@@ -227,7 +231,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sends SIGTERM to the server, if the scenario asks for it.
+    /// Sends SIGTERM to the server if the run has the option --stop-server.
     fn stop_server(&self) -> Result<(), RunError> {
         if !matches!(self.scenario, Scenario::Reconnect { stop_server: true, .. }) {
             return Ok(());
@@ -244,7 +248,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Tells the workers to wait for the last messages, and adds up their results.
+    /// Tells the workers to wait for the last messages, and adds up the workers' results.
     fn collect(&mut self, sent: Vec<u32>) -> Result<Totals, RunError> {
         self.progress.enter("waiting for the last messages");
         self.pool.tell(&Command::Finish(sent));
@@ -262,14 +266,16 @@ impl Run<'_> {
     fn window(&self, population: usize) -> Window {
         let start_ns = now_ns() + START_DELAY_NS;
         if matches!(self.scenario, Scenario::Idle { .. }) {
-            // The first message is due at the start. The second one would be due a second later, outside the window.
+            // A window of one microsecond: the first message is due at its start. A second message would be due a
+            // second later.
             return Window { start_ns, measure_ns: start_ns, end_ns: start_ns + 1000, population };
         }
         let measure_ns = start_ns + nanos(self.options.warmup);
         Window { start_ns, measure_ns, end_ns: measure_ns + nanos(self.options.duration), population }
     }
 
-    /// Waits for a report until `until_ns` at most. Shows the progress and passes an interrupt on.
+    /// Waits for a worker's report until `until_ns` at most; `None` means no report. Shows that `fraction` of the run
+    /// is done, and passes an interrupt on to the workers.
     fn next_report(&mut self, until_ns: Option<u64>, fraction: f64) -> Result<Option<Report>, RunError> {
         let now = now_ns();
         self.was_interrupted |= self.interrupt.load(Ordering::Relaxed);
@@ -296,14 +302,14 @@ impl Run<'_> {
     }
 }
 
-/// Refuses TLS options for a run without TLS, and TLS options that do not work.
+/// Returns an error for TLS options in a run without TLS, and for TLS options that do not work.
 fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Result<(), String> {
     let is_secure = target.is_secure || then.is_some_and(|then| then.is_secure);
     match options.tls.given() {
         Some(name) if !is_secure => {
             Err(format!("{name} is for TLS, but {} is not; give a wss:// URL", options.url))
         }
-        // Each worker makes its own configuration later. An error is reported here, before anything starts.
+        // Checks the TLS configuration before anything starts. Each worker creates its own configuration later.
         _ if is_secure => options.tls.client_config().map(drop),
         _ => Ok(()),
     }
@@ -347,10 +353,10 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     })
 }
 
-/// Returns how many local ports one destination has.
+/// Returns the number of local ports for connections to one destination address.
 ///
-/// The kernel hands out one half of the port range (odd or even ports) quickly and searches for the rest. A few ports
-/// belong to other programs.
+/// The kernel assigns one half of the port range (odd or even ports) quickly and searches for the other half. A few
+/// ports belong to other programs.
 fn ports_per_destination() -> usize {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let bounds: Vec<usize> = text.split_whitespace().flat_map(str::parse).collect();
@@ -360,7 +366,7 @@ fn ports_per_destination() -> usize {
     }
 }
 
-/// Raises the soft descriptor limit to the hard limit. Returns how many connections one process can have.
+/// Raises the soft descriptor limit to the hard limit. Returns the number of connections that one process can have.
 fn connections_per_process() -> Result<usize, String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
     if soft < hard {

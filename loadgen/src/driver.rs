@@ -12,16 +12,17 @@ use crate::scenario::{MAX_FAILED_STARTS, Traffic};
 use crate::thread_use::Meter;
 use crate::totals::{Reasons, Totals};
 
-/// Interval between reports to the coordinator, in nanoseconds.
+/// Interval between a worker's progress reports to the coordinator, in nanoseconds.
 const TICK_NS: u64 = SECOND_NS / 4;
-/// Interval between checks that all messages have arrived, in nanoseconds.
+/// Interval between a worker's checks that all messages have arrived, in nanoseconds.
 const CHECK_NS: u64 = SECOND_NS / 1000;
 
-/// Bounds for reading the sockets again at the end: number of turns, and nanoseconds.
+/// Largest number of turns in which a worker reads its sockets again at the end of a run.
 const MAX_LAST_TURNS: usize = 64;
+/// Longest time in which a worker reads its sockets again at the end of a run, in nanoseconds.
 const LAST_TURNS_NS: u64 = SECOND_NS / 10;
 
-/// The state of a worker. It does not contain the connections, so that it can be their handler.
+/// The state of a worker, without its connections. The driver is the event handler of the worker's connections.
 pub(crate) struct Driver<T> {
     share: Share,
     scenario: Scenario,
@@ -30,21 +31,24 @@ pub(crate) struct Driver<T> {
     in_flight: usize,
     grace_ns: u64,
     drain_ns: u64,
-    /// Deadline for the last messages, in nanoseconds.
+    /// Deadline for the arrival of the last messages, in nanoseconds. 0 before the traffic has ended.
     drained_ns: u64,
-    /// The number of slots that are opened before the traffic starts, and the next one of them.
+    /// Number of slots that are opened before the traffic starts.
     ramp_count: usize,
+    /// The next slot to be opened before the traffic starts.
     next: usize,
-    /// The number of connections that are open now, and that were opened so far.
+    /// Number of the worker's connections that are open now.
     open: usize,
+    /// Number of connections that the worker has opened since the start of the run.
     opened: u64,
-    /// The number of messages that each sender of all workers has sent, known at the end.
+    /// Number of messages that each sender of all workers has sent, by sender number. Empty until the traffic has
+    /// ended.
     expected: Vec<u32>,
     /// The time of the next check that all messages have arrived, in nanoseconds.
     next_check_ns: u64,
     failures: Reasons,
     ends: Reasons,
-    /// No further connection is opened.
+    /// The worker opens no further connections, because of a stop command or too many failures.
     hopeless: bool,
     meter: Meter,
     next_tick_ns: u64,
@@ -53,17 +57,17 @@ pub(crate) struct Driver<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Waits for the command to open connections.
+    /// The worker waits for the command to open its connections.
     Wait,
-    /// Opens connections.
+    /// The worker opens its connections.
     Ramp,
-    /// All connections are open, and nothing is sent.
+    /// The worker has opened its connections and waits for the start command.
     Hold,
-    /// Runs the traffic.
+    /// The worker runs the traffic.
     Run,
-    /// The traffic has stopped. The number of messages that other workers have sent is not known yet.
+    /// The worker's traffic has stopped. The worker waits to be told how many messages each sender has sent.
     Stopped,
-    /// Waits for the last messages.
+    /// The worker waits for the last messages to arrive.
     Drain,
     Over,
 }
@@ -94,7 +98,7 @@ impl<T: Traffic> Driver<T> {
         }
     }
 
-    /// Runs until the work is done or the coordinator is gone.
+    /// Runs the worker until its results are reported or the coordinator is gone.
     pub(crate) fn run(
         mut self,
         mut connections: Connections,
@@ -175,7 +179,7 @@ impl<T: Traffic> Driver<T> {
         }
     }
 
-    /// Keeps the wanted number of handshakes under way.
+    /// Opens connections, with at most `in_flight` handshakes at a time. Reports when every handshake has ended.
     fn ramp(&mut self, connections: &mut Connections) {
         while !self.hopeless && self.next < self.ramp_count && connections.pending() < self.in_flight {
             let slot = self.next;
@@ -209,7 +213,7 @@ impl<T: Traffic> Driver<T> {
         self.report(Report::Tick(tick));
     }
 
-    /// Reports the results and closes the connections.
+    /// Reports the worker's results and closes its connections.
     fn finish(mut self, mut connections: Connections) -> io::Result<()> {
         self.take_last_events(&mut connections)?;
         let mut totals = Totals { opened: self.opened, ..Totals::default() };
@@ -229,7 +233,8 @@ impl<T: Traffic> Driver<T> {
         Ok(())
     }
 
-    /// Handles events that have already arrived, so that a server which closes connections at the very end is caught.
+    /// Handles socket events that have already arrived. So the results include connections that the server closed at
+    /// the very end.
     fn take_last_events(&mut self, connections: &mut Connections) -> io::Result<()> {
         let began = now_ns();
         for _ in 0..MAX_LAST_TURNS {
@@ -250,7 +255,7 @@ impl<T: Traffic> Driver<T> {
     }
 
     fn report(&self, report: Report) {
-        // The command channel shows that the coordinator is gone.
+        // An error means that the coordinator is gone. The worker sees this at its command channel.
         let _ = self.reports.send(report);
     }
 }

@@ -1,4 +1,4 @@
-//! The reasons why a connection ended, with a hint for the user.
+//! The reasons why a connection ended, each with a hint for the user.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub(crate) enum End {
     Tls(String),
     #[error("{0}")]
     Protocol(ProtocolError),
-    /// The only end that the client asks for.
+    /// The normal end of a connection: the client sent a close frame and the server answered.
     #[error("the server answered the client's close frame")]
     CloseAnswered,
     #[error("the server closed with code {}{}{reason}", code.map_or("none".to_owned(), |code| code.to_string()),
@@ -49,7 +49,8 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// Explains `error` of a connection to `address`. `is_spread` says that the address is not the one of the URL.
+    /// Converts an I/O error of a connection to `address`. `is_spread` says that loadgen chose another address than the
+    /// URL's.
     pub(crate) fn from_io(error: &io::Error, address: SocketAddr, is_spread: bool) -> Self {
         if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return Self::Tls(tls::describe(error));
@@ -68,9 +69,9 @@ impl End {
         }
     }
 
-    /// Whether another address of the same host may still accept the connection.
+    /// Returns whether another address of the target's host may still accept the connection.
     ///
-    /// A machine without IPv6 reports "no local port" for an IPv6 address.
+    /// The error "no local port" counts as unreachable, because a machine without IPv6 reports it for IPv6 addresses.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(
             self,

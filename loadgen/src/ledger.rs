@@ -1,4 +1,4 @@
-//! Writes a worker's messages, checks the received ones, and counts both.
+//! Writes a worker's messages, checks received messages, and counts sent and received messages.
 
 use crate::connections::{Connections, Payload};
 use crate::message::Stamp;
@@ -7,13 +7,13 @@ use crate::plan::{Plan, Window};
 use crate::sequence::{Missing, Order};
 use crate::totals::{Counts, Tick, Times};
 
-/// Live figures include all of a tick's first messages, and then a sample: one in `LIVE_ONE_IN`.
-///
-/// Time spent per message counts where the generator is the bottleneck.
+/// Number of messages per tick whose latencies are all in the live figures. Of later messages, a sample is recorded.
 const LIVE_ALL: u64 = 1000;
+/// Sampling rate of the live figures: after `LIVE_ALL` messages of a tick, one message in this many is recorded.
+/// Recording every message would slow the generator down.
 const LIVE_ONE_IN: u64 = 64;
 
-/// The counters and times of a worker's traffic.
+/// The counters and latency histograms of one worker's traffic.
 pub(crate) struct Ledger {
     messages: Messages,
     chat: bool,
@@ -25,20 +25,21 @@ pub(crate) struct Ledger {
     pub(crate) lag: Times,
     pub(crate) rounds: Times,
     pub(crate) tick: Tick,
-    /// The time when the last message arrived, in nanoseconds.
+    /// The time when the latest message arrived, in nanoseconds.
     pub(crate) last_ns: u64,
-    /// The time was up while messages were still arriving.
+    /// The wait for the last messages was cut off while messages were still arriving. Missing last messages then count
+    /// as unfinished, not as lost.
     pub(crate) is_cut: bool,
 }
 
-/// The name of a message: its sender, and its number among the sender's messages.
+/// The identity of a message: the sender's number, and the message's number among the sender's messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageId {
     pub(crate) sender: u32,
     pub(crate) sequence: u32,
 }
 
-/// An intact message of this run.
+/// The header fields of a received message that is intact and belongs to this run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
     pub(crate) sender: u32,
@@ -65,7 +66,7 @@ impl Ledger {
         }
     }
 
-    /// Queues a message that was due at `due_ns`.
+    /// Queues a message on the connection in `slot`. Records the delay from `due_ns` to `now`, in nanoseconds.
     pub(crate) fn send(
         &mut self,
         connections: &mut Connections,
@@ -84,7 +85,8 @@ impl Ledger {
         }
     }
 
-    /// Checks a message. Returns it if it is intact, and counts it as corrupt or foreign otherwise.
+    /// Checks a received message. Returns the header fields of an intact message. Otherwise counts the message as
+    /// corrupt or foreign, and returns `None`.
     pub(crate) fn read(&mut self, message: Payload<'_>, now: u64) -> Option<Arrival> {
         self.last_ns = now;
         let said = if self.chat { without_name(message.bytes) } else { message.bytes };
@@ -105,7 +107,7 @@ impl Ledger {
         self.counts.corrupt += 1;
     }
 
-    /// Counts messages that have not arrived by the end.
+    /// Counts messages that have not arrived by the end of the run as lost or unfinished.
     pub(crate) fn count_missing(&mut self, missing: Missing) {
         self.counts.lost += missing.inside;
         if self.is_cut {
@@ -115,7 +117,7 @@ impl Ledger {
         }
     }
 
-    /// Counts an intact message by its order in its stream.
+    /// Counts an intact message, and whether the message arrived late or twice.
     pub(crate) fn received(&mut self, arrival: Arrival, order: Order, now: u64) {
         match order {
             Order::Next | Order::AfterGap => {}
@@ -128,7 +130,7 @@ impl Ledger {
         self.received_again(arrival.due_ns, 1, now);
     }
 
-    /// Counts `count` messages that were due at `due_ns`, and are known to be intact and in order.
+    /// Counts `count` messages that were due at `due_ns` and arrived at `now`, all intact and in order.
     pub(crate) fn received_again(&mut self, due_ns: u64, count: u64, now: u64) {
         self.last_ns = now;
         let latency = now.saturating_sub(due_ns);
@@ -146,7 +148,7 @@ impl Ledger {
     }
 }
 
-/// Removes the sender's name from a line of a chat.
+/// Returns a line of a chat without the sender's name and colon before the message.
 fn without_name(line: &[u8]) -> &[u8] {
     let colon = line.windows(2).position(|two| two == b": ");
     colon.map_or(line, |at| &line[at + 2..])

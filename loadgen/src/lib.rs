@@ -87,7 +87,7 @@ fn run(cli: cli::Cli) -> Result<bool, String> {
     Ok(outcome.passed)
 }
 
-/// Returns a flag that the first SIGINT or SIGTERM sets. The second one ends the process.
+/// Returns a flag that the first SIGINT or SIGTERM sets. A second signal ends the process.
 fn interrupt_flag() -> io::Result<Arc<AtomicBool>> {
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -1,4 +1,4 @@
-//! The `loadgen` program. Its code is in the library of the same name.
+//! The `loadgen` program. Its code is in the `loadgen` library.
 
 use std::process::ExitCode;
 

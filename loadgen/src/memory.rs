@@ -1,4 +1,4 @@
-//! Memory that idle connections take: of the server, the generator and the kernel.
+//! Memory of idle connections in the server, the load generator and the kernel.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::procfs::{Memory, Server, field_kib, memory};
 
-/// A sample of all memory that connections may use.
+/// A sample of all memory that connections may use, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Snapshot {
     server: Memory,
@@ -15,22 +15,23 @@ pub(crate) struct Snapshot {
     socket_buffers: u64,
 }
 
-/// Bytes per connection: the difference between two samples.
+/// Memory per connection, in bytes: the difference between two samples, divided by the number of connections.
 #[derive(Debug, Serialize)]
 pub(crate) struct PerConnection {
-    /// Resident memory of the server's processes.
+    /// Resident memory of the server's processes, in bytes per connection.
     pub(crate) server_rss: f64,
     pub(crate) server_pss: f64,
     pub(crate) server_private: f64,
-    /// Private memory of the load generator's processes.
+    /// Private memory of the load generator's processes, in bytes per connection.
     pub(crate) generator_private: f64,
-    /// Kernel objects (slab) of both ends of the connection.
+    /// Kernel objects (slab) for both ends of a connection, in bytes.
     pub(crate) kernel_slab_both_ends: f64,
-    /// The part of the slab that belongs to the generator's end, if /proc/slabinfo is readable.
+    /// Kernel objects (slab) for the generator's end of a connection, in bytes. `None` if /proc/slabinfo is not
+    /// readable.
     pub(crate) kernel_slab_generator: Option<f64>,
-    /// The rest of the slab, which belongs to the server's end.
+    /// Kernel objects (slab) for the server's end of a connection, in bytes. `None` if /proc/slabinfo is not readable.
     pub(crate) kernel_slab_server: Option<f64>,
-    /// Pages that the kernel counts as TCP buffers, of both ends.
+    /// Kernel pages that count as TCP buffers, for both ends of a connection, in bytes.
     pub(crate) kernel_socket_buffers: f64,
 }
 
@@ -44,7 +45,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns the difference to the sample `before`, divided by `connections`.
+    /// Returns the memory per connection that was added since the sample `before`.
     pub(crate) fn per_connection(&self, before: &Self, connections: usize) -> PerConnection {
         let each = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
         let slab = each(self.slab, before.slab);
@@ -70,7 +71,7 @@ fn socket_buffers() -> Option<u64> {
     Some(pages * 4096)
 }
 
-/// Returns the size of a client's kernel objects: TCP socket, inode, file, directory entry and epoll entry.
+/// Returns the size of a client's kernel objects, in bytes: TCP socket, inode, file, directory entry and epoll entry.
 fn own_kernel_bytes() -> Option<u64> {
     const CACHES: [&str; 7] =
         ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "lsm_inode_cache", "lsm_file_cache"];

@@ -1,10 +1,12 @@
-//! The messages of a run. Each one has its sender, number and time, so that every byte can be checked.
+//! The format of a run's messages. A message contains its sender, number and due time, so that every byte can be
+//! checked.
 //!
 //! ```text
 //! tag 2 | sender 4 | sequence 5 | time 7 | check 2 | filler up to the size
 //! ```
-//! All digits are base64. The time counts units of 64 ns. The tag is random for each run, so that messages of an
-//! earlier run in a room's history can be told apart. The filler depends on sender and sequence.
+//! The numbers are lengths in base64 digits. The time counts units of 64 ns. Each run has a random tag, which
+//! distinguishes its messages from messages of an earlier run in a room's history. The filler depends on sender and
+//! sequence.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +18,10 @@ const SENDER_AT: usize = 2;
 const SEQUENCE_AT: usize = 6;
 const TIME_AT: usize = 11;
 const CHECK_AT: usize = 18;
-/// Resolution of times, in nanoseconds. Times are rounded up.
+/// Unit of the times in messages, in nanoseconds. Times are rounded up to whole units.
 const TIME_UNIT_NS: u64 = 64;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// The value of each digit. 255 marks a byte that is not a digit.
+/// The value of each byte as a base64 digit. 255 marks a byte that is not a digit.
 const VALUES: [u8; 256] = {
     let mut values = [255; 256];
     let mut value = 0;
@@ -29,12 +31,14 @@ const VALUES: [u8; 256] = {
     }
     values
 };
-/// The number of places in the pattern where a message's filler may start. Prime numbers.
+/// Number of places in the random pattern where a message's filler may start. A prime number.
 const RANDOM_STARTS: u64 = 4093;
+/// Number of places in the JSON pattern where a message's filler may start. A prime number.
 const JSON_STARTS: u64 = 1_048_573;
-/// The distance from one message's place to the next. The places of JSON lie far apart (golden ratio), so that a
-/// compressor with a window does not find a whole message in an earlier one.
+/// Distance between the filler starts of consecutive messages in the random pattern, in bytes.
 const RANDOM_STEP: u64 = 1;
+/// Distance between the filler starts of consecutive messages in the JSON pattern, in bytes. The starts lie far apart
+/// (golden ratio), so that a compressor's window does not contain a whole earlier message.
 const JSON_STEP: u64 = 648_053;
 const WORDS: [&str; 32] = [
     "about",
@@ -71,7 +75,7 @@ const WORDS: [&str; 32] = [
     "would",
 ];
 
-/// The content of messages.
+/// The content that fills messages up to their size.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Filler {
@@ -82,12 +86,12 @@ pub(crate) enum Filler {
     Json,
 }
 
-/// The header of a message.
+/// The header of a message: sender, number and due time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// The sender's number. Its meaning depends on the scenario.
+    /// The sender's number. The scenario defines how senders are numbered.
     pub(crate) sender: u32,
-    /// The number of the sender's message, from 0 up to 2^30.
+    /// The message's number among its sender's messages: from 0, below 2^30.
     pub(crate) sequence: u32,
     /// The time when the message was due, in nanoseconds since the start of the run, rounded up to a multiple of 64.
     pub(crate) time_ns: u64,
@@ -96,15 +100,15 @@ pub(crate) struct Stamp {
 /// The result of checking a received payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// A message of this run, byte for byte as it was sent.
+    /// The payload is an unaltered message of this run.
     Intact(Stamp),
-    /// A message of this run that was altered.
+    /// The payload is an altered message of this run.
     Corrupt,
-    /// Anything else: a greeting, a notice, a message of another run.
+    /// The payload is not from this run: a greeting, a notice, or a message of another run.
     Foreign,
 }
 
-/// Writes and checks the messages of one run. All have the same size.
+/// The writer and checker of the messages of one run. All messages have the same size.
 pub(crate) struct Messages {
     tag: u32,
     tag_digits: [u8; SENDER_AT],
@@ -115,7 +119,7 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    /// Creates messages of `size` bytes, at least [`MIN_SIZE`].
+    /// Creates a writer and checker of messages of `size` bytes, which must be at least [`MIN_SIZE`].
     pub(crate) fn new(tag: u32, size: usize, filler: Filler) -> Self {
         assert!(size >= MIN_SIZE, "the command line refuses shorter messages");
         let mut rng = fastrand::Rng::with_seed(u64::from(tag));
@@ -146,7 +150,7 @@ impl Messages {
         out.extend_from_slice(self.filler(stamp));
     }
 
-    /// Checks every byte of `payload`.
+    /// Checks every byte of a received `payload`.
     pub(crate) fn read(&self, payload: &[u8]) -> Reading {
         if !payload.starts_with(&self.tag_digits) {
             return Reading::Foreign;
@@ -203,7 +207,7 @@ fn json(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Writes the lowest bits of `number`, six per digit.
+/// Writes the lowest bits of `number` into `places` as base64 digits, six bits per digit.
 fn write_number(places: &mut [u8], mut number: u64) {
     for place in places.iter_mut().rev() {
         *place = DIGITS[(number & 63) as usize];
@@ -211,7 +215,7 @@ fn write_number(places: &mut [u8], mut number: u64) {
     }
 }
 
-/// Reads a number that [`write_number`] wrote. Bit 7 of the second value is set if a byte is not a digit.
+/// Returns the number that [`write_number`] wrote. Bit 7 of the second value is set if a byte is not a base64 digit.
 fn read_number(places: &[u8]) -> (u64, u8) {
     places.iter().fold((0, 0), |(number, faults), &place| {
         let value = VALUES[usize::from(place)];

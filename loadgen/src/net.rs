@@ -17,30 +17,30 @@ use crate::clock::{SECOND_NS, now_ns};
 
 const TIMER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
-/// The longest wait, in nanoseconds, so that timeouts are checked in time.
+/// Longest wait for socket events, in nanoseconds. The worker checks its timeouts between waits.
 const MAX_WAIT_NS: u64 = SECOND_NS / 10;
 
-/// A socket that is ready.
+/// The readiness of one socket.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ready {
-    /// The slot that the socket was opened for.
+    /// The slot of the socket's connection.
     pub(crate) slot: usize,
-    /// The socket has bytes or an end to read.
+    /// The socket has bytes to read, or the end of the stream.
     pub(crate) readable: bool,
-    /// The peer has closed. Read until the end, even after a short read.
+    /// The server has closed the connection. Read until the end of the stream, even after a short read.
     pub(crate) ended: bool,
-    /// The socket takes bytes, or the connection attempt has ended.
+    /// The socket has room for bytes, or the connection attempt has ended.
     pub(crate) writable: bool,
 }
 
-/// The sockets of one worker. Readiness is edge-triggered.
+/// The sockets, timer and wake-up of one worker. Socket readiness is edge-triggered.
 pub(crate) struct Net {
     poll: Poll,
     events: Events,
     waker: Arc<Waker>,
-    /// A timer that is finer than the milliseconds of `epoll_wait`, for open loops.
+    /// The timer for scheduled messages, because the timeout of `epoll_wait` has whole milliseconds only.
     timer: TimerFd,
-    /// The time when the timer fires, in nanoseconds. 0 means that it is not set.
+    /// The time when the timer fires, in nanoseconds. 0 means that the timer is not set.
     armed_ns: u64,
 }
 
@@ -54,12 +54,12 @@ impl Net {
         Ok(Self { poll, events: Events::with_capacity(1024), waker, timer, armed_ns: 0 })
     }
 
-    /// Returns a handle that ends a wait from another thread.
+    /// Returns a handle with which another thread ends [`Net::wait`] early.
     pub(crate) fn waker(&self) -> Arc<Waker> {
         self.waker.clone()
     }
 
-    /// Starts a connection attempt. `slot` becomes writable when the attempt has ended.
+    /// Starts a connection attempt to `address`. The socket of `slot` becomes writable when the attempt has ended.
     pub(crate) fn connect(&self, slot: usize, address: SocketAddr) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect(address)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -67,7 +67,8 @@ impl Net {
         Ok(stream)
     }
 
-    /// Waits for sockets, for a wake-up, or until `until_ns`, and at most for a tenth of a second.
+    /// Waits for ready sockets, a wake-up, or the time `until_ns`, but at most a tenth of a second. Ready sockets go to
+    /// `ready`.
     pub(crate) fn wait(&mut self, until_ns: Option<u64>, ready: &mut Vec<Ready>) -> io::Result<()> {
         let now = now_ns();
         let mut timeout_ns = MAX_WAIT_NS;

@@ -1,4 +1,4 @@
-//! Prints the result of a run and writes its files.
+//! Prints the result of a run, and writes the JSON file and the latency file.
 
 use std::fmt::Write as _;
 use std::fs;

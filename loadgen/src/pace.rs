@@ -1,16 +1,16 @@
-//! The schedule of an open loop. It is fixed in advance, whatever the server does.
+//! The schedule of messages in an open loop. The server's speed does not change the schedule.
 
 use crate::connections::Connections;
 use crate::ledger::{Ledger, MessageId};
 use crate::plan::{SentCount, Window};
 
-/// The limit of bytes that wait in a sender's outbox.
+/// Limit of the bytes that wait in a sender's outbox. At the limit, further messages are held back.
 const MAX_QUEUED: usize = 64 * 1024;
 
-/// Messages of many senders at one total rate. The senders take turns.
+/// A schedule for messages of many senders at one total rate. The senders take turns.
 ///
-/// Message `k` of the whole run is due at `start + k * period`, and sender `k % stride` sends it. A worker has some of
-/// the senders. A message that the socket does not take is held back and keeps its due time.
+/// Message `k` of the whole run is due at `start + k * period`, and sender `k % stride` sends it. Each worker has some
+/// of the senders. A message that the socket does not take is held back and keeps its due time.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     window: Window,
@@ -18,42 +18,43 @@ pub(crate) struct Pace {
     stride: usize,
     senders: Vec<Sender>,
     stopped: bool,
-    /// The next message: its number, and the index of its sender in `senders`.
+    /// The number of the next message among its sender's messages.
     sequence: u32,
+    /// The index in `senders` of the next message's sender.
     turn: usize,
 }
 
-/// A sender of this worker.
+/// A connection of this worker that sends scheduled messages.
 #[derive(Debug)]
 pub(crate) struct Sender {
     pub(crate) number: u32,
     pub(crate) slot: usize,
-    /// The number of messages that are written. Those up to the schedule's number are held back.
+    /// Number of messages that the sender has written. Later messages that are already due are held back.
     written: u32,
 }
 
 impl Sender {
-    /// Creates sender `number` of all workers, with its connection in `slot`.
+    /// Creates a sender whose connection is in `slot`. `number` counts the senders of all workers.
     pub(crate) fn new(number: u32, slot: usize) -> Self {
         Self { number, slot, written: 0 }
     }
 }
 
 impl Pace {
-    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` are those of
-    /// this worker, in ascending order.
+    /// Creates a schedule of `rate` messages per second from `stride` senders in all workers. `senders` are this
+    /// worker's senders, in ascending order.
     pub(crate) fn new(window: Window, rate: f64, stride: usize, senders: Vec<Sender>) -> Self {
         Self { window, period_ns: 1e9 / rate, stride, senders, stopped: false, sequence: 0, turn: 0 }
     }
 
-    /// Returns the time when the next message is due, in nanoseconds.
+    /// Returns the time when this worker's next message is due, in nanoseconds. `None` if no message is left.
     pub(crate) fn next_due(&self) -> Option<u64> {
         let sender = self.senders.get(self.turn)?;
         let due = self.due(sender.number, self.sequence);
         (!self.stopped && due < self.window.end_ns).then_some(due)
     }
 
-    /// Writes every message that is due by `now`.
+    /// Writes every message that is due at or before `now`.
     pub(crate) fn run(&mut self, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
         while self.next_due().is_some_and(|due| due <= now) {
             let index = self.turn;
@@ -66,7 +67,7 @@ impl Pace {
         }
     }
 
-    /// Writes the messages that were held back, after `slot` has room again.
+    /// Writes the held-back messages of the sender in `slot`, after its outbox has room again.
     pub(crate) fn resume(
         &mut self,
         slot: usize,
@@ -82,13 +83,13 @@ impl Pace {
         }
     }
 
-    /// Ends the schedule. Messages that are held back will not be sent.
+    /// Ends the schedule. Messages that are held back count as unsent.
     pub(crate) fn stop(&mut self, ledger: &mut Ledger) {
         self.stopped = true;
         ledger.counts.unsent = self.held_back();
     }
 
-    /// Returns how many messages each sender has written.
+    /// Returns the number of messages that each sender has written.
     pub(crate) fn sent(&self) -> Vec<SentCount> {
         let count = |sender: &Sender| SentCount { sender: sender.number, messages: sender.written };
         self.senders.iter().map(count).collect()
@@ -100,7 +101,7 @@ impl Pace {
             .sum()
     }
 
-    /// Returns the number of the sender's messages that were due so far.
+    /// Returns the number of messages of the sender at `index` that were due so far.
     fn scheduled(&self, index: usize) -> u32 {
         self.sequence + u32::from(index < self.turn)
     }

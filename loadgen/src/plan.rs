@@ -1,4 +1,4 @@
-//! The messages between the coordinator and the workers. All of them can cross a process boundary.
+//! The messages between the coordinator and the workers. All messages can cross a process boundary.
 
 use std::sync::Arc;
 
@@ -15,33 +15,33 @@ use crate::ws::Offer;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
-    /// The server that connections return to in `reconnect`, if it is another one.
+    /// The server that connections return to in the reconnect scenario, if not `target`.
     pub(crate) then: Option<Target>,
     pub(crate) scenario: Scenario,
-    /// Number of connections of all workers together.
+    /// Total number of connections of all workers.
     pub(crate) connections: usize,
-    /// Payload of each message, in bytes.
+    /// Length of each message's payload, in bytes.
     pub(crate) size: usize,
     pub(crate) payload: Filler,
     pub(crate) compression: Offer,
     pub(crate) tls: TlsOptions,
-    /// The server puts a name before each message and sends notices of its own.
+    /// The server is a chat: it puts the sender's name before each message and sends notices of its own.
     pub(crate) chat: bool,
-    /// A random number that tells the messages of this run from others.
+    /// A random number that distinguishes the messages of this run from other messages.
     pub(crate) tag: u32,
-    /// The origin of the times in messages, in nanoseconds.
+    /// The clock time from which messages count their times, in nanoseconds.
     pub(crate) epoch_ns: u64,
-    /// Limit of a handshake, in nanoseconds.
+    /// Longest duration of a handshake, in nanoseconds.
     pub(crate) timeout_ns: u64,
-    /// The run is over when no message has arrived for this time, in nanoseconds.
+    /// Longest pause between arriving messages after the traffic, in nanoseconds. After such a pause the run is over.
     pub(crate) grace_ns: u64,
     /// The longest wait for the last messages, in nanoseconds.
     pub(crate) drain_ns: u64,
-    /// Handshakes that each worker has under way at a time.
+    /// Number of handshakes that each worker has under way at a time.
     pub(crate) in_flight: usize,
 }
 
-/// The traffic of the connections.
+/// The scenario of a run: the traffic on the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scenario {
@@ -54,7 +54,7 @@ pub(crate) enum Scenario {
         rate: f64,
     },
     Storm,
-    /// Each connection sends `speak` messages to itself when it opens.
+    /// Idle scenario: the connections are held open. Each connection first sends `speak` messages to itself.
     Idle {
         speak: u32,
     },
@@ -62,16 +62,17 @@ pub(crate) enum Scenario {
         rate: Option<f64>,
     },
     Reconnect {
-        /// Longest random delay before the first attempt to return, and before any attempt.
+        /// Longest random delay before the first attempt to return, in milliseconds.
         first_delay_ms: u64,
+        /// Longest random delay before any attempt to return, in milliseconds.
         #[serde(rename = "most_delay_ms")]
         max_delay_ms: u64,
-        /// The server is told to end when the measured window begins.
+        /// Whether the coordinator sends SIGTERM to the server when the measured window begins.
         stop_server: bool,
     },
 }
 
-/// The share of the connections that one worker has: `first..first + count`.
+/// One worker's share of the run's connections: the numbers `first..first + count`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub(crate) worker: usize,
@@ -83,30 +84,30 @@ pub(crate) struct Share {
 /// The times of a run, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Window {
-    /// The first message is due.
+    /// The time when the first message is due.
     pub(crate) start_ns: u64,
-    /// The warm-up ends and the measured window begins.
+    /// The time when the warm-up ends and the measured window begins.
     pub(crate) measure_ns: u64,
-    /// The measured window ends, and no further message is due.
+    /// The time when the measured window ends (exclusive). No message is due from then on.
     pub(crate) end_ns: u64,
-    /// Number of connections that are open at the start.
+    /// Number of connections that are open at the start of the traffic.
     pub(crate) population: usize,
 }
 
-/// A command from the coordinator to a worker. Commands come in this order.
+/// A command from the coordinator to a worker, in the order in which the coordinator sends the commands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Command {
-    /// Open the connections.
+    /// Tells the worker to open its connections.
     Open,
-    /// Start the traffic.
+    /// Tells the worker to start the traffic, with the times of the run.
     Start(Window),
-    /// Stop early. This command may come at any time.
+    /// Tells the worker to stop early. The coordinator may send this command at any time.
     Stop,
-    /// Wait for the last messages. The list has how many messages each sender has sent.
+    /// Tells the worker to wait for the last messages, with the number of messages that each sender has sent.
     Finish(Vec<u32>),
 }
 
-/// The number of messages that a sender has sent.
+/// The number of messages that one sender has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SentCount {
     pub(crate) sender: u32,
@@ -118,20 +119,20 @@ pub(crate) struct SentCount {
 pub(crate) enum Report {
     /// The worker runs and has allocated its memory.
     Started,
-    /// This number of connections is open, and the others have failed.
+    /// The worker has opened `open` connections. Its other connections have failed.
     Ready { open: usize },
-    /// News since the last tick.
+    /// The worker's figures since its last tick, for the progress line.
     Tick(Tick),
-    /// The traffic has stopped.
+    /// The worker's traffic has stopped. The list has the number of messages of each of its senders.
     Stopped(Vec<SentCount>),
-    /// The worker's results. It is the last report.
+    /// The worker's results, in its last report.
     Done(Box<Totals>),
-    /// The worker cannot continue.
+    /// The worker cannot continue, for this reason.
     Broken(String),
 }
 
 impl Plan {
-    /// Makes the configuration of TLS, if a server of the run needs one.
+    /// Creates the TLS configuration. Returns `None` if no server of the run uses TLS.
     pub(crate) fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
         let is_needed = self.target.is_secure || self.then.as_ref().is_some_and(|then| then.is_secure);
         is_needed.then(|| self.tls.client_config().map(Arc::new)).transpose()
@@ -139,7 +140,7 @@ impl Plan {
 }
 
 impl Share {
-    /// Divides `connections` between `workers`.
+    /// Divides `connections` evenly between `workers`. Returns one share per worker.
     pub(crate) fn divide(connections: usize, workers: usize) -> Vec<Self> {
         let bound = |worker: usize| connections * worker / workers;
         (0..workers)
@@ -152,7 +153,7 @@ impl Share {
 }
 
 impl Window {
-    /// Whether an event at `time_ns` lies in the measured window.
+    /// Returns whether an event at `time_ns` lies in the measured window. The window's end is exclusive.
     pub(crate) fn measures(&self, time_ns: u64) -> bool {
         (self.measure_ns..self.end_ns).contains(&time_ns)
     }

@@ -1,4 +1,4 @@
-//! The server's processes as /proc shows them: CPU time and memory.
+//! CPU time and memory of the server's processes, as /proc shows them.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -7,21 +7,22 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// The processes of a server: those that were named or that listen, and all their descendants.
+/// The processes of a server: the root processes, and all their descendants. Root processes were named with
+/// --server-pid or listen on the server's port.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     roots: Vec<Root>,
 }
 
-/// A process that was named with --server-pid or that listens on the server's port.
+/// A root process of a server: named with --server-pid, or listening on the server's port.
 #[derive(Debug, Clone, Copy)]
 struct Root {
     pid: u32,
-    /// The start time in clock ticks since boot, which tells the process from a later one with the same number.
+    /// The start time in clock ticks since boot. A later process with the same id has another start time.
     started: u64,
 }
 
-/// CPU time and context switches of all processes since their start.
+/// CPU time and context switches of all the server's processes since their start.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct CpuUse {
     pub(crate) user_seconds: f64,
@@ -30,7 +31,7 @@ pub(crate) struct CpuUse {
     pub(crate) involuntary_switches: u64,
 }
 
-/// Memory of all processes together, in bytes.
+/// Memory of one process, or of several processes together, in bytes.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 pub(crate) struct Memory {
     pub(crate) rss: u64,
@@ -39,13 +40,13 @@ pub(crate) struct Memory {
 }
 
 impl Server {
-    /// Returns the server with process `pid`.
+    /// Returns the server whose root process is `pid`.
     pub(crate) fn with_pid(pid: u32) -> Result<Self, String> {
         let root = Root::find(pid).ok_or_else(|| format!("--server-pid {pid}: there is no such process"))?;
         Ok(Self { roots: vec![root] })
     }
 
-    /// Finds the processes of this machine that listen on `port`.
+    /// Returns the server whose root processes are those of this machine that listen on `port`.
     pub(crate) fn listening_on(port: u16) -> Option<Self> {
         let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
@@ -56,17 +57,17 @@ impl Server {
         (!roots.is_empty()).then_some(Self { roots })
     }
 
-    /// Returns the ids of the processes that were named or that listen.
+    /// Returns the ids of the server's root processes.
     pub(crate) fn roots(&self) -> Vec<u32> {
         self.roots.iter().map(|root| root.pid).collect()
     }
 
-    /// Returns whether all processes that were named or that listen have ended.
+    /// Returns whether all root processes of the server have ended.
     pub(crate) fn has_ended(&self) -> bool {
         !self.roots.iter().any(|root| Root::find(root.pid).is_some_and(|found| found.started == root.started))
     }
 
-    /// Returns the ids of all current processes, parents before children.
+    /// Returns the ids of all running processes of the server, parents before children.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let mut seen = BTreeSet::new();
         let mut pids = Vec::new();
@@ -100,7 +101,7 @@ impl Server {
 }
 
 impl Root {
-    /// Returns the process `pid`, unless it has ended.
+    /// Returns the process `pid` as a root. `None` if the process has ended.
     fn find(pid: u32) -> Option<Self> {
         let fields = stat_fields(pid);
         let state = fields.first().filter(|state| !matches!(state.as_str(), "Z" | "X"));
@@ -110,7 +111,7 @@ impl Root {
 }
 
 impl CpuUse {
-    /// Returns the difference to `earlier`.
+    /// Returns the CPU use since the reading `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             user_seconds: (self.user_seconds - earlier.user_seconds).max(0.0),
@@ -127,7 +128,7 @@ impl Memory {
     }
 }
 
-/// Returns the memory of the process /proc/`name`, in bytes. It is zero if /proc cannot be read.
+/// Returns the memory of the process /proc/`name`, in bytes. The memory is zero if /proc cannot be read.
 pub(crate) fn memory(name: &str) -> Memory {
     let path = format!("/proc/{name}/smaps_rollup");
     let field = |label| field_kib(&path, label).unwrap_or(0);
@@ -181,7 +182,7 @@ fn tasks(pid: u32) -> io::Result<Vec<u32>> {
 }
 
 fn add_cpu(pid: u32, total: &mut CpuUse) {
-    // The unit is a hundredth of a second on every platform that Rust supports (USER_HZ).
+    // Clock ticks per second in /proc/PID/stat: 100 (USER_HZ) on every platform that Rust supports.
     const TICKS: f64 = 100.0;
     let fields = stat_fields(pid);
     let field = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
@@ -201,7 +202,7 @@ fn add_cpu(pid: u32, total: &mut CpuUse) {
     }
 }
 
-/// Returns the fields of /proc/PID/stat from field 3 (the state) on. It is empty if there is no such process.
+/// Returns the fields of /proc/PID/stat from field 3 (the state) on. The list is empty if there is no process `pid`.
 fn stat_fields(pid: u32) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The program's name is in parentheses and may contain spaces and parentheses.

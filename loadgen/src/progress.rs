@@ -7,14 +7,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::clock::{SECOND_NS, now_ns};
 use crate::totals::{Tick, Times};
 
-/// Shows the progress of a run.
+/// The progress display of a run on standard error.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     phase: &'static str,
     began_ns: u64,
-    /// The times when the next line is due and when the last one was shown, in nanoseconds.
+    /// The time when the next progress line is due, in nanoseconds.
     next_ns: u64,
+    /// The time when the last progress line was shown, in nanoseconds.
     last_ns: u64,
     open: Vec<usize>,
     faults: Vec<u64>,
@@ -23,7 +24,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Creates the progress of `workers` workers. It shows nothing if `quiet`.
+    /// Creates the progress display of a run with `workers` workers. With `quiet` nothing is shown.
     pub(crate) fn new(workers: usize, quiet: bool) -> Self {
         let bar = (!quiet && stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{bar:30} {msg}").expect("the template is valid");
@@ -44,17 +45,17 @@ impl Progress {
         }
     }
 
-    /// Starts the next part of the run.
+    /// Sets the phase of the run that the progress line names.
     pub(crate) fn enter(&mut self, phase: &'static str) {
         self.phase = phase;
     }
 
-    /// Returns the current part of the run.
+    /// Returns the name of the run's current phase.
     pub(crate) fn phase(&self) -> &'static str {
         self.phase
     }
 
-    /// Adds the news of a worker.
+    /// Adds a worker's progress report to the figures of the next progress line.
     pub(crate) fn add(&mut self, tick: &Tick) {
         self.open[tick.worker] = tick.open;
         self.faults[tick.worker] = tick.faults;
@@ -62,7 +63,7 @@ impl Progress {
         self.latency.add(&tick.latency);
     }
 
-    /// Shows the progress if a second has passed. `fraction` of the run is done.
+    /// Shows a progress line, at most once per second. `fraction` of the run is done (0 to 1).
     pub(crate) fn show(&mut self, fraction: f64) {
         let now = now_ns();
         if self.quiet || now < self.next_ns {
@@ -77,7 +78,7 @@ impl Progress {
             }
             None => {
                 let seconds = (now - self.began_ns) as f64 / 1e9;
-                // A closed standard error must not end the run.
+                // A write error is ignored: a closed standard error must not end the run.
                 let _ = writeln!(stderr(), "{seconds:6.1} s  {line}");
             }
         }
@@ -86,7 +87,7 @@ impl Progress {
         self.latency.0.reset();
     }
 
-    /// Removes the bar.
+    /// Removes the progress bar from the terminal.
     pub(crate) fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,16 +1,16 @@
-//! Checks that every message arrives once and in order, for many streams at once.
+//! Checks for many message streams at once that every message arrives once and in order.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The order of a message in its stream.
+/// The order of a received message relative to the earlier messages of its stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// The message is the next one.
+    /// The message has the next expected number.
     Next,
-    /// Messages before it have not arrived yet.
+    /// Messages with lower numbers have not arrived yet.
     AfterGap,
-    /// The message was missing and arrives after a later one.
+    /// The message was missing and arrives after a message with a higher number.
     Late,
     /// The message has arrived before.
     Duplicate,
@@ -19,17 +19,17 @@ pub(crate) enum Order {
 /// The number of messages of a stream that have not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Missing {
-    /// Missing messages before one that has arrived.
+    /// Number of missing messages before the last message that has arrived.
     pub(crate) inside: u64,
-    /// Missing messages after the last one that has arrived.
+    /// Number of missing messages after the last message that has arrived.
     pub(crate) after: u64,
 }
 
-/// The state of a fixed number of streams. Each stream counts from 0.
+/// The arrivals of a fixed number of message streams. Each stream numbers its messages from 0.
 pub(crate) struct Sequences {
-    /// For each stream the number after the highest one that has arrived.
+    /// For each stream, the number after the highest message number that has arrived.
     next: Vec<u32>,
-    /// The missing numbers below `next`, for streams that have gaps.
+    /// The missing message numbers below `next`, for each stream that has gaps.
     gaps: HashMap<usize, Vec<Range<u32>>>,
 }
 
@@ -38,7 +38,7 @@ impl Sequences {
         Self { next: vec![0; streams], gaps: HashMap::new() }
     }
 
-    /// Records that message `sequence` of `stream` has arrived.
+    /// Records that message `sequence` of `stream` has arrived. Returns the order of its arrival.
     pub(crate) fn observe(&mut self, stream: usize, sequence: u32) -> Order {
         let next = &mut self.next[stream];
         let expected = *next;
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps all numbers that have arrived.
+    /// Returns the order of message `sequence`. `seen` is the set of all message numbers that have arrived.
     fn naive(seen: &mut HashSet<u32>, sequence: u32) -> Order {
         let highest = seen.iter().max().copied();
         if !seen.insert(sequence) {

@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::url::WsUrl;
 
-/// A server that the URL of a run names.
+/// The server under load that a run's URL names.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The value of the Host header.
+    /// The value of the handshake's Host header.
     pub(crate) host: String,
-    /// Path and query of the request line.
+    /// Path and query of the handshake's request line.
     pub(crate) resource: String,
-    /// Whether connections use TLS.
+    /// Whether connections to the server use TLS.
     pub(crate) is_secure: bool,
-    /// The name or address that the server's certificate must be for.
+    /// The host name or IP address that the server's certificate must have.
     pub(crate) server_name: String,
-    /// The addresses of the host, to be tried in this order. There is at least one.
+    /// The addresses of the host, in the order of connection attempts. The list is not empty.
     addresses: Vec<SocketAddr>,
     destinations: u32,
 }
 
 impl Target {
-    /// Parses a WebSocket URL and looks its host up.
+    /// Parses a WebSocket URL and looks up the addresses of its host.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let parts = WsUrl::parse(url)?;
         let addresses = parts.addresses().map_err(|reason| format!("{url}: {reason}"))?;
@@ -42,23 +42,23 @@ impl Target {
         Ok(())
     }
 
-    /// The number of destinations that `connections` need when each destination has `ports` local ports.
+    /// Returns the number of destinations that `connections` need when each destination has `ports` local ports.
     pub(crate) fn destinations_for(&self, connections: usize, ports: usize) -> u32 {
         if self.first_loopback().is_none() { 1 } else { connections.div_ceil(ports).max(1) as u32 }
     }
 
-    /// The number of addresses that the host has.
+    /// Returns the number of addresses of the host.
     pub(crate) fn address_count(&self) -> usize {
         self.addresses.len()
     }
 
-    /// The destination of connection `id` when it uses the host's address number `index`.
+    /// Returns the destination of connection `id` when the connection uses the host's address number `index`.
     pub(crate) fn address(&self, index: usize, id: usize) -> SocketAddr {
         let address = self.addresses[index];
         match loopback(address) {
             Some(first) if self.is_spread(index, id) => {
                 let offset = (id % self.destinations as usize) as u32;
-                // Addresses that end in 0 or 255 are usable in 127.0.0.0/8.
+                // In 127.0.0.0/8, addresses that end in 0 or 255 are usable.
                 let spread = Ipv4Addr::from_bits(first.to_bits() + offset);
                 SocketAddr::new(IpAddr::V4(spread), address.port())
             }
@@ -66,14 +66,14 @@ impl Target {
         }
     }
 
-    /// Whether connection `id` goes to another address than the host's address number `index`.
+    /// Returns whether connection `id` goes to another address than the host's address number `index`.
     pub(crate) fn is_spread(&self, index: usize, id: usize) -> bool {
         loopback(self.addresses[index]).is_some() && !id.is_multiple_of(self.destinations as usize)
     }
 
-    /// Whether an address of the host belongs to this machine.
+    /// Returns whether an address of the host belongs to this machine.
     pub(crate) fn is_local(&self) -> bool {
-        // Only a local address can be bound.
+        // Only an address of this machine can be bound.
         self.addresses.iter().any(|address| TcpListener::bind((address.ip(), 0)).is_ok())
     }
 
@@ -86,7 +86,7 @@ impl Target {
     }
 }
 
-/// The address if it is one of 127.0.0.0/8.
+/// Returns the IPv4 address if it is in 127.0.0.0/8.
 fn loopback(address: SocketAddr) -> Option<Ipv4Addr> {
     match address.ip() {
         IpAddr::V4(address) if address.is_loopback() => Some(address),
@@ -114,7 +114,7 @@ mod tests {
     fn a_local_address_can_be_bound() {
         let is_local = |url| Target::parse(url).expect("it is a good URL").is_local();
         assert!(is_local("ws://127.0.0.1:8000/") && is_local("ws://localhost:8000/"));
-        // RFC 5737: this network is for documentation, so no machine is in it.
+        // RFC 5737: 192.0.2.0/24 is for documentation, so no machine has an address in it.
         assert!(!is_local("ws://192.0.2.1:8000/"));
     }
 

@@ -6,10 +6,11 @@ use crate::clock::SECOND_NS;
 use crate::plan::Window;
 use crate::totals::ThreadUse;
 
-/// The shortest window that can be measured, in nanoseconds. The kernel updates its figures a few times a second.
+/// Shortest window whose CPU use can be measured, in nanoseconds. The kernel updates CPU times only a few times a
+/// second.
 const MIN_WALL_NS: u64 = SECOND_NS / 10;
 
-/// Measures the CPU use of its own thread in the measured window.
+/// A meter of the current thread's CPU use in the measured window.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     window: Window,
@@ -29,19 +30,20 @@ impl Meter {
         Self { window, first: None, last: None }
     }
 
-    /// Takes the first reading after the warm-up. Call it often.
+    /// Takes the first reading of the thread's CPU use, once the warm-up has ended. Call this function in every turn.
     pub(crate) fn read(&mut self, now: u64) {
         if self.first.is_none() && now >= self.window.measure_ns {
             self.first = Reading::of_this_thread(now);
         }
     }
 
-    /// Takes the last reading at the end of the window.
+    /// Takes the last reading of the thread's CPU use, at the end of the measured window.
     pub(crate) fn stop(&mut self, now: u64) {
         self.last = Reading::of_this_thread(now);
     }
 
-    /// Returns the difference of the two readings, if the window was long enough.
+    /// Returns the thread's CPU use between the two readings. `None` if a reading is missing or the window was too
+    /// short.
     pub(crate) fn used(&self) -> Option<ThreadUse> {
         let (first, last) = (self.first?, self.last?);
         let used = ThreadUse {

@@ -1,4 +1,4 @@
-//! The options of TLS, and the checks of a server's certificate.
+//! The TLS options of a run, and the checks of a server's certificate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub(crate) enum TlsVersion {
 }
 
 impl TlsOptions {
-    /// The first option that was given, as it is written on the command line.
+    /// Returns the first TLS option that was given, as written on the command line. `None` if no TLS option was given.
     pub(crate) fn given(&self) -> Option<&'static str> {
         let options = [
             (self.insecure, "--insecure"),
@@ -55,9 +55,9 @@ impl TlsOptions {
         options.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
     }
 
-    /// Makes the configuration that all connections of a run share.
+    /// Creates the TLS configuration that all connections of a run share.
     ///
-    /// Sessions are not resumed, because the connections stand for clients that have nothing in common.
+    /// TLS sessions are not resumed, because each connection stands for a different client.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, String> {
         let provider = Arc::new(ring::default_provider());
         let versions: &[&SupportedProtocolVersion] = match self.tls_version {
@@ -82,10 +82,10 @@ impl TlsOptions {
     }
 }
 
-/// Says what a TLS error means and what to do.
+/// Returns an explanation of a TLS error, with a hint for the user.
 pub(crate) fn describe(error: &Error) -> String {
     match error {
-        // An authority of the same name, but with another key, gives a bad signature.
+        // A trusted authority with the issuer's name but another key gives `BadSignature`.
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the server's certificate is not signed by a trusted authority; give --ca-file FILE, or --insecure to \
              accept any certificate"
@@ -105,7 +105,7 @@ pub(crate) fn describe(error: &Error) -> String {
     }
 }
 
-/// Checks certificates against the authorities that the operating system trusts.
+/// Returns a verifier that checks certificates against the authorities that the operating system trusts.
 fn system_verifier(provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -116,16 +116,16 @@ fn system_verifier(provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVe
     Ok(verifier)
 }
 
-/// Accepts every certificate, but checks that the server has its key.
+/// A verifier that accepts every certificate, but checks that the server has the certificate's key.
 #[derive(Debug)]
 struct AcceptAny {
     provider: Arc<CryptoProvider>,
 }
 
-/// Accepts the certificates of a file, and those that they have signed.
+/// A verifier that accepts the certificates of a file, and certificates that they have signed.
 ///
-/// The certificates themselves need a case of their own: `openssl req -x509` makes one that says it is an authority,
-/// which is no valid server certificate.
+/// The file's own certificates are compared directly. A certificate of `openssl req -x509` says that it is an
+/// authority, and an authority's certificate is no valid server certificate.
 #[derive(Debug)]
 struct TrustedFile {
     certificates: Vec<CertificateDer<'static>>,
@@ -137,7 +137,7 @@ impl TrustedFile {
     fn read(path: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let name = path.display();
         let bytes = fs::read(path).map_err(|error| format!("--ca-file {name} cannot be read: {error}"))?;
-        // Some editors put a byte-order mark first.
+        // Some editors put a byte-order mark at the start of a file.
         let pem = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
         let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
         let certificates =

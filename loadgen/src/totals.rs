@@ -1,4 +1,4 @@
-//! The counters and times of a run, and how those of several workers add up.
+//! The counters and times of a run, and the addition of several workers' results.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::connections::Repeated;
 
-/// The largest number of different reasons that are kept, so that a server with random reasons cannot fill the memory.
+/// Largest number of different failure reasons that are kept. A server with random reasons cannot fill the memory.
 const MAX_REASONS: usize = 24;
-/// The longest time that is told apart from longer ones, in nanoseconds: one hour.
+/// Upper limit of recorded times, in nanoseconds: one hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
 /// A histogram of times in nanoseconds, with three significant digits.
@@ -22,56 +22,56 @@ pub(crate) struct Totals {
     pub(crate) counts: Counts,
     /// Latency of the messages that were due in the measured window.
     pub(crate) latency: Times,
-    /// Delay between due time and sending of the same messages.
+    /// Delay between due time and sending, for messages that were due in the measured window.
     pub(crate) lag: Times,
-    /// Times of a storm's rounds.
+    /// Durations of the rounds of the storm scenario.
     pub(crate) rounds: Times,
-    /// The number of connections that were opened.
+    /// Number of connections that were opened.
     pub(crate) opened: u64,
-    /// Why connections could not be opened.
+    /// Reasons why connections could not be opened.
     pub(crate) failures: Reasons,
-    /// Why open connections ended although the client did not close them.
+    /// Reasons why open connections ended although the client did not close them.
     pub(crate) ends: Reasons,
-    /// The number of receivers for each hash of a message order.
+    /// Number of receivers for each order of messages. The key is a hash of the order.
     pub(crate) orders: BTreeMap<u64, u64>,
-    /// CPU use of each thread in the measured window.
+    /// CPU use of each worker thread in the measured window.
     pub(crate) threads: Vec<ThreadUse>,
     pub(crate) wire: Wire,
     pub(crate) curve: Curve,
 }
 
-/// Connections closed and reopened, over the measured window.
+/// Numbers of connections that were closed and reopened over the measured window.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Curve {
-    /// One entry per tenth of a second.
+    /// The events over time: one entry per tenth of a second.
     pub(crate) steps: Vec<Step>,
-    /// The time when the last connection was back, in nanoseconds.
+    /// The time when the last closed connection was open again, in nanoseconds since the start of the measured window.
     pub(crate) last_back_ns: u64,
 }
 
-/// The events of a tenth of a second.
+/// The numbers of closed and reopened connections in one tenth of a second.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step {
-    /// Connections closed.
+    /// Connections that the server closed.
     pub(crate) closed: u64,
-    /// Connections reopened.
+    /// Connections that were reopened.
     pub(crate) back: u64,
     /// Failed attempts to reopen a connection.
     pub(crate) failed: u64,
 }
 
-/// Size of the messages from the server, on the wire and as payload.
+/// Number and size of the messages from the server, on the wire and as payload.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wire {
-    /// Messages of any kind, intact or not.
+    /// Number of received messages of any kind, intact or not.
     pub(crate) messages: u64,
-    /// Their frames with headers, compressed or not, in bytes.
+    /// Size of the received frames with headers, compressed or not, in bytes.
     pub(crate) frame_bytes: u64,
-    /// Their payload after decompression, in bytes.
+    /// Size of the received payloads after decompression, in bytes.
     pub(crate) payload_bytes: u64,
 }
 
-/// Numbers of messages.
+/// Numbers of messages by result.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// Messages that were handed to the kernel or wait in an outbox.
@@ -84,51 +84,51 @@ pub(crate) struct Counts {
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     pub(crate) corrupt: u64,
-    /// Intact messages of another connection in a scenario without rooms. They count as corrupt, too.
+    /// Intact messages that another connection sent, in a scenario without rooms. These messages count as corrupt, too.
     #[serde(default)]
     pub(crate) misdelivered: u64,
-    /// Intact messages of another connection in a scenario with rooms.
+    /// Intact messages that another connection sent, in a scenario with rooms.
     #[serde(default)]
     pub(crate) from_others: u64,
-    /// Messages received that are not from this run.
+    /// Received messages that are not from this run.
     pub(crate) foreign: u64,
-    /// Messages that were due, but were held back because the server took no more.
+    /// Messages that were due but never sent, because the server accepted no more bytes.
     pub(crate) unsent: u64,
-    /// Messages that had not arrived when the time was up, while others were still arriving.
+    /// Messages that had not arrived when the wait for them ended, although other messages were still arriving.
     pub(crate) unfinished: u64,
 }
 
-/// The number of times that each reason was given.
+/// Number of occurrences of each failure reason.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reasons(pub(crate) BTreeMap<String, u64>);
 
 /// CPU use of one thread, in nanoseconds.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct ThreadUse {
-    /// Length of the window.
+    /// Length of the window in which the thread was measured.
     pub(crate) wall_ns: u64,
-    /// Time on a core.
+    /// Time in which the thread ran on a core.
     pub(crate) cpu_ns: u64,
     /// Time in which the thread was ready to run and had no core.
     pub(crate) wait_ns: u64,
 }
 
-/// A worker's news for the progress line.
+/// A worker's figures for the progress line.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tick {
     pub(crate) worker: usize,
-    /// The number of connections open now.
+    /// Number of the worker's connections that are open now.
     pub(crate) open: usize,
-    /// Messages or handshakes since the last tick.
+    /// Number of received messages or handshakes since the last tick.
     pub(crate) done: u64,
-    /// All faults so far. Lost messages are counted at the end only.
+    /// Number of faults since the start of the run. Lost messages are counted at the end only.
     pub(crate) faults: u64,
-    /// Latencies since the last tick.
+    /// Latencies of received messages since the last tick.
     pub(crate) latency: Times,
 }
 
 impl Totals {
-    /// Adds the results of another worker.
+    /// Adds the results of another worker to these results.
     pub(crate) fn add(&mut self, other: Self) {
         self.counts.add(other.counts);
         self.latency.add(&other.latency);
@@ -149,10 +149,10 @@ impl Totals {
 }
 
 impl Curve {
-    /// The length of a step, in nanoseconds.
+    /// The length of a [`Step`], in nanoseconds.
     const STEP_NS: u64 = 100_000_000;
 
-    /// Returns the step at `elapsed_ns` nanoseconds after the start of the window.
+    /// Returns the step that contains the time `elapsed_ns` nanoseconds after the start of the measured window.
     pub(crate) fn at(&mut self, elapsed_ns: u64) -> &mut Step {
         let index = (elapsed_ns / Self::STEP_NS) as usize;
         self.steps.resize(self.steps.len().max(index + 1), Step::default());
@@ -171,14 +171,14 @@ impl Curve {
 }
 
 impl Wire {
-    /// Counts a message whose last or only frame has `frame_len` bytes.
+    /// Counts a received message whose last or only frame has `frame_len` bytes.
     pub(crate) fn count(&mut self, frame_len: usize, payload_len: usize) {
         self.messages += 1;
         self.frame_bytes += frame_len as u64;
         self.payload_bytes += payload_len as u64;
     }
 
-    /// Counts messages that a handler has recognised.
+    /// Counts received messages that the handler has recognised.
     pub(crate) fn count_again(&mut self, repeated: Repeated) {
         self.messages += repeated.messages as u64;
         self.frame_bytes += repeated.bytes as u64;

@@ -1,4 +1,4 @@
-//! WebSocket URLs, as RFC 3986 and RFC 6455 §3 define them.
+//! Parser of WebSocket URLs (RFC 3986 and RFC 6455 §3), and the lookup of their hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 
@@ -12,7 +12,7 @@ const EXAMPLE: &str = "ws://127.0.0.1:8000/room/bench";
 /// The parts of a `ws://` or `wss://` URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct WsUrl {
-    /// Whether the scheme is `wss`.
+    /// Whether the scheme is `wss` (TLS) instead of `ws`.
     pub(crate) is_secure: bool,
     pub(crate) host: UrlHost,
     pub(crate) port: u16,
@@ -25,14 +25,15 @@ pub(crate) struct WsUrl {
 /// The host of a URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum UrlHost {
-    /// An IP address, and for IPv6 the index of its network interface, or 0.
+    /// An IP address, and the index of an IPv6 address's network interface. The index is 0 if the URL names no
+    /// interface.
     Address(IpAddr, u32),
-    /// A name in lower case, which needs a lookup.
+    /// A host name in lower case. Its addresses need a lookup.
     Name(String),
 }
 
 impl WsUrl {
-    /// Parses `url`. The error names the part that is wrong and how to write it.
+    /// Parses `url`. An error names the wrong part of the URL and the correct form.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let (text, zone) = split_zone(url);
         let uri = Uri::parse(text.as_str()).map_err(|error| syntax_error(url, &text, error.index()))?;
@@ -50,7 +51,7 @@ impl WsUrl {
         let no_host = || format!("{url}: the host is missing; write it after `//`, as in {EXAMPLE}");
         let authority = uri.authority().ok_or_else(no_host)?;
         if authority.has_userinfo() {
-            // The URL is not repeated: it may contain a password.
+            // The error text must not repeat the URL, because the URL may contain a password.
             return Err("the URL has a user name or password before `@`; a WebSocket URL has none \
                         (RFC 6455 §3), so remove it"
                 .to_owned());
@@ -84,7 +85,7 @@ impl WsUrl {
         Ok(Self { is_secure, host, port, host_header, resource })
     }
 
-    /// Looks the host up. Returns every address once, IPv4 first, else in the order of the resolver.
+    /// Looks the host up. Returns each address once: IPv4 before IPv6, otherwise in the resolver's order.
     pub(crate) fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
         let mut addresses = Vec::new();
         match &self.host {
@@ -92,7 +93,8 @@ impl WsUrl {
                 addresses.push(SocketAddrV6::new(*address, self.port, 0, *scope_id).into());
             }
             UrlHost::Address(address, _) => addresses.push(SocketAddr::new(*address, self.port)),
-            // RFC 6761 §6.3: these names are always the loopback addresses, whatever /etc/hosts has.
+            // RFC 6761 §6.3: `localhost` names always mean the loopback addresses. The resolver and /etc/hosts are not
+            // asked.
             UrlHost::Name(name) if is_localhost(name) => {
                 addresses.push((Ipv4Addr::LOCALHOST, self.port).into());
                 addresses.push((Ipv6Addr::LOCALHOST, self.port).into());
@@ -113,7 +115,8 @@ impl WsUrl {
         Ok(addresses)
     }
 
-    /// The name that a TLS certificate must be for: a host name, or an address without brackets and zone.
+    /// Returns the name that the server's TLS certificate must have: a host name, or an IP address without brackets and
+    /// zone.
     pub(crate) fn server_name(&self) -> String {
         match &self.host {
             UrlHost::Address(address, _) => address.to_string(),
@@ -122,14 +125,15 @@ impl WsUrl {
     }
 }
 
-/// Whether `name` is `localhost` or a name below it.
+/// Returns whether `name` is `localhost` or ends in `.localhost`.
 fn is_localhost(name: &str) -> bool {
     name.trim_end_matches('.').rsplit('.').next() == Some("localhost")
 }
 
-/// Takes the zone out of an IPv6 address in brackets, as in `[fe80::1%25eth0]` (RFC 6874) or `[fe80::1%eth0]`.
+/// Splits the zone off an IPv6 address in brackets, as in `[fe80::1%25eth0]` (RFC 6874) or `[fe80::1%eth0]`. Returns
+/// the URL without the zone, and the zone.
 ///
-/// RFC 3986 knows no zones, and a Host header must not have one.
+/// The URL grammar of RFC 3986 has no zones, and a Host header must not contain a zone.
 fn split_zone(url: &str) -> (String, Option<String>) {
     let unchanged = || (url.to_owned(), None);
     let Some(start) = url.find("://").map(|at| at + 3) else { return unchanged() };
@@ -158,7 +162,7 @@ fn host(authority: &Authority<'_>, zone: Option<&str>) -> Result<UrlHost, String
                      ASCII form, which begins with `xn--`"
                 ));
             }
-            // The last dot of a name may be written (RFC 3986 §3.2.2).
+            // A host name may end with a dot (RFC 3986 §3.2.2).
             let labels = decoded.strip_suffix('.').unwrap_or(&decoded);
             if !decoded.is_empty() && labels.split('.').any(str::is_empty) {
                 return Err(format!("the host `{name}` has nothing between two dots; correct its name"));
@@ -169,13 +173,13 @@ fn host(authority: &Authority<'_>, zone: Option<&str>) -> Result<UrlHost, String
     }
 }
 
-/// The index of the network interface that `zone` names or numbers.
+/// Returns the index of the network interface whose name or number is `zone`.
 fn scope_id(zone: &str) -> Result<u32, String> {
     let unknown = |_| format!("there is no network interface `{zone}`; `ip link` lists them");
     zone.parse().or_else(|_| if_nametoindex(zone).map_err(unknown))
 }
 
-/// Describes the character at `index` of `text`, where the URL stops being one.
+/// Returns the error text for the character at `index` of `text`, where the URL's syntax is wrong.
 fn syntax_error(url: &str, text: &str, index: usize) -> String {
     if !url.contains("://") {
         return format!("{url}: a URL begins with ws:// or wss://, as in {EXAMPLE}");

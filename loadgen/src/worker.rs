@@ -18,23 +18,23 @@ use crate::scenario::echo::Echo;
 use crate::scenario::reconnect::{DelayRange, Reconnect};
 use crate::scenario::storm::{Barrier, Storm};
 
-/// A handle to a worker of this process.
+/// The coordinator's handle to a worker thread of this process.
 pub(crate) struct Handle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
 }
 
 impl Handle {
-    /// Sends a command. A worker that has ended has reported the reason.
+    /// Sends a command to the worker. A worker that has ended gets no command; it has reported the reason.
     pub(crate) fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
-            // A worker that misses the wake-up looks for commands within a tenth of a second.
+            // An error is ignored: without the wake-up, the worker finds the command within a tenth of a second.
             let _ = self.waker.wake();
         }
     }
 }
 
-/// Starts the thread that runs `share` of `plan`.
+/// Starts a worker thread for the connections `share` of the run `plan`.
 pub(crate) fn start(
     plan: &Plan,
     share: Share,
@@ -56,7 +56,7 @@ pub(crate) fn start(
     thread::Builder::new().name(format!("worker-{}", share.worker)).spawn(move || {
         let reports = worker.reports.clone();
         if let Err(error) = worker.choose(barrier) {
-            // Without a coordinator nobody needs the reason.
+            // An error means that the coordinator is gone, so nobody needs the report.
             let _ = reports.send(Report::Broken(error.to_string()));
         }
     })?;
@@ -72,7 +72,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Runs the traffic of the scenario.
+    /// Runs the worker with the traffic of the plan's scenario.
     fn choose(self, barrier: Arc<Barrier>) -> io::Result<()> {
         let (plan, share) = (&self.plan, self.share);
         match plan.scenario {

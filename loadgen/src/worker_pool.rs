@@ -1,5 +1,4 @@
-//! The workers of a run. They are threads of this process, or processes of their own if one process may not have
-//! enough descriptors.
+//! The workers of a run: threads of this process, or helper processes if one process may have too few descriptors.
 
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::process::{self, Child, ChildStdin, Stdio};
@@ -27,14 +26,15 @@ enum Link {
     Thread(Handle),
     Process {
         child: Child,
-        /// Takes commands, one line of JSON each. The helper process ends when it is closed.
+        /// The helper process's standard input, for commands as lines of JSON. The helper ends when this pipe is
+        /// closed.
         input: Option<ChildStdin>,
     },
 }
 
 impl WorkerPool {
-    /// Starts `threads` workers in this process. If it has room for only `per_process` connections, starts as many
-    /// helper processes as needed instead.
+    /// Starts `threads` workers in this process if it has room for the connections. Otherwise starts as many helper
+    /// processes as needed. One process can have `per_process` connections.
     pub(crate) fn start(plan: &Plan, threads: usize, per_process: usize) -> io::Result<Self> {
         let (sender, reports) = channel();
         let is_alone = plan.connections <= per_process;
@@ -63,7 +63,7 @@ impl WorkerPool {
         for link in &mut self.links {
             match link {
                 Link::Thread(handle) => handle.send(command.clone()),
-                // The end of its reports shows that a helper process has ended.
+                // An error is ignored: the end of the helper's reports shows that the helper process has ended.
                 Link::Process { input, .. } => drop(input.as_mut().map(|input| write_line(input, command))),
             }
         }
@@ -84,15 +84,15 @@ impl Drop for Link {
     fn drop(&mut self) {
         if let Self::Process { child, input } = self {
             drop(input.take());
-            // The helper process ends because its input is closed. Its exit code does not matter.
+            // The helper process ends because its standard input is closed. Its exit code does not matter.
             let _ = child.wait();
         }
     }
 }
 
-/// Runs a helper process: one worker that takes its commands from standard input.
+/// Runs a helper process: one worker that reads commands from standard input.
 pub(crate) fn run_helper() -> io::Result<()> {
-    // Ctrl-C in a terminal reaches the helper processes, too. They wait for the command to stop.
+    // Ctrl-C in a terminal also reaches helper processes. A helper ignores the signal and waits for the stop command.
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }

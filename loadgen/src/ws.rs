@@ -1,8 +1,8 @@
 //! The client's half of the WebSocket protocol (RFC 6455), without input or output.
 //!
-//! Bytes from the server go into [`Client::next`], cut anywhere, and events come out. Bytes to be sent are appended to
-//! a buffer of the caller. The code shares nothing with any server on purpose: with a common bug both sides would
-//! agree.
+//! The caller passes bytes from the server to [`Client::next`], in pieces of any size, and gets events. Bytes for the
+//! server are appended to a buffer of the caller. The code shares nothing with any server on purpose: a common bug
+//! would hide on both sides.
 
 pub mod deflate;
 pub mod frame;
@@ -20,15 +20,16 @@ use handshake::Answer;
 /// The longest accepted message, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// The state of one connection. Call [`Client::start`] first, then [`Client::next`] after every read.
+/// The protocol state of one connection. Call [`Client::start`] first, then [`Client::next`] after every read.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// The expected answer to the handshake. `None` after the handshake.
+    /// The values that the server's handshake answer must have. `None` after the handshake.
     expected: Option<Box<Expected>>,
     agreed: Option<Agreed>,
-    /// The decompressor of the server's messages, if the server keeps its context. It is made for the first message.
+    /// The decompressor for a server that keeps its compression context between messages. `None` before the first
+    /// message.
     context: Option<Box<Decompress>>,
-    /// The fragmented message that has not arrived whole.
+    /// The fragmented message of which fragments are missing. `None` between messages.
     fragments: Option<Box<Fragments>>,
     closed: bool,
 }
@@ -43,7 +44,7 @@ struct Expected {
 struct Fragments {
     is_text: bool,
     is_compressed: bool,
-    /// The message was handed out. The next call drops it.
+    /// The fragmented message was returned to the caller. The next call of [`Client::next`] drops it.
     complete: bool,
     bytes: Vec<u8>,
 }
@@ -51,32 +52,33 @@ struct Fragments {
 /// The result of [`Client::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step<'a> {
-    /// Number of bytes of the input that are consumed.
+    /// Number of input bytes that were consumed.
     pub consumed: usize,
-    /// The event that they contain.
+    /// The event in the consumed bytes.
     pub event: WsEvent<'a>,
 }
 
 /// An event from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WsEvent<'a> {
-    /// The input ends inside a frame. Call again with more bytes behind the unconsumed ones.
+    /// The input ends inside a frame or the handshake. Call [`Client::next`] again with further bytes after the
+    /// unconsumed bytes.
     NeedsMore,
     /// The handshake has succeeded.
     Opened,
-    /// A part of a message, or a pong. Nothing needs to be done.
+    /// A fragment of an unfinished message, or a pong. The caller does nothing.
     Nothing,
     /// A text message, which is valid UTF-8.
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
-    /// A ping. Answer with a pong with this payload.
+    /// A ping frame. The caller must answer with a pong frame with this payload.
     Ping(&'a [u8]),
-    /// A close frame. Answer with a close frame with the same code.
+    /// A close frame. The caller must answer with a close frame with the same code.
     Closed {
-        /// The close code, if there is one.
+        /// The close code. `None` if the close frame is empty.
         code: Option<u16>,
-        /// The reason, often empty.
+        /// The text of the close reason, often empty.
         reason: &'a str,
     },
 }
@@ -84,23 +86,23 @@ pub enum WsEvent<'a> {
 /// A violation of the protocol by the server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// The handshake was answered with another status than 101.
+    /// The server answered the handshake with another HTTP status than 101.
     #[error(
         "the server answered the handshake with {status} {reason}: {body:?}; check the path of --url and the server's \
          limits"
     )]
     Refused {
-        /// The HTTP status.
+        /// The HTTP status code of the server's answer.
         status: u16,
-        /// The words after the status.
+        /// The reason phrase after the HTTP status code.
         reason: String,
-        /// The start of the body.
+        /// The start of the HTTP body of the server's answer.
         body: String,
     },
-    /// The answer to the handshake is wrong.
+    /// The server's 101 answer to the handshake is wrong. The text explains the fault.
     #[error("wrong handshake: {0}")]
     Handshake(String),
-    /// The server closed inside the handshake, after this number of bytes.
+    /// The server closed the connection inside its handshake answer, after this number of bytes.
     #[error("the server closed after {0} bytes of its handshake; see its log")]
     HandshakeCut(usize),
     /// Reserved bits are set in the first byte of a frame.
@@ -109,27 +111,27 @@ pub enum ProtocolError {
     /// A frame has an undefined opcode.
     #[error("a frame has the undefined opcode {0:#x}")]
     Opcode(u8),
-    /// A frame is masked.
+    /// A frame of the server is masked.
     #[error("the server masked a frame, which only clients may")]
     Masked,
     /// A control frame is longer than 125 bytes or fragmented.
     #[error("a control frame is fragmented or longer than 125 bytes")]
     Control,
-    /// A message is too long.
+    /// A message is longer than the accepted maximum.
     #[error("a message of {payload_len} bytes is over the limit of {max_payload}")]
     TooLong {
-        /// Length of the message, in bytes.
+        /// Length of the message's payload, in bytes.
         payload_len: u64,
-        /// Longest accepted message, in bytes.
+        /// Longest accepted payload, in bytes.
         max_payload: usize,
     },
-    /// A continuation has no beginning, or a message begins inside another one.
+    /// A continuation frame continues no message, or a message begins inside another message.
     #[error("fragments are out of order: {0:?} came {1}")]
     Fragments(Opcode, &'static str),
-    /// Text is not valid UTF-8.
+    /// A text message or a close reason is not valid UTF-8.
     #[error("a text message or close reason is not valid UTF-8")]
     Utf8,
-    /// A compressed message is not DEFLATE, or refers to bytes that were never sent.
+    /// A compressed message is not valid DEFLATE data, or refers to bytes that were never sent.
     #[error("a compressed message cannot be decompressed")]
     Deflate,
     /// A close frame has a payload of one byte, or a code that must not be sent.
@@ -138,7 +140,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// Returns the close code for the violation (RFC 6455 §7.4.1).
+    /// Returns the close code that tells the server about this violation (RFC 6455 §7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
             Self::Utf8 | Self::Deflate => 1007,
@@ -149,7 +151,8 @@ impl ProtocolError {
 }
 
 impl Client {
-    /// Starts a handshake. Appends the request for `path` on `host` to `out`. `nonce` identifies the handshake.
+    /// Creates a client, and appends its handshake request for `path` on `host` to `out`. `nonce` becomes the
+    /// handshake's key.
     pub fn start(host: &str, path: &str, nonce: [u8; 16], offer: Offer, out: &mut Vec<u8>) -> Self {
         let key = handshake::encode_key(nonce);
         handshake::write_request(out, host, path, &key, offer);
@@ -157,7 +160,7 @@ impl Client {
         Self { expected: Some(Box::new(expected)), ..Self::default() }
     }
 
-    /// Returns the negotiated compression, after the handshake.
+    /// Returns the negotiated compression. `None` before the end of the handshake, or without compression.
     pub fn agreed(&self) -> Option<Agreed> {
         self.agreed
     }
@@ -168,11 +171,11 @@ impl Client {
         self.expected.is_none() && self.agreed.is_none() && !self.closed && !is_within
     }
 
-    /// Takes the next event from the front of `input`.
+    /// Decodes the next event at the front of `input`.
     ///
-    /// Call it again with the rest until it returns [`WsEvent::NeedsMore`]. Keep the unconsumed bytes in front of the
-    /// next read. After an error or [`WsEvent::Closed`] the rest is discarded. All connections of a thread share one
-    /// `inflater`.
+    /// Call `next` again with the rest of `input` until it returns [`WsEvent::NeedsMore`]. Put the unconsumed bytes
+    /// before the bytes of the next read. After an error or [`WsEvent::Closed`], discard the rest. All connections of a
+    /// thread share one `inflater`.
     pub fn next<'a>(
         &'a mut self,
         input: &'a [u8],
@@ -200,7 +203,8 @@ impl Client {
         }
     }
 
-    /// Handles the end of the stream behind the unconsumed bytes `rest`. Returns an error inside the handshake.
+    /// Handles the end of the server's stream after the unconsumed bytes `rest`. Returns an error if the handshake is
+    /// unfinished.
     pub fn end_of_stream(&self, rest: &[u8]) -> Result<(), ProtocolError> {
         match &self.expected {
             Some(expected) => {

@@ -1,4 +1,4 @@
-//! Reads from connections and turns the bytes into events for the handler.
+//! Reads from connections and turns received bytes into events for the handler.
 
 use std::io;
 use std::mem;
@@ -11,30 +11,31 @@ use crate::ws::{Client, ProtocolError, Step, WsEvent};
 
 use super::{ConnectionState, Connections, Handler, Payload};
 
-/// Room for one read behind the start of a frame, in bytes.
+/// Buffer space for a read that continues an incomplete frame, in bytes.
 const READ_MORE: usize = 32 * 1024;
 
-/// The next step after one event of a connection.
+/// The next step of the read loop after one event of a connection.
 enum Next {
-    /// Further events may follow in the same input.
+    /// Decode the next event from the rest of the input.
     Event,
-    /// The rest of the input is the start of a frame.
+    /// Read from the socket again: the rest of the input is an incomplete frame.
     Read,
-    /// The handshake succeeded.
+    /// Report the open connection to the handler: the handshake has succeeded.
     Opened,
-    /// The connection has ended.
+    /// Discard the rest of the input: the connection has ended.
     Ended,
 }
 
 impl Connections {
-    /// Reads until the socket has nothing more. `ended` says that the server has closed.
+    /// Reads from the connection in `slot` until its socket is empty. `ended` says that the server has closed the
+    /// connection.
     pub(super) fn read(&mut self, slot: usize, ended: bool, handler: &mut impl Handler) {
         let mut buffer = mem::take(&mut self.buffer);
         while self.read_once(slot, ended, &mut buffer, handler) {}
         self.buffer = buffer;
     }
 
-    /// Reads once, behind the start of a frame that is kept. Returns whether there may be more.
+    /// Reads once from the socket, after the kept start of a frame. Returns whether another read may find more bytes.
     fn read_once(&mut self, slot: usize, ended: bool, buffer: &mut [u8], handler: &mut impl Handler) -> bool {
         let entry = &mut self.slots[slot];
         let Some(stream) = &mut entry.stream else { return false };
@@ -80,7 +81,7 @@ impl Connections {
         received.more || ended
     }
 
-    /// Handles the whole frames in `input`. Returns how many bytes they have.
+    /// Handles the whole frames in `input`. Returns the number of handled bytes.
     fn digest(&mut self, slot: usize, input: &[u8], handler: &mut impl Handler) -> usize {
         let mut inflater = mem::take(&mut self.inflater);
         let consumed = self.digest_with(&mut inflater, slot, input, handler);
@@ -98,7 +99,7 @@ impl Connections {
         let now = now_ns();
         let mut client = mem::take(&mut self.slots[slot].client);
         let mut consumed = 0;
-        // The handler may close the connection meanwhile.
+        // The handler of an event may end the connection, which makes the slot vacant.
         while self.slots[slot].state != ConnectionState::Vacant {
             if client.is_between_plain_messages() {
                 let repeated = handler.recognise(self, slot, &input[consumed..], now);
@@ -149,7 +150,7 @@ impl Connections {
             WsEvent::Ping(payload) => self.queue(slot, Opcode::Pong, payload),
             WsEvent::Closed { code, reason } => {
                 let entry = &self.slots[slot];
-                // A close frame that comes before the client's has left cannot be the answer to it.
+                // A close frame that arrives before the client has sent its own close frame is not an answer.
                 let was_asked =
                     entry.state == ConnectionState::Closing && entry.written == entry.outbox.len();
                 let end = if was_asked && matches!(code, None | Some(1000)) {
@@ -170,7 +171,7 @@ impl Connections {
         entry.agreed = client.agreed();
         entry.refusals = Vec::new();
         if entry.outbox.is_empty() {
-            // The request was long, and an idle connection must not own a buffer.
+            // Frees the outbox of the long handshake request: an idle connection must own no buffer.
             entry.outbox = Vec::new();
         }
         self.address = entry.address;
@@ -186,7 +187,7 @@ impl Connections {
         }
     }
 
-    /// Sends the last close frame, unless the client has sent its own, and ends the connection.
+    /// Sends a close frame, unless the client has already sent one, and ends the connection.
     fn finish(&mut self, slot: usize, code: u16, end: End, handler: &mut impl Handler) {
         if self.is_open(slot) {
             self.queue(slot, Opcode::Close, &code.to_be_bytes());

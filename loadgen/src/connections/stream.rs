@@ -10,33 +10,33 @@ use rustls::{ClientConfig, ClientConnection};
 /// The longest TLS record with its header, in bytes, rounded up (RFC 5246 §6.2.3).
 const MAX_RECORD: usize = 18 * 1024;
 
-/// A nonblocking stream to a server.
+/// A nonblocking byte stream to a server.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
 }
 
-/// A TLS session over a socket.
+/// A TLS session over a TCP socket.
 pub(super) struct TlsStream {
     session: ClientConnection,
     socket: TcpStream,
 }
 
-/// The result of one read.
+/// The result of one read from a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
-    /// The number of bytes that were put into the buffer. With TLS it may be 0 without an end.
+    /// Number of bytes that were put into the buffer. With TLS, 0 does not mean the end of the stream.
     pub(super) len: usize,
-    /// The socket may have more bytes.
+    /// The socket may have more bytes to read.
     pub(super) more: bool,
-    /// The server has ended its direction.
+    /// The server has closed its sending direction.
     pub(super) ended: bool,
-    /// Bytes of TLS wait for room in the socket.
+    /// TLS bytes to be sent wait for room in the socket.
     pub(super) blocked: bool,
 }
 
 impl Stream {
-    /// Starts a TLS session with the server that `name` names.
+    /// Starts a TLS session over `socket` with the server that the certificate name `name` identifies.
     pub(super) fn tls(
         socket: TcpStream,
         config: Arc<ClientConfig>,
@@ -46,7 +46,7 @@ impl Stream {
         Ok(Self::Tls(Box::new(TlsStream { session, socket })))
     }
 
-    /// The least room that a read needs, in bytes.
+    /// Returns the smallest buffer that a read may have, in bytes.
     pub(super) fn least_room(&self) -> usize {
         match self {
             Self::Plain(_) => 1,
@@ -54,7 +54,7 @@ impl Stream {
         }
     }
 
-    /// Reads once from the socket into `space`. `scratch` holds bytes that are to be decrypted.
+    /// Reads once from the socket into `space`. `scratch` is a buffer for bytes that TLS decrypts.
     pub(super) fn read(&mut self, space: &mut [u8], scratch: &mut [u8]) -> io::Result<Received> {
         match self {
             Self::Plain(socket) => {
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// Takes bytes to be sent. Returns how many were taken.
+    /// Hands bytes to the socket or the TLS session. Returns the number of accepted bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write(bytes),
@@ -73,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Sends what was taken and not sent yet.
+    /// Sends the encrypted bytes that the TLS session still holds. A plain stream holds none.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
@@ -81,11 +81,11 @@ impl Stream {
         }
     }
 
-    /// Tells the server that nothing more is sent. The socket closes when the stream is dropped.
+    /// Sends TLS's close notification to the server. The socket closes when the stream is dropped.
     pub(super) fn close(&mut self) {
         if let Self::Tls(stream) = self {
             stream.session.send_close_notify();
-            // The connection is over in any case.
+            // An error is ignored, because the connection ends with or without the notification.
             let _ = stream.flush();
         }
     }
@@ -93,7 +93,8 @@ impl Stream {
 
 impl TlsStream {
     fn read(&mut self, space: &mut [u8], scratch: &mut [u8]) -> io::Result<Received> {
-        // A record that began in an earlier read adds its plaintext, so there must be room for one more.
+        // This read may complete an earlier, incomplete TLS record. So `space` needs room for one record more than
+        // `scratch`.
         let scratch_len = scratch.len().min(space.len() - MAX_RECORD);
         let count = self.socket.read(&mut scratch[..scratch_len])?;
         let mut input = &scratch[..count];
@@ -101,7 +102,7 @@ impl TlsStream {
         while !input.is_empty() && !ended {
             self.session.read_tls(&mut input)?;
             let state = self.session.process_new_packets().map_err(|error| {
-                // The alert that tells the server why is sent if the socket takes it.
+                // Sends the TLS alert with the error to the server, if the socket has room.
                 let _ = self.session.write_tls(&mut self.socket);
                 io::Error::new(io::ErrorKind::InvalidData, error)
             })?;
@@ -110,7 +111,8 @@ impl TlsStream {
         }
         let blocked = match self.flush() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            // The next read sees the end of a broken connection, after what came before it.
+            // A broken connection is not reported here: the next read ends it, after the bytes that were received
+            // before.
             _ => false,
         };
         Ok(Received { len, more: count == scratch_len, ended, blocked })

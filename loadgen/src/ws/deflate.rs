@@ -8,27 +8,29 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::offer::Agreed;
 use super::{MAX_MESSAGE, ProtocolError};
 
-/// The end of every compressed message, which is not sent (RFC 7692 §7.2.1).
+/// The last bytes of every compressed message. The sender removes these bytes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
-/// The smallest window of the compressor, as a power of two. With a smaller one, messages are sent uncompressed.
+/// Base-2 logarithm of the compressor's smallest window in bytes. With a smaller agreed window, messages are sent
+/// uncompressed.
 const MIN_WINDOW_BITS: u8 = 9;
-/// The compression level, from 1 to 9.
+/// The compression level of sent messages, from 1 (fast) to 9 (small).
 const LEVEL: u32 = 3;
-/// Room for a first decompressed message, in bytes. It doubles when needed.
+/// First capacity of the buffer for a decompressed message, in bytes. A full buffer doubles.
 const FIRST_ROOM: usize = 4 << 10;
-/// The number of cached messages. Only one message longer than `LONG` bytes is cached.
+/// Number of decompressed messages in the cache.
 const REMEMBERED: usize = 8192;
+/// Length above which compressed messages share one cache entry, in bytes.
 const LONG: usize = 4 << 10;
 
-/// Decompresses messages for all connections of a thread.
+/// The decompressor of all connections of a thread, with a cache of decompressed messages.
 ///
-/// If the server keeps no context, one message has the same bytes for every connection. So the content is cached, in
-/// order that the generator is not the bottleneck.
+/// If the server keeps no context, one message has the same bytes for every connection. Then the cache keeps
+/// decompression from making the generator the bottleneck.
 #[derive(Default)]
 pub struct Inflater {
     engine: Option<Box<Decompress>>,
     remembered: Vec<Remembered>,
-    /// The last message of a connection with a context.
+    /// The last decompressed message of a connection whose server keeps its context.
     out: Vec<u8>,
 }
 
@@ -39,7 +41,8 @@ struct Remembered {
 }
 
 impl Inflater {
-    /// Decompresses a message. `context` is the connection's own decompressor, if the server keeps its context.
+    /// Decompresses a message. `context` is the connection's own decompressor, or `None` if the server keeps no
+    /// context.
     pub(super) fn inflate(
         &mut self,
         compressed: &[u8],
@@ -55,7 +58,7 @@ impl Inflater {
         let index = if compressed.len() > LONG { 0 } else { place(compressed) };
         let entry = &mut self.remembered[index];
         if entry.compressed != compressed || compressed.is_empty() {
-            // An error below must not leave an entry with the wrong content.
+            // Empties the cache entry first, so that a failed decompression leaves no entry with wrong content.
             entry.compressed.clear();
             let engine = self.engine.get_or_insert_with(|| Box::new(Decompress::new(false)));
             engine.reset(false);
@@ -72,7 +75,7 @@ fn place(bytes: &[u8]) -> usize {
     (hasher.finish() % REMEMBERED as u64) as usize
 }
 
-/// Replaces the content of `out` with one decompressed message.
+/// Replaces the content of `out` with the decompressed form of one message.
 fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Result<(), ProtocolError> {
     out.clear();
     for mut input in [compressed, &TAIL[..]] {
@@ -105,25 +108,26 @@ fn inflate(engine: &mut Decompress, compressed: &[u8], out: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// Compresses messages for all connections of a thread.
+/// The compressor of all connections of a thread.
 #[derive(Default)]
 pub struct Deflater {
     engine: Option<(u8, Box<Compress>)>,
     out: Vec<u8>,
 }
 
-/// The compressor of a connection that keeps its context. `None` until the first message is sent.
+/// The compressor of a connection whose client keeps its context. `None` until the first message is sent.
 pub type DeflateState = Option<Box<Compress>>;
 
 impl Deflater {
-    /// Compresses `payload` as `agreed`. Returns `None` if it must be sent uncompressed.
+    /// Compresses `payload` with the negotiated parameters. Returns `None` if the payload must be sent uncompressed.
     pub fn deflate(&mut self, payload: &[u8], agreed: Agreed, context: &mut DeflateState) -> Option<&[u8]> {
         let bits = agreed.client_window_bits;
         if bits < MIN_WINDOW_BITS {
             return None;
         }
         if payload.is_empty() {
-            // RFC 7692 §7.2.3.6: an empty message is one empty block. The engine writes none for a second flush.
+            // RFC 7692 §7.2.3.6: an empty message is one empty block. The engine writes no block when flushed twice in
+            // a row.
             return Some(&[0]);
         }
         let engine = || Box::new(Compress::new_with_window_bits(Compression::new(LEVEL), false, bits));
@@ -174,7 +178,7 @@ mod tests {
     const ALONE: Agreed = Agreed { server_context: false, client_context: false, client_window_bits: 15 };
     const WITH_CONTEXT: Agreed = Agreed { server_context: true, client_context: true, ..ALONE };
 
-    /// Returns random text.
+    /// Returns random text of `len` characters.
     fn noise(seed: u64, len: usize) -> Vec<u8> {
         let mut rng = fastrand::Rng::with_seed(seed);
         (0..len).map(|_| rng.alphanumeric() as u8).collect()
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_rfc_7692_are_decompressed() {
-        // RFC 7692 §7.2.3.1, §7.2.3.3 and §7.2.3.4: compressed, stored, with BFINAL, and in two blocks.
+        // The examples of RFC 7692 §7.2.3.1, §7.2.3.3 and §7.2.3.4: compressed, stored, with BFINAL, and in two blocks.
         let examples: [&[u8]; 4] = [
             &[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00],
             &[0x00, 0x05, 0x00, 0xFA, 0xFF, 0x48, 0x65, 0x6C, 0x6C, 0x6F, 0x00],
@@ -193,7 +197,7 @@ mod tests {
         for example in examples.iter().chain(&examples) {
             assert_eq!(inflater.inflate(example, None), Ok(&b"Hello"[..]));
         }
-        // RFC 7692 §7.2.3.2: the second message refers to the first.
+        // The example of RFC 7692 §7.2.3.2: the second message refers to the first.
         let mut context = Decompress::new(false);
         let second = [0xF2, 0x00, 0x11, 0x00, 0x00];
         for message in [examples[0], &second] {
@@ -236,7 +240,7 @@ mod tests {
     #[test]
     fn a_wrong_message_leaves_nothing_in_the_cache() {
         let mut inflater = Inflater::default();
-        // A block of an undefined type.
+        // A DEFLATE block of an undefined type, which is an error both times.
         for _ in 0..2 {
             assert_eq!(inflater.inflate(&[0x06, 0x07], None), Err(ProtocolError::Deflate));
         }

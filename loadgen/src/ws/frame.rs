@@ -2,47 +2,47 @@
 
 use super::ProtocolError;
 
-/// The bit of the first byte that permessage-deflate uses.
+/// RSV1: the bit of a frame's first byte that permessage-deflate uses.
 const RSV1: u8 = 0x40;
 
 /// The type of a frame (RFC 6455 §5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
-    /// A further part of a fragmented message.
+    /// Continuation frame: a further part of a fragmented message.
     Continuation,
-    /// The first or only part of a text message.
+    /// Text frame: the first or only part of a text message.
     Text,
-    /// The first or only part of a binary message.
+    /// Binary frame: the first or only part of a binary message.
     Binary,
-    /// The end of the connection.
+    /// Close frame: ends the connection.
     Close,
-    /// A request for a pong.
+    /// Ping frame: asks for a pong.
     Ping,
-    /// The answer to a ping.
+    /// Pong frame: answers a ping.
     Pong,
 }
 
 /// A whole frame in the receive buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Whether this is the last part of its message.
+    /// Whether the frame is the last part of its message.
     pub fin: bool,
-    /// Whether the message is compressed. Only its first frame has this bit.
+    /// Whether RSV1 is set: the frame is the first part of a compressed message.
     pub rsv1: bool,
     /// The type of the frame.
     pub opcode: Opcode,
-    /// The payload.
+    /// The payload of the frame.
     pub payload: &'a [u8],
     /// Length of the frame with its header, in bytes.
     pub frame_len: usize,
 }
 
-/// The result of [`decode`].
+/// The result of decoding the start of the receive buffer with [`decode`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded<'a> {
-    /// A whole frame.
+    /// The receive buffer begins with this whole frame.
     Frame(Frame<'a>),
-    /// The buffer ends inside a frame.
+    /// The receive buffer ends inside a frame.
     NeedsMore,
 }
 
@@ -70,18 +70,18 @@ impl Opcode {
         }
     }
 
-    /// Returns whether this is a close, ping or pong frame.
+    /// Returns whether this is the opcode of a close, ping or pong frame.
     pub fn is_control(self) -> bool {
         self.bits() >= 0x8
     }
 }
 
-/// Appends a final frame, masked with `key`, to `out`.
+/// Appends a frame with FIN set, masked with `key`, to `out`.
 pub fn encode(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
     encode_with(out, 0x80 | opcode.bits(), payload, key);
 }
 
-/// Appends a final frame with a compressed payload (RSV1 set, RFC 7692 §7.2.1), masked with `key`, to `out`.
+/// Appends a frame with FIN set and a compressed payload (RSV1 set, RFC 7692 §7.2.1), masked with `key`, to `out`.
 pub fn encode_compressed(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], key: [u8; 4]) {
     encode_with(out, 0xC0 | opcode.bits(), payload, key);
 }
@@ -130,7 +130,7 @@ pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
 
 /// Decodes the server's frame at the start of `bytes`. A payload of more than `max_payload` bytes is an error.
 ///
-/// `compression` says that RSV1 may be set.
+/// `compression` says that RSV1 may be set, because compression was negotiated.
 pub fn decode(bytes: &[u8], max_payload: usize, compression: bool) -> Result<Decoded<'_>, ProtocolError> {
     let [first, second, ..] = *bytes else { return Ok(Decoded::NeedsMore) };
     let reserved = first & 0x70;
@@ -146,7 +146,7 @@ pub fn decode(bytes: &[u8], max_payload: usize, compression: bool) -> Result<Dec
     }
     let fin = first & 0x80 != 0;
     if second & 0x80 != 0 {
-        // RFC 6455 §5.1: a server must not mask.
+        // RFC 6455 §5.1: a server must not mask its frames.
         return Err(ProtocolError::Masked);
     }
     if opcode.is_control() && (!fin || second > 125) {
@@ -230,7 +230,7 @@ mod tests {
             encode(&mut out, Opcode::Binary, &payload, [0; 4]);
             assert_eq!(out.len(), masked_len(len));
             let naive = naive_server_frame(true, 2, &payload);
-            // The client's frame differs from the server's by the mask bit and a key of zeros.
+            // Turns the client's frame into the server's: removes the key of zeros and clears the mask bit.
             let key_at = out.len() - len - 4;
             out.drain(key_at..key_at + 4);
             out[1] &= 0x7F;
@@ -282,7 +282,7 @@ mod tests {
             assert_eq!(rsv1(true), Ok(true));
             assert_eq!(rsv1(false), Err(Err(ProtocolError::ReservedBits(first))));
         }
-        // Continuations, control frames, and the other reserved bits.
+        // First bytes of frames with illegal reserved bits: RSV1 in continuations and control frames, and RSV2 or RSV3.
         for first in [0xC0, 0x40, 0xC8, 0xC9, 0xCA, 0xA1, 0x91, 0xE1, 0xF1] {
             assert_eq!(decode(&[first, 0], 9, true), Err(ProtocolError::ReservedBits(first)));
         }

@@ -7,36 +7,36 @@ use sha1::{Digest as _, Sha1};
 use super::ProtocolError;
 use super::offer::{Agreed, Offer};
 
-/// The longest accepted response head, in bytes.
+/// Longest accepted head of the server's HTTP response, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// The number of bytes of a refusal's body that are shown.
+/// Number of bytes of a refusal's HTTP body that the error message shows.
 const MAX_BODY: usize = 512;
 const MAX_HEADERS: usize = 64;
 /// The start of the TLS record with which a TLS server refuses plain HTTP: type alert, version 3.x (RFC 8446 §5.1).
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// The result of reading the server's answer.
+/// The result of parsing the server's answer to the handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The head, or the body of a refusal, has not arrived whole.
+    /// The head of the response, or the body of a refusal, has not arrived whole.
     NeedsMore,
-    /// The handshake succeeded. The number is the length of the response, in bytes.
+    /// The handshake succeeded. The fields are the response's length in bytes and the negotiated compression.
     Accepted(usize, Option<Agreed>),
 }
 
-/// Encodes the 16 bytes that identify a handshake.
+/// Returns the `Sec-WebSocket-Key` for the 16 bytes that identify a handshake.
 pub(super) fn encode_key(nonce: [u8; 16]) -> String {
     BASE64_STANDARD.encode(nonce)
 }
 
-/// Returns the right `Sec-WebSocket-Accept` for `key` (RFC 6455 §4.2.2).
+/// Returns the correct `Sec-WebSocket-Accept` for `key` (RFC 6455 §4.2.2).
 pub(super) fn accept_for(key: &str) -> String {
     let digest =
         Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     BASE64_STANDARD.encode(digest)
 }
 
-/// Appends the request for `path` on `host` to `out`.
+/// Appends the handshake request for `path` on `host` to `out`.
 pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str, offer: Offer) {
     let extensions =
         offer.header().map_or_else(String::new, |value| format!("Sec-WebSocket-Extensions: {value}\r\n"));
@@ -47,7 +47,7 @@ pub(super) fn write_request(out: &mut Vec<u8>, host: &str, path: &str, key: &str
     out.extend_from_slice(request.as_bytes());
 }
 
-/// Reads the server's answer. `at_end` says that the server has closed.
+/// Parses the server's answer to the handshake. `at_end` says that the server has closed the connection.
 pub(super) fn read_response(
     bytes: &[u8],
     accept: &str,
@@ -83,7 +83,7 @@ pub(super) fn read_response(
     Ok(Answer::Accepted(head_len, read_extensions(&response, offer)?))
 }
 
-/// Checks a 101 response, in the order of RFC 6455 §4.1.
+/// Checks the headers of a 101 response, in the order of RFC 6455 §4.1.
 fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(), ProtocolError> {
     let fault = |text: String| Err(ProtocolError::Handshake(text));
     if !header(response, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
@@ -104,7 +104,7 @@ fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(
     Ok(())
 }
 
-/// Reads all `Sec-WebSocket-Extensions` headers as one list (RFC 6455 §9.1).
+/// Parses all `Sec-WebSocket-Extensions` headers as one list (RFC 6455 §9.1). Returns the negotiated compression.
 fn read_extensions(
     response: &httparse::Response<'_, '_>,
     offer: Offer,
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_key_of_rfc_6455_has_its_answer() {
-        // RFC 6455 §1.3.
+        // The example of RFC 6455 §1.3.
         assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), ACCEPT);
         assert_eq!(encode_key(*b"the sample nonce"), "dGhlIHNhbXBsZSBub25jZQ==");
     }

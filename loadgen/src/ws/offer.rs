@@ -1,4 +1,4 @@
-//! Negotiation of permessage-deflate (RFC 7692 §7.1).
+//! Negotiation of the extension permessage-deflate (RFC 7692 §7.1).
 
 use serde::{Deserialize, Serialize};
 
@@ -15,23 +15,23 @@ pub enum Offer {
     Takeover,
 }
 
-/// The negotiated compression.
+/// The compression that client and server have agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// The server's messages may refer to earlier ones.
+    /// The server's messages may refer to its earlier messages.
     pub server_context: bool,
-    /// The client's messages may refer to earlier ones.
+    /// The client's messages may refer to its earlier messages.
     pub client_context: bool,
-    /// The client's window in bytes, as a power of two.
+    /// Base-2 logarithm of the client's compression window in bytes.
     pub client_window_bits: u8,
 }
 
-/// The default window in bytes, as a power of two.
+/// Base-2 logarithm of the default compression window in bytes.
 const MAX_WINDOW_BITS: u8 = 15;
 const NAME: &str = "permessage-deflate";
 
 impl Offer {
-    /// Returns the header's value for the request.
+    /// Returns the value of the request's `Sec-WebSocket-Extensions` header. `None` offers no compression.
     pub(super) fn header(self) -> Option<&'static str> {
         match self {
             Self::Off => None,
@@ -40,7 +40,8 @@ impl Offer {
         }
     }
 
-    /// Reads the header of the answer. A missing agreement is an error, because the run is about compression.
+    /// Parses the `Sec-WebSocket-Extensions` header of the server's answer. Refused compression is an error, because
+    /// the run is about compression.
     pub(super) fn read_answer(self, answer: Option<&str>) -> Result<Option<Agreed>, String> {
         match (self, answer) {
             (Self::Off, None) => Ok(None),
@@ -85,20 +86,20 @@ impl Offer {
                 ("client_max_window_bits", Some(bits)) if takeover => {
                     agreed.client_window_bits = window_bits(bits)?;
                 }
-                // RFC 7692 §7.1.2.2: only if the client has offered the parameter.
+                // RFC 7692 §7.1.2.2: a server may send this parameter only if the client has offered it.
                 ("client_max_window_bits", Some(_)) => return Err(format!("{name} was not offered")),
                 _ => return Err(format!("`{part}` is no parameter of an answer")),
             }
         }
         if !takeover && agreed.server_context {
-            // RFC 7692 §7.1.1.1: a server accepts the parameter by repeating it.
+            // RFC 7692 §7.1.1.1: a server accepts `server_no_context_takeover` by repeating it.
             return Err("server_no_context_takeover was demanded and is not there".to_owned());
         }
         Ok(agreed)
     }
 }
 
-/// Parses a window: a decimal number from 8 to 15 without a leading zero (RFC 7692 §7.1.2).
+/// Parses a window size in bits: a decimal number from 8 to 15 without a leading zero (RFC 7692 §7.1.2).
 fn window_bits(value: &str) -> Result<u8, String> {
     match value {
         "8" | "9" | "10" | "11" | "12" | "13" | "14" | "15" => Ok(value.parse().unwrap_or(MAX_WINDOW_BITS)),

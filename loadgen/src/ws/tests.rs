@@ -1,4 +1,4 @@
-//! Tests of the client: the same bytes give the same events, however they are cut.
+//! Tests of the WebSocket client: a byte stream gives the same events however it is divided into reads.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn started() -> Client {
     client
 }
 
-/// Feeds `bytes` in reads that end at `cuts`, and returns every event.
+/// Feeds `bytes` to a client in reads that end at `cuts`. Returns the client's events.
 fn events(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut client = started();
     let mut inflater = Inflater::default();
@@ -99,7 +99,7 @@ fn an_end_inside_the_handshake_is_an_error_and_later_it_is_not() {
     assert_eq!(client.end_of_stream(b"\x81"), Ok(()));
 }
 
-/// Feeds `bytes` after a handshake with compression, and returns the messages.
+/// Feeds `bytes` to a client after a handshake with compression. Returns the messages.
 fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec<String> {
     let mut client = Client::start("h", "/", *b"the sample nonce", Offer::Takeover, &mut Vec::new());
     let mut inflater = Inflater::default();
@@ -126,9 +126,11 @@ fn compressed_events(parameters: &str, bytes: &[u8], one_at_a_time: bool) -> Vec
     }
 }
 
-/// "Hello" as in RFC 7692: in one frame, in two fragments around a ping, and as a reference to the first message.
+/// The compressed message "Hello" of RFC 7692, in one frame.
 const HELLO: [u8; 9] = [0xC1, 7, 0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00];
+/// The compressed message "Hello" of RFC 7692, in two fragments with a ping between them.
 const HELLO_CUT: [u8; 14] = [0x41, 3, 0xF2, 0x48, 0xCD, 0x89, 1, b'p', 0x80, 4, 0xC9, 0xC9, 0x07, 0x00];
+/// The compressed message "Hello" of RFC 7692, as a reference to an earlier "Hello".
 const HELLO_AGAIN: [u8; 7] = [0xC1, 5, 0xF2, 0x00, 0x11, 0x00, 0x00];
 const PLAIN: [u8; 4] = [0x81, 2, b'h', b'i'];
 
@@ -153,7 +155,7 @@ fn a_violation_of_the_compression_is_refused() {
         (&[0xC9, 0][..], "ReservedBits(201)"),
         (&[0xC1, 2, 0x06, 0x07][..], "Deflate"),
         (&refers[..], "Deflate"),
-        // The byte FF in a stored block, which is not UTF-8.
+        // A text message with the byte FF in a stored block, which is not UTF-8.
         (&[0xC1, 7, 0x00, 0x01, 0x00, 0xFE, 0xFF, 0xFF, 0x00][..], "Utf8"),
     ] {
         let seen = compressed_events("; server_no_context_takeover", bytes, false);
