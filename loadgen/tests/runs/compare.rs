@@ -1,4 +1,4 @@
-//! A comparison from end to end, and the results table of the README.
+//! Tests of `loadgen compare` from end to end, and of the results table of the README.
 
 use std::env;
 use std::fs;
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use crate::server::{Fault, Mode, PROGRAM, serve, serve_on};
 use crate::tls::serve_with_files;
 
-/// Variables of [`a_server_process`]: its listen address, mode, fault, and with TLS its certificate and key.
+/// Environment variables of [`a_server_process`]: listen address, mode, fault, and with TLS the certificate and key.
 const LISTEN: &str = "TEST_SERVER_LISTEN";
 const APP: &str = "TEST_SERVER_APP";
 const FAULT: &str = "TEST_SERVER_FAULT";
 const CERT: &str = "TEST_SERVER_CERT";
 const KEY: &str = "TEST_SERVER_KEY";
 
-/// The server process of other tests, which start it with the variables set.
+/// A server process for other tests, which set its environment variables and start it.
 #[test]
 #[ignore = "it is the server of another test"]
 fn a_server_process() {
@@ -41,7 +41,7 @@ fn a_server_process() {
     }
 }
 
-/// Returns a command that starts the server of [`a_server_process`], and its listen address.
+/// Returns the command that starts the server process [`a_server_process`], and the server's listen address.
 pub(crate) fn own_server_command(app: &str) -> (Command, SocketAddr) {
     let address =
         TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port is free");
@@ -51,12 +51,12 @@ pub(crate) fn own_server_command(app: &str) -> (Command, SocketAddr) {
     (command, address)
 }
 
-/// Waits until the server prints that it listens.
+/// Waits until the server process prints that it listens.
 pub(crate) fn read_address(server: &mut Child) {
     let mut lines = BufReader::new(server.stdout.take().expect("it is a pipe")).lines();
     let found = lines.by_ref().map_while(Result::ok).any(|line| line.starts_with("listening on"));
     assert!(found, "the server ended before it listened");
-    // The server blocks if nobody reads its further output.
+    // Reads the server's further output, because the server blocks while its pipe is full.
     thread::spawn(move || lines.for_each(drop));
 }
 
@@ -73,7 +73,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().expect("the program can be started")
 }
 
-/// Creates an empty directory for a test.
+/// Creates an empty directory for the test `name`.
 fn directory(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&path);
@@ -110,7 +110,7 @@ fn a_comparison_writes_results_and_the_readme_table() {
         &results,
         "--name",
         "test",
-        // The first messages of an echo run already contain the seventh, which one server drops.
+        // With 8 connections, the first messages of an echo run include the seventh message, which one server drops.
         "--connections",
         "8",
         "--rounds",
@@ -147,7 +147,7 @@ fn a_comparison_writes_results_and_the_readme_table() {
     check_report(&home, &results);
 }
 
-/// Adds a certificate with the given places to a server's entry.
+/// Adds the paths of a certificate and a key to a server's entry in the servers file.
 fn with_tls(mut server: Value, cert: &str, key: &str) -> Value {
     let command = server["command"].as_array_mut().expect("it is a list");
     command.splice(1..1, [format!("{CERT}={cert}").into(), format!("{KEY}={key}").into()]);
@@ -192,7 +192,7 @@ fn servers_with_tls_are_compared_with_plain_ones() {
     assert_eq!(made("named", &["--servers", "tls-rsa,plain"]), ["wss", "ws"]);
 }
 
-/// Checks all files but the raw data.
+/// Checks all files of a comparison except the raw data.
 fn check_files(made: &Path) {
     let summary = read(&made.join("summary.md"));
     assert!(summary.contains("- lossy: failed: 1 messages lost"), "{summary}");
@@ -206,7 +206,7 @@ fn check_files(made: &Path) {
     assert!(environment["kernel"] != "unknown");
 }
 
-/// Writes the figures into a README, and checks that another figure is found.
+/// Checks that `loadgen report` writes a comparison's figures into a README, and finds a changed figure.
 fn check_report(home: &Path, results: &str) {
     let readme = home.join("README.md");
     write(&readme, "before\n<!-- results: begin -->\n<!-- results: end -->\nafter\n");
@@ -221,7 +221,7 @@ fn check_report(home: &Path, results: &str) {
         "{text}"
     );
 
-    // Changes one digit of one figure.
+    // Changes one digit of one figure in the README.
     let at = text.find("| one 1 |").expect("it has a row") + "| one 1 | ".len();
     let digit = if text[at..].starts_with('7') { "8" } else { "7" };
     write(&readme, &format!("{}{digit}{}", &text[..at], &text[at + 1..]));

@@ -1,4 +1,4 @@
-//! Runs with permessage-deflate against a server that compresses, and may have one fault.
+//! Runs with permessage-deflate against a server that compresses. The server may have one fault.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,15 +13,15 @@ use sha1::{Digest as _, Sha1};
 
 use crate::server::loadgen;
 
-/// A fault of the server.
+/// A fault of the compressing test server.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// The handshake has this line instead of the right one.
+    /// The handshake's answer has this header line instead of the correct extension header.
     Answer(&'static str),
     /// The third message has two frames that are both marked as compressed.
     Continuation,
-    /// The third message is not DEFLATE.
+    /// The third message is not valid DEFLATE data.
     Garbage,
     /// The third message refers to bytes that were never sent.
     Context,
@@ -29,13 +29,13 @@ enum Fault {
 
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
 
-/// Starts an echo server. It keeps its context unless the client asks it not to.
+/// Starts an echo server that compresses. The server keeps its compression context unless the client asks it not to.
 fn serve(fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client may leave at any time.
+            // The result is ignored, because a client may leave at any time.
             thread::spawn(move || Peer::welcome(stream, fault).map(Peer::echo));
         }
     });
@@ -86,7 +86,7 @@ impl Peer {
         Some(peer)
     }
 
-    /// Echoes until the client closes, or sends an uncompressed message.
+    /// Echoes messages until the client sends a close frame or an uncompressed message.
     fn echo(mut self) -> Option<()> {
         loop {
             let (first, payload) = self.read_frame()?;
@@ -102,7 +102,7 @@ impl Peer {
                     [frame(0x41, front), frame(0xC0, back)].concat()
                 }
                 Fault::Garbage if self.messages == 3 => frame(0xC1, &[0x06, 0x07]),
-                // A back-reference at the start of a message without context.
+                // A compressed message that begins with a back-reference, although the server has no context.
                 Fault::Context if self.messages == 3 => frame(0xC1, &[0xF2, 0x00, 0x11, 0x00, 0x00]),
                 _ => frame(0xC1, &compressed),
             };
@@ -110,7 +110,7 @@ impl Peer {
         }
     }
 
-    /// Returns the first byte and the payload of the next frame.
+    /// Returns the first byte and the payload of the client's next frame.
     fn read_frame(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.reader.read_exact(&mut head).ok()?;
@@ -229,7 +229,7 @@ fn idle_connections_send_first_with_speak() {
     let idle = "idle -c 20 --threads 2 --duration 200ms --speak 2 --compression takeover";
     let (output, figures) = loadgen(address, "speak", idle);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    // Two messages each at first, and one each at the end. Latency covers the last one only.
+    // Each of 20 connections sends two messages at first and one at the end. The latency counts only the last message.
     assert_eq!((&figures["messages"]["sent"], &figures["messages"]["received"]), (&60.into(), &60.into()));
     assert_eq!(figures["latency"]["count"], 20);
     assert!(figures["bytes_per_connection"]["server_rss"].is_number());

@@ -1,4 +1,4 @@
-//! A server that ends connections which the client wanted to keep fails every scenario.
+//! Tests that every scenario fails if the server ends a connection that the client wanted to keep.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,27 +12,27 @@ use tungstenite::WebSocket;
 
 use crate::server::loadgen;
 
-/// The way in which a server ends a connection.
+/// The way in which the test server ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
-    /// A close frame with this code, then FIN.
+    /// The server sends a close frame with this code, then FIN.
     Close(u16),
-    /// FIN without a close frame.
+    /// The server sends FIN without a close frame.
     Fin,
-    /// RST.
+    /// The server resets the connection (RST).
     Reset,
-    /// Nothing: the server never reads again.
+    /// The server keeps the connection open but never reads again.
     Silence,
 }
 
-/// The time at which a server ends a connection.
+/// The time at which the test server ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum When {
-    /// Right after the handshake's answer, in the same segment if the way has bytes.
+    /// The connection ends right after the handshake's answer. A close frame is sent in the answer's TCP segment.
     AtOnce,
-    /// After the client has sent something.
+    /// The connection ends after the client has sent bytes.
     AfterInput,
-    /// 150 ms after the handshake.
+    /// The connection ends 150 ms after the handshake.
     Later,
 }
 
@@ -58,7 +58,7 @@ fn serve(way: Way, when: When) -> SocketAddr {
     address
 }
 
-/// Accepts a WebSocket and ends it.
+/// Accepts a WebSocket connection and ends it in the given way at the given time.
 fn turn_away(stream: TcpStream, way: Way, when: When) {
     let close_frame = |code: u16| [&[0x88, 2][..], &code.to_be_bytes()].concat();
     let bytes = match way {
@@ -66,7 +66,7 @@ fn turn_away(stream: TcpStream, way: Way, when: When) {
         _ => Vec::new(),
     };
     let Some(mut stream) = (if when == When::AtOnce {
-        // The answer and the close frame leave together.
+        // The handshake's answer and the close frame leave in one write.
         answer_with(stream, &bytes)
     } else {
         tungstenite::accept(stream).ok().map(WebSocket::into_inner)
@@ -85,7 +85,7 @@ fn turn_away(stream: TcpStream, way: Way, when: When) {
         Way::Reset => {
             let _ = setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
         }
-        // Unread bytes would turn the FIN into a reset.
+        // Reads the client's last bytes, because unread bytes would turn the FIN into a reset.
         Way::Fin | Way::Close(_) => {
             let _ = stream.shutdown(std::net::Shutdown::Write);
             let _ = std::io::copy(&mut stream, &mut std::io::sink());
@@ -96,7 +96,7 @@ fn turn_away(stream: TcpStream, way: Way, when: When) {
     }
 }
 
-/// Answers the handshake and appends `bytes`.
+/// Answers the handshake and sends `bytes` in the same write. Returns `None` if the client has left.
 fn answer_with(mut stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -126,7 +126,8 @@ fn fails(way: Way, when: When, name: &str, arguments: &str) -> Value {
     figures
 }
 
-/// Runs all scenarios at the same time, and checks the reasons that they report.
+/// Runs all scenarios at the same time against servers that end connections. Checks that each run fails and reports one
+/// of `reasons`.
 fn all_fail(way: Way, when: When, reasons: &[&str]) {
     thread::scope(|scope| {
         for (name, arguments) in SCENARIOS {

@@ -1,4 +1,4 @@
-//! Every fault of a server fails the run, and the run names it.
+//! Tests that every fault of a server fails the run, and that the output names the fault.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::server::{Fault, Mode, loadgen, serve};
 const BROADCAST: &str = "broadcast -c 4 --threads 2 --rate 60 --duration 300ms --grace 1s";
 const ECHO: &str = "echo -c 1 --rate 60 --duration 300ms --grace 1s";
 
-/// Runs loadgen against a faulty server. Returns the figures and the output of the run, which must fail.
+/// Runs loadgen against a server with the fault `fault`. Returns the figures and the output of the run, which must
+/// fail.
 fn fails(mode: Mode, fault: Fault, name: &str, arguments: &str) -> (Value, String) {
     let (output, figures) = loadgen(serve(mode, fault), name, arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -19,7 +20,7 @@ fn fails(mode: Mode, fault: Fault, name: &str, arguments: &str) -> (Value, Strin
     (figures, text)
 }
 
-/// Asserts that `fault` is counted once per receiver, and that no other fault is.
+/// Asserts that `fault` is counted once per receiver, and that no other kind of fault is counted.
 fn only(figures: &Value, fault: &str, receivers: u64) {
     for name in ["lost", "duplicated", "reordered", "corrupt"] {
         let expected = if name == fault { receivers } else { 0 };
@@ -47,7 +48,7 @@ fn a_reordered_message_fails_the_run() {
 
 #[test]
 fn an_altered_message_fails_the_run() {
-    // An altered message is missing as well.
+    // Each receiver counts an altered message as corrupt, and its original as lost.
     for (fault, name) in [(Fault::Corrupt, "corrupt"), (Fault::Binary, "binary")] {
         let messages = &fails(Mode::Relay, fault, name, BROADCAST).0["messages"];
         assert_eq!((&messages["corrupt"], &messages["lost"]), (&4.into(), &4.into()));
@@ -82,7 +83,8 @@ fn a_known_delay_is_measured() {
     let (output, figures) = loadgen(serve(Mode::Echo, delay), "delay", "echo -c 1 --duration 1s");
     assert!(output.status.success());
     let latency = &figures["latency"];
-    // The histogram has three digits, so the delay may look slightly shorter. A busy machine adds to it.
+    // The histogram has three significant digits, so the minimum may look slightly shorter than the delay of 60 ms. A
+    // busy machine adds to the latency.
     assert!(latency["min_us"].as_f64() >= Some(59_940.0), "{latency}");
     assert!(latency["p50_us"].as_f64() < Some(1_000_000.0), "{latency}");
 }
@@ -94,13 +96,14 @@ fn a_stall_shows_in_the_latency_of_an_open_loop() {
     let (output, figures) = loadgen(serve(Mode::Echo, stall), "stall", open);
     assert!(output.status.success());
     let latency = &figures["latency"];
-    // Of 200 messages, those due in the second of the stall waited for its end: at least 50 for half of it.
+    // Of 200 messages, about 100 were due during the stall of one second and waited for its end. At least 50 of them
+    // waited for half a second.
     assert_eq!(latency["count"], 200);
     assert!(latency["max_us"].as_f64() >= Some(999_000.0), "{latency}");
     assert!(latency["p90_us"].as_f64() >= Some(500_000.0), "{latency}");
 }
 
-/// Returns the error of a run that cannot be made.
+/// Returns the error text of a run that loadgen refuses to start (exit code 2).
 fn cannot(address: SocketAddr, name: &str, arguments: &str) -> String {
     let (output, figures) = loadgen(address, name, arguments);
     assert_eq!((output.status.code(), figures), (Some(2), Value::Null));

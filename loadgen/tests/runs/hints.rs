@@ -1,4 +1,4 @@
-//! Likely causes of strange figures are named.
+//! Tests that loadgen names the likely cause of strange figures.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::compare::{own_server_command, read_address};
 use crate::server::{Fault, Mode, PROGRAM, finish, loadgen, prepare, serve, serve_on};
 
-/// Runs `arguments` and returns the exit code and the standard output.
+/// Runs loadgen with `arguments` against a test server. Returns the exit code and the standard output.
 fn output_of(mode: Mode, fault: Fault, name: &str, arguments: &str) -> (Option<i32>, String) {
     let (output, _) = loadgen(serve(mode, fault), name, &format!("{arguments} --threads 1 --quiet"));
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -56,7 +56,8 @@ fn a_room_run_against_an_echo_server_says_that_it_is_one() {
 #[test]
 fn a_chat_that_limits_its_clients_is_named() {
     let storm = "storm -c 2 --chat --duration 1s --warmup 200ms";
-    // Each round waits for two messages of 25 ms each: 20 rounds a second, as with the chat's default limit.
+    // Each round of the storm waits for two messages of 25 ms each: 20 rounds a second, as with the chat's default
+    // limit.
     let limited = Fault::Delay(Duration::from_millis(25));
     let (code, text) = output_of(Mode::Chat, limited, "limited-chat", storm);
     assert_eq!(code, Some(0), "{text}");
@@ -87,7 +88,7 @@ fn a_server_that_dies_is_named_and_fails_the_run() {
         let arguments = format!("{arguments} --threads 1 --grace 500ms --server-pid {pid}");
         let mut run = prepare(Command::new(PROGRAM), address, name, &arguments);
         let lines = BufReader::new(run.stderr.take().expect("it is a pipe")).lines();
-        // The progress says when the run has got as far as that.
+        // Waits until the progress lines show that the connections are open and the run measures or idles.
         for line in lines.map_while(Result::ok) {
             if line.contains("measuring") || line.contains("idling") {
                 break;

@@ -1,4 +1,4 @@
-//! Runs of the program against small servers: a correct one, and servers with one fault.
+//! Runs of loadgen against small test servers: a correct server, and servers with one fault.
 
 mod compare;
 mod compression;

@@ -1,11 +1,12 @@
-//! Helper processes when descriptors are short, and signals.
+//! Tests of helper processes when descriptors are short, and of signals.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command};
 
 use crate::server::{Fault, Mode, PROGRAM, finish, prepare, serve};
 
-/// Runs the program with a limit of 550 descriptors, of which it reserves 500 for other things than connections.
+/// Returns a command that runs loadgen with a limit of 550 descriptors. Loadgen reserves 500 descriptors for other uses
+/// than connections.
 pub(crate) fn with_few_descriptors() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 550; exec \"$0\" \"$@\"", PROGRAM]);
@@ -29,7 +30,7 @@ fn helper_processes_share_the_connections_and_their_results_add_up() {
     assert_eq!(figures["messages"]["duplicated"], 120);
 }
 
-/// Reads progress lines until one contains `word`.
+/// Reads loadgen's progress lines until a line contains `word`.
 fn wait_for(run: &mut Child, word: &str) {
     let lines = BufReader::new(run.stderr.take().expect("it is a pipe")).lines();
     let found = lines.map_while(Result::ok).any(|line| line.contains(word));

@@ -1,4 +1,4 @@
-//! Connections that are closed and return.
+//! Tests of the reconnect scenario: the server closes connections, and the clients return.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
@@ -10,8 +10,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::server::{PROGRAM, finish, loadgen, prepare};
 
-/// Starts a server that closes its first `clients` clients with `code` when all of them are there, and drops the next
-/// `refused` ones.
+/// Starts a server that closes its first `clients` clients with `code` once all are connected. The server then drops
+/// the next `refused` connections.
 fn serve(clients: usize, code: CloseCode, refused: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");

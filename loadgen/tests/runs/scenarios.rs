@@ -1,4 +1,4 @@
-//! Every scenario against a correct server.
+//! Tests of every scenario against a correct server.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn connect_passes() {
 
 #[test]
 fn a_slow_storm_counts_the_part_of_its_round() {
-    // A round of three messages takes 900 ms at least.
+    // The server delays each message by 300 ms, so a round of three messages takes at least 900 ms.
     let slow = serve(Mode::Relay, Fault::Delay(Duration::from_millis(300)));
     let arguments = "storm -c 3 --size 20 --duration 100ms --drain 0";
     let (output, figures) = loadgen(slow, "slow", arguments);

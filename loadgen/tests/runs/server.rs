@@ -1,4 +1,4 @@
-//! A small WebSocket server for tests, with one fault of choice, and functions that run the generator.
+//! A small WebSocket server for tests, with a fault of choice, and functions that run loadgen against it.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,36 +11,36 @@ use std::time::Duration;
 use serde_json::Value;
 use tungstenite::Message;
 
-/// The receivers of a message.
+/// The mode of the test server: who receives a message.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Mode {
-    /// Its sender.
+    /// Echo mode: the server returns each message to its sender.
     Echo,
-    /// All clients.
+    /// Relay mode: the server sends each message to all clients.
     Relay,
-    /// All clients, with the sender's name before the message and a notice before that.
+    /// Chat mode: the server sends a notice and the message to all clients, with the sender's name before the message.
     Chat,
 }
 
-/// A fault of the server.
+/// A fault of the test server.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
     None,
-    /// The seventh message is dropped.
+    /// The server drops the seventh message.
     Drop,
-    /// The seventh message is sent twice.
+    /// The server sends the seventh message twice.
     Duplicate,
-    /// The seventh message is sent after the eighth.
+    /// The server sends the seventh message after the eighth message.
     Reorder,
-    /// One byte of the seventh message is altered.
+    /// The server alters one byte of the seventh message.
     Corrupt,
-    /// The seventh message is sent in a binary frame.
+    /// The server sends the seventh message in a binary frame.
     Binary,
-    /// Each message is delayed by this time.
+    /// The server delays each message by this time.
     Delay(Duration),
-    /// The server stops for this time before the seventh message.
+    /// The server pauses for this time before the seventh message.
     Stall(Duration),
-    /// The sender of the seventh message is closed instead.
+    /// The server sends a close frame to the sender of the seventh message, instead of the message.
     Close,
 }
 
@@ -50,7 +50,7 @@ enum RoomEvent {
     Left(usize),
 }
 
-/// Starts a server that runs until the test process ends.
+/// Starts a test server that runs until the test process ends. Returns the server's listen address.
 pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
@@ -58,7 +58,7 @@ pub(crate) fn serve(mode: Mode, fault: Fault) -> SocketAddr {
     address
 }
 
-/// Starts a server on `listener`.
+/// Starts a test server on `listener`.
 pub(crate) fn serve_on(listener: TcpListener, mode: Mode, fault: Fault) {
     let (events, room) = channel();
     thread::spawn(move || {
@@ -70,11 +70,12 @@ pub(crate) fn serve_on(listener: TcpListener, mode: Mode, fault: Fault) {
     thread::spawn(move || run_room(mode, fault, &room));
 }
 
-/// Reads from one client until it leaves.
+/// Reads messages from one client and hands them to the room, until the client leaves.
 fn serve_client(client: usize, stream: TcpStream, events: &Sender<RoomEvent>) {
     stream.set_nodelay(true).expect("it is a TCP socket");
     let writer = stream.try_clone().expect("descriptors are left");
-    // A client that has its answer must be in the room, so it joins before the server reads the request.
+    // A client that has the handshake's answer must be in the room. So the client joins before the server reads the
+    // request.
     if events.send(RoomEvent::Joined(client, writer)).is_err() {
         return;
     }
@@ -146,7 +147,7 @@ fn run_room(mode: Mode, fault: Fault, events: &Receiver<RoomEvent>) {
     }
 }
 
-/// Encodes a server's frame. A close frame gets the code 1013 before `payload`.
+/// Encodes a frame of the server. In a close frame, the code 1013 precedes `payload`.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let code = if opcode == 8 { &1013u16.to_be_bytes()[..] } else { &[] };
     let payload = [code, payload].concat();
@@ -161,15 +162,16 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Runs `loadgen` with `arguments`, by default without warm-up. Returns its output and its JSON file.
+/// Runs loadgen with `arguments` against the server at `address`, by default without warm-up. Returns the process
+/// output and the JSON figures.
 pub(crate) fn loadgen(address: SocketAddr, name: &str, arguments: &str) -> (Output, Value) {
     finish(name, prepare(Command::new(PROGRAM), address, name, arguments))
 }
 
-/// The program under test.
+/// The path of the loadgen program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_loadgen");
 
-/// Runs `loadgen` with `url` and `arguments`. Returns its output and its JSON file.
+/// Runs loadgen with `url` and `arguments`. Returns the process output and the JSON figures.
 pub(crate) fn run(url: &str, name: &str, arguments: &str) -> (Output, Value) {
     let mut command = Command::new(PROGRAM);
     command.args(arguments.split_whitespace()).args(["--url", url, "--json"]).arg(json_path(name));
@@ -177,7 +179,7 @@ pub(crate) fn run(url: &str, name: &str, arguments: &str) -> (Output, Value) {
     finish(name, child.expect("the program can be started"))
 }
 
-/// Starts `command` with `arguments` and pipes. [`finish`] reads its output and its JSON file.
+/// Starts `command` with `arguments` and with pipes for its output. [`finish`] reads the output and the JSON figures.
 pub(crate) fn prepare(mut command: Command, address: SocketAddr, name: &str, arguments: &str) -> Child {
     command.args(arguments.split_whitespace());
     if !arguments.contains("--warmup") {
@@ -188,7 +190,7 @@ pub(crate) fn prepare(mut command: Command, address: SocketAddr, name: &str, arg
     command.spawn().expect("the program can be started")
 }
 
-/// Waits for the end of the run `name`.
+/// Waits for the end of the run `name`. Returns the process output and the JSON figures.
 pub(crate) fn finish(name: &str, run: Child) -> (Output, Value) {
     let output = run.wait_with_output().expect("the program was started");
     let figures = std::fs::read_to_string(json_path(name)).ok();

@@ -1,4 +1,4 @@
-//! Runs over TLS, against a server that passes decrypted bytes on to a plain server.
+//! Runs over TLS. The TLS server of the tests passes decrypted bytes on to a plain server.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -20,13 +20,13 @@ use crate::server::{Fault, Mode, run, serve};
 
 const TIMES: &str = "--threads 2 --duration 300ms --warmup 0 --quiet";
 
-/// A TLS server, and the file with its certificate.
+/// A TLS server of a test, and the file with its certificate.
 struct TlsServer {
     address: SocketAddr,
     cert_file: PathBuf,
 }
 
-/// Starts a TLS server for `names` that passes everything on to `plain`.
+/// Starts a TLS server with a certificate for `names`. The server passes decrypted bytes on to the server `plain`.
 fn serve_tls(
     plain: SocketAddr,
     file: &str,
@@ -42,7 +42,7 @@ fn serve_tls(
     let key = rcgen::KeyPair::generate().expect("there is randomness");
     let certificate = params.self_signed(&key).expect("it has a key");
     let cert_file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{file}.pem"));
-    // A byte-order mark, as some editors write it.
+    // Begins the certificate file with a byte-order mark, as some editors do.
     fs::write(&cert_file, format!("\u{feff}{}", certificate.pem())).expect("the directory can be written");
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
@@ -52,7 +52,7 @@ fn serve_tls(
     TlsServer { address, cert_file }
 }
 
-/// Starts a TLS server on `listener` with the certificate and the key in two PEM files.
+/// Starts a TLS server on `listener`, with the certificate and the key of two PEM files.
 pub(crate) fn serve_with_files(listener: TcpListener, plain: SocketAddr, cert: &Path, key: &Path) {
     let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).expect("it is a certificate");
     let key = PrivateKeyDer::from_pem_file(key).expect("it is a key");
@@ -75,13 +75,13 @@ fn serve_tls_on(listener: TcpListener, plain: SocketAddr, config: Arc<ServerConf
     thread::spawn(move || {
         for socket in listener.incoming().flatten() {
             let config = config.clone();
-            // A client may leave at any time.
+            // The result is ignored, because a client may leave at any time.
             thread::spawn(move || pass_on(socket, config, plain).ok());
         }
     });
 }
 
-/// Passes bytes between a TLS client and a plain server until one of them ends.
+/// Passes bytes between a TLS client and a plain server until the client or the server ends.
 fn pass_on(mut socket: TcpStream, config: Arc<ServerConfig>, plain: SocketAddr) -> io::Result<()> {
     let mut session = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut inner = TcpStream::connect(plain)?;
@@ -162,7 +162,7 @@ fn passes(server: &TlsServer, name: &str, arguments: &str) -> Value {
     figures
 }
 
-/// Returns the error of a run that cannot be made.
+/// Returns the error text of a run that loadgen refuses to start (exit code 2).
 fn refused(url: &str, name: &str, arguments: &str) -> String {
     let (output, figures) = run(url, name, &format!("echo -c 2 {arguments} {TIMES}"));
     assert_eq!((output.status.code(), figures), (Some(2), Value::Null), "{url} {arguments}");
@@ -179,7 +179,7 @@ fn every_scenario_runs_over_tls_of_both_versions() {
         });
         for (index, (server, arguments)) in [
             (&echo, "echo -c 4 --pipeline 5"),
-            // Messages of many TLS records, and more than the sockets hold.
+            // Each message has many TLS records, and the messages under way are more than the sockets hold.
             (&echo, "echo -c 2 --size 60000 --pipeline 20 --grace 20s"),
             (&echo, "echo -c 4 --rate 100"),
             (&echo, "idle -c 4 --speak 3"),
@@ -204,7 +204,7 @@ fn a_certificate_is_checked_unless_the_run_is_insecure() {
     let plain = serve(Mode::Echo, Fault::None);
     let both = [&TLS12, &TLS13];
     let good = serve_tls(plain, "good", &["127.0.0.1"], false, &both);
-    // `openssl req -x509` makes a certificate that says it is an authority.
+    // A certificate that says it is an authority, as `openssl req -x509` makes it.
     let authority = serve_tls(plain, "authority", &["127.0.0.1"], true, &both);
     let misnamed = serve_tls(plain, "misnamed", &["example.com"], true, &both);
     for server in [&good, &authority] {

@@ -1,4 +1,4 @@
-//! Runs with URLs of every form.
+//! Tests of runs with URLs of every form.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -41,7 +41,7 @@ fn every_allowed_form_of_a_url_reaches_the_server() {
 
 #[test]
 fn all_addresses_of_a_name_are_tried() {
-    // A server that listens on one of the two addresses of `localhost` only.
+    // Each server listens on only one of the two addresses of `localhost`.
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).expect("the loopback interface has both addresses");
         let port = listener.local_addr().expect("it is bound").port();

@@ -1,4 +1,4 @@
-//! Echo and relay on fastwebsockets, with its `upgrade` feature as in its own examples and benchmark.
+//! Echo and relay servers on fastwebsockets, with the library's `upgrade` feature as in its examples and benchmark.
 
 use std::future::Future;
 use std::io;
@@ -20,7 +20,7 @@ use tokio::sync::broadcast::Sender;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::unconstrained;
 
-/// A message that all receivers share.
+/// A message of a room, whose payload all receivers share.
 type Message = (OpCode, Bytes);
 
 fn main() -> io::Result<()> {
@@ -49,7 +49,7 @@ fn main() -> io::Result<()> {
     })
 }
 
-/// The task has no cooperative budget, as in the library's examples.
+/// Runs a connection in a task without cooperative budget, as in the library's examples.
 fn spawn(connection: impl Future<Output = Result<(), WebSocketError>> + Send + 'static) {
     tokio::spawn(async move {
         match unconstrained(connection).await {
@@ -72,9 +72,10 @@ async fn echo(socket: UpgradeFut) -> Result<(), WebSocketError> {
     }
 }
 
-/// Reads in one task and writes in another, because reads of the library must not be cancelled.
+/// Relays messages between a client and its room. A second task writes, because reads of the library must not be
+/// cancelled.
 async fn relay(socket: UpgradeFut, room: Sender<Message>) -> Result<(), WebSocketError> {
-    // The library makes one system call per frame. The buffer makes one for all queued frames.
+    // The library makes one system call per frame. The write buffer makes one system call for all queued frames.
     let (reader, writer) = socket.await?.split(|stream| {
         let (reader, writer) = tokio::io::split(stream);
         (reader, BufWriter::new(writer))
@@ -90,7 +91,7 @@ async fn relay(socket: UpgradeFut, room: Sender<Message>) -> Result<(), WebSocke
         let frame = reader.read_frame(&mut obliged).await?;
         match frame.opcode {
             OpCode::Close => return Ok(()),
-            // An error means that the writer has ended. The next read reports it.
+            // A send error means that the writer task has ended. The next read reports the end.
             OpCode::Text | OpCode::Binary => drop(room.send((frame.opcode, shared(frame.payload)))),
             _ => {}
         }
@@ -107,7 +108,7 @@ async fn write<W: tokio::io::AsyncWrite + Unpin>(
             answer = answers.recv() => answer,
             message = messages.recv() => message.inspect_err(|_| eprintln!("a client has lagged")).ok(),
         };
-        // The reader has ended, or the client has lagged.
+        // There is no message because the reader task has ended or the client has lagged.
         let Some(mut message) = first else { return Ok(()) };
         loop {
             let frame = Frame::new(true, message.0, None, Payload::Borrowed(&message.1));
@@ -119,7 +120,7 @@ async fn write<W: tokio::io::AsyncWrite + Unpin>(
     }
 }
 
-/// Sends pongs and close frames through the writer.
+/// Hands a pong or close frame to the writer task.
 fn send_answer(answer: &UnboundedSender<Message>, frame: Frame<'_>) -> Result<(), WebSocketError> {
     let answer = answer.send((frame.opcode, shared(frame.payload)));
     answer.map_err(|_| WebSocketError::ConnectionClosed)

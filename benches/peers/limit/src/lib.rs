@@ -1,51 +1,54 @@
-//! The byte handling of both limit programs. It is the least that passes the load generator's checks.
+//! The byte handling of both limit programs: the least work that passes the load generator's checks.
 //!
-//! A limit program is not a WebSocket server. It shows what the kernel costs for the receives and sends of a scenario.
-//! The distance of a real server to it is the cost of that server's own code. On one thread it
+//! A limit program is not a WebSocket server. It shows the kernel's cost for the receives and sends of a scenario. The
+//! distance between a real server and a limit program is the cost of the real server's own code. A limit program has
+//! one thread and one room, and
 //!
-//! - answers only the `Sec-WebSocket-Key` of a request, on any path, and has one room;
-//! - takes the size of each client's first frame for all its frames, so that it reads no header;
+//! - answers only the `Sec-WebSocket-Key` of a request, on any path;
+//! - uses the size of a client's first frame for all frames of that client, so that it reads no further header;
 //! - unmasks, because every client has its own masks and the load generator compares each byte;
-//! - reads the opcode only to find a close frame, which it answers;
+//! - reads the opcode only to find a close frame, and answers the close frame;
 //! - sends the frames of one turn with one send per client.
 //!
-//! The server has no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no
-//! message limit. It has no timers, no limits per client or address, no history, no application and no metrics. A
-//! client that sends messages of different sizes breaks it, and so does a client that is more than 64 MiB behind.
+//! There is no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no message
+//! limit. There are no timers, no limits per client or address, no history, no application and no metrics. A client
+//! that sends messages of different sizes breaks the program, and so does a client that is more than 64 MiB behind.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use peer::App;
 use sha1::{Digest as _, Sha1};
 
-/// Bytes of the room that are kept for slow clients.
+/// Number of the room's latest bytes that are kept for slow clients.
 const ROOM_LEN: usize = 64 << 20;
 const KEY_HEADER: &[u8] = b"Sec-WebSocket-Key: ";
-/// Length of a key, in bytes (RFC 6455 §4.1: base64 of 16 bytes).
+/// Length of a `Sec-WebSocket-Key`, in bytes (RFC 6455 §4.1: base64 of 16 bytes).
 const KEY_LEN: usize = 24;
 const CLOSE_NORMALLY: [u8; 4] = [0x88, 2, 0x03, 0xE8];
 
-/// The connection must be closed, after its pending bytes are sent.
+/// The error of a connection that must be closed after its pending bytes are sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended;
 
-/// The parse state of one client.
+/// The parse state of one client's bytes.
 #[derive(Debug, Default)]
 pub struct Input {
-    /// The handshake has succeeded.
+    /// The client's handshake has succeeded.
     pub is_open: bool,
     /// The start of a request or frame that has not arrived whole.
     kept: Vec<u8>,
-    /// Lengths of the first frame's header and of the frame, in bytes; 0 before the first frame.
+    /// Length of the header of the client's first frame, in bytes; 0 before the first frame.
     header_len: usize,
+    /// Length of the client's first frame with its header, in bytes; 0 before the first frame.
     frame_len: usize,
 }
 
 impl Input {
-    /// Handles received bytes. Server frames go to `own` or to `room`, by the app; other answers go to `own`.
+    /// Handles bytes received from a client. Message frames are appended to `own` with `App::Echo`, and to `room` with
+    /// `App::Relay`. Other answers are appended to `own`.
     ///
     /// # Errors
-    /// The client has closed, or its bytes make no sense.
+    /// Returns an error if the client has closed, or if its bytes make no sense.
     pub fn receive(
         &mut self,
         bytes: &[u8],
@@ -97,7 +100,7 @@ impl Input {
         Ok(used)
     }
 
-    /// Reads the lengths of the first frame. Returns false if its header is incomplete.
+    /// Stores the lengths of the client's first frame. Returns false if the frame's header is incomplete.
     fn measure(&mut self, frame: &[u8], second: u8) -> bool {
         let (header_len, payload_len) = match (second & 0x7F, frame) {
             (126, &[_, _, a, b, ..]) => (4, usize::from(u16::from_be_bytes([a, b]))),
@@ -113,9 +116,9 @@ impl Input {
     }
 }
 
-/// The frames of the room as they are sent: the last 64 MiB.
+/// The latest 64 MiB of the room's frames, as they are sent to clients.
 ///
-/// A position counts all bytes that were ever appended.
+/// A position in the room counts all bytes that were ever appended.
 pub struct Room {
     ring: Box<[u8]>,
     head: u64,
@@ -128,13 +131,13 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Returns the position of the next byte.
+    /// Returns the position after the last appended byte.
     #[must_use]
     pub fn head(&self) -> u64 {
         self.head
     }
 
-    /// Appends frames.
+    /// Appends encoded frames to the room.
     pub fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let at = self.head as usize % ROOM_LEN;
@@ -145,10 +148,10 @@ impl Room {
         }
     }
 
-    /// Returns the bytes from `position` on that are contiguous in memory.
+    /// Returns the room's bytes from `position` on that are contiguous in memory.
     ///
     /// # Errors
-    /// The bytes are no longer kept.
+    /// Returns an error if the bytes at `position` are no longer kept.
     pub fn since(&self, position: u64) -> Result<&[u8], Ended> {
         let len = (self.head - position) as usize;
         if len > ROOM_LEN {
@@ -159,12 +162,13 @@ impl Room {
     }
 }
 
-/// Answers the request if it is complete. Returns its length, in bytes.
+/// Answers the handshake request if it is complete, and returns its length in bytes. Returns `None` for an incomplete
+/// request.
 fn answer(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Ended> {
     let Some(end) = find(bytes, b"\r\n\r\n") else { return Ok(None) };
     let key_at = find(bytes, KEY_HEADER).ok_or(Ended)? + KEY_HEADER.len();
     let key = bytes.get(key_at..key_at + KEY_LEN).ok_or(Ended)?;
-    // RFC 6455 §4.2.2.
+    // The value of `Sec-WebSocket-Accept` (RFC 6455 §4.2.2).
     let digest =
         Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
@@ -177,7 +181,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// Appends the server frame for a client frame (RFC 6455 §5.3).
+/// Appends the server's frame that repeats a client's masked frame (RFC 6455 §5.3).
 fn unmask(frame: &[u8], header_len: usize, out: &mut Vec<u8>) {
     let (header, rest) = frame.split_at(header_len);
     let (key, payload) = rest.split_at(4);

@@ -12,31 +12,31 @@ use std::process::exit;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Length of the accept queue.
+/// Length of the listener's accept queue, in connections.
 const BACKLOG: i32 = 4096;
 
-/// The mode of a server.
+/// The application that a compared server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum App {
-    /// A message returns to its sender.
+    /// Echo: the server returns each message to its sender.
     Echo,
-    /// A message goes to all clients in the room that the path names, including its sender.
+    /// Relay: the server sends each message to all clients in the room that the path names, including the sender.
     Relay,
 }
 
-/// The command line.
+/// The command-line arguments of a compared server.
 #[derive(Clone, Debug)]
 pub struct Arguments {
-    /// `--listen ADDR:PORT`.
+    /// The listen address, from `--listen ADDR:PORT`.
     pub listen: SocketAddr,
-    /// `--app echo|relay`.
+    /// The application, from `--app echo|relay`.
     pub app: App,
-    /// `--workers N`: threads.
+    /// The number of worker threads, from `--workers N`.
     pub workers: usize,
 }
 
 impl Arguments {
-    /// Parses the command line of this process. A wrong one ends the process with an explanation.
+    /// Parses the command line of this process. A wrong command line ends the process with an explanation.
     #[must_use]
     pub fn parse() -> Self {
         Self::read(std::env::args().skip(1)).unwrap_or_else(|message| {
@@ -65,20 +65,20 @@ impl Arguments {
     }
 }
 
-/// Raises the soft descriptor limit to the hard limit, and returns it.
+/// Raises the soft descriptor limit to the hard limit. Returns the hard limit.
 ///
 /// # Errors
-/// The kernel refuses.
+/// Returns an error if the kernel refuses the new limit.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
 }
 
-/// Creates a nonblocking listener whose connections have `TCP_NODELAY`, and prints one line about it.
+/// Creates a nonblocking listener on `address` and prints one line about it. Accepted connections have `TCP_NODELAY`.
 ///
 /// # Errors
-/// The address cannot be bound.
+/// Returns an error if the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,4 +1,4 @@
-//! The start of a server on tokio.
+//! The tokio runtime and accept loop of the compared servers that use tokio.
 
 use std::future::Future;
 use std::io;
@@ -8,13 +8,13 @@ use tokio::runtime::Builder;
 
 use crate::{Arguments, listen, raise_descriptor_limit};
 
-/// Runs `serve` in a task for every connection.
+/// Accepts connections and runs `serve` in a task for each connection.
 ///
-/// With one worker the runtime is the current-thread one, which needs no locks and wake-ups between threads, as in
-/// fastwebsockets' own benchmark.
+/// With one worker, tokio's current-thread runtime is used, as in fastwebsockets' own benchmark. This runtime needs no
+/// locks and no wake-ups between threads.
 ///
 /// # Errors
-/// The address cannot be bound, or accepting fails.
+/// Returns an error if the address cannot be bound or accepting fails.
 pub fn run<F>(arguments: &Arguments, serve: impl Fn(TcpStream) -> F) -> io::Result<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -30,7 +30,7 @@ where
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
-                // The client has left the accept queue, or descriptors are short.
+                // The client has left the accept queue, or the process has no free descriptors.
                 Err(error) => {
                     eprintln!("cannot accept: {error}");
                     tokio::task::yield_now().await;

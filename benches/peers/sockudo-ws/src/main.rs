@@ -1,4 +1,4 @@
-//! Echo and relay on sockudo-ws: the echo loop of its README, and its own publish and subscribe.
+//! Echo and relay servers on sockudo-ws, with the echo loop of its README and its own publish and subscribe.
 
 use std::io;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn serve(mut stream: TcpStream, app: App, rooms: &PubSub) -> Result<(), Er
 async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         match message? {
-            // `next` sends the fed messages before it waits for input.
+            // `feed` only queues the message. `next` sends queued messages before it waits for input.
             message @ (Message::Text(_) | Message::Binary(_)) => socket.feed(message).await?,
             Message::Close(_) => break,
             Message::Ping(_) | Message::Pong(_) => {}

@@ -1,4 +1,4 @@
-//! Echo and relay on tokio-tungstenite. Echo is the library's `echo-server` example.
+//! Echo and relay servers on tokio-tungstenite. The echo server is the library's `echo-server` example.
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
 
 async fn echo(stream: TcpStream) -> Result<(), Error> {
     let (write, read) = accept_async_with_config(stream, Some(config())).await?.split();
-    // `forward` feeds the messages that have arrived, and flushes when there are no more.
+    // `forward` queues the messages that have arrived, and flushes when no further message has arrived.
     read.try_filter(|message| future::ready(is_data(message))).forward(write).await
 }
 
@@ -45,7 +45,7 @@ async fn relay(stream: TcpStream, rooms: &Rooms<Message>) -> Result<(), Error> {
     loop {
         tokio::select! {
             received = socket.next() => match received {
-                // There is always a receiver, this task's own, so sending succeeds.
+                // Sending succeeds, because this task's own subscription is always a receiver of the room.
                 Some(message) => drop(message.map(|message| is_data(&message).then(|| room.send(message)))?),
                 None => return Ok(()),
             },
@@ -61,7 +61,8 @@ async fn relay(stream: TcpStream, rooms: &Rooms<Message>) -> Result<(), Error> {
     }
 }
 
-/// The read buffer that the documentation recommends for many connections. The default is 128 KiB per connection.
+/// Returns the configuration with the read buffer of 4 KiB that the documentation recommends for many connections. The
+/// default is 128 KiB per connection.
 fn config() -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(4096)
 }
@@ -75,7 +76,7 @@ fn lagged() -> Result<(), Error> {
     Ok(())
 }
 
-/// Stores the path of the request.
+/// A handshake callback that stores the path of the request.
 struct PathOf<'a>(&'a mut String);
 
 impl Callback for PathOf<'_> {

@@ -1,1 +1,1 @@
-//! An empty crate. The server is `server.cpp`; `Cargo.toml` locks the sources of the library.
+//! An empty crate. The uWebSockets server is `server.cpp`; `Cargo.toml` locks the sources of the library.

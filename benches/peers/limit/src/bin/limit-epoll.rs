@@ -1,5 +1,5 @@
 //! The limit program on epoll: one `epoll_wait` per turn, one `recv` per readable client, one `send` per client. The
-//! library of this package says what it leaves out.
+//! documentation of the `limit` library lists the parts of a server that the program lacks.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
@@ -51,9 +51,9 @@ struct Client {
     input: Input,
     /// Bytes for this client alone that the kernel has not taken.
     own: Vec<u8>,
-    /// The position of the client in the room.
+    /// The client's position in the room: the next byte of the room to be sent.
     position: u64,
-    /// The socket is full.
+    /// The socket's send buffer is full.
     blocked: bool,
     ended: bool,
 }
@@ -125,7 +125,7 @@ impl Server {
     fn send(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if client.send(&self.room).is_err() {
-            // Ends both directions, so that the descriptor reports its end.
+            // Shuts down both directions, so that the descriptor reports the end of the connection.
             let _ = client.stream.shutdown(Shutdown::Both);
             self.clients[slot] = None;
             self.vacant.push(slot);
@@ -134,7 +134,7 @@ impl Server {
 }
 
 impl Client {
-    /// Reads until nothing is left. A read that does not fill the buffer is the last one.
+    /// Reads from the client until the socket is empty. A read that does not fill the buffer is the last read.
     fn read(&mut self, buffer: &mut [u8], app: App, gathered: &mut Vec<u8>) {
         while !self.ended {
             match self.stream.read(buffer) {
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// Sends what the kernel takes. An error means that the connection has ended.
+    /// Sends pending bytes until the socket is full. An error means that the connection has ended.
     fn send(&mut self, room: &Room) -> Result<(), Ended> {
         while !self.blocked {
             let is_own = !self.own.is_empty();

@@ -1,5 +1,6 @@
 //! The limit program on io_uring: multishot accepts into direct descriptors, multishot receives with a buffer ring, and
-//! one `io_uring_enter` per turn that submits all sends and waits. The library of this package says what it leaves out.
+//! one `io_uring_enter` per turn that submits all sends and waits. The documentation of the `limit` library lists the
+//! parts of a server that the program lacks.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
 
@@ -21,7 +22,7 @@ const BUFFERS: u16 = 1024;
 const BUFFER_LEN: usize = 16 * 1024;
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
-/// The number of checks for more completions in a turn, before it sends.
+/// Number of checks for further completions in a turn, before the program sends.
 const SWEEPS: u32 = 16;
 
 fn main() -> io::Result<()> {
@@ -50,7 +51,7 @@ struct Server {
     buffers: Buffers,
     listener: TcpListener,
     accepting: bool,
-    /// Clients by direct descriptor.
+    /// The connected clients, indexed by direct descriptor.
     clients: Vec<Option<Client>>,
     room: Room,
     /// Frames for the room that arrived in this turn.
@@ -60,17 +61,20 @@ struct Server {
 #[derive(Default)]
 struct Client {
     input: Input,
-    /// Bytes for this client alone, and the part of them in the current send.
+    /// Bytes for this client alone that wait for the next send.
     own: Vec<u8>,
+    /// Bytes for this client alone in the current send.
     own_sending: Vec<u8>,
+    /// Number of the bytes of `own_sending` that are sent.
     own_sent: usize,
-    /// The position of the client in the room.
+    /// The client's position in the room: the next byte of the room to be sent.
     position: u64,
     receiving: bool,
     sending: bool,
     ended: bool,
-    /// The socket was shut down, and the shutdown has completed.
+    /// A shutdown of the socket was requested.
     shut: bool,
+    /// The shutdown of the socket has completed.
     shut_done: bool,
 }
 
@@ -108,9 +112,10 @@ impl Server {
         self.complete_all();
         if !self.gathered.is_empty() {
             // The wait ends with the first completions, such as those of the last turn's sends, although more messages
-            // have arrived. They should leave together: otherwise 500 clients that all send cost five times as much.
+            // have arrived. All arrived messages should leave together: otherwise 500 clients that all send cost five
+            // times as much.
             for _ in 0..SWEEPS {
-                // A check without waiting. A wait of zero time would start a timer.
+                // Checks for completions without a wait. A wait of zero time would start a timer.
                 passable(self.ring.submit())?;
                 self.complete_all();
             }
@@ -201,7 +206,7 @@ impl Server {
         self.send(slot);
     }
 
-    /// Sends the pending bytes of a client, unless a send is in flight. Ends a closed client when all is sent.
+    /// Sends the pending bytes of a client, unless a send is in flight. Ends a closed client when all bytes are sent.
     fn send(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if client.sending {
@@ -233,8 +238,8 @@ impl Server {
         self.send(slot);
     }
 
-    /// Closes a direct descriptor when no operation on it is in flight. An operation that the kernel starts later, such
-    /// as a shutdown, would hit the next connection in that slot.
+    /// Closes a client's direct descriptor when no operation on the descriptor is in flight. Otherwise a later
+    /// operation, such as a shutdown, would hit the next connection in that slot.
     fn end(&mut self, slot: usize) {
         let Some(client) = &mut self.clients[slot] else { return };
         if !client.receiving && client.shut == client.shut_done {
@@ -270,7 +275,7 @@ fn passable(result: io::Result<usize>) -> io::Result<()> {
     }
 }
 
-/// Receive buffers that the kernel picks from.
+/// The ring of receive buffers from which the kernel picks.
 struct Buffers {
     entries: NonNull<BufRingEntry>,
     memory: Box<[u8]>,
@@ -295,13 +300,13 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// Returns the bytes that the kernel has put into a buffer.
+    /// Returns the first `len` bytes of the receive buffer `id`, which the kernel has filled.
     fn bytes(&self, id: u16, len: usize) -> &[u8] {
         let at = usize::from(id) * BUFFER_LEN;
         &self.memory[at..at + len]
     }
 
-    /// Gives a buffer back to the kernel.
+    /// Gives the receive buffer `id` back to the kernel.
     fn give(&mut self, id: u16) {
         let index = usize::from(self.tail & (BUFFERS - 1));
         let at = usize::from(id) * BUFFER_LEN;
