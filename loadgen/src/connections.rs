@@ -33,14 +33,14 @@ const READ_SIZE: usize = 256 * 1024;
 pub(crate) trait Handler {
     /// Handles the success of a handshake.
     fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64);
-    /// Recognises and counts known messages at the start of `input`, which begins with a frame or a part of one.
+    /// Recognises and counts known messages at the start of `input`, which begins with a whole or partial frame.
     /// Returns the number of recognised bytes and messages.
     fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated;
     /// Handles a text or binary message.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
     /// Handles an outbox that is empty again, after the socket was full or [`Connections::has_room`] returned false.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize);
-    /// Handles the end of a connection, or a failed attempt to open one (`was_open` is false). The slot is vacant.
+    /// Handles the end of a connection, or a failed connection attempt (`was_open` is false). The slot is vacant.
     fn on_end(&mut self, slot: usize, end: End, was_open: bool);
 }
 

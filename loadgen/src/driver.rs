@@ -1,4 +1,4 @@
-//! A worker's loop: opens its share of the connections, runs the traffic on them, and reports.
+//! A worker's loop: opens the worker's connections, runs the traffic, and reports to the coordinator.
 
 use std::io;
 use std::mem;
@@ -48,7 +48,8 @@ pub(crate) struct Driver<T> {
     next_check_ns: u64,
     failures: Reasons,
     ends: Reasons,
-    /// The worker opens no further connections, because of a stop command or too many failures.
+    /// The worker opens no further connections, after a stop command, a lack of descriptors or ports, or too many
+    /// failed first attempts.
     hopeless: bool,
     meter: Meter,
     next_tick_ns: u64,

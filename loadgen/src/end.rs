@@ -71,7 +71,8 @@ impl End {
 
     /// Returns whether another address of the target's host may still accept the connection.
     ///
-    /// The error "no local port" counts as unreachable, because a machine without IPv6 reports it for IPv6 addresses.
+    /// The error "no local port" counts as unreachable, because a machine without IPv6 gives this error for IPv6
+    /// addresses.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(
             self,

@@ -63,7 +63,7 @@ impl Snapshot {
     }
 }
 
-/// Returns the memory of all TCP buffers, in bytes. /proc/net/sockstat counts it in pages.
+/// Returns the memory of all TCP buffers, in bytes. /proc/net/sockstat counts this memory in pages.
 fn socket_buffers() -> Option<u64> {
     let text = fs::read_to_string("/proc/net/sockstat").ok()?;
     let line = text.lines().find(|line| line.starts_with("TCP:"))?;

@@ -46,7 +46,7 @@ impl Server {
         Ok(Self { roots: vec![root] })
     }
 
-    /// Returns the server whose root processes are those of this machine that listen on `port`.
+    /// Returns the server whose root processes are the processes of this machine that listen on `port`.
     pub(crate) fn listening_on(port: u16) -> Option<Self> {
         let inodes: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()

@@ -1,4 +1,4 @@
-//! The server under load: its name, its addresses, and how connections spread over them.
+//! The server under load: its name, its addresses, and the spread of connections over the addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 

@@ -122,10 +122,11 @@ struct AcceptAny {
     provider: Arc<CryptoProvider>,
 }
 
-/// A verifier that accepts the certificates of a file, and certificates that they have signed.
+/// A verifier that accepts the certificates of a file, and certificates signed with the keys of that file's
+/// certificates.
 ///
-/// The file's own certificates are compared directly. A certificate of `openssl req -x509` says that it is an
-/// authority, and an authority's certificate is no valid server certificate.
+/// The file's own certificates are compared directly: `openssl req -x509` marks its certificate as an authority, and an
+/// authority's certificate is no valid server certificate.
 #[derive(Debug)]
 struct TrustedFile {
     certificates: Vec<CertificateDer<'static>>,

@@ -56,7 +56,7 @@ pub(crate) struct Step {
     pub(crate) closed: u64,
     /// Connections that were reopened.
     pub(crate) back: u64,
-    /// Failed attempts to reopen a connection.
+    /// Number of failed attempts to reopen a connection.
     pub(crate) failed: u64,
 }
 
@@ -76,9 +76,9 @@ pub(crate) struct Wire {
 pub(crate) struct Counts {
     /// Messages that were handed to the kernel or wait in an outbox.
     pub(crate) sent: u64,
-    /// Intact messages received.
+    /// Number of intact messages received.
     pub(crate) received: u64,
-    /// Intact messages received in the measured window.
+    /// Number of intact messages received in the measured window.
     pub(crate) measured: u64,
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,

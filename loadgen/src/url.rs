@@ -16,7 +16,8 @@ pub(crate) struct WsUrl {
     pub(crate) is_secure: bool,
     pub(crate) host: UrlHost,
     pub(crate) port: u16,
-    /// The value of the Host header (RFC 6455 §4.1): host in lower case, and the port unless it is the default one.
+    /// The value of the Host header (RFC 6455 §4.1): the host in lower case, and the port unless it is the default
+    /// port.
     pub(crate) host_header: String,
     /// The resource name of the request line (RFC 6455 §3): path and query.
     pub(crate) resource: String,

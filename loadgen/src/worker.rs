@@ -25,7 +25,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Sends a command to the worker. A worker that has ended gets no command; it has reported the reason.
+    /// Sends a command to the worker. Does nothing if the worker has ended, because the worker has reported the reason.
     pub(crate) fn send(&self, command: Command) {
         if self.commands.send(command).is_ok() {
             // An error is ignored: without the wake-up, the worker finds the command within a tenth of a second.

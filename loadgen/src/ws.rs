@@ -29,7 +29,7 @@ pub struct Client {
     /// The decompressor for a server that keeps its compression context between messages. `None` before the first
     /// message.
     context: Option<Box<Decompress>>,
-    /// The fragmented message of which fragments are missing. `None` between messages.
+    /// The fragmented message whose last fragment has not arrived. `None` between messages.
     fragments: Option<Box<Fragments>>,
     closed: bool,
 }
@@ -64,7 +64,7 @@ pub enum WsEvent<'a> {
     /// The input ends inside a frame or the handshake. Call [`Client::next`] again with further bytes after the
     /// unconsumed bytes.
     NeedsMore,
-    /// The handshake has succeeded.
+    /// The opening handshake has succeeded.
     Opened,
     /// A fragment of an unfinished message, or a pong. The caller does nothing.
     Nothing,

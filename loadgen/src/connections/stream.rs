@@ -111,7 +111,7 @@ impl TlsStream {
         }
         let blocked = match self.flush() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            // A broken connection is not reported here: the next read ends it, after the bytes that were received
+            // A broken connection is not reported here. The next read ends the connection, after the bytes received
             // before.
             _ => false,
         };

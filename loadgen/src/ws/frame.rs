@@ -1,4 +1,4 @@
-//! WebSocket frames of a client (RFC 6455 §5): sent frames are masked, received ones are not.
+//! WebSocket frames of a client (RFC 6455 §5): sent frames are masked, received frames are not masked.
 
 use super::ProtocolError;
 

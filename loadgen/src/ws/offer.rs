@@ -18,9 +18,9 @@ pub enum Offer {
 /// The compression that client and server have agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
-    /// The server's messages may refer to its earlier messages.
+    /// The server's messages may refer to earlier messages of the server.
     pub server_context: bool,
-    /// The client's messages may refer to its earlier messages.
+    /// The client's messages may refer to earlier messages of the client.
     pub client_context: bool,
     /// Base-2 logarithm of the client's compression window in bytes.
     pub client_window_bits: u8,

@@ -19,11 +19,11 @@ enum Fault {
     None,
     /// The handshake's answer has this header line instead of the correct extension header.
     Answer(&'static str),
-    /// The third message has two frames that are both marked as compressed.
+    /// The server's third message has two frames that are both marked as compressed.
     Continuation,
-    /// The third message is not valid DEFLATE data.
+    /// The server's third message is not valid DEFLATE data.
     Garbage,
-    /// The third message refers to bytes that were never sent.
+    /// The server's third message refers to bytes that were never sent.
     Context,
 }
 

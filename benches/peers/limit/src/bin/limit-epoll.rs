@@ -41,7 +41,7 @@ struct Server {
     clients: Vec<Option<Client>>,
     vacant: Vec<usize>,
     room: Room,
-    /// Frames for the room that arrived in this turn.
+    /// Frames from clients that are appended to the room at the end of the turn.
     gathered: Vec<u8>,
     buffer: Box<[u8]>,
 }
@@ -49,7 +49,7 @@ struct Server {
 struct Client {
     stream: TcpStream,
     input: Input,
-    /// Bytes for this client alone that the kernel has not taken.
+    /// Bytes for this client alone that wait to be sent.
     own: Vec<u8>,
     /// The client's position in the room: the next byte of the room to be sent.
     position: u64,

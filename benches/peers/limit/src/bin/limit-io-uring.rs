@@ -54,7 +54,7 @@ struct Server {
     /// The connected clients, indexed by direct descriptor.
     clients: Vec<Option<Client>>,
     room: Room,
-    /// Frames for the room that arrived in this turn.
+    /// Frames from clients that are appended to the room at the end of the turn.
     gathered: Vec<u8>,
 }
 
