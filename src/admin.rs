@@ -19,10 +19,10 @@ use nix::sys::socket;
 
 use crate::watch::Watch;
 
-/// Stack of the admin thread in bytes.
+/// Stack size of the admin thread, in bytes.
 const STACK_BYTES: usize = 512 << 10;
 
-/// A running admin listener.
+/// Handle of a running admin listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
@@ -31,10 +31,10 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Starts the thread that serves `listener`, with at most `max_connections` at a time.
+    /// Starts the thread that serves `listener`, with at most `max_connections` connections at a time.
     ///
     /// # Errors
-    /// The operating system's error if it gives no thread or no epoll instance.
+    /// The operating system cannot create the thread or the epoll instance.
     pub(crate) fn start(
         listener: TcpListener,
         watch: &Arc<Watch>,
@@ -53,15 +53,16 @@ impl Admin {
         Ok(admin)
     }
 
-    /// Returns the address, with the port that the kernel chose.
+    /// Returns the address of the admin listener, with the port that the kernel chose.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops accepting. The thread ends when the connections that it has are answered; nobody waits for it.
+    /// Stops accepting connections. The admin thread ends when its last connection has ended; this call does not wait
+    /// for it.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        // Wakes the thread. It fails only if the socket listens no more.
+        // The shutdown wakes the admin thread. It fails only if the socket no longer listens.
         let _ = socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both);
     }
 }

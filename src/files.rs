@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Time limit for the writer of a named pipe.
+/// Time limit for input from a named pipe.
 const PIPE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The byte-order mark of UTF-8.
@@ -40,7 +40,7 @@ pub(crate) enum FileError {
     /// The file is UTF-16 text, as some editors and shells on Windows write it.
     #[error("the file is UTF-16 text; save it as UTF-8")]
     Utf16,
-    /// The operating system's error.
+    /// Another error of the operating system.
     #[error("{0}; check that this is a readable file")]
     Other(io::Error),
 }
@@ -92,7 +92,7 @@ fn read_within(path: &Path, max_len: u64, patience: Duration) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Waits until the file can be read without blocking. A regular file always can.
+/// Waits until the file can be read without blocking. A regular file can always be read.
 fn wait_for_input(file: &File, deadline: Instant) -> Result<(), FileError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -106,7 +106,8 @@ fn wait_for_input(file: &File, deadline: Instant) -> Result<(), FileError> {
     }
 }
 
-/// Whether the bytes are a UTF-16 byte-order mark and ASCII text in UTF-16. Random bytes of a secret are not.
+/// Returns whether the bytes are a UTF-16 byte-order mark followed by ASCII text in UTF-16. Random bytes of a secret
+/// are not.
 fn is_utf16(bytes: &[u8]) -> bool {
     let (pairs, high) = match bytes {
         [0xff, 0xfe, pairs @ ..] => (pairs, 1),

@@ -17,7 +17,7 @@ use uproar::config::{Change, Config, Endpoint, LogFormat};
 /// The running log. Its filter can be replaced.
 pub(crate) struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
-    /// Takes lines that no filter may hide. Only with JSON.
+    /// Destination of lines that no filter may hide: panics, and the error that ends the server. `None` for a text log.
     unfiltered: Option<Dispatch>,
 }
 
@@ -25,7 +25,7 @@ impl Log {
     /// Starts the log of this process.
     ///
     /// # Errors
-    /// The text of an error in the filter.
+    /// The log filter of `config` is malformed. Returns the text of the error.
     pub(crate) fn start(config: &Config) -> Result<Self, String> {
         let (layer, filter) = reload::Layer::new(parse(config)?);
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -48,10 +48,10 @@ impl Log {
         Ok(Self { filter, unfiltered })
     }
 
-    /// Replaces the filter by that of `config`, which has been checked with [`parse`].
+    /// Replaces the log filter by the filter of `config`, which [`parse`] has checked.
     ///
     /// # Errors
-    /// The text of the error.
+    /// The filter cannot be replaced. Returns the text of the error.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), String> {
         self.filter.reload(parse(config)?).map_err(|error| error.to_string())
     }
@@ -59,14 +59,14 @@ impl Log {
     /// Logs that the server listens on a socket from the service manager.
     pub(crate) fn passed(&self, endpoint: &Endpoint) {
         let text = format!("listening on {endpoint}, passed by the service manager, instead of --listen");
-        // People read the text; programs get its figures as fields, too.
+        // A JSON line also has the endpoint as a field, for programs.
         match self.is_json() {
             true => info!(%endpoint, "{text}"),
             false => info!("{text}"),
         }
     }
 
-    /// Logs a change of a setting.
+    /// Logs a setting that a reload has changed.
     pub(crate) fn changed(&self, change: &Change) {
         let Change { key, from, to, needs_restart } = change;
         match self.is_json() {
@@ -75,7 +75,8 @@ impl Log {
         }
     }
 
-    /// Logs a file whose content has changed. `fingerprint` describes the new content, unless that is a secret.
+    /// Logs a configured file whose content has changed. `fingerprint` describes the new content, unless the content is
+    /// a secret.
     pub(crate) fn replaced(&self, setting: &str, file: &Path, what: &str, fingerprint: Option<&str>) {
         let file = file.display();
         let shown = fingerprint.map_or_else(String::new, |fingerprint| format!(": {fingerprint}"));
@@ -86,7 +87,7 @@ impl Log {
         }
     }
 
-    /// Logs the outcome of a reload of these files: the number of changes, or the error that prevents any.
+    /// Logs the outcome of a reload of `files`: the number of changes, or the error that prevents all changes.
     pub(crate) fn reloaded(&self, files: &str, outcome: Result<usize, String>) {
         match (outcome, self.is_json()) {
             (Ok(changed), true) => info!(files, changed, "SIGHUP: read {files} again: {changed} changed"),
@@ -100,7 +101,7 @@ impl Log {
         self.unfiltered.is_some()
     }
 
-    /// Returns a function that writes the error which ends the server.
+    /// Returns a function that logs the error that ends the server, whatever the filter.
     pub(crate) fn last_words(&self) -> impl Fn(&str) + use<> {
         let unfiltered = self.unfiltered.clone();
         move |line| match &unfiltered {
@@ -110,17 +111,17 @@ impl Log {
     }
 }
 
-/// Parses the filter of `config`.
+/// Parses the log filter of `config`.
 ///
 /// # Errors
-/// The text of the error.
+/// The filter is malformed. Returns the text of the error.
 pub(crate) fn parse(config: &Config) -> Result<EnvFilter, String> {
     EnvFilter::try_new(&config.log).map_err(|error| format!("--log {}: {error}", config.log))
 }
 
-/// Writes a line of text for the person who started the server.
+/// Writes a line of text to stderr, for the person who started the server.
 pub(crate) fn say(line: &str) {
-    // If stderr is closed nobody reads it.
+    // A write error is ignored: if stderr is closed, nobody reads the line.
     let _ = writeln!(std::io::stderr(), "uproar: {line}");
 }
 
@@ -141,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the process that panics.
+    /// Environment variable that is set in the child process of the test, which panics.
     const PANICS: &str = "TEST_PANICS_WITH_JSON_LOG";
 
     #[test]

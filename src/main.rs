@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints the settings, or the first error in them.
+/// Checks the settings, and prints them or the first error in them.
 fn check(loaded: &Loaded) -> ExitCode {
     match Server::check(&loaded.config) {
         Ok(warning) => loaded.warnings.iter().chain(&warning).for_each(|line| logging::say(line)),
@@ -83,7 +83,7 @@ fn run(args: Vec<OsString>, loaded: Loaded, given: Vec<Given>, log: Log) -> Resu
             if seen > 1 {
                 std::process::exit(130);
             }
-            // Reported before the stop, because a server without clients ends at once.
+            // The service manager is told before the stop, because a server without clients ends at once.
             service::stopping(&running.loaded.config);
             running.control.stop();
         }
@@ -107,7 +107,7 @@ fn no_thread(error: &std::io::Error) -> String {
     format!("cannot start a thread: {error}; raise the limits of threads and memory (ulimit -u, ulimit -v)")
 }
 
-/// Logs the last line of the server, with the totals under the names of their metrics.
+/// Logs the last line of the server, with the totals of all counters under the names of their metrics.
 fn log_totals(totals: Totals) {
     info!(
         accepted = totals.accepted,
@@ -138,18 +138,18 @@ fn log_totals(totals: Totals) {
 
 /// The state of the signal thread.
 struct Running {
-    /// The command line.
+    /// The arguments of the command line, which a reload parses again.
     args: Vec<OsString>,
     /// The endpoints of the sockets from the service manager.
     passed: Vec<Endpoint>,
-    /// The settings in force.
+    /// The settings in force, from the command line and the files that it names.
     loaded: Loaded,
     log: Log,
     control: Control,
 }
 
 impl Running {
-    /// Reads all files again and applies the new settings, or logs why it cannot.
+    /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
         let Config { tls_cert, tls_key, auth_hmac_secret_file, .. } = &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
@@ -163,7 +163,8 @@ impl Running {
         self.log.reloaded(&files, outcome);
     }
 
-    /// Applies the new settings and returns the number of changes. After an error all settings are as before.
+    /// Reads and applies the new settings, and returns the number of changes. After an error all settings are as
+    /// before.
     fn try_reload(&mut self) -> Result<usize, String> {
         let fresh = Loaded::from_args(&self.args, &self.passed)
             .map_err(|error| error.to_string())
@@ -188,7 +189,7 @@ impl Running {
             self.log.changed(change);
         }
         changed += changes.iter().filter(|change| !change.needs_restart).count();
-        // The filter changes last, so that the old filter applies to the lines above.
+        // The log filter changes last, so that the old filter applies to the lines logged above.
         if let Err(error) = self.log.reload(&self.loaded.config) {
             warn!("cannot change the log filter: {error}");
         }
@@ -196,7 +197,7 @@ impl Running {
     }
 }
 
-/// Prints the addresses of the server: lines that scripts wait for, and the URL of the page for people.
+/// Prints the server's addresses, which scripts wait for, and the URL of the chat page for people.
 fn announce(config: &Config, server: &Server) {
     let app = format!("{:?}", config.app).to_lowercase();
     for endpoint in server.endpoints() {

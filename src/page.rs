@@ -27,7 +27,8 @@ pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
     response
 }
 
-/// Returns the hash that allows the page's inline element of this name in a policy (CSP 3 §6.7.2.3).
+/// Returns the hash source that allows the page's inline element of this name in a content security policy (CSP 3
+/// §6.7.2.3).
 fn source_hash(page: &str, element: &str) -> String {
     let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has one such element");
     let (content, _) = rest.split_once(&format!("</{element}>")).expect("it ends");

@@ -46,7 +46,7 @@ pub enum StartError {
     /// The server cannot listen on an endpoint.
     #[error("cannot listen on {endpoint}: {}; {remedy}", reason(error))]
     Listen {
-        /// The address or path.
+        /// The address or path that the server cannot listen on.
         endpoint: Endpoint,
         /// The operating system's error.
         error: io::Error,
@@ -59,7 +59,7 @@ pub enum StartError {
     /// A TLS listener has no certificate.
     #[error("{0} needs a certificate and its private key; name them with --tls-cert FILE and --tls-key FILE")]
     Certificate(Endpoint),
-    /// The backend that the options ask for does not work here.
+    /// The I/O backend that the options name does not work on this system.
     #[error("cannot use {backend}: {}; {remedy}", reason(error))]
     Backend {
         /// The backend's name.
@@ -84,15 +84,15 @@ pub enum StartError {
     },
 }
 
-/// Remedy for a thread that cannot start.
+/// Hint for the user when a thread cannot start.
 const THREAD_REMEDY: &str = "raise the limits of threads and memory (ulimit -u, ulimit -v)";
-/// Remedy for a descriptor that cannot be created.
+/// Hint for the user when a file descriptor cannot be created.
 const DESCRIPTOR_REMEDY: &str = "raise the limit of open files (ulimit -n)";
 
 /// A listening socket that the program opened or inherited, for [`Server::start_app_on`].
 #[derive(Debug)]
 pub struct Given {
-    /// The socket. Other processes may have it open, too.
+    /// The listening socket. Other processes may have it open, too.
     pub listener: Listener,
     /// The address or path that clients connect to.
     pub endpoint: Endpoint,
@@ -225,7 +225,8 @@ impl Server {
         }
         let admin_limit = admin_connections(options, descriptors) as usize;
         let admin = admin.map(|listener| admin_listener::start(listener, &watch, admin_limit)).transpose()?;
-        // The last step that can fail, so that a failed start takes no path from a running server.
+        // Unix sockets move to their paths in the last step that can fail, so that a failed start replaces no socket of
+        // a running server.
         if let Err(error) = take_paths(pending) {
             admin.inspect(Admin::stop);
             return Err(error);
@@ -290,8 +291,8 @@ impl Server {
     }
 }
 
-/// Starts the workers. With the backend `auto`, memory may be too short for a ring on each worker. Then all workers use
-/// epoll.
+/// Starts the workers. With the backend `auto`, memory may be too short for an io_uring ring on each worker; then all
+/// workers use epoll.
 fn spawn_workers(
     options: &Options,
     plan: &mut Plan,
@@ -326,7 +327,8 @@ fn spawn_workers(
     }
 }
 
-/// Checks the options and reads the certificate and its key, if they are set.
+/// Checks the options, and reads the certificate and its key if the options name them. `passed` lists the endpoints of
+/// given sockets.
 fn check(options: &Options, passed: &[Endpoint]) -> Result<Option<Credentials>, StartError> {
     options.check_on(passed)?;
     let files = options.tls_cert.as_ref().zip(options.tls_key.as_ref());

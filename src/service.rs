@@ -19,16 +19,16 @@ const FIRST: usize = 3;
 /// The name (`FileDescriptorName=`) of a socket whose connections speak TLS.
 const TLS: &str = "tls";
 
-/// Interval at which the service manager gets the number of connections.
+/// Interval at which the number of connections is reported to the service manager.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
-/// Time that the service manager grants the shutdown beyond the sum of its settings.
+/// Extra time that the shutdown asks of the service manager, beyond the configured drain and close times.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// Returns the sockets from the service manager, which replace `--listen`. Must be called before other threads start,
 /// because it removes environment variables.
 ///
 /// # Errors
-/// A variable or a socket is wrong. The text names the remedy.
+/// An environment variable is malformed, or a socket cannot be used. The text names the remedy.
 pub(crate) fn sockets() -> Result<Vec<Given>, String> {
     let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (Some(process), Some(count)) = (variable("LISTEN_PID"), variable("LISTEN_FDS")) else {
@@ -48,7 +48,7 @@ pub(crate) fn sockets() -> Result<Vec<Given>, String> {
     (0..usize::from(count)).zip(names).map(|(at, name)| socket(&mut passed, at, name)).collect()
 }
 
-/// Takes the passed socket at index `at`.
+/// Returns the socket that the service manager passed at index `at` under `name`, with its endpoint.
 fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String> {
     let wrong = |what| {
         format!(
@@ -82,12 +82,12 @@ fn path(listener: &UnixListener) -> Option<PathBuf> {
     address.as_pathname().map(Into::into).or_else(name)
 }
 
-/// Reports that all listeners listen, or that a reload has ended.
+/// Tells the service manager that all listeners listen, or that a reload has ended.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Reports that a reload has begun. [`ready`] must follow.
+/// Tells the service manager that a reload has begun. [`ready`] must follow.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -95,7 +95,7 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Reports that the shutdown has begun, and how long it may take.
+/// Tells the service manager that the shutdown has begun, and how long it may take.
 pub(crate) fn stopping(config: &Config) {
     let time = config.drain_delay + config.drain_seconds + config.close_seconds + SLACK;
     let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
@@ -103,8 +103,8 @@ pub(crate) fn stopping(config: &Config) {
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(time), status]);
 }
 
-/// Starts a thread that reports the number of connections at intervals. With a watchdog, the thread also reports that
-/// the server is alive, as long as no worker hangs.
+/// Starts a thread that reports the number of connections to the service manager at intervals. With a watchdog, the
+/// thread also reports that the server is alive, as long as no worker hangs.
 ///
 /// # Errors
 /// The thread cannot start.

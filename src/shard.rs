@@ -52,18 +52,19 @@ pub(crate) use mailbox::{Address, Mailbox, mailbox};
 pub(crate) use pace::Pace;
 pub(crate) use settings::{Settings, SettingsUpdate, ShardId, hub_options};
 
-/// Divisor of the sends of a turn while many messages come in.
+/// Divisor of [`Bounds::sends_per_turn`] while many messages come in, so that later sends carry more messages.
 const BUSY_DIVISOR: usize = 4;
-/// Interval, in milliseconds, at which a full mailbox is tried again if its owner does not say that it has room.
+/// Interval in milliseconds at which a shard posts again to another shard's full mailbox, unless the owner wakes it
+/// earlier.
 const STUCK_RETRY_MS: u64 = 10;
-/// Length, in milliseconds, from which a pause of the process is logged.
+/// Minimum length of a pause of the process, in milliseconds, that is logged.
 const PAUSE_LOG_MS: u64 = 1_000;
 
 /// State that all shards of a server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) admission: Admission,
-    /// Set once, when the server is to end.
+    /// Whether the server was told to shut down. Never reset.
     pub(crate) stopping: AtomicBool,
     pub(crate) settings_update: SettingsUpdate,
 }
@@ -79,11 +80,11 @@ impl Shared {
     }
 }
 
-/// Limits of the work of one shard.
+/// Limits of one shard: the sends of a turn, and the mail that waits for other shards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Clients that are looked at for something to send in one turn. The others wait for the next turn, after new
-    /// events. More of them make fewer turns.
+    /// Maximum number of clients whose pending messages are sent in one turn. Other clients wait for the next turn,
+    /// after new events. A higher number makes fewer turns.
     pub(crate) sends_per_turn: usize,
     /// Approximate number of bytes that may wait for full mailboxes before publishers are paused.
     pub(crate) stuck_bytes: usize,
@@ -95,23 +96,23 @@ impl Default for Bounds {
     }
 }
 
-/// The parts that a shard is made of.
+/// The parts from which [`Shard::new`] creates a shard.
 pub(crate) struct Parts<B> {
     pub(crate) settings: Settings,
     pub(crate) transport: Transport<B>,
     pub(crate) hub: Hub,
     pub(crate) app: Box<dyn App>,
     pub(crate) mailbox: Mailbox,
-    /// Mailboxes of all shards, by their index; the shard's own is among them.
+    /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
     pub(crate) addresses: Vec<Address>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) stats: Arc<Stats>,
 }
 
-/// One worker: all state that lives on its thread.
+/// A shard: all state of one worker thread.
 pub(crate) struct Shard<B> {
     settings: Settings,
-    /// Version of the settings update that `settings` come from.
+    /// Version of the [`SettingsUpdate`] that `settings` come from; 0 for the settings at the start.
     applied_version: u32,
     transport: Transport<B>,
     waker: Waker,
@@ -120,35 +121,36 @@ pub(crate) struct Shard<B> {
     reader: Reader,
     /// Connections by slot.
     connections: Vec<Connection>,
-    /// Number of slots in use.
+    /// Number of slots that have a connection.
     live: usize,
     timers: Timers<Slot>,
     flow: Flow,
     mailbox: Mailbox,
-    /// Mailboxes of all shards, by their index; the shard's own is among them.
+    /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
     addresses: Vec<Address>,
     stuck: mail::Stuck,
     bounds: Bounds,
     full_log: events::FullLog,
-    /// Expiry of the tokens of clients that showed one.
+    /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
+    /// entry.
     expiries: HashMap<Slot, u64>,
-    /// Clients that the application wants closed.
+    /// Clients that the application asked to close, with close code and reason.
     closing: Vec<Closing>,
-    /// Set while the server ends.
+    /// State of the server's shutdown. `None` until the server is told to shut down.
     drain: Option<drain::Drain>,
     samples: measure::Samples,
     journal: Journal,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     clock: Clock,
-    /// Longest wait that the backend was asked for in this turn.
+    /// Maximum wait that the backend was given in this turn. `None` means no limit.
     timeout: Option<Duration>,
-    /// Time of the turn on the shard's clock. All deadlines are in this time.
+    /// Time of the current turn in milliseconds of the shard's clock, which all deadlines of the shard use.
     now_ms: u64,
 }
 
 impl<B: Backend> Shard<B> {
-    /// Puts a shard together.
+    /// Creates a shard from its parts.
     pub(crate) fn new(parts: Parts<B>) -> Self {
         let Parts { settings, transport, hub, app, mailbox, addresses, shared, stats } = parts;
         Self {
@@ -181,10 +183,10 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Runs until the server ends.
+    /// Runs turns until the server's shutdown is complete.
     ///
     /// # Errors
-    /// When the backend itself is broken.
+    /// The backend's poll fails.
     pub(crate) fn run(&mut self) -> std::io::Result<()> {
         let mut events = Events::default();
         while !self.is_over() {
@@ -202,9 +204,9 @@ impl<B: Backend> Shard<B> {
         Ok(())
     }
 
-    /// Does the work of a turn after the wait. The order of the steps matters.
+    /// Does the work of a turn after the wait for `events`: input, mail, deadlines, then sends. The order matters.
     pub(crate) fn work(&mut self, events: &mut Events) {
-        // The time and the settings come first, so that all that follows is judged by the current ones.
+        // The clock and the settings are updated first, so that all later steps use the current values.
         self.tell_time(events.len());
         self.hub.tick(self.now_ms);
         self.count_turn();
@@ -212,27 +214,29 @@ impl<B: Backend> Shard<B> {
         for event in events.drain() {
             self.handle(event);
         }
-        // After the events, since one of them may say that a paused connection is closed. Its slot then names nobody.
+        // Clients resume after the events, since an event may report that a paused connection is closed and its slot is
+        // free.
         self.resume_served();
         self.resume_publishers();
-        // After the input, so that requests to this shard itself are ordered in the turn in which they came.
+        // Mail comes after the input, so that this shard handles requests to itself in the turn that created them.
         self.take_mail();
         self.resume_rate_limited();
-        // After all input, so that a client that answered in time is heard before its deadline is judged. After a
-        // pause of the process that takes more than one turn.
+        // Deadlines come after all input, so that a client that answered in time is not closed. After a pause of the
+        // process, the shard reads input for several turns before it judges deadlines.
         if self.clock.may_judge() {
             self.fire_timers();
             self.drain_step();
         }
         self.journal.tick(self.now_ms);
-        // Last, so that the messages and answers of all steps above leave together, with one system call in the next
-        // turn.
+        // Sends come last, so that the messages and answers of all steps above leave with the single system call of the
+        // next turn.
         self.send();
         self.post();
         self.measure_turn();
     }
 
-    /// Sets the time of the turn. After a pause of the process the shard's clock is behind the backend's.
+    /// Sets the time of the turn, after a wait that reported `events` events. After a pause of the process the shard's
+    /// clock is behind the backend's clock, and token expiries are adjusted.
     fn tell_time(&mut self, events: usize) {
         let paused_ms = self.clock.begin_turn(self.transport.now_ms(), self.timeout, events, self.live);
         self.now_ms = self.clock.now_ms();
@@ -250,7 +254,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Returns how long the backend may wait. If it may wait at all, the waker is prepared, so that mail ends the wait.
+    /// Returns the maximum time that the backend may wait for events; `None` means no limit. Before a wait, prepares
+    /// the waker, so that mail from other shards ends the wait.
     pub(crate) fn timeout(&mut self) -> Option<Duration> {
         self.timeout = self.next_wait();
         self.timeout
@@ -281,14 +286,15 @@ impl<B: Backend> Shard<B> {
         has_mail || self.hub.has_more() || self.flow.has_served() || self.may_resume_publishers()
     }
 
-    /// Hands pending messages of clients to the backend, up to the bound of a turn.
+    /// Hands pending messages of up to [`Bounds::sends_per_turn`] clients to the backend.
     fn send(&mut self) {
-        // A client that missed messages is told so before anything that came after them.
+        // Clients that missed messages are closed or notified before later messages are sent to them.
         self.tell_lagged();
         self.hub.update_batching();
         let mut budget = self.bounds.sends_per_turn;
         if self.hub.is_busy() {
-            // More messages come meanwhile, and clients that are visited in a later turn get them in the same send.
+            // While the shard is busy, more messages arrive. A client that is visited in a later turn gets them all in
+            // one send.
             budget = budget.div_ceil(BUSY_DIVISOR);
         }
         while let Some(outbound) = self.hub.poll_send(&mut budget) {

@@ -2,23 +2,23 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that one thread changes and any thread reads.
+/// A number that one thread, its owner, changes and any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `count`. Only the owner calls this.
+    /// Adds `count`. Only the owner thread calls this.
     pub fn add(&self, count: u64) {
-        // With one writer a load and a store lose nothing, and need no locked instruction.
+        // With a single writer, a load and a store lose no update, and need no locked instruction.
         self.set(self.get() + count);
     }
 
-    /// Subtracts `count`, for numbers that go up and down. Only the owner calls this.
+    /// Subtracts `count`, for numbers that go up and down. Only the owner thread calls this.
     pub fn take(&self, count: u64) {
         self.set(self.get() - count);
     }
 
-    /// Sets the value. Only the owner calls this.
+    /// Sets the value. Only the owner thread calls this.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
@@ -46,19 +46,19 @@ pub struct Distribution {
 }
 
 impl Histogram {
-    /// The first bucket ends at 2^10 ns, about a microsecond.
+    /// Exponent of the first bucket's upper bound: 2^10 ns, about a microsecond.
     const FIRST_BITS: u32 = 10;
-    /// The last but one ends at 2^34 ns, about 17 seconds; the last has no end.
+    /// Exponent of the last finite upper bound: 2^34 ns, about 17 seconds. The last bucket has no upper bound.
     const LAST_BITS: u32 = 34;
     const BUCKETS: usize = 2 * (Self::LAST_BITS - Self::FIRST_BITS) as usize + 2;
 
-    /// Counts a duration. Only the owner calls this.
+    /// Counts a duration, in nanoseconds. Only the owner thread calls this.
     pub fn record(&self, ns: u64) {
         self.buckets[Self::index(ns)].add(1);
         self.sum_ns.add(ns);
     }
 
-    /// Returns the current content.
+    /// Returns the current counts of all buckets, and the sum of all durations.
     pub fn distribution(&self) -> Distribution {
         let count_of = |(index, bucket): (usize, &Counter)| (Self::bound(index), bucket.get());
         Distribution {
@@ -67,7 +67,7 @@ impl Histogram {
         }
     }
 
-    /// Returns the bucket of a duration. An upper bound belongs to its bucket.
+    /// Returns the index of the bucket for a duration in nanoseconds. A bucket includes its upper bound.
     fn index(ns: u64) -> usize {
         let below = ns.saturating_sub(1);
         if below < 1 << Self::FIRST_BITS {
@@ -95,7 +95,7 @@ impl Default for Histogram {
     }
 }
 
-/// Asks a shard to update its gauges, and shows whether the shard still runs.
+/// Numbered questions to a shard, which answers by updating its gauges. An answer also shows that the shard still runs.
 #[derive(Debug, Default)]
 pub struct Survey {
     asked: AtomicU64,
@@ -103,38 +103,39 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Asks a question, from any thread, and returns its number. The caller must wake the shard.
+    /// Asks the shard to update its gauges, and returns the number of the question. Any thread may call this. The
+    /// caller must then wake the shard.
     pub fn ask(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Whether the shard has answered the question with this number, or a later one.
+    /// Returns whether the shard has answered the question with this number, or a later one.
     pub fn is_answered(&self, question: u64) -> bool {
         self.answered.load(Ordering::Acquire) >= question
     }
 
-    /// Returns the number of the question to answer, if there is one.
+    /// Returns the number of the latest question if it is not answered yet, or else `None`.
     pub(crate) fn question(&self) -> Option<u64> {
         let asked = self.asked.load(Ordering::Relaxed);
         (asked != self.answered.load(Ordering::Relaxed)).then_some(asked)
     }
 
-    /// Answers the question with this number, and all before it.
+    /// Marks the question with this number, and all earlier questions, as answered.
     pub(crate) fn answer(&self, question: u64) {
         self.answered.store(question, Ordering::Release);
     }
 }
 
-/// A counter as it appears in the metrics.
+/// A counter or gauge as it appears in the metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exposed {
-    /// Name, without the prefix and the suffix that all metrics have.
+    /// Name of the metric, without the prefix and the suffix that all metrics have.
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
     pub(crate) read: fn(&Stats) -> u64,
 }
 
-/// Counters that share a name and differ in the value of a label.
+/// A family of counters in the metrics, which share a name and differ in the value of a label.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExposedFamily {
     pub(crate) name: &'static str,
@@ -144,7 +145,7 @@ pub(crate) struct ExposedFamily {
     pub(crate) read: fn(&Stats, usize) -> u64,
 }
 
-/// Defines a label with a fixed set of values, each with its text.
+/// Defines the enum of a metrics label. Its variants are the label's values, each with its text in the metrics.
 macro_rules! label {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $about:literal])* $variant:ident = $text:literal,)* }) => {
         $(#[doc = $doc])*
@@ -154,14 +155,14 @@ macro_rules! label {
         }
 
         impl $name {
-            /// The texts of all values, in the order of the variants.
+            /// The texts of all label values in the metrics, in the order of the variants.
             pub const TEXTS: &[&str] = &[$($text),*];
         }
     };
 }
 
-/// Defines the counters of a shard: the name of the field, and the name in the metrics. Their doc comments are the help
-/// texts of the metrics.
+/// Defines the counters of a shard, each with its field name and its name in the metrics. The doc comments of the
+/// counters are the help texts of the metrics.
 macro_rules! stats {
     (
         counters { $($(#[doc = $doc:literal])* $name:ident = $outside:literal,)* }
@@ -169,7 +170,7 @@ macro_rules! stats {
         internal { $($(#[doc = $note:literal])* $hidden:ident,)* }
         gauges { $($(#[doc = $text:literal])* $gauge:ident = $shown:literal,)* }
     ) => {
-        /// The counters of one shard, aligned so that those of two shards share no cache line.
+        /// The counters of one shard, aligned so that the counters of two shards share no cache line.
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct Stats {
@@ -185,7 +186,7 @@ macro_rules! stats {
             pub send_latency: Histogram,
             /// Time at which the last turn began, in milliseconds of the backend's clock.
             pub turned_ms: Counter,
-            /// Questions of the metrics.
+            /// Questions of other threads, which ask the shard to update its gauges.
             pub survey: Survey,
         }
 
@@ -233,17 +234,17 @@ macro_rules! stats {
 }
 
 label! {
-    /// State of a connection.
+    /// State of a connection, a label value of the metrics.
     State {
-        /// The request is not complete.
+        /// Handshake state: the client's HTTP request is not complete.
         Handshake = "handshake",
         /// The WebSocket is open.
         Open = "open",
-        /// Our close frame is on its way; the client's is expected.
+        /// The server's close frame is sent or queued; the client's close frame is awaited.
         Closing = "closing",
-        /// The last bytes are on their way.
+        /// The server's last bytes are being sent; its FIN follows.
         Ending = "ending",
-        /// Our FIN was sent; the client's is expected.
+        /// The server's FIN is sent; the client's FIN is awaited.
         Lingering = "lingering",
         /// The kernel was told to close the socket.
         Gone = "gone",
@@ -401,9 +402,9 @@ stats! {
         ended = "websocket_closes" by "code": Ended,
     }
     internal {
-        /// Bytes reserved for the compression windows of connections, those that are gone included.
+        /// Total bytes ever reserved for the compression windows of connections, including closed connections.
         context_bytes_reserved,
-        /// Bytes reserved for the compression windows of connections that are gone.
+        /// Total bytes that were reserved for the compression windows of connections that are closed now.
         context_bytes_released,
     }
     gauges {
@@ -425,8 +426,8 @@ stats! {
 }
 
 impl Stats {
-    /// Bytes reserved for the compression windows of current connections. A thread other than the owner may see one
-    /// of the two counters change before the other.
+    /// Returns the number of bytes reserved for the compression windows of current connections. A thread other than the
+    /// owner may see one of the two underlying counters change before the other.
     pub fn context_bytes(&self) -> u64 {
         self.context_bytes_reserved.get().saturating_sub(self.context_bytes_released.get())
     }

@@ -9,7 +9,7 @@ const TICK_MS: u64 = 20;
 /// whether the deadline still holds.
 #[derive(Debug)]
 pub struct Timers<K> {
-    /// Keys by tick. They are due at the end of the tick.
+    /// Keys of the timers, by the tick of their deadline. A key is due at the end of its tick.
     ticks: BTreeMap<u64, Vec<K>>,
 }
 
@@ -20,18 +20,20 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K> Timers<K> {
-    /// Sets a timer: [`Timers::expired`] returns `key` once `deadline_ms` has passed.
+    /// Sets a timer: [`Timers::expired`] returns `key` once `deadline_ms`, a time in milliseconds, has passed.
     pub fn set(&mut self, deadline_ms: u64, key: K) {
         self.ticks.entry(deadline_ms / TICK_MS).or_default().push(key);
     }
 
-    /// Returns the keys of the first tick that has passed, or `None` if none has. Call it until it returns `None`.
+    /// Removes and returns the keys of the first tick that has passed, or returns `None` if no tick has passed. Call
+    /// this until it returns `None`.
     pub fn expired(&mut self, now_ms: u64) -> Option<Vec<K>> {
         let entry = self.ticks.first_entry()?;
         (Self::due_ms(*entry.key()) <= now_ms).then(|| entry.remove())
     }
 
-    /// Returns the time from which [`Timers::expired`] returns keys again. `None` when no timer is set.
+    /// Returns the time, in milliseconds, from which [`Timers::expired`] returns keys again. `None` when no timer is
+    /// set.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.ticks.first_key_value().map(|(tick, _)| Self::due_ms(*tick))
     }

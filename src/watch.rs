@@ -10,16 +10,16 @@ use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 use crate::tls::Identity;
 
-/// Age of a shard's last turn, in milliseconds, from which on a woken shard counts as hanging.
+/// Age of a shard's last turn, in milliseconds, from which a shard that was woken counts as hanging.
 const HUNG_MS: u64 = 5_000;
-/// Time limit for a turn of a shard that was woken to see whether it hangs.
+/// Time limit for a shard to complete a turn after it was woken, to check whether it hangs.
 pub(crate) const TURN_PATIENCE: Duration = Duration::from_secs(1);
-/// Time limit for the shards to write down their numbers. After it, the previous numbers are used.
+/// Time limit for all shards to update their gauges. After it, the metrics show the previous values.
 pub(crate) const SURVEY_PATIENCE: Duration = Duration::from_millis(250);
 /// Interval at which [`Watch::hung`] checks whether the shards have turned.
 const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Access to the state of the server, shared by all threads.
+/// Access to the state of the whole server, shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) backend: &'static str,
@@ -33,7 +33,7 @@ pub(crate) struct Watch {
     pub(crate) last_reload: Mutex<LastReload>,
 }
 
-/// The outcome of the last reload of the settings. The start of the server counts as one.
+/// The outcome of the last reload of the settings. The start of the server counts as a reload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastReload {
     pub(crate) is_successful: bool,
@@ -48,12 +48,13 @@ pub(crate) struct Watched {
     pub(crate) address: Address,
 }
 
-/// An inquiry to all shards, with the number of each shard's question.
+/// An inquiry that asks all shards to update their gauges. Holds the number of the question to each shard, by shard
+/// index.
 #[derive(Debug)]
 pub(crate) struct Inquiry(Vec<u64>);
 
 impl Watched {
-    /// Returns the age of the shard's last turn in milliseconds.
+    /// Returns the time since the shard's last turn began, in milliseconds.
     pub(crate) fn turn_age_ms(&self) -> u64 {
         clock::now_ms().saturating_sub(self.stats.turned_ms.get())
     }
@@ -64,7 +65,7 @@ impl Watched {
 }
 
 impl Watch {
-    /// Whether the server is shutting down.
+    /// Returns whether the server is shutting down.
     pub(crate) fn is_draining(&self) -> bool {
         self.shared.stopping.load(Ordering::SeqCst)
     }
@@ -95,13 +96,14 @@ impl Watch {
         }
     }
 
-    /// Whether a shard has not turned for [`HUNG_MS`]. It may only sleep: wake it by an inquiry, then call
-    /// [`Watch::late_shards`].
+    /// Returns whether a shard has not turned for [`HUNG_MS`]. The shard may only sleep: wake it with
+    /// [`Watch::ask_all`], then call [`Watch::late_shards`].
     pub(crate) fn has_late_shards(&self) -> bool {
         self.shards.iter().any(Watched::is_late)
     }
 
-    /// Returns one line for each shard that has not turned for [`HUNG_MS`]. After an inquiry, these shards hang.
+    /// Returns one line for each shard that has not turned for [`HUNG_MS`], or `None` if there is none. After an
+    /// inquiry, these shards hang.
     pub(crate) fn late_shards(&self) -> Option<String> {
         let late = self.shards.iter().enumerate().filter(|(_, shard)| shard.is_late());
         let lines: Vec<String> = late
@@ -112,8 +114,8 @@ impl Watch {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
-    /// Returns one line for each shard that hangs. Wakes shards that may only sleep, and waits up to a second for their
-    /// turns.
+    /// Returns one line for each shard that hangs, or `None` if there is none. Wakes shards that may only sleep, and
+    /// waits up to a second for their turns.
     pub(crate) fn hung(&self) -> Option<String> {
         if !self.has_late_shards() {
             return None;
@@ -126,7 +128,7 @@ impl Watch {
         self.late_shards()
     }
 
-    /// Wakes all shards and asks each to write down its numbers at the end of its turn.
+    /// Wakes all shards, and asks each shard to update its gauges at the end of its turn.
     pub(crate) fn ask_all(&self) -> Inquiry {
         let ask = |shard: &Watched| {
             let question = shard.stats.survey.ask();
@@ -136,7 +138,7 @@ impl Watch {
         Inquiry(self.shards.iter().map(ask).collect())
     }
 
-    /// Whether each shard has turned since the inquiry.
+    /// Returns whether every shard has completed a turn since the inquiry.
     pub(crate) fn is_answered(&self, Inquiry(questions): &Inquiry) -> bool {
         self.shards.iter().zip(questions).all(|(shard, question)| shard.stats.survey.is_answered(*question))
     }

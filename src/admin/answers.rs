@@ -12,24 +12,24 @@ use crate::watch::Watch;
 
 use super::metrics;
 
-/// The live page.
+/// The HTML text of the live page.
 const DASHBOARD: &str = include_str!("dashboard.html");
 
-/// The bytes of a response. Many connections may share one.
+/// The bytes of an HTTP response, which several connections may share.
 pub(super) type Response = Arc<[u8]>;
 
-/// The answer to a request.
+/// The answer to an HTTP request on the admin listener.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Send this response.
+    /// Answer at once with this response.
     Now(Response),
-    /// Ask all shards for their numbers, then send the metrics.
+    /// Ask all shards to update their gauges, then answer with the metrics.
     Metrics { head_only: bool },
-    /// Wake all shards, then tell which of them hang.
+    /// Wake all shards, then answer with the shards that hang.
     Health { head_only: bool },
 }
 
-/// Returns the answer to a request on a listener whose address is local or not.
+/// Returns the answer to a request. `is_local` says whether the listener has a loopback or private address.
 pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> Answer {
     let head_only = request.is_head();
     let refuse = |refused| Answer::Now(refusal(Refusal { head_only, ..refused }));
@@ -66,7 +66,7 @@ pub(super) fn health_response(watch: &Watch) -> Response {
     state(watch.late_shards(), false)
 }
 
-/// Returns the response to a HEAD request instead of a GET request. RFC 9110 §9.3.2
+/// Returns the head of a response to a GET request, as the response to a HEAD request. RFC 9110 §9.3.2
 pub(super) fn head_of(response: &Response) -> Response {
     let end = response.windows(4).position(|window| window == b"\r\n\r\n");
     response[..end.map_or(response.len(), |at| at + 4)].into()

@@ -11,14 +11,14 @@ use crate::watch::Watch;
 
 use super::answers::{Answer, Response, answer, late_response, refusal};
 
-/// Time limit for the whole request, and again for taking the whole response.
+/// Time limit for a client to send its whole request, and again to take the whole response.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Time limit for the client's end after the response.
+/// Time limit for a client to end its direction of the stream after the response.
 const LINGER: Duration = Duration::from_millis(500);
-/// Reads from one connection per event, so that a fast sender does not hold up the others.
+/// Maximum number of reads from one connection per event, so that a fast sender does not hold up other connections.
 const READS_PER_EVENT: usize = 16;
 
-/// A connection and its state.
+/// A connection of the admin listener.
 pub(super) struct AdminConnection {
     stream: TcpStream,
     state: State,
@@ -26,24 +26,24 @@ pub(super) struct AdminConnection {
 }
 
 enum State {
-    /// The request is awaited.
+    /// The client's request is not complete. Holds the parser of the request.
     Reading(Box<(Protocol, Reader)>),
-    /// The shards are being asked for the response.
+    /// The connection waits for a survey of the shards, on which the response depends.
     Waiting,
-    /// The response is being sent, from this offset on.
+    /// The response is being sent. Holds the response and the number of bytes already sent.
     Writing(Response, usize),
-    /// The response is sent and our direction has ended. The rest of the client's input is discarded, since a reset
-    /// would eat the response.
+    /// The response is sent, and the server's direction of the stream has ended. Further input is discarded, since a
+    /// reset would drop the response.
     Lingering,
 }
 
 /// The next step of the listener for a connection after an event.
 pub(super) enum Next {
-    /// Wait for these events.
+    /// Wait for these epoll events on the connection's socket.
     Wait(EpollFlags),
-    /// Ask the shards, then call [`AdminConnection::respond`].
+    /// Ask the shards for the data of this answer, then call [`AdminConnection::respond`].
     Ask(Answer),
-    /// Drop the connection.
+    /// Drop the connection, which closes its socket.
     Close,
 }
 
@@ -61,7 +61,7 @@ impl AdminConnection {
         self.deadline
     }
 
-    /// Goes on as far as the socket allows.
+    /// Reads the request, sends the response, or discards input, as far as the socket allows without blocking.
     pub(super) fn proceed(&mut self, watch: &Watch, is_local: bool, now: Instant) -> Next {
         match &mut self.state {
             State::Reading(parser) => match read_request(&self.stream, parser, watch, is_local) {
@@ -70,7 +70,7 @@ impl AdminConnection {
                 Request::Answered(Answer::Now(response)) => self.respond(response, now),
                 Request::Answered(later) => {
                     self.state = State::Waiting;
-                    // The survey has a limit of its own.
+                    // A survey of the shards has a shorter time limit than this deadline.
                     self.deadline = now + PATIENCE;
                     Next::Ask(later)
                 }
@@ -81,14 +81,14 @@ impl AdminConnection {
         }
     }
 
-    /// Begins to send the response.
+    /// Begins to send the response to the client.
     pub(super) fn respond(&mut self, response: Response, now: Instant) -> Next {
         self.state = State::Writing(response, 0);
         self.deadline = now + PATIENCE;
         self.write(now)
     }
 
-    /// The deadline has passed: a late request is answered, everything else ends.
+    /// Handles the passed deadline: answers a late request with an error, and closes the connection in any other state.
     pub(super) fn expire(&mut self, now: Instant) -> Next {
         match self.state {
             State::Reading(_) => self.respond(late_response(), now),
@@ -118,11 +118,11 @@ impl AdminConnection {
     }
 }
 
-/// The state of a request after a read.
+/// The outcome of reading a request from the socket.
 enum Request {
-    /// More of the head is to come.
+    /// The head of the request is not complete yet.
     Pending,
-    /// The client has gone without a request.
+    /// The client has ended or broken the connection without a valid request.
     Gone,
     Answered(Answer),
 }
@@ -147,7 +147,7 @@ fn read_request(
                 return Request::Answered(answer(&request, watch, is_local));
             }
             Some(ProtocolEvent::Refused(refused)) => return Request::Answered(Answer::Now(refusal(refused))),
-            // Nothing else comes before an upgrade, and the admin listener makes none.
+            // All other events follow an upgrade to a WebSocket, and the admin listener upgrades no connection.
             Some(_) => return Request::Gone,
             None => {}
         }
@@ -155,7 +155,7 @@ fn read_request(
     Request::Pending
 }
 
-/// Reads and drops what the client still sends, until its end.
+/// Reads and drops further input of a client until the client ends its direction of the stream.
 fn discard(mut stream: &TcpStream) -> Next {
     let mut buffer = [0; 1024];
     for _ in 0..READS_PER_EVENT {

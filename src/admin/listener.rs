@@ -19,15 +19,15 @@ use super::answers::{Answer, Response, head_of, health_response, metrics_respons
 use super::connection::{AdminConnection, Next};
 use super::survey::Survey;
 
-/// The token of the listening socket. Connections have their keys.
+/// Epoll token of the listening socket. The tokens of connections are their keys in the slab.
 const LISTENER: u64 = u64::MAX;
-/// Connections accepted in one turn of the loop, before those that there are have their turn.
+/// Maximum number of connections accepted in one turn of the loop, before existing connections are served.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Events taken in one turn of the loop.
+/// Maximum number of epoll events handled in one turn of the loop.
 const EVENTS_PER_TURN: usize = 128;
-/// Interval at which to look whether the shards have answered a survey.
+/// Interval at which the loop checks whether all shards have answered a survey.
 const SURVEY_INTERVAL: Duration = Duration::from_millis(1);
-/// Delay before the next attempt when the kernel gives no connection, for example for want of memory.
+/// Delay before the next attempt to accept after the kernel gave no connection, for example for lack of memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The admin listener on its thread.
@@ -35,16 +35,16 @@ pub(super) struct Listener {
     listener: Arc<TcpListener>,
     watch: Arc<Watch>,
     stopping: Arc<AtomicBool>,
-    /// Whether the address is a loopback or private one.
+    /// Whether the listener's address is a loopback or private address.
     is_local: bool,
     max_connections: usize,
     epoll: Epoll,
     connections: Slab<Entry>,
-    /// The number of the next connection, in the order of accepting.
+    /// Number for the next accepted connection. Numbers rise in the order of accepting.
     next_number: u64,
     metrics: Survey<Asker>,
     health: Survey<Asker>,
-    /// When to accept again after an error.
+    /// Time at which to accept connections again after an error. `None` without an error.
     retry_at: Option<Instant>,
     is_accepting: bool,
 }
@@ -55,11 +55,11 @@ struct Entry {
     interest: EpollFlags,
 }
 
-/// A connection that waits for a survey.
+/// A connection that waits for the result of a survey of all shards.
 #[derive(Debug)]
 struct Asker {
     key: usize,
-    /// Tells the connection from a later one with the same key.
+    /// Number of the connection, which tells it from a later connection with the same key.
     number: u64,
     head_only: bool,
 }
@@ -119,14 +119,14 @@ impl Listener {
         }
     }
 
-    /// Returns the time until the next deadline, or until it is time to look at a survey.
+    /// Returns the time until the next deadline, or until the next check of a running survey.
     fn timeout(&self) -> EpollTimeout {
         if self.metrics.is_pending() || self.health.is_pending() {
             return EpollTimeout::try_from(SURVEY_INTERVAL).unwrap_or(EpollTimeout::ZERO);
         }
         let deadlines = self.connections.iter().map(|(_, entry)| entry.connection.deadline());
         let Some(next) = deadlines.chain(self.retry_at).min() else { return EpollTimeout::NONE };
-        // Rounded up, so that the deadline has passed then.
+        // Rounded up, so that the deadline has passed when the wait ends.
         let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
     }
@@ -146,7 +146,7 @@ impl Listener {
                 }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-                // No descriptor is left: another connection's is as good.
+                // No descriptor is left, so the oldest connection was closed to free its descriptor.
                 Err(error) if is_out_of_descriptors(&error) && self.close_oldest() => {}
                 Err(error) => {
                     warn!(%error, "the admin listener cannot accept a connection; trying again");
@@ -157,7 +157,7 @@ impl Listener {
         }
     }
 
-    /// Accepts no connection until the next attempt is due.
+    /// Stops accepting connections until `retry_at`.
     fn pause_accepting(&mut self) {
         self.set_listening(EpollFlags::empty());
         self.retry_at = Some(Instant::now() + ACCEPT_RETRY);
@@ -169,7 +169,7 @@ impl Listener {
         }
     }
 
-    /// Adds a connection, and serves it at once: its request may be there.
+    /// Adds an accepted connection, and serves it at once, since its request may have arrived already.
     fn add(&mut self, stream: TcpStream) {
         if self.connections.len() >= self.max_connections {
             self.close_oldest();
@@ -177,7 +177,7 @@ impl Listener {
         if stream.set_nonblocking(true).is_err() {
             return;
         }
-        // A response comes in one piece.
+        // A response is written in one piece, so a delay to join small writes would only slow it down.
         let _ = stream.set_nodelay(true);
         let entry = Entry {
             number: self.next_number,
@@ -194,9 +194,9 @@ impl Listener {
         self.proceed(key);
     }
 
-    /// Handles an event of a connection.
+    /// Handles epoll events of the connection with this key.
     fn ready(&mut self, key: usize, events: EpollFlags) {
-        // An earlier event of this turn may have closed it.
+        // An earlier event of this turn may have closed the connection.
         if !self.connections.contains(key) {
             return;
         }
@@ -242,7 +242,7 @@ impl Listener {
         }
     }
 
-    /// Responds to those whose survey has ended. All of them share one response.
+    /// Sends the response to all connections whose survey has ended. The connections share one response.
     fn answer_surveys(&mut self) {
         let now = Instant::now();
         let askers = self.metrics.poll(&self.watch, now);
@@ -278,7 +278,7 @@ impl Listener {
         }
     }
 
-    /// Closes the connection that was accepted first. Returns whether there was one.
+    /// Closes the connection that was accepted first. Returns whether there was a connection to close.
     fn close_oldest(&mut self) -> bool {
         let oldest = self.connections.iter().min_by_key(|(_, entry)| entry.number).map(|(key, _)| key);
         oldest.is_some_and(|key| self.connections.try_remove(key).is_some())

@@ -16,7 +16,7 @@ use crate::watch::{LastReload, Watch, Watched};
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Writes all metrics. The gauges of the shards are those of the last survey.
+/// Returns the text of all metrics. The gauges of the shards have the values of the last survey.
 pub(super) fn render(watch: &Arc<Watch>) -> String {
     let mut server = Registry::with_prefix("uproar");
     server.register_collector(Box::new(OfServer(Arc::clone(watch))));
@@ -29,7 +29,7 @@ pub(super) fn render(watch: &Arc<Watch>) -> String {
     text
 }
 
-/// The metrics of the server and its shards.
+/// Collector of the metrics of the server and its shards.
 #[derive(Debug)]
 struct OfServer(Arc<Watch>);
 
@@ -66,7 +66,7 @@ impl Collector for OfServer {
     }
 }
 
-/// Writes the metrics that the server has once.
+/// Writes the metrics that exist once for the whole server.
 fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     let limit = watch.shared.admission.limit();
     out.gauges("connections_limit", "Limit of connections at a time.", [(Vec::new(), limit)])?;
@@ -89,7 +89,7 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     out.gauges("info", "Always 1. The labels tell the version and the backend.", [(labels, 1_u64)])
 }
 
-/// The usual metrics of a process.
+/// Collector of the usual metrics of a process: CPU time, memory and start time.
 #[derive(Debug)]
 struct OfProcess(Arc<Watch>);
 
@@ -151,7 +151,7 @@ fn mailboxes(watch: &Watch) -> impl Iterator<Item = (Labels, u64)> {
     })
 }
 
-/// Returns a number for each shard and each value of a label.
+/// Returns a number for each shard and each value of `label`, with the labels of its series.
 fn with_label(
     watch: &Watch,
     label: &'static str,
@@ -166,7 +166,7 @@ fn with_label(
     })
 }
 
-/// Writes a metric with all its series.
+/// Writer of metrics, each with all its series.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {

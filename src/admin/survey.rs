@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::watch::{Inquiry, Watch};
 
-/// A survey of all shards, shared by the connections that asked for one at the same time. At most one is under way. A
-/// connection that asks meanwhile waits for the next one, so that the numbers are never older than its request.
+/// Surveys of all shards, shared by the connections that wait for them. At most one survey runs at a time. A connection
+/// that asks meanwhile waits for the next survey, so that the values are never older than its request.
 #[derive(Debug)]
 pub(super) struct Survey<T> {
-    /// Time that the shards have to answer.
+    /// Time limit for the shards to answer a survey.
     patience: Duration,
     running: Option<Running<T>>,
     waiting: Vec<T>,
@@ -26,18 +26,18 @@ impl<T> Survey<T> {
         Self { patience, running: None, waiting: Vec::new() }
     }
 
-    /// Asks for a survey on behalf of `asker`, which a later [`Survey::poll`] returns.
+    /// Requests a survey for `asker`. A later [`Survey::poll`] returns the asker when the survey has ended.
     pub(super) fn ask(&mut self, asker: T) {
         self.waiting.push(asker);
     }
 
-    /// Whether somebody waits.
+    /// Returns whether an asker waits for a survey.
     pub(super) fn is_pending(&self) -> bool {
         self.running.is_some() || !self.waiting.is_empty()
     }
 
-    /// Starts a survey if one is due, and returns the askers of one that has ended: all shards have answered, or their
-    /// time is over.
+    /// Starts a survey if one is due. Returns the askers of a survey that has ended: all shards have answered, or the
+    /// time limit is over.
     pub(super) fn poll(&mut self, watch: &Watch, now: Instant) -> Vec<T> {
         let is_over =
             |running: &mut Running<T>| watch.is_answered(&running.inquiry) || now >= running.deadline;

@@ -50,7 +50,7 @@ pub(super) fn start(
 mod absent {
     use std::net::SocketAddr;
 
-    /// The type of an admin listener that cannot exist.
+    /// Stand-in for the admin listener without the feature `admin`: a type that has no values.
     #[derive(Clone, Debug)]
     pub(crate) enum Admin {}
 

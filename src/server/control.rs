@@ -24,8 +24,8 @@ pub struct Reloaded {
 pub struct Control {
     pub(super) watch: Arc<Watch>,
     pub(super) plan: Arc<Plan>,
-    /// The admin listener of a server with `--takeover on`. It ends with the call of `stop`, because the next server
-    /// answers on its address.
+    /// The admin listener of a server with `--takeover on`, otherwise `None`. [`Control::stop`] ends it at once,
+    /// because the next server answers on its address.
     pub(super) taken_over: Option<Admin>,
     /// The certificate of the TLS listeners, if there are any.
     pub(super) identity: Option<Arc<Identity>>,

@@ -13,16 +13,16 @@ use super::{Given, StartError};
 
 /// The listening sockets of a server that is starting.
 pub(super) struct BoundListeners {
-    /// The addresses and paths, with the ports that the kernel chose.
+    /// The addresses and paths of the listeners, with the ports that the kernel chose.
     pub(super) endpoints: Vec<Endpoint>,
-    /// The sockets of each worker, by worker index.
+    /// The listening sockets of each worker, by worker index.
     pub(super) listeners: Vec<Vec<Listener>>,
     /// Unix sockets that move to their paths when the rest of the start has succeeded.
     pub(super) pending: Vec<Pending>,
 }
 
-/// Binds every address once for each worker, so that the kernel spreads connections over the workers. A path has one
-/// socket, which the workers share.
+/// Binds every listen address once for each worker, so that the kernel spreads connections over the workers. A Unix
+/// socket path has one socket, which all workers share.
 pub(super) fn bind_all(options: &Options, workers: u16) -> Result<BoundListeners, StartError> {
     if options.takeover == Takeover::On && listen::waiting_connections_are_reset() {
         warn!(
@@ -51,7 +51,7 @@ pub(super) fn bind_all(options: &Options, workers: u16) -> Result<BoundListeners
     Ok(listening)
 }
 
-/// Shares each given socket between all workers.
+/// Shares each socket that was passed to the server between all workers.
 pub(super) fn share_given(given: Vec<Given>, workers: u16) -> Result<BoundListeners, StartError> {
     let unusable = |error| StartError::System {
         action: "use a listening socket that was passed to the server",
@@ -72,7 +72,7 @@ impl BoundListeners {
         Self { endpoints: Vec::new(), listeners, pending: Vec::new() }
     }
 
-    /// Gives each worker its own listener of an endpoint.
+    /// Adds an endpoint, and hands each worker one of its listeners in `own`.
     fn add(&mut self, endpoint: Endpoint, own: Vec<Listener>) {
         self.endpoints.push(endpoint);
         for (worker, listener) in self.listeners.iter_mut().zip(own) {

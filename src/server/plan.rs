@@ -16,7 +16,7 @@ use crate::tls::TlsOptions;
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
 /// Descriptors that the process needs besides those of workers: standard streams, log and files.
 const OTHER_DESCRIPTORS: u64 = 32;
-/// Upper bound of the admin listener's connections. Another connection closes the oldest one.
+/// Upper bound of the admin listener's connection limit. At the limit, a new connection closes the oldest one.
 const MAX_ADMIN_CONNECTIONS: u64 = 512;
 /// Lower bound of the default handshake limit.
 const MIN_HANDSHAKES: u64 = 1024;
@@ -26,21 +26,21 @@ const MAX_SLOTS: u64 = 1 << 20;
 /// The resources of all workers, derived from the options when the server starts.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Number of workers. Counted before they start, since a pinned thread sees one processor only.
+    /// Number of workers. Determined before the workers start, since a pinned thread sees only one processor.
     pub(super) workers: u16,
     /// The addresses and paths of the listeners, by listener index.
     pub(super) listen: Vec<Endpoint>,
     pub(super) backend: BackendName,
     /// The limit of open descriptors of the process.
     pub(super) descriptors: u64,
-    /// Number of connections that the descriptors allow.
+    /// Maximum number of connections that the descriptor limit allows.
     pub(super) possible: u64,
     pub(super) io: BackendOptions,
     /// The certificate and the TLS listeners, if there are any.
     pub(super) tls: Option<TlsOptions>,
     /// The proxies whose connections begin with a PROXY header. `None` without `--proxy-protocol`.
     pub(super) trusted: Option<Arc<Trusted>>,
-    /// The processors that the workers may use. `None` if the system does not tell.
+    /// The processors that the workers may use. `None` if the system does not report them.
     pub(super) cpus: Option<CpuSet>,
 }
 
@@ -68,7 +68,7 @@ impl Plan {
             chosen => chosen,
         };
         let io = if backend == BackendName::IoUring { ring } else { with_slots(free) };
-        // Each ring has a descriptor table of its own, and the limit applies to each table.
+        // Each io_uring ring has a separate descriptor table, and the descriptor limit applies to each table.
         let possible = if backend == BackendName::IoUring { u64::from(io.slots) * workers } else { free };
         Self {
             workers: worker_count,

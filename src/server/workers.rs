@@ -27,27 +27,27 @@ use super::{StartError, THREAD_REMEDY};
 /// The function that creates the application of a worker, called with the worker's index.
 pub(super) type MakeApp = dyn Fn(u16) -> Box<dyn App> + Send + Sync;
 
-/// The started workers. They wait for [`Workers::serve`]; dropping the value before that ends them.
+/// Started worker threads that wait for [`Workers::serve`]. Dropping the value before that call ends them.
 pub(super) struct Workers {
     starting: Vec<Starting>,
     mailboxes: Vec<Mailbox>,
     pub(super) addresses: Vec<Address>,
 }
 
-/// A worker that waits for its mailbox.
+/// A worker thread that has started and waits for its [`Links`].
 struct Starting {
     thread: JoinHandle<()>,
     /// Receives the worker's waker, or its start error.
     ready: Receiver<Result<Waker, StartError>>,
-    /// Lets the worker serve. A worker ends when this is dropped before.
+    /// Sends the worker its links, after which the worker serves. Dropping this sender before that ends the worker.
     links: Sender<Links>,
     stats: Arc<Stats>,
 }
 
-/// The connections between a worker's shard and all shards.
+/// The links of a worker to all shards: its mailbox, and the addresses of all mailboxes.
 struct Links {
     mailbox: Mailbox,
-    /// The address of each shard, by shard index.
+    /// The address of each shard's mailbox, by shard index.
     addresses: Vec<Address>,
 }
 
@@ -83,7 +83,7 @@ impl Workers {
         self.starting.iter().map(|worker| Arc::clone(&worker.stats)).collect()
     }
 
-    /// Lets the workers serve. Returns their threads.
+    /// Sends all workers their links, so that they serve clients. Returns the threads of the workers.
     pub(super) fn serve(mut self) -> Vec<JoinHandle<()>> {
         let mut threads = Vec::new();
         for (worker, mailbox) in self.starting.drain(..).zip(self.mailboxes.drain(..)) {
@@ -111,7 +111,7 @@ fn dismiss(starting: Vec<Starting>) {
 }
 
 impl Starting {
-    /// Waits until the worker is ready. Returns its waker.
+    /// Waits until the worker is ready. Returns the worker's waker, or its start error.
     fn waker(&self) -> Result<Waker, StartError> {
         let died = || StartError::System {
             action: "start a worker",
@@ -150,7 +150,7 @@ fn spawn(
     Ok(Starting { thread, ready, links, stats })
 }
 
-/// The parts that a worker's thread begins with.
+/// The data that a worker's thread needs to create its shard.
 struct Start {
     id: ShardId,
     options: Options,

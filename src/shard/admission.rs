@@ -5,50 +5,50 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Counts connections, and decides which of them are over a limit. A connection is counted from its accept until its
-/// descriptor is released, whatever became of its handshake. One that is over a limit does not count against any limit.
+/// The connection counts and limits of a server. A connection is counted from its accept until its descriptor is
+/// released, with or without a completed handshake. A connection over a limit does not count against any limit.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// Limit for connections of the server.
+    /// Connection limit of the server.
     limit: AtomicU64,
-    /// Limit for connections from one address; 0 means no limit.
+    /// Connection limit of each client address; 0 means no limit.
     limit_per_address: AtomicU32,
-    /// Limit for connections whose request is not complete.
+    /// Limit of connections whose HTTP request is not complete.
     handshake_limit: AtomicU64,
-    /// Number of all connections, also of those over a limit.
+    /// Number of all connections, including those over a limit.
     count: AtomicU64,
     /// Number of connections that are not over a limit.
     served: AtomicU64,
     /// Number of connections that are not over a limit and whose request is not complete.
     handshakes: AtomicU64,
-    /// Number of connections by address. Those over a limit, and those that came while addresses had no limit, are
-    /// not in it.
+    /// Number of connections of each client address. Excludes connections over a limit, and connections accepted while
+    /// addresses had no limit.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
 
-/// Limits for connections.
+/// The connection limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
-    /// Connections of the server.
+    /// Maximum number of connections of the server.
     pub(crate) server: u64,
-    /// Connections from one address; 0 means no limit.
+    /// Maximum number of connections from one client address; 0 means no limit.
     pub(crate) per_address: u32,
-    /// Connections whose request is not complete.
+    /// Maximum number of connections whose HTTP request is not complete.
     pub(crate) handshakes: u64,
 }
 
-/// The limits that a connection counts against.
+/// The connection limits that a connection counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The limit of the server and that of its address.
+    /// The connection counts against the server's limit and against its client address's limit.
     Counted,
-    /// The limit of the server only: its address is unknown or a trusted proxy's, or addresses had no limit when it
-    /// came.
+    /// The connection counts against the server's limit only: its address is unknown or a trusted proxy's, or addresses
+    /// had no limit when it was accepted.
     Uncounted,
-    /// The limit of the server only: a trusted proxy hid the client's address. What the request says about the
-    /// address is not believed.
+    /// The connection counts against the server's limit only: a trusted proxy hid the client's address. Header fields
+    /// that name the client are ignored.
     Hidden,
-    /// No limit: the connection is over one.
+    /// The connection counts against no limit: it is over this limit, and is refused.
     Over(Excess),
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Excess {
 }
 
 impl Admission {
-    /// Returns the counts of a server without connections.
+    /// Creates the counts of a server without connections.
     pub(crate) fn new(limits: ConnectionLimits) -> Self {
         let ConnectionLimits { server, per_address, handshakes } = limits;
         Self {
@@ -78,15 +78,15 @@ impl Admission {
         }
     }
 
-    /// Sets limits for connections that come from now on. Connections that are there stay, even if they are too many.
+    /// Sets the limits for connections accepted from now on. Existing connections stay open, even above the new limits.
     pub(crate) fn set_limits(&self, limits: ConnectionLimits) {
         self.limit.store(limits.server, Ordering::Relaxed);
         self.limit_per_address.store(limits.per_address, Ordering::Relaxed);
         self.handshake_limit.store(limits.handshakes, Ordering::Relaxed);
     }
 
-    /// Counts a connection from `address`. The caller refuses it if it is over a limit, and calls
-    /// [`Admission::leave`] in any case when it is gone.
+    /// Counts a connection from `address`, and returns the limits that it counts against. The caller refuses a
+    /// connection over a limit. The caller also calls [`Admission::leave`] for every connection that is gone.
     pub(crate) fn enter(&self, address: Option<IpAddr>) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
         let place = self.enter_address(address);
@@ -105,8 +105,8 @@ impl Admission {
         place
     }
 
-    /// Counts a connection for the address `to` instead of `from`, and returns its new place. Its request must not be
-    /// complete yet. If the new address has reached its limit, the connection no longer counts against any limit.
+    /// Counts a connection for the address `to` instead of `from`, and returns its new place. The connection's request
+    /// must not be complete yet. If `to` has reached its limit, the connection no longer counts against any limit.
     pub(crate) fn relocate(&self, from: Option<IpAddr>, place: Place, to: Option<IpAddr>) -> Place {
         self.leave_address(from, place);
         let place = self.enter_address(to);
@@ -117,12 +117,13 @@ impl Admission {
         place
     }
 
-    /// Ends the handshake of a connection that is not over a limit. To be called once for each.
+    /// Removes a connection from the handshake count. Call this once for each connection that is not over a limit.
     pub(crate) fn handshake_over(&self) {
         self.handshakes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Forgets a connection that is gone. `place` is what `enter`, or the last `relocate`, returned for `address`.
+    /// Removes a closed connection from all counts. `place` is the last result of `enter` or `relocate` for the
+    /// connection, and `address` is the address of that call.
     pub(crate) fn leave(&self, address: Option<IpAddr>, place: Place) {
         if !matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
@@ -131,17 +132,17 @@ impl Admission {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Limit for connections of the server.
+    /// Returns the connection limit of the server.
     pub(crate) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Number of connections, also of those over a limit.
+    /// Returns the number of connections, including those over a limit.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Number of addresses with connections that count against the limit per address.
+    /// Returns the number of client addresses with connections that count against the limit per address.
     pub(crate) fn addresses(&self) -> usize {
         self.by_address.lock().expect("no thread panics while it counts").len()
     }
@@ -171,15 +172,15 @@ impl Admission {
     }
 }
 
-/// Raises a count unless it has reached its limit. Returns whether it did.
+/// Adds 1 to a count unless the count has reached its limit. Returns whether the count was raised.
 fn raise(count: &AtomicU64, limit: &AtomicU64) -> bool {
     let limit = limit.load(Ordering::Relaxed);
     let next = |count| (count < limit).then_some(count + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
 }
 
-/// Returns the address that a client counts under: the first 64 bits of an IPv6 address, since a subscriber has all
-/// addresses that begin with them; the IPv4 address of an IPv4-mapped one.
+/// Returns the address under which a client is counted. For IPv6 this is the first 64 bits, since one subscriber has
+/// all addresses that begin with them. For an IPv4-mapped IPv6 address this is the IPv4 address.
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Server));
         admission.leave(ip("10.0.0.1"), Place::Counted);
-        // Connections over a limit are still open, and do not count against it.
+        // The two refused connections are still open, but count against no limit.
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.count(), 5);
         admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));
@@ -272,7 +273,7 @@ mod tests {
         let counted = admission.enter(ip("10.0.0.1"));
         admission.leave(ip("10.0.0.1"), early);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
-        // First the limit is below the number of connections, and then there is none.
+        // The limit per address first drops below the number of connections, and then becomes 0 (no limit).
         admission.set_limits(ConnectionLimits { server: 10, per_address: 1, handshakes: 100 });
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
         admission.leave(ip("10.0.0.1"), Place::Over(Excess::Address));

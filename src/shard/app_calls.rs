@@ -15,7 +15,7 @@ use super::connection::Phase;
 use super::{Shard, ShardId};
 
 impl<B: Backend> Shard<B> {
-    /// Completes a handshake: the client is open, and the application hears of it.
+    /// Completes a WebSocket handshake: marks the client as open, and calls the application's `on_open`.
     pub(super) fn opened(&mut self, slot: Slot, opening: Opening<'_>) {
         self.set_phase(slot, Phase::Open);
         self.set_deadline(slot, self.settings.ping_ms);
@@ -26,7 +26,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Gives a message to the application, and pauses its sender when what it publishes cannot be passed on yet.
+    /// Hands a client's message to the application. Pauses the client when published messages cannot be passed on yet.
     pub(super) fn message(&mut self, slot: Slot, message: Incoming<'_>) {
         if !self.is_open(slot) {
             return;
@@ -40,7 +40,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Closes a client that reads too slowly, or tells the application that it missed messages, as the settings say.
+    /// Handles a client that missed messages: closes it or calls the application's `on_lag`, by the lag policy.
     pub(super) fn lagged(&mut self, lagged: &Lagged) {
         let Lagged { slot, missed } = *lagged;
         if !self.is_open(slot) {
@@ -55,12 +55,13 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Tells the application that a client is gone.
+    /// Calls the application's `on_close` for a client that is gone.
     pub(super) fn gone(&mut self, slot: Slot) {
         self.with_client(slot, |app, context, client| app.on_close(context, client));
     }
 
-    /// Calls a handler for a client. If it panics, this client alone is closed, with code 1011.
+    /// Calls a handler of the application for a client. If the handler panics, only this client is closed, with code
+    /// 1011.
     fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {
         let client = self.hub.client(slot);
         if self.with_app(|app, context| handler(app, context, client)).is_none() {
@@ -68,7 +69,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Calls a handler, then closes the clients that it wanted closed. Returns `None` when it panicked.
+    /// Calls a handler of the application, then closes the clients that it asked to close. Returns `None` when the
+    /// handler panicked.
     pub(super) fn with_app<R>(
         &mut self,
         handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,

@@ -13,40 +13,41 @@
 
 use std::time::Duration;
 
-/// A turn that begins this much later than it should follows a pause: more may lie in the sockets than one look
-/// reports.
+/// A turn that begins more than this many milliseconds late follows a pause of the process. After a pause, more input
+/// may lie in the sockets than one poll reports.
 const LATE_MS: u64 = 20;
-/// A turn that begins this much later than it should follows a pause that does not count as time.
+/// A turn that begins more than this many milliseconds late follows a long pause, which does not count as time.
 const AWAY_MS: u64 = 500;
-/// Looks in a row that must report nothing. A backend may need two to report what lies in a socket.
+/// Number of polls in a row that must report no events before deadlines are judged after a pause. A backend may need
+/// two polls to report the input of a socket.
 const QUIET_LOOKS: u32 = 3;
-/// Clients whose input one look reports at least, if so many have sent something.
+/// Minimum number of clients whose input one poll reports, if at least this many clients have sent something.
 const CLIENTS_A_LOOK: usize = 16;
-/// Longest time, in milliseconds, for which deadlines are not judged because of one pause.
+/// Maximum time, in milliseconds, for which one pause defers deadlines.
 const MAX_SEARCH_MS: u64 = 5_000;
 
-/// The clock of a shard.
+/// The clock of a shard: the backend's clock without long pauses of the process.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// Time of the backend at the beginning of the turn, in milliseconds.
+    /// Time at the beginning of the current turn, in milliseconds of the backend's clock.
     backend_ms: u64,
-    /// Sum of all pauses that do not count, in milliseconds.
+    /// Sum of all pauses that do not count as time, in milliseconds.
     away_ms: u64,
-    /// Whether the last turn followed such a pause. Two in a row are slow turns, which count, or time would stand
-    /// still.
+    /// Whether the last turn followed a pause that does not count as time. A second pause in a row counts, or a shard
+    /// whose turns are all slow would have a stopped clock.
     was_away: bool,
-    /// The search for input that deadlines wait for.
+    /// Search for unread input, which defers all deadlines. `None` when deadlines may be judged.
     search: Option<Search>,
 }
 
-/// A search for input that came before a deadline passed.
+/// A search for input that arrived before a deadline passed: polls until the sockets report nothing more.
 #[derive(Clone, Copy, Debug)]
 struct Search {
-    /// Looks in a row that must still report nothing.
+    /// Number of further polls in a row that must report no events to end the search.
     quiet: u32,
-    /// Looks after which the search ends in any case.
+    /// Number of further polls after which the search ends, even if they report events.
     left: usize,
-    /// Time at which the search ends in any case, in milliseconds of the backend's clock.
+    /// Time at which the search ends, even if polls still report events, in milliseconds of the backend's clock.
     end_ms: u64,
 }
 
@@ -55,8 +56,9 @@ impl Clock {
         Self { backend_ms, away_ms: 0, was_away: false, search: None }
     }
 
-    /// Begins a turn at `backend_ms`, after a wait for at most `timeout` that reported `events`. Returns the length
-    /// of the pause before it that does not count, in milliseconds. Mostly this is 0.
+    /// Begins a turn at `backend_ms`, after a wait of at most `timeout` that reported `events` events to a shard with
+    /// `clients` clients. Returns the length, in milliseconds, of a preceding pause that does not count as time;
+    /// usually 0.
     pub(super) fn begin_turn(
         &mut self,
         backend_ms: u64,
@@ -67,7 +69,7 @@ impl Clock {
         let since_ms = backend_ms - self.backend_ms;
         self.backend_ms = backend_ms;
         let has_ended = self.count_look(events > 0);
-        // Without a timeout there is no deadline.
+        // Without a timeout no deadline is set, so the turn cannot be late.
         let timeout_ms = timeout.map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
         let Some(late_ms) = since_ms.checked_sub(timeout_ms) else {
             self.was_away = false;
@@ -76,11 +78,11 @@ impl Clock {
         self.was_away = late_ms > AWAY_MS && !self.was_away;
         if self.was_away {
             self.look_for_input(since_ms, clients);
-            // The pause may have begun at any time during the wait, so none of the wait counts.
+            // The pause may have begun at any time during the wait, so the whole wait does not count as time.
             self.away_ms += since_ms;
             return since_ms;
         }
-        // When every turn is late, deadlines are judged in every other one at least.
+        // A turn that ends a search begins no new search, so that deadlines are judged even when every turn is late.
         if self.search.is_none() && !has_ended {
             if late_ms > LATE_MS {
                 self.look_for_input(since_ms, clients);
@@ -91,14 +93,15 @@ impl Clock {
         0
     }
 
-    /// Lets deadlines wait for input of `clients` clients, which may have come in the last `since_ms` milliseconds.
+    /// Defers deadlines until the shard has read the input of `clients` clients that may have arrived in the last
+    /// `since_ms` milliseconds.
     pub(super) fn look_for_input(&mut self, since_ms: u64, clients: usize) {
         let left = QUIET_LOOKS as usize + clients / CLIENTS_A_LOOK;
         let end_ms = self.backend_ms + since_ms.min(MAX_SEARCH_MS);
         self.search = Some(Search { quiet: QUIET_LOOKS, left, end_ms });
     }
 
-    /// Lets deadlines wait for one more look. If that reports something, there may be more.
+    /// Defers deadlines for one more poll. If that poll reports events, the search goes on as after a pause.
     fn look_once_more(&mut self, since_ms: u64, clients: usize) {
         self.look_for_input(since_ms, clients);
         if let Some(search) = &mut self.search {
@@ -106,7 +109,8 @@ impl Clock {
         }
     }
 
-    /// Counts the look of this turn. Returns whether it ended the search.
+    /// Counts this turn's poll for the search. `reported` says whether the poll had events. Returns whether the poll
+    /// ended the search.
     fn count_look(&mut self, reported: bool) -> bool {
         let Some(search) = &mut self.search else { return false };
         search.left -= 1;
@@ -118,12 +122,12 @@ impl Clock {
         has_ended
     }
 
-    /// The time that all deadlines of the shard are in, in milliseconds.
+    /// Returns the current time of the shard's clock in milliseconds, which all deadlines of the shard use.
     pub(super) fn now_ms(&self) -> u64 {
         self.backend_ms - self.away_ms
     }
 
-    /// Whether deadlines may be judged in this turn. If not, the next turn must begin without waiting.
+    /// Returns whether deadlines may be judged in this turn. If not, the next turn must begin without waiting.
     pub(super) fn may_judge(&self) -> bool {
         self.search.is_none()
     }
@@ -136,7 +140,7 @@ mod tests {
     const NOTHING: usize = 0;
     const EVENTS: usize = 3;
 
-    /// Waits `timeout_ms` for events, which takes `took_ms`.
+    /// Begins a turn after a wait with a timeout of `timeout_ms`, which took `took_ms` and reported `events` events.
     fn turn(clock: &mut Clock, timeout_ms: u64, took_ms: u64, events: usize) -> u64 {
         let timeout = Some(Duration::from_millis(timeout_ms));
         clock.begin_turn(clock.backend_ms + took_ms, timeout, events, 100)
@@ -166,7 +170,7 @@ mod tests {
         assert!(clock.may_judge());
         turn(&mut clock, 500, 501, EVENTS);
         assert!(clock.may_judge(), "a look that reports few events reports all");
-        // A busy shard waits for nothing, and so looks in every turn.
+        // A busy shard polls without waiting, so its deadlines are judged in every turn.
         for events in [NOTHING, EVENTS, 1_000] {
             turn(&mut clock, 0, 2, events);
             assert!(clock.may_judge());

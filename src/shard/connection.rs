@@ -8,31 +8,31 @@ use crate::stats::State;
 use super::admission::Place;
 use super::flow::ClientFlow;
 
-/// Unit, in bytes, in which the memory of a connection's compression windows is counted. Two windows of 32 KiB fit in
-/// a byte.
+/// Unit, in bytes, in which a connection counts the memory of its compression windows. The memory of two windows of 32
+/// KiB, counted in this unit, fits in a `u8`.
 const CONTEXT_UNIT: usize = 512;
 
-/// The phase of a connection's life.
+/// The phase of a connection, from accept to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The slot has no connection.
     Free,
-    /// The request is not complete.
+    /// Handshake phase: the client's HTTP request is not complete.
     Handshake,
     /// The WebSocket is open.
     Open,
-    /// Our close frame is on its way; the client's is expected.
+    /// The server's close frame is sent or queued; the client's close frame is awaited.
     Closing,
-    /// The last bytes are on their way; our FIN follows.
+    /// The server's last bytes are being sent; its FIN follows.
     Ending,
-    /// Our FIN was sent; the client's is expected.
+    /// The server's FIN is sent; the client's FIN is awaited.
     Lingering,
-    /// The backend was told to close the socket; only `Closed` can follow.
+    /// The backend was told to close the socket. Only its `Closed` event can follow.
     Gone,
 }
 
 impl Phase {
-    /// Returns the label of the phase in metrics. `None` when there is no connection.
+    /// Returns the metrics label of the phase, or `None` for a slot without a connection.
     pub(super) fn state(self) -> Option<State> {
         match self {
             Self::Free => None,
@@ -46,50 +46,55 @@ impl Phase {
     }
 }
 
-/// The check of the Host header of a connection's requests.
+/// The rule for checking the Host header of a connection's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostRule {
-    /// No check: a trusted proxy or a Unix socket passes the requests on.
+    /// The Host header is not checked: a trusted proxy or a Unix socket passes the request on.
     Proxied,
-    /// The listener has a loopback or private address: foreign names are refused to web pages, too.
+    /// The listener has a loopback or private address: requests of web pages are checked even without a configured list
+    /// of host names.
     Local,
-    /// The listener has a public address, or all addresses.
+    /// The listener has a public address, or all addresses: requests are checked only with a configured list of host
+    /// names.
     Public,
 }
 
-/// The last sign of life of a client.
+/// The state of the liveness check of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// Something was received since the last ping, or no ping was sent.
+    /// The client has sent something since the last ping, or no ping was sent.
     Heard,
-    /// A ping was sent, and nothing was received since.
+    /// A ping was sent, and the client has sent nothing since.
     Pinged,
     /// The client sends nothing more: its FIN or its close frame was received.
     Ended,
 }
 
-/// A connection. Idle ones are many, so this is kept small.
+/// The shard's state of one connection. Kept small, because a server may have many idle connections.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) protocol: Protocol,
     pub(crate) phase: Phase,
-    /// Whether the client is expected to send anything.
+    /// Whether the client has sent something since the last ping, or has ended its stream.
     pub(crate) liveness: Liveness,
-    /// Memory reserved for its compression windows, in units of [`CONTEXT_UNIT`].
+    /// Memory reserved for the connection's compression windows, in units of [`CONTEXT_UNIT`].
     context_units: u8,
-    /// The check of the Host header of its requests.
+    /// The rule for checking the Host header of the connection's request.
     pub(crate) host_rule: HostRule,
-    /// Address of the client, if known. Behind a trusted proxy it is the proxy's until the proxy names its client.
+    /// Address of the client; `None` if unknown. Behind a trusted proxy, the proxy's address until the proxy names its
+    /// client.
     pub(crate) peer: Option<IpAddr>,
-    /// The connection limits that it counts against.
+    /// The connection limits that this connection counts against.
     pub(crate) place: Place,
-    /// Time at which the connection is checked; see `Shard::timed_out` for what must have happened by then.
+    /// Time at which the connection is checked, in milliseconds of the shard's clock. `Shard::timed_out` says what is
+    /// checked in each phase.
     pub(crate) deadline_ms: u64,
-    /// Time at which its timer fires; 0 when none is set.
+    /// Time at which the connection's timer fires, in milliseconds of the shard's clock; 0 when no timer is set.
     pub(crate) timer_ms: u64,
-    /// Time of the last sign of life: something was received, or was taken by a client that had not read its answers.
+    /// Time of the client's last sign of life, in milliseconds of the shard's clock: the client sent something, or read
+    /// answers that it had left unread.
     pub(crate) heard_ms: u64,
-    /// Whether its input is handled.
+    /// Flow control state: the reasons for which the client's input is not handled now.
     pub(crate) flow: ClientFlow,
 }
 
@@ -114,17 +119,17 @@ impl Connection {
         }
     }
 
-    /// Notes the memory reserved for its compression windows, in bytes.
+    /// Stores the memory reserved for the connection's compression windows, in bytes.
     pub(crate) fn set_context_memory(&mut self, bytes: usize) {
         self.context_units = bytes.div_ceil(CONTEXT_UNIT) as u8;
     }
 
-    /// Memory reserved for its compression windows, in bytes.
+    /// Returns the memory reserved for the connection's compression windows, in bytes.
     pub(crate) fn context_memory(&self) -> usize {
         usize::from(self.context_units) * CONTEXT_UNIT
     }
 
-    /// Notes a sign of life. Returns whether a ping was waiting for one.
+    /// Notes a sign of life of the client. Returns whether a ping was unanswered until now.
     pub(crate) fn heard(&mut self, now_ms: u64) -> bool {
         self.heard_ms = now_ms;
         let was_pinged = self.liveness == Liveness::Pinged;

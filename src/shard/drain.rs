@@ -14,15 +14,16 @@ use crate::transport::Transport;
 use super::connection::Phase;
 use super::{Settings, Shard};
 
-/// Interval between two batches of clients that are closed.
+/// Interval in milliseconds between two drain steps, each of which closes a batch of clients.
 const DRAIN_STEP_MS: u64 = 50;
-/// Longest time for which input is handled before the drain begins, if clients never stop sending.
+/// Maximum time in milliseconds for which earlier input is handled before the drain begins. Reached only if clients
+/// never stop sending.
 const INPUT_FIRST_MS: u64 = 500;
 
-/// The state of a shard that was told to end.
+/// The state of a shard during the server's shutdown.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Time of the next step.
+    /// Time of the next drain step, in milliseconds of the shard's clock.
     step_ms: u64,
     /// Progress of closing clients. `None` during the drain delay, in which the shard serves as usual.
     leaving: Option<Leaving>,
@@ -31,29 +32,31 @@ pub(super) struct Drain {
 /// Progress of closing the clients of a shard.
 #[derive(Debug)]
 struct Leaving {
-    /// Connections at the beginning.
+    /// Number of connections at the beginning of the drain.
     clients: usize,
-    /// Clients that were told so far.
+    /// Number of clients that were told so far that the server ends.
     told: usize,
-    /// First slot that was not visited yet. Clients below it were told, unless they were in their handshake.
+    /// First slot that was not visited yet. Clients in lower slots were told that the server ends, except those in
+    /// their handshake.
     next: usize,
     begin_ms: u64,
-    /// Time at which all remaining clients are told at once.
+    /// Time at which all remaining clients are told that the server ends, in milliseconds of the shard's clock.
     last_ms: u64,
-    /// Deadline of the shard, whatever its clients do. `None` until all clients were told, however late that is.
+    /// Time at which the shard ends, even with open connections, in milliseconds of the shard's clock. `None` until all
+    /// clients were told that the server ends.
     end_ms: Option<u64>,
 }
 
 impl<B: Backend> Shard<B> {
     /// Begins the drain when the server was told to end, and closes the next batch of clients when it is due.
     ///
-    /// Clients in their handshake may finish it, since a successor of this server does not know them; they are closed
-    /// right after it. Once the drain time is over, they are refused.
+    /// Clients in their handshake may finish the handshake, since a successor of this server does not know them. They
+    /// are closed right after the handshake. Once the drain time is over, they are refused.
     pub(super) fn drain_step(&mut self) {
         if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
             let step_ms = self.now_ms + self.settings.drain_delay_ms;
             self.drain = Some(Drain { step_ms, leaving: None });
-            // Input that has come before is handled before anybody is told that the server ends.
+            // Input that arrived before the shutdown is handled before any client is told that the server ends.
             return self.clock.look_for_input(INPUT_FIRST_MS, self.live);
         }
         let Some(drain) = self.drain.as_mut().filter(|drain| drain.step_ms <= self.now_ms) else { return };
@@ -80,7 +83,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Tells up to `count` clients, from slot `first` on, that the server ends. Returns the first slot not visited.
+    /// Tells up to `count` clients, from slot `first` on, that the server ends. Skips clients whose phase `is_told`
+    /// rejects. Returns the first slot that was not visited.
     fn leave_clients(&mut self, first: usize, mut count: usize, is_told: impl Fn(Phase) -> bool) -> usize {
         let mut slot = first;
         while count > 0 && slot < self.connections.len() {
@@ -104,12 +108,12 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Whether clients are being closed because the server ends.
+    /// Returns whether clients are being closed because the server ends.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving().is_some()
     }
 
-    /// Whether the drain time is over, so that new connections are refused without waiting for their request.
+    /// Returns whether the drain time is over, so that new connections are refused without waiting for their request.
     pub(super) fn is_leaving_at_once(&self) -> bool {
         self.leaving().is_some_and(|leaving| leaving.end_ms.is_some())
     }
@@ -118,13 +122,14 @@ impl<B: Backend> Shard<B> {
         self.drain.as_ref()?.leaving.as_ref()
     }
 
-    /// Time of the next [`Shard::drain_step`], if the server ends.
+    /// Returns the time of the next [`Shard::drain_step`], in milliseconds of the shard's clock. `None` before the
+    /// shutdown.
     pub(super) fn next_drain_ms(&self) -> Option<u64> {
         self.drain.as_ref().map(|drain| drain.step_ms)
     }
 
-    /// Whether the shard may end. It waits for the last connection of all shards, since rooms of their clients may have
-    /// their home here.
+    /// Returns whether the shard may end. The shard waits for the last connection of all shards, since it may be the
+    /// home of rooms that clients of other shards use.
     pub(super) fn is_over(&self) -> bool {
         let is_empty = || self.transport.has_stopped() && self.shared.admission.count() == 0;
         let is_late = |end_ms| end_ms <= self.now_ms && self.clock.may_judge();
@@ -133,8 +138,8 @@ impl<B: Backend> Shard<B> {
 }
 
 impl Leaving {
-    /// Returns how many clients must have been told before the next step. The number follows from the time that has
-    /// passed, so a late step catches up.
+    /// Returns the number of clients that must have been told before the next step that the server ends. The number
+    /// follows from the elapsed time, so a late step catches up.
     fn due(&self, now_ms: u64) -> usize {
         let passed_ms = now_ms - self.begin_ms + DRAIN_STEP_MS;
         let due = (self.clients as u64 * passed_ms).div_ceil((self.last_ms - self.begin_ms).max(1));
@@ -142,7 +147,7 @@ impl Leaving {
     }
 }
 
-/// Stops accepting, and plans over which time the clients are closed.
+/// Stops accepting connections, and plans the time over which the clients are closed.
 fn begin_leaving<B: Backend>(
     transport: &mut Transport<B>,
     settings: &Settings,

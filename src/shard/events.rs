@@ -17,15 +17,16 @@ use super::admission::Place;
 use super::connection::{Connection, Phase};
 use super::flow::Pause;
 
-/// Minimum interval between two log lines that say that no descriptor is left.
+/// Minimum interval in milliseconds between two log lines that say that no descriptor is left.
 const FULL_LOG_MS: u64 = 60_000;
 
-/// Log state of the descriptor limit. A server at its limit may reach it many times a second.
+/// State that limits the log lines about missing descriptors. A server at its descriptor limit may reach the limit many
+/// times a second.
 #[derive(Debug, Default)]
 pub(super) struct FullLog {
-    /// Time of the last warning.
+    /// Time of the last warning that no descriptor is left, in milliseconds. `None` before the first warning.
     logged_ms: Option<u64>,
-    /// Whether the end of the shortage is to be logged.
+    /// Whether the next resumption of accepting is logged, because the shortage of descriptors was logged.
     is_told: bool,
 }
 
@@ -43,7 +44,7 @@ impl FullLog {
         }
     }
 
-    /// Logs that accepting has resumed, if the shortage was logged.
+    /// Logs that accepting connections has resumed, if the shortage of descriptors was logged.
     fn accepting(&mut self) {
         if std::mem::take(&mut self.is_told) {
             info!("accepting connections again");
@@ -52,7 +53,7 @@ impl FullLog {
 }
 
 impl<B: Backend> Shard<B> {
-    /// Handles an event of the backend or of a layer.
+    /// Handles an event of the backend, of the PROXY layer or of the TLS layer.
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Io(event) => self.handle_io(event),
@@ -97,14 +98,15 @@ impl<B: Backend> Shard<B> {
         self.hub.open(slot);
         self.set_deadline(slot, self.settings.handshake_ms);
         if let Place::Over(excess) = place {
-            // Refused before its request, so that a silent client over a limit does not keep a descriptor.
+            // A connection over a limit is refused before its request arrives, so that a silent client does not keep a
+            // descriptor.
             self.turn_away(slot, excess, false);
         } else if self.is_leaving_at_once() {
             self.leave_client(slot);
         }
     }
 
-    /// Refuses a client that speaks no TLS on a TLS listener, unless it is being refused already.
+    /// Refuses a client that speaks no TLS on a TLS listener, unless the client is being refused already.
     fn no_tls(&mut self, slot: Slot, is_http: bool) {
         if self.connections[slot as usize].phase != Phase::Handshake {
             return;
@@ -118,7 +120,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles the completion of a send.
+    /// Handles the backend's report that a send to a client is complete.
     fn sent(&mut self, slot: Slot) {
         self.hub.sent(slot);
         self.end_sample(slot);

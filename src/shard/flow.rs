@@ -18,7 +18,8 @@ use super::pace::{Pace, Spent};
 /// Maximum number of receive buffers of one client that are handled in one turn, so that a flood does not delay other
 /// clients.
 const SHARE: u8 = 2;
-/// Bits of [`ClientFlow::share`] that count buffers; the bits above them hold the number of the turn.
+/// Number of low bits of [`ClientFlow::share`] that count buffers. The higher bits hold the low bits of the turn's
+/// number.
 const SHARE_BITS: u32 = 3;
 /// Rate limit of a closing client: 16 MiB at once, then 4 MiB a second. The burst covers data that was under way before
 /// the client saw the close frame. The client's answer to the close frame comes after that data.
@@ -31,22 +32,22 @@ pub(crate) enum Pause {
     Unread = 1,
     /// Messages that the client publishes cannot be passed on to other shards yet.
     Congestion = 2,
-    /// The client is over one of its rates.
+    /// The client is over its message rate or its byte rate.
     Rate = 4,
-    /// The client has used up its share of the turn.
+    /// The client has used up its share of buffers in this turn.
     Share = 8,
 }
 
-/// Input of a client that is held.
+/// Input of a paused client, held until the client resumes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Bytes that arrived.
+    /// Bytes received from the client.
     Bytes(Vec<u8>),
-    /// The end of the client's direction of the stream.
+    /// The client ended its direction of the stream (FIN).
     End,
 }
 
-/// The decision about a buffer: see [`Flow::admit`].
+/// The decision about a received buffer: see [`Flow::admit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Handle the buffer now.
@@ -69,15 +70,16 @@ pub(super) enum Next {
 }
 
 /// The flow control state of one client, stored in its connection. Only [`Flow`] changes it.
-// Packed, so that a connection does not grow by the padding.
+// Packed, so that padding does not make a connection larger.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(Rust, packed(2))]
 pub(crate) struct ClientFlow {
-    /// The used part of the client's rates.
+    /// The used part of the client's message rate and byte rate.
     spent: Spent,
     /// Bits of the client's current [`Pause`] reasons.
     pauses: u8,
-    /// Buffers handled in the last turn in which there were any, and above [`SHARE_BITS`] the low bits of that turn.
+    /// Number of buffers handled in the last turn that handled any. Above [`SHARE_BITS`], the low bits of that turn's
+    /// number.
     share: u8,
 }
 
@@ -96,7 +98,7 @@ pub(super) struct Flow {
 }
 
 impl ClientFlow {
-    /// Whether the client is paused for any reason.
+    /// Returns whether the client is paused for any reason.
     pub(super) fn is_held(&self) -> bool {
         self.pauses != 0
     }
@@ -105,7 +107,7 @@ impl ClientFlow {
         self.pauses & reason as u8 != 0
     }
 
-    /// Charges an open client for messages and bytes that it sent. Returns true when it is over a rate.
+    /// Charges an open client for received messages and bytes. Returns true when the client is over a rate.
     pub(super) fn charge(&mut self, pace: Pace, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let mut spent = self.spent;
         let is_over = pace.charge(&mut spent, now_ms, messages, bytes);
@@ -113,17 +115,17 @@ impl ClientFlow {
         is_over
     }
 
-    /// Charges a closing client for bytes that it sent. Returns true when it is over [`CLOSING_PACE`].
+    /// Charges a closing client for received bytes. Returns true when the client is over [`CLOSING_PACE`].
     pub(super) fn charge_closing(&mut self, now_ms: u64, bytes: usize) -> bool {
         self.charge(CLOSING_PACE, now_ms, 0, bytes)
     }
 
-    /// Returns the milliseconds until the client is within its rates again.
+    /// Returns the number of milliseconds until the client is within its rates again; 0 when the client may go on.
     pub(super) fn rate_wait_ms(&self, now_ms: u64) -> u64 {
         Pace::wait_ms(self.spent, now_ms)
     }
 
-    /// Counts a buffer against the client's share of a turn. Returns false when the share is used up.
+    /// Counts a buffer against the client's share of the turn. Returns false when the share is used up.
     fn take_share(&mut self, turn: u8) -> bool {
         if self.share >> SHARE_BITS != turn & (u8::MAX >> SHARE_BITS) {
             self.share = turn << SHARE_BITS;
@@ -135,7 +137,8 @@ impl ClientFlow {
 }
 
 impl Flow {
-    /// Decides whether a buffer of a client may be handled in this turn.
+    /// Decides whether a buffer of a client is handled in this turn or held. Pauses the client when its share is used
+    /// up.
     pub(super) fn admit(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Verdict {
         if client.is_held() {
             return Verdict::Hold;
@@ -147,12 +150,12 @@ impl Flow {
         Verdict::PauseAndHold
     }
 
-    /// Holds bytes of a paused client.
+    /// Holds received bytes of a paused client until the client resumes.
     pub(super) fn hold(&mut self, slot: Slot, bytes: Vec<u8>) {
         self.held.entry(slot).or_default().push_back(Input::Bytes(bytes));
     }
 
-    /// Holds the rest of a buffer that was handled in part, in front of input that is held already.
+    /// Holds the rest of a client's buffer that was handled in part, in front of already held input.
     pub(super) fn hold_rest(&mut self, slot: Slot, bytes: Vec<u8>) {
         self.held.entry(slot).or_default().push_front(Input::Bytes(bytes));
     }
@@ -164,7 +167,8 @@ impl Flow {
         true
     }
 
-    /// Adds a pause reason. Returns true when it is the client's first one, so that the backend must pause the client.
+    /// Adds a pause reason to a client. Returns true when the client had no other reason, so that the backend must
+    /// pause it.
     pub(super) fn pause(&mut self, slot: Slot, client: &mut ClientFlow, reason: Pause) -> bool {
         let is_first = !client.is_held();
         if !client.is_paused(reason) {
@@ -178,15 +182,15 @@ impl Flow {
         is_first
     }
 
-    /// Adds [`Pause::Rate`] until the client is within its rates again. Returns true when the backend must pause the
-    /// client.
+    /// Adds [`Pause::Rate`] to a client until it is within its rates again. Returns true when the backend must pause
+    /// the client.
     pub(super) fn pause_for_rate(&mut self, slot: Slot, client: &mut ClientFlow, now_ms: u64) -> bool {
         self.rate_timers.set(now_ms + client.rate_wait_ms(now_ms), slot);
         self.pause(slot, client, Pause::Rate)
     }
 
-    /// Starts the rate account of a closing client. A client that is paused for its rate resumes soon, because its own
-    /// close frame may be among the held input.
+    /// Resets the rate account of a client for its closing handshake. A client that is paused for its rate resumes
+    /// soon, because its own close frame may be among the held input.
     pub(super) fn begin_closing(&mut self, slot: Slot, client: &mut ClientFlow, now_ms: u64) {
         client.spent = Spent::default();
         if client.is_paused(Pause::Rate) {
@@ -194,8 +198,8 @@ impl Flow {
         }
     }
 
-    /// Takes the clients for whom this reason may be over. Some may be gone, with their slots in use by others. Returns
-    /// none for [`Pause::Unread`], which ends when a send completes.
+    /// Removes and returns the clients for whom this pause reason may be over. Some clients may be gone, with their
+    /// slots in use by others. Returns none for [`Pause::Unread`], which ends when a send completes.
     pub(super) fn take_due(&mut self, reason: Pause, now_ms: u64) -> Vec<Slot> {
         match reason {
             Pause::Share => std::mem::take(&mut self.served),
@@ -205,14 +209,14 @@ impl Flow {
         }
     }
 
-    /// Removes a pause reason. Returns false when the client did not have it.
+    /// Removes a pause reason from a client. Returns false when the client did not have the reason.
     pub(super) fn lift(&mut self, client: &mut ClientFlow, reason: Pause) -> bool {
         let was_paused = client.is_paused(reason);
         client.pauses &= !(reason as u8);
         was_paused
     }
 
-    /// Returns the next step for a client that the backend has paused. Must be called until it returns no input.
+    /// Returns the next step for a client that the backend has paused. Call this until it returns no input.
     pub(super) fn next(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Next {
         if client.is_held() {
             return Next::Wait;
@@ -236,7 +240,7 @@ impl Flow {
         }
     }
 
-    /// Drops the state of a connection that is gone.
+    /// Drops the flow control state of a connection that is gone.
     pub(super) fn forget(&mut self, slot: Slot, client: ClientFlow) {
         if client.is_paused(Pause::Congestion) {
             self.publishers.retain(|other| *other != slot);
@@ -244,35 +248,36 @@ impl Flow {
         self.held.remove(&slot);
     }
 
-    /// Whether any client is paused with [`Pause::Share`].
+    /// Returns whether any client is paused with [`Pause::Share`].
     pub(super) fn has_served(&self) -> bool {
         !self.served.is_empty()
     }
 
-    /// Number of clients paused with [`Pause::Congestion`].
+    /// Returns the number of clients paused with [`Pause::Congestion`].
     pub(super) fn publishers(&self) -> usize {
         self.publishers.len()
     }
 
-    /// Drops the list of paused publishers without resuming them: a fault for the simulation.
+    /// Drops the list of paused publishers without resuming them: a fault that the simulation injects.
     #[cfg(test)]
     pub(super) fn forget_publishers(&mut self) {
         self.publishers.clear();
     }
 
-    /// Number of clients with held input.
+    /// Returns the number of clients with held input.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Number of held bytes of all clients.
+    /// Returns the number of held bytes of all clients.
     pub(super) fn held_bytes(&self) -> usize {
         let len = |input: &Input| if let Input::Bytes(bytes) = input { bytes.len() } else { 0 };
         self.held.values().flatten().map(len).sum()
     }
 
-    /// Returns the next deadline at which a client may be within its rates again.
+    /// Returns the next time, in milliseconds, at which a client may be within its rates again. `None` without such a
+    /// client.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.rate_timers.next_due_ms()
     }

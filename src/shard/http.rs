@@ -22,22 +22,22 @@ use super::connection::HostRule;
 /// Name of the room at the path `/`.
 const LOBBY: &str = "lobby";
 
-/// The answer to a request.
+/// The answer to an HTTP request on the main port.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// A WebSocket in this room.
+    /// The request opens a WebSocket. Holds the accept key for the response and the room's name.
     Open(AcceptKey, String),
-    /// The chat page.
+    /// The response is the chat page.
     Page {
         /// Whether the body is left out, as for HEAD requests.
         head_only: bool,
     },
-    /// An error response.
+    /// The response is this error.
     Refuse(Refusal),
 }
 
 impl Route {
-    /// Chooses the answer to a request. `host_rule` is the connection's check of the Host header.
+    /// Chooses the answer to a request. `host_rule` is the connection's rule for checking the Host header.
     pub(crate) fn of(request: &Request<'_>, settings: &Settings, host_rule: HostRule) -> Self {
         let Settings { has_page, origins, hosts, .. } = settings;
         let room = match request.path {
@@ -75,7 +75,7 @@ impl Route {
     }
 }
 
-/// Returns the first origin of the request that may not open a WebSocket.
+/// Returns the first Origin header value of the request whose pages may not open a WebSocket.
 fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [u8]> {
     request.headers("Origin").find(|origin| !is_allowed(origin, origins, request.host))
 }
@@ -113,8 +113,8 @@ pub(super) fn claims(
     Ok((claims, left))
 }
 
-/// Returns the only token of a request. It is in the header (RFC 6750 §2.1) or in the query parameter `token` (as in
-/// §2.3, with another name).
+/// Returns the token of a request, or an error if the request has no token or several. The token is in the
+/// Authorization header (RFC 6750 §2.1) or in the query parameter `token` (as in §2.3, with another name).
 fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'static str)> {
     let parameters = request.query.into_iter().flat_map(|query| query.split('&'));
     let in_query = parameters.filter_map(|parameter| parameter.strip_prefix("token="));
@@ -132,13 +132,15 @@ fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'st
     }
 }
 
-/// Returns the credentials of the scheme `Bearer`. Its name is case-insensitive (RFC 9110 §11.1).
+/// Returns the credentials of an Authorization header with the scheme `Bearer`. The scheme's name is case-insensitive
+/// (RFC 9110 §11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Returns the counter and the text for a bad token. The text does not repeat the token.
+/// Returns the refusal reason for the metrics and the response text for a bad token. The text does not repeat the
+/// token.
 fn complaint(bad: BadToken) -> (Refused, &'static str) {
     match bad {
         BadToken::Malformed => (
@@ -161,7 +163,7 @@ fn complaint(bad: BadToken) -> (Refused, &'static str) {
     }
 }
 
-/// Returns the canonical form of a room's name in a path.
+/// Returns the canonical form of a room's percent-encoded name in a request path.
 fn room_name(encoded: &str) -> Result<String, Refusal> {
     let bad = |reason| Refusal::new(Status::BadRequest, reason);
     let name = percent_decode_str(encoded)
@@ -173,7 +175,7 @@ fn room_name(encoded: &str) -> Result<String, Refusal> {
     Ok(name.into_owned())
 }
 
-/// Returns the response with the chat page.
+/// Returns the response with the chat page. `head_only` leaves the body out.
 pub(crate) fn page(head_only: bool) -> &'static [u8] {
     static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, true));
     static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, false));

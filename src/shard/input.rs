@@ -13,11 +13,11 @@ use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
 use super::requests::{Upgrade, why};
 
-/// Bytes of unread answers above which a client is not received from.
+/// Number of bytes of unread answers above which the shard does not receive from a client.
 const UNREAD_LIMIT: usize = 64 << 10;
 
 impl<B: Backend> Shard<B> {
-    /// Handles a buffer that arrived, or holds a copy of it.
+    /// Handles a buffer received from a client, or holds a copy of it while the client is paused.
     pub(super) fn received(&mut self, slot: Slot, mut buffer: Buffer) {
         self.heard(slot);
         let bytes = buffer.bytes_mut();
@@ -60,7 +60,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Lifts a reason to pause. If it was the last one, handles what is held and then receives again.
+    /// Lifts a pause reason of a client. If it was the last reason, handles the held input, then receives from the
+    /// client again.
     pub(super) fn resume(&mut self, slot: Slot, reason: Pause) {
         if !self.flow.lift(&mut self.connections[slot as usize].flow, reason) {
             return;
@@ -79,15 +80,15 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Resumes clients that had their share of the last turn.
+    /// Resumes clients that used up their share of buffers in the last turn.
     pub(super) fn resume_served(&mut self) {
         for slot in self.flow.take_due(Pause::Share, self.now_ms) {
             self.resume(slot, Pause::Share);
         }
     }
 
-    /// Resumes publishers when their messages can be passed on again. The input that was held leads to mail, so this
-    /// comes before mail is posted.
+    /// Resumes paused publishers when their messages can be passed on again. Their held input creates mail, so call
+    /// this before mail is posted.
     pub(super) fn resume_publishers(&mut self) {
         if self.may_resume_publishers() {
             for slot in self.flow.take_due(Pause::Congestion, self.now_ms) {
@@ -96,18 +97,19 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Resumes clients that are within their rates again, or are being closed.
+    /// Resumes clients that were paused for their rate and are within their rates again, or are being closed.
     pub(super) fn resume_rate_limited(&mut self) {
         for slot in self.flow.take_due(Pause::Rate, self.now_ms) {
             let connection = &self.connections[slot as usize];
-            // The timer may be of the former connection of this slot; then the one of this connection follows.
+            // The timer may belong to an earlier connection in this slot. Then the timer of the current connection
+            // fires later.
             if connection.phase != Phase::Open || connection.flow.rate_wait_ms(self.now_ms) == 0 {
                 self.resume(slot, Pause::Rate);
             }
         }
     }
 
-    /// Pauses a client that publishes more than can be passed on.
+    /// Pauses a client whose published messages cannot be passed on yet.
     pub(super) fn pause_publisher(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         if connection.flow.is_paused(Pause::Congestion) {
@@ -119,8 +121,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pauses an open client that is over a rate. One that is being closed is not paused, since its close frame is
-    /// awaited.
+    /// Pauses an open client that is over a rate. A closing client is not paused, since the server waits for its close
+    /// frame.
     fn pause_for_rate(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         if connection.phase != Phase::Open || connection.flow.is_paused(Pause::Rate) {
@@ -132,7 +134,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pauses an open client that does not read its answers.
+    /// Pauses an open client that leaves more than [`UNREAD_LIMIT`] bytes of answers unread.
     fn pause_if_unread(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let is_unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
@@ -141,7 +143,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles bytes of a client until it is over a rate; the rest is held.
+    /// Decodes bytes of a client and handles its messages until the client is over a rate. The rest is held.
     fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut reader = std::mem::take(&mut self.reader);
@@ -149,7 +151,7 @@ impl<B: Backend> Shard<B> {
         loop {
             let before = input.len();
             let Some(event) = protocol.next(&mut input, &mut reader) else {
-                // A fragment is no event, but its bytes count.
+                // An incomplete message gives no event, but its bytes count for the byte rate.
                 is_over |= self.charge(slot, 0, before);
                 break;
             };
@@ -190,7 +192,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Charges an open client for what it sent. Returns true when it is over a rate.
+    /// Charges an open client for received messages and bytes. Returns true when the client is over a rate.
     fn charge(&mut self, slot: Slot, messages: u32, bytes: usize) -> bool {
         let (pace, now_ms) = (self.settings.pace, self.now_ms);
         let connection = &mut self.connections[slot as usize];
@@ -206,7 +208,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Closes a client that broke the protocol, with the code of the rule.
+    /// Closes a client that broke the WebSocket protocol, with the close code of the broken rule.
     fn failed(&mut self, slot: Slot, failure: &Failure) {
         debug!(slot, code = failure.code.0, reason = failure.reason, "client broke the protocol");
         self.stats.failed.add(1);
@@ -219,7 +221,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles the client's close frame: answers it, unless it answers ours (RFC 6455 §5.5.1).
+    /// Handles the client's close frame: answers it, unless it answers the server's close frame (RFC 6455 §5.5.1).
     fn closed_by_client(&mut self, slot: Slot, code: CloseCode, has_code: bool) {
         self.connections[slot as usize].liveness = Liveness::Ended;
         self.count_end(slot, if has_code { code.0 } else { NO_CODE });

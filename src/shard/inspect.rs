@@ -8,25 +8,26 @@ use crate::io::Uring;
 use crate::io::uring::Kernel;
 
 impl<K: Kernel> Shard<Uring<K>> {
-    /// The part of a turn before the wait: how long it may last. With `work` it makes up a turn.
+    /// Runs the part of a turn before the wait, and returns the maximum wait. [`Shard::end_turn`] runs the rest of the
+    /// turn.
     pub(crate) fn begin_turn(&mut self, events: &mut Events) -> Option<Duration> {
         let timeout = self.timeout();
         self.transport.begin(timeout, events)
     }
 
-    /// The part after the wait.
+    /// Runs the part of a turn after the wait: fetches the backend's events and handles them.
     pub(crate) fn end_turn(&mut self, events: &mut Events) {
         self.transport.end(events).expect("the simulated kernel does not break");
         self.work(events);
     }
 
-    /// Loses the requests that full mailboxes did not take in this turn.
+    /// Drops the requests that full mailboxes did not take in this turn: a fault that the simulation injects.
     pub(crate) fn drop_stuck_requests(&mut self) {
         let others = (0..self.addresses.len() as u16).filter(|shard| *shard != self.settings.id.index);
         others.for_each(|shard| self.hub.outgoing(shard).requests = Batch::default());
     }
 
-    /// Never resumes the publishers that are paused now.
+    /// Drops the list of paused publishers, so that they never resume: a fault that the simulation injects.
     pub(crate) fn forget_paused(&mut self) {
         self.flow.forget_publishers();
     }
@@ -39,7 +40,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.transport.backend_mut()
     }
 
-    /// Reaches the bounds with a few clients and messages.
+    /// Sets the limits of the shard. Low limits are reached with a few clients and messages.
     pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
     }
@@ -48,7 +49,8 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.is_over()
     }
 
-    /// Whether the client's bytes are wanted now. Of one over its rate they are not until time has passed.
+    /// Returns whether the shard handles input of the client now. It does not while the client is over its rate, leaves
+    /// answers unread, or publishes to full mailboxes.
     pub(crate) fn listens_to(&self, slot: Slot) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
@@ -63,7 +65,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         &self.waker
     }
 
-    /// Messages that a newcomer is shown.
+    /// Returns the maximum number of past messages that a new member of a room gets.
     pub(crate) fn history(&self) -> u32 {
         self.app.history()
     }
@@ -72,7 +74,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         &self.stats
     }
 
-    /// Whatever is left although no connection is: empty when all is as it should be.
+    /// Returns one text for each kind of state that is left when all connections are closed. Empty when nothing leaks.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let (rooms, bytes) = self.hub.memory();
         let found = [

@@ -14,27 +14,27 @@ use crate::stats::Refused;
 
 /// Minimum interval, in milliseconds, between log lines for the same refusal reason.
 const REFUSALS_MS: u64 = 10_000;
-/// Longest part of a path that is logged, in bytes.
+/// Maximum length of the logged part of a request's path, in bytes.
 const MAX_PATH: usize = 256;
 
-/// The log state of a shard.
+/// State of the connection log of a shard.
 #[derive(Debug)]
 pub(super) struct Journal {
-    /// Number of the worker, beginning with 1.
+    /// Number of the shard's worker in log lines, beginning with 1.
     worker: u16,
-    /// Log state of connections that were accepted while debug logging was on. Without debug logging it is empty and
-    /// owns no memory.
+    /// Log data of connections that were accepted while debug logging was on, by slot. Without debug logging the map is
+    /// empty and owns no memory.
     records: HashMap<Slot, Record>,
     /// Log state of refusals, by reason.
     refusals: [Refusals; Refused::TEXTS.len()],
-    /// Time of the next [`Journal::tick`] that does something.
+    /// Time from which [`Journal::tick`] has work, in milliseconds of the shard's clock. `None` when it has no work.
     due_ms: Option<u64>,
 }
 
-/// The log state of a connection.
+/// The data of one connection for its log line.
 #[derive(Debug, Default)]
 struct Record {
-    /// Time of its accept, on the backend's clock.
+    /// Time at which the connection was accepted, in milliseconds of the backend's clock.
     since_ms: u64,
     path: Option<String>,
     status: Option<u16>,
@@ -49,22 +49,22 @@ struct Count {
     bytes: u64,
 }
 
-/// The log state of one reason for refusals.
+/// Log state of one refusal reason, which limits its log lines.
 #[derive(Clone, Copy, Debug, Default)]
 struct Refusals {
-    /// Time until which refusals are counted and not logged.
+    /// Time until which refusals are counted and not logged, in milliseconds. `None`: the next refusal is logged.
     until_ms: Option<u64>,
     /// Number of refusals that were not logged yet.
     count: u64,
 }
 
 impl Journal {
-    /// Returns the log of the shard with this index.
+    /// Creates the connection log of the shard with this index.
     pub(super) fn new(shard: u16) -> Self {
         Self { worker: shard + 1, records: HashMap::new(), refusals: Default::default(), due_ms: None }
     }
 
-    /// Notes that a connection was accepted.
+    /// Starts the log data of an accepted connection, if debug logging is on.
     pub(super) fn accepted(&mut self, slot: Slot, now_ms: u64) {
         if enabled!(Level::DEBUG) {
             self.records.insert(slot, Record { since_ms: now_ms, ..Record::default() });
@@ -73,12 +73,12 @@ impl Journal {
         }
     }
 
-    /// Notes the path of a request, without its query, which may contain a token.
+    /// Records the path of a connection's request. Omits the query, which may contain a token.
     pub(super) fn asked(&mut self, slot: Slot, path: &str) {
         self.note(slot, |record| record.path = Some(path[..path.floor_char_boundary(MAX_PATH)].into()));
     }
 
-    /// Notes the status of the answer to a request.
+    /// Records the HTTP status of the answer to a connection's request.
     pub(super) fn answered(&mut self, slot: Slot, status: u16) {
         self.note(slot, |record| record.status = Some(status));
     }
@@ -93,7 +93,7 @@ impl Journal {
         self.note(slot, |record| record.received.messages += 1);
     }
 
-    /// Counts bytes sent to a client, and the messages of rooms among them.
+    /// Counts room messages and bytes that were sent to a client.
     pub(super) fn sent(&mut self, slot: Slot, messages: u64, bytes: usize) {
         self.note(slot, |record| {
             record.sent.messages += messages;
@@ -101,12 +101,12 @@ impl Journal {
         });
     }
 
-    /// Notes the close code of a WebSocket.
+    /// Records the close code of a connection's WebSocket.
     pub(super) fn ended(&mut self, slot: Slot, code: u16) {
         self.note(slot, |record| record.code = Some(code));
     }
 
-    /// Logs the end of a connection.
+    /// Logs the line of a connection that has ended, at debug level.
     pub(super) fn closed(&mut self, slot: Slot, peer: Option<IpAddr>, now_ms: u64) {
         let Some(Record { since_ms, path, status, code, received, sent }) = self.records.remove(&slot) else {
             return;
@@ -126,7 +126,7 @@ impl Journal {
         );
     }
 
-    /// Logs a refused request. Further refusals for the same reason are only counted for a while.
+    /// Logs a refused request. For the next [`REFUSALS_MS`], refusals for that reason are only counted.
     pub(super) fn refused(
         &mut self,
         slot: Slot,
@@ -152,19 +152,19 @@ impl Journal {
         }
     }
 
-    /// Time of the next [`Journal::tick`] that does something.
+    /// Returns the time from which [`Journal::tick`] has work, in milliseconds. `None` when it has no work.
     pub(super) fn next_due_ms(&self) -> Option<u64> {
         self.due_ms
     }
 
-    /// Logs how many more requests were refused, for each reason whose interval is over.
+    /// Logs the number of refusals that were only counted, for each refusal reason whose interval is over.
     pub(super) fn tick(&mut self, now_ms: u64) {
         if self.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.sum_up(now_ms);
         }
     }
 
-    /// Logs how many more requests were refused for any reason, because the server ends.
+    /// Logs the number of refusals that were only counted, for every refusal reason, because the server ends.
     pub(super) fn end(&mut self) {
         self.sum_up(u64::MAX);
     }
@@ -197,7 +197,7 @@ impl Journal {
     }
 }
 
-/// Whether the operator should do something about refusals for the reason with this index.
+/// Returns whether refusals for the reason with this index are logged as warnings, because the operator should act.
 fn is_alarming(why: usize) -> bool {
     [Refused::Connections, Refused::Address, Refused::Handshakes].iter().any(|alarm| *alarm as usize == why)
 }
@@ -232,7 +232,7 @@ mod tests {
             journal.refused(1, Refused::NotFound, &refusal, None, now_ms);
         }
         assert_eq!((counts(&journal), journal.next_due_ms()), (99, Some(REFUSALS_MS)));
-        // Another reason has an interval of its own.
+        // Each refusal reason has a separate interval.
         journal.refused(1, Refused::Origin, &refusal, None, 500);
         journal.tick(REFUSALS_MS - 1);
         assert_eq!(counts(&journal), 99);

@@ -13,9 +13,9 @@ use super::admission::Place;
 use super::connection::{Connection, Liveness, Phase};
 use super::flow::Pause;
 
-/// Code under which an end without a close frame is counted (RFC 6455 §7.4.1).
+/// Close code under which the end of a WebSocket without a close frame is counted (RFC 6455 §7.4.1).
 pub(super) const NO_FRAME: u16 = 1006;
-/// Code under which a close frame without a code is counted (RFC 6455 §7.4.1).
+/// Close code under which a close frame without a code is counted (RFC 6455 §7.4.1).
 pub(super) const NO_CODE: u16 = 1005;
 
 impl<B: Backend> Shard<B> {
@@ -28,20 +28,21 @@ impl<B: Backend> Shard<B> {
         self.hub.send_control(slot, &[header.as_bytes(), payload]);
     }
 
-    /// Starts the closing handshake of an open client. Messages that are `pending` for it are sent first, or dropped.
+    /// Starts the closing handshake of an open client. `pending` says whether its undelivered messages are sent first
+    /// or dropped.
     pub(super) fn begin_closing(&mut self, slot: Slot, pending: bool, code: CloseCode, reason: &str) {
         if !self.is_open(slot) {
             return;
         }
-        // Without the reason, which may contain a user's name.
+        // The log line omits the reason, which may contain a user's name.
         debug!(slot, code = code.0, "closing");
         let frame = close_frame(code, reason);
         self.count_end(slot, code.0);
         self.finish(slot, pending, &frame, Phase::Closing);
     }
 
-    /// Sends the last bytes, and then ends our direction of the stream. Messages that are `pending` are sent first, or
-    /// dropped.
+    /// Sends the `last` bytes to a client, and then ends the server's direction of the stream. `pending` says whether
+    /// undelivered messages are sent first or dropped.
     pub(super) fn end(&mut self, slot: Slot, pending: bool, last: &[u8]) {
         if matches!(self.connections[slot as usize].phase, Phase::Handshake | Phase::Open) {
             self.finish(slot, pending, last, Phase::Ending);
@@ -49,7 +50,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Stops delivery to a client, sends what is `pending` and the last bytes, and gives it the time for closing.
+    /// Stops delivery to a client, sends its undelivered messages if `pending` is true, then sends the `last` bytes.
+    /// Sets the deadline for closing.
     fn finish(&mut self, slot: Slot, pending: bool, last: &[u8], phase: Phase) {
         let was_open = self.is_open(slot);
         self.set_phase(slot, phase);
@@ -61,7 +63,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Ends our direction of the stream when all is sent; nothing more is expected of the client.
+    /// Ends the server's direction of the stream once all bytes are sent. For a client from which nothing more is
+    /// expected.
     pub(super) fn finish_closing(&mut self, slot: Slot) {
         if matches!(self.connections[slot as usize].phase, Phase::Closing | Phase::Ending) {
             self.set_phase(slot, Phase::Ending);
@@ -71,9 +74,9 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Sends FIN after the last bytes, and waits for the client's FIN. Closing at once would turn data that still
-    /// arrives into a reset, which drops our last bytes. A client that has sent its close frame sends nothing more,
-    /// so its connection is closed at once.
+    /// Sends FIN after the last bytes, and waits for the client's FIN. An immediate close would answer data that still
+    /// arrives with a reset, which drops the last bytes. A client that has sent its close frame sends nothing more, so
+    /// its connection is closed at once.
     pub(super) fn linger(&mut self, slot: Slot) {
         if self.connections[slot as usize].liveness == Liveness::Ended {
             return self.close(slot, Close::Graceful);
@@ -93,13 +96,14 @@ impl<B: Backend> Shard<B> {
         self.close(slot, Close::Reset);
     }
 
-    /// Closes the socket; the backend reports when the slot is free.
+    /// Closes a connection's socket. The backend reports `Closed` when the slot is free.
     pub(super) fn close(&mut self, slot: Slot, how: Close) {
         self.set_phase(slot, Phase::Gone);
         self.transport.close(slot, how);
     }
 
-    /// Changes the phase of a connection. One that leaves the handshake no longer counts against the handshake limit.
+    /// Changes the phase of a connection. A connection that leaves the handshake phase no longer counts against the
+    /// handshake limit.
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let connection = &mut self.connections[slot as usize];
         let was = std::mem::replace(&mut connection.phase, phase);
@@ -110,7 +114,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Counts the close code of a WebSocket that is still open.
+    /// Counts the close code of a WebSocket, unless the WebSocket is no longer open and was counted before.
     pub(super) fn count_end(&mut self, slot: Slot, code: u16) {
         if self.is_open(slot) {
             self.journal.ended(slot, code);
@@ -118,7 +122,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Forgets a connection whose slot is free again.
+    /// Drops all state of a connection whose slot is free again.
     pub(super) fn closed(&mut self, slot: Slot) {
         let gone = std::mem::replace(&mut self.connections[slot as usize], Connection::free());
         self.flow.forget(slot, gone.flow);
@@ -132,8 +136,8 @@ impl<B: Backend> Shard<B> {
         self.stats.closed.add(1);
     }
 
-    /// Sets the deadline of a connection to `wait_ms` from now, or to the expiry of its token if that is earlier. A
-    /// timer that fires before the deadline is kept, and sets the next one when it fires.
+    /// Sets the deadline of a connection to `wait_ms` milliseconds from now, or to the expiry of its token if that is
+    /// earlier. An earlier timer of the connection is kept, and sets the next timer when it fires.
     pub(super) fn set_deadline(&mut self, slot: Slot, wait_ms: u64) {
         let connection = &mut self.connections[slot as usize];
         connection.deadline_ms = self.now_ms + wait_ms;
@@ -148,8 +152,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Brings the expiry of tokens forward by the length of a pause. They expire whatever the server did, while the
-    /// shard's clock stood still.
+    /// Moves the expiry of all tokens earlier by `paused_ms`, the length of a pause in milliseconds. The shard's clock
+    /// stood still during the pause, but tokens expire in real time.
     pub(super) fn move_expiries(&mut self, paused_ms: u64) {
         for (slot, expiry_ms) in &mut self.expiries {
             *expiry_ms = expiry_ms.saturating_sub(paused_ms);
@@ -164,13 +168,13 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles the deadlines that have passed.
+    /// Handles the connections whose deadlines have passed.
     pub(super) fn fire_timers(&mut self) {
         while let Some(slots) = self.timers.expired(self.now_ms) {
             for slot in slots {
                 let connection = &mut self.connections[slot as usize];
                 if connection.timer_ms > self.now_ms {
-                    // An earlier timer of this slot has set a later one.
+                    // This timer is out of date: the slot has a later timer.
                     continue;
                 }
                 connection.timer_ms = 0;
@@ -187,7 +191,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles the deadline of a connection: what it means depends on the phase.
+    /// Handles the passed deadline of a connection: refuses, pings or closes the client, depending on the phase.
     fn timed_out(&mut self, slot: Slot) {
         match self.connections[slot as usize].phase {
             Phase::Handshake => {
@@ -206,7 +210,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Notes a sign of life of a client. It is pinged again only after another silence.
+    /// Notes a sign of life of a client. After the answer to a ping, the next ping follows another silent interval.
     pub(super) fn heard(&mut self, slot: Slot) {
         let answered = self.connections[slot as usize].heard(self.now_ms);
         if answered && self.is_open(slot) {
@@ -214,15 +218,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pings a client that was silent for the ping interval, and closes one that did not answer a ping in time.
+    /// Pings a client that was silent for the ping interval, and closes a client that did not answer a ping in time.
     fn check_life(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
         if connection.flow.is_paused(Pause::Congestion) {
-            // Its answer may lie in the socket, from which nothing is received at the moment.
+            // The client's pong may lie in the socket, from which the shard receives nothing at the moment.
             self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.flow.is_paused(Pause::Rate) {
-            // Its answer may lie in the socket, too. A ping that cannot be delivered tells that it is gone.
+            // The client's pong may lie in the socket, from which the shard receives nothing. If the client is gone,
+            // this ping cannot be delivered, and the connection fails.
             self.send_control(slot, Opcode::Ping, b"");
             self.set_deadline(slot, self.settings.ping_ms);
         } else if connection.liveness == Liveness::Pinged {
@@ -237,7 +242,7 @@ impl<B: Backend> Shard<B> {
     }
 }
 
-/// Returns a close frame with its header.
+/// Returns the bytes of a close frame, including its header.
 pub(super) fn close_frame(code: CloseCode, reason: &str) -> Vec<u8> {
     let payload = close_payload(code, reason);
     let header = encode_header(Opcode::Close, true, false, payload.as_bytes().len());

@@ -5,30 +5,30 @@ use crate::io::Backend;
 
 use super::Shard;
 
-/// The messages that the mailboxes of other shards have not taken yet.
+/// Totals of the mail that full mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stuck {
-    /// Whether there is anything.
+    /// Whether at least one mailbox did not take a batch.
     pub(super) any: bool,
-    /// Weight of the requests, in bytes.
+    /// Approximate size of the requests that wait for full mailboxes, in bytes.
     requests: usize,
-    /// Weight of the deliveries, in bytes.
+    /// Approximate size of the deliveries that wait for full mailboxes, in bytes.
     deliveries: usize,
 }
 
 impl<B: Backend> Shard<B> {
-    /// Whether the mailbox has something that [`Shard::take_mail`] would take now.
+    /// Returns whether the mailbox has a batch that [`Shard::take_mail`] would handle now.
     pub(super) fn has_mail(&self) -> bool {
         let saturated = self.hub.is_saturated();
         !saturated
             && (!self.mailbox.deliveries.is_empty() || self.takes_requests() && self.mailbox.has_mail())
     }
 
-    /// Handles what the mailbox holds now, then this shard's own requests and deliveries.
+    /// Handles the batches in the mailbox, then this shard's requests and deliveries to itself.
     ///
-    /// All mail waits while a room is saturated. That ends by itself, because offering messages waits for no client.
-    /// Requests also wait while many deliveries are stuck, because they would make more of them. They do not wait while
-    /// requests are stuck, or two shards could wait for each other.
+    /// All mail waits while a room is saturated. Saturation ends by itself, because offering messages waits for no
+    /// client. Requests also wait while many deliveries are stuck, because requests cause more deliveries. Requests do
+    /// not wait while other requests are stuck, or two shards could wait for each other.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         for _ in 0..self.mailbox.deliveries.len() {
@@ -55,7 +55,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles this shard's own requests and deliveries once. What they cause waits for the next turn.
+    /// Handles this shard's requests to itself, then its deliveries to itself, including those that the requests
+    /// caused. Mail that arises meanwhile waits for the next turn.
     fn take_own(&mut self) {
         let own = self.settings.id.index;
         let mut batch = std::mem::take(self.hub.outgoing(own));
@@ -64,7 +65,7 @@ impl<B: Backend> Shard<B> {
         batch.deliveries.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
         let waiting = self.hub.outgoing(own);
         if waiting.is_empty() {
-            // The emptied batches replace the new ones, to use their memory again.
+            // The emptied batches replace the unused new batches, so that their memory is used again.
             *waiting = batch;
         }
     }
@@ -106,7 +107,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Posts the gathered batches to the other shards.
+    /// Posts the waiting batches to the mailboxes of the other shards, and counts the batches that do not fit.
     pub(super) fn post(&mut self) {
         self.stuck = Stuck::default();
         for (shard, address) in (0_u16..).zip(&self.addresses) {
@@ -120,12 +121,13 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Whether so much waits for full mailboxes that clients that publish now should be paused.
+    /// Returns whether so many bytes wait for full mailboxes that publishing clients must pause.
     pub(super) fn is_congested(&self) -> bool {
         self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
     }
 
-    /// Whether publishers are paused that can be resumed, because their messages were posted.
+    /// Returns whether there are paused publishers that may resume, because few bytes wait for full mailboxes and no
+    /// room is saturated.
     pub(super) fn may_resume_publishers(&self) -> bool {
         self.flow.publishers() > 0 && !self.is_congested() && !self.hub.is_saturated()
     }

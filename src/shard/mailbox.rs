@@ -32,12 +32,12 @@ pub(crate) struct Mailbox {
     awaited: Arc<Awaited>,
 }
 
-/// Returns a mailbox whose owner is woken by `waker`.
+/// Creates a mailbox, and returns its sending end and its receiving end. `waker` wakes the owner.
 pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
     mailbox_of(waker, CAPACITY)
 }
 
-/// Returns a mailbox with `capacity` batches in each channel.
+/// Creates a mailbox with `capacity` batches in each channel, one for requests and one for deliveries.
 pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
     let (request_sender, requests) = bounded(capacity);
     let (delivery_sender, deliveries) = bounded(capacity);
@@ -52,8 +52,8 @@ pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
 }
 
 impl Address {
-    /// Sends the batches for this shard. A batch that a full channel does not take stays in `outgoing`; returns whether
-    /// one does.
+    /// Sends the batches in `outgoing` from the shard `from` to this mailbox, and wakes the owner. Returns whether a
+    /// batch stayed in `outgoing`, because its channel is full.
     pub(crate) fn post(&self, from: u16, outgoing: &mut Outgoing) -> bool {
         if outgoing.is_empty() {
             return false;
@@ -87,24 +87,24 @@ impl Address {
         stuck
     }
 
-    /// Number of batches of requests and of deliveries in the mailbox.
+    /// Returns the number of batches of requests and of deliveries in the mailbox.
     pub(crate) fn depth(&self) -> (usize, usize) {
         (self.requests.len(), self.deliveries.len())
     }
 
-    /// Wakes the owner.
+    /// Wakes the shard that owns the mailbox.
     pub(crate) fn wake(&self) {
         self.waker.wake();
     }
 }
 
 impl Mailbox {
-    /// Whether the mailbox holds a batch.
+    /// Returns whether the mailbox holds a batch.
     pub(crate) fn has_mail(&self) -> bool {
         !self.requests.is_empty() || !self.deliveries.is_empty()
     }
 
-    /// Call it after taking a batch: returns whether senders wait for room.
+    /// Returns whether senders wait for room in the mailbox, and resets that flag. Call this after taking a batch.
     pub(crate) fn take_awaited(&self) -> bool {
         self.awaited.take()
     }

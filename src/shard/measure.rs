@@ -6,16 +6,16 @@ use crate::io::Backend;
 use super::Shard;
 use super::connection::Phase;
 
-/// Latency is measured for all sends to the client in one of so many slots.
+/// Sampling ratio of send latency: one slot in this many is measured, with all sends to its client.
 const SLOTS_A_SAMPLE: Slot = 16;
 
-/// Start times of the sends whose latency is measured. Whole clients are chosen, so that slow readers are not
-/// under-represented, and the others cost nothing but this choice.
+/// Start times of the sends whose latency is measured, in nanoseconds. All sends to a chosen client are measured, so
+/// that slow readers are not under-represented.
 #[derive(Debug, Default)]
 pub(super) struct Samples(Vec<u64>);
 
 impl Samples {
-    /// Returns the start time of the client's send. `None` for clients that are not measured.
+    /// Returns the stored start time of the client's send, or `None` for a client that is not measured.
     fn at(&mut self, slot: Slot) -> Option<&mut u64> {
         if !slot.is_multiple_of(SLOTS_A_SAMPLE) {
             return None;
@@ -29,15 +29,15 @@ impl Samples {
 }
 
 impl<B: Backend> Shard<B> {
-    /// Counts a turn, and notes when it began.
+    /// Counts a turn, and stores the time at which it began in the statistics.
     pub(super) fn count_turn(&self) {
         self.stats.turns.add(1);
         self.stats.turned_ms.set(self.transport.now_ms());
     }
 
-    /// Ends a turn: records its duration, and answers a survey if there is one.
+    /// Ends a turn: records its duration, and updates the gauges if another thread has asked for them.
     pub(super) fn measure_turn(&mut self) {
-        // The backend read the clock after its wait, so this is the second reading of the turn.
+        // The backend reads the clock after its wait, so the difference is the turn's duration without the wait.
         self.stats.turn_duration.record(self.transport.clock_ns() - self.transport.now_ns());
         if let Some(question) = self.stats.survey.question() {
             self.take_stock();
@@ -45,7 +45,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Counts a connection under its new phase.
+    /// Moves a connection from its old phase to its new phase in the gauges of connections by state.
     pub(super) fn count_phase(&self, from: Phase, to: Phase) {
         if let Some(state) = from.state() {
             self.stats.connections[state as usize].take(1);
@@ -55,21 +55,21 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Notes the start time of a send that is about to be handed over.
+    /// Stores the start time of a send that is about to be handed to the backend, if the client is measured.
     pub(super) fn begin_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
             *begin_ns = self.transport.clock_ns();
         }
     }
 
-    /// Records the latency of a send that is complete.
+    /// Records the latency of a completed send, if the client is measured.
     pub(super) fn end_sample(&mut self, slot: Slot) {
         if let Some(begin_ns) = self.samples.at(slot) {
             self.stats.send_latency.record(self.transport.now_ns().saturating_sub(*begin_ns));
         }
     }
 
-    /// Updates the gauges, whose values would cost too much to keep up to date all the time.
+    /// Updates the gauges, which would cost too much to keep up to date all the time.
     fn take_stock(&self) {
         let (rooms, log_bytes) = self.hub.memory();
         let usage = self.transport.usage();

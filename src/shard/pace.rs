@@ -3,19 +3,20 @@
 //! For each rate a client has one point in time: what it has sent is paid for up to then. The point may lie ahead of
 //! the clock by the burst. Beyond that the client is over its rate.
 
-/// Burst: a client that was quiet may send at once what its rate allows in this time.
+/// Burst size as a time, in nanoseconds: a client that was quiet may send at once as much as its rate allows in this
+/// time.
 const BURST_NS: u64 = 4_000_000_000;
-/// A client over its rate waits until it is below it by this time, so that it is not resumed for each message.
+/// Minimum length of a rate pause, in nanoseconds, so that a client over its rate is not resumed for each message.
 const PAUSE_NS: u64 = 250_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 const NS_PER_MS: u64 = 1_000_000;
 
-/// The rates of every client of a shard, per second.
+/// The rate limits of each client, per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
-    /// Messages and control frames; 0 means no limit.
+    /// Maximum number of messages and control frames per second; 0 means no limit.
     pub(crate) messages: u32,
-    /// Bytes on the wire, including frame headers; 0 means no limit.
+    /// Maximum number of bytes on the wire per second, including frame headers; 0 means no limit.
     pub(crate) bytes: u32,
 }
 
@@ -27,12 +28,13 @@ pub(crate) struct Spent {
 }
 
 impl Pace {
-    /// Whether there is any limit.
+    /// Returns whether the messages or the bytes of a client are limited.
     pub(crate) fn is_limited(self) -> bool {
         self.messages > 0 || self.bytes > 0
     }
 
-    /// Charges a client for what it sent. Returns true when it is over a rate, and must be paused.
+    /// Charges a client for received messages and bytes. Returns true when the client is over a rate and must be
+    /// paused.
     pub(crate) fn charge(self, spent: &mut Spent, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let now_ns = now_ms * NS_PER_MS;
         spend(&mut spent.messages_ns, now_ns, u64::from(messages), self.messages);
@@ -53,7 +55,8 @@ impl Spent {
     }
 }
 
-/// Moves a point in time by the cost of `count` units at `rate` units a second.
+/// Moves the point in time of a rate forward by the cost of `count` units at `rate` units a second. At a rate of 0,
+/// units cost nothing.
 fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
     if let Some(cost_ns) = count.saturating_mul(NS_PER_S).checked_div(u64::from(rate)) {
         *at_ns = (*at_ns).max(now_ns).saturating_add(cost_ns);
@@ -64,8 +67,8 @@ fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
 mod tests {
     use super::*;
 
-    /// Returns how many messages of `len` bytes are taken within `ms` milliseconds from a client that never stops
-    /// sending.
+    /// Returns the number of messages of `len` bytes that are handled within `ms` milliseconds from a client that never
+    /// stops sending.
     fn taken(pace: Pace, len: usize, ms: u64) -> u64 {
         let (mut spent, mut taken, mut resumes_ms) = (Spent::default(), 0, 0);
         for now_ms in 1_000..1_000 + ms {

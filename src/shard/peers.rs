@@ -18,12 +18,12 @@ use super::admission::Place;
 use super::connection::{Connection, HostRule, Phase};
 
 impl<B: Backend> Shard<B> {
-    /// Whether an address is a trusted proxy's.
+    /// Returns whether an address is a trusted proxy's.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         Network::any_has(&self.settings.proxies, address)
     }
 
-    /// Returns the check of the Host header for a connection that a listener has accepted.
+    /// Returns the rule for checking the Host header on a connection that the listener with this index has accepted.
     pub(super) fn host_rule(&self, listener: u16, peer: Option<IpAddr>) -> HostRule {
         if peer.is_none_or(|peer| self.is_proxy(peer)) {
             HostRule::Proxied
@@ -34,7 +34,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles a PROXY header. It names the peer, which may be another proxy, or hides it.
+    /// Handles a PROXY header. It names the client or another proxy as `peer`, or hides the client (`None`).
     pub(super) fn proxy_header(&mut self, slot: Slot, peer: Option<IpAddr>) {
         let connection = &mut self.connections[slot as usize];
         if connection.phase != Phase::Handshake {
@@ -48,15 +48,15 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Refuses a connection of a proxy that sent no PROXY header although it must.
+    /// Refuses a connection of a trusted proxy whose PROXY header is missing or invalid.
     pub(super) fn invalid_proxy_header(&mut self, slot: Slot, reason: &'static str) {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.refuse(slot, Refused::ProxyHeader, &Refusal::new(Status::BadRequest, reason));
         }
     }
 
-    /// Finds the client that a request is from. The connection is refused when the client's address has too many
-    /// connections, or when header fields name different clients.
+    /// Finds the client of a request in the header fields of trusted proxies. Refuses the connection when the client's
+    /// address has too many connections, or when header fields name different clients.
     pub(super) fn find_client(&mut self, slot: Slot, request: &Request<'_>) {
         let Connection { peer, place, .. } = self.connections[slot as usize];
         // A connection without an address came over a Unix socket, whose peers are always trusted.
@@ -75,7 +75,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Sets the address that a proxy named, and counts the connection for it.
+    /// Sets the client address that a proxy named, and counts the connection for that address.
     fn set_peer(&mut self, slot: Slot, peer: IpAddr, head_only: bool) {
         let counts = !self.is_proxy(peer);
         let connection = &mut self.connections[slot as usize];

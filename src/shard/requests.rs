@@ -14,22 +14,22 @@ use super::admission::Excess;
 use super::connection::Phase;
 use super::http::{self, Route};
 
-/// Longest time, in milliseconds, that a connection over a limit may take to read its answer.
+/// Maximum time, in milliseconds, for a connection over a limit to read its error response.
 const EXCESS_MS: u64 = 1_000;
 
 /// A WebSocket that is about to open.
 pub(super) struct Upgrade {
     pub(super) room: String,
-    /// Query of the request.
+    /// Query string of the request, if it has one.
     pub(super) query: Option<String>,
-    /// Compression agreed with the client.
+    /// Compression agreed with the client; `None` means no compression.
     pub(super) agreement: Option<Agreement>,
     /// Claims of the client's token, if tokens are required.
     pub(super) claims: Option<Claims>,
 }
 
 impl<B: Backend> Shard<B> {
-    /// Answers a request. Returns the WebSocket that it opens, if it opens one.
+    /// Answers a client's HTTP request. Returns the WebSocket that the request opens, or `None` for any other answer.
     pub(super) fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<Upgrade> {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.find_client(slot, request);
@@ -78,14 +78,14 @@ impl<B: Backend> Shard<B> {
         self.end(slot, true, &response);
     }
 
-    /// Refuses a connection that is over a limit. `head_only`: its request was a HEAD request.
+    /// Refuses a connection that is over a limit. `head_only` leaves out the body, as for a HEAD request.
     pub(super) fn turn_away(&mut self, slot: Slot, excess: Excess, head_only: bool) {
         let (why, refusal) = excess_refusal(excess);
         self.refuse(slot, why, &Refusal { head_only, ..refusal });
         self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
     }
 
-    /// Checks the token of a client, if tokens are required, and notes when it expires.
+    /// Checks the token of a client, if tokens are required, and stores its expiry. Returns the token's claims.
     fn claims(
         &mut self,
         slot: Slot,
@@ -99,7 +99,8 @@ impl<B: Backend> Shard<B> {
         Ok(Some(claims))
     }
 
-    /// Agrees with a client on compression, and sets up how the hub encodes its messages.
+    /// Negotiates compression with a client, and tells the hub how to encode the client's messages. Returns `None` when
+    /// messages are not compressed.
     fn agree(&mut self, slot: Slot, request: &Request<'_>) -> Option<Agreement> {
         let is_dedicated = match self.settings.compression {
             Compression::Off => return None,
@@ -117,14 +118,14 @@ impl<B: Backend> Shard<B> {
                 self.hub.compress_dedicated(slot, agreement.own_bits(), agreement.server_takeover);
             }
             MAX_WINDOW_BITS => self.hub.compress(slot),
-            // Shared frames need the largest window, so a client with a smaller one is sent plain messages.
+            // Shared frames need the largest window, so a client with a smaller window gets plain messages.
             _ => {}
         }
         Some(agreement)
     }
 }
 
-/// Returns the reason that a malformed or unanswerable request is counted under.
+/// Returns the refusal reason under which the metrics count an error response with this status.
 pub(super) fn why(status: Status) -> Refused {
     match status {
         Status::Forbidden => Refused::Origin,
@@ -137,7 +138,7 @@ pub(super) fn why(status: Status) -> Refused {
     }
 }
 
-/// Returns the answer to a connection over a limit.
+/// Returns the refusal reason for the metrics and the error response for a connection over a limit.
 fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
     let (why, status, reason) = match excess {
         Excess::Server => (

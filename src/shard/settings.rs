@@ -14,7 +14,7 @@ use crate::token::Verifier;
 
 use super::{Pace, Shard};
 
-/// Index of a shard, and number of shards.
+/// Identity of a shard: its index, and the number of shards of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShardId {
     /// Index of the shard, from 0 on.
@@ -23,11 +23,11 @@ pub(crate) struct ShardId {
     pub(crate) count: u16,
 }
 
-/// Settings of a shard.
+/// Settings of a shard, derived from the options and the application.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) id: ShardId,
-    /// Origins whose pages may connect. Empty allows only the origin of the requested host.
+    /// Origins whose pages may connect. An empty list allows only the origin of the requested host.
     pub(crate) origins: Vec<Origin>,
     /// Host names of the server, for the check of the Host header.
     pub(crate) hosts: HostNames,
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) verifier: Option<Arc<Verifier>>,
     pub(crate) limits: MessageLimits,
     pub(crate) compression: Compression,
-    /// Limit for the compression windows of all connections, in bytes.
+    /// Limit for the memory of the compression windows of this shard's connections, in bytes.
     pub(crate) context_memory: usize,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
@@ -119,19 +119,20 @@ impl SettingsUpdate {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Returns the version of the options: 0 until new ones are published.
+    /// Returns the version of the latest published options: 0 until options are published.
     pub(super) fn version(&self) -> u32 {
         self.version.load(Ordering::SeqCst)
     }
 
-    /// Returns the latest options. They may be newer than the version read before.
+    /// Returns the latest published options, which may be newer than a version read before.
     fn options(&self) -> Arc<Options> {
         Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl<B: Backend> Shard<B> {
-    /// Applies the latest published options, if they are new. Deadlines that are set already do not change.
+    /// Applies the latest published options, unless this shard has applied them already. Running deadlines do not
+    /// change.
     pub(super) fn apply_update(&mut self) {
         let version = self.shared.settings_update.version();
         if version == self.applied_version {

@@ -14,7 +14,7 @@ use crate::hub::{HubOptions, Kind, Message};
 use crate::io::{Buffer, Close, IoEvent, Usage};
 use crate::protocol::CloseCode;
 
-/// A backend to which nothing happens but what a test says.
+/// A test backend without sockets. It reports only the events that a test queues.
 struct Quiet {
     now_ms: u64,
     waker: Waker,
@@ -22,9 +22,9 @@ struct Quiet {
     sent: Vec<Vec<u8>>,
     /// Slots with a send in flight.
     under_way: Vec<Slot>,
-    /// Whether clients take what is sent to them, so that sends complete.
+    /// Whether clients read, so that sends to them complete.
     is_taken: bool,
-    /// Events that the next polls report.
+    /// Events to report, one list for each of the next polls.
     arrivals: VecDeque<Vec<IoEvent>>,
 }
 
@@ -61,7 +61,7 @@ impl Backend for Quiet {
     }
 }
 
-/// Returns all shards of a server. They keep a history, so that rooms without members take messages.
+/// Returns the `count` shards of a server. The shards keep a history, so that rooms without members accept messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
     let shared =
         Arc::new(Shared::new(admission::ConnectionLimits { server: 100, per_address: 0, handshakes: 100 }));
@@ -123,7 +123,8 @@ fn two_shards_with_full_mailboxes_do_not_wait_for_each_other() {
     let payload = vec![b'x'; 10_000];
     let mut published = 0;
     for (shard, room) in shards.iter_mut().zip(&rooms) {
-        // More than the mailbox of the other shard takes, and then more than may be stuck before publishers wait.
+        // Publishes more than the mailbox of the other shard takes, and more bytes than may wait before publishers are
+        // paused.
         for _ in 0..150 {
             shard.hub.publish(room, Message::new(Kind::Binary, &payload));
             shard.post();
@@ -159,20 +160,20 @@ fn held_messages_of_a_paused_publisher_are_passed_on_without_further_input() {
     shards[0].work(&mut Events::of(come(0, &format!("/room/{other}"))));
     shards[2].work(&mut Events::of(come(0, &format!("/room/{own}"))));
     settle(&mut shards);
-    // More than the mailbox of shard 2 takes, and then more than may be stuck before publishers wait.
+    // Orders more than the mailbox of shard 2 takes, and more bytes than may wait before publishers are paused.
     for len in [1; 70].into_iter().chain([300_000]) {
         shards[0].hub.order(&own, None, Message::binary(&vec![b'x'; len]));
         shards[0].post();
     }
     assert!(shards[0].is_congested());
     for _ in 0..3 {
-        // A message of one byte, masked with zeroes. The first one pauses the client, and the others are held.
+        // A message of one byte, masked with zeroes. The first message pauses the client, and later messages are held.
         let buffer = Buffer::of(b"\x82\x81\0\0\0\0x".as_slice().into());
         shards[0].work(&mut Events::of([IoEvent::Received { slot: 0, buffer }]));
     }
     assert_eq!((shards[0].flow.publishers(), shards[0].flow.held()), (1, 1));
     settle(&mut shards[..2]);
-    // From now on only shard 2, which sends no mail, has anything to do.
+    // From now on only shard 2 has work, and it sends no mail.
     while shards[0].stuck.any {
         settle(&mut shards);
         shards[0].turn(&mut Events::default()).expect("nothing can fail");
@@ -181,7 +182,7 @@ fn held_messages_of_a_paused_publisher_are_passed_on_without_further_input() {
     assert_eq!(shards[1].stats.ordered.get(), 3);
 }
 
-/// Runs turns of shards until all of them would wait.
+/// Runs turns of all shards until every shard would wait for events.
 fn settle(shards: &mut [Shard<Quiet>]) {
     let mut events = Events::default();
     loop {
@@ -198,7 +199,7 @@ fn settle(shards: &mut [Shard<Quiet>]) {
     }
 }
 
-/// Returns a shard with 100 clients in the lobby, which are not pinged.
+/// Returns a shard with 100 clients in the lobby. The clients get no pings.
 fn with_clients() -> Shard<Quiet> {
     let mut shard = shards(1).remove(0);
     shard.settings.ping_ms = 1_000_000;
@@ -208,7 +209,8 @@ fn with_clients() -> Shard<Quiet> {
     shard
 }
 
-/// Lets time pass without a turn, and then runs turns until deadlines are judged.
+/// Advances the clock by `ms` milliseconds without a turn. Then runs turns until all queued events are reported and
+/// deadlines are judged.
 fn pass(shard: &mut Shard<Quiet>, ms: u64) {
     shard.transport.backend_mut().now_ms += ms;
     loop {
@@ -234,12 +236,12 @@ fn a_drain_with_late_turns_tells_every_client() {
     }
     shard.shared.stopping.store(true, Ordering::SeqCst);
     pass(&mut shard, 0);
-    // Late by little, so later steps make up for it.
+    // The drain steps are a little late, so later steps close more clients at once.
     for (wait_ms, told) in [(0, 5..=5), (10, 5..=5), (40, 10..=12), (100, 20..=23), (400, 60..=66)] {
         pass(&mut shard, wait_ms);
         assert!(!shard.is_over() && told.contains(&closed(&shard)), "{} of {told:?}", closed(&shard));
     }
-    // A longer pause does not count: the drain goes on where it was.
+    // A long pause does not count as time: the drain goes on where it was.
     pass(&mut shard, 60_000);
     assert!((60..=72).contains(&closed(&shard)), "{}", closed(&shard));
     while closed(&shard) < 100 {

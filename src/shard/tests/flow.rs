@@ -74,7 +74,7 @@ fn a_client_that_is_paused_again_keeps_the_rest() {
 #[test]
 fn each_turn_handles_a_share_of_each_client() {
     let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
-    // The number of a turn is kept in a few bits, so another turn follows each.
+    // Flow control keeps only the low bits of the turn's number, which differ between consecutive numbers of this list.
     for turn in [7, 8, 7, 255, 0] {
         assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
         assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
@@ -154,7 +154,7 @@ fn nothing_is_left_of_a_connection_that_is_gone() {
         flow.hold(SLOT, "a".into());
         flow.forget(SLOT, client);
         assert_eq!((flow.held(), flow.publishers()), (0, 0), "{reason:?}");
-        // The next client of the slot is not paused, even if the slot is still due.
+        // The next client of the slot is not paused, even if the slot is still in the list of due clients.
         for slot in flow.take_due(reason, u64::MAX) {
             assert!(!flow.lift(&mut ClientFlow::default(), reason), "{slot}");
         }

@@ -3,10 +3,10 @@
 use super::*;
 use crate::shard::connection::Liveness;
 
-/// Lengths of pauses, from one that hardly passes a deadline of a second to a long one.
+/// Lengths of the tested pauses in milliseconds. The shortest hardly passes a deadline of one second.
 const PAUSES_MS: [u64; 6] = [1_001, 1_021, 1_100, 1_900, 2_500, 60_000];
 
-/// Returns a client's frame, masked with zeroes.
+/// Returns a client's frame with this first byte and payload, masked with zeroes.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
 }
@@ -15,8 +15,8 @@ fn received(slot: Slot, bytes: Vec<u8>) -> IoEvent {
     IoEvent::Received { slot, buffer: Buffer::of(bytes) }
 }
 
-/// Pauses a shard. Then the first poll reports nothing, as an interrupted one does, and the next ones report the
-/// input of some clients each.
+/// Pauses a shard for `pause_ms` milliseconds. The first poll after the pause reports nothing, as an interrupted poll
+/// does. Each later poll reports the `input` of 30 clients.
 fn pause(shard: &mut Shard<Quiet>, pause_ms: u64, input: impl Fn(Slot) -> Option<Vec<u8>>) {
     shard.turn(&mut Events::default()).expect("nothing can fail");
     shard.transport.backend_mut().arrivals.push_back(Vec::new());
