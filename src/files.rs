@@ -22,19 +22,19 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The reason why a file cannot be used. The text says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// No file is at the path.
+    /// The file is missing: no file is at the path.
     #[error("no such file; check the path")]
     Missing,
-    /// The user that the server runs as has no permission.
+    /// Permission denied: the server's user may not read the file.
     #[error("permission denied; let the user that the server runs as read it")]
     Denied,
-    /// A directory is at the path.
+    /// The path is a directory, not a file.
     #[error("this is a directory; name the file in it")]
     Directory,
     /// The path is a pipe or a terminal, and no input came in time.
     #[error("no input came within {} s; name a regular file", PIPE_PATIENCE.as_secs())]
     Silent,
-    /// The file is longer than its purpose allows.
+    /// The file is longer than the given limit in bytes, which depends on the file's purpose.
     #[error("the file has more than {0} bytes; check that this is the right file")]
     TooLong(u64),
     /// The file is UTF-16 text, as some editors and shells on Windows write it.
@@ -71,7 +71,7 @@ fn read_within(path: &Path, max_len: u64, patience: Duration) -> Result<Vec<u8>,
         return Err(FileError::Directory);
     }
     let deadline = Instant::now() + patience;
-    // Reading a pipe without a writer returns its end at once, so wait for a writer first.
+    // Reading a pipe without a writer returns the end of the stream at once, so wait for a writer first.
     wait_for_input(&file, deadline)?;
     let mut bytes = Vec::new();
     loop {

@@ -14,7 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 use uproar::config::{Change, Config, Endpoint, LogFormat};
 
-/// The running log. Its filter can be replaced.
+/// The running log of the process. Its filter can be replaced.
 pub(crate) struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
     /// Destination of lines that no filter may hide: panics, and the error that ends the server. `None` for a text log.
@@ -22,7 +22,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Starts the log of this process.
+    /// Starts the log of this process with the format and the filter of `config`.
     ///
     /// # Errors
     /// The log filter of `config` is malformed. Returns the text of the error.

@@ -43,7 +43,7 @@ pub enum StartError {
     /// Options that are out of range or contradict each other.
     #[error("{0}")]
     Settings(#[from] Conflict),
-    /// The server cannot listen on an endpoint.
+    /// The server cannot listen on one of its endpoints.
     #[error("cannot listen on {endpoint}: {}; {remedy}", reason(error))]
     Listen {
         /// The address or path that the server cannot listen on.
@@ -62,7 +62,7 @@ pub enum StartError {
     /// The I/O backend that the options name does not work on this system.
     #[error("cannot use {backend}: {}; {remedy}", reason(error))]
     Backend {
-        /// The backend's name.
+        /// The name of the I/O backend.
         backend: &'static str,
         /// The operating system's error.
         error: io::Error,
@@ -72,10 +72,10 @@ pub enum StartError {
     /// The function that creates the application panicked.
     #[error("cannot start the application: it panicked; the panic message is printed above")]
     Application,
-    /// Another system call failed.
+    /// A system call for another purpose failed.
     #[error("cannot {action}: {}; {remedy}", reason(error))]
     System {
-        /// The action that failed, as a verb with its object.
+        /// The failed action, as a verb with its object, for example "start a worker".
         action: &'static str,
         /// The operating system's error.
         error: io::Error,
@@ -247,7 +247,7 @@ impl Server {
         self.admin.as_ref().map(Admin::address)
     }
 
-    /// Returns the backend's name: `io-uring` or `epoll`.
+    /// Returns the name of the I/O backend: `io-uring` or `epoll`.
     pub fn backend(&self) -> &'static str {
         self.backend
     }
@@ -262,8 +262,8 @@ impl Server {
         Totals::of(self.stats.iter().map(|stats| &**stats))
     }
 
-    /// Returns the number of open connections and the number of their addresses. Addresses are counted only while
-    /// [`Options::max_connections_per_ip`] is set.
+    /// Returns the number of open connections, and the number of client addresses with connections. Addresses are
+    /// counted only while [`Options::max_connections_per_ip`] is set.
     pub fn connections(&self) -> (u64, usize) {
         let admission = &self.control.watch.shared.admission;
         (admission.count(), admission.addresses())
@@ -279,10 +279,10 @@ impl Server {
         self.control.stop();
     }
 
-    /// Waits until the server has ended.
+    /// Waits until the server's shutdown is complete.
     pub fn join(&mut self) {
         for worker in self.workers.drain(..) {
-            // A worker that panics aborts the process.
+            // The result is ignored, since a worker that panics aborts the process.
             let _ = worker.join();
         }
         if let Some(admin) = self.admin.take() {

@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use uproar::config::{Config, Endpoint};
 use uproar::server::{Control, Given, Listener};
 
-/// The descriptor of the first socket from the service manager.
+/// The number of the first file descriptor from the service manager.
 const FIRST: usize = 3;
 /// The name (`FileDescriptorName=`) of a socket whose connections speak TLS.
 const TLS: &str = "tls";
@@ -75,7 +75,7 @@ fn socket(passed: &mut ListenFd, at: usize, name: &str) -> Result<Given, String>
     }
 }
 
-/// Returns the path of a Unix socket, or `@` and its abstract name.
+/// Returns the path of a Unix socket, or `@` and the socket's abstract name.
 fn path(listener: &UnixListener) -> Option<PathBuf> {
     let address = listener.local_addr().ok()?;
     let name = || Some(format!("@{}", String::from_utf8_lossy(address.as_abstract_name()?)).into());
@@ -107,7 +107,7 @@ pub(crate) fn stopping(config: &Config) {
 /// thread also reports that the server is alive, as long as no worker hangs.
 ///
 /// # Errors
-/// The thread cannot start.
+/// The operating system cannot start the thread.
 pub(crate) fn keep_telling(control: Control) -> std::io::Result<()> {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return Ok(());

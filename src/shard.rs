@@ -70,7 +70,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Returns the state of a server that has no connections yet.
+    /// Creates the shared state of a server that has no connections yet.
     pub(crate) fn new(limits: admission::ConnectionLimits) -> Self {
         Self {
             admission: Admission::new(limits),
@@ -119,7 +119,7 @@ pub(crate) struct Shard<B> {
     hub: Hub,
     app: Box<dyn App>,
     reader: Reader,
-    /// Connections by slot.
+    /// The connections of the shard, by slot.
     connections: Vec<Connection>,
     /// Number of slots that have a connection.
     live: usize,
@@ -196,7 +196,7 @@ impl<B: Backend> Shard<B> {
         Ok(())
     }
 
-    /// Runs one turn: waits for events, and does all work that follows from them.
+    /// Runs one turn: waits for events, and does all work that the events cause.
     pub(crate) fn turn(&mut self, events: &mut Events) -> std::io::Result<()> {
         let timeout = self.timeout();
         self.transport.poll(timeout, events)?;

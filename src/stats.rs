@@ -29,14 +29,14 @@ impl Counter {
     }
 }
 
-/// A histogram of durations with two buckets for each power of two, so that a quantile is off by a third at worst.
+/// A histogram of durations, with two buckets for each power of two, so that a quantile is off by a third at worst.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: [Counter; Histogram::BUCKETS],
     sum_ns: Counter,
 }
 
-/// The content of a histogram at one moment.
+/// The counts and the sum of a histogram at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     /// The upper bound of each bucket, in seconds, and the number of durations in it. The last bound is infinite.
@@ -78,7 +78,7 @@ impl Histogram {
         (1 + 2 * (bits - Self::FIRST_BITS) as usize + half as usize).min(Self::BUCKETS - 1)
     }
 
-    /// Returns the upper bound of a bucket, in seconds.
+    /// Returns the inclusive upper bound of the bucket with this index, in seconds.
     fn bound(index: usize) -> f64 {
         if index == Self::BUCKETS - 1 {
             return f64::INFINITY;
@@ -178,11 +178,12 @@ macro_rules! stats {
             $($(#[doc = $about])* pub $family: [Counter; $type::TEXTS.len()],)*
             $($(#[doc = $note])* pub $hidden: Counter,)*
             $($(#[doc = $text])* pub $gauge: Counter,)*
-            /// Current number of connections, by state.
+            /// Gauges of the current number of connections, by state.
             pub connections: [Counter; State::TEXTS.len()],
             /// Durations of turns, from the end of one wait to the beginning of the next.
             pub turn_duration: Histogram,
-            /// Durations of sends to a sample of the clients, from the hand-over until the kernel has taken all bytes.
+            /// Latency of sends to a sample of the clients, from the hand-over to the backend until the kernel has
+            /// taken all bytes.
             pub send_latency: Histogram,
             /// Time at which the last turn began, in milliseconds of the backend's clock.
             pub turned_ms: Counter,
@@ -210,7 +211,7 @@ macro_rules! stats {
             }),*];
         }
 
-        /// Sums of the counters of several shards.
+        /// Sums of the counters of several shards, usually all shards of a server.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Totals {
             $($(#[doc = $doc])* pub $name: u64,)*
@@ -238,7 +239,7 @@ label! {
     State {
         /// Handshake state: the client's HTTP request is not complete.
         Handshake = "handshake",
-        /// The WebSocket is open.
+        /// The WebSocket is open: messages flow in both directions.
         Open = "open",
         /// The server's close frame is sent or queued; the client's close frame is awaited.
         Closing = "closing",
@@ -246,7 +247,7 @@ label! {
         Ending = "ending",
         /// The server's FIN is sent; the client's FIN is awaited.
         Lingering = "lingering",
-        /// The kernel was told to close the socket.
+        /// The backend was told to close the socket.
         Gone = "gone",
     }
 }
@@ -264,9 +265,9 @@ label! {
         Tls = "tls",
         /// Plain HTTP was sent to a TLS listener.
         NoTls = "no_tls",
-        /// The request was not complete in time.
+        /// The request was not complete within the handshake timeout.
         TimedOut = "timeout",
-        /// The server is shutting down.
+        /// The request came while the server was shutting down.
         Draining = "draining",
         /// A trusted proxy did not send the PROXY protocol header that it must send.
         ProxyHeader = "proxy_header",
@@ -288,7 +289,7 @@ label! {
         TokenEarly = "token_early",
         /// The token does not allow the room.
         TokenRoom = "token_room",
-        /// The path does not exist.
+        /// No page or room is at the path of the request.
         NotFound = "not_found",
         /// The method is not allowed for the path.
         Method = "method",
@@ -296,7 +297,7 @@ label! {
         Upgrade = "upgrade",
         /// The request is too long, or has a body.
         TooLarge = "too_large",
-        /// The request breaks another rule.
+        /// The request breaks another rule of HTTP, of WebSockets or of room names.
         Malformed = "malformed",
     }
 }
@@ -304,35 +305,35 @@ label! {
 label! {
     /// Close code of a WebSocket, from the first close frame of either side (RFC 6455 §7.4.1).
     Ended {
-        /// Normal closure.
+        /// Normal closure of the WebSocket.
         Normal = "1000",
         /// The server shuts down, or the client leaves the page.
         GoingAway = "1001",
-        /// Protocol error.
+        /// A side broke the WebSocket protocol.
         Protocol = "1002",
-        /// Unsupported kind of message.
+        /// A message of a kind that the receiver does not support.
         Unsupported = "1003",
-        /// Close frame without a code.
+        /// A close frame without a code.
         NoCode = "1005",
         /// No close frame: the connection ended or failed.
         NoFrame = "1006",
-        /// Text that is not UTF-8, or compressed data that cannot be inflated.
+        /// A message with text that is not UTF-8, or with compressed data that cannot be inflated.
         Invalid = "1007",
-        /// Unanswered ping, expired token, or a rule of the application.
+        /// An unanswered ping, an expired token, or a rule of the application.
         Policy = "1008",
-        /// Message over the size limit.
+        /// A message over the size limit.
         TooBig = "1009",
         /// A handler of the application panicked.
         Internal = "1011",
         /// The client read too slowly.
         TryAgain = "1013",
-        /// Any other code.
+        /// Any close code without a label.
         Other = "other",
     }
 }
 
 impl Ended {
-    /// Returns the label value of a close code.
+    /// Returns the metrics label of a close code.
     pub fn of(code: u16) -> Self {
         match code {
             1000 => Self::Normal,

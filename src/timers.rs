@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Width of a tick in milliseconds. A timer fires at most this much after its deadline.
 const TICK_MS: u64 = 20;
 
-/// A queue of keys by deadline. Timers are cheap to set and cannot be cancelled: when one fires, its owner checks
+/// A queue of keys by deadline. Timers are cheap to set and cannot be cancelled: when a timer fires, its owner checks
 /// whether the deadline still holds.
 #[derive(Debug)]
 pub struct Timers<K> {

@@ -26,9 +26,9 @@ pub(crate) struct Watch {
     pub(crate) started: SystemTime,
     pub(crate) shared: Arc<Shared>,
     pub(crate) shards: Vec<Watched>,
-    /// The certificate of the TLS listeners, if there are any.
+    /// The certificate of the TLS listeners; `None` without TLS listeners.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// The host names of the admin listener.
+    /// The host names that requests to the admin listener may name.
     pub(crate) hosts: Mutex<HostNames>,
     pub(crate) last_reload: Mutex<LastReload>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct LastReload {
     pub(crate) succeeded: SystemTime,
 }
 
-/// The counters of one shard and the way to wake it.
+/// A shard as other threads see it: its counters, and its mailbox address to wake it.
 #[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) stats: Arc<Stats>,

@@ -56,12 +56,12 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> An
     }
 }
 
-/// Returns the response with all metrics, to a GET request.
+/// Returns the response to a GET request for the metrics.
 pub(super) fn metrics_response(watch: &Arc<Watch>) -> Response {
     text(Status::Ok, CONTENT_TYPE, &metrics::render(watch), false)
 }
 
-/// Returns the response with the shards that hang, to a GET request.
+/// Returns the response to a GET request for `/healthz`: `ok`, or the shards that hang.
 pub(super) fn health_response(watch: &Watch) -> Response {
     state(watch.late_shards(), false)
 }
@@ -72,7 +72,7 @@ pub(super) fn head_of(response: &Response) -> Response {
     response[..end.map_or(response.len(), |at| at + 4)].into()
 }
 
-/// Returns the response to a client whose request is late.
+/// Returns the error response to a client whose request did not arrive in time.
 pub(super) fn late_response() -> Response {
     let reason = "The request did not come in time; send it right after connecting.";
     refusal(Refusal::new(Status::RequestTimeout, reason))

@@ -37,7 +37,7 @@ enum State {
     Lingering,
 }
 
-/// The next step of the listener for a connection after an event.
+/// The next step of the listener's loop for a connection, after an event or a deadline.
 pub(super) enum Next {
     /// Wait for these epoll events on the connection's socket.
     Wait(EpollFlags),

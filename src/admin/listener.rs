@@ -30,7 +30,7 @@ const SURVEY_INTERVAL: Duration = Duration::from_millis(1);
 /// Delay before the next attempt to accept after the kernel gave no connection, for example for lack of memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The admin listener on its thread.
+/// The admin listener: the state of the admin thread.
 pub(super) struct Listener {
     listener: Arc<TcpListener>,
     watch: Arc<Watch>,
@@ -90,7 +90,7 @@ impl Listener {
         })
     }
 
-    /// Serves until the listener is stopped and its last connection has ended.
+    /// Serves connections until the listener is stopped and its last connection has ended.
     pub(super) fn run(&mut self) {
         let mut events = vec![EpollEvent::empty(); EVENTS_PER_TURN];
         while self.is_accepting || !self.connections.is_empty() {

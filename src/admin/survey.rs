@@ -1,4 +1,4 @@
-//! Questions to all shards that several connections wait for together.
+//! Surveys: requests to all shards to update their gauges, on whose end several connections wait together.
 
 use std::time::{Duration, Instant};
 

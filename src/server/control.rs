@@ -12,7 +12,7 @@ use super::admin_listener::Admin;
 use super::plan::Plan;
 use super::{StartError, check};
 
-/// The changes that [`Control::reload`] found in files.
+/// The changed file contents that [`Control::reload`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
     /// Subject, expiry and SHA-256 fingerprint of the new certificate. `None` if the certificate has not changed.
@@ -29,7 +29,7 @@ pub struct Control {
     pub(super) taken_over: Option<Admin>,
     /// The certificate of the TLS listeners, if there are any.
     pub(super) identity: Option<Arc<Identity>>,
-    /// The endpoints of the [`Given`](super::Given) sockets.
+    /// The endpoints of the [`Given`](super::Given) sockets that the server listens on.
     pub(super) passed: Vec<Endpoint>,
 }
 
@@ -63,7 +63,7 @@ impl Control {
         if let Some(trusted) = &self.plan.trusted {
             trusted.replace(&options.trusted_proxies);
         }
-        // Listeners change only with a restart.
+        // The new options keep the old listeners, which change only with a restart.
         self.watch.shared.settings_update.publish(Options { listen: self.plan.listen.clone(), ..options });
         self.watch.wake();
         self.watch.reloaded(true);
@@ -86,8 +86,8 @@ impl Control {
         self.watch.shared.admission.count()
     }
 
-    /// Returns one line for each worker that hangs, or `None` if none does. A worker hangs when it has done nothing for
-    /// 5 s and does not answer within a second. This call waits for that second.
+    /// Returns one line for each worker that hangs, or `None` if no worker hangs. A worker hangs when it has done
+    /// nothing for 5 s and does not answer within a second. This call waits up to that second.
     pub fn hung(&self) -> Option<String> {
         self.watch.hung()
     }

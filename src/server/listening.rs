@@ -81,7 +81,7 @@ impl BoundListeners {
     }
 }
 
-/// Moves Unix sockets to their paths, where clients find them.
+/// Moves Unix sockets from `PATH.new` to their paths, where clients find them.
 pub(super) fn take_paths(pending: Vec<Pending>) -> Result<(), StartError> {
     let taken = pending.into_iter().try_for_each(Pending::commit);
     taken.map_err(|error| StartError::System {
@@ -126,7 +126,7 @@ pub(super) fn listen_for_admin(address: SocketAddr, takeover: Takeover) -> Resul
     })
 }
 
-/// Hints for the user when the server cannot listen, by kind of error.
+/// Hints for the user, one for each kind of error when the server cannot listen.
 struct Remedies {
     in_use: &'static str,
     denied: &'static str,

@@ -12,15 +12,15 @@ use crate::proxied::Trusted;
 use crate::shard::admission::ConnectionLimits;
 use crate::tls::TlsOptions;
 
-/// Descriptors that each worker needs besides its connections: its ring or epoll instance and its wake-up.
+/// Number of descriptors that each worker needs besides its connections: its ring or epoll instance and its wake-up.
 const OTHER_DESCRIPTORS_PER_WORKER: u64 = 8;
-/// Descriptors that the process needs besides those of workers: standard streams, log and files.
+/// Number of descriptors that the process needs besides those of its workers: standard streams, log and files.
 const OTHER_DESCRIPTORS: u64 = 32;
 /// Upper bound of the admin listener's connection limit. At the limit, a new connection closes the oldest one.
 const MAX_ADMIN_CONNECTIONS: u64 = 512;
-/// Lower bound of the default handshake limit.
+/// Lower bound of the default limit of connections in their handshake.
 const MIN_HANDSHAKES: u64 = 1024;
-/// Maximum number of direct descriptors of a ring (`IORING_MAX_FIXED_FILES`).
+/// Maximum number of direct descriptors of an io_uring ring (`IORING_MAX_FIXED_FILES`).
 const MAX_SLOTS: u64 = 1 << 20;
 
 /// The resources of all workers, derived from the options when the server starts.
@@ -36,7 +36,7 @@ pub(super) struct Plan {
     /// Maximum number of connections that the descriptor limit allows.
     pub(super) possible: u64,
     pub(super) io: BackendOptions,
-    /// The certificate and the TLS listeners, if there are any.
+    /// The certificate and the TLS listeners; `None` without TLS listeners.
     pub(super) tls: Option<TlsOptions>,
     /// The proxies whose connections begin with a PROXY header. `None` without `--proxy-protocol`.
     pub(super) trusted: Option<Arc<Trusted>>,
@@ -83,7 +83,8 @@ impl Plan {
         }
     }
 
-    /// Returns the connection limits under these options. Warns when the descriptors do not suffice for them.
+    /// Returns the connection limits under these options. Warns when the process has too few descriptors for the
+    /// limits.
     pub(super) fn limits(&self, options: &Options) -> ConnectionLimits {
         let Self { descriptors, possible, .. } = *self;
         let wanted = u64::from(options.max_connections);
@@ -131,7 +132,7 @@ mod tests {
     use crate::config::{Cli, Config, keys, needs_restart, options};
     use crate::shard::{Settings, ShardId, hub_options};
 
-    /// Returns a text of everything that a reload derives from the settings.
+    /// Returns a text of all state that a reload derives from the settings.
     fn in_force(config: &Config) -> String {
         let epoll = Options { backend: BackendName::Epoll, ..Options::default() };
         let options = Options::from(config);

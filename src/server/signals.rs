@@ -47,7 +47,7 @@ impl Server {
         self.join();
         let (handle, thread) = watching?;
         handle.close();
-        // The thread panics only if `stop` does.
+        // The result is ignored, since the signal thread panics only if `stop` panics.
         let _ = thread.join();
         Ok(self.totals())
     }

@@ -87,7 +87,7 @@ impl Workers {
     pub(super) fn serve(mut self) -> Vec<JoinHandle<()>> {
         let mut threads = Vec::new();
         for (worker, mailbox) in self.starting.drain(..).zip(self.mailboxes.drain(..)) {
-            // The send fails only if the worker has died, and then it has aborted the process.
+            // The send fails only if the worker has died, and a dying worker aborts the process.
             let _ = worker.links.send(Links { mailbox, addresses: self.addresses.clone() });
             threads.push(worker.thread);
         }
@@ -105,7 +105,7 @@ impl Drop for Workers {
 fn dismiss(starting: Vec<Starting>) {
     for Starting { thread, links, .. } in starting {
         drop(links);
-        // The panic hook has reported a worker that panicked.
+        // The result is ignored, since the panic hook has reported a panic of the worker.
         let _ = thread.join();
     }
 }
@@ -215,7 +215,7 @@ impl Start {
 fn abort(worker: u16, reason: &str) -> ! {
     let worker = worker + 1;
     error!(worker, reason, "a worker failed; the process aborts");
-    // A program that embeds the server may have no log.
+    // A program that embeds the server may have no log, so the error also goes to stderr.
     if !dispatcher::has_been_set() {
         let _ = writeln!(io::stderr(), "uproar: worker {worker} failed; the process aborts: {reason}");
     }

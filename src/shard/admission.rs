@@ -17,9 +17,9 @@ pub(crate) struct Admission {
     handshake_limit: AtomicU64,
     /// Number of all connections, including those over a limit.
     count: AtomicU64,
-    /// Number of connections that are not over a limit.
+    /// Number of connections that count against the server's limit: those not over a limit.
     served: AtomicU64,
-    /// Number of connections that are not over a limit and whose request is not complete.
+    /// Number of connections that count against the handshake limit: not over a limit, with an incomplete request.
     handshakes: AtomicU64,
     /// Number of connections of each client address. Excludes connections over a limit, and connections accepted while
     /// addresses had no limit.
@@ -52,7 +52,7 @@ pub(crate) enum Place {
     Over(Excess),
 }
 
-/// The limit that a connection is over.
+/// The limit because of which a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Excess {
     /// The server has reached its connection limit.

@@ -15,11 +15,11 @@ const CONTEXT_UNIT: usize = 512;
 /// The phase of a connection, from accept to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The slot has no connection.
+    /// Free slot, without a connection.
     Free,
     /// Handshake phase: the client's HTTP request is not complete.
     Handshake,
-    /// The WebSocket is open.
+    /// The WebSocket is open: messages flow in both directions.
     Open,
     /// The server's close frame is sent or queued; the client's close frame is awaited.
     Closing,
@@ -51,11 +51,10 @@ impl Phase {
 pub(crate) enum HostRule {
     /// The Host header is not checked: a trusted proxy or a Unix socket passes the request on.
     Proxied,
-    /// The listener has a loopback or private address: requests of web pages are checked even without a configured list
-    /// of host names.
+    /// The listener has a loopback or private address. Requests are checked with configured host names. Without them,
+    /// handshakes of web pages are checked unless origins are configured.
     Local,
-    /// The listener has a public address, or all addresses: requests are checked only with a configured list of host
-    /// names.
+    /// The listener has a public address, or all addresses. Requests are checked only with configured host names.
     Public,
 }
 
@@ -66,7 +65,7 @@ pub(crate) enum Liveness {
     Heard,
     /// A ping was sent, and the client has sent nothing since.
     Pinged,
-    /// The client sends nothing more: its FIN or its close frame was received.
+    /// The client sends nothing more: the server has received its FIN or its close frame.
     Ended,
 }
 

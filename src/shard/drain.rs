@@ -29,7 +29,7 @@ pub(super) struct Drain {
     leaving: Option<Leaving>,
 }
 
-/// Progress of closing the clients of a shard.
+/// Progress of closing the clients of a shard during the server's shutdown.
 #[derive(Debug)]
 struct Leaving {
     /// Number of connections at the beginning of the drain.
@@ -48,7 +48,7 @@ struct Leaving {
 }
 
 impl<B: Backend> Shard<B> {
-    /// Begins the drain when the server was told to end, and closes the next batch of clients when it is due.
+    /// Begins the drain when the server was told to end, and closes the next batch of clients when the batch is due.
     ///
     /// Clients in their handshake may finish the handshake, since a successor of this server does not know them. They
     /// are closed right after the handshake. Once the drain time is over, they are refused.

@@ -28,7 +28,7 @@ const CLOSING_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 /// A reason not to receive from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
-    /// The client leaves too many bytes of its answers unread.
+    /// Too many bytes of answers to the client are unread.
     Unread = 1,
     /// Messages that the client publishes cannot be passed on to other shards yet.
     Congestion = 2,
@@ -58,14 +58,14 @@ pub(super) enum Verdict {
     PauseAndHold,
 }
 
-/// The next step for a client after a pause reason was lifted.
+/// The next step for a client that was paused, after a pause reason was lifted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Handle this input.
+    /// Handle this held input.
     Handle(Input),
-    /// Wait: a pause reason remains or was added.
+    /// Wait, because a pause reason remains or was added.
     Wait,
-    /// Receive from the client again: no input is held.
+    /// Receive from the client again, because no input is held.
     Receive,
 }
 
@@ -76,7 +76,7 @@ pub(super) enum Next {
 pub(crate) struct ClientFlow {
     /// The used part of the client's message rate and byte rate.
     spent: Spent,
-    /// Bits of the client's current [`Pause`] reasons.
+    /// The client's current pause reasons: a bit set of [`Pause`] values.
     pauses: u8,
     /// Number of buffers handled in the last turn that handled any. Above [`SHARE_BITS`], the low bits of that turn's
     /// number.
@@ -160,7 +160,7 @@ impl Flow {
         self.held.entry(slot).or_default().push_front(Input::Bytes(bytes));
     }
 
-    /// Holds the end of the stream behind the client's held bytes. Returns false when no bytes are held.
+    /// Holds the end of the client's stream behind the client's held bytes. Returns false when no bytes are held.
     pub(super) fn hold_end(&mut self, slot: Slot) -> bool {
         let Some(held) = self.held.get_mut(&slot) else { return false };
         held.push_back(Input::End);

@@ -29,7 +29,7 @@ pub(crate) enum Route {
     Open(AcceptKey, String),
     /// The response is the chat page.
     Page {
-        /// Whether the body is left out, as for HEAD requests.
+        /// Whether the response has no body, as for HEAD requests.
         head_only: bool,
     },
     /// The response is this error.
@@ -82,7 +82,8 @@ fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [
 
 /// Returns whether the request is for a host name of this server. Without a list of names, only handshakes of web pages
 /// on local listeners are checked, and only without a list of origins. Then the origin must equal the Host header, and
-/// DNS rebinding makes the two equal. Other clients can send any Host header, so a check is of no use.
+/// DNS rebinding makes the two equal. Other clients can send any Host header, so a check of their requests is of no
+/// use.
 fn is_meant_for(request: &Request<'_>, origins: &[Origin], hosts: &HostNames, rule: HostRule) -> bool {
     let is_checked = match rule {
         HostRule::Proxied => false,

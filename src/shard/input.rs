@@ -43,7 +43,7 @@ impl<B: Backend> Shard<B> {
         self.transport.recycle(buffer);
     }
 
-    /// Handles the end of the client's direction of the stream.
+    /// Handles the end of the client's direction of the stream (FIN), or holds it behind held bytes.
     pub(super) fn ended(&mut self, slot: Slot) {
         if self.flow.hold_end(slot) {
             return;
@@ -52,7 +52,7 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         connection.liveness = Liveness::Ended;
         match connection.phase {
-            // The client may have sent its last message and still be reading, so pending messages are sent.
+            // The client may still be reading after its last message, so pending messages are sent.
             Phase::Open => self.end(slot, true, &[]),
             Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => self.set_phase(slot, Phase::Ending),
             Phase::Free | Phase::Gone => {}

@@ -1,4 +1,4 @@
-//! Access of the simulation to a shard: its state, and control between the halves of a poll.
+//! Access of the simulation to a shard: its state, and control of the two parts of a turn.
 
 use super::connection::Liveness;
 use super::flow::Pause;

@@ -12,7 +12,7 @@ use crate::hub::Slot;
 use crate::protocol::Refusal;
 use crate::stats::Refused;
 
-/// Minimum interval, in milliseconds, between log lines for the same refusal reason.
+/// Interval, in milliseconds, in which refusals for one reason are logged once and then only counted.
 const REFUSALS_MS: u64 = 10_000;
 /// Maximum length of the logged part of a request's path, in bytes.
 const MAX_PATH: usize = 256;
@@ -25,7 +25,7 @@ pub(super) struct Journal {
     /// Log data of connections that were accepted while debug logging was on, by slot. Without debug logging the map is
     /// empty and owns no memory.
     records: HashMap<Slot, Record>,
-    /// Log state of refusals, by reason.
+    /// Log state of refusals, by refusal reason.
     refusals: [Refusals; Refused::TEXTS.len()],
     /// Time from which [`Journal::tick`] has work, in milliseconds of the shard's clock. `None` when it has no work.
     due_ms: Option<u64>,
@@ -83,12 +83,12 @@ impl Journal {
         self.note(slot, |record| record.status = Some(status));
     }
 
-    /// Counts bytes that a client sent.
+    /// Counts bytes that a client sent, for its log line.
     pub(super) fn received(&mut self, slot: Slot, bytes: usize) {
         self.note(slot, |record| record.received.bytes += bytes as u64);
     }
 
-    /// Counts a message that a client sent.
+    /// Counts a message that a client sent, for its log line.
     pub(super) fn heard(&mut self, slot: Slot) {
         self.note(slot, |record| record.received.messages += 1);
     }
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(counts(&journal), 99);
         journal.tick(REFUSALS_MS);
         assert_eq!((counts(&journal), journal.next_due_ms()), (0, Some(REFUSALS_MS + 500)));
-        // The count was logged, so another interval begins.
+        // The count was logged, so another interval has begun, in which refusals are only counted.
         journal.refused(1, Refused::NotFound, &refusal, None, REFUSALS_MS + 1);
         assert_eq!(counts(&journal), 1);
         journal.tick(2 * REFUSALS_MS);

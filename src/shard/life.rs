@@ -85,7 +85,7 @@ impl<B: Backend> Shard<B> {
         self.transport.shutdown(slot);
     }
 
-    /// Resets a connection that failed.
+    /// Resets a connection that failed. If its WebSocket was open, tells the application that the client is gone.
     pub(super) fn abandon(&mut self, slot: Slot) {
         if self.is_open(slot) {
             self.count_end(slot, NO_FRAME);

@@ -11,7 +11,7 @@ use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
 use crate::sync::Awaited;
 
-/// Number of batches that a channel holds. A batch holds what its sender handled in one turn.
+/// Number of batches that each channel of a mailbox holds. A batch has the mail of one or more turns of its sender.
 const CAPACITY: usize = 64;
 
 /// The sending end of a shard's mailbox.

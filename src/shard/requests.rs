@@ -17,14 +17,14 @@ use super::http::{self, Route};
 /// Maximum time, in milliseconds, for a connection over a limit to read its error response.
 const EXCESS_MS: u64 = 1_000;
 
-/// A WebSocket that is about to open.
+/// The data of a WebSocket that is about to open.
 pub(super) struct Upgrade {
     pub(super) room: String,
     /// Query string of the request, if it has one.
     pub(super) query: Option<String>,
     /// Compression agreed with the client; `None` means no compression.
     pub(super) agreement: Option<Agreement>,
-    /// Claims of the client's token, if tokens are required.
+    /// Claims of the client's token; `None` when tokens are not required.
     pub(super) claims: Option<Claims>,
 }
 
@@ -68,7 +68,7 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Answers a request with an error, and ends the connection.
+    /// Answers a request with an error response, and ends the connection.
     pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
         let peer = self.connections[slot as usize].peer;
         self.journal.refused(slot, why, refusal, peer, self.now_ms);

@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) id: ShardId,
     /// Origins whose pages may connect. An empty list allows only the origin of the requested host.
     pub(crate) origins: Vec<Origin>,
-    /// Host names of the server, for the check of the Host header.
+    /// Host names of the server, with which the Host header is compared.
     pub(crate) hosts: HostNames,
     /// Whether each listener has a loopback or private address, by listener index.
     pub(crate) local_listeners: Vec<bool>,
@@ -43,7 +43,7 @@ pub(crate) struct Settings {
     pub(crate) context_memory: usize,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
-    /// Whether browsers get the chat page.
+    /// Whether GET requests for a room get the chat page.
     pub(crate) has_page: bool,
     pub(crate) handshake_ms: u64,
     pub(crate) ping_ms: u64,
@@ -53,8 +53,8 @@ pub(crate) struct Settings {
     pub(crate) drain_ms: u64,
 }
 
-/// The latest options that were published to the shards. A shard reads the version once a turn, and takes the lock
-/// only when the version has changed.
+/// The latest options published to the shards. A shard reads the version once a turn, and takes the lock only when the
+/// version has changed.
 #[derive(Debug, Default)]
 pub(crate) struct SettingsUpdate {
     version: AtomicU32,
@@ -113,7 +113,7 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
 }
 
 impl SettingsUpdate {
-    /// Publishes new options. The caller must wake the shards afterwards.
+    /// Publishes new options to all shards. The caller must wake the shards afterwards.
     pub(crate) fn publish(&self, options: Options) {
         *self.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
         self.version.fetch_add(1, Ordering::SeqCst);

@@ -18,9 +18,9 @@ use crate::protocol::CloseCode;
 struct Quiet {
     now_ms: u64,
     waker: Waker,
-    /// Bytes sent to each slot.
+    /// Bytes sent to the client of each slot.
     sent: Vec<Vec<u8>>,
-    /// Slots with a send in flight.
+    /// Slots with a send in flight, for the next poll to complete.
     under_way: Vec<Slot>,
     /// Whether clients read, so that sends to them complete.
     is_taken: bool,

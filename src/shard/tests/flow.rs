@@ -139,7 +139,7 @@ fn a_client_that_is_being_closed_does_not_wait_for_its_rate() {
     assert_eq!(client.rate_wait_ms(1_020), 0);
     assert!(!client.charge_closing(1_020, 16 << 20), "as much as was on its way");
     assert!(client.charge_closing(1_020, 1 << 20));
-    // A closing client that is paused for another reason needs no timer.
+    // A closing client that is paused for a reason other than its rate needs no timer.
     let mut other = ClientFlow::default();
     flow.pause(4, &mut other, Pause::Unread);
     flow.begin_closing(4, &mut other, 1_000);
