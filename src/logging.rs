@@ -59,7 +59,7 @@ impl Log {
     /// Logs that the server listens on a socket from the service manager.
     pub(crate) fn passed(&self, endpoint: &Endpoint) {
         let text = format!("listening on {endpoint}, passed by the service manager, instead of --listen");
-        // A JSON line also has the endpoint as a field, for programs.
+        // The message has the endpoint as text. A JSON line also has the endpoint as a field.
         match self.is_json() {
             true => info!(%endpoint, "{text}"),
             false => info!("{text}"),

@@ -136,7 +136,7 @@ fn log_totals(totals: Totals) {
     );
 }
 
-/// The state of the signal thread, which reloads and stops the server.
+/// The state of the signal thread, with which it reloads and stops the server.
 struct Running {
     /// The arguments of the command line, which a reload parses again.
     args: Vec<OsString>,

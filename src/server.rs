@@ -48,9 +48,9 @@ pub enum StartError {
     Listen {
         /// The address or path that the server cannot listen on.
         endpoint: Endpoint,
-        /// The operating system's error.
+        /// The operating system's error that prevents the start.
         error: io::Error,
-        /// A hint for the user.
+        /// A hint for the user about how to remove the error.
         remedy: &'static str,
     },
     /// The certificate or its key cannot be used.
@@ -64,9 +64,9 @@ pub enum StartError {
     Backend {
         /// The name of the I/O backend.
         backend: &'static str,
-        /// The operating system's error.
+        /// The operating system's error that prevents the start.
         error: io::Error,
-        /// A hint for the user.
+        /// A hint for the user about how to remove the error.
         remedy: &'static str,
     },
     /// The function that creates the application panicked.
@@ -77,9 +77,9 @@ pub enum StartError {
     System {
         /// The failed action, as a verb with its object, for example "start a worker".
         action: &'static str,
-        /// The operating system's error.
+        /// The operating system's error that prevents the start.
         error: io::Error,
-        /// A hint for the user.
+        /// A hint for the user about how to remove the error.
         remedy: &'static str,
     },
 }

@@ -23,7 +23,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Returns the current value.
+    /// Returns the current value. Any thread may call this.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -255,49 +255,51 @@ label! {
 label! {
     /// Reason for which a request is answered with an error.
     Refused {
-        /// The server has reached its connection limit.
+        /// Refusal reason: the server has reached its connection limit.
         Connections = "connections",
-        /// The client's address has reached its connection limit.
+        /// Refusal reason: the client's address has reached its connection limit.
         Address = "address",
-        /// The server has reached its limit for connections whose request is not complete.
+        /// Refusal reason: the server has reached its limit for connections whose request is not complete.
         Handshakes = "handshakes",
-        /// The TLS handshake failed: no common version, no TLS at all, or the client rejected the certificate.
+        /// Refusal reason: the TLS handshake failed, for lack of a common version, without TLS at all, or because the
+        /// client rejected the certificate.
         Tls = "tls",
-        /// Plain HTTP was sent to a TLS listener.
+        /// Refusal reason: plain HTTP was sent to a TLS listener.
         NoTls = "no_tls",
-        /// The request was not complete within the handshake timeout.
+        /// Refusal reason: the request was not complete within the handshake timeout.
         TimedOut = "timeout",
-        /// The request came while the server was shutting down.
+        /// Refusal reason: the request came while the server was shutting down.
         Draining = "draining",
-        /// A trusted proxy did not send the PROXY protocol header that it must send.
+        /// Refusal reason: a trusted proxy did not send the required PROXY protocol header.
         ProxyHeader = "proxy_header",
-        /// Header fields of a trusted proxy name different clients.
+        /// Refusal reason: header fields of a trusted proxy name different clients.
         Forwarded = "forwarded",
-        /// The page's origin is not allowed.
+        /// Refusal reason: the origin of the web page is not allowed.
         Origin = "origin",
-        /// The Host header names another server.
+        /// Refusal reason: the Host header names another server.
         Host = "host",
-        /// A token is required, and the request has none.
+        /// Refusal reason: a token is required, and the request has none.
         TokenMissing = "token_missing",
-        /// The token is not a JWT with HS256 and the required claims, or the request has several tokens.
+        /// Refusal reason: the token is not a JWT with HS256 and the required claims, or the request has several
+        /// tokens.
         TokenMalformed = "token_malformed",
-        /// The token's signature does not match.
+        /// Refusal reason: the token's signature does not match.
         TokenSignature = "token_signature",
-        /// The token has expired.
+        /// Refusal reason: the token has expired.
         TokenExpired = "token_expired",
-        /// The token is not valid yet.
+        /// Refusal reason: the token is not valid yet.
         TokenEarly = "token_early",
-        /// The token does not allow the room.
+        /// Refusal reason: the token does not allow the room.
         TokenRoom = "token_room",
-        /// No page or room is at the path of the request.
+        /// Refusal reason: no page or room is at the path of the request.
         NotFound = "not_found",
-        /// The method is not allowed for the path.
+        /// Refusal reason: the method is not allowed for the path.
         Method = "method",
-        /// The request asks for no upgrade, or for one to another protocol.
+        /// Refusal reason: the request asks for no upgrade, or for one to another protocol.
         Upgrade = "upgrade",
-        /// The request is too long, or has a body.
+        /// Refusal reason: the request is too long, or has a body.
         TooLarge = "too_large",
-        /// The request breaks another rule of HTTP, of WebSockets or of room names.
+        /// Refusal reason: the request breaks another rule of HTTP, of WebSockets or of room names.
         Malformed = "malformed",
     }
 }
@@ -305,27 +307,27 @@ label! {
 label! {
     /// Close code of a WebSocket, from the first close frame of either side (RFC 6455 §7.4.1).
     Ended {
-        /// Normal closure of the WebSocket.
+        /// Close code 1000: normal closure of the WebSocket.
         Normal = "1000",
-        /// The server shuts down, or the client leaves the page.
+        /// Close code 1001: the server shuts down, or the client leaves the page.
         GoingAway = "1001",
-        /// A side broke the WebSocket protocol.
+        /// Close code 1002: a side broke the WebSocket protocol.
         Protocol = "1002",
-        /// A message of a kind that the receiver does not support.
+        /// Close code 1003: a message kind that the receiver does not support.
         Unsupported = "1003",
-        /// A close frame without a code.
+        /// Close code 1005: a close frame without a code.
         NoCode = "1005",
-        /// No close frame: the connection ended or failed.
+        /// Close code 1006: the connection ended or failed without a close frame.
         NoFrame = "1006",
-        /// A message with text that is not UTF-8, or with compressed data that cannot be inflated.
+        /// Close code 1007: a message with text that is not UTF-8, or with compressed data that cannot be inflated.
         Invalid = "1007",
-        /// An unanswered ping, an expired token, or a rule of the application.
+        /// Close code 1008: an unanswered ping, an expired token, or a rule of the application.
         Policy = "1008",
-        /// A message over the size limit.
+        /// Close code 1009: a message over the size limit.
         TooBig = "1009",
-        /// A handler of the application panicked.
+        /// Close code 1011: a handler of the application panicked.
         Internal = "1011",
-        /// The client read too slowly.
+        /// Close code 1013: the client read too slowly.
         TryAgain = "1013",
         /// Any close code without a label.
         Other = "other",

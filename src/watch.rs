@@ -37,7 +37,7 @@ pub(crate) struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LastReload {
     pub(crate) is_successful: bool,
-    /// Time of the last successful reload.
+    /// Time of the last successful reload, or of the server's start.
     pub(crate) succeeded: SystemTime,
 }
 
@@ -70,7 +70,7 @@ impl Watch {
         self.shared.stopping.load(Ordering::SeqCst)
     }
 
-    /// Wakes all shards.
+    /// Wakes the threads of all shards.
     pub(crate) fn wake(&self) {
         for shard in &self.shards {
             shard.address.wake();
@@ -82,12 +82,12 @@ impl Watch {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the outcome of the last reload.
+    /// Returns the outcome of the last reload of the settings.
     pub(crate) fn last_reload(&self) -> LastReload {
         *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the outcome of a reload.
+    /// Records the outcome of a reload, and the time if the reload was successful.
     pub(crate) fn reloaded(&self, is_successful: bool) {
         let mut last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
         last.is_successful = is_successful;

@@ -166,7 +166,7 @@ fn with_label(
     })
 }
 
-/// Writer of metrics, each with all its series.
+/// Encoder of metrics in the Prometheus format, each metric with all its series.
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {

@@ -28,7 +28,7 @@ const MAX_SLOTS: u64 = 1 << 20;
 pub(super) struct Plan {
     /// Number of workers. Determined before the workers start, since a pinned thread sees only one processor.
     pub(super) workers: u16,
-    /// The addresses and paths of the listeners, by listener index.
+    /// The addresses and paths of the server's listeners, by listener index.
     pub(super) listen: Vec<Endpoint>,
     pub(super) backend: BackendName,
     /// The limit of open descriptors of the process.

@@ -52,7 +52,7 @@ struct Links {
 }
 
 impl Workers {
-    /// Starts a worker for each list of listeners. After an error all workers have ended.
+    /// Starts one worker thread for each list of listeners. After an error all worker threads have ended.
     pub(super) fn start(
         options: &Options,
         plan: &Plan,
@@ -222,7 +222,7 @@ fn abort(worker: u16, reason: &str) -> ! {
     std::process::abort();
 }
 
-/// Returns the message of a panic.
+/// Returns the text of a panic's payload, for the log.
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")

@@ -52,7 +52,7 @@ pub(crate) enum Place {
     Over(Excess),
 }
 
-/// The limit because of which a connection is refused.
+/// The reached limit because of which a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Excess {
     /// The server has reached its connection limit.

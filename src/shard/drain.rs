@@ -23,7 +23,7 @@ const INPUT_FIRST_MS: u64 = 500;
 /// The state of a shard during the server's shutdown.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Time of the next drain step, in milliseconds of the shard's clock.
+    /// Time of the next drain step, which closes a batch of clients, in milliseconds of the shard's clock.
     step_ms: u64,
     /// Progress of closing clients. `None` during the drain delay, in which the shard serves as usual.
     leaving: Option<Leaving>,

@@ -28,13 +28,13 @@ const CLOSING_PACE: Pace = Pace { messages: 0, bytes: 4 << 20 };
 /// A reason not to receive from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
-    /// Too many bytes of answers to the client are unread.
+    /// Pause reason: the client has left too many bytes of answers unread.
     Unread = 1,
-    /// Messages that the client publishes cannot be passed on to other shards yet.
+    /// Pause reason: messages that the client publishes cannot be passed on to other shards yet.
     Congestion = 2,
-    /// The client is over its message rate or its byte rate.
+    /// Pause reason: the client is over its message rate or its byte rate.
     Rate = 4,
-    /// The client has used up its share of buffers in this turn.
+    /// Pause reason: the client has used up its share of buffers in this turn.
     Share = 8,
 }
 
@@ -89,9 +89,9 @@ pub(super) struct Flow {
     /// Input of paused clients, oldest first. Held input has produced no answers yet, so a pause alone never makes a
     /// client lag.
     held: HashMap<Slot, VecDeque<Input>>,
-    /// Clients paused with [`Pause::Share`].
+    /// Clients paused with [`Pause::Share`], which resume in the next turn.
     served: Vec<Slot>,
-    /// Clients paused with [`Pause::Congestion`].
+    /// Clients paused with [`Pause::Congestion`], which resume when mailboxes have room.
     publishers: Vec<Slot>,
     /// Deadlines at which clients paused with [`Pause::Rate`] may resume.
     rate_timers: Timers<Slot>,

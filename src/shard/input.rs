@@ -201,7 +201,7 @@ impl<B: Backend> Shard<B> {
             && connection.flow.charge(pace, now_ms, messages, bytes)
     }
 
-    /// Refuses a malformed request, unless the connection is being refused already.
+    /// Answers a malformed request with an error, unless the connection is being refused already.
     fn refused(&mut self, slot: Slot, refusal: &protocol::Refusal) {
         if self.connections[slot as usize].phase == Phase::Handshake {
             self.refuse(slot, why(refusal.status), refusal);

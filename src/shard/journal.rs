@@ -49,7 +49,7 @@ struct Count {
     bytes: u64,
 }
 
-/// Log state of one refusal reason, which limits its log lines.
+/// State that limits the log lines of one refusal reason.
 #[derive(Clone, Copy, Debug, Default)]
 struct Refusals {
     /// Time until which refusals are counted and not logged, in milliseconds. `None`: the next refusal is logged.

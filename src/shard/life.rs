@@ -223,7 +223,8 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
         if connection.flow.is_paused(Pause::Congestion) {
-            // The client's pong may lie in the socket, from which the shard receives nothing at the moment.
+            // The client's pong may lie unread in the socket, since a client paused for congestion is not received
+            // from.
             self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.flow.is_paused(Pause::Rate) {
             // The client's pong may lie in the socket, from which the shard receives nothing. If the client is gone,

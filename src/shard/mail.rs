@@ -8,7 +8,7 @@ use super::Shard;
 /// Totals of the mail that full mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stuck {
-    /// Whether at least one mailbox did not take a batch.
+    /// Whether the mailbox of at least one other shard is full and did not take a batch.
     pub(super) any: bool,
     /// Approximate size of the requests that wait for full mailboxes, in bytes.
     requests: usize,

@@ -20,7 +20,7 @@ pub(crate) struct Address {
     requests: Sender<(u16, Batch<Request>)>,
     deliveries: Sender<Batch<Delivery>>,
     waker: Waker,
-    /// Set while a sender that found the mailbox full waits to be woken.
+    /// Flag that a sender raises when it finds the mailbox full. The owner then wakes all senders once there is room.
     awaited: Arc<Awaited>,
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Spent {
 }
 
 impl Pace {
-    /// Returns whether the messages or the bytes of a client are limited.
+    /// Returns whether there is a limit for messages or for bytes.
     pub(crate) fn is_limited(self) -> bool {
         self.messages > 0 || self.bytes > 0
     }
@@ -42,7 +42,8 @@ impl Pace {
         spent.ahead_ns(now_ns) > BURST_NS
     }
 
-    /// Returns how long a client that is over a rate must wait, in milliseconds; 0 when it may go on.
+    /// Returns the time, in milliseconds, that a client over a rate must wait until it may go on; 0 when it may go on
+    /// now.
     pub(crate) fn wait_ms(spent: Spent, now_ms: u64) -> u64 {
         let excess_ns = spent.ahead_ns(now_ms * NS_PER_MS).saturating_sub(BURST_NS - PAUSE_NS);
         excess_ns.div_ceil(NS_PER_MS)

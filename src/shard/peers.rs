@@ -18,7 +18,7 @@ use super::admission::Place;
 use super::connection::{Connection, HostRule, Phase};
 
 impl<B: Backend> Shard<B> {
-    /// Returns whether an address is a trusted proxy's.
+    /// Returns whether an address belongs to a trusted proxy.
     pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
         Network::any_has(&self.settings.proxies, address)
     }

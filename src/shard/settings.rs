@@ -62,7 +62,7 @@ pub(crate) struct SettingsUpdate {
 }
 
 impl Settings {
-    /// Derives the settings of one shard.
+    /// Derives the settings of the shard `id` from the options and the application.
     pub(crate) fn new(options: &Options, id: ShardId, app: &dyn App) -> Self {
         let (messages, bytes) = app.rates();
         Self {
@@ -94,7 +94,7 @@ impl Settings {
     }
 }
 
-/// Derives the options of one shard's hub.
+/// Derives the options of the hub of the shard `id` from the server's options and the application.
 pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub::HubOptions {
     let history = if options.history_bytes > 0 { app.history() } else { 0 };
     hub::HubOptions {
