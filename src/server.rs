@@ -72,7 +72,7 @@ pub enum StartError {
     /// The function that creates the application panicked.
     #[error("cannot start the application: it panicked; the panic message is printed above")]
     Application,
-    /// A system call for another purpose failed.
+    /// A system call failed during another step of the start.
     #[error("cannot {action}: {}; {remedy}", reason(error))]
     System {
         /// The failed action, as a verb with its object, for example "start a worker".

@@ -114,7 +114,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Counts the close code of a WebSocket, unless the WebSocket is no longer open and was counted before.
+    /// Counts the close code of an open WebSocket. Does nothing when the WebSocket is no longer open, so that each is
+    /// counted once.
     pub(super) fn count_end(&mut self, slot: Slot, code: u16) {
         if self.is_open(slot) {
             self.journal.ended(slot, code);
