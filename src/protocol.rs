@@ -1,8 +1,8 @@
-//! RFC 6455 and RFC 7692, server side, without I/O: bytes in, events out.
+//! The server side of the WebSocket protocol (RFC 6455, RFC 7692), without I/O: decodes a client's bytes into events.
 //!
-//! A [`Protocol`] first reads a request head. The caller answers [`ProtocolEvent::Request`] with a response from
-//! [`response`], then calls [`Protocol::upgrade`] or [`Protocol::discard`]. After an upgrade come messages and control
-//! frames, until one side closes or the client breaks a rule.
+//! A [`Protocol`] first decodes an HTTP request head. The caller answers [`ProtocolEvent::Request`] with a response
+//! from [`response`], then calls [`Protocol::upgrade`] or [`Protocol::discard`]. After an upgrade, [`Protocol::next`]
+//! returns messages and control frames until one side closes or the client breaks a rule.
 
 mod assembly;
 mod client_header;
@@ -27,29 +27,29 @@ use deflate::{Agreement, Inflater, Window};
 use request::{HeadBuffer, head_end};
 use simdutf8::basic;
 
-/// The limits of a client's messages.
+/// The limits on messages that clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
-    /// The longest message in bytes: all fragments together, decompressed.
+    /// The maximum length of a message in bytes: all its fragments together, after decompression.
     pub max_message: usize,
 }
 
-/// The reading state that all connections of a shard share: the limits, a decompressor, and a spare buffer.
+/// The decoding state that all connections of a shard share: the message limits, a decompressor and a spare buffer.
 #[derive(Debug, Default)]
 pub struct Reader {
     limits: MessageLimits,
     inflater: Inflater,
-    /// The buffer of the last long message, kept for the next one.
+    /// The buffer of the last long message, kept for the next long message.
     spare: Vec<u8>,
 }
 
 impl Reader {
-    /// Creates a reader with these limits.
+    /// Creates a reader with these message limits.
     pub fn new(limits: MessageLimits) -> Self {
         Self { limits, inflater: Inflater::default(), spare: Vec::new() }
     }
 
-    /// Replaces the limits, also for messages that have arrived in part.
+    /// Replaces the message limits, also for messages that have arrived in part.
     pub fn set_limits(&mut self, limits: MessageLimits) {
         self.limits = limits;
     }
@@ -61,32 +61,35 @@ impl Default for MessageLimits {
     }
 }
 
-/// Something that a client did.
+/// An event that [`Protocol::next`] decodes from a client's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProtocolEvent<'a> {
-    /// A request. Answer it, then call [`Protocol::upgrade`] or [`Protocol::discard`].
+    /// An HTTP request. Answer the request, then call [`Protocol::upgrade`] or [`Protocol::discard`].
     Request(Request<'a>),
-    /// A request that breaks a rule. Respond and close. The rest of the input is discarded.
+    /// An HTTP request that breaks a rule. Send the refusal and close the connection. All further input is discarded.
     Refused(Refusal),
-    /// A complete message. Text is valid UTF-8.
+    /// A complete message. The payload of a text message is valid UTF-8.
     Message {
-        /// Text or binary.
+        /// The kind of the message: text or binary.
         kind: Kind,
-        /// The payload, unmasked and decompressed. Borrowed from the input if it was there whole and not compressed.
+        /// The message's payload, unmasked and decompressed. Borrows the input if the message arrived whole and
+        /// uncompressed.
         payload: &'a [u8],
     },
-    /// A ping with at most 125 bytes. Answer with a pong of the same payload.
+    /// The payload of a ping frame, at most 125 bytes. Answer with a pong frame that has an equal payload.
     Ping(&'a [u8]),
-    /// A pong, whether or not a ping asked for it.
+    /// The payload of a pong frame: the answer to a ping, or unsolicited.
     Pong(&'a [u8]),
-    /// A close frame. Answer with a close frame unless one was sent. The rest of the input is discarded.
+    /// A close frame with its code and reason, if present. Answer with a close frame unless the server has already sent
+    /// one. All further input is discarded.
     Close(Option<CloseFrame<'a>>),
-    /// A broken rule. Send a close frame with this failure. The rest of the input is discarded.
+    /// The rule that a frame of the client breaks. Send a close frame with this failure. All further input is
+    /// discarded.
     Failed(Failure),
 }
 
-/// The protocol state of one connection. It owns heap memory only while a head, frame or message is incomplete, and for
-/// the [`Window`] of a client that compresses with context takeover.
+/// The protocol state of one connection. Owns heap memory only for an incomplete request head, frame or message, and
+/// for the [`Window`] of a client that compresses with context takeover.
 ///
 /// ```
 /// use uproar::protocol::{ProtocolEvent, MessageLimits, Protocol, Reader, response};
@@ -117,14 +120,16 @@ pub struct Protocol {
     state: State,
 }
 
-/// The state of a connection. Buffers are separate fields so that an event can borrow a buffer while the rest changes.
+/// The protocol state of a connection. Buffers are separate fields, so an event can borrow a buffer while other fields
+/// change.
 #[derive(Debug)]
 enum State {
     Http {
         progress: Progress,
         head: Option<Box<HeadBuffer>>,
     },
-    /// `is_over`: a close frame or a failure was returned. `compresses`: the client may send compressed messages.
+    /// The connection exchanges frames. `is_over`: [`Protocol::next`] has returned a close frame or a failure.
+    /// `compresses`: the client may send compressed messages.
     Open {
         is_over: bool,
         compresses: bool,
@@ -148,8 +153,8 @@ impl Protocol {
 
     /// Consumes a prefix of `input` and returns the next event, or `None` when all input is consumed.
     ///
-    /// Call it until it returns `None`: the last call also frees the buffer that the last event borrowed. While a
-    /// request waits for [`Protocol::upgrade`] or [`Protocol::discard`] it returns `None` and consumes nothing.
+    /// Call `next` until it returns `None`: the last call also frees the buffer that the last event borrowed. While a
+    /// request waits for [`Protocol::upgrade`] or [`Protocol::discard`], `next` returns `None` and consumes nothing.
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i mut [u8],
@@ -171,10 +176,11 @@ impl Protocol {
         }
     }
 
-    /// Switches to frames, after the request was answered with 101. `agreement` is the negotiated compression, if any.
+    /// Switches the connection from HTTP to frames. Call this method after the 101 response. `agreement` is the
+    /// negotiated compression, or `None` without compression.
     ///
     /// # Panics
-    /// No request waits for its answer.
+    /// If no request waits for its answer.
     pub fn upgrade(&mut self, agreement: Option<Agreement>) {
         let awaits_answer = matches!(self.state, State::Http { progress: Progress::AwaitsAnswer, .. });
         assert!(awaits_answer, "only a request that was not yet answered can be upgraded");
@@ -187,7 +193,7 @@ impl Protocol {
         };
     }
 
-    /// Discards all further input of this client without an event.
+    /// Makes [`Protocol::next`] discard all further input of this client without an event.
     pub fn discard(&mut self) {
         self.state = State::Discarding;
     }
@@ -197,7 +203,8 @@ impl Protocol {
         matches!(self.state, State::Open { is_over: false, .. })
     }
 
-    /// Returns whether no further event will come: refused, closed, failed or discarded.
+    /// Returns whether [`Protocol::next`] returns no further event: the request was refused, or the connection was
+    /// closed, failed or discarded.
     pub fn is_discarding(&self) -> bool {
         matches!(
             self.state,
@@ -209,7 +216,7 @@ impl Protocol {
 
     /// Returns whether a request head, a frame or a message has arrived in part.
     ///
-    /// Also true while a request waits for its answer if its head arrived in parts.
+    /// Also returns true while a request whose head arrived in parts waits for its answer.
     pub fn is_mid_item(&self) -> bool {
         match &self.state {
             _ if self.is_discarding() => false,
@@ -302,7 +309,7 @@ fn next_frame_event<'a, 'i: 'a>(
     Some(event)
 }
 
-/// Consumes the first `len` bytes of `input`, or all if there are fewer.
+/// Consumes and returns the first `len` bytes of `input`, or all of `input` if it is shorter.
 fn take_up_to<'i>(len: usize, input: &mut &'i mut [u8]) -> &'i mut [u8] {
     input.split_off_mut(..len.min(input.len())).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Assembles frames and messages from reads that cut them anywhere.
+//! Assembles a client's frames and messages from reads that may end anywhere within a frame.
 
 use super::client_header::{ClientHeader, HeaderContext, MAX_CLIENT_HEADER_LEN};
 use super::deflate::Window;
@@ -7,48 +7,48 @@ use super::mask::{unmask, unmask_at};
 use super::take_up_to;
 use simdutf8::{basic, compat};
 
-/// Growth factor of a payload buffer: it is reserved for this many times the bytes received, to move long messages
-/// rarely.
+/// Growth limit of a payload buffer: it reserves space ahead for at most this many times the received bytes, so that
+/// long messages are rarely moved.
 const AHEAD: usize = 8;
-/// Largest payload buffer in bytes that is kept for the next long message. Allocating it again costs a page fault for
-/// every 4 KiB.
+/// Largest payload buffer in bytes that is kept for the next long message. A new buffer costs a page fault for every 4
+/// KiB.
 const KEPT_PAYLOAD: usize = 2 << 20;
-/// Largest ratio of a kept buffer to the bytes needed.
+/// Largest ratio of a kept buffer's capacity to the bytes that a message needs. A larger kept buffer is not used.
 const KEPT_EXCESS: usize = 4;
 
-/// The length limits of a message in bytes.
+/// The maximum lengths of a client's message in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LengthLimits {
     pub(super) plain: usize,
-    /// The limit of a compressed message before decompression. `None` if compression was not negotiated.
+    /// The limit in bytes of a compressed message before decompression. `None` if compression was not negotiated.
     pub(super) compressed: Option<usize>,
 }
 
-/// The state between two reads. It exists only while a frame or a message is incomplete, or for a client with context
-/// takeover.
+/// The incomplete frame and message of a connection, kept between two reads. Exists only while a frame or a message is
+/// incomplete, or for a client with context takeover.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
-    /// The first `header_len` bytes of a header that has arrived in part.
+    /// The buffer of a frame header that has arrived in part: its first `header_len` bytes are valid.
     header: [u8; MAX_CLIENT_HEADER_LEN],
     header_len: usize,
-    /// The frame whose payload is incomplete.
+    /// The frame whose payload has arrived in part. `None` if no frame's payload is incomplete.
     frame: Option<Frame>,
-    /// The message that is incomplete.
+    /// The kind and compression of the incomplete message. `None` if no message is incomplete.
     message: Option<Begun>,
-    /// The message's payload so far, unmasked.
+    /// The received part of the incomplete message's payload, unmasked.
     payload: Vec<u8>,
-    /// Length of the prefix of `payload` that is valid UTF-8. Fewer than four bytes follow it. Used for plain text
-    /// only.
+    /// Length in bytes of the prefix of `payload` that is valid UTF-8. At most three bytes follow this prefix. Used for
+    /// uncompressed text only.
     valid_len: usize,
-    /// The payload so far of a control frame, which may come between the fragments of a message.
+    /// The received part of a control frame's payload. A control frame may come between the fragments of a message.
     control: Vec<u8>,
-    /// The payload that the last event borrows.
+    /// The complete payload that the last returned event borrows.
     delivered: Vec<u8>,
-    /// The earlier data that compressed messages may refer to.
+    /// The earlier messages that the client's compressed messages may refer to. `None` without context takeover.
     window: Option<Window>,
 }
 
-/// The properties of a message that its first frame gives.
+/// The kind and compression of an incomplete message, as its first frame gives them.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     kind: Kind,
@@ -58,30 +58,31 @@ struct Begun {
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     header: ClientHeader,
-    /// Bytes of the payload that have arrived. Less than `header.len` between reads.
+    /// Number of payload bytes that have arrived. Less than `header.len` between reads.
     received: usize,
 }
 
-/// A complete message or control frame.
+/// A complete message or control frame of a client.
 pub(super) struct Complete<'i> {
-    /// A control opcode or the opcode of the message's first frame. Never a continuation.
+    /// The opcode of the control frame, or of the message's first frame. Never a continuation.
     pub(super) opcode: Opcode,
     /// Whether the payload is compressed. Compressed text has not been checked for UTF-8 yet.
     pub(super) compressed: bool,
     pub(super) payload: Payload<'i>,
 }
 
-/// The place of a complete payload.
+/// The location of a complete payload: in the input, or in a buffer of the [`Assembly`].
 pub(super) enum Payload<'i> {
     InPlace(&'i [u8]),
-    /// The buffer that [`Assembly::delivered`] returns.
+    /// The payload is in the buffer that [`Assembly::delivered`] returns.
     Assembled,
 }
 
-/// Takes frames from `input` until a message or a control frame is complete.
+/// Decodes frames from `input` up to the first complete message or control frame. Returns `None` if all input is
+/// consumed before one is complete.
 ///
-/// Checks plain text for UTF-8. Checks a close payload only if it arrived in parts. `spare` is the buffer for the next
-/// long message.
+/// Checks that uncompressed text is valid UTF-8. Checks the payload of a close frame only if the payload arrived in
+/// parts. `spare` is the buffer for the next long message.
 pub(super) fn next_complete<'i>(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &'i mut [u8],
@@ -110,7 +111,8 @@ pub(super) fn next_complete<'i>(
     Ok(None)
 }
 
-/// Frees the payload that the last event borrowed, and the whole assembly if nothing is incomplete.
+/// Frees the payload that the last event borrowed, or keeps its buffer as `spare`. Frees the whole assembly if it has
+/// no window and no frame or message is incomplete.
 fn release(assembly: &mut Option<Box<Assembly>>, spare: &mut Vec<u8>) {
     if let Some(kept) = assembly {
         let delivered = std::mem::take(&mut kept.delivered);
@@ -123,7 +125,8 @@ fn release(assembly: &mut Option<Box<Assembly>>, spare: &mut Vec<u8>) {
     }
 }
 
-/// Returns the frame whose payload is incomplete, or decodes the next header.
+/// Returns the frame whose payload is incomplete, or decodes the next frame header from `input`. Returns `None` if more
+/// input is needed.
 fn next_frame(
     assembly: &mut Option<Box<Assembly>>,
     input: &mut &mut [u8],
@@ -166,19 +169,20 @@ fn next_frame(
     }
 }
 
-/// Consumes the `len` bytes of a header from `input`.
+/// Consumes the last `len` bytes of a frame header from `input`. Returns the frame, of whose payload no byte was read.
 fn begin(header: ClientHeader, input: &mut &mut [u8], len: usize) -> Frame {
     take_up_to(len, input);
     Frame { header, received: 0 }
 }
 
 impl Assembly {
-    /// Creates the state of a client with context takeover.
+    /// Creates the assembly of a client with context takeover, whose compressed messages refer to `window`.
     pub(super) fn with_window(window: Window) -> Self {
         Self { window: Some(window), ..Self::default() }
     }
 
-    /// Returns the payload of the last [`Payload::Assembled`], and the window if there is one.
+    /// Returns the payload of the last [`Payload::Assembled`], and the client's window or `None` without context
+    /// takeover.
     pub(super) fn delivered(&mut self) -> (&[u8], Option<&mut Window>) {
         (&self.delivered, self.window.as_mut())
     }
@@ -194,7 +198,7 @@ impl Assembly {
         self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
     }
 
-    /// Consumes all of `input`, which does not complete the header.
+    /// Appends all of `input` to the buffered frame header, which stays incomplete.
     fn keep_header(&mut self, input: &mut &mut [u8]) {
         let len = self.header_len + input.len();
         self.header[self.header_len..len].copy_from_slice(input);
@@ -202,8 +206,8 @@ impl Assembly {
         *input = &mut [];
     }
 
-    /// Copies the bytes of `frame` that have arrived. Returns the opcode of the message or control frame that they
-    /// complete, and whether it is compressed.
+    /// Unmasks and copies the payload bytes of `frame` from `input`. If they complete a message or control frame,
+    /// returns its opcode and whether its payload is compressed.
     fn take_in(
         &mut self,
         mut frame: Frame,
@@ -218,7 +222,7 @@ impl Assembly {
         if !is_whole {
             self.frame = Some(frame);
             if frame.received == 0 {
-                // The next input may hold the payload whole, which needs no buffered message.
+                // The next input may hold the whole payload, which then needs no copy. So the message is not begun yet.
                 return Ok(None);
             }
         }
@@ -256,8 +260,8 @@ impl Assembly {
         Ok(Some((kind.opcode(), compressed)))
     }
 
-    /// Reserves room for `len` bytes and for the `missing` rest of their frame. Reserves no more than a multiple of the
-    /// bytes received, so that an announced length alone costs no memory.
+    /// Reserves payload capacity for `len` received bytes and for the `missing` bytes of their frame. Reserves at most
+    /// a multiple of the bytes received, so that an announced length alone costs no memory.
     fn reserve(&mut self, len: usize, missing: usize, spare: &mut Vec<u8>) {
         if self.payload.capacity() - self.payload.len() >= len {
             return;
@@ -274,11 +278,12 @@ impl Assembly {
         }
     }
 
-    /// Fails at the first byte that makes the text invalid UTF-8. RFC 6455 §8.1
+    /// Checks the new bytes of a text payload. Returns an error at the first byte that makes the text invalid UTF-8.
+    /// RFC 6455 §8.1
     fn check_text(&mut self) -> Result<(), Failure> {
         match compat::from_utf8(&self.payload[self.valid_len..]) {
             Ok(_) => self.valid_len = self.payload.len(),
-            // The last character is incomplete.
+            // The payload ends within a character, whose other bytes may still arrive.
             Err(error) if error.error_len().is_none() => self.valid_len += error.valid_up_to(),
             Err(_) => return Err(Failure::TEXT),
         }

@@ -1,8 +1,8 @@
-//! The client's address behind proxies: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! Finds the client's address behind proxies, from the header fields `Forwarded` (RFC 7239) and `X-Forwarded-For`.
 //!
-//! Each proxy appends the address of its peer. So the last entry comes from the proxy that is connected to the server,
-//! and entries further left come from hops before it. The lists are read from the right, through trusted proxies, up to
-//! the first address that is not trusted: the client's.
+//! Each proxy appends the address of its peer to the list in the header field. So the last entry comes from the proxy
+//! that is connected to the server, and entries further left come from earlier hops. The server reads the list from the
+//! right and skips trusted proxies. The first address that is not trusted is the client's.
 
 use std::net::IpAddr;
 
@@ -10,14 +10,14 @@ use super::request::Request;
 use super::response::{Refusal, Status};
 use smallvec::SmallVec;
 
-/// Returns the client of a request from a trusted proxy: the first address from the right that `is_trusted` rejects. If
-/// there is none, returns the leftmost known hop, at least `peer`, the proxy itself.
+/// Returns the client's address for a request from a trusted proxy: the first address from the right that `is_trusted`
+/// rejects. If all hops are trusted, returns the leftmost known hop. Without hops, returns `peer`, the proxy itself.
 ///
-/// A hop without an address (`unknown`, obfuscated or malformed) ends the search.
+/// The search for the client ends at a hop without an address (`unknown`, obfuscated or malformed).
 ///
 /// # Errors
-/// Both header fields are present and name different clients. A proxy sets one of them and forwards the other as the
-/// client has sent it, and the server cannot tell which is which.
+/// Returns an error if both header fields are present and name different clients. A proxy sets one of these fields and
+/// forwards the other as the client sent it. The server cannot tell the two fields apart.
 pub fn client(
     request: &Request<'_>,
     peer: Option<IpAddr>,
@@ -37,7 +37,7 @@ pub fn client(
     }
 }
 
-/// The values of all fields with one name, in order.
+/// The values of all header fields with one name, in the order of the request.
 type Lines<'a> = SmallVec<[&'a [u8]; 4]>;
 
 fn walk(
@@ -55,21 +55,23 @@ fn walk(
     client
 }
 
-/// Returns the hops of `X-Forwarded-For` from the right. `None` is a hop without an address.
+/// Returns the addresses of the hops in the `X-Forwarded-For` values `lines`, from right to left. `None` is a hop
+/// without an address.
 pub fn usual_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
     let items = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     // RFC 9110 §5.6.1.2: empty items of a list are ignored.
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(node_address)
 }
 
-/// Returns the hops of `Forwarded` from the right. `None` is a hop without an address.
+/// Returns the addresses of the hops in the `Forwarded` values `lines`, from right to left. `None` is a hop without an
+/// address.
 pub fn forwarded_hops<'a>(lines: &'a [&'a [u8]]) -> impl Iterator<Item = Option<IpAddr>> + 'a {
     let items = lines.iter().rev().flat_map(|line| Elements(Some(line)));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).map(element_address)
 }
 
-/// Iterates over the elements of a list from the right. In this direction, a quote that a client left open cannot
-/// swallow what a proxy has appended.
+/// An iterator over the elements of a `Forwarded` list, from right to left. In this direction, a quote that the client
+/// left open cannot hide elements that a proxy appended.
 struct Elements<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Elements<'a> {
@@ -92,12 +94,13 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Returns whether the quoted byte at `at` is escaped: an odd number of backslashes precedes it.
+/// Returns whether the quotation mark at index `at` is escaped: an odd number of backslashes precedes the mark.
 fn is_escaped(list: &[u8], at: usize) -> bool {
     list[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// Returns the address in the parameter `for` of an element, which must occur once. RFC 7239 §4
+/// Returns the address in the parameter `for` of a `Forwarded` element. Returns `None` unless the parameter occurs once
+/// and has an address. RFC 7239 §4
 fn element_address(element: &[u8]) -> Option<IpAddr> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let pairs = element.split(|byte| {
@@ -119,7 +122,8 @@ fn element_address(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Returns the address of a node with or without a port, in the forms of RFC 7239 §6 and of `X-Forwarded-For`.
+/// Parses the address of a node (one hop), with or without a port, in the forms of RFC 7239 §6 and of
+/// `X-Forwarded-For`.
 fn node_address(node: &[u8]) -> Option<IpAddr> {
     let node = str::from_utf8(node).ok()?;
     let (address, port) = match node.strip_prefix('[') {
@@ -139,7 +143,7 @@ fn node_address(node: &[u8]) -> Option<IpAddr> {
     port.is_none_or(is_port).then(|| address.to_canonical())
 }
 
-/// Returns whether the text is a port of a node. RFC 7239 §6.2
+/// Returns whether `text` is the port of a node: one to five digits, or an obfuscated name behind `_`. RFC 7239 §6.2
 fn is_port(text: &str) -> bool {
     let is_obfuscated = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

@@ -3,17 +3,17 @@
 use simdutf8::compat::from_utf8;
 use std::fmt;
 
-/// The kind of a message.
+/// The kind of a message: text or binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// UTF-8 text.
+    /// A text message: valid UTF-8.
     Text,
-    /// Any bytes.
+    /// A binary message: any bytes.
     Binary,
 }
 
 impl Kind {
-    /// Returns the opcode of the first frame of such a message.
+    /// Returns the opcode of the first frame of a message of this kind.
     pub fn opcode(self) -> Opcode {
         match self {
             Self::Text => Opcode::Text,
@@ -22,21 +22,21 @@ impl Kind {
     }
 }
 
-/// The meaning of a frame. RFC 6455 §5.2
+/// The opcode of a frame: the type of its content. RFC 6455 §5.2
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Opcode {
-    /// A further fragment of a message.
+    /// A continuation frame: a further fragment of a message.
     Continuation = 0x0,
-    /// A text message, or its first fragment.
+    /// A text frame: a whole text message, or its first fragment.
     Text = 0x1,
-    /// A binary message, or its first fragment.
+    /// A binary frame: a whole binary message, or its first fragment.
     Binary = 0x2,
-    /// The last frame of its sender.
+    /// A close frame: the last frame that a peer sends.
     Close = 0x8,
-    /// A request for a pong with the same payload.
+    /// A ping frame: a request for a pong with an equal payload.
     Ping = 0x9,
-    /// The answer to a ping, or an unsolicited sign of life.
+    /// A pong frame: the answer to a ping, or an unsolicited sign of life.
     Pong = 0xa,
 }
 
@@ -62,10 +62,10 @@ impl Opcode {
 /// Maximum payload length in bytes of a control frame. RFC 6455 §5.5
 pub const MAX_CONTROL_LEN: usize = 125;
 
-/// Maximum length in bytes of a frame header of a server, which has no mask.
+/// Maximum length in bytes of a frame header sent by a server, which has no masking key.
 pub const MAX_HEADER_LEN: usize = 10;
 
-/// An encoded frame header of the server.
+/// An encoded frame header that the server sends.
 #[derive(Clone, Copy)]
 pub struct Header {
     bytes: [u8; MAX_HEADER_LEN],
@@ -73,7 +73,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Returns the encoded bytes.
+    /// Returns the encoded bytes of the frame header.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
@@ -87,10 +87,11 @@ impl fmt::Debug for Header {
 
 /// Encodes the unmasked header of a frame with `len` bytes of payload. RFC 6455 §5.2
 ///
-/// `rsv1` marks the first frame of a compressed message. It needs a negotiated extension.
+/// `fin` marks the last frame of a message. `rsv1` marks the first frame of a compressed message, and needs negotiated
+/// compression.
 ///
 /// # Panics
-/// A control frame is fragmented or longer than [`MAX_CONTROL_LEN`].
+/// If a control frame is fragmented or longer than [`MAX_CONTROL_LEN`].
 pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, len: usize) -> Header {
     let fits = fin && len <= MAX_CONTROL_LEN;
     assert!(fits || !opcode.is_control(), "a control frame is whole and short, not {len} bytes, fin {fin}");
@@ -115,20 +116,21 @@ pub fn encode_header(opcode: Opcode, fin: bool, rsv1: bool, len: usize) -> Heade
     Header { bytes, len: header_len }
 }
 
-/// A decoded frame of the server.
+/// A decoded frame that the server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The opcode.
+    /// The opcode of the frame.
     pub opcode: Opcode,
     /// Whether the frame begins a compressed message.
     pub rsv1: bool,
-    /// The payload.
+    /// The payload of the frame, without the frame's header.
     pub payload: &'a [u8],
     /// The whole frame: header and payload.
     pub whole: &'a [u8],
 }
 
-/// Decodes the frame of a server at the start of `bytes`. Returns `None` if it is incomplete or masked.
+/// Decodes the server's frame at the start of `bytes`. Returns `None` if the frame is incomplete, is masked, or has a
+/// reserved opcode.
 pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (len, rest) = match second {
@@ -147,7 +149,7 @@ pub fn first(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-/// Decodes all frames that `bytes` consist of.
+/// Returns an iterator over the server's frames in `bytes`. Ends at the first frame that [`first`] cannot decode.
 pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
         let frame = first(bytes)?;
@@ -161,31 +163,31 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// Normal end.
+    /// Close code 1000: the connection ends normally.
     pub const NORMAL: Self = Self(1000);
-    /// The server shuts down, or the browser left the page.
+    /// Close code 1001: the server shuts down, or the browser left the page.
     pub const GOING_AWAY: Self = Self(1001);
-    /// The peer broke the protocol.
+    /// Close code 1002: the peer broke a rule of the WebSocket protocol.
     pub const PROTOCOL: Self = Self(1002);
-    /// The peer sent a kind of message that is not accepted.
+    /// Close code 1003: the peer sent a kind of message (text or binary) that is not accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// The payload does not match the kind of message, for instance text that is not UTF-8.
+    /// Close code 1007: the payload does not match the kind of message, for instance text that is not UTF-8.
     pub const INVALID: Self = Self(1007);
-    /// The peer broke a rule that has no other code.
+    /// Close code 1008: the peer broke a rule that has no other code.
     pub const POLICY: Self = Self(1008);
-    /// A message is longer than the limit.
+    /// Close code 1009: a message is longer than the limit.
     pub const TOO_BIG: Self = Self(1009);
-    /// The server met an unexpected condition.
+    /// Close code 1011: the server met an unexpected condition.
     pub const INTERNAL: Self = Self(1011);
-    /// The server restarts. The client may connect again after a moment.
+    /// Close code 1012: the server restarts. The client may connect again after a moment.
     pub const SERVICE_RESTART: Self = Self(1012);
-    /// The server is overloaded, or the client reads too slowly. The client may connect again later.
+    /// Close code 1013: the server is overloaded, or the client reads too slowly. The client may connect again later.
     pub const TRY_AGAIN: Self = Self(1013);
 
     /// Returns whether a close frame may carry this code.
     pub fn is_sendable(self) -> bool {
-        // RFC 6455 §7.4.1 and §7.4.2; IANA registered 1012 to 1014 later. 1005, 1006 and 1015 never go on the wire, and
-        // the rest of 0-2999 is reserved.
+        // RFC 6455 §7.4.1 and §7.4.2; IANA registered 1012 to 1014 later. Codes 1005, 1006 and 1015 never appear in a
+        // frame, and all other codes from 0 to 2999 are reserved.
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 }
@@ -196,7 +198,7 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// An encoded payload of a close frame.
+/// The encoded payload of a close frame.
 #[derive(Clone, Copy)]
 pub struct ClosePayload {
     bytes: [u8; MAX_CONTROL_LEN],
@@ -204,16 +206,16 @@ pub struct ClosePayload {
 }
 
 impl ClosePayload {
-    /// Returns the encoded bytes: code and reason.
+    /// Returns the encoded payload: the close code and the reason.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// Encodes a close payload. Cuts a reason over 123 bytes at a character boundary. RFC 6455 §5.5.1
+/// Encodes the payload of a close frame. Cuts a reason over 123 bytes at a character boundary. RFC 6455 §5.5.1
 ///
 /// # Panics
-/// `code` must not be sent, see [`CloseCode::is_sendable`].
+/// If a close frame must not carry `code`, see [`CloseCode::is_sendable`].
 pub fn close_payload(code: CloseCode, reason: &str) -> ClosePayload {
     assert!(code.is_sendable(), "{code} must not stand in a close frame");
     let reason = &reason.as_bytes()[..reason.floor_char_boundary(MAX_CONTROL_LEN - 2)];
@@ -224,17 +226,17 @@ pub fn close_payload(code: CloseCode, reason: &str) -> ClosePayload {
     ClosePayload { bytes, len: len as u8 }
 }
 
-/// A decoded payload of a close frame.
+/// The decoded payload of a close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
-    /// The status code, which may be sent back.
+    /// The close code that the client sent. The server may send this code back.
     pub code: CloseCode,
-    /// The reason, often empty.
+    /// The client's reason for closing the connection. Often empty.
     pub reason: &'a str,
 }
 
 impl<'a> CloseFrame<'a> {
-    /// Decodes and checks the payload of a received close frame. RFC 6455 §5.5.1
+    /// Decodes and checks the payload of a received close frame. Returns `None` for an empty payload. RFC 6455 §5.5.1
     pub(super) fn decode(payload: &'a [u8]) -> Result<Option<Self>, Failure> {
         let Some((code, reason)) = payload.split_first_chunk() else {
             return if payload.is_empty() { Ok(None) } else { Err(Failure::CLOSE_OF_ONE_BYTE) };
@@ -247,11 +249,11 @@ impl<'a> CloseFrame<'a> {
         Ok(Some(Self { code, reason }))
     }
 
-    /// Checks the first bytes of a close payload that has arrived in part.
+    /// Checks `prefix`, the received part of a close frame's payload.
     pub(super) fn check_prefix(prefix: &'a [u8]) -> Result<(), Failure> {
         let Some((code, reason)) = prefix.split_first_chunk::<2>() else { return Ok(()) };
         match from_utf8(reason) {
-            // The last character may be incomplete.
+            // The prefix ends within a character of the reason, so only the code is checked.
             Err(error) if error.error_len().is_none() => Self::decode(code).map(|_| ()),
             _ => Self::decode(prefix).map(|_| ()),
         }
@@ -262,7 +264,7 @@ impl<'a> CloseFrame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {reason}")]
 pub struct Failure {
-    /// The close code to send.
+    /// The close code to send to the client.
     pub code: CloseCode,
     /// The broken rule, short enough for a close frame.
     pub reason: &'static str,
@@ -302,7 +304,7 @@ impl Failure {
 mod tests {
     use super::*;
 
-    // RFC 6455 §5.2 and §5.7
+    // RFC 6455 §5.2 and §5.7: a payload length has its shortest form.
     #[test]
     fn a_header_uses_the_shortest_form_of_its_length() {
         let cases: [(usize, &[u8]); 7] = [
@@ -322,14 +324,14 @@ mod tests {
         assert_eq!(encode_header(Opcode::Pong, true, false, 125).as_bytes(), [0x8a, 125]);
     }
 
-    // RFC 6455 §5.5
+    // RFC 6455 §5.5: a control frame has at most 125 bytes of payload.
     #[test]
     #[should_panic(expected = "whole and short")]
     fn encoding_a_long_control_frame_panics() {
         encode_header(Opcode::Ping, true, false, 126);
     }
 
-    // RFC 6455 §5.5.1
+    // RFC 6455 §5.5.1: a close reason has at most 123 bytes and is UTF-8.
     #[test]
     fn a_long_close_reason_is_cut_at_a_character_boundary() {
         assert_eq!(close_payload(CloseCode::NORMAL, "").as_bytes(), [0x03, 0xe8]);
@@ -340,14 +342,14 @@ mod tests {
         }
     }
 
-    // RFC 6455 §7.4.1
+    // RFC 6455 §7.4.1: code 1006 never appears in a close frame.
     #[test]
     #[should_panic(expected = "1006 must not stand in a close frame")]
     fn encoding_a_reserved_close_code_panics() {
         close_payload(CloseCode(1006), "");
     }
 
-    // RFC 6455 §5.5.1: the server must accept what it sends, so every failure makes a valid close frame.
+    // RFC 6455 §5.5.1: every failure makes a close payload that the decoder accepts.
     #[test]
     fn failures_fit_in_a_close_frame() {
         let failures = [
