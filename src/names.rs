@@ -1,13 +1,13 @@
-//! The names of users and rooms: which are allowed, and which are equal.
+//! Rules for the names of users and rooms: the allowed characters, and the form in which names are compared.
 //!
-//! A name is compared in its canonical form, and that form is shown. It differs from what was typed in how the same
-//! letters and emoji are encoded (`é` as one character or two, an emoji with or without its variation selector), which
-//! nobody can see. So the one who comes first decides nothing that another one would miss.
+//! A name is compared and shown in its canonical form. This form changes only the encoding of letters and emoji: `é` as
+//! one character or two, an emoji with or without its variation selector. Readers cannot see the difference. So it does
+//! not matter which encoding the first user of a name has typed.
 //!
-//! Names are not identifiers of a programming language, so symbols, emoji and all scripts are allowed. What UAX #31
-//! and UTS #39 ask for beyond that holds: no characters that do not show (UTS #39 §3.1), joiners only where they
-//! change how a letter looks (UAX #31 §2.3.1), few nonspacing marks on one character (UTS #39 §5.4), and one direction
-//! of writing (RFC 5893 §2).
+//! Names are not identifiers of a programming language, so symbols, emoji and all scripts are allowed. Other rules of
+//! UAX #31 and UTS #39 apply. All characters are visible (UTS #39 §3.1). Joiners stand only where they change how a
+//! letter looks (UAX #31 §2.3.1). A character has few nonspacing marks (UTS #39 §5.4). A word has one direction of
+//! writing (RFC 5893 §2).
 
 mod emoji;
 mod joiners;
@@ -25,14 +25,14 @@ use unicode_security::general_security_profile::IdentifierType;
 
 use joiners::{ZWJ, ZWNJ};
 
-/// Longest name of a user, in characters.
+/// Maximum length of a user's name, in characters.
 pub(crate) const MAX_USER_NAME: usize = 32;
-/// Longest name of a room, in bytes.
+/// Maximum length of a room's name, in bytes.
 pub(crate) const MAX_ROOM_NAME: usize = 64;
-/// Bytes that normalization can make of one byte at most, and one byte of at most: UAX #15, table 8.
+/// Maximum factor by which normalization makes a name longer or shorter, in bytes: UAX #15, table 8.
 const MAX_EXPANSION: usize = 3;
 
-/// Returns the canonical form of a user's name, or what is wrong with the name.
+/// Returns the canonical form of a user's name, or a text with the rule that the name breaks.
 pub(crate) fn user_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
     let length = "a name has 1 to 32 characters";
     if name.is_empty() || name.len() > MAX_USER_NAME * char::MAX.len_utf8() * MAX_EXPANSION {
@@ -49,7 +49,7 @@ pub(crate) fn user_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
             "a name has letters of one direction of writing, and no digits before those from the right"
         }
     })?;
-    // A reader may take the full-width forms of these for the plain ones.
+    // A reader may take the full-width form of a reserved character for the plain form, so both forms are refused.
     let plain: String = name.nfkc().collect();
     if plain.starts_with('*') || plain.contains([':', ',', '<', '>', '&']) {
         return Err("a name does not begin with * and has none of : , < > &");
@@ -57,9 +57,10 @@ pub(crate) fn user_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
     Ok(name)
 }
 
-/// Returns the canonical form of a room's name, or what is wrong with the name.
+/// Returns the canonical form of a room's name, or a text with the rule that the name breaks.
 ///
-/// A room's name is a part of a URL's path. So it has no slash, and is not one that a URL leaves out (RFC 3986 §5.2.4).
+/// A room's name is a segment of a URL's path. So the name has no slash and is not `.` or `..`, which URLs remove (RFC
+/// 3986 §5.2.4).
 pub(crate) fn room_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
     let length = "a room's name has 1 to 64 bytes";
     if name.is_empty() || name.len() > MAX_ROOM_NAME * MAX_EXPANSION {
@@ -83,8 +84,8 @@ pub(crate) fn room_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
     Ok(name)
 }
 
-/// Returns the one form of all names that are the same letters and emoji: normalization form C (UAX #15), and emoji
-/// with the variation selectors that UTS #51 asks for. Rooms are equal when these forms are.
+/// Returns the canonical form of a name: normalization form C (UAX #15), and emoji with the variation selectors that
+/// UTS #51 asks for. Two rooms are equal if the canonical forms of their names are equal.
 pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     if name.is_ascii() {
         return Cow::Borrowed(name);
@@ -96,25 +97,26 @@ pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns what two users' names have in common that look the same, or nearly: case, composition, compatible forms
-/// (UAX #15), joiners and variation selectors. Letters of different scripts stay different.
+/// Returns the comparison key of a user's name: names that look alike have equal keys. The key ignores case,
+/// composition, compatible forms (UAX #15), joiners and variation selectors. Letters of different scripts stay
+/// different.
 pub(crate) fn user_key(name: &str) -> String {
     let shown = |char: &char| !matches!(*char, ZWJ | ZWNJ | emoji::EMOJI_STYLE);
     name.nfkc().filter(shown).flat_map(char::to_lowercase).nfkc().collect()
 }
 
-/// The reason why a word of a name is refused.
+/// The rule that a refused word of a name breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Problem {
-    /// The word is empty, or a character of it is invisible.
+    /// The word is empty or has an invisible character.
     Hidden,
-    /// Marks on a character reach the lines above or below.
+    /// The word has so many marks on a character that the marks reach the lines above or below.
     Marks,
-    /// The word is displayed in another order than it is written.
+    /// The word mixes directions of writing, so that it is displayed in another order than it is written.
     Direction,
 }
 
-/// Checks a word in its canonical form.
+/// Checks the characters, marks and direction of one word of a name in its canonical form.
 fn check_word(word: &str) -> Result<(), Problem> {
     let chars: Vec<char> = word.chars().collect();
     if chars.is_empty() {
@@ -133,7 +135,8 @@ fn check_word(word: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Returns how many characters from `at` on show as they stand there; `None` when the first one does not.
+/// Returns the number of characters from index `at` on that are visible as one unit. Returns `None` if the character at
+/// `at` is not visible there.
 fn shown_at(chars: &[char], at: usize) -> Option<usize> {
     let is_shown = match chars[at] {
         ZWNJ => joiners::separates(chars, at),
@@ -146,7 +149,8 @@ fn shown_at(chars: &[char], at: usize) -> Option<usize> {
     is_shown.then_some(1)
 }
 
-/// Whether a character shows by itself: no space, no control, nothing that reorders or hides its neighbours.
+/// Returns whether a character is visible by itself: not a space, not a control character, and not one that reorders or
+/// hides its neighbours.
 fn is_visible(char: char) -> bool {
     use GeneralCategory::{
         Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, SpaceSeparator, Surrogate, Unassigned,
@@ -155,17 +159,17 @@ fn is_visible(char: char) -> bool {
         Control | Format | Surrogate | PrivateUse | SpaceSeparator | LineSeparator | ParagraphSeparator => {
             false
         }
-        // Phones have next year's emoji before we do.
+        // Phones may have new emoji that this program's Unicode tables do not have yet.
         Unassigned => emoji::is_pictograph(char),
-        // Blank letters: the Braille pattern without dots, a note without head, the filler of Khitan, and what stands
-        // for something that cannot be shown.
+        // Blank characters: the Braille pattern without dots, the null notehead and the Khitan filler. Also the two
+        // replacement characters, which stand for something that cannot be shown.
         _ if matches!(char, '\u{2800}' | '\u{1d159}' | '\u{16fe4}' | '\u{fffc}' | '\u{fffd}') => false,
         _ => char.identifier_type() != Some(IdentifierType::Default_Ignorable),
     }
 }
 
-/// Whether a word is shown in the order in which it is written, whatever stands around it. RFC 5893 §2, without what
-/// that forbids of symbols.
+/// Returns whether a word is displayed in the order in which it is written, whatever text surrounds it. RFC 5893 §2,
+/// without its rules for symbols.
 fn has_one_direction(chars: &[char]) -> bool {
     use BidiClass::{AL, AN, EN, L, R};
     let position = |classes: &[BidiClass]| chars.iter().position(|char| classes.contains(&bidi_class(*char)));

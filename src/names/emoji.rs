@@ -1,30 +1,30 @@
 //! Emoji sequences as phones type them. UTS #51
 //!
-//! A sequence with joiners or tags is one picture only where it is recommended for general interchange (RGI). Any other
-//! one looks like its parts, so it would be a second name that looks the same.
+//! A sequence with joiners or tags is shown as one picture only if it is recommended for general interchange (RGI). Any
+//! other sequence looks like its parts without the joiners, so it would be a second name that looks the same.
 
 use unicode_properties::UnicodeEmoji;
 use unicode_properties::emoji::EmojiStatus;
 
 use super::joiners::ZWJ;
 
-/// Asks for the colourful form of the character before it (variation selector 16).
+/// Variation selector 16, which asks for the colourful form of the character before it.
 pub(super) const EMOJI_STYLE: char = '\u{fe0f}';
-/// Makes a key of the character before it.
+/// The combining keycap, which draws a key around the character before it.
 pub(super) const KEYCAP: char = '\u{20e3}';
-/// The flag that tag characters make one of a part of a country.
+/// The black flag, which tag characters behind it turn into the flag of a part of a country.
 pub(super) const BLACK_FLAG: char = '\u{1f3f4}';
 
-/// Ends the tags behind [`BLACK_FLAG`].
+/// The cancel tag, which ends the tag characters behind a [`BLACK_FLAG`].
 const CANCEL_TAG: char = '\u{e007f}';
-/// Most characters of a sequence: of the longest one there is, and some more.
+/// Maximum number of characters in an emoji sequence: somewhat more than the longest known sequence has.
 const MAX_SEQUENCE: usize = 16;
 
-/// Whether a character is an emoji by itself, or one of a later version of Unicode.
+/// Returns whether a character is an emoji by itself, or may become one in a later version of Unicode.
 pub(super) fn is_pictograph(char: char) -> bool {
     match char.emoji_status() {
         EmojiStatus::NonEmoji => matches!(char, '\u{1f000}'..='\u{1faff}'),
-        // Digits, and the letters of flags.
+        // Digits and the letters of flags are only parts of emoji.
         EmojiStatus::NonEmojiButEmojiComponent
         | EmojiStatus::EmojiOtherAndEmojiComponent
         | EmojiStatus::EmojiPresentationAndEmojiComponent => false,
@@ -32,7 +32,7 @@ pub(super) fn is_pictograph(char: char) -> bool {
     }
 }
 
-/// Whether a character is an emoji that is shown as text unless [`EMOJI_STYLE`] follows.
+/// Returns whether a character is an emoji that is shown as text unless [`EMOJI_STYLE`] follows.
 fn is_text_by_default(char: char) -> bool {
     matches!(char.emoji_status(), EmojiStatus::EmojiOther | EmojiStatus::EmojiModifierBase)
 }
@@ -49,8 +49,8 @@ fn is_skin_tone(char: char) -> bool {
     matches!(char, '\u{1f3fb}'..='\u{1f3ff}')
 }
 
-/// Returns `text` with [`EMOJI_STYLE`] where a fully qualified sequence has it, and nowhere else; `None` when it is so
-/// already. UTS #51, definitions ED-18 to ED-19a
+/// Returns `text` with [`EMOJI_STYLE`] only where fully qualified emoji sequences have this selector. Returns `None` if
+/// `text` has this form already. UTS #51, definitions ED-18 to ED-19a
 pub(super) fn qualified(text: &str) -> Option<String> {
     if !text.contains([EMOJI_STYLE, ZWJ, KEYCAP]) {
         return None;
@@ -77,16 +77,16 @@ pub(super) fn qualified(text: &str) -> Option<String> {
     (kept != text).then_some(kept)
 }
 
-/// Whether a character may stand at the end of a part of a sequence with joiners.
+/// Returns whether a character may end one element of an emoji sequence with joiners.
 fn is_element_end(char: char) -> bool {
     is_pictograph(char) || char == EMOJI_STYLE
 }
 
-/// Whether the joiner at `at` is part of a sequence that is one picture.
+/// Returns whether the joiner at index `at` is part of an emoji sequence that is shown as one picture.
 pub(super) fn joins(chars: &[char], at: usize) -> bool {
     let is_part = |char: &char| is_pictograph(*char) || matches!(*char, EMOJI_STYLE | ZWJ);
     let mut start = at;
-    // To the beginning of the first part that a joiner joins to this one.
+    // Moves `start` back over all elements that joiners connect to the joiner at `at`.
     loop {
         let element = chars[..start]
             .iter()
@@ -103,14 +103,14 @@ pub(super) fn joins(chars: &[char], at: usize) -> bool {
         }
     }
     let rest = chars[start..].iter().take_while(|char| is_part(char)).take(MAX_SEQUENCE).count();
-    // The sequence ends where no joiner leads to the next emoji.
+    // Tries each possible end of the emoji sequence, the longest sequence first.
     (at + 2..=start + rest).rev().any(|end| {
         let sequence: String = chars[start..end].iter().collect();
         emojis::get(&sequence).is_some_and(|emoji| emoji.as_str() == sequence)
     })
 }
 
-/// Whether the [`EMOJI_STYLE`] at `at` changes how the character before it is shown.
+/// Returns whether the [`EMOJI_STYLE`] at index `at` changes how the character before it is shown.
 pub(super) fn is_styled(chars: &[char], at: usize) -> bool {
     let next = chars.get(at + 1).copied();
     chars[..at].last().is_some_and(|before| match is_key(*before) {
@@ -119,12 +119,13 @@ pub(super) fn is_styled(chars: &[char], at: usize) -> bool {
     })
 }
 
-/// Whether the [`KEYCAP`] at `at` belongs to a digit, `#` or `*`.
+/// Returns whether the [`KEYCAP`] at index `at` belongs to a digit, `#` or `*`.
 pub(super) fn is_keycap(chars: &[char], at: usize) -> bool {
     matches!(chars[..at], [.., key, EMOJI_STYLE] if is_key(key))
 }
 
-/// Returns the number of tag characters behind a black flag that make it the flag of a part of a country.
+/// Returns the number of tag characters at the start of `behind` that turn a black flag before them into the flag of a
+/// part of a country. Returns 0 if there is no such flag.
 pub(super) fn subdivision_len(behind: &[char]) -> usize {
     let Some(end) = behind.iter().take(MAX_SEQUENCE).position(|char| *char == CANCEL_TAG) else { return 0 };
     let sequence: String = [BLACK_FLAG].iter().chain(&behind[..=end]).collect();

@@ -1,7 +1,7 @@
-//! A bound on what is drawn above and below a name.
+//! Limits the marks that are drawn above and below the letters of a name.
 //!
-//! Marks beside a letter take room of their own and are not counted. Those above and below pile up, and so do letters
-//! that a virama puts below the ones before them.
+//! Marks beside a letter take space of their own and are not counted. Marks above and below a letter pile up. So do
+//! letters that a virama puts below the letters before them.
 
 use smallvec::SmallVec;
 use unicode_normalization::UnicodeNormalization;
@@ -10,16 +10,17 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::joiners::{VIRAMA, ZWJ, ZWNJ};
 
-/// Most marks that stack above one character, as on Vietnamese ế, and below one.
+/// Maximum number of marks that stack above one character, as on Vietnamese ế. Also the maximum number below it.
 const MAX_STACKED: usize = 2;
-/// Most marks of a script's own places, such as the vowels of Burmese and the lower letters of Tibetan.
+/// Maximum number of marks on one character in places of the script's own (combining class 0), such as the vowels of
+/// Burmese and the lower letters of Tibetan.
 const MAX_OWN: usize = 4;
-/// Most nonspacing marks on one character.
+/// Maximum number of nonspacing and enclosing marks on one character.
 const MAX_MARKS: usize = 6;
-/// Most letters that viramas join: Sanskrit has five.
+/// Maximum number of letters that viramas join. Sanskrit joins up to five.
 const MAX_JOINED: usize = 6;
 
-/// The marks on one character.
+/// The marks on one character of a word, counted by their place.
 #[derive(Debug, Default)]
 struct Pile {
     marks: SmallVec<[char; MAX_MARKS]>,
@@ -30,7 +31,8 @@ struct Pile {
 }
 
 impl Pile {
-    /// Adds a mark; false when it is one too many, or there already (UTS #39 §5.4).
+    /// Adds a mark to the character. Returns false if the character has too many marks now, or had this mark already
+    /// (UTS #39 §5.4).
     fn add(&mut self, mark: char) -> bool {
         let is_around = match mark.general_category() {
             GeneralCategory::NonspacingMark => false,
@@ -39,7 +41,7 @@ impl Pile {
         };
         let is_new = !self.marks.contains(&mark);
         self.marks.push(mark);
-        // Unicode, chapter 4.3: the classes of marks that are drawn outwards from what is there.
+        // Unicode, chapter 4.3: the combining classes of marks that are drawn above or below the earlier marks.
         match canonical_combining_class(mark) {
             _ if is_around => self.around += 1,
             212..=216 | 228..=232 | 234 => self.above += 1,
@@ -56,7 +58,8 @@ impl Pile {
     }
 }
 
-/// Whether no character of a word has so many marks that they reach other lines. A word does not begin with a mark.
+/// Returns whether the marks on each character of a word are few enough not to reach other lines. A word that begins
+/// with a mark is refused.
 pub(super) fn are_few(word: &str) -> bool {
     let mut pile = Pile::default();
     let mut is_joined = false;

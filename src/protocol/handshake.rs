@@ -8,23 +8,23 @@ use httparse::Header;
 use sha1::{Digest, Sha1};
 use std::fmt;
 
-/// The only version of the protocol. RFC 6455 §4.1
+/// The only supported version of the WebSocket protocol: the value of `Sec-WebSocket-Version`. RFC 6455 §4.1
 const VERSION: &[u8] = b"13";
 
-/// The constant that a key is hashed with. RFC 6455 §1.3
+/// The constant that is hashed together with a client's key. RFC 6455 §1.3
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The base64 engine for keys. It ignores unused last bits: the example key of RFC 6455 §4.1 has some that are not
-/// zero.
+/// The base64 engine for handshake keys. Ignores unused bits at the end of a key: in the example key of RFC 6455 §4.1,
+/// these bits are not zero.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
-/// The answer to a client's key, which proves that the server speaks WebSocket. RFC 6455 §4.2.2
+/// The accept key: the answer to a client's key, which proves that the server speaks WebSocket. RFC 6455 §4.2.2
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AcceptKey([u8; 28]);
 
 impl AcceptKey {
-    /// Computes the answer to the value of `Sec-WebSocket-Key`.
+    /// Computes the accept key for `key`, the value of `Sec-WebSocket-Key`.
     pub fn new(key: &[u8]) -> Self {
         let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
         let mut text = [0; 28];
@@ -33,7 +33,7 @@ impl AcceptKey {
         Self(text)
     }
 
-    /// Returns the value of `Sec-WebSocket-Accept`.
+    /// Returns the accept key as the value of `Sec-WebSocket-Accept`.
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("base64 is ASCII")
     }
@@ -45,7 +45,8 @@ impl fmt::Debug for AcceptKey {
     }
 }
 
-/// Checks the handshake. Returns `None` if the request does not ask for a WebSocket.
+/// Checks the WebSocket handshake and returns the accept key. Returns `None` if the request does not ask for a
+/// WebSocket.
 pub(super) fn negotiate(
     method: &str,
     is_http_1_0: bool,
@@ -89,9 +90,9 @@ pub(super) fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<It
     named.map(|header| header.value.trim_ascii())
 }
 
-/// Returns whether the comma-separated lists in the fields with this name contain `token`. Ignores case.
+/// Returns whether the comma-separated lists in the header fields with this name contain `token`. Ignores case.
 fn lists(headers: &[Header<'_>], name: &str, token: &str) -> bool {
-    // RFC 9110 §5.6.1: one list may be spread over several lines.
+    // RFC 9110 §5.6.1: one list may be spread over several header lines.
     values(headers, name)
         .flat_map(|value| value.split(|&byte| byte == b','))
         .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))

@@ -1,10 +1,11 @@
-//! Removing the mask from client payloads. RFC 6455 §5.3
+//! Removes the mask from client payloads. RFC 6455 §5.3
 
-/// Minimum payload length in bytes for which wider registers are worth the check of the CPU.
+/// Minimum payload length in bytes for AVX2 and AVX-512. For shorter payloads, the check of the CPU's features costs
+/// more time than the wider registers save.
 #[cfg(target_arch = "x86_64")]
 const WIDE_LEN: usize = 128;
 
-/// Applies `key` to `data` in place. `data` is a payload from its first byte.
+/// Applies the masking key `key` to `data` in place. `data` begins at the first byte of a payload.
 ///
 /// Masking and unmasking are the same operation.
 #[cfg_attr(
@@ -38,8 +39,8 @@ fn unmask_avx2(data: &mut [u8], key: [u8; 4]) {
     unmask_words(data, key);
 }
 
-/// Applies `key` in chunks of a fixed size, so that the compiler makes vector instructions as wide as the caller
-/// allows.
+/// Applies the masking key `key` to `data` in chunks of a fixed size. So the compiler makes vector instructions as wide
+/// as the CPU features of the caller allow.
 #[inline(always)]
 fn unmask_words(data: &mut [u8], key: [u8; 4]) {
     let key = u32::from_ne_bytes(key);
@@ -57,7 +58,7 @@ fn unmask_words(data: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// Applies `key` to `data` in place. `data` is the part of a payload that begins at byte `offset`.
+/// Applies the masking key `key` to `data` in place. `data` is the part of a payload that begins at byte `offset`.
 pub fn unmask_at(data: &mut [u8], mut key: [u8; 4], offset: usize) {
     key.rotate_left(offset % 4);
     unmask(data, key);

@@ -1,40 +1,41 @@
-//! The header of the PROXY protocol, versions 1 and 2: a proxy sends it before the client's bytes.
+//! The header of the PROXY protocol, versions 1 and 2. A proxy sends this header before the client's bytes.
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Maximum length in bytes of a header, with the extensions of version 2.
+/// Maximum length in bytes of a PROXY header, including the extensions of version 2.
 pub const MAX_HEADER_LEN: usize = 4096;
 
-/// Maximum length in bytes of a header of version 1. §2.1
+/// Maximum length in bytes of a PROXY header of version 1. §2.1
 const MAX_LINE_LEN: usize = 107;
 const LINE_START: &[u8] = b"PROXY ";
-/// The first bytes of a header of version 2. §2.2
+/// The first 12 bytes of a PROXY header of version 2. §2.2
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Length in bytes of the fixed part of version 2: signature, version and command, family, length.
+/// Length in bytes of the fixed part of a PROXY header of version 2: signature, version and command, family, length.
 const FIXED_LEN: usize = 16;
 
-/// A decoded header.
+/// A decoded PROXY header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// The length of the header in bytes. The client's bytes follow.
+    /// The length of the PROXY header in bytes. The client's bytes follow the header.
     pub len: usize,
-    /// The source of the connection.
+    /// The source of the connection: a client or the proxy itself.
     pub source: Source,
 }
 
-/// The source of a connection, as the header gives it.
+/// The source of a connection, as its PROXY header gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The proxy itself (LOCAL, §2.2).
+    /// The proxy itself opened the connection (LOCAL, §2.2).
     Proxy,
-    /// A client whose address the proxy does not tell (UNKNOWN, UNSPEC), or without one (a Unix socket).
+    /// A client without a known IP address: the proxy does not tell the address (UNKNOWN, UNSPEC), or the client uses a
+    /// Unix socket.
     Hidden,
-    /// A client with this address.
+    /// A client with this IP address and port.
     Client(SocketAddr),
 }
 
-/// The error that bytes are not a header, with the remedy.
+/// The error for bytes that are not a valid PROXY header. The text names the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoProxyHeader(pub &'static str);
@@ -55,11 +56,11 @@ const TOO_LONG: NoProxyHeader =
     NoProxyHeader("The PROXY protocol header is too long; have the proxy send at most 4096 bytes.");
 
 impl ProxyHeader {
-    /// Parses the header at the start of `bytes`, all bytes of the connection so far. Returns `None` while more bytes
-    /// are needed, which is never the case with [`MAX_HEADER_LEN`] bytes.
+    /// Parses the PROXY header at the start of `bytes`, which are all bytes of the connection so far. Returns `None` if
+    /// more bytes are needed; [`MAX_HEADER_LEN`] bytes are always enough.
     ///
     /// # Errors
-    /// The bytes cannot become a header. Reported at the first byte that makes it certain.
+    /// Returns an error as soon as the bytes cannot become a valid PROXY header.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NoProxyHeader> {
         let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, wanted)| byte == wanted);
         if begins(LINE_START) {
@@ -72,7 +73,7 @@ impl ProxyHeader {
     }
 }
 
-/// Parses a header of version 1. §2.1
+/// Parses a PROXY header of version 1, a line of text. §2.1
 fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let window = &bytes[..bytes.len().min(MAX_LINE_LEN)];
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
@@ -84,7 +85,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
 }
 
 fn line_source(line: &[u8]) -> Option<Source> {
-    // §2.1: the rest of the line is ignored.
+    // §2.1: the rest of the line behind UNKNOWN is ignored.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
         return Some(Source::Hidden);
     }
@@ -99,14 +100,14 @@ fn line_source(line: &[u8]) -> Option<Source> {
     fields.next().is_none().then_some(Source::Client(SocketAddr::new(source, port)))
 }
 
-/// Parses a port without a sign and without leading zeros.
+/// Parses a decimal port number. Returns `None` if it has a sign or leading zeros.
 fn parse_port(text: &str) -> Option<u16> {
     let is_canonical =
         text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| is_canonical)
 }
 
-/// Parses a header of version 2. §2.2
+/// Parses a binary PROXY header of version 2. §2.2
 fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_LEN>() else { return Ok(None) };
     let [.., command, family, high, low] = *fixed;
@@ -120,7 +121,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
         (0x21, 0x00) => (false, 0),
         (0x21, 0x11) => (false, 12),
         (0x21, 0x21) => (false, 36),
-        // Two paths of Unix sockets.
+        // The family of Unix sockets: two paths of 108 bytes each.
         (0x21, 0x31) => (false, 216),
         _ => return Err(BROKEN),
     };
@@ -132,7 +133,8 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
     Ok(Some(ProxyHeader { len, source: if is_local { Source::Proxy } else { client } }))
 }
 
-/// Returns the client in a payload of both addresses, then both ports. The payload is long enough for the family.
+/// Returns the client's address from a payload of version 2: the source and destination address, then both ports.
+/// Returns `None` if the family has no IP addresses. The payload is long enough for its family.
 fn binary_client(family: u8, payload: &[u8]) -> Option<SocketAddr> {
     let (address, ports): (IpAddr, _) = match family {
         0x11 => (Ipv4Addr::from(*payload.first_chunk()?).into(), payload.get(8..)?),

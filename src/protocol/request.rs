@@ -1,4 +1,4 @@
-//! Request heads: collecting, parsing, and the rules of HTTP/1.1. RFC 9112
+//! HTTP request heads: collecting, parsing and checking by the rules of HTTP/1.1. RFC 9112
 
 use super::handshake::{AcceptKey, negotiate, values};
 use super::response::{Refusal, Status};
@@ -12,26 +12,27 @@ pub const MAX_HEAD_LEN: usize = 16 * 1024;
 /// Maximum number of header lines of a request.
 pub const MAX_HEADERS: usize = 64;
 
-/// A valid request. It has no body.
+/// A valid HTTP request without a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The method as it was sent.
+    /// The method of the request, exactly as the client sent it.
     pub method: &'a str,
-    /// The target up to a `?`. It begins with `/`, or is `*`. Percent-encoding is not decoded.
+    /// The path of the request target: the part before the first `?`. Begins with `/`, or is `*`. Percent-encoding is
+    /// not decoded.
     pub path: &'a str,
-    /// The part of the target behind the first `?`.
+    /// The query of the request target: the part behind the first `?`. `None` without a `?`.
     pub query: Option<&'a str>,
-    /// The host that the request is for. Only HTTP/1.0 may omit it.
+    /// The host that the request names, with a port if the client sent one. `None` only for HTTP/1.0 without a host.
     pub host: Option<&'a str>,
-    /// The answer to a valid WebSocket handshake. `None` for plain HTTP.
+    /// The accept key that answers a valid WebSocket handshake. `None` for a plain HTTP request.
     pub upgrade: Option<AcceptKey>,
-    /// The header lines with their final empty line.
+    /// The header lines of the request, including the final empty line.
     header_lines: &'a [u8],
 }
 
 impl<'a> Request<'a> {
-    /// Returns the value of the first header field with this name, or `None` if it is not UTF-8. Ignores the name's
-    /// case.
+    /// Returns the value of the first header field with this name. Returns `None` if there is no such field or the
+    /// value is not UTF-8. Ignores the name's case.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.headers(name).next().and_then(|value| str::from_utf8(value).ok())
     }
@@ -45,12 +46,12 @@ impl<'a> Request<'a> {
         found.into_iter()
     }
 
-    /// Returns whether this is a HEAD request, whose answer must not have a body.
+    /// Returns whether this is a HEAD request, whose response must not have a body.
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
 
-    /// Parses and checks a complete head.
+    /// Parses and checks a complete request head.
     pub(super) fn parse(head: &'a [u8]) -> Result<Self, Refusal> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
@@ -77,7 +78,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Returns the host. RFC 9112 §3.2: exactly one `Host` field in HTTP/1.1, at most one before.
+/// Returns the value of the `Host` field. RFC 9112 §3.2: exactly one such field in HTTP/1.1, at most one before.
 fn host<'a>(headers: &[Header<'a>], is_http_1_0: bool) -> Result<Option<&'a str>, Refusal> {
     let mut hosts = values(headers, "Host");
     let host = match (hosts.next(), hosts.next()) {
@@ -97,7 +98,7 @@ fn is_host(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Refuses a request with content: no request to this server needs any. RFC 9112 §6
+/// Returns a refusal for a request with content: no request to this server needs content. RFC 9112 §6
 fn refuse_body(headers: &[Header<'_>]) -> Result<(), Refusal> {
     const BODY: Refusal = Refusal::new(
         Status::ContentTooLarge,
@@ -120,7 +121,8 @@ fn refuse_body(headers: &[Header<'_>]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Splits the authority off a target in absolute form, which every server must accept. RFC 9112 §3.2.2
+/// Splits a request target into its authority and the rest. Only a target in absolute form has an authority; every
+/// server must accept this form. RFC 9112 §3.2.2
 fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
     if target.starts_with('/') || target == "*" {
         return Ok((None, target));
@@ -139,7 +141,7 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
         let reason = "The host in the request target must be a name or address in ASCII.";
         return Err(Refusal::new(Status::BadRequest, reason));
     }
-    // An empty path means the root; with a query but no path there is no slash to borrow.
+    // An empty path means `/`. A target with a query but no path is refused, since it has no `/` to borrow.
     match path {
         "" => Ok((Some(authority), "/")),
         _ if path.starts_with('/') => Ok((Some(authority), path)),
@@ -147,7 +149,7 @@ fn split_target(target: &str) -> Result<(Option<&str>, &str), Refusal> {
     }
 }
 
-/// Returns the refusal for a parser's error.
+/// Converts an error of the HTTP parser to a refusal.
 fn refusal(error: Error) -> Refusal {
     let (status, reason) = match error {
         Error::TooManyHeaders => {
@@ -170,13 +172,14 @@ fn refusal(error: Error) -> Refusal {
     Refusal::new(status, reason)
 }
 
-/// A request head that has arrived in part.
+/// The buffer of a request head that has arrived in part.
 #[derive(Debug, Default)]
 pub(super) struct HeadBuffer {
     bytes: Vec<u8>,
-    /// Whether the line that the bytes end in is empty so far, so that a line feed would end the head.
+    /// Whether the last line in `bytes` is empty so far, so that a line feed would end the head.
     line_is_empty: bool,
-    /// The number of bytes at which the head is parsed next, so that a head in many parts is not parsed each time.
+    /// Length of `bytes` at which the incomplete head is checked next. This length doubles with each check, so that a
+    /// head in many parts is rarely parsed.
     try_at: usize,
 }
 
@@ -185,7 +188,7 @@ impl HeadBuffer {
         &self.bytes
     }
 
-    /// Consumes `input` up to the end of the head. Returns whether the head is complete.
+    /// Moves bytes from `input` to the buffer, up to the end of the head. Returns whether the head is complete.
     pub(super) fn take_in(&mut self, input: &mut &mut [u8]) -> Result<bool, Refusal> {
         let window = &input[..input.len().min(MAX_HEAD_LEN - self.bytes.len())];
         let end = head_end(window, &mut self.line_is_empty);
@@ -199,7 +202,8 @@ impl HeadBuffer {
     }
 }
 
-/// Returns the length of the head at the start of `bytes`, or `None` if its end has not arrived.
+/// Returns the number of bytes up to the end of a request head, or `None` if `bytes` do not contain the end.
+/// `line_is_empty` tells whether the line at the start of `bytes` is empty so far, and is updated.
 pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> {
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
@@ -212,7 +216,7 @@ pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> 
     None
 }
 
-/// Checks a head that has arrived in part.
+/// Returns a refusal if a request head that has arrived in part is already invalid or too long.
 fn refuse_early(bytes: &[u8]) -> Result<(), Refusal> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     httparse::Request::new(&mut headers).parse(bytes).map_err(refusal)?;

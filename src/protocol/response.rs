@@ -1,4 +1,4 @@
-//! HTTP responses. Each is short, complete and the last on its connection.
+//! Encodes HTTP responses. Each response is short, complete and the last on its connection.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,11 +6,11 @@ use std::fmt;
 use super::deflate::Agreement;
 use super::handshake::AcceptKey;
 
-/// The status codes that the server uses. RFC 9110 §15, RFC 6585
+/// An HTTP status code that the server uses. RFC 9110 §15, RFC 6585
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Status {
-    /// The content follows.
+    /// Success: the response has the requested content.
     Ok = 200,
     /// The request breaks a rule of HTTP or of the WebSocket handshake.
     BadRequest = 400,
@@ -18,19 +18,19 @@ pub enum Status {
     Unauthorized = 401,
     /// The request is not allowed, for instance from this origin.
     Forbidden = 403,
-    /// The path does not exist.
+    /// The path of the request does not exist on this server.
     NotFound = 404,
-    /// The path does not allow the method.
+    /// The path of the request does not allow the request's method.
     MethodNotAllowed = 405,
     /// The request head did not arrive in time.
     RequestTimeout = 408,
-    /// The request has content.
+    /// The request has content; this server accepts none.
     ContentTooLarge = 413,
     /// The request target is too long.
     UriTooLong = 414,
     /// The request is meant for another host.
     MisdirectedRequest = 421,
-    /// The path needs a WebSocket, or another version of the protocol.
+    /// The path needs a WebSocket handshake, or another version of the WebSocket protocol.
     UpgradeRequired = 426,
     /// The client has too many connections.
     TooManyRequests = 429,
@@ -43,12 +43,12 @@ pub enum Status {
 }
 
 impl Status {
-    /// Returns the number for the status line.
+    /// Returns the three-digit status code for the status line.
     pub fn code(self) -> u16 {
         self as u16
     }
 
-    /// Returns the phrase for the status line.
+    /// Returns the reason phrase for the status line, for instance `Not Found`.
     pub fn phrase(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -76,17 +76,17 @@ impl fmt::Display for Status {
     }
 }
 
-/// A refused request: a status and a text with the error and the remedy.
+/// The refusal of an HTTP request: a status and a text with the error and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {reason}")]
 pub struct Refusal {
-    /// The status to answer with.
+    /// The HTTP status of the response.
     pub status: Status,
-    /// The body of the answer, for people.
+    /// The body of the response: the error and the remedy, for people.
     pub reason: Cow<'static, str>,
-    /// The allowed methods for [`Status::MethodNotAllowed`]. RFC 9110 §10.2.1
+    /// The methods in the `Allow` field of a response with [`Status::MethodNotAllowed`]. RFC 9110 §10.2.1
     pub allow: &'static str,
-    /// Whether the request was a HEAD request, whose answer has no body. RFC 9110 §9.3.2
+    /// Whether the refused request is a HEAD request, whose response has no body. RFC 9110 §9.3.2
     pub head_only: bool,
 }
 
@@ -96,19 +96,19 @@ impl Refusal {
         Self { status, reason: Cow::Borrowed(reason), allow: "GET", head_only: false }
     }
 
-    /// Returns a refusal with a text made for one request.
+    /// Creates a refusal of a GET request with a text made for this request.
     pub fn with_text(status: Status, reason: String) -> Self {
         Self { reason: Cow::Owned(reason), ..Self::new(status, "") }
     }
 
-    /// Appends the response to `out`, with the header fields that its status demands.
+    /// Appends the response for this refusal to `out`, with the header fields that its status demands.
     pub fn respond(&self, out: &mut Vec<u8>) {
         let headers: &[(&str, &str)] = match self.status {
-            // RFC 9110 §15.5.2, RFC 6750 §3
+            // RFC 9110 §15.5.2, RFC 6750 §3: a 401 response names the authentication scheme.
             Status::Unauthorized => &[("WWW-Authenticate", "Bearer")],
-            // RFC 9110 §15.5.6
+            // RFC 9110 §15.5.6: a 405 response lists the allowed methods.
             Status::MethodNotAllowed => &[("Allow", self.allow)],
-            // RFC 6455 §4.2.2 and §4.4; RFC 9110 §15.5.22 and §7.8
+            // RFC 6455 §4.2.2 and §4.4; RFC 9110 §15.5.22 and §7.8: a 426 response names the protocol and its version.
             Status::UpgradeRequired => {
                 &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
             }
@@ -119,9 +119,9 @@ impl Refusal {
     }
 }
 
-/// Appends a response to `out`. Close the connection after it.
+/// Appends an HTTP response to `out`. The caller must close the connection after the response.
 ///
-/// With `head_only`, the answer to a HEAD request, it has all fields but no body. RFC 9110 §9.3.2
+/// `head_only` means a response to a HEAD request: all header fields, but no body. RFC 9110 §9.3.2
 pub fn respond(
     status: Status,
     extra_headers: &[(&str, &str)],
@@ -148,7 +148,8 @@ pub fn respond(
     }
 }
 
-/// Appends the response that upgrades the connection to a WebSocket, with the negotiated compression. RFC 6455 §4.2.2
+/// Appends the 101 response that upgrades the connection to a WebSocket. `agreement` is the negotiated compression. RFC
+/// 6455 §4.2.2
 pub fn switching_protocols(accept: &AcceptKey, agreement: Option<&Agreement>, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",

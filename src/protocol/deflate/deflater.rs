@@ -1,4 +1,4 @@
-//! Compression of messages to clients.
+//! Compresses messages that the server sends to clients.
 
 use std::fmt;
 
@@ -7,17 +7,18 @@ use flate2::{Compress, Compression, FlushCompress};
 use super::{MAX_WINDOW_BITS, TAIL, Window};
 use crate::protocol::frame::{self, Frame, MAX_HEADER_LEN};
 
-/// Smallest window of the engine, as a power of two. A client that asks for a smaller one gets plain messages.
+/// Smallest window size of a compression engine, as a power of two. A client that asks for a smaller window gets plain
+/// messages.
 const MIN_WINDOW_BITS: u8 = 9;
-/// Compression level, 1 to 9.
+/// Compression level of the engines, from 1 (fastest) to 9 (smallest output).
 const LEVEL: u32 = 3;
-/// Bytes of the output buffer that are kept for the next frame.
+/// Largest capacity in bytes of the output buffer that is kept for the next frame.
 const KEPT_ROOM: usize = 256 << 10;
 
-/// Compresses frames for any connection, one at a time. Allocates its engines on first use.
+/// A compressor of frames for all connections of a shard, one frame at a time. Allocates its engines on first use.
 #[derive(Default)]
 pub struct Deflater {
-    /// The engines by window size.
+    /// The compression engines, by window size: the index is the power of two minus [`MIN_WINDOW_BITS`].
     engines: [Option<Box<Compress>>; (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1],
     threshold: usize,
     out: Vec<u8>,
@@ -29,26 +30,25 @@ impl Deflater {
         Self { engines: [const { None }; _], threshold, out: Vec::new() }
     }
 
-    /// Sets the shortest message in bytes that is compressed.
+    /// Sets the minimum length in bytes of a message that is compressed.
     pub fn set_threshold(&mut self, threshold: usize) {
         self.threshold = threshold;
     }
 
-    /// Returns whether a message of `len` bytes is compressed.
+    /// Returns whether a message of `len` bytes is long enough to be compressed.
     pub fn takes(&self, len: usize) -> bool {
         len >= self.threshold
     }
 
-    /// Compresses a frame for any client with a window of the default size, without reference to earlier messages.
-    /// Returns
-    /// `frame` itself if it is a control frame, short, already compressed, or would not get smaller.
+    /// Compresses `frame` for all clients with a window of the default size, without reference to earlier messages.
+    /// Returns `frame` itself if it is a control frame, short, already compressed, or would not get smaller.
     pub fn compress<'a>(&'a mut self, frame: &'a [u8]) -> &'a [u8] {
         frame::first(frame).and_then(|taken| self.compress_with(taken, MAX_WINDOW_BITS, &[])).unwrap_or(frame)
     }
 
-    /// Compresses a frame for one client, with reference to the messages in its `window`. With `takeover` the message
-    /// is added to the window. Returns `frame` itself if it is a control frame, short, already compressed, or would not
-    /// get smaller.
+    /// Compresses `frame` for one client, with reference to the messages in the client's `window`. With `takeover`,
+    /// appends the message to the window. Returns `frame` itself if it is a control frame, short, already compressed,
+    /// or would not get smaller.
     pub fn compress_within<'a>(
         &'a mut self,
         frame: &'a [u8],
@@ -76,13 +76,13 @@ impl Deflater {
         if !history.is_empty() {
             engine.set_dictionary(history).ok()?;
         }
-        // The header is written right before the payload when its length is known.
+        // The frame header is written right before the payload once the compressed length is known.
         self.out.clear();
         self.out.shrink_to(KEPT_ROOM);
         self.out.reserve(MAX_HEADER_LEN + payload.len());
         self.out.resize(MAX_HEADER_LEN, 0);
         engine.compress_vec(payload, &mut self.out, FlushCompress::Sync).ok()?;
-        // A full buffer may be missing output, and its last bytes may equal the tail by accident.
+        // If the output buffer is full, output may be missing, and its last bytes may equal `TAIL` by accident.
         let is_whole = engine.total_in() == payload.len() as u64
             && self.out.len() < self.out.capacity()
             && self.out.ends_with(&TAIL);

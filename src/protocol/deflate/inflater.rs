@@ -1,4 +1,4 @@
-//! Decompression of messages from clients.
+//! Decompresses messages that clients send.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use flate2::{Decompress, DecompressError, FlushDecompress, Status};
 use super::{TAIL, Window};
 use crate::protocol::frame::Failure;
 
-/// First size of the output buffer in bytes. It doubles when it is full.
+/// Initial capacity of the output buffer in bytes. A full output buffer doubles its capacity.
 const FIRST_ROOM: usize = 4 << 10;
-/// Bytes of the output buffer that are kept for the next message.
+/// Largest capacity in bytes of the output buffer that is kept for the next message.
 const KEPT_ROOM: usize = 256 << 10;
-/// Maximum number of final blocks in a message. Senders that set BFINAL do so once a message (RFC 7692 §7.2.3.4). Each
-/// final block resets the engine, which must not happen for every two bytes.
+/// Maximum number of final DEFLATE blocks in a message. Senders that set BFINAL do so once per message (RFC 7692
+/// §7.2.3.4). Each final block resets the engine, so a block of two bytes would be expensive.
 const MOST_FINAL_BLOCKS: usize = 8;
 
-/// Decompresses messages of any connection, one at a time. Allocates its engine on first use.
+/// A decompressor of messages for all connections of a shard, one message at a time. Allocates its engine on first use.
 #[derive(Default)]
 pub struct Inflater {
     engine: Option<Box<Decompress>>,
@@ -23,16 +23,17 @@ pub struct Inflater {
 }
 
 impl Inflater {
-    /// Returns the limit in bytes of a compressed message that may decompress to `max` bytes. Stored blocks of DEFLATE
-    /// add 5 bytes for each 64 KiB or less, and senders may flush.
+    /// Returns the maximum length in bytes of a compressed message that may decompress to `max` bytes. DEFLATE can make
+    /// data longer: stored blocks add 5 bytes for each 64 KiB or less, and senders may flush.
     pub fn most_compressed(max: usize) -> usize {
         max + max / 64 + 64
     }
 
-    /// Decompresses a message of at most `max` bytes and adds it to the `window`, if there is one.
+    /// Decompresses a message to at most `max` bytes and appends the result to `window`, if there is one.
     ///
     /// # Errors
-    /// Code 1009 as soon as the message exceeds `max` bytes, code 1007 if it is not valid DEFLATE data.
+    /// Returns a failure with code 1009 as soon as the decompressed message exceeds `max` bytes. Returns one with code
+    /// 1007 if the message is not valid DEFLATE data.
     pub fn inflate(
         &mut self,
         compressed: &[u8],
@@ -62,7 +63,7 @@ impl Inflater {
         Ok(&self.out)
     }
 
-    /// Returns the size of the output buffer in bytes.
+    /// Returns the capacity of the output buffer in bytes.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.out.capacity()
@@ -77,7 +78,7 @@ impl Inflater {
         Ok(())
     }
 
-    /// Decompresses `input` until it is used up or a final block ends.
+    /// Decompresses `input` until all of it is consumed or a final DEFLATE block ends.
     fn step(&mut self, input: &mut &[u8], max: usize) -> Result<Status, Failure> {
         let engine = self.engine.as_mut().expect("`begin` came before");
         loop {

@@ -1,37 +1,38 @@
-//! Negotiation: the offers of a client and the answer. RFC 7692 §5 and §7.1
+//! Negotiation of permessage-deflate: parses a client's offers and accepts one. RFC 7692 §5 and §7.1
 
 use std::fmt;
 
 use super::MAX_WINDOW_BITS;
 
-/// Window size, as a power of two, for a client that leaves the choice to the server. Chat messages repeat text of the
-/// last 4 KiB, and the window costs that much memory per connection.
+/// Largest window size, as a power of two, of messages from a client that lets the server choose. Chat messages repeat
+/// text of the last 4 KiB, and the window costs that much memory per connection.
 const CLIENT_WINDOW_BITS: u8 = 12;
-/// Window size, as a power of two, of messages compressed for one client. The engine loads the window for each message,
-/// so a small window is faster.
+/// Largest window size, as a power of two, of messages that the server compresses for one client alone. The engine
+/// loads the window for each message, so a small window is faster.
 const OWN_WINDOW_BITS: u8 = 12;
-/// Maximum number of offers that are considered.
+/// Maximum number of a client's compression offers that the server considers.
 const MOST_OFFERS: usize = 16;
 
-/// The limits within which the server accepts offers.
+/// The server's limits for accepting a client's compression offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferPolicy {
-    /// Whether messages of the server may refer to earlier ones.
+    /// Whether compressed messages of the server may refer to its earlier messages (context takeover).
     pub server_takeover: bool,
-    /// Memory limit in bytes of this connection's windows.
+    /// Memory limit in bytes for the compression windows of one connection.
     pub context_memory: usize,
 }
 
-/// The negotiated parameters. `Display` gives the value of `Sec-WebSocket-Extensions` for the answer.
+/// The negotiated compression parameters of a connection. `Display` writes the value of `Sec-WebSocket-Extensions` for
+/// the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// Whether messages of the server may refer to earlier ones.
+    /// Whether compressed messages of the server may refer to its earlier messages (context takeover).
     pub server_takeover: bool,
-    /// Whether messages of the client may refer to earlier ones.
+    /// Whether compressed messages of the client may refer to its earlier messages (context takeover).
     pub client_takeover: bool,
-    /// The server's window size as a power of two, if the client asked for one.
+    /// The server's window size as a power of two, if the client asked for a size. `None` means 15.
     pub server_window_bits: Option<u8>,
-    /// The client's window size as a power of two, if the server asked for one.
+    /// The client's window size as a power of two, if the server asked for a size. `None` means 15.
     pub client_window_bits: Option<u8>,
 }
 
@@ -41,18 +42,18 @@ impl Agreement {
         self.server_window_bits.unwrap_or(MAX_WINDOW_BITS)
     }
 
-    /// Returns the window size, as a power of two, of messages compressed for this client alone. A window smaller than
-    /// agreed needs no agreement.
+    /// Returns the window size, as a power of two, of messages that the server compresses for this client alone. The
+    /// server may always use a smaller window than agreed.
     pub fn own_bits(&self) -> u8 {
         self.server_bits().min(OWN_WINDOW_BITS)
     }
 
-    /// Returns the client's window size as a power of two.
+    /// Returns the window size of the client's messages as a power of two.
     pub fn client_bits(&self) -> u8 {
         self.client_window_bits.unwrap_or(MAX_WINDOW_BITS)
     }
 
-    /// Returns the maximum memory of the connection's windows in bytes.
+    /// Returns the maximum memory in bytes for the compression windows of the connection.
     pub fn context_memory(&self) -> usize {
         let memory = |takeover: bool, bits: u8| if takeover { 1_usize << bits } else { 0 };
         memory(self.client_takeover, self.client_bits()) + memory(self.server_takeover, self.own_bits())
@@ -78,20 +79,22 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// Accepts the first valid offer in the values of `Sec-WebSocket-Extensions`, in the client's order of preference.
-/// Returns `None` if there is none: the connection is not compressed.
+/// Accepts the first valid offer in `values`, the `Sec-WebSocket-Extensions` fields in the client's order of
+/// preference. Returns `None` if no offer is valid: the connection is not compressed.
 pub fn negotiate<'a>(values: impl Iterator<Item = &'a [u8]>, policy: OfferPolicy) -> Option<Agreement> {
     let offers = values.flat_map(|value| split_unquoted(value, b','));
     offers.take(MOST_OFFERS).filter_map(Offer::parse).map(|offer| offer.agree(policy)).next()
 }
 
-/// A valid offer: all parameters are known, correct and not repeated. RFC 7692 §7: others are declined.
+/// A client's valid compression offer: all parameters are known, correct and not repeated. RFC 7692 §7: other offers
+/// are declined.
 #[derive(Debug, Default)]
 struct Offer {
     server_no_context_takeover: bool,
     client_no_context_takeover: bool,
     server_max_window_bits: Option<u8>,
-    /// The outer option: whether the parameter is present. The inner option: its value.
+    /// The parameter `client_max_window_bits`. Outer option: whether the parameter is present. Inner option: the value
+    /// of the parameter.
     client_max_window_bits: Option<Option<u8>>,
 }
 
@@ -144,7 +147,7 @@ impl Offer {
             agreement.client_takeover = false;
         }
         if !agreement.client_takeover {
-            // Nothing is kept, so the size of the window does not matter.
+            // Without context takeover the client keeps no window, so the window size does not matter.
             agreement.client_window_bits = None;
         }
         agreement.server_takeover = policy.server_takeover && !self.server_no_context_takeover;
@@ -155,9 +158,9 @@ impl Offer {
     }
 }
 
-/// Parses a decimal number from 8 to 15 without leading zeros. RFC 7692 §7.1.2
+/// Parses a window size: a decimal number from 8 to 15 without leading zeros. RFC 7692 §7.1.2
 fn window_bits(value: &[u8]) -> Option<u8> {
-    // RFC 6455 §9.1: a value may be quoted.
+    // RFC 6455 §9.1: the value of an extension parameter may be quoted.
     let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
     match value {
         [digit @ b'8'..=b'9'] => Some(digit - b'0'),
