@@ -1,7 +1,7 @@
 //! Reference-counted byte buffers that can grow while earlier bytes are being sent.
 //!
 //! The hub appends encoded frames to a [`Chunk`]. A backend holds a [`Span`] of the chunk as long as the kernel may
-//! read those bytes. Both live on one thread, so the counts are not atomic.
+//! read the bytes of the span. Chunk and span live on one thread, so the reference counts are not atomic.
 
 #![expect(unsafe_code, reason = "appending while others read earlier bytes needs interior mutability")]
 
@@ -11,9 +11,9 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-/// A buffer of fixed capacity that can only be appended to. Its bytes never change and never move.
+/// A byte buffer of fixed capacity to which bytes can only be appended. Appended bytes never change and never move.
 pub struct Chunk {
-    /// Start of the allocation of `capacity` bytes, of which the first `len` are initialised.
+    /// Start of the chunk's allocation of `capacity` bytes. The first `len` bytes are initialised.
     start: NonNull<MaybeUninit<u8>>,
     capacity: usize,
     len: Cell<usize>,
@@ -39,27 +39,27 @@ impl Chunk {
         Rc::new(Self { start, capacity: len, len: Cell::new(len) })
     }
 
-    /// Number of bytes appended so far.
+    /// Returns the number of bytes appended to the chunk so far.
     pub fn len(&self) -> usize {
         self.len.get()
     }
 
-    /// Whether the chunk has no bytes.
+    /// Returns whether the chunk has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Number of bytes that the chunk can hold.
+    /// Returns the number of bytes that the chunk can hold.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Number of bytes that can still be appended.
+    /// Returns the number of bytes that can still be appended to the chunk.
     pub fn spare(&self) -> usize {
         self.capacity - self.len()
     }
 
-    /// Appends `bytes`.
+    /// Appends `bytes` to the chunk. The chunk may be shared.
     ///
     /// # Panics
     /// If `bytes` do not fit. Check [`Chunk::spare`] first.
@@ -74,12 +74,12 @@ impl Chunk {
         self.len.set(len + bytes.len());
     }
 
-    /// Empties the chunk for further use. Only its sole owner can.
+    /// Removes all bytes, so that the chunk can be filled again. Needs the sole owner of the chunk (`&mut self`).
     pub fn clear(&mut self) {
         self.len.set(0);
     }
 
-    /// The bytes appended so far.
+    /// Returns the bytes appended to the chunk so far.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the first `len` bytes are initialised. Nothing writes them while `self` is borrowed: `append` writes
         // after them, and `clear` needs `&mut self`.
@@ -102,7 +102,7 @@ impl fmt::Debug for Chunk {
     }
 }
 
-/// A range of a chunk's bytes. It keeps the chunk alive.
+/// A range of a chunk's bytes. The span keeps its chunk alive.
 #[derive(Clone, Debug)]
 pub struct Span {
     chunk: Rc<Chunk>,
@@ -111,56 +111,56 @@ pub struct Span {
 }
 
 impl Span {
-    /// The bytes `start..end` of `chunk`.
+    /// Creates a span of the bytes `start..end` (without `end`) of `chunk`.
     ///
     /// # Panics
-    /// If the range is not within the appended bytes.
+    /// If the range is not within the bytes appended to `chunk`.
     pub fn new(chunk: &Rc<Chunk>, start: usize, end: usize) -> Self {
         assert!(start <= end && end <= chunk.len(), "{start}..{end} is not within {chunk:?}");
-        // `with_capacity` made sure that every position fits in 32 bits.
+        // `Chunk::with_capacity` ensures that every position in a chunk fits in 32 bits.
         Self { chunk: Rc::clone(chunk), start: start as u32, end: end as u32 }
     }
 
-    /// Copies `bytes` to a chunk of their own and returns a span of all of them.
+    /// Copies `bytes` to a new chunk and returns a span of the whole chunk.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let chunk = Chunk::with_capacity(bytes.len());
         chunk.append(bytes);
         Self::new(&chunk, 0, bytes.len())
     }
 
-    /// Turns `bytes` into a chunk of their own, without copying, and returns a span of all of them.
+    /// Turns `bytes` into a new chunk, without copying, and returns a span of the whole chunk.
     pub fn of(bytes: Vec<u8>) -> Self {
         let chunk = Chunk::of(bytes);
         Self { start: 0, end: chunk.len() as u32, chunk }
     }
 
-    /// The bytes. Their address does not change while any clone of this span lives.
+    /// Returns the bytes of the span. The address of the bytes does not change while any clone of this span lives.
     pub fn bytes(&self) -> &[u8] {
         &self.chunk.bytes()[self.start as usize..self.end as usize]
     }
 
-    /// Number of owners of the chunk, this span included, and the chunk's address.
+    /// Returns the number of the chunk's owners, this span included, and the chunk's address.
     #[cfg(test)]
     pub(crate) fn owners(&self) -> (usize, *const Chunk) {
         (Rc::strong_count(&self.chunk), Rc::as_ptr(&self.chunk))
     }
 
-    /// Whether the span is a range of `chunk`.
+    /// Returns whether the span is a range of `chunk`.
     pub(crate) fn is_in(&self, chunk: &Rc<Chunk>) -> bool {
         Rc::ptr_eq(&self.chunk, chunk)
     }
 
-    /// Number of bytes.
+    /// Returns the number of bytes in the span.
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Whether the span has no bytes.
+    /// Returns whether the span has no bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Removes the first `count` bytes from the range, because they were sent.
+    /// Removes the first `count` bytes from the span after the kernel has sent these bytes.
     ///
     /// # Panics
     /// If the span has fewer than `count` bytes.
@@ -169,7 +169,8 @@ impl Span {
         self.start += count as u32;
     }
 
-    /// Extends this span by `next`, if that starts where this one ends in the same chunk. Returns whether it does.
+    /// Extends this span by `next` if `next` starts where this span ends in the same chunk. Returns whether the span
+    /// was extended.
     pub fn try_join(&mut self, next: &Self) -> bool {
         let adjacent = Rc::ptr_eq(&self.chunk, &next.chunk) && self.end == next.start;
         if adjacent {

@@ -1,9 +1,9 @@
-//! The settings: the engine's [`Options`], and how the program gets them from the command line, environment variables
-//! and a file.
+//! The settings of the server: the engine's [`Options`], and how the program reads them from the command line,
+//! environment variables and a settings file.
 //!
-//! The settings file follows from the command line's definition: its keys are the names of the options, and its values
-//! replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold for the
-//! file, too.
+//! The definition of the command line also defines the settings file: the file's keys are the names of the options, and
+//! its values replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold
+//! for the file, too.
 
 #[cfg(feature = "server")]
 mod command_line;

@@ -1,7 +1,7 @@
-//! Access tokens of clients: JWT (RFC 7519) with HS256 (RFC 7518 §3.2).
+//! Verifies the access tokens of clients: JWT (RFC 7519) with HS256 (RFC 7518 §3.2).
 //!
-//! `jsonwebtoken` leaves cryptography to a provider. Its own providers depend on RSA and elliptic curves, so this
-//! module has a provider for HMAC with SHA-256 only.
+//! The crate `jsonwebtoken` leaves cryptography to a provider. Its own providers depend on RSA and elliptic curves, so
+//! this module has a provider for HMAC with SHA-256 only.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,57 +15,57 @@ use sha2::Sha256;
 
 use crate::names::canonical;
 
-/// Tolerance between the clocks of the token's issuer and the server, in seconds.
+/// Tolerated difference between the clocks of the token's issuer and of the server, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
 
-/// The claims of a token that a client has shown.
+/// The claims of a client's access token, after verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     user: Option<String>,
-    /// The rooms that the client may join, as canonical names. `None` allows all rooms.
+    /// The canonical names of the rooms that the client may join. `None` allows all rooms.
     rooms: Option<Vec<String>>,
 }
 
 impl Claims {
-    /// Returns the client's name: the claim `sub`.
+    /// Returns the client's name from the claim `sub`, or `None` if the token has no such claim.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
-    /// Returns whether the client may join the room: the claim `rooms` contains it or is missing.
+    /// Returns whether the client may join `room`: the claim `rooms` contains this name or is missing.
     ///
-    /// Names are compared in canonical form: `é` as one character equals `e` with a combining accent.
+    /// Room names are compared in canonical form: `é` as one character equals `e` with a combining accent.
     pub fn may_join(&self, room: &str) -> bool {
         let room = canonical(room);
         self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| *allowed == room))
     }
 }
 
-/// Verifies tokens. Its `Debug` output does not show the secret.
+/// A verifier of access tokens. Its `Debug` output does not show the secret.
 pub(crate) struct Verifier {
     key: DecodingKey,
     validation: Validation,
 }
 
-/// The reason why a token is refused.
+/// The reason why an access token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
     /// The token is not a JWT, uses another algorithm, or a claim is missing or of the wrong type.
     Malformed,
     /// The token was signed with another secret, or was changed after signing.
     Signature,
-    /// The time in `exp` is past.
+    /// The token has expired: the time in its claim `exp` is past.
     Expired,
-    /// The time in `nbf` is in the future.
+    /// The token is not valid yet: the time in its claim `nbf` is in the future.
     TooEarly,
-    /// The token has `aud`, so it is meant for another server. RFC 7519 §4.1.3
+    /// The token has the claim `aud`, so the token is meant for another server. RFC 7519 §4.1.3
     Audience,
 }
 
-/// The claims of a token as parsed from JSON.
+/// The claims of an access token as parsed from JSON.
 #[derive(Deserialize)]
 struct RawClaims {
-    /// Expiry in seconds since 1970, with an optional fraction: a NumericDate of RFC 7519 §2.
+    /// Expiry of the token in seconds since 1970, with an optional fraction: a NumericDate of RFC 7519 §2.
     exp: f64,
     sub: Option<String>,
     rooms: Option<Vec<String>>,
@@ -74,7 +74,8 @@ struct RawClaims {
 impl Verifier {
     /// Creates a verifier of tokens signed with `secret`.
     pub(crate) fn new(secret: &[u8]) -> Self {
-        // Fails if a provider is installed already: this one, or that of the embedding program.
+        // `install_default` fails if a crypto provider is installed already: this one, or a provider of the embedding
+        // program.
         let _ = PROVIDER.install_default();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECONDS;
@@ -82,7 +83,7 @@ impl Verifier {
         Self { key: DecodingKey::from_secret(secret), validation }
     }
 
-    /// Returns the token's claims and the time until it expires.
+    /// Verifies `token`. Returns its claims and the time until the token expires, clock tolerance included.
     pub(crate) fn verify(&self, token: &[u8]) -> std::result::Result<(Claims, Duration), BadToken> {
         let raw: RawClaims =
             decode(token, &self.key, &self.validation).map_err(|error| BadToken::of(error.kind()))?.claims;
@@ -117,7 +118,7 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// HMAC with SHA-256, keyed with the secret.
+/// The verifier of HS256 signatures: HMAC with SHA-256, keyed with the secret.
 struct Hs256(Hmac<Sha256>);
 
 impl Hs256 {
@@ -132,7 +133,7 @@ impl Hs256 {
 
 impl signature::Verifier<Vec<u8>> for Hs256 {
     fn verify(&self, message: &[u8], given: &Vec<u8>) -> std::result::Result<(), signature::Error> {
-        // `verify_slice` compares in constant time.
+        // `verify_slice` compares the signatures in constant time.
         self.0.clone().chain_update(message).verify_slice(given).map_err(|_| signature::Error::new())
     }
 }
@@ -152,7 +153,7 @@ mod tests {
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 
-    /// Returns a token of a header and claims, built as in RFC 7515 §3.1.
+    /// Returns a signed token with this header and these claims, built as in RFC 7515 §3.1.
     fn token(header: &str, claims: &str, secret: &[u8]) -> String {
         let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
         let mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length").chain_update(&text).finalize();
@@ -166,7 +167,7 @@ mod tests {
 
     const HS256: &str = r#"{"typ":"JWT","alg":"HS256"}"#;
 
-    /// The token and the key of RFC 7515, appendix A.1.
+    /// Verifies the example token of RFC 7515, appendix A.1, with its key.
     #[test]
     fn the_example_of_the_rfc_is_understood_and_expired() {
         let key = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";

@@ -1,6 +1,6 @@
 //! The command line of the program, with the environment variables.
 //!
-//! An option is defined once, as a field of [`Config`] with clap's attributes. Its default is that of
+//! Each option is defined once, as a field of [`Config`] with clap's attributes. The default of an option is that of
 //! [`Options`], unless the engine does not have the option.
 
 use std::fmt::Display;
@@ -335,7 +335,7 @@ impl From<&Config> for Options {
 }
 
 impl Default for Config {
-    /// Returns the defaults of all options. Ignores environment variables.
+    /// Returns the default settings. Ignores environment variables.
     fn default() -> Self {
         let command =
             Self::augment_args(clap::Command::new("uproar")).mut_args(|option| option.env(None::<&str>));
@@ -349,7 +349,7 @@ impl Config {
     /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
-    /// The first contradiction.
+    /// Returns the first contradiction between settings.
     pub fn check(&self) -> Result<(), Conflict> {
         Options::from(self).check()
     }
@@ -360,12 +360,12 @@ fn defaults() -> Options {
     Options::default()
 }
 
-/// Returns a time in the form that [`parse_seconds`] takes.
+/// Returns a time as a number of seconds, in the form that [`parse_seconds`] parses.
 fn shown_seconds(time: Duration) -> String {
     time.as_secs_f64().to_string()
 }
 
-/// Returns a parser of whole numbers in `range`. Its errors name the range.
+/// Returns a parser of whole numbers in `range`, both ends included. The parser's errors name the range.
 fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Prefix of the path of a Unix socket.
+/// Prefix of an endpoint that is the path of a Unix socket.
 const UNIX: &str = "unix:";
-/// Prefix of the address of a TLS listener.
+/// Prefix of an endpoint that is the address of a TLS listener.
 const TLS: &str = "tls:";
 
 /// An address or path that the server listens on.
@@ -21,16 +21,16 @@ const TLS: &str = "tls:";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// An IP address and a port. Port 0 is any free port.
+    /// An IP address and a TCP port without TLS. Port 0 is any free port.
     Tcp(SocketAddr),
-    /// An IP address and a port with TLS. Port 0 is any free port.
+    /// An IP address and a TCP port with TLS. Port 0 is any free port.
     Tls(SocketAddr),
-    /// The path of a Unix socket.
+    /// The path of a Unix socket to listen on.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Returns the IP address and port, or `None` for a path.
+    /// Returns the IP address and port of the endpoint, or `None` for a Unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) | Self::Tls(address) => Some(*address),
@@ -43,7 +43,7 @@ impl Endpoint {
         matches!(self, Self::Tls(_))
     }
 
-    /// Returns an endpoint of the same kind on another address. A path stays as it is.
+    /// Returns an endpoint of this kind (with or without TLS) on another address. A Unix socket keeps its path.
     pub(crate) fn at(&self, address: SocketAddr) -> Self {
         match self {
             Self::Tcp(_) => Self::Tcp(address),
@@ -52,8 +52,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether one socket cannot listen beside the other: both have the same path, or the same port and overlapping
-    /// addresses. Port 0 never overlaps, since each use is another port.
+    /// Returns whether two endpoints cannot both be listened on: both have the same path, or the same port and
+    /// overlapping addresses. Port 0 never overlaps, since each use is another port.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let (Some(first), Some(second)) = (self.tcp(), other.tcp()) else { return self == other };
         let covers =

@@ -1,5 +1,4 @@
-//! The settings file: TOML with one key for each option. Keys and values are checked by clap's definition of the
-//! option.
+//! Reads the settings file: TOML with one key for each option. Clap's definition of an option checks its key and value.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -28,26 +27,26 @@ pub(super) struct File {
     entries: Vec<Entry>,
 }
 
-/// A key of the settings file with its values.
+/// A key of the settings file and its values.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    /// The values in the form of a command line.
+    /// The key's values, written as on the command line.
     pub(super) values: Vec<String>,
-    /// The number of the line with the key, from 1.
+    /// The number of the key's line in the settings file, from 1.
     line: usize,
 }
 
 /// The TOML type of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// A number.
+    /// The option's value is a TOML number.
     Number,
-    /// A string.
+    /// The option's value is a TOML string.
     Text,
-    /// An array of strings, or one string.
+    /// The option's value is a TOML array of strings, or one string.
     List,
-    /// `true` or `false`.
+    /// The option's value is `true` or `false`.
     Switch,
 }
 
@@ -55,7 +54,8 @@ impl File {
     /// Reads and checks the settings file at `path`.
     ///
     /// # Errors
-    /// The first error, as one line with the file, the line number, the key and the remedy.
+    /// Returns the first error in the settings file, as one line with the file, the line number, the key and the
+    /// remedy.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
         let bytes = files::read(path, MAX_LEN).map_err(|error| format!("--config {name}: {error}"))?;
@@ -66,10 +66,10 @@ impl File {
         Self::parse(&name, text)
     }
 
-    /// Checks the text of a settings file. `name` is the file's name for errors.
+    /// Parses and checks `text`, the content of a settings file. `name` is the file's name for errors.
     ///
     /// # Errors
-    /// The first error, as with [`File::read`].
+    /// Returns the first error in the text, in the form of [`File::read`].
     pub(super) fn parse(name: &str, text: &str) -> Result<Self, String> {
         let line_of = |span: &Range<usize>| 1 + count_lines(&text.as_bytes()[..span.start.min(text.len())]);
         let options = options();
@@ -94,23 +94,23 @@ impl File {
         self.entries.iter().find(|entry| option.get_long() == Some(&entry.key))
     }
 
-    /// Returns the file and line of an entry, as `FILE:LINE`.
+    /// Returns the place of an entry in the settings file, as `FILE:LINE`.
     pub(super) fn place(&self, entry: &Entry) -> String {
         format!("{}:{}", self.name, entry.line)
     }
 }
 
-/// Returns a clap command with the server's options only.
+/// Returns a clap command that has only the server's options, without `--help` and `--version`.
 pub(crate) fn options() -> Command {
     Config::augment_args(Command::new("uproar")).disable_help_flag(true).disable_version_flag(true)
 }
 
-/// Returns the options that the settings file may have: those with an environment variable.
+/// Returns the options that may stand in the settings file: all options with an environment variable.
 pub(crate) fn keys(options: &Command) -> impl Iterator<Item = &Arg> {
     options.get_arguments().filter(|option| option.get_env().is_some())
 }
 
-/// Whether a change of the option needs a restart. Its help heading says so.
+/// Returns whether a change of the option needs a restart of the server. The option's help heading tells.
 pub(crate) fn needs_restart(option: &Arg) -> bool {
     option.get_help_heading() == Some(AT_START)
 }
@@ -130,12 +130,12 @@ pub(super) fn form(option: &Arg) -> Form {
     }
 }
 
-/// Returns a value for printing: a placeholder if the option is a secret, whose value clap's help hides, too.
+/// Returns an option's value for printing. A secret, whose value clap's help hides, is replaced by a placeholder.
 pub(super) fn shown(option: &Arg, value: &str) -> String {
     if option.is_hide_env_values_set() { "(secret)".into() } else { value.into() }
 }
 
-/// Returns clap's reason for refusing a value.
+/// Returns clap's reason for refusing an option's value, as one line.
 fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
         return one_line(&source.to_string());
@@ -146,7 +146,8 @@ fn reason(error: &clap::Error) -> String {
     }
 }
 
-/// Describes a syntax error with the key of its line. The rest of the line may be part of a secret and is not shown.
+/// Returns the error text for a TOML syntax error, with the key of the broken line. The rest of the line may be part of
+/// a secret and is not shown.
 fn no_toml(options: &Command, line: Option<&str>, message: &str) -> String {
     let start = line.and_then(|line| line.split('=').next()).unwrap_or_default().trim();
     let key = keys(options).filter_map(Arg::get_long).find(|key| *key == start);
@@ -157,7 +158,7 @@ fn no_toml(options: &Command, line: Option<&str>, message: &str) -> String {
     format!("{}{}; {remedy}", key.map_or_else(String::new, |key| format!("{key}: ")), one_line(message))
 }
 
-/// Returns the checked values of a key. `written` is the value's text in the file, for errors.
+/// Returns the checked values of a key of the settings file. `written` is the value's text in the file, for errors.
 fn entry_values(
     options: &Command,
     key: &str,
@@ -173,13 +174,13 @@ fn entry_values(
     judged.map_err(|what| format!("{}: {what}", shown(option, written)))
 }
 
-/// Converts a TOML value to the values of a command line.
+/// Converts a TOML value to the option's values as on the command line.
 fn values(option: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     match (form(option), value) {
         (Form::Number, DeValue::Integer(number)) => {
             let decimal =
                 i128::from_str_radix(number.as_str(), number.radix()).map(|number| number.to_string());
-            // A number too large for i128 is too large for every option, whose parser refuses the text.
+            // A number too large for i128 is too large for every option, so the option's parser refuses the text.
             Ok(vec![decimal.unwrap_or_else(|_| number.as_str().into())])
         }
         (Form::Number, DeValue::Float(number)) => Ok(vec![number.as_str().into()]),
@@ -196,14 +197,15 @@ fn values(option: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str
     }
 }
 
-/// Lets clap check one value as if it were alone on a command line.
+/// Checks one value of an option with clap, as if the option were alone on a command line. Returns the value if clap
+/// accepts it.
 fn try_value(options: &Command, option: &Arg, value: String) -> Result<String, String> {
     let argument = format!("--{}={value}", option.get_long().unwrap_or_default());
     let parsed = options.clone().try_get_matches_from(["uproar", &argument]);
     parsed.map(|_| value).map_err(|error| reason(&error))
 }
 
-/// Returns the default as an example of a value, if there is one.
+/// Returns the option's default value as an example for an error text, or an empty text without a default.
 fn example(option: &Arg) -> String {
     let default = option.get_default_values().first().and_then(|default| default.to_str());
     match (default, form(option)) {
@@ -213,7 +215,7 @@ fn example(option: &Arg) -> String {
     }
 }
 
-/// Describes an unknown key, with the option that may be meant.
+/// Returns the error text for an unknown key of the settings file, with the option that the user may have meant.
 fn unknown(options: &Command, key: &str, is_table: bool) -> String {
     match similar_option(options, key) {
         Some(name) => format!("no such key; did you mean {name}?"),
@@ -226,7 +228,7 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// Returns the text with line breaks as spaces and without control characters.
+/// Returns the text as one line: line breaks become spaces, and control characters become replacement characters.
 fn one_line(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().collect();
     words.join(" ").replace(char::is_control, "�")

@@ -1,4 +1,4 @@
-//! Hints for misspelled settings: the most similar name, or the option that has this name in other programs.
+//! Hints for misspelled settings: the most similar option, or the option with this name in other programs.
 
 use std::ffi::OsString;
 
@@ -7,10 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::file::{keys, options};
 
-/// Beginning of the environment variables of the server.
+/// Prefix of the names of the server's environment variables.
 const PREFIX: &str = "UPROAR_";
 
-/// Names of options in other programs, with the option of this server.
+/// Pairs of option names in other programs and the matching option of this server.
 const SYNONYMS: &[(&[&str], &str)] = &[
     (&["port", "p", "host", "h", "bind", "address", "addr", "ip", "interface", "socket"], "listen"),
     (&["threads", "worker", "cores", "cpus", "jobs", "j"], "workers"),
@@ -28,7 +28,8 @@ const SYNONYMS: &[(&[&str], &str)] = &[
     (&["c", "f", "config-file", "settings"], "config"),
 ];
 
-/// Returns the option that has this name in other programs, or the option with the most similar name.
+/// Returns the option that is called `name` in other programs, or else the option with the most similar name. Returns
+/// `None` if no option is similar.
 pub(super) fn similar_option(options: &Command, name: &str) -> Option<String> {
     let synonym = SYNONYMS.iter().find(|(names, _)| names.contains(&name)).map(|(_, option)| *option);
     if let Some(option) = synonym {
@@ -40,7 +41,8 @@ pub(super) fn similar_option(options: &Command, name: &str) -> Option<String> {
     keys(options).any(|option| option.get_long() == Some(name)).then(|| name.into())
 }
 
-/// Describes an unknown flag that other programs have. For other flags, clap's own text names the most similar flag.
+/// Returns an error text for an unknown flag that other programs have. Returns `None` for other flags: clap's own text
+/// names the most similar flag.
 pub(super) fn unknown_flag(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -54,7 +56,7 @@ pub(super) fn unknown_flag(error: &clap::Error) -> Option<String> {
     ))
 }
 
-/// Returns the flag of an option, with an example value where its form may not be obvious.
+/// Returns the command-line flag of an option, with an example value if the form of the value may not be obvious.
 fn example(option: &str) -> String {
     match option {
         "listen" => "--listen 127.0.0.1:8000".into(),
@@ -64,7 +66,7 @@ fn example(option: &str) -> String {
     }
 }
 
-/// Returns a warning for each variable that begins with `UPROAR_` and belongs to no option.
+/// Returns a warning for each environment variable that begins with `UPROAR_` and belongs to no option.
 pub(super) fn unknown_variables(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
     let options = options();
     let names: Vec<String> = keys(&options)
@@ -93,7 +95,8 @@ pub(super) fn unknown_variables(variables: impl Iterator<Item = (OsString, OsStr
     warnings
 }
 
-/// Whether Kubernetes sets this variable for a service named uproar.
+/// Returns whether Kubernetes sets this environment variable for a service named uproar. `key` is the variable's name
+/// without `UPROAR_`.
 fn is_of_kubernetes(key: &str, value: &str) -> bool {
     let has_port_number =
         key.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));

@@ -1,5 +1,5 @@
-//! The host names of the server, as a defence against DNS rebinding. There, a foreign page points a name of its own to
-//! a local server's address, so that the page's origin and the Host header are equal.
+//! The host names of the server, as a defence against DNS rebinding. In this attack, a foreign page points its own host
+//! name to a local server's address. Then the page's origin and the Host header are equal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -7,14 +7,14 @@ use std::str::FromStr;
 use super::origins::{Quoted, split_port};
 use super::{Endpoint, Options, Origin};
 
-/// An entry of `--server-names`.
+/// An entry of `--server-names`: a host name of the server, or a pattern of host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerName {
-    /// Every name.
+    /// Allows every host name (`*`).
     Any,
-    /// One host name, in lower case.
+    /// Allows one host name. The text is in lower case.
     Exactly(String),
-    /// All host names below this one. The text begins with a dot.
+    /// Allows all subdomains of a host name. The text is this name in lower case behind a dot.
     Below(String),
 }
 
@@ -49,7 +49,7 @@ impl ServerName {
     }
 }
 
-/// The host names of the server from the settings.
+/// The host names of the server, from the settings `--server-names` and `--allowed-origins`.
 #[derive(Clone, Debug)]
 pub(crate) struct HostNames {
     names: Vec<ServerName>,
@@ -61,21 +61,21 @@ impl HostNames {
         Self { names: options.server_names.clone(), origins: options.allowed_origins.clone() }
     }
 
-    /// Whether `--server-names` is set.
+    /// Returns whether `--server-names` is set.
     pub(crate) fn has_list(&self) -> bool {
         !self.names.is_empty()
     }
 
-    /// Whether a Host header names this server. `is_local` means that the listener has a loopback or private address.
-    /// Without `--server-names`, such a listener accepts the hosts of `--allowed-origins`, and other listeners accept
-    /// any name. IP addresses and `localhost` are always accepted.
+    /// Returns whether the Host header `host` names this server. `is_local` means that the listener has a loopback or
+    /// private address. Without `--server-names`, such a listener accepts the hosts of `--allowed-origins`, and other
+    /// listeners accept any name. IP addresses and `localhost` are always accepted.
     pub(crate) fn is_own(&self, host: Option<&str>, is_local: bool) -> bool {
         if !self.has_list() && !is_local {
             return true;
         }
         let Some((host, _)) = host.and_then(split_port) else { return false };
         let name = host.strip_suffix('.').unwrap_or(&host);
-        // DNS cannot point an address or `localhost` elsewhere (RFC 6761 §6.3).
+        // DNS cannot point an IP address or `localhost` to another host (RFC 6761 §6.3).
         if is_address(name) || name == "localhost" || name.ends_with(".localhost") {
             return true;
         }
@@ -96,12 +96,12 @@ fn is_address(host: &str) -> bool {
     host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok()
 }
 
-/// Whether this is a TCP endpoint that only the same host or a private network can reach.
+/// Returns whether `endpoint` is a TCP endpoint that only this host or a private network can reach.
 pub(crate) fn is_local(endpoint: &Endpoint) -> bool {
     endpoint.tcp().is_some_and(|address| is_local_address(address.ip()))
 }
 
-/// Whether this is a loopback, private or link-local address.
+/// Returns whether `address` is a loopback, private or link-local address.
 pub(crate) fn is_local_address(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),

@@ -1,4 +1,5 @@
-//! Loads the settings from all their sources, keeps the source of each, and compares them when they are loaded again.
+//! Loads the settings from the command line, environment variables and the settings file. Keeps the source of each
+//! setting, and finds the changes when the settings are loaded again.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,64 +17,66 @@ use super::{Config, Conflict, Endpoint, Options};
 /// The settings from the command line, the environment variables and the settings file.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The settings.
+    /// The values of all settings.
     pub config: Config,
-    /// The settings file, if there is one.
+    /// The path of the settings file. `None` without a settings file.
     pub file: Option<PathBuf>,
-    /// Whether the settings are only to be checked.
+    /// Whether the command is `uproar check`: the settings are checked, and no server starts.
     pub check_only: bool,
-    /// One line for each environment variable that begins with `UPROAR_` but belongs to no option.
+    /// Warnings, one line for each environment variable that begins with `UPROAR_` but belongs to no option.
     pub warnings: Vec<String>,
-    /// The setting of each key that the file may have, in the order of the help.
+    /// Each setting that the settings file may have, in the order of the help.
     settings: Vec<Setting>,
 }
 
-/// The reason why there are no settings.
+/// The reason why no settings were loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The command line asked for the help or the version. The value prints it.
+    /// The command line asked for the help or the version. The value's `Display` form is the requested text.
     #[error("{0}")]
     Help(clap::Error),
-    /// An error in the settings: one line with the remedy.
+    /// The settings have an error. The text is one line with the error and the remedy.
     #[error("{0}")]
     Wrong(String),
 }
 
-/// One setting and its source.
+/// A setting with its value and its source.
 #[derive(Clone, Debug)]
 struct Setting {
     key: String,
-    /// The value in the form of the settings file, for printing. `None` if it is not set and has no default.
+    /// The setting's value in the form of the settings file, for printing. `None` if the setting has neither a value
+    /// nor a default.
     value: Option<String>,
-    /// The value in the form of the command line, for comparisons.
+    /// The setting's value in the form of the command line, for comparisons.
     raw: Vec<OsString>,
-    /// The flag, the variable, the line of the file, or `default`.
+    /// The source of the setting's value: the flag, the variable, the line of the settings file, or `default`.
     origin: String,
     needs_restart: bool,
 }
 
-/// A setting that has changed.
+/// A setting that has changed since the settings were last loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The name of the option.
+    /// The name of the changed option.
     pub key: String,
-    /// The old value, if one was set.
+    /// The old value of the option. `None` if the option was not set.
     pub from: Option<String>,
-    /// The new value, if one is set.
+    /// The new value of the option. `None` if the option is not set.
     pub to: Option<String>,
-    /// Whether the server keeps the old value until it starts again.
+    /// Whether the server keeps the option's old value until a restart.
     pub needs_restart: bool,
 }
 
 impl Loaded {
-    /// Loads the settings from the command line `args` (with the program's name), the environment variables, and the
-    /// settings file that these name. If `passed` is not empty, the server listens on it instead of `--listen`.
+    /// Loads the settings from the command line `args` (which begins with the program's name), the environment
+    /// variables, and the settings file that `args` or a variable names. If `passed` is not empty, the server listens
+    /// on these sockets instead of `--listen`.
     ///
     /// # Errors
-    /// See [`LoadError`].
+    /// Returns a [`LoadError`] if the settings have an error, or if `args` ask for the help or the version.
     pub fn from_args(args: &[OsString], passed: &[Endpoint]) -> Result<Self, LoadError> {
-        // The first pass ignores the file: it finds the file's name, and reports errors of flags and variables as
-        // theirs.
+        // The first pass ignores the settings file. It finds the path of this file, and reports errors of flags and
+        // variables as errors of flags and variables.
         let command = Cli::command();
         let matches = command.clone().try_get_matches_from(args);
         let matches = matches.map_err(|error| LoadError::of(error, args))?;
@@ -94,7 +97,8 @@ impl Loaded {
         Ok(Self { config: options.settings, file: options.config, check_only, warnings, settings })
     }
 
-    /// Adopts the `fresh` settings that need no restart. Returns all changes, also those that need one.
+    /// Replaces the settings that need no restart by the `fresh` ones. Returns all changes, also of settings that need
+    /// a restart.
     pub fn adopt(&mut self, fresh: Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.settings.iter_mut().zip(fresh.settings) {
@@ -115,7 +119,7 @@ impl Loaded {
     }
 }
 
-/// Writes the settings as a settings file, with the source of each as a comment.
+/// Writes the settings in the form of a settings file, with the source of each setting as a comment.
 impl fmt::Display for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Setting { key, value, origin, .. } in &self.settings {
@@ -140,7 +144,8 @@ impl fmt::Display for Change {
 }
 
 impl LoadError {
-    /// Converts clap's error. `args` is the command line, which tells flags from variables.
+    /// Converts an error of clap to a [`LoadError`]. `args` is the command line, which tells errors of flags from
+    /// errors of variables.
     fn of(error: clap::Error, args: &[OsString]) -> Self {
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Self::Help(error),
@@ -167,12 +172,12 @@ impl Setting {
     }
 }
 
-/// Returns the matches of the subcommand, or of the command itself.
+/// Returns clap's matches of the subcommand, or of the command itself without a subcommand.
 fn leaf(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, below)| below)
 }
 
-/// Returns the command with the values of the file as defaults.
+/// Returns `command` with the values of the settings file as the defaults of its options.
 fn with_defaults(command: Command, file: &File) -> Command {
     let command = command.mut_args(|option| match file.entry(&option) {
         Some(entry) => option.default_values(entry.values.clone()),
@@ -181,7 +186,7 @@ fn with_defaults(command: Command, file: &File) -> Command {
     command.mut_subcommands(|below| with_defaults(below, file))
 }
 
-/// Returns values in the form of the settings file.
+/// Returns the values `raw` of an option in the form of the settings file.
 fn written(form: Form, raw: &[OsString]) -> String {
     let quoted: Vec<_> = raw.iter().map(|value| quoted(&value.to_string_lossy())).collect();
     match form {
@@ -192,14 +197,14 @@ fn written(form: Form, raw: &[OsString]) -> String {
     }
 }
 
-/// Returns a number in the form of TOML. The command line takes more forms, like `+5` and `.5`.
+/// Returns a number in the form of TOML. The command line accepts more forms, like `+5` and `.5`.
 fn number(text: &str) -> String {
     let whole = text.parse().map(|number: u64| number.to_string());
     let number = whole.or_else(|_| text.parse().map(|number: f64| number.to_string()));
     number.unwrap_or_else(|_| text.into())
 }
 
-/// Returns a text as a TOML string.
+/// Returns `text` as a TOML string: quoted and escaped.
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for char in text.chars() {
@@ -212,14 +217,14 @@ pub(super) fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// Describes a conflict with the source of each setting involved.
+/// Returns the error text for a conflict between settings, with the source of each setting involved.
 fn locate(conflict: &Conflict, settings: &[Setting]) -> String {
     let involved = settings.iter().filter(|setting| conflict.options.contains(&&*setting.key));
     let origins: Vec<_> = involved.map(|Setting { key, origin, .. }| format!("{key}: {origin}")).collect();
     format!("{conflict} ({})", origins.join(", "))
 }
 
-/// Describes an error of the command line or the variables in one line.
+/// Returns the text of an error in the command line or the environment variables, as one line.
 fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     if let Some(line) = unknown_flag(error) {
         return line;
@@ -234,8 +239,8 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     all + "; uproar --help lists the options"
 }
 
-/// Returns clap's text with the variable instead of the flag, if the wrong value comes from the variable: the flag is
-/// not on the command line then, since it would win.
+/// Returns clap's error text with the environment variable instead of the flag, if the wrong value comes from the
+/// variable. Then the flag is not in `args`, since a flag overrides a variable. Returns `None` otherwise.
 fn name_variable(error: &clap::Error, args: &[OsString]) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return None };
     let flag = argument.split(' ').next()?;

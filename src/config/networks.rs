@@ -1,4 +1,4 @@
-//! IP addresses and networks of trusted proxies.
+//! The IP addresses and networks of trusted proxies.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,12 +6,12 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// An entry of `--trusted-proxies`: an address, or a network.
+/// An entry of `--trusted-proxies`: an IP address or an IP network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether one of the networks contains an address. An IPv4-mapped IPv6 address counts as the IPv4 address.
+    /// Returns whether one of `networks` contains `address`. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub(crate) fn any_has(networks: &[Self], address: IpAddr) -> bool {
         let address = address.to_canonical();
         networks.iter().any(|network| network.0.contains(&address))
@@ -39,7 +39,7 @@ impl FromStr for Network {
     }
 }
 
-/// Writes a network of one address as the address.
+/// Writes a network in the form `ADDRESS/PREFIX`, and a network of one address as this address.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }

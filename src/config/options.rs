@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Endpoint, Network, Origin, Secret, ServerName};
 
-/// The system interface for network I/O.
+/// The system interface that the server uses for network I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum BackendName {
@@ -18,7 +18,7 @@ pub enum BackendName {
     Epoll,
 }
 
-/// The policy for an address on which another server of the same user listens.
+/// The policy for a listen address that another server of the same user already has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum Takeover {
@@ -50,9 +50,9 @@ pub enum Compression {
     Dedicated,
 }
 
-/// The options of a server. [`Options::default`] is a server on `127.0.0.1:8000` with limits for the open internet.
+/// The options of a server. [`Options::default`] listens on `127.0.0.1:8000` and has limits for the open internet.
 ///
-/// Sizes are in bytes. A limit of 0 means no limit, except where the text says otherwise.
+/// Sizes are in bytes. A limit of 0 means no limit, unless the option's text says otherwise.
 ///
 /// ```
 /// use std::time::Duration;
@@ -70,39 +70,39 @@ pub enum Compression {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The addresses and paths to listen on. Port 0 is any free port.
+    /// The addresses and Unix-socket paths to listen on. Port 0 is any free port.
     pub listen: Vec<Endpoint>,
 
-    /// Whether to listen beside another server of the same user that has the same address. With [`Takeover::Off`] such
-    /// an address is in use.
+    /// Whether to listen on an address beside another server of the same user. With [`Takeover::Off`], an address in
+    /// use is an error.
     pub takeover: Takeover,
 
     /// The file with the certificate chain (PEM) of the TLS listeners: the server's certificate first, then its
     /// issuers.
     pub tls_cert: Option<PathBuf>,
 
-    /// The file with the private key (PEM, not encrypted) of the certificate.
+    /// The file with the private key (PEM, not encrypted) of the certificate in [`Options::tls_cert`].
     pub tls_key: Option<PathBuf>,
 
     /// The system interface for network I/O.
     pub backend: BackendName,
 
-    /// The number of worker threads, 1 to 1024. `None`: one for each CPU core.
+    /// The number of worker threads, 1 to 1024. `None`: one worker for each CPU core.
     pub workers: Option<u16>,
 
-    /// The limit of open connections over all workers. A connection over it gets 503. 0: as many as the descriptor
-    /// limit allows.
+    /// The limit of open connections over all workers. A connection over the limit gets 503. 0: as many as the
+    /// descriptor limit allows.
     pub max_connections: u32,
 
-    /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over it gets 429.
+    /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over the limit gets 429.
     pub max_connections_per_ip: u32,
 
-    /// The limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of
-    /// the connection limit, at least 1024.
+    /// The limit of connections that have not finished their HTTP request. A connection over the limit gets 503. 0:
+    /// half of the connection limit, at least 1024.
     pub max_handshakes: u32,
 
-    /// The origins whose pages may open a WebSocket; others get 403. Empty: pages served under the host name that they
-    /// connect to. Clients without an `Origin` header are always allowed.
+    /// The origins whose web pages may open a WebSocket. Pages of other origins get 403. Empty: only pages served under
+    /// the host name that they connect to. Clients without an `Origin` header are always allowed.
     pub allowed_origins: Vec<Origin>,
 
     /// The host names of the server; a request for another name gets 421. IP addresses, `localhost` and requests
@@ -110,31 +110,32 @@ pub struct Options {
     /// for web pages on listeners with a loopback or private address, all names on others.
     pub server_names: Vec<ServerName>,
 
-    /// The addresses of trusted proxies. The server takes the client's address from their `X-Forwarded-For` or
-    /// `Forwarded` header. Peers on Unix sockets are always trusted.
+    /// The addresses of trusted proxies. For their connections, the server takes the client's address from the
+    /// `X-Forwarded-For` or `Forwarded` header. Peers on Unix sockets are always trusted.
     pub trusted_proxies: Vec<Network>,
 
     /// Whether each connection of a trusted proxy begins with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
 
     /// The secret that signs access tokens (JWT, HS256). If set, a client needs a token to open a WebSocket, as
-    /// `?token=TOKEN` or `Authorization: Bearer TOKEN`; others get 401.
+    /// `?token=TOKEN` or `Authorization: Bearer TOKEN`. A client without a valid token gets 401.
     pub auth_hmac_secret_file: Option<Secret>,
 
-    /// The longest message that a client may send, in bytes, from 1 to 1 GiB. A longer one closes the connection with
-    /// 1009.
+    /// The longest message that a client may send, in bytes, from 1 to 1 GiB. A longer message closes the connection
+    /// with 1009.
     pub max_message: u32,
 
-    /// Messages and control frames that a client may send per second, with a burst of 4 seconds' worth. A faster client
-    /// is paused; nothing is lost. `None`: what [`App::rates`](crate::app::App::rates) returns.
+    /// The rate limit of messages and control frames that a client sends, per second, with a burst of 4 seconds' worth.
+    /// A faster client is paused; nothing is lost. `None`: the limit that [`App::rates`](crate::app::App::rates)
+    /// returns.
     pub message_rate: Option<u32>,
 
-    /// Bytes that a client may send per second, with a burst of 4 seconds' worth. A faster client is paused; nothing is
-    /// lost. `None`: what [`App::rates`](crate::app::App::rates) returns.
+    /// The rate limit of bytes that a client sends, per second, with a burst of 4 seconds' worth. A faster client is
+    /// paused; nothing is lost. `None`: the limit that [`App::rates`](crate::app::App::rates) returns.
     pub byte_rate: Option<u32>,
 
-    /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy
-    /// applies. From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
+    /// The number of bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag
+    /// policy applies. From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
     pub lag_window: u32,
 
     /// The policy for a client that reads too slowly.
@@ -143,48 +144,49 @@ pub struct Options {
     /// The compression of messages for clients that offer permessage-deflate.
     pub compression: Compression,
 
-    /// The shortest message that is compressed, in bytes. Shorter ones are sent plain.
+    /// The shortest message that is compressed, in bytes. Shorter messages are sent plain.
     pub compression_threshold: u32,
 
-    /// The memory limit for compression windows over all clients, in bytes. When it is used up, further clients get
-    /// compression without context takeover. 0: no client gets context takeover.
+    /// The memory limit for the compression windows of all clients, in bytes. Once this memory is used up, further
+    /// clients get compression without context takeover. 0: no client gets context takeover.
     pub context_memory: u32,
 
-    /// Bytes of past messages that a room keeps for clients that join. 0: no history. How many messages are kept is
-    /// decided by [`App::history`](crate::app::App::history).
+    /// The number of bytes of past messages that a room keeps for clients that join. 0: no history.
+    /// [`App::history`](crate::app::App::history) decides how many messages are kept.
     pub history_bytes: u32,
 
     /// The time that a room's history is kept after its last member has left.
     pub history_seconds: Duration,
 
-    /// The memory limit for the history of all rooms, in bytes. Over it, the least recently used history is dropped,
-    /// that of empty rooms first.
+    /// The memory limit for the history of all rooms, in bytes. Over this limit, the least recently used history is
+    /// dropped, that of empty rooms first.
     pub history_memory: u64,
 
-    /// The time limit for a client's HTTP request, from the accept on. At least 1 ms.
+    /// The time limit for a client's HTTP request, from the accept of the connection on. At least 1 ms.
     pub handshake_seconds: Duration,
 
-    /// The silence after which the server sends a client a ping. At least 1 ms.
+    /// The time without input from a client after which the server sends the client a ping. At least 1 ms.
     pub ping_seconds: Duration,
 
-    /// The time limit for the answer to a ping. A client without one is closed with 1008. At least 1 ms.
+    /// The time limit for the answer to a ping. A client that does not answer is closed with 1008. At least 1 ms.
     pub pong_seconds: Duration,
 
     /// The time limit for the closing handshake, and for sending the end of an HTTP response. At least 1 ms.
     pub close_seconds: Duration,
 
-    /// The time after [`Control::stop`](crate::server::Control::stop) during which the server goes on as before.
+    /// The drain delay: the time after [`Control::stop`](crate::server::Control::stop) during which the server goes on
+    /// as before.
     pub drain_delay: Duration,
 
-    /// The time over which the clients are closed, evenly spread, after the drain delay.
+    /// The drain time: the time after the drain delay over which all clients are closed, evenly spread.
     pub drain_seconds: Duration,
 
-    /// Receive buffers of each worker, a power of two. For tests: fewer buffers simulate load.
+    /// The number of receive buffers of each worker, a power of two. For tests: fewer buffers simulate load.
     #[doc(hidden)]
     pub receive_buffers: u16,
 
-    /// The address of the admin listener with metrics, health checks and the live page. It has no authentication: only
-    /// operators should reach it.
+    /// The address of the admin listener with metrics, health checks and the live page. The admin listener has no
+    /// authentication: only operators should reach this address.
     #[cfg(feature = "admin")]
     pub admin: Option<std::net::SocketAddr>,
 }
@@ -238,20 +240,21 @@ impl From<&Self> for Options {
     }
 }
 
-/// Settings that contradict each other. The message is one line and says what to change.
+/// The error for options that contradict each other or are out of range. The message is one line and says what to
+/// change.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Conflict {
-    /// The long names of the options involved.
+    /// The long names of the options in the conflict, without `--`.
     pub(super) options: &'static [&'static str],
     pub(super) message: String,
 }
 
 impl Options {
-    /// Checks that the options are in their ranges and do not contradict each other.
+    /// Checks that each option is in its range and that no options contradict each other.
     ///
     /// # Errors
-    /// The first fault.
+    /// Returns the first option out of range or the first contradiction.
     pub fn check(&self) -> Result<(), Conflict> {
         self.check_on(&[])
     }
@@ -260,7 +263,7 @@ impl Options {
     /// is empty.
     ///
     /// # Errors
-    /// The first fault.
+    /// Returns the first option out of range or the first contradiction.
     pub fn check_on(&self, passed: &[Endpoint]) -> Result<(), Conflict> {
         for (at, second) in self.listen.iter().enumerate() {
             if let Some(first) = self.listen[..at].iter().find(|first| first.overlaps(second)) {
@@ -302,7 +305,7 @@ impl Options {
         Ok(())
     }
 
-    /// Checks single values. The command line checks them, too, when it parses them.
+    /// Checks the range of each option by itself. The command line also checks these ranges when it parses options.
     fn check_ranges(&self) -> Result<(), Conflict> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 7] = [
@@ -355,7 +358,7 @@ impl Options {
         Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
     }
 
-    /// Returns the number of worker threads: the option, or the number of CPU cores up to 1024.
+    /// Returns the number of worker threads: [`Options::workers`] if set, else the number of CPU cores up to 1024.
     pub fn worker_count(&self) -> u16 {
         self.workers.unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());

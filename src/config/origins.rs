@@ -1,14 +1,14 @@
-//! The origins of web pages that may open a WebSocket. A browser sends the page's origin with each handshake
-//! (RFC 6455 §4.1), and the web view of an app sends the app's.
+//! The origins of web pages that may open a WebSocket. A browser sends the page's origin with each handshake (RFC 6455
+//! §4.1). The web view of an app sends the app's origin.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-/// Maximum number of bytes of a refused origin in a message.
+/// Maximum number of bytes of a refused origin that an error text shows.
 const SHOWN_LEN: usize = 100;
 
-/// An entry of `--allowed-origins`.
+/// An entry of `--allowed-origins`: an allowed origin, or a pattern of origins.
 ///
 /// ```
 /// use uproar::config::Origin;
@@ -20,23 +20,23 @@ const SHOWN_LEN: usize = 100;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Every origin.
+    /// Allows every origin (`*`).
     Any,
-    /// The origin `null`, which browsers send for pages without an origin of their own, like sandboxed frames.
+    /// Allows the origin `null`, which browsers send for pages without an origin, like sandboxed frames.
     Null,
-    /// One origin.
+    /// Allows exactly one origin.
     Exactly(Site),
-    /// All origins whose host is below this site's host.
+    /// Allows all origins whose host is a subdomain of this site's host, with this site's scheme and port.
     Below(Site),
 }
 
-/// A scheme, host and port in the form of RFC 6454 §6.2, in lower case.
+/// An origin's scheme, host and port in the form of RFC 6454 §6.2, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     scheme: String,
-    /// Empty for `file://`.
+    /// The host name or address. Empty for `file://`.
     host: String,
-    /// `None` if it is the scheme's default port.
+    /// The port. `None` stands for the default port of the scheme.
     port: Option<u16>,
 }
 
@@ -77,7 +77,8 @@ impl Origin {
         }
     }
 
-    /// Whether `host`, a name in lower case without a port, is the host of this entry or below it.
+    /// Returns whether `host` is the host of this entry or, for a `*.` entry, a subdomain of it. `host` is a name in
+    /// lower case without a port.
     pub(super) fn has_host(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
@@ -92,7 +93,7 @@ impl Origin {
 }
 
 impl Site {
-    /// Parses `scheme`, and `host` with an optional port.
+    /// Creates a site from `scheme` and `host`, which may have a port. Returns `None` if either text is invalid.
     fn parse(scheme: &str, host: &str) -> Option<Self> {
         let scheme = scheme.to_ascii_lowercase();
         let is_scheme = scheme.starts_with(|first: char| first.is_ascii_lowercase())
@@ -111,7 +112,8 @@ impl Site {
     }
 }
 
-/// Splits a host from its port. The host comes in lower case, an IPv6 address in its canonical form.
+/// Splits `text` into a host and an optional port. Returns the host in lower case, and an IPv6 address in canonical
+/// form. Returns `None` if `text` is invalid.
 pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -133,8 +135,8 @@ pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
     Some((host, Some(port)))
 }
 
-/// Whether a page of `origin` may open a WebSocket. With an empty list, only pages of `host` may: the Host header of
-/// the request.
+/// Returns whether a page of `origin` may open a WebSocket. If the list `allowed` is empty, only pages of `host` may,
+/// the Host header of the request.
 pub(crate) fn is_allowed(origin: &[u8], allowed: &[Origin], host: Option<&str>) -> bool {
     if allowed.contains(&Origin::Any) {
         return true;
@@ -154,7 +156,7 @@ pub(crate) fn is_allowed(origin: &[u8], allowed: &[Origin], host: Option<&str>) 
     web.is_some_and(|site| host.and_then(|host| Site::parse(&site.scheme, host)).as_ref() == Some(&site))
 }
 
-/// Displays a header value for a message: quoted, escaped, and cut to [`SHOWN_LEN`] bytes.
+/// A header value for display in an error text: quoted, escaped, and cut to [`SHOWN_LEN`] bytes.
 pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {

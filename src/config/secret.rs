@@ -1,4 +1,4 @@
-//! The secret that signs access tokens, read from its own file.
+//! The secret that signs access tokens. The secret has a file of its own.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use crate::files;
 
-/// Minimum length of a secret in bytes. RFC 7518 §3.2: at least as long as the hash.
+/// Minimum length of a secret in bytes. RFC 7518 §3.2: at least as long as the hash of HS256.
 const MIN_LEN: usize = 32;
-/// Maximum length of the file in bytes.
+/// Maximum length of a secret's file in bytes.
 const MAX_LEN: u64 = 4096;
 
-/// The secret that signs access tokens, read from its file. Its `Debug` form shows the file's path only.
+/// The secret that signs access tokens, read from a file. The `Debug` form shows the path of this file only.
 ///
-/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for it that knows HS256
-/// only. A program that uses this crate for other algorithms installs its own provider before it starts the server.
+/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for that crate. This
+/// provider supports HS256 only. A program that uses `jsonwebtoken` for other algorithms must install a provider of its
+/// own before it starts the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     path: PathBuf,
@@ -23,10 +24,11 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Reads the secret: all bytes of the file, without a byte-order mark at the start and a line break at the end.
+    /// Reads the secret from the file at `path`: all bytes of the file, without a byte-order mark at the start and a
+    /// line break at the end.
     ///
     /// # Errors
-    /// The file cannot be read, or its secret is too short or too long. The text names the remedy.
+    /// Returns an error text with the remedy if the file cannot be read, or its secret is too short or too long.
     pub fn read(path: &Path) -> Result<Self, String> {
         let bytes = files::read(path, MAX_LEN).map_err(|error| error.to_string())?;
         let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
@@ -40,7 +42,7 @@ impl Secret {
         Ok(Self { path: path.into(), bytes: secret.into() })
     }
 
-    /// Returns the path of the file.
+    /// Returns the path of the secret's file.
     pub fn path(&self) -> &Path {
         &self.path
     }

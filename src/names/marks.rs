@@ -10,7 +10,7 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 use super::joiners::{VIRAMA, ZWJ, ZWNJ};
 
-/// Maximum number of marks that stack above one character, as on Vietnamese ế. Also the maximum number below it.
+/// Maximum number of marks that stack above one character, as on Vietnamese ế, and maximum number below one character.
 const MAX_STACKED: usize = 2;
 /// Maximum number of marks on one character in places of the script's own (combining class 0), such as the vowels of
 /// Burmese and the lower letters of Tibetan.

@@ -60,7 +60,7 @@ impl ProxyHeader {
     /// more bytes are needed; [`MAX_HEADER_LEN`] bytes are always enough.
     ///
     /// # Errors
-    /// Returns an error as soon as the bytes cannot become a valid PROXY header.
+    /// Returns an error if the bytes cannot become a valid PROXY header.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NoProxyHeader> {
         let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, wanted)| byte == wanted);
         if begins(LINE_START) {

@@ -12,7 +12,7 @@ const FIRST_ROOM: usize = 4 << 10;
 /// Largest capacity in bytes of the output buffer that is kept for the next message.
 const KEPT_ROOM: usize = 256 << 10;
 /// Maximum number of final DEFLATE blocks in a message. Senders that set BFINAL do so once per message (RFC 7692
-/// §7.2.3.4). Each final block resets the engine, so a block of two bytes would be expensive.
+/// §7.2.3.4). Each final block resets the engine, so a message full of two-byte final blocks would cost much CPU time.
 const MOST_FINAL_BLOCKS: usize = 8;
 
 /// A decompressor of messages for all connections of a shard, one message at a time. Allocates its engine on first use.
