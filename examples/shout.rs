@@ -6,10 +6,10 @@
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Kind, Message, Opening};
 use uproar::{Options, Server, StartError};
 
-/// The application. Every worker has an instance of its own, so the counter needs no lock.
+/// The application. Every worker has its own instance, so the counter needs no lock.
 #[derive(Default)]
 struct Shout {
-    /// Clients that came to this worker.
+    /// The number of clients that have connected to this worker.
     guests: u64,
 }
 
@@ -35,7 +35,7 @@ impl App for Shout {
     }
 }
 
-/// Starts the server. Separate from `main`, so that a test can start it on another port.
+/// Starts the server. Separate from `main`, so that a test can start the server on another port.
 pub(crate) fn start(options: Options) -> Result<Server, StartError> {
     Server::start_app(options, |_worker| Box::<Shout>::default())
 }

@@ -10,7 +10,7 @@ use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening}
 use uproar::config::Secret;
 use uproar::{Options, Server, StartError};
 
-/// The application. The server has verified the token before it calls `on_open`; others got 401.
+/// The application. The server calls `on_open` only for clients with a valid token and refuses other clients with 401.
 struct Members;
 
 impl App for Members {
@@ -27,7 +27,8 @@ impl App for Members {
     }
 }
 
-/// Starts the server with the secret in `file`. Separate from `main`, so that a test can start it on another port.
+/// Starts the server with the secret in `file`. Separate from `main`, so that a test can start the server on another
+/// port.
 pub(crate) fn start(file: &Path, options: Options) -> Result<Server, Box<dyn std::error::Error>> {
     let auth_hmac_secret_file = Some(Secret::read(file)?);
     let options = Options { auth_hmac_secret_file, ..options };

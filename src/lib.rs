@@ -1,8 +1,8 @@
 //! A WebSocket server for Linux with rooms: thread per core, on io_uring or epoll.
 //!
-//! The server does the handshake, TLS, compression, limits, slow clients and the order of messages. An application
-//! decides what happens when clients come, send and go. This program sends every text back to the whole room, in
-//! capitals:
+//! The server handles handshakes, TLS, compression, limits, slow clients and the order of messages. An application
+//! decides what happens when a client connects, sends a message and disconnects. This program sends every text back to
+//! the whole room, in capitals:
 //!
 //! ```
 //! use uproar::app::{App, ClientId, Context, Incoming, Message, Opening};
@@ -38,18 +38,20 @@
 //! }
 //! ```
 //!
-//! A program that runs until it is told to end replaces the part about the client by one line,
-//! [`server.run_until_signal()?`](Server::run_until_signal): on SIGTERM or SIGINT all clients are closed in order.
+//! A server program that runs until a signal replaces the client part of this example by one line,
+//! [`server.run_until_signal()?`](Server::run_until_signal): on SIGTERM or SIGINT the server closes all clients in
+//! order.
 //!
 //! # Rooms
 //!
 //! A client opens `ws://HOST/room/NAME`, or `ws://HOST/` for the room `lobby`, and
-//! [`Opening::room`](app::Opening::room) has the name. It is a member of a room only after
-//! [`Context::join`](app::Context::join); it can join several. A room exists while it has members or history. All
-//! members get the messages of a room in the same order, on all workers.
+//! [`Opening::room`](app::Opening::room) has the name. The client is a member of a room only after
+//! [`Context::join`](app::Context::join), and can join several rooms. A room exists while it has members or history.
+//! All members get the messages of a room in the same order, on all workers.
 //!
-//! [`App::history`](app::App::history) says how many messages a room keeps, and `join` how many of them the new member
-//! gets first. [`App::on_publish`](app::App::on_publish) sees each message before it is ordered and can drop it.
+//! [`App::history`](app::App::history) returns how many messages a room keeps. An argument of `join` sets how many of
+//! these messages the new member gets first. [`App::on_publish`](app::App::on_publish) sees each message before the
+//! message is ordered, and can drop the message.
 //!
 //! # Three ways to send
 //!
@@ -59,8 +61,8 @@
 //! | [`publish_to_room`](app::Context::publish_to_room) | all members of a room |
 //! | [`publish_to_rooms_of`](app::Context::publish_to_rooms_of) | all members of each room that a client is in |
 //!
-//! Sending never blocks and never fails: messages leave after the handler returned. A client that does not read them
-//! fast enough is closed with 1013, or loses the oldest ones ([`Options::lag_policy`](config::Options::lag_policy)).
+//! Sending never blocks and never fails: messages leave after the handler has returned. A client that reads messages
+//! too slowly is closed with 1013, or loses the oldest messages ([`Options::lag_policy`](config::Options::lag_policy)).
 //!
 //! # State
 //!
@@ -138,10 +140,10 @@
 //!
 //! # What must not block
 //!
-//! A handler runs on the thread that serves all clients of its shard. It must not sleep, wait for a lock that others
-//! hold for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10 ms. Give such
-//! work to a thread of your own. A handler that panics closes the client that it was called for with 1011 and nothing
-//! else.
+//! A handler runs on the thread that serves all clients of its shard. A handler must not sleep, wait for a lock that
+//! other threads hold for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10
+//! ms. Give such work to a thread of your own. If a handler panics, the server closes the client of this call with
+//! 1011, and nothing else.
 //!
 //! # Features
 //!
@@ -151,9 +153,9 @@
 //! | `admin` | the admin listener: metrics for Prometheus, health checks, live page |
 //!
 //! `default-features = false` leaves the engine: both backends, TLS, rooms, and the applications in [`app`]. The engine
-//! logs with the crate `tracing`; the program installs a subscriber if it wants to see the lines.
+//! logs with the crate `tracing`. A program that wants to see the log lines installs a subscriber.
 
-// The features that are off leave code without a caller. The workspace's own checks have them all on.
+// Code of disabled features has no caller, so these lints are off then. The workspace's own checks enable all features.
 #![cfg_attr(
     not(all(feature = "admin", feature = "internals")),
     allow(dead_code, unfulfilled_lint_expectations, unreachable_pub, unused_imports)

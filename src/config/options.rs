@@ -84,7 +84,7 @@ pub struct Options {
     /// The file with the private key (PEM, not encrypted) of the certificate in [`Options::tls_cert`].
     pub tls_key: Option<PathBuf>,
 
-    /// The system interface for network I/O.
+    /// The system interface that the server uses for network I/O.
     pub backend: BackendName,
 
     /// The number of worker threads, 1 to 1024. `None`: one worker for each CPU core.

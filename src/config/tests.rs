@@ -19,7 +19,7 @@ fn an_empty_command_line_gives_the_defaults_of_the_engine() {
     assert_eq!(format!("{served:?}"), format!("{parsed:?}"));
 }
 
-/// The chat's own options have the same defaults in the library and on the command line.
+/// Checks that the chat's own options have equal defaults in the library and on the command line.
 #[test]
 fn the_chat_has_the_same_defaults_in_the_library() {
     let Config { max_message, max_private_message, .. } = Config::default();
@@ -27,7 +27,8 @@ fn the_chat_has_the_same_defaults_in_the_library() {
     assert_eq!((chat.max_message, chat.max_private_message), (max_message, max_private_message));
 }
 
-/// Every option of the command line reaches the engine: an option that the conversion forgets keeps its default.
+/// Checks that every option of the command line reaches the engine. An option that the conversion forgets would keep
+/// its default.
 #[test]
 fn an_option_that_is_set_on_the_command_line_is_set_in_the_engine() {
     let ours = ["app", "log-format", "log", "max-private-message"];
@@ -56,7 +57,7 @@ fn a_history_that_makes_newcomers_lag_is_refused() {
     assert!(config.check().is_err_and(|line| line.to_string().contains("--history-bytes 1024")));
 }
 
-/// The error for a value of the wrong type has an example that the option accepts.
+/// Checks that the error for a value of the wrong type has an example that the option accepts.
 #[test]
 fn every_default_can_stand_in_the_file() {
     let options = options();
@@ -81,7 +82,7 @@ fn secrets_are_not_shown() {
     }
 }
 
-/// Loads a file with this text, as `uproar --config` does.
+/// Loads a settings file with this text, as `uproar --config` does.
 fn load(name: &str, text: &str) -> Result<Loaded, LoadError> {
     let path = std::env::temp_dir().join(format!("uproar-{}-{name}.toml", std::process::id()));
     fs::write(&path, text).expect("written");
@@ -125,7 +126,7 @@ proptest! {
         prop_assert_eq!(table.get_ref()["key"].get_ref().as_str(), Some(&*text));
     }
 
-    /// Any file is either accepted or refused with one line that has the line number.
+    /// Checks that any settings file is either accepted or refused with one line that has the line number.
     #[test]
     fn any_text_is_read_or_refused_in_one_line(
         lines in prop::collection::vec("(app|max-message|listen|x|\\[a\\]|\"\"| ?)[ =.]{0,3}([0-9_.xe+-]{0,9}|\\[?\"[a-z:0-9]{0,9}\"?,?\\]?|.{0,9})", 0..4)
@@ -148,7 +149,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
     match option.get_value_names().expect("options have values")[0].as_str() {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
-        // A text that is long enough for a secret.
+        // The license file is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),
         "CIDR" => "10.0.0.0/8".into(),
         "ORIGIN" => "https://example.org".into(),

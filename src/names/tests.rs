@@ -1,6 +1,6 @@
 use super::*;
 
-/// Whether both kinds of names allow this.
+/// Returns whether `name` is allowed both for users and for rooms.
 fn is_good(name: &str) -> bool {
     user_name(name).is_ok() && room_name(name).is_ok()
 }
@@ -157,7 +157,7 @@ fn emoji_as_phones_type_them_are_names() {
         "👁‍🗨",
         "fan❤️",
         "🌹فاطمة",
-        // Not assigned yet.
+        // Code points reserved for emoji of later versions of Unicode.
         "\u{1fad0}",
         "\u{1faff}",
     ] {
@@ -203,7 +203,7 @@ fn names_that_do_not_show_as_they_are_written_are_refused() {
         "\u{378}",
         "a\u{1d173}",
         "\u{1d159}",
-        // Variation selectors and tags that change nothing, or say what nobody sees.
+        // Variation selectors and tags that change nothing, or have a meaning that no reader sees.
         "a\u{fe0f}",
         "1\u{fe0f}",
         "❤\u{fe0e}",
@@ -212,14 +212,14 @@ fn names_that_do_not_show_as_they_are_written_are_refused() {
         "👋\u{e0067}\u{e007f}",
         "🏴\u{e0067}\u{e0062}\u{e0078}\u{e0078}\u{e0078}\u{e007f}",
         "🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}",
-        // Joiners beside nothing that they could join.
+        // Joiners without two neighbours that can be joined.
         "👋\u{200d}",
         "\u{200d}👋",
         "👋\u{200d}a",
         "a\u{200d}👋",
         "👋\u{200d}\u{200d}👋",
         "👋\u{200d}🏽",
-        // Sequences that look like their parts.
+        // Emoji sequences that look like their parts without the joiners.
         "👨\u{200d}👩",
         "👋\u{200d}👋",
         "👨\u{200d}👩\u{200d}👧\u{200d}👧\u{200d}👧",
@@ -254,7 +254,7 @@ fn what_is_drawn_above_and_below_a_name_is_bounded() {
     ] {
         assert_eq!(check_word(&canonical(&name)), Err(Problem::Marks), "{name:?}");
     }
-    // Two above and two below are what languages need.
+    // Two marks above a letter and two below are enough for every language here.
     for name in ["a\u{302}\u{301}", "a\u{323}\u{302}\u{301}", "o\u{31b}\u{309}", "s\u{323}\u{331}\u{307}"] {
         assert!(is_good(name), "{name}");
     }
@@ -268,7 +268,7 @@ fn a_name_is_shown_in_the_order_in_which_it_is_written() {
     for name in ["א1", "א-ב", "א😀", "😀א", "٣٤", "فاطمة٣", "a1", "1a", "!א!"] {
         assert_eq!(check_word(name), Ok(()), "{name}");
     }
-    // Each word of a room has its direction.
+    // Each word of a room's name has its own direction of writing.
     assert!(room_name("תל אביב club").is_ok());
 }
 
@@ -323,7 +323,7 @@ fn a_room_is_named_by_a_part_of_a_path() {
     ] {
         assert!(room_name(room).is_err(), "{room:?}");
     }
-    // 96 bytes as they were typed.
+    // The name has 96 bytes as typed and 64 bytes in canonical form.
     assert_eq!(room_name(&"e\u{301}".repeat(32)).as_deref(), Ok(&*"é".repeat(32)));
 }
 
@@ -367,7 +367,7 @@ fn users_names_that_look_nearly_the_same_have_one_key() {
     ] {
         assert_eq!(user_key(one), user_key(other));
     }
-    // Letters of different scripts stay different, and so do lookalikes: a private message must not reach another one.
+    // Letters of different scripts stay different, and so do lookalikes: a private message must not reach another user.
     for (one, other) in [("alice", "alicia"), ("раураl", "paypal"), ("bob1", "bobl"), ("O", "0")] {
         assert_ne!(user_key(one), user_key(other));
     }

@@ -1,4 +1,4 @@
-//! Tests of the whole protocol. Each module has tests of its own parts.
+//! Tests of the whole WebSocket protocol. Each module has tests of its own parts.
 
 mod compressed;
 mod frames;
@@ -17,17 +17,18 @@ use naive::Frame;
 use proptest::test_runner::Config;
 use seen::{Seen, feed, feed_bytewise, feed_cut};
 
-/// A handshake as a browser sends it, with the key of RFC 6455 §1.3.
+/// A WebSocket handshake request as browsers send it, with the key of RFC 6455 §1.3.
 pub(super) const HANDSHAKE: &[u8] =
     b"GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// Miri is some hundred times slower, and has no working directory to write failures to.
+/// Returns the configuration of a property test with `cases` cases. Miri is some hundred times slower, and has no
+/// working directory to write failures to.
 pub(super) fn config(cases: u32) -> Config {
     Config { cases: if cfg!(miri) { 4 } else { cases }, failure_persistence: None, ..Config::default() }
 }
 
-/// A connection after its handshake.
+/// Returns a connection after its handshake, without compression.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
     let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());
@@ -35,7 +36,7 @@ fn open() -> Protocol {
     protocol
 }
 
-/// Returns the events of an open connection for `frames`. Asserts that read boundaries do not change them.
+/// Returns the events of an open connection for `frames`. Asserts that read boundaries do not change the events.
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();

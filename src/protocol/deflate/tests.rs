@@ -1,4 +1,4 @@
-//! Negotiation, and both directions against a plain use of the compression library. RFC 7692
+//! Tests of negotiation, and of compression and decompression against a plain use of the compression library. RFC 7692
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use proptest::collection::vec;
@@ -8,7 +8,7 @@ use super::*;
 use crate::protocol::frame::{CloseCode, Failure, Opcode, encode_header, first};
 use crate::protocol::tests::config;
 
-/// A sender with one engine for the whole connection, as the RFC describes it.
+/// A sender of compressed messages with one engine for the whole connection, as the RFC describes senders.
 struct Sender {
     engine: Compress,
     takeover: bool,
@@ -19,7 +19,7 @@ impl Sender {
         Self { engine: Compress::new_with_window_bits(Compression::best(), false, window_bits), takeover }
     }
 
-    /// RFC 7692 §7.2.1
+    /// Compresses a message as RFC 7692 §7.2.1 describes.
     fn compress(&mut self, message: &[u8]) -> Vec<u8> {
         if !self.takeover {
             self.engine.reset();
@@ -27,7 +27,7 @@ impl Sender {
         let mut out = Vec::with_capacity(message.len() + message.len() / 8 + 100);
         self.engine.compress_vec(message, &mut out, FlushCompress::Sync).expect("compresses");
         if message.is_empty() {
-            // §7.2.3.6: the engine has nothing to flush.
+            // RFC 7692 §7.2.3.6: an empty message; the engine has nothing to flush.
             return vec![0x00];
         }
         assert!(out.ends_with(&TAIL), "all fits");
@@ -36,7 +36,7 @@ impl Sender {
     }
 }
 
-/// A receiver with one engine for the whole connection.
+/// A receiver of compressed messages with one engine for the whole connection.
 struct Receiver(Decompress);
 
 impl Receiver {
@@ -64,7 +64,7 @@ fn agreed(offers: &[&str], policy: OfferPolicy) -> Option<String> {
 const SHARED: OfferPolicy = OfferPolicy { server_takeover: false, context_memory: 1 << 20 };
 const DEDICATED: OfferPolicy = OfferPolicy { server_takeover: true, context_memory: 1 << 20 };
 
-// RFC 7692 §7.1
+// RFC 7692 §7.1: the answer to each offer.
 #[test]
 fn an_offer_is_answered_with_the_parameters_that_both_sides_allow() {
     for (offers, shared, dedicated) in [
@@ -105,7 +105,7 @@ fn an_offer_is_answered_with_the_parameters_that_both_sides_allow() {
     }
 }
 
-// RFC 7692 §7.1: an offer with an unknown, wrong or repeated parameter is declined, and the next one is considered.
+// RFC 7692 §7.1: an offer with an unknown, wrong or repeated parameter is declined, and the next offer is considered.
 #[test]
 fn invalid_offers_are_declined_one_by_one() {
     let wrong = [
@@ -129,7 +129,7 @@ fn invalid_offers_are_declined_one_by_one() {
     for offer in wrong {
         assert_eq!(agreed(&[offer], SHARED), None, "{offer}");
         let several = format!("{offer}, permessage-deflate; client_no_context_takeover");
-        // An unclosed quotation mark includes the rest of the line.
+        // An unclosed quotation mark hides the offers behind it in the line.
         if offer.matches('"').count() != 1 {
             assert!(agreed(&[&several], SHARED).is_some(), "{several}");
         }
@@ -155,14 +155,14 @@ fn a_connection_over_the_memory_limit_gets_no_context_takeover() {
     }
 }
 
-// RFC 7692 §7.2.3.1, §7.2.3.2 and §7.2.3.4: the examples.
+// RFC 7692 §7.2.3.1, §7.2.3.2 and §7.2.3.4: the example messages are decompressed.
 #[test]
 fn the_examples_of_the_rfc() {
     let mut inflater = Inflater::default();
     let mut window = Window::new(15);
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     assert_eq!(inflater.inflate(&hello, Some(&mut window), 5), Ok(&b"Hello"[..]));
-    // The second message refers to the first.
+    // The second message refers to the first message in the window.
     assert_eq!(inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], Some(&mut window), 5), Ok(&b"Hello"[..]));
     assert_eq!(inflater.inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], None, 5), Err(Failure::DEFLATE));
     let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
@@ -224,7 +224,7 @@ fn a_window_of_256_bytes_is_more_than_the_engine_can_keep_to() {
     assert_eq!(deflater.compress_within(&frame, &mut Window::new(8), true), frame);
 }
 
-/// Messages like those of a chat: repeated words, and sometimes random bytes.
+/// Generates messages like those of a chat: repeated words, and sometimes random bytes.
 fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let words = prop::sample::select(vec!["hello ", "world ", "uproar ", "{\"user\":17,", "\"text\":", "ä "]);
     let chat = vec(words, 0..200).prop_map(|words| words.concat().into_bytes());
@@ -286,7 +286,7 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: the output buffer of a message that does not get shorter ended right behind these bytes.
+/// Found by fuzzing: the output buffer of a message that compression does not shorten ended right behind these bytes.
 #[test]
 fn a_message_may_contain_the_bytes_of_the_tail() {
     let noise: Vec<u8> =

@@ -1,4 +1,4 @@
-//! Compressed messages on an open connection. RFC 7692 §6 and §7.2
+//! Tests of compressed messages on an open connection. RFC 7692 §6 and §7.2
 
 use super::naive::Frame;
 use super::*;
@@ -7,7 +7,7 @@ use flate2::{Compress, Compression, FlushCompress};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A connection that agreed on compression.
+/// Returns an open connection that has negotiated compression.
 fn open_compressed(takeover: bool) -> Protocol {
     let mut protocol = Protocol::new();
     let (mut reader, mut read) = (Reader::default(), HANDSHAKE.to_vec());
@@ -60,7 +60,7 @@ fn only_the_first_frame_of_a_message_may_have_rsv1() {
     wrong(Frame { rsv: 4, ..Frame::new(8, b"") });
     assert_eq!(outcome(&[Frame { rsv: 6, ..text.clone() }]), [Seen::Failed(CloseCode::PROTOCOL)]);
     assert_eq!(outcome(&[Frame { rsv: 2, ..Frame::new(1, b"") }]), [Seen::Failed(CloseCode::PROTOCOL)]);
-    // Without an agreement the bit means nothing.
+    // Without negotiated compression, the bit RSV1 must not be set.
     assert_eq!(super::outcome(&[text]), [Seen::Failed(CloseCode::PROTOCOL)]);
 }
 
@@ -72,7 +72,7 @@ fn an_invalid_compressed_message_fails_with_its_code() {
     assert_eq!(outcome(&[compressed(2, b"caf\xc3")]).len(), 1);
     assert_eq!(outcome(&[compressed(2, &[0; 1_000])]), [Seen::Message(Kind::Binary, vec![0; 1_000])]);
     assert_eq!(outcome(&[compressed(2, &[0; 1_001])]), failed(CloseCode::TOO_BIG));
-    // Compressed bytes have a limit of their own, and it holds when the header announces them.
+    // The compressed length has a limit of its own, which is checked when the frame header announces the length.
     let long = Frame { rsv: 4, ..Frame::new(2, [0; 1_100]) };
     assert_eq!(outcome(&[long]), failed(CloseCode::TOO_BIG));
     let parts = [Frame { rsv: 4, ..Frame::fragment(2, [0; 600]) }, Frame::new(0, [0; 500])];

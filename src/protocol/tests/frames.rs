@@ -1,4 +1,4 @@
-//! The rules for frames, each with its section of the RFC.
+//! Tests of the rules for frames, each with its section of the RFC.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn text(payload: &str) -> Seen {
     Seen::Message(Kind::Text, payload.into())
 }
 
-// RFC 6455 §5.7
+// RFC 6455 §5.7: the example frames are decoded.
 #[test]
 fn the_examples_of_the_rfc() {
     let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
@@ -20,7 +20,7 @@ fn the_examples_of_the_rfc() {
     assert_eq!(outcome(&[Frame::new(9, "Hello")]), [Seen::Ping(b"Hello".to_vec())]);
 }
 
-// RFC 6455 §5.1
+// RFC 6455 §5.1: a client masks every frame.
 #[test]
 fn an_unmasked_frame_fails() {
     for opcode in [1, 2, 8, 9, 10] {
@@ -29,7 +29,7 @@ fn an_unmasked_frame_fails() {
     }
 }
 
-// RFC 6455 §5.2: RSV1, RSV2, RSV3
+// RFC 6455 §5.2: the reserved bits RSV1, RSV2 and RSV3 are 0.
 #[test]
 fn a_reserved_bit_fails() {
     for rsv in 1..8 {
@@ -41,7 +41,7 @@ fn a_reserved_bit_fails() {
     }
 }
 
-// RFC 6455 §5.2: opcode
+// RFC 6455 §5.2: reserved opcodes are refused.
 #[test]
 fn a_reserved_opcode_fails_at_its_first_byte() {
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
@@ -106,7 +106,7 @@ fn control_frames_may_come_between_fragments() {
     assert_eq!(outcome(&closing), [Seen::Close(None)]);
 }
 
-// RFC 6455 §5.4
+// RFC 6455 §5.4: a continuation frame needs an incomplete message.
 #[test]
 fn a_continuation_without_a_start_fails() {
     assert_eq!(outcome(&[Frame::new(0, "a")]), failed(CloseCode::PROTOCOL));
@@ -180,7 +180,7 @@ fn a_character_may_be_cut_between_fragments() {
     }
 }
 
-// RFC 6455 §8.1
+// RFC 6455 §8.1: text that is not UTF-8 is refused as early as possible.
 #[test]
 fn invalid_text_fails_at_its_first_invalid_byte() {
     let stream = Frame::new(1, b"abc\xe2\x28 and much more that is never sent").encode();
@@ -193,7 +193,7 @@ fn invalid_text_fails_at_its_first_invalid_byte() {
     assert_eq!(feed(&mut open(), all_at_once, &MessageLimits::default()), failed(CloseCode::INVALID));
 }
 
-// RFC 6455 §10.4, §7.4.1: 1009
+// RFC 6455 §10.4, §7.4.1: a message over the limit is refused with code 1009.
 #[test]
 fn a_message_over_the_limit_fails_at_its_header() {
     let limits = MessageLimits { max_message: 10 };
@@ -204,7 +204,7 @@ fn a_message_over_the_limit_fails_at_its_header() {
     let huge = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     assert_eq!(feed(&mut open(), &huge, &MessageLimits { max_message: usize::MAX >> 1 }).len(), 0);
     assert_eq!(feed(&mut open(), &huge, &limits), failed(CloseCode::TOO_BIG));
-    // A control frame does not count towards the message.
+    // A control frame does not count towards the length of the message around it.
     let control = Frame::new(9, "0123456789a").encode();
     assert_eq!(feed(&mut open(), &control, &limits), [Seen::Ping(b"0123456789a".to_vec())]);
 }
@@ -263,7 +263,7 @@ fn payload_memory(protocol: &Protocol) -> usize {
     }
 }
 
-// RFC 6455 §5.5.1 and §7.4
+// RFC 6455 §5.5.1 and §7.4: a close payload has a valid code and a UTF-8 reason, or is empty.
 #[test]
 fn close_payloads_are_decoded_and_checked() {
     let close = |payload: &[u8]| outcome(&[Frame::new(8, payload)]);
@@ -298,7 +298,7 @@ fn an_invalid_close_fails_at_its_first_invalid_byte() {
 fn a_frame_that_is_whole_in_the_input_is_not_copied() {
     let limits = MessageLimits::default();
     let mut protocol = open();
-    // A frame whose header was cut is not copied either, since its payload is in the input whole.
+    // The payload of a frame is not copied either if only the frame's header was cut between two reads.
     let cut = Frame::new(2, "cut header").encode();
     assert_eq!(feed(&mut protocol, &cut[..3], &limits), []);
     let mut read = cut[3..].to_vec();

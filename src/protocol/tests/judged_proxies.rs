@@ -1,5 +1,5 @@
-//! Compares the parsers for proxies with the naive ones. Used by the tests, and by the fuzz targets, which include this
-//! file by its path.
+//! Compares the parsers of PROXY headers, `Forwarded` and `X-Forwarded-For` with naive parsers. Used by the tests, and
+//! by the fuzz targets, which include this file by its path.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,8 @@ use super::forwarded::{forwarded_hops, usual_hops};
 use super::naive_proxies;
 use super::proxy_header::{MAX_HEADER_LEN, ProxyHeader};
 
-/// Checks that the parser accepts the same PROXY headers as the naive one, and is undecided at each shorter prefix.
+/// Checks that the parser and the naive parser accept the same PROXY headers. Checks that the parser asks for more
+/// bytes at each shorter prefix.
 pub fn judge_proxy_header(bytes: &[u8]) {
     let expected = naive_proxies::proxy_header(bytes);
     let found = (0..=bytes.len()).find_map(|len| ProxyHeader::parse(&bytes[..len]).transpose());
@@ -19,7 +20,8 @@ pub fn judge_proxy_header(bytes: &[u8]) {
     assert_eq!(ProxyHeader::parse(bytes).transpose(), found);
 }
 
-/// Checks that the parser returns the same hops as the naive one, and that text before them changes nothing.
+/// Checks that the parser and the naive parser return the same hops of `X-Forwarded-For`. Checks that text before the
+/// hops changes no hop.
 pub fn judge_usual_hops(value: &[u8]) {
     let hops: Vec<_> = usual_hops(&[value]).collect();
     if let Ok(text) = str::from_utf8(value) {
@@ -30,7 +32,8 @@ pub fn judge_usual_hops(value: &[u8]) {
     assert_appended(usual_hops(&[&appended]), &hops);
 }
 
-/// Checks lists that follow the grammar of `Forwarded`. For all others, checks only that a proxy can append to them.
+/// Compares the hops of lists that follow the grammar of `Forwarded`. For all other lists, checks only that a proxy can
+/// append hops.
 pub fn judge_forwarded_hops(value: &[u8]) {
     let hops: Vec<_> = forwarded_hops(&[value]).collect();
     if let Some(mut expected) = str::from_utf8(value).ok().and_then(naive_proxies::forwarded) {

@@ -1,8 +1,8 @@
-//! Slow and simple versions of the protocol's routines, written from the RFC alone.
+//! Slow and simple versions of the WebSocket protocol's routines, written from the RFC alone.
 
 use super::{CloseCode, Kind, Seen};
 
-/// Unmasks byte by byte. RFC 6455 §5.3
+/// Removes the mask from `data` byte by byte. `offset` is the position of `data` in its payload. RFC 6455 §5.3
 pub(crate) fn unmask(data: &mut [u8], key: [u8; 4], offset: usize) {
     for (at, byte) in data.iter_mut().enumerate() {
         *byte ^= key[(at + offset) % 4];
@@ -16,7 +16,7 @@ pub(super) struct Frame {
     pub(super) rsv: u8,
     pub(super) opcode: u8,
     pub(super) key: Option<[u8; 4]>,
-    /// Length in bytes of the extended length field: 0, 2 or 8. `None` for the shortest form.
+    /// Length in bytes of the frame's extended length field: 0, 2 or 8. `None` for the shortest form.
     pub(super) len_bytes: Option<usize>,
     pub(super) payload: Vec<u8>,
 }
@@ -32,7 +32,7 @@ impl Frame {
         Self { fin: false, ..Self::new(opcode, payload) }
     }
 
-    /// Encodes the frame. RFC 6455 §5.2
+    /// Encodes the frame as a client sends it. RFC 6455 §5.2
     pub(super) fn encode(&self) -> Vec<u8> {
         let len = self.payload.len();
         let len_bytes = self.len_bytes.unwrap_or(match len {
@@ -58,7 +58,8 @@ impl Frame {
     }
 }
 
-/// Decodes a complete stream. An incomplete frame at the end counts only if it is already invalid.
+/// Decodes all frames of a client's complete stream to events. An incomplete frame at the end counts only if it is
+/// already invalid.
 pub(super) fn decode(stream: &[u8], max_message: usize) -> Vec<Seen> {
     let mut seen = Vec::new();
     if let Err(code) = decode_into(stream, max_message, &mut seen) {
@@ -170,9 +171,9 @@ fn close(payload: &[u8], is_whole: bool) -> Result<Option<(u16, String)>, CloseC
     Ok(Some((code, String::from_utf8_lossy(&payload[2..]).into_owned())))
 }
 
-/// Returns whether `bytes` are UTF-8, or, if they are not complete, can become UTF-8.
+/// Returns whether `bytes` are UTF-8. If `is_whole` is false, returns whether `bytes` can become UTF-8.
 fn is_text(bytes: &[u8], is_whole: bool) -> bool {
-    // One of these bytes is valid wherever one is missing.
+    // Wherever a byte of a UTF-8 character is missing, one of these three bytes is valid.
     let missing = [0x80, 0x90, 0xa0];
     std::str::from_utf8(bytes).is_ok()
         || !is_whole

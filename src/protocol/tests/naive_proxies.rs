@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::proxy_header::Source;
 
-/// Returns the length and source of the PROXY header at the start of `bytes`. Does not tell incomplete from invalid.
+/// Returns the length and source of the PROXY header at the start of `bytes`. Returns `None` if the header is
+/// incomplete or invalid.
 pub(crate) fn proxy_header(bytes: &[u8]) -> Option<(usize, Source)> {
     let lens = 1..=bytes.len().min(4096);
     lens.into_iter().find_map(|len| Some((len, line(&bytes[..len]).or_else(|| binary(&bytes[..len]))?)))
 }
 
-/// Parses a complete header of version 1.
+/// Parses a complete PROXY header of version 1.
 fn line(bytes: &[u8]) -> Option<Source> {
     let content = bytes.strip_suffix(b"\r\n").filter(|_| bytes.len() <= 107)?;
     if content.contains(&b'\n') {
@@ -35,7 +36,7 @@ fn line(bytes: &[u8]) -> Option<Source> {
     }
 }
 
-/// Parses a complete header of version 2.
+/// Parses a complete PROXY header of version 2.
 fn binary(bytes: &[u8]) -> Option<Source> {
     let rest =
         bytes.strip_prefix(&[0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a])?;
@@ -91,8 +92,8 @@ pub(crate) fn forwarded(value: &str) -> Option<Vec<Option<IpAddr>>> {
 
 type Pair = (String, String);
 
-/// Returns the pairs at the start of the text and the rest. A quoted value is returned without quotes but with its
-/// backslashes, so that a value with escapes is not a valid node.
+/// Splits the first element of a `Forwarded` list off `text`: returns its pairs and the rest. A quoted value is
+/// returned without quotes but with its backslashes, so that a value with escapes is not a valid node.
 fn element(text: &str) -> Option<(Vec<Pair>, &str)> {
     let mut pairs = Vec::new();
     let mut rest = text;
@@ -114,13 +115,13 @@ fn element(text: &str) -> Option<(Vec<Pair>, &str)> {
     }
 }
 
-/// Splits off a token. RFC 9110 §5.6.2
+/// Splits a token off the start of `text`. Returns the token and the rest. RFC 9110 §5.6.2
 fn token(text: &str) -> (&str, &str) {
     let is_token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
     text.split_at(text.find(|char| !is_token(char)).unwrap_or(text.len()))
 }
 
-/// Returns the text between the quotes and the rest. RFC 9110 §5.6.4
+/// Returns the text in the quotation marks at the start of `text`, and the rest behind them. RFC 9110 §5.6.4
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let mut chars = text.char_indices().skip(1);
     while let Some((at, char)) = chars.next() {
@@ -135,7 +136,7 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Returns the address of a node. RFC 7239 §6, and IPv6 addresses without brackets.
+/// Returns the IP address of a node (a hop). RFC 7239 §6, and IPv6 addresses without brackets.
 fn node(text: &str) -> Option<IpAddr> {
     let ports = text.rfind(':').map(|at| (&text[..at], &text[at + 1..]));
     let with_port = ports
@@ -157,7 +158,7 @@ fn is_port(text: &str) -> bool {
             .is_some_and(|name| all(name, |char| char.is_ascii_alphanumeric() || "._-".contains(char)))
 }
 
-/// The white space of header fields.
+/// Removes the white space around the value of a header field.
 fn trim(text: &str) -> &str {
     text.trim_matches(|char: char| char.is_ascii_whitespace())
 }

@@ -1,4 +1,4 @@
-//! Properties over generated streams: how the bytes are cut into reads changes nothing.
+//! Property tests over generated streams: where reads cut the bytes changes no event.
 
 use super::naive::{self, Frame};
 use super::*;
@@ -7,7 +7,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// A valid item of a session: its frames and the expected events in order.
+/// A valid item of a session: frames and the expected events in order.
 type Item = (Vec<Frame>, Vec<Seen>);
 
 fn frame(fin: bool, opcode: u8, key: [u8; 4], payload: Vec<u8>) -> Frame {
@@ -22,7 +22,7 @@ fn control() -> impl Strategy<Value = Item> {
     })
 }
 
-/// A message in fragments that are cut anywhere, even inside a character, with control frames between them.
+/// Generates a message in fragments that are cut anywhere, even inside a character, with control frames between them.
 fn message() -> impl Strategy<Value = Item> {
     let content = prop_oneof![
         "\\PC{0,40}".prop_map(|text| (Kind::Text, text.into_bytes())),
@@ -47,7 +47,7 @@ fn message() -> impl Strategy<Value = Item> {
     })
 }
 
-/// Any frame, mostly a valid one.
+/// Generates any frame, mostly a valid frame.
 fn any_frame() -> impl Strategy<Value = Frame> {
     let payload = prop_oneof![
         4 => "\\PC{0,20}".prop_map(String::into_bytes),
@@ -151,7 +151,7 @@ proptest! {
 }
 
 fn judged_alike(head: &[u8], cuts: &[usize]) -> Result<(), TestCaseError> {
-    // Two line feeds make sure that the head ends, whatever it is.
+    // The two line feeds end any request head.
     let head = [head, b"\n\n"].concat();
     let limits = MessageLimits::default();
     let whole = feed(&mut Protocol::new(), &head, &limits);

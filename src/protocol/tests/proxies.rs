@@ -11,13 +11,13 @@ use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Encodes a header of version 2.
+/// Encodes a PROXY header of version 2.
 fn binary(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(payload.len()).expect("short").to_be_bytes();
     [SIGNATURE, &[command, family], &len, payload].concat()
 }
 
-/// Parses a header that arrives one byte at a time, followed by other bytes.
+/// Parses a PROXY header that arrives one byte at a time, followed by other bytes.
 #[track_caller]
 fn parsed(header: &[u8]) -> Source {
     let all = [header, b"GET / HTTP/1.1\r\n"].concat();
@@ -29,12 +29,12 @@ fn parsed(header: &[u8]) -> Source {
     whole.source
 }
 
-/// Returns the number of bytes after which the parser refuses the header.
+/// Returns the number of bytes after which the parser refuses the PROXY header. `None` if the parser never refuses it.
 fn refused_at(bytes: &[u8]) -> Option<usize> {
     (0..=bytes.len()).find(|len| ProxyHeader::parse(&bytes[..*len]).is_err())
 }
 
-/// Examples of the specification, and the longest lines that it allows.
+/// Checks the PROXY headers in the examples of the specification, and the longest lines that the specification allows.
 #[test]
 fn a_header_gives_the_source() {
     let source = |text: &str| Source::Client(text.parse().expect("an address"));
@@ -54,7 +54,7 @@ fn a_header_gives_the_source() {
 
     let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 0x04, 1, 187];
     let v6: Vec<u8> = [[0x20; 16], [0x21; 16]].concat().into_iter().chain([0, 80, 1, 187]).collect();
-    // A type, a length of two bytes, the value.
+    // An extension (TLV) of version 2: type, length in two bytes, value.
     let tlv = [4, 0, 3, 1, 2, 3];
     assert_eq!(parsed(&binary(0x21, 0x11, &v4)), source("192.0.2.1:56324"));
     assert_eq!(parsed(&binary(0x21, 0x11, &[&v4[..], &tlv].concat())), source("192.0.2.1:56324"));
@@ -114,7 +114,8 @@ fn an_invalid_header_is_refused_at_its_first_invalid_byte() {
     }
 }
 
-/// Returns the client if the addresses in `trusted` and the peer 10.0.0.1 are trusted proxies.
+/// Returns the client's address in the request headers `headers`. The addresses in `trusted` and the peer 10.0.0.1 are
+/// trusted proxies.
 fn client_of(headers: &str, trusted: &[&str]) -> Result<String, Refusal> {
     let mut head = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", headers.replace('\n', "\r\n")).into_bytes();
     let (mut protocol, mut reader, mut input) = (Protocol::new(), Reader::default(), &mut head[..]);
@@ -140,9 +141,9 @@ fn the_client_is_the_first_untrusted_address_from_the_right() {
         ("X-Forwarded-For: 2001:db8::2\n", "2001:db8::2"),
         ("X-Forwarded-For: 1.2.3.4, [2001:db8::1]:80\n", "1.2.3.4"),
         ("X-Forwarded-For: ::ffff:1.2.3.4, ::ffff:10.0.0.2\n", "1.2.3.4"),
-        // All hops are proxies: the farthest one counts.
+        // If all hops are trusted proxies, the farthest hop is the client.
         ("X-Forwarded-For: 10.0.0.3, 10.0.0.2\n", "10.0.0.3"),
-        // A hop without an address ends the search.
+        // A hop without an address ends the search for the client.
         ("X-Forwarded-For: \n", "10.0.0.1"),
         ("X-Forwarded-For: unknown\n", "10.0.0.1"),
         ("X-Forwarded-For: 1.2.3.4, unknown, 10.0.0.2\n", "10.0.0.2"),
@@ -162,7 +163,7 @@ fn the_client_is_the_first_untrusted_address_from_the_right() {
         ("Forwarded: for=1.2.3.4;for=5.6.7.8\n", "10.0.0.1"),
         ("Forwarded: for=\"1.2.3.4\n", "10.0.0.1"),
         ("Forwarded: for=\"\\1.2.3.4\"\n", "10.0.0.1"),
-        // A quote that a client leaves open does not swallow what a proxy appends.
+        // A quote that a client leaves open does not hide the address that a proxy appends.
         ("Forwarded: for=\"6.6.6.6, for=1.2.3.4\n", "1.2.3.4"),
         ("Forwarded: for=\"6.6.6.6\\, for=1.2.3.4, for=10.0.0.2\n", "1.2.3.4"),
         ("Forwarded: for=1.2.3.4\nX-Forwarded-For: 6.6.6.6, 1.2.3.4, 10.0.0.2\n", "1.2.3.4"),

@@ -1,4 +1,4 @@
-//! Tests of the rules for requests, each with its section of the RFC.
+//! Tests of the rules for HTTP requests, each with its section of the RFC.
 
 use super::*;
 
@@ -15,7 +15,8 @@ fn head(request_line: &str, headers: &[&str]) -> Vec<u8> {
     format!("{request_line}\r\n{}\r\n", lines.collect::<String>()).into_bytes()
 }
 
-/// Passes the event of a head to `judge`. Checks that the head in single bytes gives the same result.
+/// Passes the event of a request head to `judge` and returns the result. Checks that the head in single bytes gives an
+/// equal result.
 #[track_caller]
 fn judge<T>(head: &[u8], judge: impl Fn(ProtocolEvent<'_>) -> T) -> T {
     let limits = MessageLimits::default();
@@ -25,7 +26,7 @@ fn judge<T>(head: &[u8], judge: impl Fn(ProtocolEvent<'_>) -> T) -> T {
     judge(Protocol::new().next(&mut &mut read[..], &mut Reader::new(limits)).expect("a complete head"))
 }
 
-/// Returns the status of a refusal, 101 for an upgrade, or 200 for plain HTTP.
+/// Returns the status of the response to a request: that of a refusal, 101 for an upgrade, or 200 for plain HTTP.
 #[track_caller]
 fn status(request_line: &str, headers: &[&str]) -> u16 {
     judge(&head(request_line, headers), |event| match event {
@@ -36,14 +37,14 @@ fn status(request_line: &str, headers: &[&str]) -> u16 {
     })
 }
 
-/// Returns the status of an upgrade whose line `old` is replaced by the lines `new`.
+/// Returns the status of the response to a valid upgrade request in which the lines `new` replace the line `old`.
 #[track_caller]
 fn upgrade_with(old: &str, new: &[&str]) -> u16 {
     let kept = UPGRADE.iter().filter(|line| !line.starts_with(old)).copied();
     status("GET / HTTP/1.1", &kept.chain(new.iter().copied()).collect::<Vec<_>>())
 }
 
-// RFC 6455 §1.3
+// RFC 6455 §1.3: the example key and its accept key.
 #[test]
 fn the_accept_key_of_the_rfc() {
     let accept = judge(HANDSHAKE, |event| match event {
@@ -63,7 +64,7 @@ fn the_accept_key_of_the_rfc() {
 fn a_request_has_its_method_target_and_headers() {
     let lines = ["host: a.example:80", "X-One:  1 ", "x-one: 2", "X-Bad: \u{e9}\u{e9}"];
     let mut bytes = head("POST /room/caf%C3%A9?a=1?b HTTP/1.1", &lines);
-    // A Latin-1 value is allowed but not returned as text.
+    // A header value in Latin-1 is allowed but not returned as text.
     bytes.retain(|&byte| byte != 0xc3);
     judge(&bytes, |event| {
         let ProtocolEvent::Request(request) = event else { panic!("{event:?}") };
@@ -78,7 +79,7 @@ fn a_request_has_its_method_target_and_headers() {
     });
 }
 
-// RFC 9112 §3.2
+// RFC 9112 §3.2: the forms of a request target.
 #[test]
 fn targets_are_split_into_host_path_and_query() {
     let target = |target: &str| {
@@ -103,7 +104,7 @@ fn targets_are_split_into_host_path_and_query() {
     }
 }
 
-// RFC 9112 §2.2
+// RFC 9112 §2.2: a server ignores empty lines before a request.
 #[test]
 fn empty_lines_before_a_request_are_ignored() {
     assert_eq!(status("\r\n\r\nGET / HTTP/1.1", &UPGRADE), 101);
@@ -119,12 +120,12 @@ fn what_is_not_http_is_refused() {
     for line in ["no colon", "name : value", ": value", "a: \u{1}", " folded: line"] {
         assert_eq!(status("GET / HTTP/1.1", &["Host: x", line]), 400, "{line}");
     }
-    // A TLS client is refused at its first bytes.
+    // A TLS client on a port without TLS is refused at its first bytes.
     let seen = feed(&mut Protocol::new(), b"\x16\x03\x01\x02\x00", &MessageLimits::default());
     assert_eq!(seen, [Seen::Refused(Status::BadRequest)]);
 }
 
-// RFC 9112 §3.2
+// RFC 9112 §3.2: a request of HTTP/1.1 has exactly one Host field.
 #[test]
 fn a_request_has_exactly_one_host() {
     assert_eq!(status("GET / HTTP/1.1", &["Host: x"]), 200);
@@ -137,7 +138,7 @@ fn a_request_has_exactly_one_host() {
     assert_eq!(status("GET / HTTP/1.0", &["Host: x", "Host: y"]), 400);
 }
 
-// RFC 9112 §6
+// RFC 9112 §6: a request with content is refused.
 #[test]
 fn a_request_has_no_content() {
     assert_eq!(upgrade_with("-", &["Content-Length: 0"]), 101);
@@ -148,7 +149,7 @@ fn a_request_has_no_content() {
     assert_eq!(upgrade_with("-", &["Transfer-Encoding: chunked"]), 413);
 }
 
-// RFC 6455 §4.2.1, item 1
+// RFC 6455 §4.2.1, item 1: a handshake is a GET request of HTTP/1.1.
 #[test]
 fn an_upgrade_is_a_get_of_http_1_1() {
     assert_eq!(status("GET / HTTP/1.1", &UPGRADE), 101);
@@ -157,19 +158,19 @@ fn an_upgrade_is_a_get_of_http_1_1() {
     assert_eq!(status("get / HTTP/1.1", &UPGRADE), 405);
 }
 
-// RFC 6455 §4.2.1, item 3
+// RFC 6455 §4.2.1, item 3: the field Upgrade of a handshake.
 #[test]
 fn the_upgrade_field_lists_websocket() {
     assert_eq!(upgrade_with("Upgrade", &["upgrade: WebSocket"]), 101);
     assert_eq!(upgrade_with("Upgrade", &["Upgrade: h2c ,\twebsocket"]), 101);
     assert_eq!(upgrade_with("Upgrade", &["Upgrade: h2c", "Upgrade: websocket"]), 101);
-    // RFC 9110 §7.8: another protocol may be ignored.
+    // RFC 9110 §7.8: a server may ignore an upgrade to another protocol.
     assert_eq!(upgrade_with("Upgrade", &["Upgrade: h2c"]), 200);
     assert_eq!(upgrade_with("Upgrade", &["Upgrade: websockets"]), 200);
     assert_eq!(upgrade_with("Upgrade", &[]), 200);
 }
 
-// RFC 6455 §4.2.1, item 4
+// RFC 6455 §4.2.1, item 4: the field Connection of a handshake.
 #[test]
 fn the_connection_field_lists_upgrade() {
     assert_eq!(upgrade_with("Connection", &["Connection: keep-alive, upgrade"]), 101);
@@ -178,7 +179,7 @@ fn the_connection_field_lists_upgrade() {
     assert_eq!(upgrade_with("Connection", &[]), 400);
 }
 
-// RFC 6455 §4.2.1, item 5
+// RFC 6455 §4.2.1, item 5: the key of a handshake.
 #[test]
 fn the_key_is_16_bytes_once() {
     let key = |values: &[&str]| {
@@ -186,7 +187,7 @@ fn the_key_is_16_bytes_once() {
         upgrade_with("Sec-WebSocket-Key", &lines.iter().map(String::as_str).collect::<Vec<_>>())
     };
     assert_eq!(key(&["  x3JJHMbDL1EzLkh9GBhXDw==  "]), 101);
-    // RFC 6455 §4.1: its example has bits beyond the last byte.
+    // RFC 6455 §4.1: the example key has bits beyond its last byte, so such bits are ignored.
     assert_eq!(key(&["AQIDBAUGBwgJCgsMDQ4PEC=="]), 101);
     assert_eq!(key(&[]), 400);
     assert_eq!(key(&["x3JJHMbDL1EzLkh9GBhXDw==", "x3JJHMbDL1EzLkh9GBhXDw=="]), 400);
@@ -196,7 +197,7 @@ fn the_key_is_16_bytes_once() {
     assert_eq!(key(&["A".repeat(1000).as_str()]), 400);
 }
 
-// RFC 6455 §4.2.1, item 6, and §4.2.2
+// RFC 6455 §4.2.1, item 6, and §4.2.2: the protocol version of a handshake.
 #[test]
 fn the_version_is_13() {
     for lines in [&["Sec-WebSocket-Version: 8"][..], &["Sec-WebSocket-Version: 013"], &[]] {
@@ -257,15 +258,15 @@ fn a_refusal_has_its_reason_and_the_header_fields_of_its_status() {
     let expected = "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
         Content-Length: 15\r\n\r\nNothing there.\n";
     assert_eq!(response_to(Refusal::new(Status::NotFound, "Nothing there.")), expected);
-    // RFC 9110 §15.5.6
+    // RFC 9110 §15.5.6: a 405 response lists the allowed methods.
     assert!(response_to(Refusal::new(Status::MethodNotAllowed, "")).contains("\r\nAllow: GET\r\n"));
-    // RFC 6455 §4.4, RFC 9110 §15.5.22
+    // RFC 6455 §4.4, RFC 9110 §15.5.22: a 426 response names the protocol version.
     let upgrade_required = response_to(Refusal::new(Status::UpgradeRequired, ""));
     assert!(upgrade_required.contains("\r\nSec-WebSocket-Version: 13\r\n"));
     assert!(upgrade_required.contains("\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"));
 }
 
-// RFC 9110 §9.3.2
+// RFC 9110 §9.3.2: the response to a HEAD request has no body.
 #[test]
 fn the_response_to_a_head_request_has_a_length_but_no_body() {
     let mut out = b"before ".to_vec();
@@ -275,7 +276,7 @@ fn the_response_to_a_head_request_has_a_length_but_no_body() {
     assert_eq!(String::from_utf8_lossy(&out), expected);
 }
 
-// RFC 3986 §3.2.2: found by fuzzing.
+// RFC 3986 §3.2.2: a host is ASCII. Found by fuzzing.
 #[test]
 fn the_host_of_a_target_in_absolute_form_must_be_ascii_like_the_host_field() {
     assert_eq!(status("GET ws://example/ HTTP/1.1", &["Host: a"]), 200);

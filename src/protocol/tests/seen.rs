@@ -1,9 +1,9 @@
-//! Events of a stream that is cut into reads anywhere. Used by the tests, and by the fuzz targets, which include this
-//! file and the naive decoder by their paths.
+//! Collects the events of a stream that reads may cut anywhere. Used by the tests, and by the fuzz targets, which
+//! include this file and the naive decoder by their paths.
 
 use super::{CloseCode, Kind, MessageLimits, Protocol, ProtocolEvent, Reader, Status};
 
-/// An event that owns its data.
+/// A [`ProtocolEvent`] that owns its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Request(String),
@@ -31,7 +31,8 @@ impl From<ProtocolEvent<'_>> for Seen {
     }
 }
 
-/// Feeds one read, answers requests like a server, and checks that all input is consumed.
+/// Feeds one read to `protocol` and returns the events. Answers requests like a server, and checks that all input is
+/// consumed.
 pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &MessageLimits) -> Vec<Seen> {
     let mut read = read.to_vec();
     let mut input = &mut read[..];
@@ -53,7 +54,8 @@ pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &MessageLimits)
     seen
 }
 
-/// Feeds a stream in reads that end at `cuts`. They may be unordered and beyond the end.
+/// Feeds a stream to `protocol` in reads that end at `cuts` and returns the events. The cuts may be unordered and
+/// beyond the end of the stream.
 pub(super) fn feed_cut(
     protocol: &mut Protocol,
     stream: &[u8],

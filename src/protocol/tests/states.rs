@@ -1,4 +1,4 @@
-//! Tests every state with every event.
+//! Tests every state of a connection with every kind of input.
 
 use super::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,7 +49,7 @@ impl Situation {
         matches!(self, S::AwaitsAnswer | S::AwaitsAnswerAfterParts)
     }
 
-    /// Creates a connection in this situation.
+    /// Returns a connection that has reached this situation.
     fn reach(self) -> Protocol {
         let binary = Frame::new(2, "hello").encode();
         let (mut protocol, reads): (_, Vec<Vec<u8>>) = match self {
@@ -69,7 +69,7 @@ impl Situation {
         };
         for mut read in reads {
             let mut input = &mut read[..];
-            // Stops after the first event, so that the state is the one right after it.
+            // One call of `next` per read: the state is the one right after the first event.
             let _ = protocol.next(&mut input, &mut Reader::default());
         }
         if self == S::Discarded {
@@ -93,7 +93,7 @@ fn is_open_is_discarding_and_is_mid_item_are_right_in_every_state() {
     }
 }
 
-/// Returns the first event of `read` in every situation. Checks that bytes are left only while a request waits for its
+/// Checks the first event of `read` in every situation. Checks that input is left only while a request waits for its
 /// answer.
 #[track_caller]
 fn check(read: &[u8], expected: impl Fn(Situation) -> Option<Seen>) {
@@ -118,10 +118,11 @@ fn an_empty_read_gives_no_event_in_any_state() {
 #[test]
 fn a_ping_gives_the_right_event_in_every_state() {
     check(&Frame::new(9, "?").encode(), |situation| match situation {
-        // In the middle of a head, an error may be found only at the end of the head.
+        // An error in a request head that arrives in parts may be found only at the end of the head.
         S::New => Some(Seen::Refused(Status::BadRequest)),
         S::Open | S::MidMessage => Some(Seen::Ping(b"?".to_vec())),
-        // An incomplete frame consumes the bytes. They complete the payload but not the header.
+        // In the middle of a frame, its missing part consumes the input. The input completes the payload but not the
+        // header.
         S::MidPayload => {
             let mut tail = [0x89, 0x81, 0x37];
             naive::unmask(&mut tail, [0x37, 0xfa, 0x21, 0x3d], 2);
@@ -134,7 +135,7 @@ fn a_ping_gives_the_right_event_in_every_state() {
 #[test]
 fn a_close_gives_the_right_event_in_every_state() {
     check(&Frame::new(8, b"\x03\xe8bye").encode(), |situation| match situation {
-        // In the middle of a head, an error may be found only at the end of the head.
+        // An error in a request head that arrives in parts may be found only at the end of the head.
         S::New => Some(Seen::Refused(Status::BadRequest)),
         S::Open | S::MidMessage => Some(Seen::Close(Some((1000, "bye".to_owned())))),
         S::MidHeader | S::MidPayload => {
@@ -153,7 +154,7 @@ fn a_request_head_gives_the_right_event_in_every_state() {
     check(HANDSHAKE, |situation| match situation {
         S::New => feed(&mut Protocol::new(), HANDSHAKE, &MessageLimits::default()).pop(),
         S::MidHead => Some(Seen::Refused(Status::BadRequest)),
-        // "GE" is a frame header with reserved bits.
+        // The text "GE" decodes as a frame header with reserved bits.
         S::Open | S::MidMessage => Some(Seen::Failed(CloseCode::PROTOCOL)),
         S::MidHeader | S::MidPayload => {
             feed(&mut situation.reach(), HANDSHAKE, &MessageLimits::default()).into_iter().next()
