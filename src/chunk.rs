@@ -20,7 +20,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Returns an empty chunk for `capacity` bytes.
+    /// Creates an empty chunk that can hold `capacity` bytes.
     ///
     /// # Panics
     /// If `capacity` is 4 GiB or more: the bounds of a [`Span`] have 32 bits.
@@ -59,7 +59,7 @@ impl Chunk {
         self.capacity - self.len()
     }
 
-    /// Appends `bytes` to the chunk. The chunk may be shared.
+    /// Appends `bytes` to the chunk, also while spans of the chunk exist.
     ///
     /// # Panics
     /// If `bytes` do not fit. Check [`Chunk::spare`] first.
@@ -74,7 +74,7 @@ impl Chunk {
         self.len.set(len + bytes.len());
     }
 
-    /// Removes all bytes, so that the chunk can be filled again. Needs the sole owner of the chunk (`&mut self`).
+    /// Removes all bytes, so that the chunk can be filled again. Only the chunk's sole owner can call this method.
     pub fn clear(&mut self) {
         self.len.set(0);
     }

@@ -98,8 +98,8 @@ pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
 }
 
 /// Returns the comparison key of a user's name: names that look alike have equal keys. The key ignores case,
-/// composition, compatible forms (UAX #15), joiners and variation selectors. Letters of different scripts stay
-/// different.
+/// composition, compatible forms (UAX #15), joiners and variation selectors. Letters of different scripts give
+/// different keys.
 pub(crate) fn user_key(name: &str) -> String {
     let shown = |char: &char| !matches!(*char, ZWJ | ZWNJ | emoji::EMOJI_STYLE);
     name.nfkc().filter(shown).flat_map(char::to_lowercase).nfkc().collect()
@@ -135,8 +135,8 @@ fn check_word(word: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Returns the number of characters from index `at` on that are visible as one unit. Returns `None` if the character at
-/// `at` is not visible there.
+/// Returns the number of characters, from index `at` on, that are visible as one unit. Returns `None` if the character
+/// at `at` is not visible there.
 fn shown_at(chars: &[char], at: usize) -> Option<usize> {
     let is_shown = match chars[at] {
         ZWNJ => joiners::separates(chars, at),

@@ -50,7 +50,7 @@ pub(crate) struct Verifier {
 /// The reason why an access token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
-    /// The token is not a JWT, uses another algorithm, or a claim is missing or of the wrong type.
+    /// The token is not a JWT, uses another algorithm than HS256, or has a claim that is missing or of the wrong type.
     Malformed,
     /// The token was signed with another secret, or was changed after signing.
     Signature,

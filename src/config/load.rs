@@ -75,8 +75,8 @@ impl Loaded {
     /// # Errors
     /// Returns a [`LoadError`] if the settings have an error, or if `args` ask for the help or the version.
     pub fn from_args(args: &[OsString], passed: &[Endpoint]) -> Result<Self, LoadError> {
-        // The first pass ignores the settings file. It finds the path of this file, and reports errors of flags and
-        // variables as errors of flags and variables.
+        // The first pass ignores the settings file. It finds the file's path, and reports errors in flags and variables
+        // before any error in the file.
         let command = Cli::command();
         let matches = command.clone().try_get_matches_from(args);
         let matches = matches.map_err(|error| LoadError::of(error, args))?;

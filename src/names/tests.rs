@@ -157,7 +157,7 @@ fn emoji_as_phones_type_them_are_names() {
         "👁‍🗨",
         "fan❤️",
         "🌹فاطمة",
-        // Code points reserved for emoji of later versions of Unicode.
+        // Code points of recent or future emoji.
         "\u{1fad0}",
         "\u{1faff}",
     ] {

@@ -7,8 +7,8 @@ use super::mask::{unmask, unmask_at};
 use super::take_up_to;
 use simdutf8::{basic, compat};
 
-/// Growth limit of a payload buffer: it reserves space ahead for at most this many times the received bytes, so that
-/// long messages are rarely moved.
+/// Growth limit of a payload buffer: the buffer reserves space ahead for at most this many times the received bytes, so
+/// that long messages are rarely moved.
 const AHEAD: usize = 8;
 /// Largest payload buffer in bytes that is kept for the next long message. A new buffer costs a page fault for every 4
 /// KiB.
@@ -78,8 +78,8 @@ pub(super) enum Payload<'i> {
     Assembled,
 }
 
-/// Decodes frames from `input` up to the first complete message or control frame. Returns `None` if all input is
-/// consumed before one is complete.
+/// Decodes frames from `input` up to the first complete message or control frame. Returns `None` if all of `input` is
+/// consumed and no message or control frame is complete.
 ///
 /// Checks that uncompressed text is valid UTF-8. Checks the payload of a close frame only if the payload arrived in
 /// parts. `spare` is the buffer for the next long message.
@@ -206,8 +206,8 @@ impl Assembly {
         *input = &mut [];
     }
 
-    /// Unmasks and copies the payload bytes of `frame` from `input`. If they complete a message or control frame,
-    /// returns its opcode and whether its payload is compressed.
+    /// Unmasks and copies the payload bytes of `frame` from `input`. If these bytes complete a message or control
+    /// frame, returns its opcode and whether its payload is compressed. Otherwise returns `None`.
     fn take_in(
         &mut self,
         mut frame: Frame,

@@ -17,8 +17,8 @@ pub use inflater::Inflater;
 pub use offer::{Agreement, OfferPolicy, negotiate};
 pub use window::Window;
 
-/// The last four bytes of every DEFLATE-compressed message. The sender removes these bytes and the receiver appends
-/// them. RFC 7692 §7.2.1
+/// The last four bytes of every compressed message. The sender removes these bytes and the receiver appends them. RFC
+/// 7692 §7.2.1
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
 /// The default and largest size of a compression window, as a power of two (32 KiB). RFC 7692 §7.1.2

@@ -116,7 +116,7 @@ fn element_address(element: &[u8]) -> Option<IpAddr> {
     });
     let (value, None) = (named.next()?, named.next()) else { return None };
     match value.strip_prefix(b"\"") {
-        // An address needs no escapes, so a backslash makes it invalid.
+        // An IP address needs no escapes, so a quoted value with a backslash is invalid.
         Some(quoted) => node_address(quoted.strip_suffix(b"\"")?),
         None => node_address(value),
     }

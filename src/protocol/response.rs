@@ -16,7 +16,7 @@ pub enum Status {
     BadRequest = 400,
     /// The request needs a valid token.
     Unauthorized = 401,
-    /// The request is not allowed, for instance from this origin.
+    /// The server does not allow the request, for instance because of the page's origin.
     Forbidden = 403,
     /// The path of the request does not exist on this server.
     NotFound = 404,
@@ -28,7 +28,7 @@ pub enum Status {
     ContentTooLarge = 413,
     /// The request target is too long.
     UriTooLong = 414,
-    /// The request is meant for another host.
+    /// The request names a host that is not this server.
     MisdirectedRequest = 421,
     /// The path needs a WebSocket handshake, or another version of the WebSocket protocol.
     UpgradeRequired = 426,

@@ -62,7 +62,7 @@ fn a_header_gives_the_source() {
     assert_eq!(parsed(&binary(0x21, 0x21, &v6)), v6_source);
     let full = [&v6[..], &[0; MAX_HEADER_LEN - 16 - 36]].concat();
     assert_eq!(parsed(&binary(0x21, 0x21, &full)), v6_source);
-    // LOCAL: the proxy itself, whatever addresses follow.
+    // LOCAL: the source is the proxy itself, whatever addresses follow.
     for header in [binary(0x20, 0, &[]), binary(0x20, 0x11, &v4), binary(0x20, 0xff, &[1])] {
         assert_eq!(parsed(&header), Source::Proxy);
     }

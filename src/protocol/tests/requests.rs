@@ -95,7 +95,7 @@ fn targets_are_split_into_host_path_and_query() {
     assert_eq!(target("/"), "x / -");
     assert_eq!(target("/a?"), "x /a ");
     assert_eq!(target("*"), "x * -");
-    // RFC 9112 §3.2.2: the authority of the target counts, not Host.
+    // RFC 9112 §3.2.2: the authority of the request target counts, not the field Host.
     assert_eq!(target("http://y:1/a?b"), "y:1 /a b");
     assert_eq!(target("WSS://y"), "y / -");
     assert_eq!(target("http://y?b"), "400 Bad Request");
