@@ -110,7 +110,7 @@ pub(crate) fn keys(options: &Command) -> impl Iterator<Item = &Arg> {
     options.get_arguments().filter(|option| option.get_env().is_some())
 }
 
-/// Returns whether a change of the option needs a restart of the server. The option's help heading tells.
+/// Returns whether a change of the option needs a restart of the server: its help heading is [`AT_START`].
 pub(crate) fn needs_restart(option: &Arg) -> bool {
     option.get_help_heading() == Some(AT_START)
 }

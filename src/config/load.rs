@@ -97,8 +97,8 @@ impl Loaded {
         Ok(Self { config: options.settings, file: options.config, check_only, warnings, settings })
     }
 
-    /// Replaces the settings that need no restart by the `fresh` ones. Returns all changes, also of settings that need
-    /// a restart.
+    /// Replaces each setting that needs no restart by its `fresh` value. Returns all changes, also of settings that
+    /// need a restart.
     pub fn adopt(&mut self, fresh: Self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.settings.iter_mut().zip(fresh.settings) {

@@ -12,8 +12,8 @@ use super::joiners::{VIRAMA, ZWJ, ZWNJ};
 
 /// Maximum number of marks that stack above one character, as on Vietnamese ế, and maximum number below one character.
 const MAX_STACKED: usize = 2;
-/// Maximum number of marks on one character in places of the script's own (combining class 0), such as the vowels of
-/// Burmese and the lower letters of Tibetan.
+/// Maximum number of marks on one character that have combining class 0 (places of the script's own), such as the
+/// vowels of Burmese and the lower letters of Tibetan.
 const MAX_OWN: usize = 4;
 /// Maximum number of nonspacing and enclosing marks on one character.
 const MAX_MARKS: usize = 6;

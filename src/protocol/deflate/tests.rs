@@ -286,7 +286,8 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: the output buffer of a message that compression does not shorten ended right behind these bytes.
+/// Checks messages that contain the bytes of `TAIL`. Found by fuzzing: the output buffer of a message that compression
+/// does not shorten ended right behind these bytes.
 #[test]
 fn a_message_may_contain_the_bytes_of_the_tail() {
     let noise: Vec<u8> =
