@@ -1,14 +1,14 @@
-//! Decides whether the backend may accept another connection.
+//! The accept gate: decides whether the backend may accept another connection.
 
 use std::time::Duration;
 
 use super::{IoEvent, shorter};
 
-/// Time until a retry, in milliseconds, after the kernel had no descriptor or memory left. Another shard or another
+/// Time in milliseconds until accepting is retried after the kernel had no descriptor or memory left. Another shard or
 /// process may free some, and no event reports that.
 const RETRY_MS: u64 = 1000;
 
-/// Counts the connections of one backend, and reports `AcceptPaused` and `AcceptResumed`.
+/// The counter of one backend's connections, which reports `AcceptPaused` and `AcceptResumed`.
 #[derive(Debug)]
 pub(super) struct AcceptGate {
     limit: u32,
@@ -16,11 +16,12 @@ pub(super) struct AcceptGate {
     state: State,
 }
 
-/// Whether connections are accepted.
+/// Whether the backend accepts connections.
 #[derive(Debug)]
 enum State {
     Accepting,
-    /// No slot is free, or the kernel had no descriptor or memory. Only in the latter case there is a retry.
+    /// Accepting is paused: no slot is free, or the kernel had no descriptor or memory left. Only the second case has a
+    /// retry time.
     Paused {
         retry_at_ms: Option<u64>,
     },
@@ -28,12 +29,12 @@ enum State {
 }
 
 impl AcceptGate {
-    /// A gate for at most `limit` connections at a time.
+    /// Makes a gate for at most `limit` connections at a time.
     pub(super) fn new(limit: u32) -> Self {
         Self { limit, open: 0, state: State::Accepting }
     }
 
-    /// Number of connections that may be accepted now.
+    /// Returns the number of connections that may be accepted now.
     pub(super) fn room(&self) -> u32 {
         if matches!(self.state, State::Accepting) { self.limit - self.open } else { 0 }
     }
@@ -53,7 +54,7 @@ impl AcceptGate {
         self.resume(events);
     }
 
-    /// Pauses, because the kernel had no descriptor or no memory for a connection.
+    /// Pauses accepting, because the kernel had no descriptor or no memory for a connection.
     pub(super) fn refused(&mut self, now_ms: u64, events: &mut Vec<IoEvent>) {
         if matches!(self.state, State::Accepting) {
             self.state = State::Paused { retry_at_ms: Some(now_ms + RETRY_MS) };
@@ -61,14 +62,14 @@ impl AcceptGate {
         }
     }
 
-    /// Resumes after a refusal when its retry is due.
+    /// Resumes accepting if the retry after a refusal is due.
     pub(super) fn retry(&mut self, now_ms: u64, events: &mut Vec<IoEvent>) {
         if matches!(self.state, State::Paused { retry_at_ms: Some(at) } if at <= now_ms) {
             self.resume(events);
         }
     }
 
-    /// Shortens a wait so that the caller calls `retry` in time.
+    /// Shortens the timeout of a poll so that the caller calls `retry` in time.
     pub(super) fn limit_wait(&self, timeout: Option<Duration>, now_ms: u64) -> Option<Duration> {
         let wait_ms = match self.state {
             State::Paused { retry_at_ms: Some(at) } => Some(at.saturating_sub(now_ms)),
@@ -77,12 +78,12 @@ impl AcceptGate {
         shorter(timeout, wait_ms)
     }
 
-    /// Accepts no more connections.
+    /// Stops accepting for good.
     pub(super) fn stop(&mut self) {
         self.state = State::Stopped;
     }
 
-    /// Whether `stop` was called.
+    /// Returns whether `stop` was called.
     pub(super) fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
@@ -99,7 +100,7 @@ impl AcceptGate {
 mod tests {
     use super::*;
 
-    /// Names of the events since the last call. Empties the list.
+    /// Removes all events from the list and returns their names.
     fn taken(events: &mut Vec<IoEvent>) -> Vec<&'static str> {
         let name = |event| match event {
             IoEvent::AcceptPaused => "paused",

@@ -10,14 +10,14 @@ pub(crate) const NS_PER_MS: u64 = 1_000_000;
 
 static START: LazyLock<u64> = LazyLock::new(since_boot_ns);
 
-/// Nanoseconds since the first call in this process. The clock runs while the machine is suspended, so that no
-/// deadline, in particular of a token, is late by that.
+/// Returns the nanoseconds since the first call in this process. The clock also runs while the machine is suspended, so
+/// suspension delays no deadline, such as the expiry of a token.
 pub(crate) fn now_ns() -> u64 {
     let start = *START;
     since_boot_ns() - start
 }
 
-/// Milliseconds since the first call in this process.
+/// Returns the milliseconds since the first call in this process.
 pub(crate) fn now_ms() -> u64 {
     now_ns() / NS_PER_MS
 }

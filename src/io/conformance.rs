@@ -1,6 +1,7 @@
 //! The test suite of the backend contract, which every backend must pass.
 //!
-//! A suite fails when this machine cannot run its backend. Skipping it would hide an untested backend.
+//! The tests of a backend fail when this machine cannot run the backend. Skipping the tests would hide an untested
+//! backend.
 
 mod accepting;
 mod closing;
@@ -9,7 +10,7 @@ mod rig;
 mod sending;
 mod waking;
 
-/// Instantiates every test of the suite for one backend.
+/// Defines every test of the suite for one backend.
 macro_rules! suite {
     ($backend:ident: $make:expr) => {
         mod $backend {

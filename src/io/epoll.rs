@@ -1,8 +1,8 @@
 //! The backend on epoll: it turns readiness into completions.
 //!
-//! A socket is registered once, edge-triggered for both directions: one `epoll_ctl` in its life. An edge marks it as
-//! readable. The socket then stays in the ready list until it is read dry, one buffer a poll, so that a busy peer
-//! cannot keep the others waiting.
+//! Each socket is registered once, with one `epoll_ctl`, edge-triggered for both directions. An edge marks the socket
+//! as readable. The socket then stays in the ready list until no unread bytes are left. Each poll reads one buffer from
+//! a socket, so a busy peer does not delay the others.
 
 #[cfg(test)]
 mod tests;
@@ -27,15 +27,17 @@ use super::{
     Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, Slot, Usage, Waker, canonical, listen,
 };
 
-/// Most readiness events that one call takes from the kernel.
+/// Maximum number of readiness events that one `epoll_wait` returns.
 const EVENTS_PER_POLL: usize = 1024;
 
-/// Most connections accepted from one listener in one poll, so that a storm of them leaves time for the others.
+/// Maximum number of connections accepted from one listener in one poll. So a burst of new clients leaves time for
+/// other clients.
 const ACCEPTS_PER_POLL: usize = 64;
 
-/// The token of the waker's event. Other tokens are slots and listeners.
+/// The epoll token of the waker's event. Other tokens stand for sockets or listeners.
 const WAKER_TOKEN: u64 = u64::MAX;
-/// The token of the first listener. The others follow it. Slots have 32 bits and so are below.
+/// The epoll token of the first listener; the tokens of further listeners follow. The token of a socket is its slot of
+/// 32 bits, and so is lower.
 const FIRST_LISTENER_TOKEN: u64 = 1 << 32;
 
 /// One shard's sockets on an epoll instance.
@@ -43,72 +45,73 @@ const FIRST_LISTENER_TOKEN: u64 = 1 << 32;
 pub struct Epoll {
     epoll: epoll::Epoll,
     waker: Waker,
-    /// When the last wait ended.
+    /// Time when the last wait ended, in nanoseconds.
     now_ns: u64,
     listeners: Vec<Listener>,
     /// Whether the listeners are in the epoll set.
     is_listening: bool,
     accept_gate: AcceptGate,
-    /// By slot.
+    /// The sockets of open connections, by slot. `None` for a free slot.
     sockets: Vec<Option<EpollSocket>>,
     /// Free slots below the length of `sockets`.
     free: Vec<Slot>,
     sends: Sends,
     /// Free receive buffers.
     buffers: Vec<Buffer>,
-    /// Slots with requests for the next poll. Each socket has `is_requested` set.
+    /// Slots with a request that the next poll carries out. Their sockets have `is_requested` set.
     requests: Vec<Slot>,
-    /// The ready list: slots that may have input, in the order of their turn. An entry counts only while the socket has
-    /// `is_listed` set, because closing leaves entries behind.
+    /// The ready list: slots that may have input, in the order in which they are read. An entry counts only while its
+    /// socket has `is_listed` set, because closing a socket leaves its entry behind.
     ready: VecDeque<Slot>,
-    /// The list into which epoll writes, kept for its memory.
+    /// The list into which `epoll_wait` writes readiness events. Kept between polls to reuse its memory.
     reported: Vec<EpollEvent>,
-    /// The last poll reported completed sends alone, without a call to epoll.
+    /// Whether the last poll returned its events without a call to `epoll_wait`.
     skipped_wait: bool,
-    /// Times that reading waited for a free buffer.
+    /// Number of times that reading waited for a free buffer.
     starved: u64,
-    /// Bytes of all receive buffers.
+    /// Length of all receive buffers together, in bytes.
     buffer_bytes: usize,
 }
 
-/// A connection's socket.
+/// The socket of one connection.
 #[derive(Debug)]
 struct EpollSocket {
     fd: OwnedFd,
-    /// The send in flight.
+    /// The connection's send in flight.
     send: Option<SendId>,
     state: SocketState,
-    /// The slot is in `requests`.
+    /// Whether the slot is in `requests`.
     is_requested: bool,
-    /// The caller wants a FIN after the send in flight.
+    /// Whether a FIN must follow the send in flight, as the caller requested.
     shutdown_wanted: bool,
-    /// The caller has paused receiving.
+    /// Whether the caller has paused receiving.
     paused: bool,
-    /// The peer's end of stream was read.
+    /// Whether the peer's end of stream was read.
     ended: bool,
-    /// The socket was not read dry since the last edge.
+    /// Whether the socket may have unread bytes: no read has emptied it since the last edge.
     readable: bool,
-    /// The peer hung up. No further edge comes, so reading goes on to the end of the stream or the error.
+    /// Whether the peer has hung up. No further edge comes, so reading continues until the end of the stream or an
+    /// error.
     hung_up: bool,
-    /// The slot is in the ready list.
+    /// Whether the slot is in the ready list.
     is_listed: bool,
 }
 
-/// How far a socket is in its life.
+/// The life-cycle state of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SocketState {
     Open,
-    /// Reported as failed; the caller closes it.
+    /// The connection was reported as failed. The caller must close it.
     Failed,
-    /// Closed by the caller. The next poll closes the descriptor.
+    /// The caller closed this connection. The next poll closes its descriptor.
     Closing(Close),
 }
 
 impl Epoll {
-    /// Makes an epoll instance for `listeners`.
+    /// Makes an epoll backend that accepts connections from `listeners`.
     ///
     /// # Errors
-    /// When no descriptor is left for it.
+    /// When no descriptor is left for the epoll instance.
     pub fn new(options: &BackendOptions, listeners: Vec<Listener>) -> io::Result<Self> {
         let epoll = epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let waker = Waker::new()?;
@@ -137,7 +140,7 @@ impl Epoll {
         })
     }
 
-    /// The socket at `slot`.
+    /// Returns the socket at `slot`.
     ///
     /// # Panics
     /// When `slot` names no connection.
@@ -145,7 +148,7 @@ impl Epoll {
         self.sockets[slot as usize].as_mut().expect("a slot is used from Accepted to Closed")
     }
 
-    /// Lists `slot` for the next poll.
+    /// Adds `slot` to the requests that the next poll carries out.
     fn request(&mut self, slot: Slot) {
         let socket = self.at(slot);
         if !socket.is_requested {
@@ -154,7 +157,7 @@ impl Epoll {
         }
     }
 
-    /// Carries out the requests since the last poll.
+    /// Carries out the caller's requests since the last poll.
     fn carry_out_requests(&mut self, events: &mut Vec<IoEvent>) {
         let mut requests = std::mem::take(&mut self.requests);
         for slot in requests.drain(..) {
@@ -169,7 +172,8 @@ impl Epoll {
         self.requests = requests;
     }
 
-    /// Sends as much as the socket takes, and then the FIN if the caller wants one.
+    /// Sends as many bytes of the send in flight as the socket takes. Sends the FIN after the last byte if the caller
+    /// requested one.
     fn continue_sending(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
         let socket = self.sockets[slot as usize].as_mut().expect("checked by the callers");
         let fd = socket.fd.as_raw_fd();
@@ -180,7 +184,7 @@ impl Epoll {
                 flags |= MsgFlags::from_bits_retain(libc::MSG_MORE);
             }
             match send(fd, span.bytes(), flags) {
-                // A short send has filled the socket. An edge comes when there is room again.
+                // A short send has filled the socket. An edge comes when the socket has room again.
                 Ok(count) => span.advance(count),
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
                 Err(error) => return self.fail(slot, error, events),
@@ -193,7 +197,7 @@ impl Epoll {
             events.push(IoEvent::Sent { slot });
         }
         if std::mem::take(&mut socket.shutdown_wanted) {
-            // This fails only when the peer is gone already, and receiving reports that.
+            // `shutdown` fails only when the peer is gone already, and receiving reports that.
             let _ = shutdown(fd, Shutdown::Write);
         }
     }
@@ -214,7 +218,7 @@ impl Epoll {
             self.sends.remove(id);
         }
         if how == Close::Reset {
-            // If this fails, the socket closes gracefully, which harms nobody else.
+            // If setting the option fails, the socket closes gracefully, which harms no other connection.
             let _ = setsockopt(&socket.fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         }
         drop(socket);
@@ -223,7 +227,7 @@ impl Epoll {
         self.accept_gate.closed(events);
     }
 
-    /// Adds the listeners to the epoll set, or removes them, as the gate says.
+    /// Adds the listeners to the epoll set, or removes them, as the accept gate decides.
     fn update_listeners(&mut self) -> io::Result<()> {
         let wanted = self.accept_gate.room() > 0;
         if wanted == self.is_listening {
@@ -240,20 +244,21 @@ impl Epoll {
         Ok(())
     }
 
-    /// Adds a listener to the epoll set. For each connection, the kernel wakes one of the workers that share it.
+    /// Adds a listener to the epoll set. For each new connection, the kernel wakes one of the workers that share the
+    /// listener.
     fn listen(&self, index: u16) -> io::Result<()> {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         let event = EpollEvent::new(interest, FIRST_LISTENER_TOKEN + u64::from(index));
         Ok(self.epoll.add(&self.listeners[usize::from(index)], event)?)
     }
 
-    /// Lets other workers accept the next connection: the kernel wakes the worker that was added first.
+    /// Moves this worker behind all others that share a listener. The kernel wakes the worker that was added first.
     fn go_last(&self, index: u16) -> io::Result<()> {
         self.epoll.delete(&self.listeners[usize::from(index)])?;
         self.listen(index)
     }
 
-    /// Waits for readiness, and handles all of it but reading.
+    /// Waits for readiness events. Handles wake-ups, accepts and sends, and adds readable sockets to the ready list.
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> io::Result<()> {
         let mut reported = std::mem::take(&mut self.reported);
         let result = self.epoll.wait(&mut reported, whole_milliseconds(timeout));
@@ -277,12 +282,13 @@ impl Epoll {
         Ok(())
     }
 
-    /// Handles readiness of a socket.
+    /// Handles a readiness event of a socket.
     fn react(&mut self, slot: Slot, ready: EpollFlags, events: &mut Vec<IoEvent>) {
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let writable = EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        // A forked process keeps our sockets until it executes its program. Until then, the kernel reports events of
-        // sockets that are closed here. If the slot is in use again, the new socket is read once in vain.
+        // A forked child holds this process's sockets until it executes its program. Meanwhile, the kernel reports
+        // events of sockets that are closed here. If the slot is in use again, the new socket is read once without
+        // result.
         let Some(socket) = &mut self.sockets[slot as usize] else { return };
         if ready.intersects(hang_up) {
             socket.hung_up = true;
@@ -296,7 +302,7 @@ impl Epoll {
         self.list(slot);
     }
 
-    /// Appends `slot` to the ready list, if input is wanted and there may be some.
+    /// Appends `slot` to the ready list, if the caller wants input and the socket may have unread bytes.
     fn list(&mut self, slot: Slot) {
         let socket = self.at(slot);
         let wanted = socket.state == SocketState::Open && !socket.paused && !socket.ended;
@@ -306,8 +312,7 @@ impl Epoll {
         }
     }
 
-    /// Accepts the connections that wait at a listener. Then it is another worker's turn, if workers share the
-    /// listener.
+    /// Accepts the connections that wait at a listener. If workers share the listener, lets another worker accept next.
     fn take_in(&mut self, listener: u16, events: &mut Vec<IoEvent>) -> io::Result<()> {
         let before = events.len();
         self.accept(listener, events);
@@ -319,7 +324,7 @@ impl Epoll {
         }
     }
 
-    /// Accepts the connections that wait at a listener, up to a limit.
+    /// Accepts the connections that wait at a listener, at most [`ACCEPTS_PER_POLL`].
     fn accept(&mut self, listener: u16, events: &mut Vec<IoEvent>) {
         for _ in 0..ACCEPTS_PER_POLL {
             if self.accept_gate.room() == 0 {
@@ -331,7 +336,8 @@ impl Epoll {
                 Err(error) if super::is_out_of_resources(&error) => {
                     return self.accept_gate.refused(self.now_ns / NS_PER_MS, events);
                 }
-                // The connection broke while it waited; accept(2) lists more causes. The next one may be fine.
+                // The connection broke while it waited to be accepted; accept(2) lists more causes. The next connection
+                // may be fine.
                 Err(_) => {}
             }
         }
@@ -366,7 +372,7 @@ impl Epoll {
         self.accept_gate.opened(events);
     }
 
-    /// Reads one buffer from each socket in the ready list, while there are free buffers.
+    /// Reads one buffer from each socket in the ready list, as long as buffers are free.
     fn read_ready(&mut self, events: &mut Vec<IoEvent>) {
         for _ in 0..self.ready.len() {
             let Some(mut buffer) = self.buffers.pop() else {
@@ -386,14 +392,15 @@ impl Epoll {
         }
     }
 
-    /// Marks `slot` as no longer listed. Returns whether its entry counted and input is wanted.
+    /// Marks the entry of `slot` in the ready list as removed. Returns whether the entry counted and the caller wants
+    /// input.
     fn unlist(&mut self, slot: Slot) -> bool {
         let Some(socket) = &mut self.sockets[slot as usize] else { return false };
         let was_listed = std::mem::take(&mut socket.is_listed);
         was_listed && socket.state == SocketState::Open && !socket.paused
     }
 
-    /// Reads once. Returns whether bytes arrived in `buffer`.
+    /// Reads from a socket once. Returns whether bytes arrived in `buffer`.
     fn receive(&mut self, slot: Slot, buffer: &mut Buffer, events: &mut Vec<IoEvent>) -> bool {
         let socket = self.at(slot);
         match recv(socket.fd.as_raw_fd(), &mut buffer.memory, MsgFlags::MSG_DONTWAIT) {
@@ -428,7 +435,7 @@ impl Backend for Epoll {
         self.update_listeners()?;
         let readable = !self.ready.is_empty() && !self.buffers.is_empty();
         let something = readable || events.len() > before;
-        // The caller has events to handle already. The call to epoll can wait for the next poll, but not longer.
+        // The caller has events to handle already, so this poll skips `epoll_wait`. The next poll must not skip it.
         self.skipped_wait = something && !readable && !self.skipped_wait;
         if self.skipped_wait {
             self.waker.cancel();
@@ -488,7 +495,7 @@ impl Backend for Epoll {
         self.accept_gate.stop();
         let listeners = std::mem::take(&mut self.listeners);
         for listener in listeners.iter().filter(|_| self.is_listening) {
-            // Closing the descriptor would leave a listener in the set that another worker holds, too.
+            // Closing the descriptor would leave the listener in the epoll set if another worker holds it, too.
             let _ = self.epoll.delete(listener);
         }
         self.is_listening = false;
@@ -517,7 +524,7 @@ impl Backend for Epoll {
     }
 }
 
-/// Rounds a timeout up, so that a timer is due when the wait ends.
+/// Converts a timeout to whole milliseconds, rounded up, so that a timer is due when the wait ends.
 fn whole_milliseconds(timeout: Option<Duration>) -> EpollTimeout {
     timeout.map_or(EpollTimeout::NONE, |timeout| {
         let milliseconds = timeout.as_nanos().div_ceil(1_000_000);

@@ -16,53 +16,55 @@ use nix::sys::socket::{
 
 use super::path::Pending;
 
-/// Time for the kernel to move waiting connections from a closed listener to another one, before that one may close.
+/// Time between the closes of two workers' listeners. In this time, the kernel moves waiting connections from the
+/// closed listener to another listener.
 const MOVE_TIME: Duration = Duration::from_millis(1);
 
-/// Longest time that an address may stay in use after the end of its process. A ring gives its listeners back some 15
-/// ms after the process is gone.
+/// Longest wait for the kernel to release the listen address of a process that has ended. An io_uring releases its
+/// listeners about 15 ms after the process is gone.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
-/// Time between two attempts to use such an address.
+/// Time between two attempts to bind an address that is still in use.
 const RELEASE_RETRY: Duration = Duration::from_millis(5);
 
-/// Most connections that may wait to be accepted. The kernel limits it to `net.core.somaxconn`, 4,096 by default.
+/// Maximum number of connections that wait at a listener to be accepted. The kernel lowers this number to
+/// `net.core.somaxconn`, 4,096 by default.
 pub(super) const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// A TCP socket that the workers share.
+    /// A TCP socket that all workers share.
     Tcp(TcpListener),
-    /// A TCP socket of one worker. The other workers have sockets of their own on its address.
+    /// A TCP socket of one worker alone. Each other worker has another socket on the same address.
     Own(TcpListener),
-    /// A Unix socket, which the workers share.
+    /// A Unix socket that all workers share.
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// Listens on `address`, beside other listeners of this user on it (SO_REUSEPORT). The kernel spreads connections
-    /// over them. `[::]` takes IPv4 connections, too.
+    /// Listens on a TCP address, which other listeners of this user may share (SO_REUSEPORT). The kernel spreads
+    /// connections over all listeners of the address. `[::]` accepts IPv4 connections, too.
     ///
     /// # Errors
-    /// When another user has the address, no interface has it, or no descriptor is left.
+    /// When another user listens on the address, no interface has the address, or no descriptor is left.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let listener = shared(address)?;
         listener.set_nonblocking(true)?;
         Ok(Self::Own(listener))
     }
 
-    /// Listens on a path, with the permissions that the umask gives. Replaces a socket that an earlier process left
-    /// there.
+    /// Listens on a Unix socket at `path`, with the permissions that the umask gives. Replaces a socket that an earlier
+    /// process left at the path.
     ///
     /// # Errors
-    /// When something else is there (`AddrInUse`), or the file system refuses.
+    /// When something else is at the path (`AddrInUse`), or the file system refuses.
     pub fn unix(path: &Path) -> io::Result<Self> {
         let (listener, pending) = Pending::bind(path, false)?;
         pending.commit()?;
         Ok(listener)
     }
 
-    /// Duplicates the descriptor. Closing one of the two leaves the socket open.
+    /// Duplicates the listener's descriptor. The socket stays open until both descriptors are closed.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -73,7 +75,7 @@ impl Listener {
         }
     }
 
-    /// Sets TCP_NODELAY for accepted connections. [`Listener::tcp`] has set it already.
+    /// Sets TCP_NODELAY for connections accepted from this listener. [`Listener::tcp`] has set the option already.
     ///
     /// # Errors
     /// When the descriptor is no TCP socket.
@@ -84,7 +86,7 @@ impl Listener {
         }
     }
 
-    /// The address of a TCP listener.
+    /// Returns the address of a TCP listener, or `None` for a Unix socket.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => listener.local_addr().ok(),
@@ -92,7 +94,7 @@ impl Listener {
         }
     }
 
-    /// Whether the socket belongs to one worker alone.
+    /// Returns whether the socket belongs to one worker alone.
     pub(super) fn is_own(&self) -> bool {
         matches!(self, Self::Own(_))
     }
@@ -104,7 +106,7 @@ impl Listener {
         }
     }
 
-    /// Accepts a connection. Returns it and its peer, or `None` for the peer of a Unix socket.
+    /// Accepts a connection. Returns its descriptor and the peer's address, which is `None` for a Unix socket.
     pub(super) fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => {
@@ -130,7 +132,7 @@ impl AsRawFd for Listener {
     }
 }
 
-/// Opens a blocking listener on `address`, beside other listeners of this user on it (SO_REUSEPORT).
+/// Opens a blocking TCP listener on `address`, which other listeners of this user may share (SO_REUSEPORT).
 pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
@@ -145,13 +147,13 @@ pub(crate) fn shared(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Sets TCP_NODELAY. Accepted sockets inherit it, which saves a system call for each.
+/// Sets TCP_NODELAY on a listener. Accepted sockets inherit the option, which saves a system call for each connection.
 fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::TcpNoDelay, &true)?)
 }
 
-/// Runs `bind`. Retries for up to a second while the address is in use, because the kernel keeps the listeners of a
-/// process that was killed for a moment.
+/// Runs `bind`, and retries for up to a second while the address is in use. The kernel keeps the listeners of a killed
+/// process for a moment.
 pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + RELEASE_TIME;
     loop {
@@ -165,10 +167,11 @@ pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::R
 }
 
 /// Closes the listeners of a worker, one worker at a time. The kernel moves connections that wait at a closing listener
-/// to another one on its address. It resets them if that one is closing at the same moment.
+/// to another listener on the address. If that listener is closing at the same moment, the kernel resets the
+/// connections.
 ///
-/// A ring may hold a socket longer than its descriptor. So sockets of the worker alone are shut down, which takes
-/// effect before the call returns. The kernel seems to move handshakes that complete meanwhile on another processor a
+/// An io_uring may keep a socket open after its descriptor is closed. So sockets of this worker alone are shut down,
+/// which ends listening before the call returns. Handshakes that complete meanwhile on another processor seem to move a
 /// little later, hence the pause.
 pub(super) fn close(listeners: Vec<Listener>) {
     static CLOSING: Mutex<()> = Mutex::new(());
@@ -177,18 +180,19 @@ pub(super) fn close(listeners: Vec<Listener>) {
     }
     let _alone = CLOSING.lock().unwrap_or_else(PoisonError::into_inner);
     for listener in listeners.iter().filter(|listener| listener.is_own()) {
-        // This does not fail on a listening socket. If it did, closing would have the same effect a little later.
+        // `shutdown` does not fail on a listening socket. If it did, closing the descriptor would end listening a
+        // little later.
         let _ = shutdown(listener.as_raw_fd(), Shutdown::Read);
     }
     std::thread::sleep(MOVE_TIME);
 }
 
-/// Whether the kernel resets connections that wait at a closing listener, instead of moving them to another one on its
-/// address (`net.ipv4.tcp_migrate_req`, Linux 5.14). False when the kernel's settings are hidden.
+/// Returns whether the kernel resets connections that wait at a closing listener, instead of moving them to another
+/// listener on the address (`net.ipv4.tcp_migrate_req`, Linux 5.14). False when the kernel's settings are hidden.
 pub(crate) fn waiting_connections_are_reset() -> bool {
     match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req") {
         Ok(value) => value.trim() != "1",
-        // A kernel that shows other settings but not this one is too old for it.
+        // A kernel that shows other settings but not `tcp_migrate_req` is too old to move connections.
         Err(_) => Path::new("/proc/sys/net/ipv4").exists(),
     }
 }
@@ -196,7 +200,7 @@ pub(crate) fn waiting_connections_are_reset() -> bool {
 /// Raises the soft limit of open descriptors to the hard limit. Returns the new limit.
 ///
 /// # Errors
-/// When the kernel refuses. The limit is unchanged then.
+/// When the kernel refuses the new limit. The old limit then stays.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {

@@ -1,5 +1,5 @@
-//! Listening Unix sockets. A start that fails takes the path from nobody, and two servers that start at the same time
-//! do not disturb each other.
+//! Listening Unix sockets. A server whose start fails leaves the socket path as it was. Two servers that start at the
+//! same time do not disturb each other.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -14,23 +14,24 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connec
 
 use super::listen::{BACKLOG, Listener};
 
-/// A socket that listens beside its path, at `PATH.new`, until [`Pending::commit`] moves it to the path. Dropping it
-/// before that removes the socket.
+/// A Unix socket that listens at `PATH.new` until [`Pending::commit`] moves it to `PATH`. Dropping a `Pending` before
+/// `commit` removes the socket.
 #[derive(Debug)]
 pub(crate) struct Pending {
     path: PathBuf,
     beside: PathBuf,
-    /// Only the holder of the lock creates or replaces a socket at the path.
+    /// The lock on `PATH.starting`. Only its holder creates or replaces a socket at the path.
     _lock: Lock,
 }
 
 impl Pending {
-    /// Listens for `path`, which is free or has a socket that an earlier process left. With `instead`, another process
-    /// may listen there; it keeps the connections that wait at its socket. The permissions are those that the umask
-    /// gives.
+    /// Listens on a Unix socket for `path`, where nothing is or a socket that an earlier process left. With `instead`,
+    /// another process may still listen at the path. That process keeps the connections that wait at its socket. The
+    /// umask determines the permissions of the new socket.
     ///
     /// # Errors
-    /// When something else is there or another process is starting there (`AddrInUse`), or the file system refuses.
+    /// When something else is at the path or another process is starting at the path (`AddrInUse`), or the file system
+    /// refuses.
     pub(crate) fn bind(path: &Path, instead: bool) -> io::Result<(Listener, Self)> {
         let beside = with_suffix(path, ".new");
         let address = UnixAddr::new(&beside)?;
@@ -43,7 +44,8 @@ impl Pending {
         if !is_free {
             return Err(Errno::EADDRINUSE.into());
         }
-        // A process that was killed while it started has left this. Anything else stays, and `bind` fails.
+        // A process that was killed during its start has left this abandoned socket. Any other file stays, and `bind`
+        // fails.
         if look(&beside)? == Found::Abandoned {
             fs::remove_file(&beside)?;
         }
@@ -54,10 +56,10 @@ impl Pending {
         Ok((Listener::Unix(UnixListener::from(socket)), pending))
     }
 
-    /// Moves the socket to its path, in place of what is there.
+    /// Moves the socket to its path, and replaces the file at that path.
     ///
     /// # Errors
-    /// When the directory has changed meanwhile.
+    /// When the directory has changed since `bind`.
     pub(crate) fn commit(self) -> io::Result<()> {
         fs::rename(&self.beside, &self.path)
     }
@@ -65,12 +67,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // There is none after `commit`.
+        // After `commit`, no file is left at `PATH.new`.
         let _ = fs::remove_file(&self.beside);
     }
 }
 
-/// A file that one process at a time holds locked. The end of the lock removes the file.
+/// A lock file that one process at a time holds locked. Dropping the `Lock` removes the file.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -78,17 +80,17 @@ struct Lock {
 }
 
 impl Lock {
-    /// Creates and locks the file.
+    /// Creates and locks the lock file at `path`.
     ///
     /// # Errors
     /// `AddrInUse` when another process holds the lock, or an error of the file system.
     fn take(path: PathBuf) -> io::Result<Self> {
         loop {
             let mut options = OpenOptions::new();
-            // Opening a named pipe would wait for its reader.
+            // Without O_NONBLOCK, opening a named pipe would wait for a reader of the pipe.
             options.write(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW | O_NONBLOCK);
             let file = match options.open(&path) {
-                // A pipe without a reader, or a socket.
+                // The file is a named pipe without a reader, or a socket.
                 Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
                     return Err(no_lock(&path));
                 }
@@ -105,7 +107,8 @@ impl Lock {
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // The last holder may have removed the file after we opened it. Then nobody else would see our lock.
+            // The last holder of the lock may have removed the file after this process opened it. Then no other process
+            // would see this process's lock.
             let own = file.metadata()?;
             if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()))
             {
@@ -117,39 +120,39 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The file is still locked here, so it is ours.
+        // The file is still locked here, so no other process uses it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// The error for a lock file that is not a regular file.
+/// Makes the error for a lock file that is not a regular file.
 fn no_lock(path: &Path) -> io::Error {
     let text = format!("{} is not a regular file; remove it", path.display());
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// The kind of thing at a path.
+/// The kind of file at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
-    /// A socket on which nobody listens.
+    /// A socket on which no process listens.
     Abandoned,
     /// A socket on which a process may listen.
     Listening,
-    /// A file that is no socket.
+    /// A file that is not a socket.
     Other,
 }
 
-/// Finds out what is at a path.
+/// Determines the kind of file at `path`.
 fn look(path: &Path) -> io::Result<Found> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(error),
-        // Such a file refuses connections like an abandoned socket.
+        // Without this check, a file that is not a socket would look abandoned: it refuses connections, too.
         Ok(found) if !found.file_type().is_socket() => return Ok(Found::Other),
         Ok(_) => {}
     }
-    // The socket is non-blocking, because a connect to a listener with a full queue would wait.
+    // The socket is non-blocking, because a blocking connect to a listener with a full queue would wait.
     let socket = socket(AddressFamily::Unix, SockType::Stream, FLAGS, None)?;
     let is_refused = connect(socket.as_raw_fd(), &UnixAddr::new(path)?) == Err(Errno::ECONNREFUSED);
     Ok(if is_refused { Found::Abandoned } else { Found::Listening })
@@ -230,7 +233,7 @@ mod tests {
         let first = at(&path, false);
         let pending = Pending::bind(&path, true).expect("beside");
         assert_eq!(names(&directory), ["socket", "socket.new", "socket.starting"]);
-        // One process at a time may start there.
+        // Only one process at a time may start at the path.
         refused(&path, true);
         drop(pending);
         assert_eq!(names(&directory), ["socket"]);
@@ -281,7 +284,7 @@ mod tests {
     fn of_several_processes_that_start_at_once_one_gets_the_path_and_keeps_it() {
         let (directory, path) = place();
         for _ in 0..50 {
-            // The socket of the last round is still there, abandoned.
+            // The abandoned socket of the last round is still at the path.
             let barrier = Barrier::new(4);
             let start = || {
                 barrier.wait();

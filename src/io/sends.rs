@@ -1,4 +1,4 @@
-//! The table of sends in flight. It is apart from the sockets, so that an idle socket does not pay for it.
+//! The table of sends in flight. It is separate from the sockets, so that an idle socket uses no memory for sends.
 
 use std::num::NonZeroU32;
 
@@ -6,17 +6,17 @@ use crate::chunk::Span;
 
 use super::{More, Slot};
 
-/// The name of a send, from `insert` to `remove`.
+/// The id of a send in flight, valid from `Sends::insert` to `Sends::remove`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SendId(NonZeroU32);
 
 impl SendId {
-    /// The id as a number. [`Self::from_number`] is the inverse.
+    /// Returns the id as a number. [`Self::from_number`] is the inverse.
     pub(super) fn number(self) -> u32 {
         self.0.get()
     }
 
-    /// The id with this number; `None` for 0.
+    /// Returns the id with this number, or `None` for 0.
     pub(super) fn from_number(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }
@@ -26,7 +26,7 @@ impl SendId {
     }
 }
 
-/// A send in flight: the rest of its span, and the connection.
+/// A send in flight: its connection, and the bytes that the kernel has not taken yet.
 #[derive(Debug)]
 pub(super) struct Send {
     pub(super) slot: Slot,
@@ -42,7 +42,7 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    /// Adds a send. Returns its name.
+    /// Adds a send to the table. Returns its id.
     pub(super) fn insert(&mut self, slot: Slot, span: Span, more: More) -> SendId {
         let send = Some(Send { slot, span, more });
         if let Some(id) = self.free.pop() {
@@ -53,29 +53,29 @@ impl Sends {
         SendId(NonZeroU32::new(self.entries.len() as u32).expect("fewer than 2^32 connections send"))
     }
 
-    /// The spans of all sends in flight.
+    /// Returns the spans of all sends in flight.
     #[cfg(test)]
     pub(super) fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
         self.entries.iter_mut().flatten().map(|send| &mut send.span)
     }
 
-    /// Number of sends in flight.
+    /// Returns the number of sends in flight.
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }
 
-    /// The send with this name.
+    /// Returns the send with this id.
     ///
     /// # Panics
-    /// When there is no such send. Names come from the backend itself.
+    /// When no send has this id. Only the backend itself makes ids.
     pub(super) fn at(&mut self, id: SendId) -> &mut Send {
         self.entries[id.index()].as_mut().expect("an id names a send until it is removed")
     }
 
-    /// Removes a send.
+    /// Removes a send from the table, and returns it.
     ///
     /// # Panics
-    /// When there is no such send.
+    /// When no send has this id.
     pub(super) fn remove(&mut self, id: SendId) -> Send {
         let send = self.entries[id.index()].take().expect("a send is removed once");
         self.free.push(id);

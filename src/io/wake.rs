@@ -1,4 +1,4 @@
-//! Wakes a waiting backend. This takes a system call only when the backend does wait.
+//! Wakes a backend that waits for events. A wake-up takes a system call only while the backend waits.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::sync::Asleep;
 
-/// Wakes one backend from any thread. Clones wake the same backend.
+/// A handle that wakes one backend from any thread. All clones wake the same backend.
 ///
-/// The two sides meet on one flag. A sender makes its message visible and then looks at the flag. The sleeper raises
-/// the flag and then looks for messages. So at least one of them sees the other.
+/// Sender and backend synchronise on one flag. A sender makes its message visible, then checks the flag. The backend
+/// raises the flag, then checks for messages. So at least one side sees what the other side did.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<WakerState>);
 
@@ -31,36 +31,36 @@ impl Waker {
         Ok(Self(Arc::new(WakerState { event, asleep: Asleep::new() })))
     }
 
-    /// Ends the wait of the backend, if it waits or is about to. The backend sees all earlier writes of the caller.
+    /// Ends the backend's current or announced wait. The backend then sees all earlier writes of the caller.
     pub fn wake(&self) {
         if self.0.asleep.take() {
-            // The counter cannot overflow: there is one write at most each time that the sleeper raises the flag.
+            // The counter of the event descriptor cannot overflow: each raised flag causes at most one write.
             let _ = self.0.event.write(1);
         }
     }
 
-    /// Announces a wait. After this, the caller looks for work once more before it waits.
+    /// Announces that the backend will wait. After this call, the caller checks for work once more before it waits.
     pub fn prepare(&self) {
         self.0.asleep.raise();
     }
 
-    /// Withdraws the announcement: the wait is over or did not happen.
+    /// Withdraws the announcement of `prepare`: the wait is over or did not happen.
     pub fn cancel(&self) {
         self.0.asleep.lower();
     }
 
-    /// The event descriptor that becomes readable on a wake-up.
+    /// Returns the event descriptor, which becomes readable on a wake-up.
     pub fn event(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 
-    /// Empties the event. Returns whether it was written to.
+    /// Empties the event descriptor. Returns whether a wake-up had written to it.
     #[cfg(test)]
     pub(crate) fn was_written(&self) -> bool {
         self.0.event.read().is_ok()
     }
 
-    /// Empties the event.
+    /// Empties the event descriptor after a wake-up.
     pub fn drain(&self) {
         let _ = self.0.event.read();
     }

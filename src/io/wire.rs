@@ -1,4 +1,5 @@
-//! A backend for tests of the layers above: it does what the test says.
+//! A backend without sockets, for tests of the layers above a backend. The test sets its events and checks its
+//! requests.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -8,31 +9,31 @@ use crate::chunk::Span;
 
 use super::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
 
-/// Bytes of a receive buffer.
+/// Length of a receive buffer in bytes.
 pub(crate) const BUFFER_LEN: usize = 32 << 10;
 
-/// A request to end a connection or a direction of it.
+/// A request to end a connection or its sending direction.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Shutdown(Slot),
     Close(Slot, Close),
 }
 
-/// A backend without sockets.
+/// A test backend without sockets.
 pub(crate) struct Wire {
     /// Events that the next poll reports.
     pub(crate) coming: VecDeque<IoEvent>,
-    /// All bytes sent, on any connection.
+    /// All bytes sent so far, on any connection.
     pub(crate) out: Vec<u8>,
     /// Whether sends wait for the test to complete them.
     pub(crate) is_stuck: bool,
-    /// The send that waits.
+    /// The send that waits for the test to complete it.
     pub(crate) waiting: Option<(Slot, Span)>,
-    /// Number of buffers that were not recycled yet.
+    /// Number of receive buffers that were not recycled yet.
     pub(crate) lent: usize,
-    /// Requests to end, in their order.
+    /// Requests to end connections or sending directions, in their order.
     pub(crate) asked: Vec<Asked>,
-    /// Connections that receiving is paused for.
+    /// Connections on which receiving is paused.
     pub(crate) paused: BTreeSet<Slot>,
     /// The timeout of the last poll.
     pub(crate) timeout: Option<Duration>,
@@ -40,7 +41,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// A backend with no connections.
+    /// Makes a backend without connections.
     pub(crate) fn new() -> Self {
         Self {
             coming: VecDeque::new(),
@@ -55,7 +56,7 @@ impl Wire {
         }
     }
 
-    /// Makes bytes arrive with the next poll.
+    /// Makes `bytes` arrive on a connection with the next poll.
     pub(crate) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
         let mut buffer = Buffer::new(BUFFER_LEN, 0);
         buffer.fill(bytes);

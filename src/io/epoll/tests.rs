@@ -1,4 +1,4 @@
-//! Properties of the epoll backend that the conformance suite cannot see.
+//! Tests of epoll backend properties that the conformance suite cannot see.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ fn an_idle_connection_is_small() {
     assert_eq!(size_of::<Option<EpollSocket>>(), 16);
 }
 
-/// A fork does this to a socket, until the child executes its program.
+/// Checks that events of a closed socket are ignored while another process holds the socket, as after a fork.
 #[test]
 fn events_of_a_closed_socket_that_another_process_holds_are_ignored() {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("listen");
