@@ -1,7 +1,7 @@
 //! The backend on io_uring.
 //!
-//! Sockets live in the ring's table of direct descriptors, and a slot is an index in it. Each open connection has a
-//! multishot receive armed. Requests of the caller go straight to the submission queue. `poll` hands them over and
+//! Sockets live in the ring's table of direct descriptors; a slot is an index in this table. Each open connection has a
+//! multishot receive armed. The caller's requests go straight to the submission queue. `poll` submits the requests and
 //! waits with one system call.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory that requests point to")]
@@ -39,50 +39,53 @@ use super::clock::NS_PER_MS;
 use super::sends::Sends;
 use super::{Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, Slot, Usage, Waker, canonical};
 
-/// Entries of the submission queue. A longer batch takes one system call for each so many requests.
+/// Number of entries in the submission queue. A longer batch of requests takes one system call for each full queue.
 const SUBMISSIONS: u32 = 2048;
 
-/// Most times that one turn looks for further completions, so that it ends while peers send without a pause.
+/// Maximum number of times that one turn asks the kernel for further completions. So the turn ends even if peers send
+/// without a pause.
 const LOOKS_A_TURN: usize = 50;
 
 /// One shard's sockets on an io_uring.
 #[expect(private_bounds, private_interfaces, reason = "only this crate has another kernel, for its tests")]
 pub struct Uring<K: Kernel = Linux> {
-    /// First, so that the ring is closed before the memory below is freed.
+    /// The kernel's side of the ring. The first field, so that the ring is closed before the memory below is freed.
     kernel: K,
     waker: Waker,
-    /// A poll of the waker's event is in flight.
+    /// Whether a poll of the waker's event is in flight.
     is_wake_armed: bool,
-    /// When the last wait ended.
+    /// Time when the last wait ended, in nanoseconds.
     now_ns: u64,
     accept_gate: AcceptGate,
     accepts: Accepts,
-    /// By slot.
+    /// The sockets and their state, by slot.
     sockets: Vec<UringSocket>,
     sends: Sends,
-    /// The queue of sockets whose receive ended for want of a buffer. An entry counts only while its socket is
-    /// [`socket::ReceiveState::Starving`], because closing leaves entries behind.
+    /// The queue of sockets whose receive ended because no buffer was free. An entry counts only while its socket is
+    /// [`socket::ReceiveState::Starving`], because closing a socket leaves its entry behind.
     starving: VecDeque<Slot>,
-    /// Sockets whose cancellation completed before the operation that it was for. The end of the batch looks at them.
+    /// Slots whose cancellation completed before the cancelled operation. They are checked after all completions of a
+    /// poll.
     unfinished: Vec<Slot>,
-    /// An empty list for completions, kept for its memory.
+    /// An empty list for completions, kept between polls to reuse its memory.
     completions: Vec<Completion>,
-    /// Times that receiving ended for want of a buffer.
+    /// Number of times that a receive ended because no buffer was free.
     starved: u64,
-    /// Bytes of all receive buffers.
+    /// Length of all receive buffers together, in bytes.
     buffer_bytes: usize,
 }
 
 impl Uring {
-    /// Makes a ring for `listeners`. It belongs to the calling thread.
+    /// Makes an io_uring backend that accepts from `listeners`. The backend belongs to the calling thread.
     ///
     /// # Errors
-    /// When the kernel has no io_uring, lacks a feature that is used here, or refuses it. The error says which.
+    /// When the kernel has no io_uring, lacks a feature that the backend needs, or refuses the ring. The error names
+    /// the cause.
     pub fn new(options: &BackendOptions, listeners: Vec<Listener>) -> io::Result<Self> {
         Self::with_queue(options, listeners, SUBMISSIONS)
     }
 
-    /// Makes a ring whose submission queue is too short for a batch.
+    /// Makes an io_uring backend whose submission queue is too short for a batch of requests.
     #[cfg(test)]
     pub(super) fn with_short_queue(options: &BackendOptions, listeners: Vec<Listener>) -> io::Result<Self> {
         Self::with_queue(options, listeners, 4)
@@ -95,7 +98,7 @@ impl Uring {
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {
-    /// Makes the backend on a kernel that has its listeners and buffers already.
+    /// Makes the backend on a kernel that already has the listeners and buffers.
     pub(crate) fn on(kernel: K, options: &BackendOptions) -> io::Result<Self> {
         Ok(Self {
             waker: Waker::new()?,
@@ -114,7 +117,7 @@ impl<K: Kernel> Uring<K> {
         })
     }
 
-    /// The first half of a `poll`: queues all requests. Returns how long the wait may be.
+    /// Runs the first half of a `poll`: queues all requests. Returns the longest allowed wait, or `None` for no limit.
     pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> Option<Duration> {
         let before = events.len();
         let now_ms = self.now_ns / NS_PER_MS;
@@ -128,7 +131,8 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    /// The second half of a `poll`, after the wait: reports events. Returns when the wait ended, in nanoseconds.
+    /// Runs the second half of a `poll`, after the wait: reports events. Returns the time when the wait ended, in
+    /// nanoseconds.
     ///
     /// # Errors
     /// When the ring is broken.
@@ -148,8 +152,8 @@ impl<K: Kernel> Uring<K> {
         result.map(|()| self.now_ns)
     }
 
-    /// Takes the completions of a wait. The kernel reports a limited number of arrivals at a time, so this asks for
-    /// more until it gets fewer: then one pass over a room sends all messages that have arrived.
+    /// Takes the completions of a wait. The kernel reports a limited number of arrivals per call, so this function asks
+    /// again until there are fewer. One pass over a room can then send all messages that have arrived.
     fn take_completions(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.kernel.take_completions(completions);
         let mut taken = 0;
@@ -167,7 +171,7 @@ impl<K: Kernel> Uring<K> {
         Ok(())
     }
 
-    /// The socket at `slot`.
+    /// Returns the socket at `slot`.
     ///
     /// # Panics
     /// When `slot` names no connection.
@@ -177,26 +181,26 @@ impl<K: Kernel> Uring<K> {
         socket
     }
 
-    /// Queues a request that refers to no memory of ours.
+    /// Queues a request that holds no pointer into this process's memory.
     fn push(&mut self, request: Request<'static>) {
-        // SAFETY: it has no span.
+        // SAFETY: the request has no span.
         unsafe { self.kernel.push(request) };
     }
 
-    /// Queues an operation of a connection.
+    /// Queues an operation of a connection, and counts it as in flight.
     fn start(&mut self, slot: Slot, request: Request<'static>) {
         self.at(slot).in_flight += 1;
         self.push(request);
     }
 
-    /// Arms the wake-up and the accepts.
+    /// Queues the poll of the waker's event, and as many accepts as there are free slots.
     fn arm(&mut self) {
         if !self.is_wake_armed {
             self.is_wake_armed = true;
             self.push(Request::Wake(self.waker.event().as_raw_fd()));
         }
-        // An accept that finds the descriptor table full takes a connection from the queue and drops it. So there are
-        // never more accepts in flight than free slots.
+        // If the descriptor table is full, an accept takes a connection from the listener's queue and drops it. So
+        // there are never more accepts in flight than free slots.
         while self.accepts.in_flight() < self.accept_gate.room()
             && let Some(accept) = self.accepts.start()
         {
@@ -330,13 +334,13 @@ impl<K: Kernel> Backend for Uring<K> {
 impl<K: Kernel> Drop for Uring<K> {
     fn drop(&mut self) {
         if !self.kernel.quiesce() {
-            // The kernel may still read a span, so their memory must stay.
+            // The kernel may still read the spans of sends, so their memory must stay.
             std::mem::forget(std::mem::take(&mut self.sends));
         }
     }
 }
 
-/// The error of a completion with a negative result.
+/// Returns the error of a completion with a negative `result`.
 fn error_of(result: i32) -> io::Error {
     io::Error::from_raw_os_error(-result)
 }

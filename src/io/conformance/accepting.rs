@@ -66,7 +66,7 @@ pub(super) fn accepting_pauses_once<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// More clients than slots: each waits in the backlog until another one leaves.
+/// Connects more clients than slots: each further client waits in the backlog until another client leaves.
 pub(super) fn waiting_clients_are_accepted_later<B: Backend>(make: Make<B>) {
     let mut rig = Rig::with(make, "127.0.0.1:0", &BackendOptions { slots: 4, ..BackendOptions::default() });
     let clients: Vec<TcpStream> = (0..40).map(|_| rig.dial()).collect();
@@ -89,7 +89,7 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
     rig.backend.stop_accepting();
     rig.turn();
     rig.turn();
-    // Nobody listens on the port, so the kernel refuses.
+    // No process listens on the port, so the kernel refuses the connection.
     let refused = TcpStream::connect(rig.address).expect_err("nobody listens");
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     rig.send(slot, b"still here");
@@ -98,7 +98,7 @@ pub(super) fn stops_accepting<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// A listener that another worker shares stays open for that worker.
+/// Checks that a shared listener stays open for the other worker.
 pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     let kept = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
     let mut rig = Rig::on(make, kept.try_clone().expect("a descriptor"), &BackendOptions::default());
@@ -110,7 +110,7 @@ pub(super) fn stops_accepting_what_is_shared<B: Backend>(make: Make<B>) {
     assert_eq!(peer, Some(client.local_addr().expect("connected")));
 }
 
-/// A forked process may hold the socket longer, and so may a ring.
+/// Checks that listening stops although a forked process or an io_uring still holds the listener's socket.
 pub(super) fn stops_listening_although_another_process_has_the_socket<B: Backend>(make: Make<B>) {
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("valid")).expect("listen");
     let elsewhere = listener.try_clone().expect("a descriptor");
@@ -128,8 +128,8 @@ pub(super) fn slots_are_reused<B: Backend>(make: Make<B>) {
     for turn in 0..30_u8 {
         let (mut client, slot) = rig.connect();
         slots.insert(slot);
-        // A receive of the slot's last connection must not take these bytes, and its close must not end this
-        // connection.
+        // A receive of the slot's last connection must not take these bytes. The close of the last connection must not
+        // end the new connection.
         client.write_all(&[turn]).expect("written");
         assert_eq!(rig.receive(&[(slot, 1)])[&slot], [turn]);
         rig.close(slot, Close::Graceful);
@@ -155,7 +155,7 @@ pub(super) fn two_listeners<B: Backend>(make: Make<B>) {
     }
 }
 
-/// Two backends share a Unix socket, as two workers do.
+/// Checks that two backends accept from one Unix socket, as two workers do.
 pub(super) fn workers_share_a_unix_socket<B: Backend>(make: Make<B>) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");

@@ -1,4 +1,4 @@
-//! Closing: one `Closed` as the last event, and the end as the peer sees it.
+//! Closing: one `Closed` as the last event, and the end of the stream as the peer sees it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -85,7 +85,7 @@ pub(super) fn after_the_peers_end<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// The caller may still handle older events after its own `close`, and make requests.
+/// Checks that the backend ignores requests after `close`, because the caller may still be handling older events.
 pub(super) fn ignores_calls_while_closing<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let (mut client, slot) = rig.connect();
@@ -108,7 +108,7 @@ pub(super) fn many_at_once<B: Backend>(make: Make<B>) {
     for _ in 0..3 {
         let mut clients: Vec<(TcpStream, Slot)> = (0..200).map(|_| rig.connect()).collect();
         for (at, (client, slot)) in clients.iter_mut().enumerate() {
-            // Some have input, some a send in flight, some neither.
+            // Some connections have input, some have a send in flight, and some have neither.
             match at % 3 {
                 0 => client.write_all(b"x").expect("written"),
                 1 => rig.send_span(*slot, Span::copy_of(b"y")),
@@ -133,7 +133,7 @@ pub(super) fn dropped_with_everything_in_flight<B: Backend>(make: Make<B>) {
     rig.send_span(slot, Span::new(&chunk, 0, LARGE));
     talking.write_all(b"hello").expect("written");
     let (_, held) = rig.received();
-    // A request that has not reached the kernel yet.
+    // This close has not reached the kernel when the backend is dropped.
     rig.backend.close(slot, Close::Graceful);
     drop(rig);
     assert_eq!(Rc::strong_count(&chunk), 1, "the span is dropped");

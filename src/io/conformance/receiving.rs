@@ -27,7 +27,7 @@ pub(super) fn more_than_a_buffer<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 4, buffer_len: 64, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
     let (mut client, slot) = rig.connect();
-    // Many times the length of all buffers, but not a multiple of it.
+    // The input is many times longer than all buffers together, but not a multiple of their length.
     let bytes = pattern(100_001);
     client.write_all(&bytes).expect("the kernel takes it");
     assert!(rig.receive(&[(slot, bytes.len())])[&slot] == bytes);
@@ -164,7 +164,7 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// Clients that always have more to send than the buffers hold.
+/// Checks that clients get buffers in turn while each always has more to send than the buffers hold.
 pub(super) fn all_senders_get_a_buffer_in_turn<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 2, buffer_len: 100, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
@@ -172,7 +172,7 @@ pub(super) fn all_senders_get_a_buffer_in_turn<B: Backend>(make: Make<B>) {
     for (client, _) in &mut clients {
         client.write_all(&[1; 20_000]).expect("the kernel takes it");
     }
-    // Number of buffers that other clients have got since, by client.
+    // For each client, the number of buffers that other clients have got since its last buffer.
     let mut waited = [0; 4];
     for _ in 0..200 {
         let (slot, buffer) = rig.received();
@@ -195,7 +195,7 @@ pub(super) fn all_buffers_out_does_not_spin<B: Backend>(make: Make<B>) {
     assert_eq!(rig.receive(&[(slot, 9)])[&slot], b" and more");
 }
 
-/// A backend whose only buffer is out, and a second connection whose bytes wait for it.
+/// Makes a backend whose only buffer is out, and a second connection whose bytes wait for this buffer.
 fn starved<B: Backend>(make: Make<B>) -> (Rig<B>, Buffer, [TcpStream; 2], Slot) {
     let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
@@ -219,7 +219,7 @@ pub(super) fn closed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
     assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"hello");
 }
 
-/// However a connection ends, and whatever arrives meanwhile, its buffers come back for the others.
+/// Checks that a connection's buffers are free for others again, however the connection ends.
 pub(super) fn ends_lose_no_buffers<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 2, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
@@ -256,7 +256,7 @@ pub(super) fn resumed_while_waiting_for_a_buffer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// A connection waits for a buffer behind silent ones, and does not have to wait until they send.
+/// Checks that a connection gets a buffer although silent connections are in front of it in the queue.
 pub(super) fn silent_connections_delay_nobody<B: Backend>(make: Make<B>) {
     let options = BackendOptions { buffers: 1, buffer_len: 8, ..BackendOptions::default() };
     let mut rig = Rig::with(make, "127.0.0.1:0", &options);
@@ -333,7 +333,7 @@ pub(super) fn many_connections_echo<B: Backend>(make: Make<B>) {
                 IoEvent::Received { slot, mut buffer } => {
                     let copy = buffer.bytes_mut().to_vec();
                     rig.backend.recycle(buffer);
-                    // The client awaits the echo of a round before it writes more, and a round is one segment.
+                    // The client waits for the echo of a round before it writes more, and a round fits in one segment.
                     rig.send(slot, &copy);
                 }
                 IoEvent::Ended { slot } => rig.backend.close(slot, Close::Graceful),

@@ -1,4 +1,4 @@
-//! The fixture of the suite: a backend with one listener, and the events that it has reported.
+//! The fixture of the conformance suite: a backend with one listener, and the events that the backend has reported.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::chunk::Span;
 use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, More, Slot};
 
-/// Longest wait for an event. A passing test never waits that long.
+/// Longest wait for an event. A passing test never waits as long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A function that makes the suite's backend.
@@ -36,7 +36,7 @@ impl<B: Backend> Rig<B> {
         Self { backend, address, events: VecDeque::new() }
     }
 
-    /// Connects a client that the backend has not accepted yet.
+    /// Connects a client without waiting for the backend to accept the connection.
     pub(super) fn dial(&self) -> TcpStream {
         let client = TcpStream::connect(self.address).expect("connect");
         client.set_nodelay(true).expect("a TCP socket");
@@ -45,13 +45,13 @@ impl<B: Backend> Rig<B> {
         client
     }
 
-    /// Connects a client. Returns it and its slot.
+    /// Connects a client, and accepts it. Returns the client and its slot.
     pub(super) fn connect(&mut self) -> (TcpStream, Slot) {
         let client = self.dial();
         (client, self.accepted().0)
     }
 
-    /// Waits for the next accepted connection.
+    /// Waits for the next accepted connection. Returns its slot and its peer's address.
     pub(super) fn accepted(&mut self) -> (Slot, SocketAddr) {
         self.wait_for(|event| match event {
             IoEvent::Accepted { slot, peer, .. } => Some((*slot, peer.expect("of a TCP listener"))),
@@ -59,7 +59,7 @@ impl<B: Backend> Rig<B> {
         })
     }
 
-    /// Stops accepting, and waits until that is complete.
+    /// Stops accepting, and waits until the backend has stopped.
     pub(super) fn stop_accepting(&mut self) {
         self.backend.stop_accepting();
         while !self.backend.has_stopped() {
@@ -131,7 +131,7 @@ impl<B: Backend> Rig<B> {
         got
     }
 
-    /// Waits for bytes on any connection.
+    /// Waits for bytes on any connection. Returns the slot and the buffer.
     pub(super) fn received(&mut self) -> (Slot, crate::io::Buffer) {
         let is_received = |event: &IoEvent| matches!(event, IoEvent::Received { .. });
         let start = Instant::now();
@@ -146,7 +146,7 @@ impl<B: Backend> Rig<B> {
         }
     }
 
-    /// Receives on `slot` to the end of the stream.
+    /// Receives on `slot` until the end of the stream. Returns all bytes.
     pub(super) fn receive_all(&mut self, slot: Slot) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
@@ -168,8 +168,8 @@ impl<B: Backend> Rig<B> {
         }
     }
 
-    /// Fails when the backend does not wait although it has nothing to do. A backend that waits returns a few times in
-    /// this time; one that spins, thousands of times.
+    /// Fails when the backend does not wait although it has nothing to do. In 60 ms, a waiting backend returns from few
+    /// polls, and a spinning backend from thousands.
     pub(super) fn rests(&mut self) {
         let (start, mut polls) = (Instant::now(), 0);
         while start.elapsed() < Duration::from_millis(60) {
@@ -180,7 +180,7 @@ impl<B: Backend> Rig<B> {
         assert!(self.events.is_empty(), "unexpected: {:?}", self.events);
     }
 
-    /// Fails when an event is left or comes in the next turns.
+    /// Fails when an event is left or comes in the next 10 turns.
     pub(super) fn nothing_more(&mut self) {
         for _ in 0..10 {
             self.turn();
@@ -189,16 +189,16 @@ impl<B: Backend> Rig<B> {
     }
 }
 
-/// Reads exactly `len` bytes.
+/// Reads exactly `len` bytes from the client's socket.
 pub(super) fn read(mut client: &TcpStream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     client.read_exact(&mut bytes).expect("as many bytes");
     bytes
 }
 
-/// Bytes whose values depend on their positions, so that lost or swapped pieces show.
+/// Makes `len` bytes whose values depend on their positions, so that lost or swapped pieces show.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
-    // The length of the block is a prime, so that no power of two is a period. Repeating it is fast.
+    // The length of the block is a prime, so that no power of two is a period. Repeating a block is fast.
     let block: Vec<u8> = (0..65_521_usize).map(|at| (at ^ (at >> 8)) as u8).collect();
     let mut bytes = block.repeat(len.div_ceil(block.len()));
     bytes.truncate(len);

@@ -10,7 +10,7 @@ use crate::io::{Backend, Close, IoEvent, More};
 use super::receiving::reset;
 use super::rig::{Make, Rig, pattern, read};
 
-/// More bytes than the socket buffers of both ends ever hold.
+/// Number of bytes that exceeds the socket buffers of both ends.
 pub(super) const LARGE: usize = 24 << 20;
 
 pub(super) fn arrives<B: Backend>(make: Make<B>) {
@@ -30,13 +30,13 @@ pub(super) fn a_large_send_is_continued<B: Backend>(make: Make<B>) {
     let bytes = pattern(LARGE);
     rig.send(slot, &bytes);
     rig.nothing_more();
-    // Receiving continues while the send cannot.
+    // Receiving continues while the send is stuck.
     client.write_all(b"busy?").expect("written");
     assert_eq!(rig.receive(&[(slot, 5)])[&slot], b"busy?");
     let reader = thread::spawn(move || read(&client, LARGE));
     rig.sent(slot);
     assert!(reader.join().expect("read") == bytes);
-    // The peer is gone. Its end is reported, and no second `Sent`.
+    // The peer is gone. The backend reports the end of the stream, and no second `Sent`.
     assert!(rig.receive_all(slot).is_empty());
     rig.nothing_more();
 }
@@ -88,7 +88,8 @@ pub(super) fn shutdown_waits_for_the_send<B: Backend>(make: Make<B>) {
     assert!(reader.join().expect("read") == bytes);
 }
 
-/// The kernel holds the bytes back for 200 ms at most, so an attempt may fail on a slow machine.
+/// Checks that the last bytes and the FIN travel in one packet. The kernel holds the bytes back for 200 ms at most, so
+/// an attempt may fail on a slow machine.
 pub(super) fn last_bytes_travel_with_the_fin<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let mut attempt = |is_closed: bool| {
@@ -136,7 +137,7 @@ pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
     reset(client);
     rig.failed(slot);
-    // The kernel reports a reset once, perhaps to the send. Receiving reports the end then.
+    // The kernel reports a reset once, perhaps to the send. Receiving then reports the end of the stream.
     rig.events.retain(|event| !matches!(event, IoEvent::Ended { .. }));
     // A caller that has not handled the failure yet may still make requests.
     rig.send(slot, b"into the void");
@@ -158,7 +159,7 @@ pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
         for (_, slot) in &clients {
             rig.send_span(*slot, span.clone());
         }
-        // The chunk grows while it is being sent. After the `drop` only the backend holds the span.
+        // The chunk grows while its span is being sent. After this `drop`, only the backend holds the span.
         drop(span);
         for (_, slot) in &clients {
             rig.sent(*slot);
@@ -170,7 +171,7 @@ pub(super) fn one_chunk_to_many<B: Backend>(make: Make<B>) {
     assert_eq!(std::rc::Rc::strong_count(&chunk), 1, "every span was dropped");
 }
 
-/// Every connection makes several requests at once, far more than a short queue holds.
+/// Makes several requests at once on every connection, far more than a short submission queue holds.
 pub(super) fn more_than_the_queue_holds<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
     let clients: Vec<(TcpStream, u32)> = (0..300).map(|_| rig.connect()).collect();

@@ -20,7 +20,7 @@ pub(super) fn ends_an_endless_wait<B: Backend>(make: Make<B>) {
         message.send("work").expect("the mailbox is open");
         waker.wake();
     });
-    // As a shard does: announce the wait, look once more for work, wait. Only the wake-up can end the wait.
+    // Acts as a shard: announces the wait, checks for work once more, and waits. Only the wake-up can end the wait.
     let waker = rig.backend.waker();
     loop {
         waker.prepare();
@@ -40,7 +40,7 @@ pub(super) fn between_prepare_and_poll<B: Backend>(make: Make<B>) {
         let waker = rig.backend.waker();
         waker.prepare();
         thread::spawn(move || waker.wake()).join().expect("woke");
-        // The wake-up came before the wait, and still ends it.
+        // The wake-up came before this wait, and still ends it.
         rig.poll(None);
     }
     rig.rests();
@@ -52,7 +52,7 @@ pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
     let (mut client, slot) = rig.connect();
     rig.nothing_more();
     rig.rests();
-    // Input of a paused connection is no work, and neither is a send that cannot continue.
+    // Neither input of a paused connection nor a stuck send is work for the backend.
     rig.backend.pause(slot);
     rig.turn();
     client.write_all(b"later").expect("written");
@@ -63,12 +63,12 @@ pub(super) fn rests_when_idle<B: Backend>(make: Make<B>) {
 
 pub(super) fn costs_nothing_when_awake<B: Backend>(make: Make<B>) {
     let mut rig = Rig::new(make);
-    // Takes what the start may have left, such as the readiness of the first registration.
+    // Takes events that the start may have left, such as the readiness of the first registration.
     rig.turn();
     let waker = rig.backend.waker();
     waker.prepare();
     rig.turn();
-    // The poll has withdrawn the announcement, so this writes nothing that could end the next wait early.
+    // The poll has withdrawn the announcement of its wait. So `wake` writes nothing that could end the next wait early.
     waker.wake();
     let before = rig.backend.now_ns();
     rig.poll(Some(Duration::from_millis(20)));
@@ -105,7 +105,7 @@ pub(super) fn many_times<B: Backend>(make: Make<B>) {
             waker.cancel();
             continue;
         }
-        // After a lost wake-up, this would wait forever.
+        // After a lost wake-up, this poll would wait forever.
         rig.poll(None);
     }
     other.join().expect("all sent");

@@ -8,10 +8,11 @@ use nix::libc;
 
 use super::kernel::Request;
 
-/// Most accepts in flight for one listener, and so the most connections that one turn accepts from it.
+/// Maximum number of accepts in flight for one listener. One turn accepts at most this many connections from a
+/// listener.
 pub(super) const PER_LISTENER: usize = 16;
 
-/// The accepts of all listeners, each with a number: those in flight, and the idle ones.
+/// The numbered accept operations of all listeners. Each accept is either in flight or idle.
 #[derive(Debug)]
 pub(super) struct Accepts {
     /// Number of listeners. The accept with number `at` belongs to listener `at % listeners`.
@@ -20,23 +21,23 @@ pub(super) struct Accepts {
 }
 
 impl Accepts {
-    /// The accepts of this many listeners, all idle.
+    /// Makes the accept operations of this many listeners, all idle.
     pub(super) fn new(listeners: usize) -> Self {
         Self { listeners, idle: (0..(PER_LISTENER * listeners) as u32).collect() }
     }
 
-    /// Number of accepts in flight.
+    /// Returns the number of accepts in flight.
     pub(super) fn in_flight(&self) -> u32 {
         (PER_LISTENER * self.listeners - self.idle.len()) as u32
     }
 
-    /// Returns the request for one more accept, if one is idle.
+    /// Returns the request for one more accept, or `None` if no accept is idle.
     pub(super) fn start(&mut self) -> Option<Request<'static>> {
         let at = self.idle.pop_front()?;
         Some(Request::Accept { at, listener: self.listener(at).into() })
     }
 
-    /// Index of the listener that the accept with number `at` belongs to.
+    /// Returns the index of the listener that the accept with number `at` belongs to.
     pub(super) fn listener(&self, at: u32) -> u16 {
         (at as usize % self.listeners) as u16
     }
@@ -53,7 +54,7 @@ impl Accepts {
     }
 }
 
-/// The address buffers of all accepts. The buffer of an accept in flight belongs to the kernel.
+/// The buffers for peer addresses, one for each accept. The buffer of an accept in flight belongs to the kernel.
 #[derive(Default)]
 pub(super) struct Addresses(Box<[UnsafeCell<Address>]>);
 
@@ -62,8 +63,8 @@ impl Addresses {
         Self((0..count).map(|_| UnsafeCell::new(Address::EMPTY)).collect())
     }
 
-    /// Lends the buffer with number `at` to the kernel. The pointers to address and length are valid until this is
-    /// dropped.
+    /// Lends the address buffer of accept `at` to the kernel. Returns pointers to the address and to its length. The
+    /// pointers are valid until the `Addresses` are dropped.
     pub(super) fn lend(&mut self, at: u32) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
         let cell = &mut self.0[at as usize];
         *cell.get_mut() = Address::EMPTY;
@@ -72,13 +73,14 @@ impl Addresses {
         (address.cast(), len.cast())
     }
 
-    /// Reads the peer of the accept with number `at`, which has completed.
+    /// Reads the peer's address of the completed accept `at`. Returns `None` for a Unix socket.
     pub(super) fn peer(&mut self, at: u32) -> Option<SocketAddr> {
         self.0[at as usize].get_mut().peer()
     }
 }
 
-/// A `sockaddr_in`, a `sockaddr_in6` or the beginning of another address, and its length, as the kernel writes them.
+/// A peer's address and its length as the kernel writes them: a `sockaddr_in`, a `sockaddr_in6`, or the beginning of
+/// another kind of address.
 #[repr(C, align(4))]
 struct Address {
     bytes: [u8; size_of::<libc::sockaddr_in6>()],
@@ -88,7 +90,7 @@ struct Address {
 impl Address {
     const EMPTY: Self = Self { bytes: [0; 28], len: 28 };
 
-    /// The address, if it is an IP address.
+    /// Returns the address if it is an IP address, else `None`.
     fn peer(&self) -> Option<SocketAddr> {
         let [family_low, family_high, port_high, port_low, ..] = self.bytes;
         let port = u16::from_be_bytes([port_high, port_low]);

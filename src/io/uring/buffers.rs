@@ -1,4 +1,4 @@
-//! The receive buffers. The kernel picks one as data arrives.
+//! The receive buffers of an io_uring. The kernel picks a buffer when data arrives.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -15,43 +15,45 @@ use super::ring::Ring;
 /// Alignment of the registered buffer ring, in bytes.
 const PAGE: usize = 4096;
 
-/// Most entries of a buffer ring; io_uring_register(2).
+/// Maximum number of entries in a buffer ring; see io_uring_register(2).
 const MAX_BUFFERS: u16 = 1 << 15;
 
-/// Bytes that the lent buffers should hold together, at the length that inputs had recently. The kernel fills buffers
-/// in order. So the fewer are lent, the sooner each is used again, while it is still in the processor's cache.
+/// Target for the bytes that arrive in all lent buffers together, given the recent average per buffer. The kernel fills
+/// buffers in order. With fewer lent buffers, each is reused sooner, while its memory is still in the processor's
+/// cache.
 const CACHED_BYTES: usize = 256 << 10;
 
-/// Number of turns in which a peak of waiting sockets decays to somewhat less than half. A socket that finds no buffer
-/// must be armed again, which costs more than a buffer that is not in the cache.
+/// Number of turns in which the peak number of waiting sockets decays to a little less than half. A socket that finds
+/// no buffer must be armed again, which costs more than a buffer outside the cache.
 const PEAK_DECAY_TURNS: usize = 64;
 
-/// The receive buffers of a ring. A buffer is either lent to the kernel, and its memory is in `lent`, or it is a
-/// [`Buffer`], with the caller or in `kept`.
+/// The receive buffers of an io_uring. The memory of a buffer that is lent to the kernel is in `lent`. Any other buffer
+/// is a [`Buffer`], either in `kept` or with the caller.
 pub(super) struct Buffers {
     /// The buffer ring, which the kernel reads. It has `lent.len()` entries, a power of two.
     entries: NonNull<BufRingEntry>,
     layout: Layout,
-    /// Number of entries published so far; it wraps.
+    /// Number of entries added to the buffer ring so far, modulo 2^16.
     tail: u16,
     /// Memory of each lent buffer, by id. Null while a buffer is not lent.
     lent: Box<[*mut u8]>,
     buffer_len: usize,
-    /// Number of buffers that the kernel can still fill.
+    /// Number of lent buffers that the kernel can still fill.
     available: usize,
-    /// Free buffers. The last one is lent first, since it is the likeliest to be in the cache.
+    /// Free buffers that are not lent. The last buffer is lent first, since its memory is the likeliest to be in the
+    /// cache.
     kept: Vec<Buffer>,
-    /// Bytes that arrive in a buffer, as a moving average.
+    /// Moving average of the number of bytes that arrive in a buffer.
     usual_len: usize,
-    /// Most sockets that waited for a buffer recently; it decays.
+    /// Recent maximum number of sockets that waited for a buffer. It decays with each turn.
     waiting_peak: usize,
 }
 
 impl Buffers {
-    /// Makes the buffers and registers their ring.
+    /// Makes the receive buffers, and registers the buffer ring with the io_uring.
     ///
     /// # Errors
-    /// When their number is not a power of two in range, or the kernel refuses them.
+    /// When the number of buffers is not a power of two in range, or the kernel refuses the buffer ring.
     pub(super) fn new(options: &BackendOptions, ring: &Ring) -> io::Result<Self> {
         let count = options.buffers;
         if !count.is_power_of_two() || count > MAX_BUFFERS {
@@ -81,13 +83,13 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// Takes a free buffer from the caller.
+    /// Takes a free buffer back from the caller, to lend it to the kernel later.
     pub(super) fn give(&mut self, buffer: Buffer) {
         self.kept.push(buffer);
     }
 
-    /// Lends free buffers to the kernel, as many as are of use while `waiting` sockets wait for one. Returns how many
-    /// the kernel can fill now.
+    /// Lends free buffers to the kernel, as many as are useful while `waiting` sockets wait for a buffer. Returns the
+    /// number of buffers that the kernel can fill now.
     pub(super) fn lend(&mut self, waiting: usize) -> usize {
         self.waiting_peak = waiting.max(self.waiting_peak - self.waiting_peak.div_ceil(PEAK_DECAY_TURNS));
         let wanted = (CACHED_BYTES / self.usual_len.max(1)).max(2 * self.waiting_peak).max(1);
@@ -101,7 +103,7 @@ impl Buffers {
         self.available
     }
 
-    /// Appends an entry. The kernel does not look at it before [`Self::publish`].
+    /// Adds `buffer` to the buffer ring. The kernel does not see the new entry before [`Self::publish`].
     ///
     /// # Panics
     /// When the buffer belongs to another backend.
@@ -124,7 +126,7 @@ impl Buffers {
         self.available += 1;
     }
 
-    /// Takes back a buffer that the kernel has filled with `len` bytes.
+    /// Takes back from the kernel a buffer that it has filled with `len` bytes.
     ///
     /// # Panics
     /// When the buffer is not lent.
@@ -140,13 +142,13 @@ impl Buffers {
         Buffer { memory, len, id }
     }
 
-    /// Leaks the lent memory, because the kernel may still write to it.
+    /// Leaks the memory of the lent buffers and of the buffer ring, because the kernel may still use this memory.
     pub(super) fn leak(&mut self) {
         self.lent.fill(ptr::null_mut());
         self.layout = Layout::new::<()>();
     }
 
-    /// Shows the kernel all entries before the tail.
+    /// Publishes the tail of the buffer ring, so that the kernel sees all entries before the tail.
     fn publish(&self) {
         // SAFETY: `entries` is the start of the ring, and initialised.
         let tail = unsafe { BufRingEntry::tail(self.entries.as_ptr()) };
@@ -178,7 +180,7 @@ mod tests {
 
     const ALL: u16 = 64;
 
-    /// Returns every lent buffer with `len` bytes, and lends again. Returns how many buffers are lent then.
+    /// Takes every lent buffer back with `len` bytes, and lends free buffers again. Returns the number of lent buffers.
     fn fill_all(buffers: &mut Buffers, len: usize) -> usize {
         let lent: Vec<u16> = (0..ALL).filter(|id| !buffers.lent[usize::from(*id)].is_null()).collect();
         for id in lent {

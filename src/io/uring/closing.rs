@@ -17,9 +17,9 @@ impl<K: Kernel> Uring<K> {
         events.push(IoEvent::Failed { slot, error });
     }
 
-    /// Cancels the operations that are no longer wanted: of a closing connection all, of a paused one the receive. Each
-    /// cancellation names its operation. The kernel finds that in a table, while it would search all operations of the
-    /// ring for those of a descriptor.
+    /// Cancels the receive of a paused connection, or receive and send of a closing connection. Each cancellation names
+    /// its operation, which the kernel finds in a table. To cancel by descriptor, it would search all operations of the
+    /// ring.
     pub(super) fn cancel(&mut self, slot: Slot) {
         let socket = self.at(slot);
         let is_armed = socket.receive == ReceiveState::Armed;
@@ -45,9 +45,9 @@ impl<K: Kernel> Uring<K> {
         self.finish_operation(slot, events);
     }
 
-    /// Cancels again where an operation is still in flight after its cancellation. Mostly the operation has completed
-    /// right after that. But the kernel does not find an operation that is between two attempts. A FIN is never
-    /// cancelled, since a thread of the kernel sends it and it always completes.
+    /// Cancels operations again that are still in flight after their cancellation. Mostly, the operation completes
+    /// right after the cancellation. But the kernel does not find an operation that is between two attempts. A FIN is
+    /// never cancelled: a kernel thread sends it, and it always completes.
     pub(super) fn cancel_unfinished(&mut self) {
         while let Some(slot) = self.unfinished.pop() {
             let socket = self.sockets[slot as usize];
@@ -57,7 +57,7 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    /// Counts an operation as completed, and continues with what waited for that: a receive, or the end of the
+    /// Counts an operation as completed. Then arms a receive that waited for the completion, or continues to close the
     /// connection.
     pub(super) fn finish_operation(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
         let socket = self.at(slot);
@@ -74,7 +74,7 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    /// Closes a descriptor on which no operation is in flight.
+    /// Closes the descriptor of a connection that has no operation in flight.
     pub(super) fn release(&mut self, slot: Slot, how: Close) {
         self.at(slot).state = SlotState::Releasing;
         if how == Close::Reset {

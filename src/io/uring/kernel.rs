@@ -1,4 +1,4 @@
-//! The kernel as the backend sees it: requests to it, and the interface of a ring.
+//! The interface between backend and kernel: the requests, and the trait of a ring.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,19 +25,19 @@ pub(crate) enum Request<'a> {
     Receive(Slot),
     /// Send all bytes of the span.
     Send { slot: Slot, id: SendId, span: &'a Span, more: More },
-    /// Send a FIN.
+    /// Send a FIN to the peer.
     Shutdown(Slot),
-    /// Cancel an operation of the connection.
+    /// Cancel this operation of the connection.
     Cancel(Slot, Operation),
-    /// Make the `Close` that is pushed right after this a reset.
+    /// Make the `Close` request pushed right after this one a reset.
     Linger(Slot),
-    /// Close the descriptor.
+    /// Close the connection's descriptor.
     Close(Slot),
     /// Report each write to this event descriptor.
     Wake(RawFd),
 }
 
-/// The kernel's side of a ring. The simulation has another implementation.
+/// The kernel's side of an io_uring. The simulation implements this trait, too.
 pub(crate) trait Kernel {
     /// Queues a request for the next `enter`.
     ///
@@ -45,7 +45,7 @@ pub(crate) trait Kernel {
     /// The memory of a span stays valid until its operation completes, or until `quiesce` has returned true.
     unsafe fn push(&mut self, request: Request<'_>);
 
-    /// Hands over all requests and waits for a completion, for at most `timeout`.
+    /// Submits all queued requests and waits for a completion, for at most `timeout`.
     fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Makes the kernel post further completions, without waiting.
@@ -54,40 +54,41 @@ pub(crate) trait Kernel {
     /// Appends the posted completions to `into`.
     fn take_completions(&mut self, into: &mut Vec<Completion>);
 
-    /// Cancels all operations and waits for their ends. Returns whether none is left; if not, the memory of spans must
-    /// stay.
+    /// Cancels all operations and waits for their completions. Returns whether no operation is left; if false, the
+    /// memory of spans must stay.
     fn quiesce(&mut self) -> bool;
 
-    /// The peer of the completed accept with number `at`; `None` for a Unix socket.
+    /// Returns the peer's address of the completed accept `at`, or `None` for a Unix socket.
     fn peer(&mut self, at: u32) -> Option<SocketAddr>;
 
-    /// Number of listeners.
+    /// Returns the number of listeners.
     fn listeners(&self) -> usize;
 
     /// Closes the listeners, on which no accept is in flight.
     fn close_listeners(&mut self);
 
-    /// Takes a free receive buffer.
+    /// Takes a free receive buffer back from the caller.
     fn give(&mut self, buffer: Buffer);
 
-    /// Takes back a lent buffer. Its completion says that it holds `len` bytes.
+    /// Takes the lent buffer `id` back from the kernel, which has filled it with `len` bytes.
     fn take(&mut self, id: u16, len: usize) -> Buffer;
 
-    /// Lends free buffers to the kernel while `waiting` sockets wait for one. Returns how many the kernel can fill now.
+    /// Lends free buffers to the kernel while `waiting` sockets wait for a buffer. Returns the number of buffers that
+    /// the kernel can fill now.
     fn lend(&mut self, waiting: usize) -> usize;
 
     /// Reads a monotonic clock, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// Times that the completion queue was full.
+    /// Returns the number of times that the completion queue was full.
     fn overflows(&self) -> u64 {
         0
     }
 }
 
-/// The kernel of this machine.
+/// The Linux kernel of this machine, with an io_uring.
 pub(crate) struct Linux {
-    /// First, so that the ring is closed before the memory below is freed.
+    /// The io_uring. The first field, so that the ring is closed before the memory below is freed.
     ring: Ring,
     listeners: Vec<Listener>,
     addresses: Addresses,
@@ -95,10 +96,10 @@ pub(crate) struct Linux {
 }
 
 impl Linux {
-    /// Makes the ring and its buffers.
+    /// Makes the io_uring and its receive buffers.
     ///
     /// # Errors
-    /// When the kernel refuses them; the error says why.
+    /// When the kernel refuses the ring or the buffers; the error names the cause.
     pub(super) fn new(
         options: &BackendOptions,
         listeners: Vec<Listener>,
@@ -150,7 +151,7 @@ impl Kernel for Linux {
     fn quiesce(&mut self) -> bool {
         let is_quiet = self.ring.quiesce();
         if !is_quiet {
-            // The kernel may still write an address or a buffer.
+            // The kernel may still write to an address buffer or a receive buffer, so their memory must stay.
             std::mem::forget(std::mem::take(&mut self.addresses));
             self.buffers.leak();
         }

@@ -1,4 +1,4 @@
-//! Operations of the ring: their submission entries, and how their completions are told apart.
+//! Operations of the io_uring: their submission entries, and the `user_data` that identifies their completions.
 
 use std::os::fd::RawFd;
 
@@ -9,16 +9,16 @@ use nix::libc;
 use crate::io::sends::SendId;
 use crate::io::{More, Slot};
 
-/// The number of the only buffer group.
+/// The number of the only group of receive buffers.
 pub(super) const BUFFER_GROUP: u16 = 0;
 
-/// An operation in flight. It travels as `user_data`: the kind in the upper half, the index in the lower half.
+/// An operation in flight, encoded as 64 bits of `user_data`: the kind in the upper half, the index in the lower half.
 ///
 /// A completion never names an earlier connection of a slot, since a slot is reused only after every operation on it
 /// has completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// The accept with this number.
+    /// The accept operation with this number.
     Accept(u32),
     /// The cancellation of the accept with this number.
     CancelAccept(u32),
@@ -27,7 +27,7 @@ pub(crate) enum Operation {
     Shutdown(Slot),
     /// A cancellation of another operation of this connection.
     Cancel(Slot),
-    /// Setting the option that makes the close a reset.
+    /// The change of the socket option SO_LINGER that makes the following close a reset.
     Linger(Slot),
     Close(Slot),
     /// The poll of the waker's event.
@@ -35,7 +35,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// The operation as `user_data`.
+    /// Returns the operation encoded as `user_data`.
     pub(super) fn encode(self) -> u64 {
         let (kind, index) = match self {
             Self::Accept(at) => (0, at),
@@ -51,12 +51,12 @@ impl Operation {
         kind << 32 | u64::from(index)
     }
 
-    /// Whether this is a send. Most sends complete while they are handed over.
+    /// Returns whether this operation is a send. Most sends complete while they are submitted.
     pub(super) fn is_send(self) -> bool {
         matches!(self, Self::Send(_))
     }
 
-    /// The operation with this `user_data`.
+    /// Returns the operation that `user_data` encodes.
     ///
     /// # Panics
     /// When `user_data` is not from `encode`. The kernel returns it unchanged.
@@ -81,7 +81,8 @@ impl Operation {
     }
 }
 
-/// Accepts one connection into a free direct descriptor; the kernel writes `address` and `len`.
+/// Returns the entry that accepts one connection into a free direct descriptor. The kernel writes the peer's address to
+/// `address` and `len`.
 pub(super) fn accept(
     at: u32,
     listener: RawFd,
@@ -93,18 +94,18 @@ pub(super) fn accept(
     Operation::Accept(at).tag(accept.build())
 }
 
-/// Cancels the accept with this number.
+/// Returns the entry that cancels the accept with number `at`.
 pub(super) fn cancel_accept(at: u32) -> squeue::Entry {
     let target = CancelBuilder::user_data(Operation::Accept(at).encode());
     Operation::CancelAccept(at).tag(opcode::AsyncCancel2::new(target).build())
 }
 
-/// Receives into lent buffers until an error or the end of the stream.
+/// Returns the entry that receives into lent buffers until an error or the end of the stream.
 pub(super) fn receive(slot: Slot) -> squeue::Entry {
     Operation::Receive(slot).tag(opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build())
 }
 
-/// Sends all of `bytes`. The kernel reads them until the operation completes.
+/// Returns the entry that sends all of `bytes`. The kernel reads `bytes` until the operation completes.
 pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8], more: More) -> squeue::Entry {
     let wait_for_end = if more == More::Ends { libc::MSG_MORE } else { 0 };
     // A span is shorter than 4 GiB, as its bounds have 32 bits.
@@ -113,18 +114,18 @@ pub(super) fn send(slot: Slot, id: SendId, bytes: &[u8], more: More) -> squeue::
     Operation::Send(id).tag(send.build())
 }
 
-/// Sends a FIN.
+/// Returns the entry that sends a FIN.
 pub(super) fn shutdown(slot: Slot) -> squeue::Entry {
     Operation::Shutdown(slot).tag(opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build())
 }
 
-/// Cancels an operation of a connection.
+/// Returns the entry that cancels the operation `target` of a connection.
 pub(super) fn cancel(slot: Slot, target: Operation) -> squeue::Entry {
     let target = CancelBuilder::user_data(target.encode());
     Operation::Cancel(slot).tag(opcode::AsyncCancel2::new(target).build())
 }
 
-/// Makes the `close` that is pushed right after this a reset.
+/// Returns the entry that makes a `close` pushed right after it a reset.
 pub(super) fn linger(slot: Slot) -> squeue::Entry {
     static RESET: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let option = opcode::SetSockOpt::new(
@@ -134,16 +135,17 @@ pub(super) fn linger(slot: Slot) -> squeue::Entry {
         (&raw const RESET).cast(),
         size_of::<libc::linger>() as u32,
     );
-    // The hard link keeps the order, and closes even if the option fails: kernels before 6.7 close gracefully then.
+    // The hard link keeps the order of the two entries, and closes even if setting the option fails. Kernels before 6.7
+    // then close gracefully.
     Operation::Linger(slot).tag(option.build().flags(squeue::Flags::IO_HARDLINK))
 }
 
-/// Closes a descriptor of the table.
+/// Returns the entry that closes a descriptor of the ring's table.
 pub(super) fn close(slot: Slot) -> squeue::Entry {
     Operation::Close(slot).tag(opcode::Close::new(Fixed(slot)).build())
 }
 
-/// Reports each write to `event`. The poll is edge-triggered, so nothing has to read the event.
+/// Returns the entry that reports each write to `event`. The poll is edge-triggered, so nothing has to read the event.
 pub(super) fn wake(event: RawFd) -> squeue::Entry {
     Operation::Wake.tag(opcode::PollAdd::new(Fd(event), libc::POLLIN as u32).multi(true).build())
 }

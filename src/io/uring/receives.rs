@@ -11,7 +11,8 @@ use super::{Uring, error_of};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {
-    /// Arms a receive if the socket wants input. The socket queues up behind others that wait for a buffer.
+    /// Arms a receive if the socket wants input. If other sockets wait for a buffer, the socket joins the queue
+    /// instead.
     pub(super) fn receive(&mut self, slot: Slot) {
         let others_wait = !self.starving.is_empty();
         let socket = self.at(slot);
@@ -26,8 +27,8 @@ impl<K: Kernel> Uring<K> {
         self.start(slot, Request::Receive(slot));
     }
 
-    /// Arms receives for sockets in the queue, one for each free buffer. Returns whether more sockets must follow at
-    /// once, because those that are armed now may have no input.
+    /// Arms receives for sockets in the queue for a buffer, one for each free buffer. Returns whether further sockets
+    /// must be armed at once, because the sockets armed now may have no input.
     pub(super) fn arm_starving(&mut self) -> bool {
         let buffers = self.kernel.lend(self.starving.len());
         let mut left = buffers;
@@ -35,7 +36,7 @@ impl<K: Kernel> Uring<K> {
             && let Some(slot) = self.starving.pop_front()
         {
             let socket = &mut self.sockets[slot as usize];
-            // Closing leaves entries in the queue.
+            // Closing a socket leaves its entry in the queue.
             if socket.receive == ReceiveState::Starving {
                 socket.receive = ReceiveState::Idle;
                 socket.had_turn = true;
@@ -88,7 +89,7 @@ impl<K: Kernel> Uring<K> {
                     self.starving.push_back(slot);
                 }
             }
-            // A pause cancelled the receive, or it must be armed again.
+            // A pause cancelled the receive, or the receive must be armed again.
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
             _ => self.fail(slot, error_of(result), events),
         }

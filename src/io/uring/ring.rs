@@ -1,4 +1,4 @@
-//! The ring itself: set-up, submitting and waiting in one system call, and taking completions.
+//! The io_uring: set-up, submitting and waiting in one system call, and taking completions.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,12 +10,12 @@ use nix::libc;
 
 use super::operation::Operation;
 
-/// Most pieces of deferred work that the kernel runs in one call that waits for one completion or none
-/// (`IO_LOCAL_TW_DEFAULT_MAX`). One piece is the arrival of data for one connection.
+/// Maximum number of deferred work items that the kernel runs in one call that waits for at most one completion
+/// (`IO_LOCAL_TW_DEFAULT_MAX`). One work item is the arrival of data for one connection.
 pub(super) const WORK_A_WAIT: usize = 20;
-/// Number of rounds without progress after which a ring gives up waiting for cancelled operations.
+/// Number of rounds without progress after which [`Ring::quiesce`] stops waiting for cancelled operations.
 const QUIESCE_ROUNDS: u32 = 20;
-/// Length of one such round.
+/// Length of one round of waiting for cancelled operations.
 const QUIESCE_WAIT: Duration = Duration::from_millis(50);
 
 /// An io_uring with a table of direct descriptors.
@@ -25,19 +25,19 @@ pub(super) struct Ring {
     overflow: VecDeque<squeue::Entry>,
     /// Number of operations in the submission queue or in flight. The kernel may use their memory.
     outstanding: usize,
-    /// Times that the completion queue was full.
+    /// Number of times that the completion queue was full.
     overflows: u64,
 }
 
-/// A completion of an operation. A multishot operation has several.
+/// A completion of an operation. A multishot operation has several completions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
     pub(crate) operation: Operation,
-    /// The result of the system call of that name, with errors as `-errno`.
+    /// The result of the operation's system call. An error is `-errno`.
     pub(crate) result: i32,
-    /// No other completion of this operation follows.
+    /// Whether this is the last completion of its operation.
     pub(crate) is_last: bool,
-    /// Id of the receive buffer that the kernel has filled.
+    /// Id of the receive buffer that the kernel has filled, if there is one.
     pub(crate) buffer: Option<u16>,
 }
 
@@ -46,7 +46,7 @@ impl Ring {
     /// completions in its own memory.
     ///
     /// # Errors
-    /// When the kernel refuses; the error says why.
+    /// When the kernel refuses the ring; the error names the cause.
     pub(super) fn new(submissions: u32, slots: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -98,21 +98,21 @@ impl Ring {
         }
     }
 
-    /// Hands over all requests and waits for a completion, for at most `timeout`. After a lot of arrivals, the kernel
-    /// reports only a part of them; see [`Ring::look`].
+    /// Submits all queued requests and waits for a completion, for at most `timeout`. After many arrivals, the kernel
+    /// reports only a part of their completions; [`Ring::look`] gets more.
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         while !self.overflow.is_empty() {
             ignore_transient(self.ring.submit())?;
             if !self.refill() {
-                // The kernel takes no more before completions are taken.
+                // The kernel accepts no more requests before completions are taken.
                 return self.wait(Some(Duration::ZERO));
             }
         }
         self.wait(timeout)
     }
 
-    /// Hands over the queued requests and makes the kernel run up to [`WORK_A_WAIT`] pieces of deferred work, without
-    /// waiting. A wait with a timeout of zero would start and stop a timer, which takes longer in a virtual machine
+    /// Submits the queued requests and makes the kernel run up to [`WORK_A_WAIT`] items of deferred work, without
+    /// waiting. A wait with a timeout of zero would start and stop a timer. In a virtual machine, a timer takes longer
     /// than sends to several clients.
     pub(super) fn look(&mut self) -> io::Result<()> {
         ignore_transient(self.ring.submit())
@@ -120,7 +120,7 @@ impl Ring {
 
     /// Appends all posted completions to `into`.
     pub(super) fn take_completions(&mut self, into: &mut Vec<Completion>) {
-        // The kernel keeps overflowed completions, and posts them in the next call.
+        // The kernel keeps completions that do not fit in the queue, and posts them in the next call.
         self.overflows += u64::from(self.ring.submission().cq_overflow());
         let from = into.len();
         into.extend(self.ring.completion().map(|entry| Completion {
@@ -132,13 +132,13 @@ impl Ring {
         self.outstanding -= into[from..].iter().filter(|completion| completion.is_last).count();
     }
 
-    /// Times that the completion queue was full.
+    /// Number of times that the completion queue was full.
     pub(super) fn overflows(&self) -> u64 {
         self.overflows
     }
 
-    /// Cancels all operations, waits for their ends for a bounded time, and closes the direct descriptors. Returns
-    /// whether no operation is left. Only then may the memory of operations be freed.
+    /// Cancels all operations, waits for their completions for a bounded time, and closes the direct descriptors.
+    /// Returns whether no operation is left. The caller must not free the memory of operations before that.
     pub(super) fn quiesce(&mut self) -> bool {
         self.overflow.clear();
         let mut completions = Vec::new();
@@ -152,7 +152,7 @@ impl Ring {
                 return true;
             }
             let everything = CancelBuilder::any().all();
-            // This fails when nothing is left to cancel, too. What counts is whether completions come.
+            // The cancellation fails when nothing is left to cancel, too. Only arriving completions count as progress.
             let _ = self.ring.submitter().register_sync_cancel(Some(timespec(QUIESCE_WAIT)), everything);
             if handed_over.is_err() {
                 return false;
@@ -162,7 +162,7 @@ impl Ring {
         false
     }
 
-    /// Moves requests that fit from the overflow to the queue. Returns whether it moved any.
+    /// Moves requests from `overflow` to the submission queue while they fit. Returns whether a request moved.
     fn refill(&mut self) -> bool {
         let mut queue = self.ring.submission();
         let before = self.overflow.len();
@@ -195,7 +195,7 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos())
 }
 
-/// Ignores errors of `io_uring_enter` that taking completions or the next call cures.
+/// Ignores transient errors of `io_uring_enter`. Taking completions or calling it again resolves such an error.
 fn ignore_transient(result: io::Result<usize>) -> io::Result<()> {
     match result {
         Ok(_) => Ok(()),
@@ -206,7 +206,7 @@ fn ignore_transient(result: io::Result<usize>) -> io::Result<()> {
     }
 }
 
-/// The likely cause of an error of `io_uring_setup`.
+/// Returns the likely cause of an error of `io_uring_setup`.
 fn setup_cause(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring, or a seccomp filter hides it",
@@ -218,7 +218,7 @@ fn setup_cause(error: &io::Error) -> &'static str {
     }
 }
 
-/// The error when the kernel refuses `what`.
+/// Makes the error for `what` the kernel refused, with its `cause`.
 fn refusal(what: &str, cause: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the kernel refused {what}: {error}; {cause}"))
 }

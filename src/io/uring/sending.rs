@@ -1,4 +1,4 @@
-//! Sending, and ending our direction of a stream.
+//! Sending, and ending the sending direction of a stream with a FIN.
 
 use nix::libc;
 
@@ -28,7 +28,7 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    /// Queues the rest of a send.
+    /// Queues the bytes of a send that the kernel has not taken yet.
     fn push_send(&mut self, id: SendId) {
         let send = self.sends.at(id);
         let request = Request::Send { slot: send.slot, id, span: &send.span, more: send.more };
@@ -61,7 +61,7 @@ impl<K: Kernel> Uring<K> {
         self.finish_operation(slot, events);
     }
 
-    /// Queues a FIN.
+    /// Queues a FIN for a connection.
     pub(super) fn start_shutdown(&mut self, slot: Slot) {
         self.at(slot).shutting_down = true;
         self.start(slot, Request::Shutdown(slot));

@@ -6,44 +6,44 @@ use crate::io::sends::SendId;
 /// A slot of the ring's descriptor table, and the socket in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UringSocket {
-    /// The send in flight.
+    /// The connection's send in flight.
     pub(super) send: Option<SendId>,
     pub(super) state: SlotState,
-    /// Number of operations whose last completion has not come.
+    /// Number of operations whose last completion has not arrived.
     pub(super) in_flight: u8,
     pub(super) receive: ReceiveState,
     /// Number of cancellations in flight.
     pub(super) cancels: u8,
-    /// The caller wants a FIN after the send in flight.
+    /// Whether a FIN must follow the send in flight, as the caller requested.
     pub(super) shutdown_wanted: bool,
-    /// A FIN is in flight.
+    /// Whether a FIN is in flight.
     pub(super) shutting_down: bool,
-    /// The caller has paused receiving.
+    /// Whether the caller has paused receiving.
     pub(super) paused: bool,
-    /// The peer's end of stream has arrived.
+    /// Whether the peer's end of stream has arrived.
     pub(super) ended: bool,
-    /// The socket has had its turn for a buffer and has received nothing since. A receive takes all buffers that it
-    /// finds, so of several receives armed together, one may leave none to the others. Those keep their place in the
-    /// queue, in front of all others.
+    /// Whether the socket has had its turn for a buffer and has received nothing since. A receive uses all buffers that
+    /// it finds, so one receive may leave no buffer to others armed with it. A socket that got no buffer returns to the
+    /// front of the queue.
     pub(super) had_turn: bool,
 }
 
-/// How far a slot is in its life.
+/// The life-cycle state of a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SlotState {
     /// No connection has the slot.
     #[default]
     Vacant,
     Open,
-    /// Reported as failed; the caller closes it.
+    /// The connection was reported as failed. The caller must close it.
     Failed,
-    /// Closed by the caller. Waits until every operation has completed.
+    /// The caller closed this connection. The descriptor is closed when every operation has completed.
     Closing(Close),
-    /// The close itself is in flight.
+    /// The operation that closes the descriptor is in flight.
     Releasing,
 }
 
-/// Whether a socket is being received from.
+/// The state of receiving from a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ReceiveState {
     /// No receive is in flight.
@@ -51,12 +51,12 @@ pub(super) enum ReceiveState {
     Idle,
     /// A multishot receive is in flight.
     Armed,
-    /// The socket is in the queue for a buffer.
+    /// No receive is in flight: the socket waits in the queue for a free buffer.
     Starving,
 }
 
 impl UringSocket {
-    /// Whether input is to be received.
+    /// Returns whether the backend should receive from the socket.
     pub(super) fn wants_input(&self) -> bool {
         self.state == SlotState::Open && !self.paused && !self.ended
     }

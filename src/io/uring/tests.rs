@@ -1,4 +1,4 @@
-//! Properties of the ring that the conformance suite cannot see.
+//! Tests of io_uring backend properties that the conformance suite cannot see.
 
 use std::net::TcpStream;
 
@@ -6,7 +6,7 @@ use super::*;
 
 type Make = fn(&BackendOptions, Vec<Listener>) -> io::Result<Uring>;
 
-/// Makes a ring with one listener. Returns the listener's address, too.
+/// Makes an io_uring backend with one listener. Returns the backend and the listener's address.
 fn ring(make: Make) -> (Uring, SocketAddr) {
     let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("listen");
     let address = listener.local_addr().expect("bound");
@@ -35,7 +35,7 @@ fn a_ring_with_many_connections_can_be_dropped() {
     assert!(backend.kernel.quiesce(), "no operation is in flight any more, and all memory can be freed");
 }
 
-/// Connects `count` clients. Returns them and their slots.
+/// Connects `count` clients. Returns the clients and their slots.
 fn connect(count: usize, backend: &mut Uring, address: SocketAddr) -> (Vec<TcpStream>, Vec<Slot>) {
     let clients = (0..count).map(|_| TcpStream::connect(address).expect("connected")).collect();
     let mut slots = Vec::new();
