@@ -1,8 +1,8 @@
-//! Takes PROXY protocol headers off the connections of trusted proxies.
+//! Strips PROXY protocol headers from the connections of trusted proxies.
 //!
-//! Such a connection is reported when it is accepted, so that limits and deadlines hold for the header, too. Nothing
-//! that it sends goes up before the header is complete. Then the layer reports the client that the header names, and
-//! the bytes that follow the header.
+//! A connection from a trusted proxy is reported when it is accepted, so limits and deadlines apply to the header, too.
+//! The layer reports none of its bytes before the header is complete. Then the layer reports the client that the header
+//! names, and the bytes that follow the header.
 
 #[cfg(test)]
 mod tests;
@@ -16,34 +16,35 @@ use crate::io::{Backend, Buffer, IoEvent, Slot, canonical};
 use crate::protocol::proxy_header::{MAX_HEADER_LEN, ProxyHeader, Source};
 use crate::transport::Event;
 
-/// The layer that reads PROXY headers.
+/// The transport layer that reads PROXY headers.
 pub(crate) struct ProxyLayer {
     trusted: Arc<Trusted>,
-    /// The beginnings of headers that are not complete, by slot. Holds every connection whose header is awaited.
+    /// The received parts of incomplete PROXY headers, by slot. Holds every connection whose header is still awaited.
     awaited: HashMap<Slot, Vec<u8>>,
 }
 
-/// An event about a PROXY header. `slot` is the connection that it is about.
+/// An event about a PROXY header. `slot` names the connection.
 #[derive(Debug)]
 pub(crate) enum ProxyEvent {
-    /// The header is complete. `peer` is the client's address, or `None` when the proxy hides it.
+    /// The PROXY header is complete. `peer` is the client's address, or `None` when the proxy hides it.
     Client { slot: Slot, peer: Option<SocketAddr> },
-    /// The connection does not begin with a valid header; `reason` says why. The bytes that it sends from now on are
-    /// reported and must be ignored.
+    /// The connection does not begin with a valid PROXY header; `reason` says why. The layer still reports the
+    /// connection's bytes, which the caller must ignore.
     Invalid { slot: Slot, reason: &'static str },
 }
 
-/// The networks of the proxies whose connections begin with a header. All shards share it, and it can be replaced.
+/// The replaceable list of trusted proxies' networks. Connections from these networks begin with a PROXY header. All
+/// shards share the list.
 #[derive(Debug, Default)]
 pub(crate) struct Trusted(Mutex<Arc<[Network]>>);
 
 impl Trusted {
-    /// Trusts these networks.
+    /// Makes a list of these trusted networks.
     pub(crate) fn new(networks: &[Network]) -> Self {
         Self(Mutex::new(networks.into()))
     }
 
-    /// Replaces the networks for connections that are accepted from now on.
+    /// Replaces the trusted networks for connections that are accepted from now on.
     pub(crate) fn replace(&self, networks: &[Network]) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = networks.into();
     }
@@ -55,16 +56,16 @@ impl Trusted {
 }
 
 impl ProxyLayer {
-    /// A layer for the connections of these proxies.
+    /// Makes a PROXY layer for the connections of `trusted` proxies.
     pub(crate) fn new(trusted: Arc<Trusted>) -> Self {
         Self { trusted, awaited: HashMap::new() }
     }
 
-    /// Handles an event of the backend, and appends the events that result from it.
+    /// Handles an event of the backend. Appends the resulting events to `events`.
     pub(crate) fn handle(&mut self, backend: &mut impl Backend, event: IoEvent, events: &mut Vec<Event>) {
         match event {
             IoEvent::Accepted { slot, peer, .. } => {
-                // Only proxies connect by a Unix socket.
+                // Only proxies connect through a Unix socket.
                 if peer.is_none_or(|peer| self.trusted.has(peer.ip())) {
                     self.awaited.insert(slot, Vec::new());
                 }
@@ -82,7 +83,7 @@ impl ProxyLayer {
         }
     }
 
-    /// Handles bytes of a connection whose header is not complete yet. `part` is the beginning of the header.
+    /// Handles bytes of a connection whose PROXY header is not complete yet. `part` is the beginning of the header.
     fn received(
         &mut self,
         backend: &mut impl Backend,
@@ -97,7 +98,7 @@ impl ProxyLayer {
         match ProxyHeader::parse(&part) {
             Ok(Some(ProxyHeader { len, source })) => {
                 let client = match source {
-                    // The proxy speaks for itself, for instance in a health check.
+                    // The proxy itself is the client, for instance in a health check.
                     Source::Proxy => None,
                     Source::Hidden => Some(ProxyEvent::Client { slot, peer: None }),
                     Source::Client(peer) => Some(ProxyEvent::Client { slot, peer: Some(canonical(peer)) }),

@@ -1,14 +1,14 @@
 //! TLS for the connections of some listeners, as a layer of the [`crate::transport`].
 //!
-//! The layer decrypts input where it lies in the backend's buffer, hands the plaintext up in a buffer of its own, and
-//! returns the backend's buffer at once. It encrypts output in pieces, so that a slow reader costs a copy of one piece
-//! only. A connection is reported when it is accepted, so that limits and deadlines hold for the TLS handshake, too.
-//! Bytes that the caller sends before the handshake is complete wait for that.
+//! The layer decrypts input in place in the backend's buffer, reports the plaintext in another buffer, and returns the
+//! backend's buffer at once. It encrypts output in pieces, so a slow reader costs only a copy of one piece. A
+//! connection is reported when it is accepted, so limits and deadlines apply to the TLS handshake, too. Bytes that the
+//! caller sends before the handshake is complete wait until then.
 //!
-//! A backend may report everything that a client has sent, in as many buffers as there are. The client decides what it
-//! costs to decrypt them: 16 KiB take 3 µs as one long record, 110 µs as records of one byte, and 1,300 µs as key
-//! updates. So each turn takes a share of a client's input, about 64 KiB or 256 records, which costs 0.7 ms at worst.
-//! The rest waits for the next turns. While much of it waits, nothing more is received from the client.
+//! A backend may report many full buffers of one client in a turn. The client's records determine the cost of
+//! decrypting: 16 KiB take 3 µs as one long record, 110 µs as records of one byte, and 1,300 µs as key updates. So each
+//! turn decrypts only a share of a client's input: about 64 KiB or 256 records, which costs 0.7 ms at worst. The
+//! remaining input waits for the next turns. While much input waits, receiving from the client pauses.
 
 mod backlog;
 mod connection;
@@ -32,64 +32,66 @@ use self::connection::{NO_HANDSHAKE, Sending, Shutdown, TlsConnection, TlsState}
 pub use self::identity::IdentityError;
 pub(crate) use self::identity::{Credentials, Identity};
 
-/// Handshake steps in one turn. Further ones wait for the next turn, so that other connections get their sends.
+/// Maximum number of handshake steps in one turn. Further steps wait for the next turn, so that they do not delay sends
+/// to other connections.
 const HANDSHAKES_A_TURN: usize = 16;
-/// Input of a client that may wait for its share, in bytes, before receiving from the client pauses. All messages of a
-/// client's handshake fit in.
+/// Length of a client's backlog, in bytes, above which receiving from the client pauses. All messages of a client's
+/// handshake fit in this length.
 const MAX_BACKLOG_LEN: usize = 16 << 10;
 /// Longest wait, in milliseconds, for the kernel to take the last record of a closing connection.
 const LAST_RECORD_MS: u64 = 10;
 
-/// The layer that speaks TLS.
+/// The transport layer that decrypts and encrypts the connections of TLS listeners.
 pub(crate) struct TlsLayer {
     options: TlsOptions,
     /// The state of each TLS connection, by slot; `None` for connections without TLS.
     connections: Vec<Option<Box<TlsConnection>>>,
-    /// Number of the turn; it wraps.
+    /// Number of the current turn, modulo 256.
     turn: u8,
-    /// Handshake steps left in this turn.
+    /// Number of handshake steps left in this turn.
     steps: usize,
-    /// Connections whose next handshake step waits.
+    /// Connections whose next handshake step waits for a turn, in their order.
     waiting: VecDeque<Slot>,
-    /// Connections whose backlog waits, because they have used up their share of the last turn.
+    /// Connections with a complete handshake whose backlog waits for the next turn.
     served: Vec<Slot>,
-    /// Connections that can no longer be written to; the caller hears of the failure at the end of the turn.
+    /// Connections that can no longer be written to. The end of the turn reports their failure to the caller.
     failed: Vec<Slot>,
     /// Connections to close after the next poll, which sends their last record.
     leaving: Vec<Slot>,
     usage: TlsUsage,
 }
 
-/// Which listeners speak TLS, and with which certificate.
+/// The configuration of a TLS layer: the listeners with TLS, and the certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsOptions {
-    /// Whether a listener speaks TLS, by its index.
+    /// Whether each listener speaks TLS, by index of the listener.
     pub(crate) listeners: Vec<bool>,
-    /// The certificate and its key.
+    /// The server's certificate and its private key.
     pub(crate) identity: Arc<Identity>,
 }
 
-/// An event about TLS itself. `slot` is the connection that it is about.
+/// An event of the TLS layer itself. `slot` names the connection.
 #[derive(Debug)]
 pub(crate) enum TlsEvent {
-    /// The client does not speak TLS, or no version of it that the server knows. Nothing more is received from it.
+    /// The client does not speak TLS, or no version of TLS that the server knows.
     ///
     /// `is_http`: the client speaks plain HTTP. The connection continues without TLS, so that the caller can answer.
-    /// Any other client gets a TLS alert when the caller shuts the connection down, and a send to it fails.
+    /// For any other client, further input is ignored, and a send to the client fails. Such a client gets a TLS alert
+    /// when the caller shuts the connection down.
     NoTls { slot: Slot, is_http: bool },
 }
 
-/// Counters of handshakes.
+/// Counters of TLS handshakes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TlsUsage {
-    /// Completed handshakes.
+    /// Number of completed handshakes.
     pub(crate) handshakes: u64,
-    /// Completed handshakes that resumed an earlier session.
+    /// Number of completed handshakes that resumed an earlier session.
     pub(crate) resumed: u64,
 }
 
 impl TlsLayer {
-    /// A layer with TLS for some listeners.
+    /// Makes a TLS layer without connections.
     pub(crate) fn new(options: TlsOptions) -> Self {
         Self {
             options,
@@ -104,24 +106,25 @@ impl TlsLayer {
         }
     }
 
-    /// Whether this connection has TLS.
+    /// Returns whether the connection has TLS.
     pub(crate) fn has(&self, slot: Slot) -> bool {
         matches!(self.connections.get(slot as usize), Some(Some(_)))
     }
 
-    /// Counters of handshakes so far.
+    /// Returns the counters of TLS handshakes so far.
     pub(crate) fn usage(&self) -> TlsUsage {
         self.usage
     }
 
-    /// Shortens a wait when work of the layer waits for the next turn.
+    /// Shortens the timeout of a poll when the layer has work for the next turn.
     pub(crate) fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
         let has_work = !self.failed.is_empty() || !self.waiting.is_empty() || !self.served.is_empty();
         let last_record_ms = (!self.leaving.is_empty()).then_some(LAST_RECORD_MS);
         shorter(timeout, if has_work { Some(0) } else { last_record_ms })
     }
 
-    /// Handles the events of one turn, and appends the events that result from them.
+    /// Handles the events that the backend and the PROXY layer reported in one turn. Appends the resulting events to
+    /// `events`.
     pub(crate) fn turn(
         &mut self,
         backend: &mut impl Backend,
@@ -133,7 +136,7 @@ impl TlsLayer {
         for event in from_below {
             match event {
                 Event::Io(event) => self.handle(backend, event, events),
-                // The client's bytes count for nothing, so there will be no handshake.
+                // The connection has no valid PROXY header and its bytes are ignored, so no TLS handshake can follow.
                 Event::Proxy(ProxyEvent::Invalid { slot, .. }) if self.is_open(slot) => {
                     self.continue_without_tls(backend, slot);
                     events.push(event);
@@ -145,7 +148,7 @@ impl TlsLayer {
         self.report_failed(events);
     }
 
-    /// Sends `span`, encrypted.
+    /// Encrypts `span` and sends it on a connection.
     ///
     /// # Panics
     /// When the slot has a send in flight.
@@ -165,17 +168,17 @@ impl TlsLayer {
         }
     }
 
-    /// Stops receiving.
+    /// Stops receiving from a connection.
     pub(crate) fn pause(&mut self, backend: &mut impl Backend, slot: Slot) {
         self.at(slot).pause(backend, slot);
     }
 
-    /// Resumes receiving after `pause`.
+    /// Resumes receiving from a connection after `pause`.
     pub(crate) fn resume(&mut self, backend: &mut impl Backend, slot: Slot) {
         self.at(slot).resume(backend, slot);
     }
 
-    /// Ends our direction with close_notify and FIN, after the send in flight.
+    /// Sends close_notify and a FIN on a connection, after its send in flight.
     pub(crate) fn shutdown(&mut self, backend: &mut impl Backend, slot: Slot) {
         let connection = self.at(slot);
         if connection.shutdown == Shutdown::No {
@@ -184,12 +187,12 @@ impl TlsLayer {
         }
     }
 
-    /// Ends the connection. A graceful end says close_notify first when nothing else is in flight.
+    /// Ends a connection. A graceful close sends close_notify first when no send is in flight.
     pub(crate) fn close(&mut self, backend: &mut impl Backend, slot: Slot, how: Close) {
         let connection = self.at(slot);
         let mut goodbye = Vec::new();
         match connection.state {
-            // The alert that tells the client what it did wrong is still in flight.
+            // The alert about the client's TLS error is still in flight.
             TlsState::Open | TlsState::Failed
                 if connection.is_broken && connection.sending != Sending::Nothing => {}
             TlsState::Open if how == Close::Graceful && connection.may_say_goodbye() => {
@@ -211,7 +214,7 @@ impl TlsLayer {
         }
     }
 
-    /// The state of a connection that has TLS.
+    /// Returns the state of a connection that has TLS.
     fn at(&mut self, slot: Slot) -> &mut TlsConnection {
         self.connections[slot as usize].as_mut().expect("callers check that the connection has TLS")
     }
@@ -221,7 +224,7 @@ impl TlsLayer {
         connection.is_some_and(|connection| connection.state == TlsState::Open)
     }
 
-    /// Handles an event of the backend, and appends the events that result from it.
+    /// Handles an event of the backend. Appends the resulting events to `events`.
     fn handle(&mut self, backend: &mut impl Backend, event: IoEvent, events: &mut Vec<Event>) {
         match event {
             IoEvent::Accepted { slot, listener, .. } => {
@@ -237,8 +240,8 @@ impl TlsLayer {
                 if connection.backlog.is_empty() {
                     events.extend(connection.end(slot));
                 } else {
-                    // The end stays behind the input. Otherwise, many clients that send a hello and leave would all be
-                    // answered in one turn.
+                    // The end of the stream is handled after the waiting input. Otherwise, one turn would answer all of
+                    // many clients that send a hello and leave.
                     connection.end_waits = true;
                 }
             }
@@ -290,7 +293,7 @@ impl TlsLayer {
         backend.recycle(buffer);
     }
 
-    /// Takes in as much new input as the turn allows. The rest goes to the backlog.
+    /// Decrypts as much new input of a connection as the turn allows. Appends the remaining input to the backlog.
     fn take_input(
         &mut self,
         backend: &mut impl Backend,
@@ -316,7 +319,7 @@ impl TlsLayer {
         }
     }
 
-    /// Lists a connection whose backlog is for the next turn.
+    /// Lists a connection whose backlog waits for the next turn, in `served` or `waiting`.
     fn enlist(&mut self, slot: Slot) {
         if self.at(slot).is_ready() {
             self.served.push(slot);
@@ -325,14 +328,14 @@ impl TlsLayer {
         }
     }
 
-    /// Begins a turn: takes in the backlogs of connections, and as many waiting handshakes as a turn allows.
+    /// Begins a turn: decrypts a share of each backlog in `served`, and as many waiting handshakes as a turn allows.
     fn resume_waiting(&mut self, backend: &mut impl Backend, events: &mut Vec<Event>) {
         self.turn = self.turn.wrapping_add(1);
         self.steps = HANDSHAKES_A_TURN;
         for slot in std::mem::take(&mut self.served) {
             self.take_backlog(backend, slot, events);
         }
-        // A connection that is listed again here has had its share of this turn.
+        // A connection that joins `waiting` again in this loop has had its share of this turn.
         let mut left = self.waiting.len();
         while self.steps > 0
             && left > 0
@@ -343,9 +346,9 @@ impl TlsLayer {
         }
     }
 
-    /// Takes in as much of a connection's backlog as the turn allows.
+    /// Decrypts as much of a connection's backlog as the turn allows.
     fn take_backlog(&mut self, backend: &mut impl Backend, slot: Slot, events: &mut Vec<Event>) {
-        // The connection may have closed since it was listed.
+        // The connection may have closed since it was added to the list.
         let Some(connection) = &mut self.connections[slot as usize] else { return };
         let mut backlog = std::mem::take(&mut connection.backlog);
         if !backlog.is_empty() && connection.is_listening() {
@@ -363,8 +366,8 @@ impl TlsLayer {
         }
     }
 
-    /// Decrypts input up to the connection's share of the turn, and reports the plaintext. Returns the number of bytes
-    /// taken in.
+    /// Decrypts input up to the connection's share of the turn, and reports the plaintext. Returns the number of input
+    /// bytes that were processed.
     fn decrypt(
         &mut self,
         backend: &mut impl Backend,
@@ -395,7 +398,7 @@ impl TlsLayer {
         taken
     }
 
-    /// Continues without TLS with a client that has not started it, so that the caller can answer the client.
+    /// Removes TLS from a connection whose client has not started TLS, so that the caller can answer the client.
     fn continue_without_tls(&mut self, backend: &mut impl Backend, slot: Slot) {
         let connection =
             self.connections[slot as usize].take().expect("callers check that the connection has TLS");
@@ -425,7 +428,8 @@ impl TlsLayer {
         }
     }
 
-    /// Sends whatever can be sent now: first the messages of TLS itself, then the next piece of the caller's send.
+    /// Starts the connection's next send, if none is in flight: first messages of TLS itself, then the next piece of
+    /// the caller's send.
     fn pump(&mut self, backend: &mut impl Backend, slot: Slot) {
         let connection = self.at(slot);
         if !connection.may_send() {
@@ -466,7 +470,7 @@ impl TlsLayer {
         }
     }
 
-    /// Closes connections whose last record has had its time.
+    /// Closes connections whose last record has had a turn to be sent.
     fn close_leaving(&mut self, backend: &mut impl Backend, leaving: Vec<Slot>) {
         for slot in leaving {
             let Some(connection) = &mut self.connections[slot as usize] else { continue };
@@ -478,7 +482,8 @@ impl TlsLayer {
     }
 }
 
-/// Whether the first bytes of a connection start a plain HTTP request: a method instead of the type of a TLS record.
+/// Returns whether a connection's first bytes start a plain HTTP request: a method name instead of the type of a TLS
+/// record.
 fn is_http(input: &[u8]) -> bool {
     input.first().is_some_and(u8::is_ascii_uppercase)
 }

@@ -1,7 +1,7 @@
 //! The layers between a backend and the shard: PROXY headers ([`ProxyLayer`]), and TLS over them ([`TlsLayer`]).
 //!
-//! A [`Transport`] owns the backend and both layers. The shard makes its requests to the transport and handles
-//! [`Event`]s: those of the kernel and those of the layers. The rules of [`crate::io`] hold here, too.
+//! A [`Transport`] owns the backend and both layers. The shard makes its requests to the transport, and handles
+//! [`Event`]s of the kernel and of the layers. The rules of [`crate::io`] apply to the transport, too.
 //!
 //! A server without TLS and without PROXY headers has no layers. The backend then writes straight into the list from
 //! which the shard takes its events, and requests go straight to the backend.
@@ -24,27 +24,27 @@ use crate::tls::{TlsEvent, TlsLayer, TlsUsage};
 pub(crate) struct Transport<B> {
     backend: B,
     layers: Option<Layers>,
-    /// When the last wait ended, in nanoseconds.
+    /// Time when the last wait ended, in nanoseconds.
     now_ns: u64,
 }
 
-/// The layers that a server's options ask for.
+/// The layers that the server's options require.
 #[derive(Default)]
 pub(crate) struct Layers {
-    /// `Some` when connections of trusted proxies begin with a PROXY header.
+    /// The layer that reads PROXY headers. `None` when no connection begins with a PROXY header.
     pub(crate) proxy: Option<ProxyLayer>,
-    /// `Some` when a listener speaks TLS.
+    /// The TLS layer. `None` when no listener speaks TLS.
     pub(crate) tls: Option<TlsLayer>,
 }
 
-/// An event for the shard.
+/// An event that the transport reports to the shard.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An event of the backend, or its equivalent above TLS: the bytes of `Received` are plaintext.
+    /// An event of the backend, or its equivalent from the TLS layer: the bytes of `Received` are plaintext.
     Io(IoEvent),
     /// An event about a PROXY header.
     Proxy(ProxyEvent),
-    /// An event about TLS itself.
+    /// An event of the TLS layer itself.
     Tls(TlsEvent),
 }
 
@@ -66,24 +66,24 @@ impl From<TlsEvent> for Event {
     }
 }
 
-/// The events of one turn. [`Transport::poll`] fills it, and the shard drains it.
+/// The list of events of one turn. [`Transport::poll`] fills the list, and the shard drains it.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     /// Events as the backend reported them. Empty after a poll when there are layers.
     reported: Vec<IoEvent>,
-    /// Events that came out of the PROXY layer, on their way to the TLS layer.
+    /// Events from the PROXY layer that the TLS layer has not handled yet.
     unwrapped: Vec<Event>,
-    /// Events that came out of the layers. Empty without layers.
+    /// Events from the topmost layer, ready for the shard. Empty without layers.
     layered: Vec<Event>,
 }
 
 impl Events {
-    /// Number of events.
+    /// Returns the number of events in the list.
     pub(crate) fn len(&self) -> usize {
         self.reported.len() + self.layered.len()
     }
 
-    /// Removes all events, in their order.
+    /// Removes all events from the list, and returns them in their order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Event> {
         self.reported.drain(..).map(Event::Io).chain(self.layered.drain(..))
     }
@@ -91,14 +91,14 @@ impl Events {
 
 #[cfg(test)]
 impl Events {
-    /// A turn's events as a test makes them up.
+    /// Makes the list of a turn's events for a test.
     pub(crate) fn of(events: impl IntoIterator<Item = IoEvent>) -> Self {
         Self { reported: events.into_iter().collect(), ..Self::default() }
     }
 }
 
 impl<B: Backend> Transport<B> {
-    /// Puts layers over a backend.
+    /// Makes a transport from a backend and its layers.
     pub(crate) fn new(backend: B, layers: Layers) -> Self {
         let has_layers = layers.proxy.is_some() || layers.tls.is_some();
         Self { now_ns: backend.now_ns(), backend, layers: has_layers.then_some(layers) }
@@ -117,7 +117,7 @@ impl<B: Backend> Transport<B> {
         Ok(())
     }
 
-    /// Sends `span`. See [`Backend::send`].
+    /// Sends `span` on a connection. See [`Backend::send`].
     pub(crate) fn send(&mut self, slot: Slot, span: Span, more: More) {
         match self.tls(slot) {
             Some((tls, backend)) => tls.send(backend, slot, span),
@@ -125,7 +125,7 @@ impl<B: Backend> Transport<B> {
         }
     }
 
-    /// Stops receiving. See [`Backend::pause`].
+    /// Stops receiving from a connection. See [`Backend::pause`].
     pub(crate) fn pause(&mut self, slot: Slot) {
         match self.tls(slot) {
             Some((tls, backend)) => tls.pause(backend, slot),
@@ -133,7 +133,7 @@ impl<B: Backend> Transport<B> {
         }
     }
 
-    /// Resumes receiving. See [`Backend::resume`].
+    /// Resumes receiving from a connection. See [`Backend::resume`].
     pub(crate) fn resume(&mut self, slot: Slot) {
         match self.tls(slot) {
             Some((tls, backend)) => tls.resume(backend, slot),
@@ -141,7 +141,7 @@ impl<B: Backend> Transport<B> {
         }
     }
 
-    /// Ends our direction of the stream. See [`Backend::shutdown`].
+    /// Sends a FIN on a connection after its send in flight. See [`Backend::shutdown`].
     pub(crate) fn shutdown(&mut self, slot: Slot) {
         match self.tls(slot) {
             Some((tls, backend)) => tls.shutdown(backend, slot),
@@ -149,7 +149,7 @@ impl<B: Backend> Transport<B> {
         }
     }
 
-    /// Ends the connection. See [`Backend::close`].
+    /// Ends a connection. See [`Backend::close`].
     pub(crate) fn close(&mut self, slot: Slot, how: Close) {
         match self.tls(slot) {
             Some((tls, backend)) => tls.close(backend, slot, how),
@@ -157,9 +157,9 @@ impl<B: Backend> Transport<B> {
         }
     }
 
-    /// Takes a buffer back. See [`Backend::recycle`].
+    /// Takes a receive buffer back from the shard. See [`Backend::recycle`].
     pub(crate) fn recycle(&mut self, buffer: Buffer) {
-        // The TLS layer hands up plaintext in buffers of its own.
+        // The TLS layer reports plaintext in buffers that do not belong to the backend.
         if !buffer.is_unowned() {
             self.backend.recycle(buffer);
         }
@@ -170,43 +170,43 @@ impl<B: Backend> Transport<B> {
         self.backend.stop_accepting();
     }
 
-    /// Whether that is complete. See [`Backend::has_stopped`].
+    /// Returns whether [`Self::stop_accepting`] is complete. See [`Backend::has_stopped`].
     pub(crate) fn has_stopped(&self) -> bool {
         self.backend.has_stopped()
     }
 
-    /// The time when the last wait ended, in nanoseconds.
+    /// Returns the time when the last wait ended, in nanoseconds.
     pub(crate) fn now_ns(&self) -> u64 {
         self.now_ns
     }
 
-    /// The time when the last wait ended, in milliseconds.
+    /// Returns the time when the last wait ended, in milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
         self.now_ns / NS_PER_MS
     }
 
-    /// Reads the clock, in nanoseconds.
+    /// Reads the backend's clock, in nanoseconds.
     pub(crate) fn clock_ns(&self) -> u64 {
         self.backend.now_ns()
     }
 
-    /// Counters and sizes of the backend.
+    /// Returns the backend's counters and sizes.
     pub(crate) fn usage(&self) -> Usage {
         self.backend.usage()
     }
 
-    /// Counters of the TLS layer.
+    /// Returns the TLS layer's counters, or zeros without a TLS layer.
     pub(crate) fn tls_usage(&self) -> TlsUsage {
         let tls = self.layers.as_ref().and_then(|layers| layers.tls.as_ref());
         tls.map(TlsLayer::usage).unwrap_or_default()
     }
 
-    /// Returns a handle with which other threads end the wait. See [`Backend::waker`].
+    /// Returns a handle with which other threads end the wait of a poll. See [`Backend::waker`].
     pub(crate) fn waker(&self) -> Waker {
         self.backend.waker()
     }
 
-    /// The TLS layer, if this connection has TLS, and the backend.
+    /// Returns the TLS layer and the backend if the connection has TLS, else `None`.
     fn tls(&mut self, slot: Slot) -> Option<(&mut TlsLayer, &mut B)> {
         let tls = self.layers.as_mut()?.tls.as_mut().filter(|tls| tls.has(slot))?;
         Some((tls, &mut self.backend))
@@ -214,12 +214,12 @@ impl<B: Backend> Transport<B> {
 }
 
 impl Layers {
-    /// Shortens a wait when a layer has work that must not wait.
+    /// Shortens the timeout of a poll when a layer has work that must not wait.
     fn limit_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
         self.tls.as_ref().map_or(timeout, |tls| tls.limit_wait(timeout))
     }
 
-    /// Passes what the backend reported through the layers, from the bottom up.
+    /// Passes the backend's events through the layers: PROXY headers first, then TLS.
     fn handle(&mut self, backend: &mut impl Backend, events: &mut Events) {
         let Events { reported, unwrapped, layered } = events;
         let out = if self.tls.is_some() { &mut *unwrapped } else { &mut *layered };
@@ -233,20 +233,20 @@ impl Layers {
     }
 }
 
-/// The hooks of tests and of the simulation.
+/// Functions for tests and for the simulation.
 #[cfg(test)]
 impl<B: Backend> Transport<B> {
-    /// A transport without layers.
+    /// Makes a transport without layers.
     pub(crate) fn plain(backend: B) -> Self {
         Self::new(backend, Layers::default())
     }
 
-    /// The backend, for a test that drives it.
+    /// Returns the backend, for a test that drives it.
     pub(crate) fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
     }
 
-    /// The TLS layer, for a test that looks into it.
+    /// Returns the TLS layer, for a test that inspects it.
     pub(crate) fn tls_layer(&mut self) -> Option<&mut TlsLayer> {
         self.layers.as_mut()?.tls.as_mut()
     }
@@ -255,12 +255,12 @@ impl<B: Backend> Transport<B> {
 /// The two halves of a poll, between which the simulation runs its kernel.
 #[cfg(test)]
 impl<K: Kernel> Transport<Uring<K>> {
-    /// The half before the wait. Returns how long the wait may be.
+    /// Runs the half of a poll before the wait. Returns the longest allowed wait, or `None` for no limit.
     pub(crate) fn begin(&mut self, timeout: Option<Duration>, events: &mut Events) -> Option<Duration> {
         self.backend.begin(timeout, &mut events.reported)
     }
 
-    /// The half after the wait.
+    /// Runs the half of a poll after the wait.
     ///
     /// # Errors
     /// When the backend itself is broken.

@@ -1,4 +1,4 @@
-//! The PROXY layer over a backend that does what the test says.
+//! Tests of the PROXY layer over the test backend `Wire`.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,7 @@ impl Rig {
         Self { transport: Transport::new(Wire::new(), layers), trusted }
     }
 
-    /// Accepts a connection from this address, or by a Unix socket.
+    /// Makes the backend accept a connection from `peer`, or from a Unix socket if `peer` is `None`.
     fn accept(&mut self, peer: Option<&str>) -> Vec<Seen> {
         let peer = peer.map(|peer| peer.parse().expect("an address"));
         self.happens(IoEvent::Accepted { slot: 3, listener: 0, peer })
@@ -113,7 +113,7 @@ fn a_header_may_arrive_one_byte_at_a_time() {
     }
     assert_eq!(rig.receive(&[*last]), [source()]);
     assert_eq!(rig.receive(b"G"), [Seen::Bytes(b"G".to_vec())]);
-    // A second header belongs to the client's bytes.
+    // A second PROXY header belongs to the client's bytes.
     assert_eq!(rig.receive(HEADER), [Seen::Bytes(HEADER.to_vec())]);
 }
 
@@ -180,7 +180,7 @@ fn a_reused_slot_needs_a_header_of_its_own() {
     rig.accept(Some(OTHER));
     assert_eq!(rig.receive(b"GET"), [Seen::Bytes(b"GET".to_vec())]);
     assert_eq!(rig.happens(IoEvent::Closed { slot: 3 }), [Seen::Closed]);
-    // The accept, the whole header and the close arrive in one turn.
+    // The accept, the whole PROXY header and the close arrive in one turn.
     let wire = rig.transport.backend_mut();
     wire.coming.push_back(IoEvent::Accepted { slot: 3, listener: 0, peer: PROXY.parse().ok() });
     wire.queue(3, &HEADER[..7]);

@@ -11,7 +11,7 @@ use super::*;
 struct Sleeper {
     asleep: Asleep,
     mail: AtomicUsize,
-    /// Stands for the eventfd: a notification before the wait ends the wait.
+    /// The model of the eventfd: a notification before the wait ends the wait.
     event: Notify,
 }
 
@@ -23,7 +23,8 @@ impl Sleeper {
         }
     }
 
-    /// Runs one turn of the receiver's loop. It sleeps only if there is no mail. Returns the number of messages taken.
+    /// Runs one turn of the receiver's loop. The receiver sleeps only if no message waits. Returns the number of
+    /// messages taken.
     fn turn(&self) -> usize {
         self.asleep.raise();
         if self.mail.load(Ordering::Relaxed) == 0 {
@@ -34,8 +35,8 @@ impl Sleeper {
     }
 }
 
-/// Checks that no message is left while the receiver sleeps. `preemptions` limits the interleavings: those of more than
-/// two threads are too many to try them all.
+/// Checks that no message is left while the receiver sleeps. `preemptions` limits the interleavings, because more than
+/// two threads have too many to try all of them.
 fn a_message_wakes_the_receiver(senders: usize, preemptions: Option<usize>) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = preemptions;
@@ -80,7 +81,7 @@ fn loom_a_sender_hears_of_room_in_a_full_queue() {
                 }
             })
         };
-        // The sender's first try found the queue full.
+        // The sender's first attempt found the queue full.
         let (awaited, room, event) = &*queue;
         awaited.raise();
         while room.load(Ordering::Relaxed) == 0 {

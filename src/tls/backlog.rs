@@ -1,10 +1,10 @@
-//! Input of a connection that waits for a turn.
+//! Encrypted input of a TLS connection that waits for a later turn.
 
-/// A queue of bytes. Taking a piece seldom moves the rest.
+/// A queue of bytes. Removing bytes at the front seldom moves the other bytes.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     bytes: Vec<u8>,
-    /// Number of bytes at the beginning that were taken already, at most half of all.
+    /// Number of bytes at the beginning of `bytes` that were removed already, at most half of all.
     start: usize,
 }
 
@@ -13,26 +13,26 @@ impl Backlog {
         self.bytes.is_empty()
     }
 
-    /// Number of bytes that wait.
+    /// Returns the number of bytes in the queue.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
-    /// Appends bytes.
+    /// Appends `bytes` to the queue.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The bytes that wait. The caller may change them in place.
+    /// Returns the bytes in the queue. The caller may change these bytes in place.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
     }
 
-    /// Removes the first `len` bytes.
+    /// Removes the first `len` bytes of the queue.
     pub(super) fn advance(&mut self, len: usize) {
         self.start += len;
         if self.start == self.bytes.len() {
-            // This frees the memory, too.
+            // An empty queue holds no memory.
             *self = Self::default();
         } else if self.start > self.bytes.len() / 2 {
             self.bytes.drain(..self.start);

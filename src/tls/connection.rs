@@ -13,71 +13,72 @@ use super::backlog::Backlog;
 use super::session::Session;
 use super::{Identity, TlsEvent};
 
-/// Plaintext bytes that are encrypted at a time.
+/// Maximum number of plaintext bytes that are encrypted for one send of the backend.
 pub(super) const PIECE_LEN: usize = 64 << 10;
-/// Ciphertext bytes of a client that one turn takes in; see [`Session::share_len`].
+/// Number of ciphertext bytes of a client that one turn decrypts; see [`Session::share_len`].
 pub(super) const SHARE_LEN: usize = 64 << 10;
-/// Bytes that a client may send after its end or its mistake. The shard allows a closing connection as much.
+/// Maximum number of bytes that a client may send after its end of stream or its TLS error. The shard has an equal
+/// limit for a closing connection.
 const MAX_DISCARDED: usize = 16 << 20;
-/// The reason of a failure when something is to be sent to a client that never completed its handshake.
+/// Error text for a send to a client that never completed its TLS handshake.
 pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS handshake";
 
-/// One connection with TLS.
+/// The state of one connection with TLS.
 #[derive(Default)]
 pub(super) struct TlsConnection {
-    /// The TLS session. The first bytes of the client create it.
+    /// The TLS session. The client's first bytes create it.
     pub(super) session: Option<Session>,
-    /// Input that waits for a turn.
+    /// Encrypted input that waits for a later turn.
     pub(super) backlog: Backlog,
-    /// The client's end of stream arrived behind the backlog.
+    /// Whether the client's end of stream has arrived and waits until the backlog is decrypted.
     pub(super) end_waits: bool,
-    /// The caller has paused receiving.
+    /// Whether the caller has paused receiving.
     is_paused: bool,
-    /// This layer has paused receiving, because the backlog is long.
+    /// Whether this layer has paused receiving, because the backlog is long.
     is_held: bool,
-    /// The last turn that took in input.
+    /// Number of the last turn that decrypted input of this connection.
     turn: u8,
-    /// Bytes left of the share of that turn.
+    /// Number of bytes left of the connection's share of the turn `turn`.
     share: usize,
     /// Plaintext of the caller's send that is not encrypted yet.
     pub(super) plain: Option<Span>,
-    /// The backend's send in flight.
+    /// The contents of the backend's send in flight.
     pub(super) sending: Sending,
     pub(super) state: TlsState,
-    /// The handshake is complete and counted.
+    /// Whether the handshake is complete and counted in `TlsUsage`.
     pub(super) is_counted: bool,
-    /// The end of our direction.
+    /// The progress of ending the sending direction.
     pub(super) shutdown: Shutdown,
-    /// The caller was told of the client's end.
+    /// Whether the client's end of stream was reported to the caller.
     pub(super) has_ended: bool,
-    /// Number of bytes that arrived and were ignored.
+    /// Number of bytes from the client that were ignored.
     discarded: usize,
-    /// The client broke a rule of TLS. Its input is ignored, and only the alert is sent to it.
+    /// Whether the client broke a rule of TLS. Such a client's input is ignored, and only the alert is sent to it.
     pub(super) is_broken: bool,
 }
 
 impl TlsConnection {
-    /// Whether the handshake is complete.
+    /// Returns whether the handshake is complete.
     pub(super) fn is_ready(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_ready)
     }
 
-    /// Whether the handshake resumed an earlier session.
+    /// Returns whether the handshake resumed an earlier session.
     pub(super) fn is_resumed(&self) -> bool {
         self.session.as_ref().is_some_and(Session::is_resumed)
     }
 
-    /// Whether the client has sent close_notify.
+    /// Returns whether the client has sent close_notify.
     pub(super) fn has_peer_closed(&self) -> bool {
         self.session.as_ref().is_some_and(Session::has_peer_closed)
     }
 
-    /// Takes the messages of TLS itself that are to be sent.
+    /// Removes and returns the messages of TLS itself that wait to be sent.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         self.session.as_mut().map(Session::take_outgoing).unwrap_or_default()
     }
 
-    /// Whether input of the client counts.
+    /// Returns whether the client's input is still processed.
     pub(super) fn is_listening(&self) -> bool {
         self.state == TlsState::Open && !self.is_broken && !self.has_ended
     }
@@ -92,7 +93,8 @@ impl TlsConnection {
         self.fail(slot, io::Error::other(error))
     }
 
-    /// Counts input that is ignored. Returns an event for the caller when it is too much.
+    /// Counts `len` bytes of ignored input. Returns a failure event for the caller when the total exceeds
+    /// [`MAX_DISCARDED`].
     pub(super) fn discard(&mut self, slot: Slot, len: usize) -> Option<Event> {
         self.discarded = self.discarded.saturating_add(len);
         if self.state != TlsState::Open || self.discarded <= MAX_DISCARDED {
@@ -101,7 +103,7 @@ impl TlsConnection {
         Some(self.fail(slot, io::Error::other("the client goes on sending after the end of its TLS stream")))
     }
 
-    /// Marks the connection as failed. Returns the event for the caller.
+    /// Marks the connection as failed. Returns the failure event for the caller.
     fn fail(&mut self, slot: Slot, error: io::Error) -> Event {
         self.state = TlsState::Failed;
         self.plain = None;
@@ -109,9 +111,9 @@ impl TlsConnection {
         IoEvent::Failed { slot, error }.into()
     }
 
-    /// Handles the end of the client's direction. Returns the event for the caller, unless it was returned before.
+    /// Handles the end of the client's stream. Returns the event for the caller, or `None` if it was returned before.
     ///
-    /// Browsers end the stream without close_notify, so none is asked for. The part of a record that is kept is then
+    /// Browsers end the stream without close_notify, so the layer does not require it. An incomplete last record is
     /// ignored.
     pub(super) fn end(&mut self, slot: Slot) -> Option<Event> {
         if self.state != TlsState::Open || std::mem::replace(&mut self.has_ended, true) {
@@ -123,24 +125,24 @@ impl TlsConnection {
         Some(IoEvent::Ended { slot }.into())
     }
 
-    /// Whether the client ended before the handshake was complete, so that it can read nothing.
+    /// Returns whether the client ended its stream before the handshake was complete. Such a client can read nothing.
     pub(super) fn ends_early(&self) -> bool {
         self.has_ended && !self.is_ready()
     }
 
-    /// Whether no send is in flight and another one can follow, be it an alert.
+    /// Returns whether no send is in flight and the connection can still send something, even if only an alert.
     pub(super) fn may_send(&self) -> bool {
         let is_usable = matches!(self.state, TlsState::Open | TlsState::Failed);
         is_usable && self.sending == Sending::Nothing && self.shutdown != Shutdown::Done
     }
 
-    /// Whether no send is in flight and close_notify can follow.
+    /// Returns whether no send is in flight and close_notify may be sent.
     pub(super) fn may_say_goodbye(&self) -> bool {
         self.sending == Sending::Nothing && self.shutdown != Shutdown::Done && !self.is_broken
     }
 
-    /// Takes in input up to the connection's share of this turn, and appends the plaintext. Returns the number of bytes
-    /// taken in, and the mistake of the client if there is one.
+    /// Decrypts input up to the connection's share of this turn, and appends the plaintext to `plaintext`. Returns the
+    /// number of input bytes that were processed, and the client's TLS error if there is one.
     pub(super) fn receive(
         &mut self,
         identity: &Identity,
@@ -165,7 +167,7 @@ impl TlsConnection {
         (len, session.receive(&mut input[..len], plaintext))
     }
 
-    /// Stops receiving, for the caller.
+    /// Stops receiving, because the caller paused the connection.
     pub(super) fn pause(&mut self, backend: &mut impl Backend, slot: Slot) {
         if !std::mem::replace(&mut self.is_paused, true) && !self.is_held {
             backend.pause(slot);
@@ -180,7 +182,7 @@ impl TlsConnection {
         }
     }
 
-    /// Stops receiving until the backlog is taken in.
+    /// Stops receiving until the backlog is decrypted.
     pub(super) fn hold(&mut self, backend: &mut impl Backend, slot: Slot) {
         if !std::mem::replace(&mut self.is_held, true) && !self.is_paused {
             backend.pause(slot);
@@ -194,11 +196,11 @@ impl TlsConnection {
         }
     }
 
-    /// Encrypts the next piece of the caller's send, if there is one and the session is ready for it. Returns whether
-    /// it was the last piece.
+    /// Encrypts the next piece of the caller's send into `out`, if there is a piece and the handshake is complete.
+    /// Returns whether this was the last piece.
     ///
     /// # Errors
-    /// When the keys are used up.
+    /// When the encryption keys of the session are used up.
     pub(super) fn encrypt(&mut self, out: &mut Vec<u8>) -> Result<bool, EncryptError> {
         let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.is_broken)
         else {
@@ -215,24 +217,24 @@ impl TlsConnection {
         Ok(is_last)
     }
 
-    /// Appends close_notify, when the session can say it.
+    /// Appends close_notify to `out`, if the handshake is complete and the client has broken no rule.
     pub(super) fn encode_close_notify(&mut self, out: &mut Vec<u8>) {
         if let Some(session) = self.session.as_mut().filter(|session| session.is_ready() && !self.is_broken) {
-            // If it cannot be encoded, the end of the TCP stream tells the client.
+            // If close_notify cannot be encoded, the FIN tells the client that the stream has ended.
             let _ = session.close_notify(out);
         }
     }
 }
 
-/// The end of our direction of the stream.
+/// The progress of ending the sending direction of the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Shutdown {
-    /// The caller has not asked for the end.
+    /// The caller has not requested the end of the sending direction.
     #[default]
     No,
-    /// The end follows the send in flight.
+    /// close_notify and FIN follow the send in flight.
     Wanted,
-    /// close_notify and FIN are on their way.
+    /// close_notify and FIN were handed to the backend.
     Done,
 }
 
@@ -249,23 +251,23 @@ pub(super) enum Sending {
 }
 
 impl Sending {
-    /// The state when the caller no longer waits for its send.
+    /// Returns the state after the caller has stopped waiting for its send.
     fn without_end(self) -> Self {
         if self == Self::Last { Self::Part } else { self }
     }
 }
 
-/// How far a connection is in its life.
+/// The life-cycle state of a TLS connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum TlsState {
     #[default]
     Open,
-    /// Cannot be written to any more, for this reason. The caller does not know it yet.
+    /// The connection can no longer be written to, for this reason. The failure was not reported to the caller yet.
     Failing(&'static str),
-    /// Reported as failed. An alert may be in flight.
+    /// The failure was reported to the caller. A TLS alert may be in flight.
     Failed,
-    /// Closed by the caller. The last record is in flight.
+    /// The caller closed this connection. Its last record is in flight.
     Leaving(Close),
-    /// Failed or closed in the backend, too.
+    /// The connection has failed or was closed in the backend, too.
     Gone,
 }

@@ -14,7 +14,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use super::Identity;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Number of days before the expiry in which there are warnings.
+/// Number of days before the certificate's expiry in which the log warns of it.
 const WARNING_DAYS: u32 = 14;
 
 /// The end of a certificate's validity.
@@ -22,18 +22,18 @@ const WARNING_DAYS: u32 = 14;
 pub(super) struct Expiry(ASN1Time);
 
 impl Expiry {
-    /// Reads the end of the validity. `None` when it cannot be read; clients then report what is wrong.
+    /// Reads the end of a certificate's validity. Returns `None` when it cannot be read; clients then report the fault.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         Some(Self(certificate.validity().not_after))
     }
 
-    /// The end in seconds since 1970.
+    /// Returns the end of the validity in seconds since 1970.
     pub(super) fn timestamp_s(self) -> i64 {
         self.0.timestamp()
     }
 
-    /// The warning about the certificate in file `cert`, if it expires soon or has expired.
+    /// Returns the warning about the certificate in file `cert` if it expires soon or has expired, else `None`.
     pub(super) fn warning(self, cert: &Path, now: SystemTime) -> Option<String> {
         let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let left_s = self.timestamp_s() - now_s;
@@ -50,16 +50,16 @@ impl Expiry {
 }
 
 impl Identity {
-    /// Warns when the certificate expires soon, now and every day until the identity is dropped.
+    /// Warns in the log if the certificate expires soon, now and every day until the identity is dropped.
     ///
     /// # Errors
-    /// When the thread for that cannot start.
+    /// When the thread for the daily warnings cannot start.
     pub(crate) fn keep_warning(self: &Arc<Self>) -> io::Result<()> {
         self.warn();
         self.each(DAY, Self::warn).map(drop)
     }
 
-    /// Warns when the certificate expires soon.
+    /// Warns in the log if the certificate expires soon or has expired.
     pub(crate) fn warn(&self) {
         if let Some(warning) = self.warning(SystemTime::now()) {
             warn!("{warning}");

@@ -1,4 +1,4 @@
-//! The server's certificate and private key, read from files that may change while it runs.
+//! The server's certificate and private key, read from files that may change while the server runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
@@ -29,23 +29,23 @@ pub enum IdentityError {
     /// A file cannot be read, or its content cannot be used.
     #[error("{option} {}: {what}", path.display())]
     Unusable {
-        /// The option that names the file.
+        /// The command-line option that names the file.
         option: &'static str,
-        /// The file.
+        /// The path of the certificate or key file.
         path: PathBuf,
         /// The fault and the remedy.
         what: String,
     },
-    /// The key belongs to another certificate.
+    /// The private key belongs to another certificate.
     #[error(
         "--tls-key {} does not belong to the first certificate of --tls-cert {}; use the key that the certificate was \
          issued for, and put the server's certificate before those of its issuers",
         key.display(), cert.display()
     )]
     Mismatch {
-        /// The file with the certificate.
+        /// The path of the file with the certificate.
         cert: PathBuf,
-        /// The file with the key.
+        /// The path of the file with the private key.
         key: PathBuf,
     },
     /// The system provides no random bytes for the keys of session tickets.
@@ -53,7 +53,7 @@ pub enum IdentityError {
     Tickets(Error),
 }
 
-/// The credentials for new TLS connections of all shards. They can be replaced.
+/// The replaceable credentials for new TLS connections of all shards.
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: Mutex<Arc<Credentials>>,
@@ -61,10 +61,10 @@ pub(crate) struct Identity {
     pub(super) alive: OnceLock<Sender<()>>,
 }
 
-/// A certificate chain and the TLS configuration with its key.
+/// A certificate chain, and the TLS configuration with its private key.
 #[derive(Debug)]
 pub(crate) struct Credentials {
-    /// The file with the certificate.
+    /// The path of the file with the certificate.
     cert: PathBuf,
     chain: Vec<CertificateDer<'static>>,
     expiry: Option<Expiry>,
@@ -76,8 +76,8 @@ impl Identity {
         Self { current: Mutex::new(Arc::new(credentials)), alive: OnceLock::new() }
     }
 
-    /// Replaces the credentials for new connections. Returns whether the certificate is a new one. With the same
-    /// certificate nothing changes, so that session tickets stay valid.
+    /// Replaces the credentials for new connections. Returns whether the certificate chain is a new one. If the chain
+    /// is equal to the current one, nothing changes, so that session tickets stay valid.
     pub(crate) fn replace(&self, credentials: Credentials) -> bool {
         let mut current = self.current();
         let is_new = current.chain != credentials.chain;
@@ -93,7 +93,7 @@ impl Identity {
         current.chain.first().map_or_else(String::new, describe)
     }
 
-    /// Returns the expiry of the certificate in seconds since 1970, if it can be read.
+    /// Returns the expiry of the certificate in seconds since 1970, or `None` if it cannot be read.
     pub(crate) fn expiry_s(&self) -> Option<i64> {
         self.current().expiry.map(Expiry::timestamp_s)
     }
@@ -134,14 +134,14 @@ impl Credentials {
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = ring::Ticketer::new().map_err(IdentityError::Tickets)?;
-        // Each connection gives the client a new ticket, so one is enough.
+        // Each connection gives the client a new session ticket, so one ticket per handshake is enough.
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let expiry = chain.first().and_then(Expiry::of);
         Ok(Self { cert: cert.into(), chain, expiry, config: Arc::new(config) })
     }
 
-    /// Returns one line with the remedy if the certificate expires soon or has expired.
+    /// Returns a one-line warning with the remedy if the certificate expires soon or has expired, else `None`.
     pub(crate) fn warning(&self, now: SystemTime) -> Option<String> {
         self.expiry.and_then(|expiry| expiry.warning(&self.cert, now))
     }
@@ -181,7 +181,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     let bytes = read(KEY, path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
-        // The error's own text may show a line of the file.
+        // The text of the PEM error may show a line of the key file.
         let what = match error {
             pem::Error::NoItemsFound if is_encrypted(&bytes) => {
                 "the key is encrypted; write it without a passphrase: openssl pkey -in FILE -out PLAIN".into()
@@ -193,7 +193,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     })
 }
 
-/// Names the kind of a key, for the message that it cannot be used.
+/// Names the kind of a private key, for the message that the key cannot be used.
 fn key_kind(key: &PrivateKeyDer<'_>) -> String {
     let kind = match key {
         PrivateKeyDer::Pkcs1(key) => rsa_kind(key.secret_pkcs1_der()),

@@ -8,34 +8,34 @@ use rustls::unbuffered::{
 };
 use rustls::{Error, HandshakeKind, InvalidMessage, ServerConfig};
 
-/// Bytes of a record's header: type, version and length; RFC 8446 §5.1.
+/// Length of a TLS record's header in bytes: type, version and length; RFC 8446 §5.1.
 const HEADER_LEN: usize = 5;
-/// Longest plaintext of a record, in bytes; RFC 8446 §5.1.
+/// Longest plaintext of a TLS record, in bytes; RFC 8446 §5.1.
 const MAX_RECORD_LEN: usize = 16 << 10;
-/// Upper bound of the bytes that encryption adds to a record, with its header, in any suite.
+/// Upper bound of the bytes that encryption adds to a record in any cipher suite, including the record's header.
 const MAX_RECORD_OVERHEAD: usize = 64;
 /// Longest record on the wire in any version, in bytes; RFC 5246 §6.2.3.
 const MAX_WIRE_LEN: usize = HEADER_LEN + MAX_RECORD_LEN + 2048;
-/// Least number of bytes for which a record is charged to a share.
+/// Minimum number of bytes that one record counts in a client's share of a turn.
 const RECORD_COST: usize = 256;
-/// Most bytes kept of an incomplete record, or of a handshake message that spans records. BoringSSL allows a client
-/// without a certificate 16 KiB, too.
+/// Maximum number of bytes kept of an incomplete record, or of a handshake message that spans records. BoringSSL has
+/// such a limit, too: 16 KiB for a client without a certificate.
 pub(super) const MAX_PARTIAL_LEN: usize = 2 * MAX_WIRE_LEN;
 
-/// A TLS session.
+/// The TLS session of one connection.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
     /// An incomplete record, or an incomplete handshake message that spans records.
     partial: Vec<u8>,
-    /// Start of the incomplete record in `partial`. The records before it were processed.
+    /// Start of the incomplete record in `partial`. The complete records in front of it were processed.
     open_at: usize,
-    /// Messages of TLS itself that are to be sent: handshake messages, tickets, alerts.
+    /// Messages of TLS itself that wait to be sent: handshake messages, tickets, alerts.
     outgoing: Vec<u8>,
     has_peer_closed: bool,
 }
 
 impl Session {
-    /// Starts a session.
+    /// Starts the TLS session of a connection.
     ///
     /// # Errors
     /// Never, with a configuration that [`super::identity`] makes.
@@ -49,29 +49,29 @@ impl Session {
         })
     }
 
-    /// Whether the handshake is complete.
+    /// Returns whether the handshake is complete.
     pub(super) fn is_ready(&self) -> bool {
         !self.connection.is_handshaking()
     }
 
-    /// Whether the handshake resumed an earlier session.
+    /// Returns whether the handshake resumed an earlier session.
     pub(super) fn is_resumed(&self) -> bool {
         self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Whether the client has sent close_notify.
+    /// Returns whether the client has sent close_notify.
     pub(super) fn has_peer_closed(&self) -> bool {
         self.has_peer_closed
     }
 
-    /// Takes the messages of TLS itself that are to be sent.
+    /// Removes and returns the messages of TLS itself that wait to be sent.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// Returns how many of the first bytes of `input` may be taken in, and charges them to `share`. Takes whole records
-    /// while there is something left of the share, and an incomplete record at the end. A short record costs more than
-    /// its bytes.
+    /// Returns the number of leading bytes of `input` that this turn may decrypt, and subtracts their cost from
+    /// `share`. Counts whole records while `share` is above 0, and an incomplete record at the end. A record costs at
+    /// least [`RECORD_COST`] bytes.
     pub(super) fn share_len(&self, input: &[u8], share: &mut usize) -> usize {
         let mut len = 0;
         while len < input.len() && *share > 0 {
@@ -86,7 +86,7 @@ impl Session {
     /// Decrypts input in place, and appends the plaintext to `plaintext`.
     ///
     /// # Errors
-    /// When the client broke a rule. The outgoing messages then contain the alert about it.
+    /// When the client broke a rule of TLS. The outgoing messages then contain the alert for the client.
     pub(super) fn receive(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let result = self.take_in(input, plaintext);
         if result.is_err() {
@@ -95,10 +95,10 @@ impl Session {
         result
     }
 
-    /// Appends `plaintext`, encrypted, to `out`.
+    /// Encrypts `plaintext` and appends the records to `out`.
     ///
     /// # Errors
-    /// When the keys are used up. TLS 1.2 cannot renew them.
+    /// When the encryption keys are used up. TLS 1.2 cannot renew its keys.
     pub(super) fn encrypt(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncryptError> {
         let records = plaintext.len().div_ceil(MAX_RECORD_LEN) + 1;
         let room = plaintext.len() + records * MAX_RECORD_OVERHEAD;
@@ -108,13 +108,13 @@ impl Session {
     /// Appends close_notify to `out`.
     ///
     /// # Errors
-    /// When the keys are used up.
+    /// When the encryption keys are used up.
     pub(super) fn close_notify(&mut self, out: &mut Vec<u8>) -> Result<(), EncryptError> {
         self.write(MAX_RECORD_OVERHEAD, out, |traffic, out| traffic.queue_close_notify(out))
     }
 
-    /// Number of bytes of `input` that belong to the incomplete record or, without one, to the first record. May be
-    /// more than there are. `None` when the header of that record is incomplete, too.
+    /// Returns the number of bytes of `input` that belong to the incomplete record or, without one, to the first
+    /// record. The number may exceed the length of `input`. Returns `None` when the record's header is incomplete.
     fn open_len(&self, input: &[u8]) -> Option<usize> {
         let open = self.partial.get(self.open_at..).unwrap_or_default();
         let mut header = open.iter().chain(input).copied().take(HEADER_LEN);
@@ -123,7 +123,7 @@ impl Session {
         is_whole.then(|| record_len(&header).unwrap_or_default() - open.len())
     }
 
-    /// Processes input. Keeps what is incomplete.
+    /// Decrypts `input` in place. Keeps an incomplete record or handshake message in `partial`.
     fn take_in(&mut self, mut input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
         while !self.partial.is_empty() && !input.is_empty() {
             let taken = missing_len(&self.partial[self.open_at..]).min(input.len());
@@ -144,7 +144,7 @@ impl Session {
         self.check_partial()
     }
 
-    /// Processes the kept bytes, to which bytes were added.
+    /// Processes the bytes in `partial`, after new bytes were added to it.
     fn process_partial(&mut self, plaintext: &mut Vec<u8>) -> Result<(), Error> {
         let mut partial = std::mem::take(&mut self.partial);
         if whole_records_len(&partial[self.open_at..]) > 0 {
@@ -152,7 +152,7 @@ impl Session {
         }
         let done = self.process(&mut partial, plaintext)?;
         if done == partial.len() || self.has_peer_closed {
-            // The memory of `partial` is freed here.
+            // No byte of `partial` is needed any more, so its memory is freed here.
             self.open_at = 0;
             return Ok(());
         }
@@ -162,7 +162,7 @@ impl Session {
         self.check_partial()
     }
 
-    /// Limits the kept bytes.
+    /// Checks that `partial` is not longer than [`MAX_PARTIAL_LEN`].
     fn check_partial(&self) -> Result<(), Error> {
         if self.partial.len() > MAX_PARTIAL_LEN {
             return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge));
@@ -170,7 +170,8 @@ impl Session {
         Ok(())
     }
 
-    /// Processes `input` until TLS needs more. Returns how many of the first bytes are no longer needed.
+    /// Processes `input` until TLS needs more bytes. Returns the number of leading bytes of `input` that are no longer
+    /// needed.
     fn process(&mut self, input: &mut [u8], plaintext: &mut Vec<u8>) -> Result<usize, Error> {
         let mut done = 0;
         loop {
@@ -184,14 +185,14 @@ impl Session {
                 ConnectionState::EncodeTlsData(data) => encode(data, &mut self.outgoing),
                 ConnectionState::TransmitTlsData(data) => data.done(),
                 ConnectionState::PeerClosed => self.has_peer_closed = true,
-                // TLS waits for more input or for output. It never reports early data, which is not enabled.
+                // TLS waits for more input or for output. Early data is not enabled, so TLS never reports any.
                 _ => return Ok(done + discard),
             }
             done += discard;
         }
     }
 
-    /// Lets `write` append up to `room` bytes to `out`, or as many as it asks for.
+    /// Calls `write` to append up to `room` bytes to `out`. Calls it again with more room if it needs more.
     fn write(
         &mut self,
         mut room: usize,
@@ -199,7 +200,7 @@ impl Session {
         write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), EncryptError> {
         loop {
-            // The kept bytes may be a part of a handshake message, so they are passed again.
+            // `partial` may hold a part of a handshake message, so TLS gets these bytes again.
             match self.connection.process_tls_records(&mut self.partial).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let start = out.len();
@@ -215,15 +216,15 @@ impl Session {
                 }
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                // The session can write nothing any more.
+                // The session can no longer write anything.
                 _ => return Err(EncryptError::EncryptExhausted),
             }
         }
     }
 
-    /// Encodes the alert about the client's mistake.
+    /// Encodes the alert about the client's error into `outgoing`.
     fn encode_alert(&mut self) {
-        // While TLS has output, it looks at no input.
+        // While TLS has output, it reads no input.
         while self.connection.wants_write() {
             match self.connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => while traffic.next_record().is_some() {},
@@ -233,7 +234,7 @@ impl Session {
         }
     }
 
-    /// Number of bytes that the session keeps.
+    /// Returns the number of bytes of memory that the session keeps.
     #[cfg(test)]
     pub(super) fn kept_len(&self) -> usize {
         self.partial.capacity() + self.outgoing.capacity()
@@ -249,12 +250,12 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) 
     out.truncate(start + written);
 }
 
-/// Number of bytes missing from the record at the start of `bytes`, or from its header.
+/// Returns the number of bytes missing from the record at the start of `bytes`, or from its header.
 fn missing_len(bytes: &[u8]) -> usize {
     record_len(bytes).unwrap_or(HEADER_LEN) - bytes.len()
 }
 
-/// Number of bytes of the complete records in `bytes`.
+/// Returns the total length in bytes of the complete records at the start of `bytes`.
 fn whole_records_len(bytes: &[u8]) -> usize {
     let mut whole = 0;
     while let Some(len) = record_len(&bytes[whole..]).filter(|len| whole + len <= bytes.len()) {
@@ -263,7 +264,8 @@ fn whole_records_len(bytes: &[u8]) -> usize {
     whole
 }
 
-/// Number of bytes of the first record in `bytes`, with its header. `None` when the header is incomplete.
+/// Returns the length in bytes of the first record in `bytes`, including its header. `None` when the header is
+/// incomplete.
 fn record_len(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER_LEN>()?;
     Some(HEADER_LEN + usize::from(u16::from_be_bytes([header[3], header[4]])))

@@ -1,4 +1,4 @@
-//! The TLS layer with input that is cut anywhere.
+//! Tests of the TLS layer with input that is split at any byte.
 
 mod failures;
 pub(super) mod rig;
@@ -18,7 +18,7 @@ use super::*;
 
 const BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
-/// Bytes whose values depend on their positions, so that lost or swapped pieces show.
+/// Makes `len` bytes whose values depend on their positions, so that lost or swapped pieces show.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect()
 }
@@ -142,7 +142,7 @@ fn the_end_is_reported_once_with_or_without_close_notify() {
         }
         rig.talk(0, &mut client);
         assert_eq!(rig.heard, b"last");
-        // Bytes after the end, and half a record, are nothing.
+        // Bytes after the end of the stream and a half record are ignored.
         rig.arrive(0, b"\x17\x03\x03\x00\x20half");
         rig.report(IoEvent::Ended { slot: 0 });
         assert!(matches!(rig.events[..], [Event::Io(IoEvent::Ended { slot: 0 })]), "{:?}", rig.events);
@@ -151,7 +151,7 @@ fn the_end_is_reported_once_with_or_without_close_notify() {
     }
 }
 
-/// Reads to the end that the server says.
+/// Passes `bytes` to the client. Returns whether the client has received close_notify.
 fn is_said_to_end(client: &mut ClientConnection, bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while !rest.is_empty() {

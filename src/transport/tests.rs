@@ -1,4 +1,4 @@
-//! Both layers over a backend that does what the test says.
+//! Tests of the PROXY layer and the TLS layer together, over the test backend `Wire`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

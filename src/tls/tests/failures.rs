@@ -1,4 +1,4 @@
-//! Input that is no TLS or breaks its rules, and sends that no client can read.
+//! Tests of input that is not TLS or breaks its rules, and of sends that no client can read.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn a_record_that_was_tampered_with_is_a_failure_with_an_alert() {
         rig.arrive(0, &record);
         assert!(matches!(rig.events[..], [Event::Io(IoEvent::Failed { slot: 0, .. })]), "{:?}", rig.events);
         assert!(rig.heard.is_empty());
-        // The alert has left before the caller closes.
+        // The alert has been sent before the caller closes the connection.
         rig.transport.close(0, Close::Reset);
         rig.turn();
         assert_eq!(rig.wire().asked, [Asked::Close(0, Close::Reset)]);

@@ -1,4 +1,4 @@
-//! The TLS layer over a backend that does what the test says, and a client of rustls that talks to it.
+//! The fixture of the TLS tests: the TLS layer over the test backend `Wire`, and a rustls client that talks to it.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -16,30 +16,30 @@ use crate::io::{IoEvent, More, Slot};
 use crate::tls::{Credentials, Identity, TlsLayer, TlsOptions};
 use crate::transport::{Event, Events, Layers, Transport};
 
-/// The server's side, and the events that it has reported.
+/// The server's side of a test, and the events that the transport has reported.
 pub(super) struct Rig {
     pub(super) transport: Transport<Wire>,
     pub(super) identity: Arc<Identity>,
     pub(super) config: Arc<ClientConfig>,
     /// The plaintext that the server received.
     pub(super) heard: Vec<u8>,
-    /// The slot of each send.
+    /// The slot of each send that the backend has completed, in their order.
     pub(super) answered: Vec<Slot>,
     /// Number of `Received` events.
     pub(super) received: usize,
-    /// All other events.
+    /// All events other than `Received`.
     pub(super) events: Vec<Event>,
-    /// Lengths of the pieces into which input is cut, used in turn.
+    /// Lengths of the pieces into which input is split, used cyclically.
     pub(super) pieces: Vec<usize>,
     next_piece: usize,
 }
 
-/// A certificate for `localhost`, and the root store of a client that trusts it.
+/// Makes a certificate for `localhost`, and the root store of a client that trusts it.
 pub(super) fn credentials() -> (Credentials, RootCertStore) {
     credentials_until(SystemTime::now() + Duration::from_secs(1_000_000_000))
 }
 
-/// A certificate for `localhost` that expires at `end`, and the root store of a client that trusts it.
+/// Makes a certificate for `localhost` that expires at `end`, and the root store of a client that trusts it.
 pub(in crate::tls) fn credentials_until(end: SystemTime) -> (Credentials, RootCertStore) {
     let directory = tempfile::tempdir().expect("a directory");
     let signing_key = KeyPair::generate().expect("a key");
@@ -67,7 +67,7 @@ pub(super) fn client_config(
 }
 
 impl Rig {
-    /// A server with two listeners, the second one with TLS.
+    /// Makes a server with two listeners, the second one with TLS.
     pub(super) fn new(versions: &[&'static SupportedProtocolVersion]) -> Self {
         let (credentials, roots) = credentials();
         let identity = Arc::new(Identity::new(credentials));
@@ -90,7 +90,7 @@ impl Rig {
         self.transport.backend_mut()
     }
 
-    /// Accepts a connection of a listener.
+    /// Makes the backend accept a connection from a listener.
     pub(super) fn accept(&mut self, slot: Slot, listener: u16) {
         self.wire().coming.push_back(IoEvent::Accepted { slot, listener, peer: None });
         self.turn();
@@ -105,7 +105,7 @@ impl Rig {
         ClientConnection::new(Arc::clone(&self.config), name).expect("a client")
     }
 
-    /// Accepts a connection and completes its handshake.
+    /// Makes the backend accept a connection, and completes its handshake. Returns the client.
     pub(super) fn connect(&mut self, slot: Slot) -> ClientConnection {
         self.accept(slot, 1);
         let mut client = self.client();
@@ -115,7 +115,7 @@ impl Rig {
         client
     }
 
-    /// Makes bytes arrive, in pieces as the test wants them.
+    /// Makes `bytes` arrive from the client, split into pieces of the lengths in `pieces`.
     pub(super) fn arrive(&mut self, slot: Slot, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let len = self.pieces[self.next_piece % self.pieces.len()].min(bytes.len());
@@ -130,12 +130,12 @@ impl Rig {
         }
     }
 
-    /// Sends from the server.
+    /// Sends `span` from the server.
     pub(super) fn send(&mut self, slot: Slot, span: Span) {
         self.transport.send(slot, span, More::Follows);
     }
 
-    /// Makes bytes arrive with the next turn.
+    /// Makes `bytes` arrive from the client with the next turn.
     pub(super) fn queue(&mut self, slot: Slot, bytes: &[u8]) {
         self.wire().queue(slot, bytes);
     }
@@ -144,18 +144,18 @@ impl Rig {
         !self.wire().coming.is_empty()
     }
 
-    /// Whether input waits for a turn.
+    /// Returns whether input waits for a later turn.
     pub(super) fn is_waiting(&mut self) -> bool {
         self.transport.tls_layer().is_some_and(|tls| !tls.waiting.is_empty() || !tls.served.is_empty())
     }
 
-    /// Makes the backend report an event.
+    /// Makes the backend report an event, and runs a turn.
     pub(super) fn report(&mut self, event: IoEvent) {
         self.wire().coming.push_back(event);
         self.turn();
     }
 
-    /// Completes a send that waits. Returns whether there was one.
+    /// Completes the send that waits in the backend. Returns whether there was one.
     pub(super) fn release(&mut self) -> bool {
         let wire = self.wire();
         let Some((slot, span)) = wire.waiting.take() else { return false };
@@ -183,7 +183,8 @@ impl Rig {
         assert_eq!(self.wire().lent, 0, "the backend's buffers are back after each turn");
     }
 
-    /// Passes bytes in both directions until neither side has any. Returns the plaintext that the client read.
+    /// Passes bytes between client and server until neither side has any to send. Returns the plaintext that the client
+    /// read.
     pub(super) fn talk(&mut self, slot: Slot, client: &mut ClientConnection) -> Vec<u8> {
         let mut read = Vec::new();
         loop {
@@ -236,7 +237,7 @@ impl Rig {
         before - self.events.len()
     }
 
-    /// Number of bytes that the session of `slot` keeps.
+    /// Returns the number of bytes of memory that the session of `slot` keeps.
     pub(super) fn kept_len(&mut self, slot: Slot) -> usize {
         let tls = self.transport.tls_layer().expect("a listener has TLS");
         tls.at(slot).session.as_ref().map_or(0, |session| session.kept_len())

@@ -1,4 +1,4 @@
-//! The share of each client in a turn, and the input that waits for the next turn.
+//! Tests of each client's share of a turn, and of the input that waits for the next turn.
 
 use std::io::Write;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::transport::Event;
 use super::rig::Rig;
 use super::{BOTH, HANDSHAKES_A_TURN, MAX_BACKLOG_LEN, pattern};
 
-/// Number of short records in a share.
+/// Number of short records of a client that one turn decrypts.
 const RECORDS_A_TURN: usize = 256;
 
-/// The client's bytes, each in a record of its own. Calls `before` before each record.
+/// Encrypts each of the client's bytes in a separate record. Calls `before` before each record.
 fn one_byte_records(
     client: &mut ClientConnection,
     bytes: &[u8],
@@ -34,7 +34,7 @@ fn one_byte_records(
     records
 }
 
-/// Makes all of it arrive with the next turn, in buffers of a backend.
+/// Makes all of `bytes` arrive with the next turn, in buffers of the backend's length.
 fn queue_all(rig: &mut Rig, bytes: &[u8]) {
     bytes.chunks(BUFFER_LEN).for_each(|chunk| rig.queue(0, chunk));
 }
@@ -189,7 +189,7 @@ fn a_turn_takes_a_limited_number_of_handshake_steps() {
         for (slot, client) in (0..).zip(&mut clients) {
             let mut hello = Vec::new();
             client.write_tls(&mut hello).expect("to memory");
-            // The hello arrives in two pieces, which wait together.
+            // The ClientHello arrives in two pieces, which wait together in the backlog.
             rig.queue(slot, &hello[..50]);
             rig.queue(slot, &hello[50..]);
         }
@@ -223,7 +223,7 @@ fn a_client_that_leaves_after_its_hello_waits_for_its_turn_as_well() {
         let answered = rig.answered.len();
         rig.turn();
         assert!(rig.answered.len() - answered <= HANDSHAKES_A_TURN);
-        // Each hello is answered, and the end of its client is reported after that.
+        // The server answers each ClientHello, and then reports the end of that client's stream.
         assert!(
             rig.events.iter().all(|event| matches!(event, Event::Io(IoEvent::Ended { .. }))),
             "{:?}",
@@ -253,7 +253,7 @@ fn a_client_that_closes_while_its_handshake_waits_delays_nobody() {
     }
     assert!(!rig.answered.contains(&39));
     assert_eq!(rig.answered.iter().collect::<std::collections::BTreeSet<_>>().len(), 39);
-    // The slot's next connection inherits nothing.
+    // The slot's next connection inherits no state.
     rig.events.clear();
     rig.wire().out.clear();
     rig.connect(39);
