@@ -1,4 +1,4 @@
-//! Backends: one thread's sockets in completion form, on io_uring or on epoll.
+//! I/O backends on io_uring or epoll: the caller starts operations on sockets and later gets their completions.
 //!
 //! A backend belongs to one thread. It owns the listeners, the descriptors of the connections and the receive buffers.
 //! The caller makes requests (`send`, `pause`, `close`, …). [`Backend::poll`] hands all requests to the kernel
@@ -7,14 +7,15 @@
 //! # Rules
 //! - A [`Slot`] names a connection from its `Accepted` to its `Closed`. After `Closed`, no event is about this
 //!   connection, and the backend may reuse the slot. So slots need no generation number.
-//! - Receiving starts with `Accepted` and stops with `Ended` or `Failed`.
-//! - A slot has at most one send in flight. The backend continues short sends. A send completes with one `Sent`
-//!   when the kernel has taken every byte, or with `Failed`.
+//! - Receiving from a connection starts with `Accepted` and stops with `Ended` or `Failed`.
+//! - A slot has at most one send in flight. After a short send, the backend sends the remaining bytes. A send completes
+//!   with one `Sent` when the kernel has taken every byte, or with `Failed`.
 //! - After `Failed` the caller must call `close`. No `Sent`, `Received` or second `Failed` follows.
-//! - After [`Backend::close`] the slot's only further event is `Closed`. The backend cancels operations in flight and
-//!   takes their buffers back first. The batch that the caller is handling may still hold older events of the slot.
-//! - The backend ignores requests for a connection that has failed or is being closed, because the caller may still be
-//!   handling older events. It drops the span of an ignored `send` and reports no `Sent`.
+//! - After [`Backend::close`] the slot's only further event is `Closed`. Before that, the backend cancels operations in
+//!   flight and takes back the buffers of these operations. The batch that the caller is handling may still hold older
+//!   events of the slot.
+//! - The backend ignores requests for a connection that has failed or is being closed. The caller may still be handling
+//!   older events. The backend drops the span of an ignored `send` and reports no `Sent`.
 //! - The caller returns every [`Buffer`] with [`Backend::recycle`]. While the caller holds all buffers, data stays in
 //!   the kernel. Receiving continues with the first buffer that returns. This is normal under load and not an error.
 
@@ -64,8 +65,8 @@ pub enum IoEvent {
     Failed { slot: Slot, error: io::Error },
     /// The connection is closed and the slot is free. No later event is about this connection.
     Closed { slot: Slot },
-    /// The backend paused accepting: no slot is free, or the kernel has no descriptor or memory left. Accepting resumes
-    /// by itself.
+    /// The backend paused accepting: no slot is free, or the kernel has no descriptor or memory left. The backend
+    /// resumes without a request.
     AcceptPaused,
     /// The backend resumed accepting after `AcceptPaused`.
     AcceptResumed,
@@ -80,17 +81,17 @@ pub enum Close {
     Reset,
 }
 
-/// Whether a send is the last one of its connection.
+/// A hint for the kernel: whether a send is the last one of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
     /// Further sends on this connection may follow.
     Follows,
     /// The last send: a `shutdown` or a graceful `close` follows. The kernel holds a partial segment back for at most
-    /// 200 ms, so that the last bytes and the FIN travel in one packet.
+    /// 200 ms. So the last bytes and the FIN travel in one packet.
     Ends,
 }
 
-/// A receive buffer and the bytes that arrived in it. The caller returns it with [`Backend::recycle`].
+/// A receive buffer and the bytes that arrived in it. The caller returns the buffer with [`Backend::recycle`].
 #[derive(Debug)]
 pub struct Buffer {
     /// The whole memory of the buffer. Its first `len` bytes are the bytes that arrived.
@@ -120,7 +121,7 @@ impl Buffer {
         self.id == Self::UNOWNED
     }
 
-    /// Copies `bytes` into the buffer as if they had arrived from a peer.
+    /// Copies `bytes` into the buffer, as if a peer had sent the bytes.
     #[cfg(test)]
     pub(crate) fn fill(&mut self, bytes: &[u8]) {
         self.memory[..bytes.len()].copy_from_slice(bytes);
@@ -176,7 +177,7 @@ impl Default for BackendOptions {
     }
 }
 
-/// Counters and sizes of a backend.
+/// Counters and sizes of a backend, for statistics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// Number of times that the io_uring's completion queue was full. The kernel keeps further completions until the
@@ -184,7 +185,7 @@ pub struct Usage {
     pub ring_overflows: u64,
     /// Number of times that receiving had to wait for a free buffer.
     pub starved: u64,
-    /// Sends in flight.
+    /// Number of sends in flight.
     pub sends_under_way: usize,
     /// Length of all receive buffers together, in bytes.
     pub buffer_bytes: usize,
@@ -200,7 +201,7 @@ pub trait Backend {
     /// early and without events, for instance when a signal interrupts it.
     ///
     /// # Errors
-    /// When the ring or the epoll instance itself is broken. The failure of one connection is an event, not an error.
+    /// When the io_uring or the epoll instance is broken. The failure of one connection is an event, not an error.
     fn poll(&mut self, timeout: Option<Duration>, events: &mut Vec<IoEvent>) -> io::Result<u64>;
 
     /// Sends `span` on a connection that has no other send in flight.

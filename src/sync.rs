@@ -1,4 +1,4 @@
-//! Flags that synchronise two threads. `just loom` tests every interleaving.
+//! Flags that synchronise two threads. `just loom` tests every interleaving of the threads.
 
 #[cfg(all(loom, test))]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};

@@ -1,12 +1,12 @@
-//! TLS for the connections of some listeners, as a layer of the [`crate::transport`].
+//! TLS for connections of TLS listeners, as a layer of the [`crate::transport`].
 //!
-//! The layer decrypts input in place in the backend's buffer, reports the plaintext in another buffer, and returns the
-//! backend's buffer at once. It encrypts output in pieces, so a slow reader costs only a copy of one piece. A
+//! The layer decrypts input in place in the backend's buffer. It reports the plaintext in another buffer and returns
+//! the backend's buffer at once. It encrypts output in pieces, so a slow reader costs only a copy of one piece. A
 //! connection is reported when it is accepted, so limits and deadlines apply to the TLS handshake, too. Bytes that the
 //! caller sends before the handshake is complete wait until then.
 //!
 //! A backend may report many full buffers of one client in a turn. The client's records determine the cost of
-//! decrypting: 16 KiB take 3 µs as one long record, 110 µs as records of one byte, and 1,300 µs as key updates. So each
+//! decrypting. 16 KiB take 3 µs as one long record, 110 µs as records of one byte, and 1,300 µs as key updates. So each
 //! turn decrypts only a share of a client's input: about 64 KiB or 256 records, which costs 0.7 ms at worst. The
 //! remaining input waits for the next turns. While much input waits, receiving from the client pauses.
 
@@ -32,7 +32,7 @@ use self::connection::{NO_HANDSHAKE, Sending, Shutdown, TlsConnection, TlsState}
 pub use self::identity::IdentityError;
 pub(crate) use self::identity::{Credentials, Identity};
 
-/// Maximum number of handshake steps in one turn. Further steps wait for the next turn, so that they do not delay sends
+/// Maximum number of handshake steps in one turn. Further steps wait for the next turn, because many steps delay sends
 /// to other connections.
 const HANDSHAKES_A_TURN: usize = 16;
 /// Length of a client's backlog, in bytes, above which receiving from the client pauses. All messages of a client's
@@ -50,13 +50,13 @@ pub(crate) struct TlsLayer {
     turn: u8,
     /// Number of handshake steps left in this turn.
     steps: usize,
-    /// Connections whose next handshake step waits for a turn, in their order.
+    /// The queue of connections whose next handshake step waits for a turn.
     waiting: VecDeque<Slot>,
     /// Connections with a complete handshake whose backlog waits for the next turn.
     served: Vec<Slot>,
-    /// Connections that can no longer be written to. The end of the turn reports their failure to the caller.
+    /// Connections that can no longer be written to. The end of the turn reports each failure to the caller.
     failed: Vec<Slot>,
-    /// Connections to close after the next poll, which sends their last record.
+    /// Connections to close after the next poll, in which the kernel sends the last record.
     leaving: Vec<Slot>,
     usage: TlsUsage,
 }
@@ -151,7 +151,7 @@ impl TlsLayer {
     /// Encrypts `span` and sends it on a connection.
     ///
     /// # Panics
-    /// When the slot has a send in flight.
+    /// When the connection has another send in flight.
     pub(crate) fn send(&mut self, backend: &mut impl Backend, slot: Slot, span: Span) {
         let connection = self.at(slot);
         assert!(
@@ -428,8 +428,8 @@ impl TlsLayer {
         }
     }
 
-    /// Starts the connection's next send, if none is in flight: first messages of TLS itself, then the next piece of
-    /// the caller's send.
+    /// Starts the connection's next send, if none is in flight: first TLS handshake messages, tickets and alerts, then
+    /// the next piece of the caller's send.
     fn pump(&mut self, backend: &mut impl Backend, slot: Slot) {
         let connection = self.at(slot);
         if !connection.may_send() {
@@ -453,13 +453,14 @@ impl TlsLayer {
         }
     }
 
-    /// Marks a connection as failed, because the client can never read what is sent to it.
+    /// Marks a connection as failed, because its client can never read the bytes to send.
     fn fail(&mut self, slot: Slot, why: &'static str) {
         self.at(slot).state = TlsState::Failing(why);
         self.failed.push(slot);
     }
 
-    /// Reports connections that can no longer be written to, unless the caller has closed them meanwhile.
+    /// Reports the failure of connections that can no longer be written to, unless the caller has closed the
+    /// connection.
     fn report_failed(&mut self, events: &mut Vec<Event>) {
         for slot in std::mem::take(&mut self.failed) {
             let Some(connection) = &mut self.connections[slot as usize] else { continue };

@@ -1,10 +1,10 @@
-//! The layers between a backend and the shard: PROXY headers ([`ProxyLayer`]), and TLS over them ([`TlsLayer`]).
+//! The layers between a backend and the shard: PROXY headers ([`ProxyLayer`]), and above that TLS ([`TlsLayer`]).
 //!
 //! A [`Transport`] owns the backend and both layers. The shard makes its requests to the transport, and handles
 //! [`Event`]s of the kernel and of the layers. The rules of [`crate::io`] apply to the transport, too.
 //!
-//! A server without TLS and without PROXY headers has no layers. The backend then writes straight into the list from
-//! which the shard takes its events, and requests go straight to the backend.
+//! A server without TLS and without PROXY headers has no layers. The backend then writes straight into the list that
+//! the shard drains. Requests go straight to the backend.
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ pub(crate) struct Layers {
 /// An event that the transport reports to the shard.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// An event of the backend, or its equivalent from the TLS layer: the bytes of `Received` are plaintext.
+    /// An event of the backend, or of the TLS layer in place of the backend. The bytes of `Received` are plaintext.
     Io(IoEvent),
     /// An event about a PROXY header.
     Proxy(ProxyEvent),
@@ -69,7 +69,7 @@ impl From<TlsEvent> for Event {
 /// The list of events of one turn. [`Transport::poll`] fills the list, and the shard drains it.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    /// Events as the backend reported them. Empty after a poll when there are layers.
+    /// Events of the backend. Empty after a poll if there are layers, which have handled the events.
     reported: Vec<IoEvent>,
     /// Events from the PROXY layer that the TLS layer has not handled yet.
     unwrapped: Vec<Event>,
@@ -83,7 +83,7 @@ impl Events {
         self.reported.len() + self.layered.len()
     }
 
-    /// Removes all events from the list, and returns them in their order.
+    /// Drains the list: removes all events and returns the events in order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Event> {
         self.reported.drain(..).map(Event::Io).chain(self.layered.drain(..))
     }
@@ -104,10 +104,10 @@ impl<B: Backend> Transport<B> {
         Self { now_ns: backend.now_ns(), backend, layers: has_layers.then_some(layers) }
     }
 
-    /// Polls the backend, and passes its events through the layers. See [`Backend::poll`].
+    /// Polls the backend, and passes its events through the layers to `events`. See [`Backend::poll`].
     ///
     /// # Errors
-    /// When the backend itself is broken.
+    /// When the backend's io_uring or epoll instance is broken.
     pub(crate) fn poll(&mut self, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
         let timeout = self.layers.as_ref().map_or(timeout, |layers| layers.limit_wait(timeout));
         self.now_ns = self.backend.poll(timeout, &mut events.reported)?;
@@ -252,7 +252,7 @@ impl<B: Backend> Transport<B> {
     }
 }
 
-/// The two halves of a poll, between which the simulation runs its kernel.
+/// The two halves of a poll. The simulation runs its kernel between the two.
 #[cfg(test)]
 impl<K: Kernel> Transport<Uring<K>> {
     /// Runs the half of a poll before the wait. Returns the longest allowed wait, or `None` for no limit.
@@ -263,7 +263,7 @@ impl<K: Kernel> Transport<Uring<K>> {
     /// Runs the half of a poll after the wait.
     ///
     /// # Errors
-    /// When the backend itself is broken.
+    /// When the backend's io_uring or epoll instance is broken.
     pub(crate) fn end(&mut self, events: &mut Events) -> io::Result<()> {
         self.now_ns = self.backend.end(&mut events.reported)?;
         Ok(())

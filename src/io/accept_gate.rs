@@ -39,7 +39,7 @@ impl AcceptGate {
         if matches!(self.state, State::Accepting) { self.limit - self.open } else { 0 }
     }
 
-    /// Counts an accepted connection. The caller has reported its `Accepted` already.
+    /// Counts an accepted connection, and pauses accepting at the limit. The caller has already reported `Accepted`.
     pub(super) fn opened(&mut self, events: &mut Vec<IoEvent>) {
         self.open += 1;
         if matches!(self.state, State::Accepting) && self.open == self.limit {
@@ -48,7 +48,7 @@ impl AcceptGate {
         }
     }
 
-    /// Counts a closed connection. The caller has reported its `Closed` already.
+    /// Counts a closed connection, and resumes accepting. The caller has already reported `Closed`.
     pub(super) fn closed(&mut self, events: &mut Vec<IoEvent>) {
         self.open -= 1;
         self.resume(events);

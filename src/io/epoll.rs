@@ -1,4 +1,4 @@
-//! The backend on epoll: it turns readiness into completions.
+//! The backend on epoll, which turns readiness events of sockets into completions of sends and receives.
 //!
 //! Each socket is registered once, with one `epoll_ctl`, edge-triggered for both directions. An edge marks the socket
 //! as readable. The socket then stays in the ready list until no unread bytes are left. Each poll reads one buffer from
@@ -53,15 +53,15 @@ pub struct Epoll {
     accept_gate: AcceptGate,
     /// The sockets of open connections, by slot. `None` for a free slot.
     sockets: Vec<Option<EpollSocket>>,
-    /// Free slots below the length of `sockets`.
+    /// Free slots: indexes in `sockets` without a socket.
     free: Vec<Slot>,
     sends: Sends,
     /// Free receive buffers.
     buffers: Vec<Buffer>,
     /// Slots with a request that the next poll carries out. Their sockets have `is_requested` set.
     requests: Vec<Slot>,
-    /// The ready list: slots that may have input, in the order in which they are read. An entry counts only while its
-    /// socket has `is_listed` set, because closing a socket leaves its entry behind.
+    /// The ready list: slots that may have input, in the order of reading. An entry counts only while its socket has
+    /// `is_listed` set, because closing a socket leaves its entry behind.
     ready: VecDeque<Slot>,
     /// The list into which `epoll_wait` writes readiness events. Kept between polls to reuse its memory.
     reported: Vec<EpollEvent>,
@@ -143,7 +143,7 @@ impl Epoll {
     /// Returns the socket at `slot`.
     ///
     /// # Panics
-    /// When `slot` names no connection.
+    /// When `slot` names no open connection.
     fn at(&mut self, slot: Slot) -> &mut EpollSocket {
         self.sockets[slot as usize].as_mut().expect("a slot is used from Accepted to Closed")
     }
@@ -211,7 +211,7 @@ impl Epoll {
         events.push(IoEvent::Failed { slot, error: error.into() });
     }
 
-    /// Closes the socket and frees the slot.
+    /// Closes a connection's socket, frees its slot, and reports `Closed`.
     fn finish(&mut self, slot: Slot, how: Close, events: &mut Vec<IoEvent>) {
         let socket = self.sockets[slot as usize].take().expect("a slot is closed once");
         if let Some(id) = socket.send {
@@ -227,7 +227,7 @@ impl Epoll {
         self.accept_gate.closed(events);
     }
 
-    /// Adds the listeners to the epoll set, or removes them, as the accept gate decides.
+    /// Adds all listeners to the epoll set, or removes all, as the accept gate decides.
     fn update_listeners(&mut self) -> io::Result<()> {
         let wanted = self.accept_gate.room() > 0;
         if wanted == self.is_listening {
@@ -252,7 +252,8 @@ impl Epoll {
         Ok(self.epoll.add(&self.listeners[usize::from(index)], event)?)
     }
 
-    /// Moves this worker behind all others that share a listener. The kernel wakes the worker that was added first.
+    /// Moves this worker behind all others that share a listener, because the kernel wakes the worker that was added
+    /// first.
     fn go_last(&self, index: u16) -> io::Result<()> {
         self.epoll.delete(&self.listeners[usize::from(index)])?;
         self.listen(index)
@@ -286,8 +287,8 @@ impl Epoll {
     fn react(&mut self, slot: Slot, ready: EpollFlags, events: &mut Vec<IoEvent>) {
         let hang_up = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         let writable = EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        // A forked child holds this process's sockets until it executes its program. Meanwhile, the kernel reports
-        // events of sockets that are closed here. If the slot is in use again, the new socket is read once without
+        // A forked child holds this process's sockets until it executes its program. Until then, the kernel reports
+        // events of sockets that are closed here. If such a slot is in use again, the new socket is read once without
         // result.
         let Some(socket) = &mut self.sockets[slot as usize] else { return };
         if ready.intersects(hang_up) {
@@ -343,7 +344,7 @@ impl Epoll {
         }
     }
 
-    /// Registers an accepted socket and gives it a slot.
+    /// Registers an accepted socket in the epoll set, gives the socket a slot, and reports `Accepted`.
     fn adopt(&mut self, socket: OwnedFd, listener: u16, peer: Option<SocketAddr>, events: &mut Vec<IoEvent>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.sockets.push(None);

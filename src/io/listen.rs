@@ -30,12 +30,12 @@ const RELEASE_RETRY: Duration = Duration::from_millis(5);
 /// `net.core.somaxconn`, 4,096 by default.
 pub(super) const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
-/// A listening socket.
+/// A listening TCP or Unix socket.
 #[derive(Debug)]
 pub enum Listener {
     /// A TCP socket that all workers share.
     Tcp(TcpListener),
-    /// A TCP socket of one worker alone. Each other worker has another socket on the same address.
+    /// A TCP socket of one worker alone. Each other worker has another socket on this address.
     Own(TcpListener),
     /// A Unix socket that all workers share.
     Unix(UnixListener),
@@ -64,7 +64,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Duplicates the listener's descriptor. The socket stays open until both descriptors are closed.
+    /// Duplicates the listener's descriptor. The socket stays open until the original and the duplicate are closed.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -78,7 +78,7 @@ impl Listener {
     /// Sets TCP_NODELAY for connections accepted from this listener. [`Listener::tcp`] has set the option already.
     ///
     /// # Errors
-    /// When the descriptor is no TCP socket.
+    /// When the option cannot be set on a TCP socket.
     pub fn set_nodelay(&self) -> io::Result<()> {
         match self {
             Self::Tcp(listener) | Self::Own(listener) => set_nodelay(listener),
@@ -170,9 +170,9 @@ pub(crate) fn when_released<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::R
 /// to another listener on the address. If that listener is closing at the same moment, the kernel resets the
 /// connections.
 ///
-/// An io_uring may keep a socket open after its descriptor is closed. So sockets of this worker alone are shut down,
-/// which ends listening before the call returns. Handshakes that complete meanwhile on another processor seem to move a
-/// little later, hence the pause.
+/// An io_uring may keep a socket open after its descriptor is closed. So `shutdown` ends listening on the sockets of
+/// this worker alone, before the call returns. A handshake that completes on another processor during the call seems to
+/// move a little later, hence the pause.
 pub(super) fn close(listeners: Vec<Listener>) {
     static CLOSING: Mutex<()> = Mutex::new(());
     if listeners.is_empty() {
@@ -187,8 +187,9 @@ pub(super) fn close(listeners: Vec<Listener>) {
     std::thread::sleep(MOVE_TIME);
 }
 
-/// Returns whether the kernel resets connections that wait at a closing listener, instead of moving them to another
-/// listener on the address (`net.ipv4.tcp_migrate_req`, Linux 5.14). False when the kernel's settings are hidden.
+/// Returns whether the kernel resets connections that wait at a closing listener. With `net.ipv4.tcp_migrate_req`
+/// (Linux 5.14), the kernel moves such connections to another listener on the address. False when the kernel's settings
+/// are hidden.
 pub(crate) fn waiting_connections_are_reset() -> bool {
     match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req") {
         Ok(value) => value.trim() != "1",

@@ -83,7 +83,7 @@ impl Lock {
     /// Creates and locks the lock file at `path`.
     ///
     /// # Errors
-    /// `AddrInUse` when another process holds the lock, or an error of the file system.
+    /// When another process holds the lock (`AddrInUse`), or the file system refuses.
     fn take(path: PathBuf) -> io::Result<Self> {
         loop {
             let mut options = OpenOptions::new();

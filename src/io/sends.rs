@@ -34,7 +34,7 @@ pub(super) struct Send {
     pub(super) more: More,
 }
 
-/// All sends in flight of one backend.
+/// The table of all sends in flight of one backend.
 #[derive(Debug, Default)]
 pub(super) struct Sends {
     entries: Vec<Option<Send>>,

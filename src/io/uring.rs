@@ -1,4 +1,4 @@
-//! The backend on io_uring.
+//! The backend on io_uring, which starts socket operations and reports their completions.
 //!
 //! Sockets live in the ring's table of direct descriptors; a slot is an index in this table. Each open connection has a
 //! multishot receive armed. The caller's requests go straight to the submission queue. `poll` submits the requests and
@@ -64,8 +64,7 @@ pub struct Uring<K: Kernel = Linux> {
     /// The queue of sockets whose receive ended because no buffer was free. An entry counts only while its socket is
     /// [`socket::ReceiveState::Starving`], because closing a socket leaves its entry behind.
     starving: VecDeque<Slot>,
-    /// Slots whose cancellation completed before the cancelled operation. They are checked after all completions of a
-    /// poll.
+    /// Slots whose cancellation completed before the cancelled operation. Checked after all completions of a poll.
     unfinished: Vec<Slot>,
     /// An empty list for completions, kept between polls to reuse its memory.
     completions: Vec<Completion>,
@@ -135,7 +134,7 @@ impl<K: Kernel> Uring<K> {
     /// nanoseconds.
     ///
     /// # Errors
-    /// When the ring is broken.
+    /// When the io_uring is broken.
     pub(crate) fn end(&mut self, events: &mut Vec<IoEvent>) -> io::Result<u64> {
         self.waker.cancel();
         self.now_ns = self.kernel.now_ns();
@@ -174,7 +173,7 @@ impl<K: Kernel> Uring<K> {
     /// Returns the socket at `slot`.
     ///
     /// # Panics
-    /// When `slot` names no connection.
+    /// When `slot` names no open connection.
     fn at(&mut self, slot: Slot) -> &mut UringSocket {
         let socket = &mut self.sockets[slot as usize];
         assert!(socket.state != SlotState::Vacant, "slot {slot} is used from Accepted to Closed");
@@ -218,7 +217,7 @@ impl<K: Kernel> Uring<K> {
                 self.at(slot).shutting_down = false;
                 self.finish_operation(slot, events);
             }
-            // Closing always frees the descriptor. Setting the linger option fails only when the peer is gone already.
+            // Closing always frees the descriptor. Setting SO_LINGER fails only when the peer is gone already.
             Operation::Linger(slot) | Operation::Close(slot) => self.finish_operation(slot, events),
             Operation::Cancel(slot) => self.cancelled(slot, events),
             Operation::Wake => self.is_wake_armed = !completion.is_last,

@@ -22,10 +22,10 @@ struct WakerState {
 }
 
 impl Waker {
-    /// Makes a waker for a backend that does not wait yet.
+    /// Makes a waker for a backend that is not waiting yet.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// When no descriptor is left for the event.
     pub fn new() -> Result<Self, Errno> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Self(Arc::new(WakerState { event, asleep: Asleep::new() })))

@@ -25,7 +25,7 @@ pub(crate) struct Wire {
     pub(crate) coming: VecDeque<IoEvent>,
     /// All bytes sent so far, on any connection.
     pub(crate) out: Vec<u8>,
-    /// Whether sends wait for the test to complete them.
+    /// Whether a send waits until the test completes it.
     pub(crate) is_stuck: bool,
     /// The send that waits for the test to complete it.
     pub(crate) waiting: Option<(Slot, Span)>,

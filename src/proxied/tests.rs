@@ -12,7 +12,7 @@ const OTHER: &str = "192.0.2.1:40000";
 const HEADER: &[u8] = b"PROXY TCP4 198.51.100.7 192.0.2.2 56324 80\r\n";
 const SOURCE: &str = "198.51.100.7:56324";
 
-/// An event as the layer above sees it.
+/// An event of the PROXY layer, as the layer above sees it.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Accepted,
@@ -23,7 +23,7 @@ enum Seen {
     Closed,
 }
 
-/// A transport with the PROXY layer and one connection, in slot 3.
+/// The fixture: a transport with the PROXY layer and one connection, in slot 3.
 struct Rig {
     transport: Transport<Wire>,
     trusted: Arc<Trusted>,

@@ -1,6 +1,6 @@
-//! Loom models of the flags. Loom reports a thread that is never woken as a deadlock.
+//! Loom models of the flags `Asleep` and `Awaited`. Loom reports a thread that is never woken as a deadlock.
 //!
-//! The models access the guarded data with relaxed ordering, so that the flags alone must order it.
+//! The models access the guarded data with relaxed ordering, so that only the flags order these accesses.
 
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::{Arc, Notify};

@@ -26,7 +26,7 @@ pub(super) const NO_HANDSHAKE: &str = "the client ended or broke off the TLS han
 /// The state of one connection with TLS.
 #[derive(Default)]
 pub(super) struct TlsConnection {
-    /// The TLS session. The client's first bytes create it.
+    /// The TLS session, or `None` before the client's first bytes.
     pub(super) session: Option<Session>,
     /// Encrypted input that waits for a later turn.
     pub(super) backlog: Backlog,
@@ -42,7 +42,7 @@ pub(super) struct TlsConnection {
     share: usize,
     /// Plaintext of the caller's send that is not encrypted yet.
     pub(super) plain: Option<Span>,
-    /// The contents of the backend's send in flight.
+    /// The kind of bytes in the backend's send in flight.
     pub(super) sending: Sending,
     pub(super) state: TlsState,
     /// Whether the handshake is complete and counted in `TlsUsage`.
@@ -73,7 +73,7 @@ impl TlsConnection {
         self.session.as_ref().is_some_and(Session::has_peer_closed)
     }
 
-    /// Removes and returns the messages of TLS itself that wait to be sent.
+    /// Removes and returns the waiting handshake messages, tickets and alerts of TLS.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         self.session.as_mut().map(Session::take_outgoing).unwrap_or_default()
     }
@@ -83,7 +83,8 @@ impl TlsConnection {
         self.state == TlsState::Open && !self.is_broken && !self.has_ended
     }
 
-    /// Ignores the client from now on, because it broke a rule of TLS. Returns the event for the caller.
+    /// Ignores the client's input from now on, because the client broke a rule of TLS. Returns the event for the
+    /// caller.
     pub(super) fn break_off(&mut self, slot: Slot, error: rustls::Error) -> Event {
         debug!(slot, %error, "TLS failed");
         self.is_broken = true;
@@ -174,7 +175,7 @@ impl TlsConnection {
         }
     }
 
-    /// Resumes receiving after [`Self::pause`].
+    /// Resumes receiving after [`Self::pause`], unless the backlog is long.
     pub(super) fn resume(&mut self, backend: &mut impl Backend, slot: Slot) {
         self.is_paused = false;
         if !self.is_held {
@@ -189,7 +190,7 @@ impl TlsConnection {
         }
     }
 
-    /// Resumes receiving after [`Self::hold`].
+    /// Resumes receiving after [`Self::hold`], unless the caller has paused the connection.
     pub(super) fn release(&mut self, backend: &mut impl Backend, slot: Slot) {
         if std::mem::take(&mut self.is_held) && !self.is_paused && self.state == TlsState::Open {
             backend.resume(slot);
@@ -238,15 +239,15 @@ pub(super) enum Shutdown {
     Done,
 }
 
-/// The contents of the backend's send in flight.
+/// The kind of bytes in the backend's send in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Sending {
     /// No send is in flight.
     #[default]
     Nothing,
-    /// Messages of TLS itself, or a piece of the caller's send that is not its last one.
+    /// Handshake messages, tickets or alerts of TLS, or a piece of the caller's send other than the last one.
     Part,
-    /// The last piece of the caller's send.
+    /// The last piece of the caller's send. Its completion is reported as `Sent`.
     Last,
 }
 

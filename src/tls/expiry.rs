@@ -17,7 +17,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Number of days before the certificate's expiry in which the log warns of it.
 const WARNING_DAYS: u32 = 14;
 
-/// The end of a certificate's validity.
+/// The date and time at which a certificate expires.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expiry(ASN1Time);
 
@@ -66,7 +66,7 @@ impl Identity {
         }
     }
 
-    /// Calls `tell` after every `interval`, on a thread that ends with the identity.
+    /// Calls `tell` after every `interval`, on a thread that ends when the identity is dropped.
     fn each(
         self: &Arc<Self>,
         interval: Duration,
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_certificate_that_expires_within_two_weeks_causes_a_warning() {
-        // 2036-01-31 12:00:00
+        // The time is 2036-01-31 12:00:00 UTC.
         let end = UNIX_EPOCH + Duration::from_secs(2_085_393_600);
         let identity = Identity::new(credentials_until(end).0);
         assert_eq!(identity.expiry_s(), Some(2_085_393_600));

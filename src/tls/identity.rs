@@ -23,17 +23,17 @@ use super::expiry::Expiry;
 /// Maximum length of a certificate or key file in bytes.
 const MAX_LEN: u64 = 1 << 20;
 
-/// The reason why a certificate or key cannot be used: one line with the remedy. The text shows nothing of the key.
+/// The reason why a certificate or key cannot be used, in one line with the remedy. The text shows nothing of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file cannot be read, or its content cannot be used.
+    /// A certificate or key file cannot be read, or its content cannot be used.
     #[error("{option} {}: {what}", path.display())]
     Unusable {
         /// The command-line option that names the file.
         option: &'static str,
         /// The path of the certificate or key file.
         path: PathBuf,
-        /// The fault and the remedy.
+        /// The fault of the file and the remedy.
         what: String,
     },
     /// The private key belongs to another certificate.
@@ -57,7 +57,7 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub(crate) struct Identity {
     current: Mutex<Arc<Credentials>>,
-    /// Keeps the warning thread alive: the thread ends when this sender is dropped.
+    /// The sender that keeps the warning thread alive: the thread ends when the sender is dropped.
     pub(super) alive: OnceLock<Sender<()>>,
 }
 
@@ -116,7 +116,7 @@ impl Credentials {
     /// Reads a certificate chain and its private key from PEM files.
     ///
     /// # Errors
-    /// See [`IdentityError`].
+    /// When a file cannot be read or used, or the key does not belong to the certificate; see [`IdentityError`].
     pub(crate) fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
         let chain = read_chain(cert)?;
         let private = read_key(key)?;
@@ -203,7 +203,8 @@ fn key_kind(key: &PrivateKeyDer<'_>) -> String {
     kind.unwrap_or_else(|| "this key".into())
 }
 
-/// Names the kind of a PKCS #8 key. RFC 5208 §5: a sequence of version, algorithm with parameters, and key.
+/// Names the kind of a PKCS #8 key, `None` for a malformed key. RFC 5208 §5: a sequence of version, algorithm with
+/// parameters, and key.
 fn pkcs8_kind(der: &[u8]) -> Option<String> {
     let (_, info) = parse_der(der).ok()?;
     let [_, algorithm, key, ..] = &info.as_sequence().ok()?[..] else { return None };
@@ -226,7 +227,8 @@ fn pkcs8_kind(der: &[u8]) -> Option<String> {
     })
 }
 
-/// Names the length of an RSA key. RFC 8017 §A.1.2: a sequence of version, modulus and more.
+/// Names an RSA key with its length in bits, `None` for a malformed key. RFC 8017 §A.1.2: a sequence of version,
+/// modulus and more.
 fn rsa_kind(der: &[u8]) -> Option<String> {
     let (_, key) = parse_der(der).ok()?;
     let modulus = key.as_sequence().ok()?.get(1)?.as_slice().ok()?;

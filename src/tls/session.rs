@@ -14,7 +14,7 @@ const HEADER_LEN: usize = 5;
 const MAX_RECORD_LEN: usize = 16 << 10;
 /// Upper bound of the bytes that encryption adds to a record in any cipher suite, including the record's header.
 const MAX_RECORD_OVERHEAD: usize = 64;
-/// Longest record on the wire in any version, in bytes; RFC 5246 §6.2.3.
+/// Longest TLS record on the wire, with its header, in any TLS version, in bytes; RFC 5246 §6.2.3.
 const MAX_WIRE_LEN: usize = HEADER_LEN + MAX_RECORD_LEN + 2048;
 /// Minimum number of bytes that one record counts in a client's share of a turn.
 const RECORD_COST: usize = 256;
@@ -25,11 +25,11 @@ pub(super) const MAX_PARTIAL_LEN: usize = 2 * MAX_WIRE_LEN;
 /// The TLS session of one connection.
 pub(super) struct Session {
     connection: UnbufferedServerConnection,
-    /// An incomplete record, or an incomplete handshake message that spans records.
+    /// Received bytes of an incomplete record, or of an incomplete handshake message that spans records.
     partial: Vec<u8>,
     /// Start of the incomplete record in `partial`. The complete records in front of it were processed.
     open_at: usize,
-    /// Messages of TLS itself that wait to be sent: handshake messages, tickets, alerts.
+    /// Messages of the TLS protocol that wait to be sent: handshake messages, tickets, alerts.
     outgoing: Vec<u8>,
     has_peer_closed: bool,
 }
@@ -38,7 +38,7 @@ impl Session {
     /// Starts the TLS session of a connection.
     ///
     /// # Errors
-    /// Never, with a configuration that [`super::identity`] makes.
+    /// Never, if [`super::identity`] made `config`.
     pub(super) fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
         Ok(Self {
             connection: UnbufferedServerConnection::new(config)?,
@@ -64,14 +64,14 @@ impl Session {
         self.has_peer_closed
     }
 
-    /// Removes and returns the messages of TLS itself that wait to be sent.
+    /// Removes and returns the waiting handshake messages, tickets and alerts of TLS.
     pub(super) fn take_outgoing(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// Returns the number of leading bytes of `input` that this turn may decrypt, and subtracts their cost from
-    /// `share`. Counts whole records while `share` is above 0, and an incomplete record at the end. A record costs at
-    /// least [`RECORD_COST`] bytes.
+    /// Returns the number of leading bytes of `input` that this turn may decrypt, and subtracts the cost from `share`.
+    /// Counts whole records while `share` is above 0, and an incomplete record at the end. A record costs at least
+    /// [`RECORD_COST`] bytes.
     pub(super) fn share_len(&self, input: &[u8], share: &mut usize) -> usize {
         let mut len = 0;
         while len < input.len() && *share > 0 {
@@ -105,7 +105,7 @@ impl Session {
         self.write(room, out, |traffic, out| traffic.encrypt(plaintext, out))
     }
 
-    /// Appends close_notify to `out`.
+    /// Encrypts close_notify, which ends the server's direction of the TLS stream, and appends it to `out`.
     ///
     /// # Errors
     /// When the encryption keys are used up.
@@ -216,7 +216,7 @@ impl Session {
                 }
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                // The session can no longer write anything.
+                // The session can no longer write.
                 _ => return Err(EncryptError::EncryptExhausted),
             }
         }
@@ -241,7 +241,7 @@ impl Session {
     }
 }
 
-/// Appends a message of TLS itself to `out`.
+/// Encodes a handshake message, ticket or alert of TLS, and appends it to `out`.
 fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) {
     let start = out.len();
     let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else { return };

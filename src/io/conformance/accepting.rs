@@ -1,4 +1,4 @@
-//! Accepting: peer addresses, limits, and the end of accepting.
+//! Tests of accepting: peer addresses, limits, and the end of accepting.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};

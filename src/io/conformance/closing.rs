@@ -1,4 +1,4 @@
-//! Closing: one `Closed` as the last event, and the end of the stream as the peer sees it.
+//! Tests of closing: one `Closed` as the last event, and the end of the stream as the peer sees it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

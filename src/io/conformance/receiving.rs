@@ -1,4 +1,4 @@
-//! Receiving: pieces, ends, resets, pauses, and too few buffers.
+//! Tests of receiving: pieces, ends of stream, resets, pauses, and too few buffers.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -69,7 +69,7 @@ pub(super) fn reset_by_peer<B: Backend>(make: Make<B>) {
     rig.nothing_more();
 }
 
-/// Polls until all bytes that may arrive despite a pause have arrived. Returns them.
+/// Polls until all bytes that may arrive despite a pause have arrived. Returns these bytes.
 fn settle<B: Backend>(rig: &mut Rig<B>) -> Vec<u8> {
     for _ in 0..10 {
         rig.turn();
@@ -92,7 +92,7 @@ pub(super) fn pause_and_resume<B: Backend>(make: Make<B>) {
     let (mut client, slot) = rig.connect();
     for _ in 0..5 {
         rig.backend.pause(slot);
-        // Bytes that arrived before the pause took effect may be reported, but the client has sent none.
+        // The backend may report bytes that arrived before the pause took effect, but here the client has sent none.
         assert!(settle(&mut rig).is_empty());
         client.write_all(b"held back").expect("written");
         assert!(settle(&mut rig).is_empty());
@@ -146,7 +146,7 @@ pub(super) fn fewer_buffers_than_senders<B: Backend>(make: Make<B>) {
         client.write_all(&[at as u8; 1000]).expect("written");
     }
     assert_eq!(rig.backend.usage().starved, 0);
-    // All buffers are out, and the other connections wait without an error.
+    // The test holds all buffers, and the other connections wait without an error.
     let held = [rig.received(), rig.received()];
     rig.nothing_more();
     assert_ne!(rig.backend.usage().starved, 0, "the waits are counted");

@@ -11,7 +11,7 @@ use crate::io::{Backend, BackendOptions, Close, IoEvent, Listener, More, Slot};
 /// Longest wait for an event. A passing test never waits as long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A function that makes the suite's backend.
+/// A function that makes the backend under test.
 pub(super) type Make<B> = fn(&BackendOptions, Vec<Listener>) -> std::io::Result<B>;
 
 pub(super) struct Rig<B> {
@@ -67,7 +67,7 @@ impl<B: Backend> Rig<B> {
         }
     }
 
-    /// Polls once without waiting, and keeps the events.
+    /// Polls the backend once without waiting, and keeps the events for the test.
     pub(super) fn turn(&mut self) {
         self.poll(Some(Duration::ZERO));
     }
@@ -78,7 +78,7 @@ impl<B: Backend> Rig<B> {
         self.events.extend(events);
     }
 
-    /// Polls until `pick` chooses an event, and removes that event.
+    /// Polls until `pick` returns `Some` for an event. Removes that event and returns the value.
     pub(super) fn wait_for<T>(&mut self, pick: impl Fn(&IoEvent) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
@@ -120,7 +120,8 @@ impl<B: Backend> Rig<B> {
         self.closed(slot);
     }
 
-    /// Receives from all connections until each slot in `goals` has its number of bytes.
+    /// Receives from all connections until each slot in `goals` has the number of bytes given there. Returns the bytes
+    /// by slot.
     pub(super) fn receive(&mut self, goals: &[(Slot, usize)]) -> HashMap<Slot, Vec<u8>> {
         let mut got: HashMap<Slot, Vec<u8>> = goals.iter().map(|(slot, _)| (*slot, Vec::new())).collect();
         while goals.iter().any(|(slot, len)| got[slot].len() < *len) {

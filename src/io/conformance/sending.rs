@@ -1,4 +1,4 @@
-//! Sending: complete delivery, however the peer reads, and the end of one direction.
+//! Tests of sending: complete delivery to fast and slow peers, and the end of one direction.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -139,7 +139,7 @@ pub(super) fn to_a_reset_peer<B: Backend>(make: Make<B>) {
     rig.failed(slot);
     // The kernel reports a reset once, perhaps to the send. Receiving then reports the end of the stream.
     rig.events.retain(|event| !matches!(event, IoEvent::Ended { .. }));
-    // A caller that has not handled the failure yet may still make requests.
+    // A caller that has not handled `Failed` yet may still make requests.
     rig.send(slot, b"into the void");
     rig.backend.shutdown(slot);
     rig.backend.pause(slot);

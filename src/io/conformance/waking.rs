@@ -1,4 +1,4 @@
-//! Waking and waiting.
+//! Tests of waking a backend, and of its waits.
 
 use std::io::Write;
 use std::net::Shutdown;

@@ -42,7 +42,7 @@ impl Accepts {
         (at as usize % self.listeners) as u16
     }
 
-    /// Marks the accept with number `at` as completed.
+    /// Marks the accept with number `at` as completed, and so as idle.
     pub(super) fn finish(&mut self, at: u32) {
         self.idle.push_back(at);
     }

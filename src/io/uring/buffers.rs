@@ -30,7 +30,7 @@ const PEAK_DECAY_TURNS: usize = 64;
 /// The receive buffers of an io_uring. The memory of a buffer that is lent to the kernel is in `lent`. Any other buffer
 /// is a [`Buffer`], either in `kept` or with the caller.
 pub(super) struct Buffers {
-    /// The buffer ring, which the kernel reads. It has `lent.len()` entries, a power of two.
+    /// The buffer ring, shared with the kernel. It has `lent.len()` entries, a power of two.
     entries: NonNull<BufRingEntry>,
     layout: Layout,
     /// Number of entries added to the buffer ring so far, modulo 2^16.
@@ -129,7 +129,7 @@ impl Buffers {
     /// Takes back from the kernel a buffer that it has filled with `len` bytes.
     ///
     /// # Panics
-    /// When the buffer is not lent.
+    /// When the buffer `id` is not lent to the kernel.
     pub(super) fn take(&mut self, id: u16, len: usize) -> Buffer {
         let memory = std::mem::replace(&mut self.lent[usize::from(id)], ptr::null_mut());
         assert!(!memory.is_null(), "the kernel reported buffer {id} twice");

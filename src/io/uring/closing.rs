@@ -1,4 +1,4 @@
-//! Cancelling operations, and freeing slots.
+//! Cancelling operations of connections, and freeing slots.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::socket::{ReceiveState, SlotState, UringSocket};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {
-    /// Reports a connection as failed.
+    /// Marks a connection as failed, and reports the failure.
     pub(super) fn fail(&mut self, slot: Slot, error: io::Error, events: &mut Vec<IoEvent>) {
         self.at(slot).state = SlotState::Failed;
         events.push(IoEvent::Failed { slot, error });
@@ -35,7 +35,7 @@ impl<K: Kernel> Uring<K> {
         }
     }
 
-    /// Handles the completion of a cancellation.
+    /// Handles the completion of a cancellation. Notes the slot if an operation may still be in flight.
     pub(super) fn cancelled(&mut self, slot: Slot, events: &mut Vec<IoEvent>) {
         let socket = self.at(slot);
         socket.cancels -= 1;

@@ -19,11 +19,11 @@ use super::ring::{Completion, Ring};
 pub(crate) enum Request<'a> {
     /// Accept one connection of the listener with this index, and write its peer to address buffer `at`.
     Accept { at: u32, listener: usize },
-    /// Cancel the accept with this number.
+    /// Cancel the accept operation with this number.
     CancelAccept(u32),
-    /// Receive into lent buffers until an error or the end of the stream.
+    /// Receive from the connection into lent buffers until an error or the end of the stream.
     Receive(Slot),
-    /// Send all bytes of the span.
+    /// Send all bytes of the span on the connection.
     Send { slot: Slot, id: SendId, span: &'a Span, more: More },
     /// Send a FIN to the peer.
     Shutdown(Slot),
@@ -33,7 +33,7 @@ pub(crate) enum Request<'a> {
     Linger(Slot),
     /// Close the connection's descriptor.
     Close(Slot),
-    /// Report each write to this event descriptor.
+    /// Report each write to the waker's event descriptor.
     Wake(RawFd),
 }
 
@@ -42,19 +42,19 @@ pub(crate) trait Kernel {
     /// Queues a request for the next `enter`.
     ///
     /// # Safety
-    /// The memory of a span stays valid until its operation completes, or until `quiesce` has returned true.
+    /// The caller keeps the memory of a span valid until its operation completes, or until `quiesce` has returned true.
     unsafe fn push(&mut self, request: Request<'_>);
 
     /// Submits all queued requests and waits for a completion, for at most `timeout`.
     fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()>;
 
-    /// Makes the kernel post further completions, without waiting.
+    /// Makes the kernel post further completions to the completion queue, without waiting.
     fn look(&mut self) -> io::Result<()>;
 
-    /// Appends the posted completions to `into`.
+    /// Appends all posted completions to `into`.
     fn take_completions(&mut self, into: &mut Vec<Completion>);
 
-    /// Cancels all operations and waits for their completions. Returns whether no operation is left; if false, the
+    /// Cancels all operations and waits until they have completed. Returns whether no operation is left; if false, the
     /// memory of spans must stay.
     fn quiesce(&mut self) -> bool;
 
@@ -64,7 +64,7 @@ pub(crate) trait Kernel {
     /// Returns the number of listeners.
     fn listeners(&self) -> usize;
 
-    /// Closes the listeners, on which no accept is in flight.
+    /// Closes the listeners. No accept may be in flight on any listener.
     fn close_listeners(&mut self);
 
     /// Takes a free receive buffer back from the caller.
@@ -107,7 +107,7 @@ impl Linux {
     ) -> io::Result<Self> {
         let ring = Ring::new(submissions, options.slots)?;
         for listener in &listeners {
-            // On a non-blocking listener some kernels wait for a connection and others report EAGAIN.
+            // For accepts on a non-blocking listener, some kernels wait for a connection and others report EAGAIN.
             listener.set_nonblocking(false)?;
         }
         let addresses = Addresses::new(PER_LISTENER * listeners.len());

@@ -14,8 +14,8 @@ pub(super) const BUFFER_GROUP: u16 = 0;
 
 /// An operation in flight, encoded as 64 bits of `user_data`: the kind in the upper half, the index in the lower half.
 ///
-/// A completion never names an earlier connection of a slot, since a slot is reused only after every operation on it
-/// has completed.
+/// A slot is reused only after every operation on it has completed. So a completion never names an earlier connection
+/// of the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// The accept operation with this number.
@@ -25,12 +25,12 @@ pub(crate) enum Operation {
     Receive(Slot),
     Send(SendId),
     Shutdown(Slot),
-    /// A cancellation of another operation of this connection.
+    /// A cancellation of another operation on the connection in this slot.
     Cancel(Slot),
     /// The change of the socket option SO_LINGER that makes the following close a reset.
     Linger(Slot),
     Close(Slot),
-    /// The poll of the waker's event.
+    /// The multishot poll of the waker's event descriptor.
     Wake,
 }
 
@@ -51,7 +51,7 @@ impl Operation {
         kind << 32 | u64::from(index)
     }
 
-    /// Returns whether this operation is a send. Most sends complete while they are submitted.
+    /// Returns whether this operation is a send. Most sends complete during submission.
     pub(super) fn is_send(self) -> bool {
         matches!(self, Self::Send(_))
     }
@@ -59,7 +59,7 @@ impl Operation {
     /// Returns the operation that `user_data` encodes.
     ///
     /// # Panics
-    /// When `user_data` is not from `encode`. The kernel returns it unchanged.
+    /// When `user_data` does not come from `encode`. The kernel returns `user_data` unchanged.
     pub(super) fn decode(user_data: u64) -> Self {
         let index = user_data as u32;
         match user_data >> 32 {

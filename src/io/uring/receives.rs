@@ -47,7 +47,7 @@ impl<K: Kernel> Uring<K> {
         buffers > 0 && !self.starving.is_empty()
     }
 
-    /// Handles a completion of a receive.
+    /// Handles a completion of a connection's multishot receive.
     pub(super) fn received(&mut self, slot: Slot, completion: Completion, events: &mut Vec<IoEvent>) {
         let Completion { result, is_last, buffer, .. } = completion;
         let buffer = buffer.map(|id| self.kernel.take(id, result.max(0) as usize));

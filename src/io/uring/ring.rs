@@ -21,11 +21,11 @@ const QUIESCE_WAIT: Duration = Duration::from_millis(50);
 /// An io_uring with a table of direct descriptors.
 pub(super) struct Ring {
     ring: IoUring,
-    /// Requests that do not fit in the submission queue, in their order.
+    /// Requests that wait for room in the submission queue, in the order of `push`.
     overflow: VecDeque<squeue::Entry>,
-    /// Number of operations in the submission queue or in flight. The kernel may use their memory.
+    /// Number of operations in the submission queue or in flight. The kernel may use memory of these operations.
     outstanding: usize,
-    /// Number of times that the completion queue was full.
+    /// Number of times that the completion queue was full so far.
     overflows: u64,
 }
 
@@ -71,7 +71,7 @@ impl Ring {
     /// Registers the `entries` buffer ring entries at `address` as the buffer group `group`.
     ///
     /// # Safety
-    /// The memory is valid until the ring is dropped.
+    /// The caller keeps the memory at `address` valid until the ring is dropped.
     pub(super) unsafe fn register_buffers(&self, address: u64, entries: u16, group: u16) -> io::Result<()> {
         // SAFETY: the caller keeps the memory valid.
         let result =
@@ -83,8 +83,8 @@ impl Ring {
     /// Queues a request for the next `enter`.
     ///
     /// # Safety
-    /// Memory that the entry points to stays valid until the last completion of its operation, or until `quiesce` has
-    /// returned true.
+    /// The caller keeps memory that the entry points to valid until the last completion of its operation, or until
+    /// `quiesce` has returned true.
     pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
         if !self.overflow.is_empty() {
             self.overflow.push_back(entry);
@@ -132,13 +132,13 @@ impl Ring {
         self.outstanding -= into[from..].iter().filter(|completion| completion.is_last).count();
     }
 
-    /// Number of times that the completion queue was full.
+    /// Returns the number of times that the completion queue was full, so far.
     pub(super) fn overflows(&self) -> u64 {
         self.overflows
     }
 
-    /// Cancels all operations, waits for their completions for a bounded time, and closes the direct descriptors.
-    /// Returns whether no operation is left. The caller must not free the memory of operations before that.
+    /// Cancels all operations, waits a bounded time until they have completed, and closes the direct descriptors.
+    /// Returns whether no operation is left. While this returns false, the caller must not free memory of operations.
     pub(super) fn quiesce(&mut self) -> bool {
         self.overflow.clear();
         let mut completions = Vec::new();
@@ -162,7 +162,7 @@ impl Ring {
         false
     }
 
-    /// Moves requests from `overflow` to the submission queue while they fit. Returns whether a request moved.
+    /// Moves requests from `overflow` to the submission queue until the queue is full. Returns whether a request moved.
     fn refill(&mut self) -> bool {
         let mut queue = self.ring.submission();
         let before = self.overflow.len();
@@ -218,7 +218,8 @@ fn setup_cause(error: &io::Error) -> &'static str {
     }
 }
 
-/// Makes the error for `what` the kernel refused, with its `cause`.
+/// Makes the error for a refusal by the kernel: the refused call or object (`what`), the likely cause, and the kernel's
+/// error.
 fn refusal(what: &str, cause: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the kernel refused {what}: {error}; {cause}"))
 }

@@ -12,7 +12,7 @@ use super::{Uring, error_of};
 
 #[expect(private_bounds, reason = "only this crate has another kernel, for its tests")]
 impl<K: Kernel> Uring<K> {
-    /// Queues a send, if the connection is open.
+    /// Queues the send of `span`, if the connection is open.
     ///
     /// # Panics
     /// When the slot has a send in flight.
@@ -36,7 +36,7 @@ impl<K: Kernel> Uring<K> {
         unsafe { self.kernel.push(request) };
     }
 
-    /// Handles the completion of a send.
+    /// Handles the completion of a send: continues a short send, or reports `Sent` or `Failed`.
     pub(super) fn sent(&mut self, id: SendId, result: i32, events: &mut Vec<IoEvent>) {
         let send = self.sends.at(id);
         let slot = send.slot;

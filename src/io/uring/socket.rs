@@ -1,9 +1,9 @@
-//! The state of one socket in the ring.
+//! The state of one slot in the io_uring's table of descriptors.
 
 use crate::io::Close;
 use crate::io::sends::SendId;
 
-/// A slot of the ring's descriptor table, and the socket in it.
+/// The state of one slot in the io_uring's table of descriptors, and of the connection in the slot.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UringSocket {
     /// The connection's send in flight.

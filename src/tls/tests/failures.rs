@@ -31,7 +31,7 @@ fn garbage_gets_an_alert_when_the_caller_shuts_down() {
         );
         rig.transport.shutdown(0);
         rig.turn();
-        // RFC 8446 §6: a record of type alert that is fatal.
+        // RFC 8446 §6: the server sends a record of type alert (21) that is fatal (2).
         let out = rig.wire().out.clone();
         assert!(out[0] == 21 && out[5] == 2, "{out:?}");
         assert_eq!(rig.wire().asked, [Asked::Shutdown(0)]);
@@ -60,7 +60,7 @@ fn no_common_protocol_is_an_alert() {
     );
     let answer = std::mem::take(&mut rig.wire().out);
     client.read_tls(&mut &answer[..]).expect("from memory");
-    // RFC 7301 §3.2
+    // RFC 7301 §3.2: without a common protocol, the server sends the alert no_application_protocol.
     let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
     assert_eq!(client.process_new_packets().expect_err("an alert"), alert);
 }
@@ -141,7 +141,7 @@ fn records_before_a_broken_one_in_the_same_buffer_count() {
 fn a_handshake_message_without_end_is_refused() {
     let mut rig = Rig::new(&BOTH);
     rig.accept(0, 1);
-    // A ClientHello of 64,000 bytes in records of one byte.
+    // The client sends a ClientHello of 64,000 bytes in records of one byte.
     rig.arrive(0, b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00");
     for _ in 0..60_000 {
         rig.arrive(0, b"\x16\x03\x01\x00\x01\x00");

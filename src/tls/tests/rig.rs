@@ -23,9 +23,9 @@ pub(super) struct Rig {
     pub(super) config: Arc<ClientConfig>,
     /// The plaintext that the server received.
     pub(super) heard: Vec<u8>,
-    /// The slot of each send that the backend has completed, in their order.
+    /// The slot of each send that the backend has completed, in order.
     pub(super) answered: Vec<Slot>,
-    /// Number of `Received` events.
+    /// Number of `Received` events so far.
     pub(super) received: usize,
     /// All events other than `Received`.
     pub(super) events: Vec<Event>,
@@ -122,7 +122,7 @@ impl Rig {
             self.next_piece += 1;
             let (piece, rest) = bytes.split_at(len);
             self.queue(slot, piece);
-            // Some pieces arrive in the same turn.
+            // Up to three pieces arrive in one turn.
             if self.next_piece.is_multiple_of(3) || rest.is_empty() {
                 self.turn();
             }
@@ -212,7 +212,7 @@ impl Rig {
         }
     }
 
-    /// Sends `bytes` from the client, and checks that the server receives them.
+    /// Sends `bytes` from the client, and checks that the server receives exactly these bytes.
     pub(super) fn hear(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -223,14 +223,14 @@ impl Rig {
         assert!(std::mem::take(&mut self.heard) == bytes, "the server receives the bytes");
     }
 
-    /// Sends `bytes` from the server, and checks that the client reads them.
+    /// Sends `bytes` from the server, and checks that the client reads exactly these bytes.
     pub(super) fn say(&mut self, slot: Slot, client: &mut ClientConnection, bytes: &[u8]) {
         self.send(slot, Span::copy_of(bytes));
         assert!(self.talk(slot, client) == bytes, "the client reads the bytes");
         assert_eq!(self.sent(), 1);
     }
 
-    /// Removes the `Sent` events. Returns their number.
+    /// Removes the `Sent` events from `events`, and returns the number removed.
     pub(super) fn sent(&mut self) -> usize {
         let before = self.events.len();
         self.events.retain(|event| !matches!(event, Event::Io(IoEvent::Sent { .. })));

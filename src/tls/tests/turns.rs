@@ -161,7 +161,7 @@ fn a_client_that_sends_much_before_its_handshake_step_is_paused() {
     for slot in 1..=HANDSHAKES_A_TURN as u32 {
         rig.queue(slot, b"\x16\x03\x01\x02\x00\x01");
     }
-    // A ClientHello of 64,000 bytes in records of 255 bytes.
+    // The client sends a ClientHello of 64,000 bytes in records of 255 bytes.
     let mut hello = b"\x16\x03\x01\x00\x04\x01\x00\xfa\x00".to_vec();
     (0..100).for_each(|_| {
         hello.extend(b"\x16\x03\x01\x00\xff");
