@@ -78,7 +78,7 @@ impl TlsConnection {
         self.session.as_mut().map(Session::take_outgoing).unwrap_or_default()
     }
 
-    /// Returns whether the client's input is still processed.
+    /// Returns whether the layer still processes the client's input.
     pub(super) fn is_listening(&self) -> bool {
         self.state == TlsState::Open && !self.is_broken && !self.has_ended
     }

@@ -27,7 +27,7 @@ pub(super) struct Session {
     connection: UnbufferedServerConnection,
     /// Received bytes of an incomplete record, or of an incomplete handshake message that spans records.
     partial: Vec<u8>,
-    /// Start of the incomplete record in `partial`. The complete records in front of it were processed.
+    /// Offset of the incomplete record in `partial`. TLS has processed the complete records in front of this offset.
     open_at: usize,
     /// Messages of the TLS protocol that wait to be sent: handshake messages, tickets, alerts.
     outgoing: Vec<u8>,
@@ -83,7 +83,7 @@ impl Session {
         len
     }
 
-    /// Decrypts input in place, and appends the plaintext to `plaintext`.
+    /// Decrypts `input` in place, and appends the plaintext to `plaintext`.
     ///
     /// # Errors
     /// When the client broke a rule of TLS. The outgoing messages then contain the alert for the client.
@@ -162,7 +162,7 @@ impl Session {
         self.check_partial()
     }
 
-    /// Checks that `partial` is not longer than [`MAX_PARTIAL_LEN`].
+    /// Returns an error when `partial` is longer than [`MAX_PARTIAL_LEN`].
     fn check_partial(&self) -> Result<(), Error> {
         if self.partial.len() > MAX_PARTIAL_LEN {
             return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge));
@@ -192,7 +192,7 @@ impl Session {
         }
     }
 
-    /// Calls `write` to append up to `room` bytes to `out`. Calls it again with more room if it needs more.
+    /// Calls `write` to append up to `room` bytes to `out`. Calls `write` again with more room if it asks for more.
     fn write(
         &mut self,
         mut room: usize,
@@ -250,7 +250,7 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) 
     out.truncate(start + written);
 }
 
-/// Returns the number of bytes missing from the record at the start of `bytes`, or from its header.
+/// Returns the number of bytes missing from the first record in `bytes`, or from its header while that is incomplete.
 fn missing_len(bytes: &[u8]) -> usize {
     record_len(bytes).unwrap_or(HEADER_LEN) - bytes.len()
 }

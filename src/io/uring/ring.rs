@@ -99,7 +99,7 @@ impl Ring {
     }
 
     /// Submits all queued requests and waits for a completion, for at most `timeout`. After many arrivals, the kernel
-    /// reports only a part of their completions; [`Ring::look`] gets more.
+    /// reports only a part of the completions; [`Ring::look`] gets more.
     pub(super) fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         while !self.overflow.is_empty() {
             ignore_transient(self.ring.submit())?;
@@ -132,7 +132,7 @@ impl Ring {
         self.outstanding -= into[from..].iter().filter(|completion| completion.is_last).count();
     }
 
-    /// Returns the number of times that the completion queue was full, so far.
+    /// Returns the number of times that the completion queue was full.
     pub(super) fn overflows(&self) -> u64 {
         self.overflows
     }
