@@ -54,7 +54,7 @@ pub(crate) enum HostRule {
     /// The listener has a loopback or private address. Requests are checked with configured host names. Without them,
     /// handshakes of web pages are checked unless origins are configured.
     Local,
-    /// The listener has a public address, or all addresses. Requests are checked only with configured host names.
+    /// The listener has a public address, or all addresses. Host headers are checked only if host names are configured.
     Public,
 }
 

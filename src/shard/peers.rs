@@ -75,7 +75,8 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Sets the client address that a proxy named, and counts the connection for that address.
+    /// Sets the client address that a proxy named, and counts the connection for that address. `head_only`: a refusal has
+    /// no body, because the request is HEAD.
     fn set_peer(&mut self, slot: Slot, peer: IpAddr, head_only: bool) {
         let counts = !self.is_proxy(peer);
         let connection = &mut self.connections[slot as usize];

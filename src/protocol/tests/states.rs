@@ -121,8 +121,8 @@ fn a_ping_gives_the_right_event_in_every_state() {
         // An error in a request head that arrives in parts may be found only at the end of the head.
         S::New => Some(Seen::Refused(Status::BadRequest)),
         S::Open | S::MidMessage => Some(Seen::Ping(b"?".to_vec())),
-        // In the middle of a frame, its missing part consumes the input. The input completes the payload but not the
-        // header.
+        // A started frame takes the input as its missing part. The input is long enough to end a started payload, but too
+        // short to end a started header.
         S::MidPayload => {
             let mut tail = [0x89, 0x81, 0x37];
             naive::unmask(&mut tail, [0x37, 0xfa, 0x21, 0x3d], 2);
