@@ -5,11 +5,11 @@
 //! rules keep such a pause from closing clients that did nothing wrong:
 //!
 //! 1. **Input first.** A deadline is judged only after the sockets were polled again since it passed. If that poll
-//! reports nothing, one poll is enough: the wait was not interrupted. Otherwise, and after a turn that began late, the
-//! shard polls until no events are reported. The number of polls is limited by the number of clients, so a flood cannot
-//! keep deadlines from being judged.
+//!    reports nothing, one poll is enough: the wait was not interrupted. Otherwise, and after a turn that began late, the
+//!    shard polls until no events are reported. The number of polls is limited by the number of clients, so a flood cannot
+//!    keep deadlines from being judged.
 //! 2. **A pause does not count.** The clock stands still during a long pause, and so all deadlines move. A client that
-//! had two seconds left to finish a handshake, or to take its last bytes, still has two seconds.
+//!    had two seconds left to finish a handshake, or to take its last bytes, still has two seconds.
 
 use std::time::Duration;
 
