@@ -13,6 +13,9 @@ use super::answers::{Answer, Response, answer, late_response, refusal};
 
 /// Time limit for a client to send its whole request, and again to take the whole response.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Time limit for a survey of the shards, far above the limits of two surveys in a row. A client that waits for the
+/// server does nothing wrong, so a busy machine must not cost it its answer.
+const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 /// Time limit for a client to end its direction of the stream after the response.
 const LINGER: Duration = Duration::from_millis(500);
 /// Maximum number of reads from one connection per event, so that a fast sender does not hold up other connections.
@@ -70,8 +73,7 @@ impl AdminConnection {
                 Request::Answered(Answer::Now(response)) => self.respond(response, now),
                 Request::Answered(later) => {
                     self.state = State::Waiting;
-                    // A survey of the shards has a shorter time limit than this deadline.
-                    self.deadline = now + PATIENCE;
+                    self.deadline = now + SURVEY_LIMIT;
                     Next::Ask(later)
                 }
             },
