@@ -16,7 +16,7 @@ use crate::support::metrics::{Metrics, http_get};
 use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
 use crate::support::raw::{BINARY, RawClient, TEXT, close_payload, frame};
 use crate::support::tls::Identity;
-use crate::support::{TestServer, config, wait_until};
+use crate::support::{TIMEOUT, TestServer, config, wait_until};
 
 on_both_backends!(
     counters_match_known_traffic,
@@ -192,18 +192,24 @@ fn only_the_hung_shard_fails_the_health_check(backend: BackendName) {
     assert_eq!(body.lines().count(), 1, "{body}");
     assert!(body.starts_with(&format!("shard {owner} has not turned for ")), "{body}");
     // The admin listener answers new requests although many requests wait for the hung shard.
+    // HEAD requests, because a response without a body fits in the socket's buffer until the test reads it.
     let waiting: Vec<_> = (0..100)
-        .flat_map(|_| ["/healthz", "/metrics"])
-        .map(|path| {
-            let mut raw = RawClient::connect(admin);
-            raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
-            (path, raw)
+        .flat_map(|_| [("/healthz", 503), ("/metrics", 200)])
+        .map(|(path, status)| {
+            let mut stream = TcpStream::connect(admin).expect("connected");
+            stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
+            stream
+                .write_all(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+                .expect("sent");
+            (path, status, stream)
         })
         .collect();
     assert!(get_with_timeout(admin, "/readyz").expect("an answer").starts_with("HTTP/1.1 200 "));
     assert!(get_with_timeout(admin, "/healthz").expect("an answer").starts_with("HTTP/1.1 503 "));
-    for (path, mut raw) in waiting {
-        assert_eq!(raw.receive_response().status, if path == "/healthz" { 503 } else { 200 }, "{path}");
+    for (path, status, mut stream) in waiting {
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {response}");
     }
     let metrics = Metrics::fetch(admin);
     assert!(metrics.sum("uproar_turn_age_seconds", &[("shard", &owner.to_string())]) >= 5.0);
@@ -325,9 +331,13 @@ fn health_checks_are_answered_beside_a_thousand_silent_and_slow_clients(backend:
         drop(unread);
     });
     // The admin listener has closed its oldest connections to accept newer ones.
-    silent[0].set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-    let end = silent[0].read(&mut [0; 1024]);
-    assert!(matches!(end, Ok(0)) || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    silent[0].set_read_timeout(Some(TIMEOUT)).expect("a time-out");
+    // On a busy machine, a client whose request was late may have got a response before the end.
+    let end = silent[0].read_to_end(&mut Vec::new());
+    assert!(
+        end.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |_| true),
+        "the connection is closed: {end:?}"
+    );
     drop(server);
 }
 

@@ -147,6 +147,7 @@ fn an_unknown_variable_causes_a_warning_with_a_hint() {
 fn a_connection_limit_above_the_descriptor_limit_is_lowered_with_a_warning() {
     let args = ["--max-connections=5000", "--workers=1", "--backend=epoll"];
     let server = Process::start_with_descriptors(64, &args);
+    wait_until("the log tells the limit", || server.log().contains("room for "));
     let log = server.log();
     let limit = log.split("the limit is ").nth(1).and_then(|rest| rest.split(';').next()).expect("a warning");
     assert!(limit.parse::<u32>().is_ok_and(|limit| limit < 64), "{log}");
