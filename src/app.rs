@@ -7,8 +7,10 @@ mod chat;
 mod echo;
 mod relay;
 mod strip;
+mod timers;
 
 use std::any::Any;
+use std::time::Duration;
 
 pub use crate::hub::{ClientId, Kind, Message, Note};
 use crate::hub::{Hub, Slot};
@@ -18,6 +20,7 @@ pub use crate::token::Claims;
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
+pub(crate) use timers::AppTimers;
 
 /// The HTML page of the chat, as the server sends it to browsers.
 pub const CHAT_PAGE: &str = include_str!("app/chat.html");
@@ -86,6 +89,12 @@ pub trait App {
         false
     }
 
+    /// Prepares the instance, for example sets a first timer. Called once, on the shard's thread, before all other
+    /// handlers that get a context.
+    fn on_start(&mut self, context: &mut Context<'_>) {
+        let _ = context;
+    }
+
     /// Handles a client that has opened its WebSocket connection. The client is not in a room yet.
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>);
 
@@ -121,6 +130,12 @@ pub trait App {
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
+
+    /// Handles a timer that this instance set with [`Context::set_timer`]. The timer is over; set it again here for
+    /// work that repeats.
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        let _ = (context, token);
+    }
 }
 
 /// Context of a handler call: the actions that an application's handler can take.
@@ -132,8 +147,17 @@ pub struct Context<'a> {
     /// Index of the shard that runs the handler.
     pub(crate) shard: u16,
     pub(crate) shard_count: u16,
+    pub(crate) state: &'a mut ContextState,
+}
+
+/// The part of a [`Context`] that outlives a handler call.
+#[derive(Debug, Default)]
+pub(crate) struct ContextState {
     /// Clients that the shard closes after the handler has returned.
-    pub(crate) closing: &'a mut Vec<Closing>,
+    pub(crate) closing: Vec<Closing>,
+    pub(crate) timers: AppTimers,
+    /// Time of the current turn, in milliseconds of the shard's clock.
+    pub(crate) now_ms: u64,
 }
 
 /// A request of the application to close a client.
@@ -159,6 +183,25 @@ impl Context<'_> {
     /// can also use the home shard for state that exists once on the server, keyed by name.
     pub fn home_of(&self, name: &str) -> u16 {
         self.hub.home_of(name)
+    }
+
+    /// Returns the time of the shard's clock, counted from an arbitrary start. The time never goes back, stays the same
+    /// during a handler call, and differs between shards. The clock stands still while the process is paused for more
+    /// than half a second, for example by SIGSTOP.
+    pub fn now(&self) -> Duration {
+        Duration::from_millis(self.state.now_ms)
+    }
+
+    /// Sets a timer of this application instance: the shard calls [`App::on_timer`] with `token` once, when `after` has
+    /// passed since [`Context::now`]. Replaces a timer with the same token that has not fired. A timer has a resolution
+    /// of a millisecond and never fires early. It wakes a shard that sleeps.
+    pub fn set_timer(&mut self, after: Duration, token: u64) {
+        self.state.timers.set(self.state.now_ms, after, token);
+    }
+
+    /// Cancels the timer with this token. Does nothing when no such timer is set.
+    pub fn cancel_timer(&mut self, token: u64) {
+        self.state.timers.cancel(token);
     }
 
     /// Returns whether the client is connected to this shard.
@@ -240,7 +283,7 @@ impl Context<'_> {
     pub fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) {
         assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
         if let Some(slot) = self.hub.find(client) {
-            self.closing.push(Closing { slot, code, reason: reason.into() });
+            self.state.closing.push(Closing { slot, code, reason: reason.into() });
         }
     }
 

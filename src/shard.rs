@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::app::{App, Closing};
+use crate::app::{App, ContextState};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
 use crate::protocol::Reader;
@@ -134,8 +134,8 @@ pub(crate) struct Shard<B> {
     /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
     /// entry.
     expiries: HashMap<Slot, u64>,
-    /// Clients that the application asked to close, with close code and reason.
-    closing: Vec<Closing>,
+    /// State of the application's contexts: its timers, and clients that it asked to close.
+    context: ContextState,
     /// State of the server's shutdown. `None` until the server is told to shut down.
     drain: Option<drain::Drain>,
     samples: measure::Samples,
@@ -153,7 +153,7 @@ impl<B: Backend> Shard<B> {
     /// Creates a shard from its parts.
     pub(crate) fn new(parts: Parts<B>) -> Self {
         let Parts { settings, transport, hub, app, mailbox, addresses, shared, stats } = parts;
-        Self {
+        let mut shard = Self {
             reader: Reader::new(settings.limits),
             journal: Journal::new(settings.id.index),
             settings,
@@ -175,12 +175,14 @@ impl<B: Backend> Shard<B> {
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
             expiries: HashMap::new(),
-            closing: Vec::new(),
+            context: ContextState::default(),
             drain: None,
             samples: measure::Samples::default(),
             shared,
             stats,
-        }
+        };
+        shard.start_app();
+        shard
     }
 
     /// Runs turns until the server's shutdown is complete.
@@ -225,6 +227,7 @@ impl<B: Backend> Shard<B> {
         // process, the shard reads input for several turns before it judges deadlines.
         if self.clock.may_judge() {
             self.fire_timers();
+            self.fire_app_timers();
             self.drain_step();
         }
         self.journal.tick(self.now_ms);
@@ -240,6 +243,7 @@ impl<B: Backend> Shard<B> {
     fn tell_time(&mut self, events: usize) {
         let paused_ms = self.clock.begin_turn(self.transport.now_ms(), self.timeout, events, self.live);
         self.now_ms = self.clock.now_ms();
+        self.context.now_ms = self.now_ms;
         if paused_ms >= PAUSE_LOG_MS {
             let worker = self.settings.id.index + 1;
             warn!(
@@ -276,7 +280,12 @@ impl<B: Backend> Shard<B> {
         }
         let retry = self.stuck.any.then_some(self.now_ms + STUCK_RETRY_MS);
         let timers = [self.timers.next_due_ms(), self.flow.next_due_ms(), self.hub.next_tick_ms()];
-        let deadlines = timers.into_iter().chain([self.next_drain_ms(), self.journal.next_due_ms(), retry]);
+        let deadlines = timers.into_iter().chain([
+            self.next_drain_ms(),
+            self.journal.next_due_ms(),
+            self.context.timers.next_due_ms(),
+            retry,
+        ]);
         let next = deadlines.flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.now_ms).max(1)))
     }

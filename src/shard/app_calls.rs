@@ -60,6 +60,21 @@ impl<B: Backend> Shard<B> {
         self.with_client(slot, |app, context, client| app.on_close(context, client));
     }
 
+    /// Calls the application's `on_start`, before the first turn.
+    pub(super) fn start_app(&mut self) {
+        self.context.now_ms = self.now_ms;
+        self.with_app(|app, context| app.on_start(context));
+        // The first turn may wait for long, so it must not keep mail for other shards.
+        self.post();
+    }
+
+    /// Calls the application's `on_timer` for each of its timers whose deadline has passed.
+    pub(super) fn fire_app_timers(&mut self) {
+        while let Some(token) = self.context.timers.expired(self.now_ms) {
+            self.with_app(|app, context| app.on_timer(context, token));
+        }
+    }
+
     /// Calls a handler of the application for a client. If the handler panics, only this client is closed, with code
     /// 1011.
     fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {
@@ -76,14 +91,14 @@ impl<B: Backend> Shard<B> {
         handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let ShardId { index: shard, count: shard_count } = self.settings.id;
-        let mut context = Context { hub: &mut self.hub, shard, shard_count, closing: &mut self.closing };
+        let mut context = Context { hub: &mut self.hub, shard, shard_count, state: &mut self.context };
         let app = &mut *self.app;
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
         if result.is_err() {
             error!("a handler of the application panicked");
             self.stats.panics.add(1);
         }
-        while let Some(Closing { slot, code, reason }) = self.closing.pop() {
+        while let Some(Closing { slot, code, reason }) = self.context.closing.pop() {
             self.begin_closing(slot, true, code, &reason);
         }
         result.ok()

@@ -81,7 +81,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("connections", self.live),
             ("held streams", self.flow.held()),
             ("paused publishers", self.flow.publishers()),
-            ("closings", self.closing.len()),
+            ("closings", self.context.closing.len()),
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("clients in the hub", self.hub.occupied()),

@@ -34,6 +34,7 @@ mod service;
 mod structured;
 mod takeover;
 mod timeouts;
+mod timers;
 mod tls;
 mod tokens;
 mod unix_socket;
