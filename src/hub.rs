@@ -54,6 +54,7 @@ mod direct;
 mod inspect;
 mod log;
 mod membership;
+mod memberships;
 mod message;
 mod order;
 mod outbox;
@@ -75,7 +76,7 @@ pub use crate::protocol::frame::Kind;
 use crate::protocol::frame::encode_header;
 
 pub use self::batch::{Batch, Delivery, Entry, Note, Request};
-use self::membership::Membership;
+use self::memberships::Memberships;
 pub use self::message::Message;
 use self::outbox::Outbox;
 pub use self::room::Slot;
@@ -187,13 +188,13 @@ pub struct ClientId {
     pub number: u64,
 }
 
-/// The hub's state of one connection. An idle connection in one room owns no memory beyond this struct.
+/// The hub's state of one connection. An idle connection in one or two rooms owns no memory beyond this struct.
 #[derive(Debug, Default)]
 struct Client {
     /// Number of the connection in this slot, 0 when the slot is free.
     number: u64,
     outbox: Option<Box<Outbox>>,
-    memberships: SmallVec<[Membership; 2]>,
+    memberships: Memberships,
     encoding: Encoding,
     /// Whether the client has a send in flight.
     sending: bool,
@@ -232,6 +233,8 @@ pub struct Hub {
     /// by now.
     lagged: VecDeque<(u64, Lagged)>,
     outgoing: Vec<Outgoing>,
+    /// Whether a message was published to a saturated room since the last [`Hub::take_overload`].
+    overloaded: bool,
     /// Number of saturated rooms. Publishers to a saturated room must wait.
     saturated: usize,
     #[expect(clippy::vec_box, reason = "the box itself moves from client to client")]
@@ -262,6 +265,7 @@ impl Hub {
             busy_turns: 0,
             lagged: VecDeque::new(),
             outgoing: (0..options.shards).map(|_| Outgoing::default()).collect(),
+            overloaded: false,
             saturated: 0,
             spare_outboxes: Vec::new(),
             spare_chunks: SpareChunks::default(),
@@ -343,7 +347,10 @@ impl Hub {
     /// to all members.
     pub fn publish(&mut self, room: &str, message: Message<'_>) {
         let (home, key) = match self.rooms.find(room) {
-            Some(id) => (self.rooms[id].home_shard, self.rooms[id].home_key),
+            Some(id) => {
+                self.overloaded |= self.rooms[id].saturated;
+                (self.rooms[id].home_shard, self.rooms[id].home_key)
+            }
             None => (self.home_of(room), None),
         };
         self.outgoing[home as usize].requests.publish(room, key, message);
@@ -351,8 +358,9 @@ impl Hub {
 
     /// Publishes a message to every room of which the client at `slot` is a member.
     pub fn publish_from(&mut self, slot: Slot, message: Message<'_>) {
-        for membership in &self.clients[slot as usize].memberships {
+        for membership in self.clients[slot as usize].memberships.iter() {
             let room = &self.rooms[membership.room];
+            self.overloaded |= room.saturated;
             self.outgoing[room.home_shard as usize].requests.publish(&room.name, room.home_key, message);
         }
     }

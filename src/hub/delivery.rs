@@ -2,6 +2,7 @@
 
 use crate::protocol::frame::frames;
 
+use super::memberships::Place;
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
 use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
@@ -42,8 +43,16 @@ impl Hub {
             self.slice -= 1;
             let clients = &self.clients;
             match self.rooms[id].visit(|slot| clients[slot as usize].is_busy()) {
-                Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
+                Visit::Send(slot, span, count) => {
+                    if self.clients[slot as usize].memberships.is_many()
+                        && let Some(index) = self.rooms[id].visited()
+                    {
+                        self.owe_rest(id, index);
+                    }
+                    return Some(self.start_sending(slot, span, count));
+                }
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Busy(slot, place) => self.owe(slot, place),
                 Visit::Nothing => {}
                 Visit::Over => self.finish_pass(id),
             }
@@ -73,8 +82,8 @@ impl Hub {
         !self.ready.is_empty() || !self.passes.is_empty()
     }
 
-    /// Completes the client's send in flight. Returns whether nothing else is pending for the client.
-    pub fn sent(&mut self, slot: Slot) -> bool {
+    /// Completes the client's send in flight, and queues the client if more is pending for it.
+    pub fn sent(&mut self, slot: Slot) {
         let client = &mut self.clients[slot as usize];
         client.sending = false;
         if let Some(mut drained) = client.outbox.take_if(|outbox| outbox.len() == 0)
@@ -83,31 +92,32 @@ impl Hub {
         {
             self.spare_outboxes.push(drained);
         }
-        !self.serve_again(slot)
-    }
-
-    /// Returns whether messages are pending for the client, and queues the client for them. Messages in the last chunk
-    /// of a room with a queued pass wait for that pass. Without the wait, the clients served first would need a send
-    /// for each message.
-    fn serve_again(&mut self, slot: Slot) -> bool {
-        let client = &self.clients[slot as usize];
-        let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
-        let mut has_pending = at_once;
-        for membership in &client.memberships {
-            let room = &mut self.rooms[membership.room];
-            let member = &room.members[membership.index as usize];
-            if room.is_current(member) {
-                continue;
-            }
-            let can_wait = room.queued && room.is_nearly_current(member);
-            room.revisit |= can_wait;
-            at_once |= !can_wait;
-            has_pending = true;
-        }
-        if at_once {
+        if self.must_serve(slot) {
             self.queue_client(slot);
         }
-        has_pending
+    }
+
+    /// Returns whether the client must be served before the passes over its rooms. Messages in the last chunk of a room
+    /// with a queued pass wait for that pass. Without the wait, the clients served first would need a send for each
+    /// message.
+    fn must_serve(&mut self, slot: Slot) -> bool {
+        let Self { clients, rooms, .. } = self;
+        let client = &mut clients[slot as usize];
+        let mut at_once = client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0);
+        let Some(many) = client.memberships.many() else {
+            for membership in client.memberships.few() {
+                at_once |= rooms[membership.room].owes_at_once(membership.index);
+            }
+            return at_once;
+        };
+        // Each queued room is looked at until one must not wait, so the work is constant for each time a room is queued.
+        while !at_once && let Some((membership, _)) = many.first_owed() {
+            at_once = rooms[membership.room].owes_at_once(membership.index);
+            if !at_once {
+                many.settle_first();
+            }
+        }
+        at_once
     }
 
     /// Returns the next report about a client that lagged. Unless the caller closes the client, it continues with the
@@ -122,10 +132,10 @@ impl Hub {
         None
     }
 
-    /// Returns whether the client is a member of a saturated room, so that it must wait before it publishes.
-    pub fn is_saturated_for(&self, slot: Slot) -> bool {
-        let mut memberships = self.clients[slot as usize].memberships.iter();
-        self.saturated > 0 && memberships.any(|membership| self.rooms[membership.room].saturated)
+    /// Returns whether a message was published to a saturated room since the last call. Its publisher must wait before
+    /// it publishes more.
+    pub fn take_overload(&mut self) -> bool {
+        std::mem::take(&mut self.overloaded)
     }
 
     /// Returns whether any room is saturated: too many bytes were not offered to all members, so publishers must wait.
@@ -176,18 +186,58 @@ impl Hub {
                 false => self.hand_over(slot, span, count),
             });
         }
+        if client.memberships.is_many() {
+            return self.next_owed(slot);
+        }
         for _ in 0..client.memberships.len() {
-            let membership = client.memberships[0];
-            client.memberships.rotate_left(1);
+            let memberships = client.memberships.few();
+            let membership = memberships[0];
+            memberships.rotate_left(1);
             match self.rooms[membership.room].take(membership.index as usize) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
                 Visit::Lagged(slot, missed) => {
                     self.lagged.push_back((client.number, Lagged { slot, missed }));
                 }
-                Visit::Nothing | Visit::Over => {}
+                Visit::Busy(..) | Visit::Nothing | Visit::Over => {}
             }
         }
         None
+    }
+
+    /// Starts the next send to a client in many rooms, from the first of the rooms that are queued for it.
+    fn next_owed(&mut self, slot: Slot) -> Option<Outbound> {
+        loop {
+            let many = self.clients[slot as usize].memberships.many()?;
+            let (membership, place) = many.first_owed()?;
+            many.settle_first();
+            let room = &mut self.rooms[membership.room];
+            match room.take(membership.index as usize) {
+                Visit::Send(slot, span, count) => {
+                    if !room.is_current(&room.members[membership.index as usize]) {
+                        many.owe(place);
+                    }
+                    return Some(self.start_sending(slot, span, count));
+                }
+                Visit::Lagged(slot, missed) => self.lag(slot, missed),
+                Visit::Busy(..) | Visit::Nothing | Visit::Over => {}
+            }
+        }
+    }
+
+    /// Queues room `id` for the client of its member at `index`, if the client is in many rooms and the room has
+    /// messages for it. The caller queues the client or starts a send to it.
+    pub(super) fn owe_rest(&mut self, id: RoomId, index: usize) {
+        let room = &self.rooms[id];
+        let member = &room.members[index];
+        if let Some(place) = member.place().filter(|_| !room.is_current(member)) {
+            self.owe(member.slot, place);
+        }
+    }
+
+    fn owe(&mut self, slot: Slot, place: Place) {
+        if let Some(many) = self.clients[slot as usize].memberships.many() {
+            many.owe(place);
+        }
     }
 
     /// Starts a send of frames to the client, compressed first for [`Encoding::Dedicated`].
@@ -217,7 +267,8 @@ impl Hub {
         if compressed.len() == span.len() { span } else { Span::copy_of(&compressed) }
     }
 
-    /// Returns whether the client's outbox or one of its rooms has something not yet handed out to the client.
+    /// Returns whether the client's outbox or one of its rooms has something not yet handed out to the client. Looks at
+    /// every room of the client; a finished client has none.
     pub(super) fn has_pending(&self, slot: Slot) -> bool {
         let client = &self.clients[slot as usize];
         client.outbox.as_ref().is_some_and(|outbox| outbox.len() > 0)

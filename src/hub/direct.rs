@@ -52,7 +52,8 @@ impl Hub {
         self.clients[slot as usize].outbox.as_ref().map_or(0, |outbox| outbox.len())
     }
 
-    /// Returns whether no send to the client is in flight and nothing is pending for it.
+    /// Returns whether no send to the client is in flight and nothing is pending for it. Takes time in proportion to the
+    /// number of the client's rooms; a finished client has none.
     pub fn is_idle(&self, slot: Slot) -> bool {
         !self.clients[slot as usize].sending && !self.has_pending(slot)
     }

@@ -1,16 +1,9 @@
 //! Memberships: how clients join and leave rooms.
 
+use super::memberships::Membership;
 use super::room::Visit;
 use super::rooms::RoomId;
 use super::{ClientId, Encoding, Hub, Slot};
-
-/// A client's membership in a room.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Membership {
-    pub(super) room: RoomId,
-    /// The client's index in the room's list of members.
-    pub(super) index: u32,
-}
 
 impl Hub {
     /// Makes the client a member of `room`, and first sends it at most `history` messages of the room's history. Does
@@ -18,14 +11,18 @@ impl Hub {
     pub fn join(&mut self, slot: Slot, room: &str, history: u32) {
         debug_assert!(!self.clients[slot as usize].finished, "a finished client joins no room");
         let id = self.find_or_make(room);
-        if self.clients[slot as usize].memberships.iter().any(|membership| membership.room == id) {
+        if self.clients[slot as usize].memberships.find(id).is_some() {
             return;
         }
+        self.make_space(slot);
         let history_bytes = self.options.history_bytes;
         let room = &mut self.rooms[id];
         let compressed = self.clients[slot as usize].encoding == Encoding::Shared;
-        let index = room.add(slot, compressed, history.min(self.options.history), history_bytes) as u32;
-        self.clients[slot as usize].memberships.push(Membership { room: id, index });
+        let index = room.add(slot, compressed, history.min(self.options.history), history_bytes);
+        let place =
+            self.clients[slot as usize].memberships.insert(Membership { room: id, index: index as u32 });
+        room.members[index].set_place(place);
+        self.owe_rest(id, index);
         self.weigh(id);
         self.queue_client(slot);
     }
@@ -34,8 +31,10 @@ impl Hub {
     pub fn leave(&mut self, slot: Slot, room: &str) {
         let Some(id) = self.rooms.find(room) else { return };
         let memberships = &mut self.clients[slot as usize].memberships;
-        if let Some(at) = memberships.iter().position(|membership| membership.room == id) {
-            let membership = memberships.swap_remove(at);
+        if let Some(membership) = memberships.remove(id) {
+            if let Some(last) = memberships.shrink() {
+                self.rooms[last.room].members[last.index as usize].set_place(None);
+            }
             self.end_membership(slot, membership, true);
         }
     }
@@ -52,7 +51,7 @@ impl Hub {
     }
 
     pub(super) fn leave_all(&mut self, slot: Slot, send_pending: bool) {
-        while let Some(membership) = self.clients[slot as usize].memberships.pop() {
+        for membership in std::mem::take(&mut self.clients[slot as usize].memberships).iter() {
             self.end_membership(slot, membership, send_pending);
         }
     }
@@ -66,13 +65,21 @@ impl Hub {
         let room = &mut self.rooms[membership.room];
         let clients = &mut self.clients;
         room.remove(membership.index as usize, |moved, index| {
-            let memberships = &mut clients[moved as usize].memberships;
-            if let Some(other) = memberships.iter_mut().find(|other| other.room == membership.room) {
-                other.index = index as u32;
-            }
+            let memberships = &mut clients[moved.slot as usize].memberships;
+            memberships.moved(membership.room, moved.place(), index as u32);
         });
         self.queue_client(slot);
         self.maybe_forget(membership.room);
+    }
+
+    /// Makes space for one more membership of the client. A client in many rooms gets an index of its memberships, and
+    /// a queue of the rooms that have messages for it.
+    fn make_space(&mut self, slot: Slot) {
+        for (membership, place) in self.clients[slot as usize].memberships.grow().into_iter().flatten() {
+            let index = membership.index as usize;
+            self.rooms[membership.room].members[index].set_place(Some(place));
+            self.owe_rest(membership.room, index);
+        }
     }
 
     /// Appends the room's messages that the member has not been sent to its outbox, as spans of the log's chunks.
@@ -81,7 +88,7 @@ impl Hub {
             match self.rooms[membership.room].take(membership.index as usize) {
                 Visit::Send(_, span, count) => self.outbox(slot).0.push(span, count),
                 Visit::Lagged(slot, missed) => self.lag(slot, missed),
-                Visit::Nothing | Visit::Over => return,
+                Visit::Busy(..) | Visit::Nothing | Visit::Over => return,
             }
         }
     }

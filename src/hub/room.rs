@@ -4,6 +4,7 @@ use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
 use super::log::Log;
+use super::memberships::Place;
 use super::rooms::{Rank, RoomKey};
 use super::times::Times;
 
@@ -14,14 +15,37 @@ pub type Slot = u32;
 /// value is the number of old messages that the member wants.
 const WAITING: u64 = u64::MAX - u32::MAX as u64;
 
+/// Place in `Member::bits` of a client in few rooms.
+const NO_PLACE: u32 = u32::MAX >> 1;
+
 /// A member of a room, with its cursor into the room's log.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) slot: Slot,
-    /// Whether the member reads the room's compressed log where that has the message.
-    pub(crate) compressed: bool,
+    /// Bit 0: whether the member reads the room's compressed log where that has the message. The other bits: the place
+    /// of the room among the client's many rooms, or [`NO_PLACE`].
+    bits: u32,
     /// Cursor: number of the next message to send to the member.
     pub(crate) cursor: u64,
+}
+
+impl Member {
+    fn new(slot: Slot, compressed: bool, cursor: u64) -> Self {
+        Self { slot, bits: NO_PLACE << 1 | u32::from(compressed), cursor }
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.bits & 1 == 1
+    }
+
+    /// Returns the place of the room among the client's many rooms. `None` for a client in few rooms.
+    pub(super) fn place(&self) -> Option<Place> {
+        Some(self.bits >> 1).filter(|place| *place != NO_PLACE)
+    }
+
+    pub(super) fn set_place(&mut self, place: Option<Place>) {
+        self.bits = place.unwrap_or(NO_PLACE) << 1 | self.bits & 1;
+    }
 }
 
 /// A pass: one walk over all members of a room that starts a send for each member with pending messages.
@@ -58,7 +82,10 @@ pub(crate) enum Visit {
     Send(Slot, Span, u64),
     /// The client lagged: its cursor fell out of the log. The last number counts the missed messages.
     Lagged(Slot, u64),
-    /// The visited member has no pending messages, or has a send in flight.
+    /// The visited member has pending messages, but its client has a send in flight. Reported for a client in many
+    /// rooms, with the place of this room among them.
+    Busy(Slot, Place),
+    /// The visited member has no pending messages, or its client has a send in flight.
     Nothing,
     /// The pass has visited all members.
     Over,
@@ -161,7 +188,7 @@ impl Room {
             false => WAITING + u64::from(history),
         };
         // A pass in progress will reach the new member, because it is the last in the list.
-        self.members.push(Member { slot, compressed, cursor });
+        self.members.push(Member::new(slot, compressed, cursor));
         if compressed {
             self.compressed_members += 1;
             let log = &self.log;
@@ -170,9 +197,9 @@ impl Room {
         self.members.len() - 1
     }
 
-    /// Removes the member at `index` from the room and from the pass in progress. Calls `moved` with the slot and the
-    /// new index of every other member whose index changes.
-    pub(crate) fn remove(&mut self, index: usize, mut moved: impl FnMut(Slot, usize)) -> Member {
+    /// Removes the member at `index` from the room and from the pass in progress. Calls `moved` with every other member
+    /// whose index changes, and its new index.
+    pub(crate) fn remove(&mut self, index: usize, mut moved: impl FnMut(&Member, usize)) -> Member {
         let mut gap = index;
         if let Some(pass) = self.pass.as_mut().filter(|pass| index < pass.at) {
             // The last visited member fills the gap, and an unvisited member takes the place of the last visited
@@ -181,16 +208,16 @@ impl Room {
             gap = pass.at;
             self.members.swap(index, gap);
             if index != gap {
-                moved(self.members[index].slot, index);
+                moved(&self.members[index], index);
             }
         }
         let member = self.members.swap_remove(gap);
-        if member.compressed {
+        if member.is_compressed() {
             self.compressed_members -= 1;
             self.compressed = self.compressed.take().filter(|_| self.compressed_members > 0);
         }
         if let Some(last) = self.members.get(gap) {
-            moved(last.slot, gap);
+            moved(last, gap);
         }
         if self.members.len() < self.members.capacity() / 4 {
             self.members.shrink_to(self.members.len() * 2);
@@ -220,6 +247,18 @@ impl Room {
         member.cursor >= self.log.last_chunk()
     }
 
+    /// Returns whether the room must send to the member at `index` before the next pass. If only the pass is to send,
+    /// ensures that a pass visits the member again.
+    pub(crate) fn owes_at_once(&mut self, index: u32) -> bool {
+        let member = &self.members[index as usize];
+        if self.is_current(member) {
+            return false;
+        }
+        let can_wait = self.queued && self.is_nearly_current(member);
+        self.revisit |= can_wait;
+        !can_wait
+    }
+
     /// Returns whether publishers should wait: more than half of the lag window was not offered to every member yet.
     pub(crate) fn is_saturated(&self, lag_window: usize) -> bool {
         self.log.end() - self.offered > lag_window as u64 / 2
@@ -232,7 +271,7 @@ impl Room {
         if !self.live || member.cursor == self.log.head() {
             return Visit::Nothing;
         }
-        let compressed = self.compressed.as_ref().filter(|_| member.compressed);
+        let compressed = self.compressed.as_ref().filter(|_| member.is_compressed());
         match compressed.and_then(|log| log.span(member.cursor)).or_else(|| self.log.span(member.cursor)) {
             Some((span, next)) => {
                 let count = next - member.cursor;
@@ -258,13 +297,21 @@ impl Room {
         let Some(member) = self.members.get(pass.at) else { return Visit::Over };
         let lagged = self.live && member.cursor < self.log.first();
         let found = match is_sending(member.slot) && !lagged {
-            true => Visit::Nothing,
+            true => match member.place().filter(|_| !self.is_current(member)) {
+                Some(place) => Visit::Busy(member.slot, place),
+                None => Visit::Nothing,
+            },
             false => self.take(pass.at),
         };
         pass.min_cursor = pass.min_cursor.min(self.members[pass.at].cursor);
         pass.at += 1;
         self.pass = Some(pass);
         found
+    }
+
+    /// Returns the index of the member that [`Room::visit`] has visited last.
+    pub(crate) fn visited(&self) -> Option<usize> {
+        self.pass.and_then(|pass| pass.at.checked_sub(1))
     }
 
     /// Ends the pass and trims frames that neither a member nor the history needs. Returns whether another pass is due,

@@ -38,8 +38,7 @@ impl Hub {
     /// or while the history has not arrived from the room's home shard.
     pub fn unsent(&self, slot: Slot, room: &str) -> Option<u64> {
         let id = self.rooms.find(room)?;
-        let memberships = &self.clients[slot as usize].memberships;
-        let membership = memberships.iter().find(|membership| membership.room == id)?;
+        let membership = self.clients[slot as usize].memberships.find(id)?;
         let room = &self.rooms[id];
         room.live.then(|| room.log.head() - room.members[membership.index as usize].cursor)
     }

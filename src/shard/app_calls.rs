@@ -33,8 +33,9 @@ impl<B: Backend> Shard<B> {
         }
         self.stats.messages_in.add(1);
         self.journal.heard(slot);
+        self.hub.take_overload();
         self.with_client(slot, |app, context, client| app.on_message(context, client, message));
-        let congested = self.is_congested() || self.hub.is_saturated_for(slot);
+        let congested = self.is_congested() | self.hub.take_overload();
         if congested && self.is_open(slot) {
             self.pause_publisher(slot);
         }

