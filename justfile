@@ -78,7 +78,7 @@ memory TOOL:
 
 # Test every interleaving of the flags that threads share
 loom:
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib sync
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --lib sync
 
 # Measure how 5,000 clients reconnect after a shutdown; DIRECTORY gets the figures
 drain DIRECTORY ROUNDS="3":
