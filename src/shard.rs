@@ -10,6 +10,7 @@ mod connection;
 mod drain;
 mod events;
 mod flow;
+mod handshakes;
 mod http;
 mod input;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use admission::Admission;
 use clock::Clock;
 use connection::{Connection, Phase};
 use flow::Flow;
+use handshakes::Handshakes;
 use journal::Journal;
 #[cfg(test)]
 pub(crate) use mailbox::mailbox_of;
@@ -125,6 +127,7 @@ pub(crate) struct Shard<B> {
     live: usize,
     timers: Timers<Slot>,
     flow: Flow,
+    handshakes: Handshakes,
     mailbox: Mailbox,
     /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
     addresses: Vec<Address>,
@@ -169,6 +172,7 @@ impl<B: Backend> Shard<B> {
             live: 0,
             timers: Timers::default(),
             flow: Flow::default(),
+            handshakes: Handshakes::default(),
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),

@@ -259,7 +259,7 @@ label! {
         Connections = "connections",
         /// Refusal reason: the client's address has reached its connection limit.
         Address = "address",
-        /// Refusal reason: the server has reached its limit for connections whose request is not complete.
+        /// Refusal reason: too many requests were not complete, so the oldest one of the address with the most was closed.
         Handshakes = "handshakes",
         /// Refusal reason: the TLS handshake failed, for lack of a common version, without TLS at all, or because the
         /// client rejected the certificate.

@@ -135,7 +135,8 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub max_connections_per_ip: u32,
 
-    /// Limit of connections that have not finished their HTTP request. A connection over it gets 503. 0: half of the
+    /// Limit of connections that have not finished their HTTP request; each worker has an equal part of it. At the
+    /// limit, a new connection closes the oldest unfinished one of the IP address with the most. 0: half of the
     /// connection limit, at least 1024.
     #[arg(long, env = "UPROAR_MAX_HANDSHAKES", value_name = "N", default_value_t = defaults().max_handshakes,
           value_parser = whole(0..=u32::MAX))]

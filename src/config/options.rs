@@ -97,8 +97,9 @@ pub struct Options {
     /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over the limit gets 429.
     pub max_connections_per_ip: u32,
 
-    /// The limit of connections that have not finished their HTTP request. A connection over the limit gets 503. 0:
-    /// half of the connection limit, at least 1024.
+    /// The limit of connections that have not finished their HTTP request; each worker has an equal part of it. At the
+    /// limit, a new connection closes the oldest unfinished one of the IP address with the most. 0: half of the
+    /// connection limit, at least 1024.
     pub max_handshakes: u32,
 
     /// The origins whose web pages may open a WebSocket. Pages of other origins get 403. Empty: only pages served under

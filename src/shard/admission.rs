@@ -13,14 +13,12 @@ pub(crate) struct Admission {
     limit: AtomicU64,
     /// Connection limit of each client address; 0 means no limit.
     limit_per_address: AtomicU32,
-    /// Limit of connections whose HTTP request is not complete.
+    /// Limit of connections whose HTTP request is not complete. The shards count them, each its own.
     handshake_limit: AtomicU64,
     /// Number of all connections, including those over a limit.
     count: AtomicU64,
     /// Number of connections that count against the server's limit: those not over a limit.
     served: AtomicU64,
-    /// Number of connections that count against the handshake limit: not over a limit, with an incomplete request.
-    handshakes: AtomicU64,
     /// Number of connections of each client address. Excludes connections over a limit, and connections accepted while
     /// addresses had no limit.
     by_address: Mutex<HashMap<IpAddr, u32>>,
@@ -59,8 +57,6 @@ pub(crate) enum Excess {
     Server,
     /// The client's address has reached its connection limit.
     Address,
-    /// The server has reached its limit for connections whose request is not complete.
-    Handshakes,
 }
 
 impl Admission {
@@ -73,7 +69,6 @@ impl Admission {
             handshake_limit: handshakes.into(),
             count: AtomicU64::new(0),
             served: AtomicU64::new(0),
-            handshakes: AtomicU64::new(0),
             by_address: Mutex::default(),
         }
     }
@@ -89,18 +84,16 @@ impl Admission {
     /// connection over a limit. The caller also calls [`Admission::leave`] for every connection that is gone.
     pub(crate) fn enter(&self, address: Option<IpAddr>) -> Place {
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.admit(address)
+    }
+
+    /// Returns the limits that a connection from `address` counts against. For a connection that [`Admission::enter`]
+    /// found over a limit, and for which [`Admission::give_up`] has made room.
+    pub(crate) fn admit(&self, address: Option<IpAddr>) -> Place {
         let place = self.enter_address(address);
-        if matches!(place, Place::Over(_)) {
-            return place;
-        }
-        if !raise(&self.served, &self.limit) {
+        if !matches!(place, Place::Over(_)) && !raise(&self.served, &self.limit) {
             self.leave_address(address, place);
             return Place::Over(Excess::Server);
-        }
-        if !raise(&self.handshakes, &self.handshake_limit) {
-            self.served.fetch_sub(1, Ordering::Relaxed);
-            self.leave_address(address, place);
-            return Place::Over(Excess::Handshakes);
         }
         place
     }
@@ -112,29 +105,35 @@ impl Admission {
         let place = self.enter_address(to);
         if matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
-            self.handshake_over();
         }
         place
     }
 
-    /// Removes a connection from the handshake count. Call this once for each connection that is not over a limit.
-    pub(crate) fn handshake_over(&self) {
-        self.handshakes.fetch_sub(1, Ordering::Relaxed);
+    /// Removes a connection that is about to be closed from the limits, and returns its new place.
+    pub(crate) fn give_up(&self, address: Option<IpAddr>, place: Place) -> Place {
+        if matches!(place, Place::Over(_)) {
+            return place;
+        }
+        self.served.fetch_sub(1, Ordering::Relaxed);
+        self.leave_address(address, place);
+        Place::Over(Excess::Server)
     }
 
     /// Removes a closed connection from all counts. `place` is the last result of `enter` or `relocate` for the
     /// connection, and `address` is the address of that call.
     pub(crate) fn leave(&self, address: Option<IpAddr>, place: Place) {
-        if !matches!(place, Place::Over(_)) {
-            self.served.fetch_sub(1, Ordering::Relaxed);
-            self.leave_address(address, place);
-        }
+        self.give_up(address, place);
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns the connection limit of the server.
     pub(crate) fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Returns the limit of connections whose HTTP request is not complete. Each shard has an equal part of it.
+    pub(crate) fn handshake_limit(&self) -> u64 {
+        self.handshake_limit.load(Ordering::Relaxed)
     }
 
     /// Returns the number of connections, including those over a limit.
@@ -181,7 +180,7 @@ fn raise(count: &AtomicU64, limit: &AtomicU64) -> bool {
 
 /// Returns the address under which a client is counted. For IPv6 this is the first 64 bits, since one subscriber has
 /// all addresses that begin with them. For an IPv4-mapped IPv6 address this is the IPv4 address.
-fn key(address: IpAddr) -> IpAddr {
+pub(super) fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address => address,
@@ -196,13 +195,13 @@ mod tests {
         Some(text.parse().expect("an address"))
     }
 
-    fn admission(server: u64, per_address: u32, handshakes: u64) -> Admission {
-        Admission::new(ConnectionLimits { server, per_address, handshakes })
+    fn admission(server: u64, per_address: u32) -> Admission {
+        Admission::new(ConnectionLimits { server, per_address, handshakes: 100 })
     }
 
     #[test]
     fn each_limit_has_its_own_excess_and_leaving_makes_room() {
-        let admission = admission(3, 2, 100);
+        let admission = admission(3, 2);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.1")), Place::Over(Excess::Address));
@@ -221,20 +220,21 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_request_makes_room_for_another_handshake() {
-        let admission = admission(10, 2, 2);
-        assert_eq!(admission.enter(ip("10.0.0.1")), Place::Counted);
-        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Counted);
-        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Over(Excess::Handshakes));
-        assert_eq!(admission.addresses(), 2, "a refused connection does not count");
-        admission.handshake_over();
-        assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
-        assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Handshakes));
+    fn a_connection_that_is_given_up_makes_room_for_another_one() {
+        let admission = admission(1, 1);
+        let first = admission.enter(ip("10.0.0.1"));
+        assert_eq!(admission.enter(ip("10.0.0.2")), Place::Over(Excess::Server));
+        let given_up = admission.give_up(ip("10.0.0.1"), first);
+        assert_eq!(admission.admit(ip("10.0.0.2")), Place::Counted);
+        assert_eq!((admission.count(), admission.addresses()), (2, 1), "both connections are still open");
+        admission.leave(ip("10.0.0.1"), given_up);
+        admission.leave(ip("10.0.0.2"), Place::Counted);
+        assert_eq!((admission.count(), admission.addresses()), (0, 0));
     }
 
     #[test]
     fn ipv6_counts_by_its_first_64_bits_and_mapped_addresses_as_ipv4() {
-        let admission = admission(10, 1, 100);
+        let admission = admission(10, 1);
         assert_eq!(admission.enter(ip("2001:db8::1")), Place::Counted);
         assert_eq!(admission.enter(ip("2001:db8::2:0:0:1")), Place::Over(Excess::Address));
         assert_eq!(admission.enter(ip("2001:db8:0:1::1")), Place::Counted);
@@ -244,13 +244,13 @@ mod tests {
 
     #[test]
     fn a_client_that_its_proxy_names_counts_for_its_own_address() {
-        let admission = admission(3, 1, 3);
+        let admission = admission(3, 1);
         let (proxy, client) = (ip("10.0.0.1"), ip("192.0.2.1"));
         let first = admission.enter(None);
         assert_eq!(admission.relocate(None, first, client), Place::Counted);
         let second = admission.enter(proxy);
         assert_eq!(admission.relocate(proxy, second, client), Place::Over(Excess::Address));
-        // The refused connection counts neither for the server, nor as a handshake, nor for the proxy's address.
+        // The refused connection counts neither for the server nor for the proxy's address.
         assert_eq!(admission.enter(proxy), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3")), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.4")), Place::Over(Excess::Server));
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_came_before_a_limit_for_addresses_leaves_uncounted() {
-        let admission = admission(10, 0, 100);
+        let admission = admission(10, 0);
         let early = admission.enter(ip("10.0.0.1"));
         assert_eq!(early, Place::Uncounted);
         admission.set_limits(ConnectionLimits { server: 10, per_address: 2, handshakes: 100 });

@@ -88,7 +88,7 @@ impl<B: Backend> Shard<B> {
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, Connection::free);
         }
-        let place = self.shared.admission.enter(peer.filter(|peer| !self.is_proxy(*peer)));
+        let place = self.enter(peer);
         self.connections[index] = Connection::new(peer, place, self.now_ms);
         self.connections[index].host_rule = self.host_rule(listener, peer);
         self.live += 1;
@@ -103,6 +103,8 @@ impl<B: Backend> Shard<B> {
             self.turn_away(slot, excess, false);
         } else if self.is_leaving_at_once() {
             self.leave_client(slot);
+        } else {
+            self.begin_handshake(slot);
         }
     }
 

@@ -87,6 +87,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("clients in the hub", self.hub.occupied()),
             ("bytes of windows", self.stats.context_bytes() as usize),
             ("sends", self.transport.usage().sends_under_way),
+            ("unfinished handshakes", self.handshakes.len()),
             ("timers", usize::from(self.timers.next_due_ms().is_some())),
             ("room timers", usize::from(self.hub.next_tick_ms().is_some())),
             (

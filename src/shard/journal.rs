@@ -137,6 +137,22 @@ impl Journal {
     ) {
         let status = refusal.status.code();
         self.answered(slot, status);
+        self.count_refusal(why, Some(status), &refusal.reason, peer, now_ms);
+    }
+
+    /// Logs a connection that is closed without an answer, as [`Journal::refused`] logs refused requests.
+    pub(super) fn cut_off(&mut self, why: Refused, reason: &str, peer: Option<IpAddr>, now_ms: u64) {
+        self.count_refusal(why, None, reason, peer, now_ms);
+    }
+
+    fn count_refusal(
+        &mut self,
+        why: Refused,
+        status: Option<u16>,
+        text: &str,
+        peer: Option<IpAddr>,
+        now_ms: u64,
+    ) {
         let refusals = &mut self.refusals[why as usize];
         if refusals.until_ms.is_some() {
             refusals.count += 1;
@@ -146,9 +162,9 @@ impl Journal {
         self.due_ms.get_or_insert(now_ms + REFUSALS_MS);
         let (worker, reason, address) = (self.worker, Refused::TEXTS[why as usize], shown(peer));
         if is_alarming(why as usize) {
-            warn!(worker, reason, address, status, "refused: {}", refusal.reason);
+            warn!(worker, reason, address, status, "refused: {text}");
         } else {
-            info!(worker, reason, address, status, "refused: {}", refusal.reason);
+            info!(worker, reason, address, status, "refused: {text}");
         }
     }
 

@@ -9,7 +9,6 @@ use crate::protocol::{CloseCode, Opcode, Refusal, Status};
 use crate::stats::{Ended, Refused};
 
 use super::Shard;
-use super::admission::Place;
 use super::connection::{Connection, Liveness, Phase};
 use super::flow::Pause;
 
@@ -105,12 +104,10 @@ impl<B: Backend> Shard<B> {
     /// Changes the phase of a connection. A connection that leaves the handshake phase no longer counts against the
     /// handshake limit.
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
-        let connection = &mut self.connections[slot as usize];
-        let was = std::mem::replace(&mut connection.phase, phase);
-        let is_served = !matches!(connection.place, Place::Over(_));
+        let was = std::mem::replace(&mut self.connections[slot as usize].phase, phase);
         self.count_phase(was, phase);
-        if was == Phase::Handshake && phase != Phase::Handshake && is_served {
-            self.shared.admission.handshake_over();
+        if was == Phase::Handshake {
+            self.handshakes.remove(slot);
         }
     }
 

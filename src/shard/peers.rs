@@ -84,7 +84,8 @@ impl<B: Backend> Shard<B> {
         debug!(slot, proxy = proxy.map(display), client = %peer, "a proxy names its client");
         let admission = &self.shared.admission;
         connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer));
-        if let Place::Over(excess) = connection.place {
+        self.handshakes.move_to(slot, peer);
+        if let Place::Over(excess) = self.connections[slot as usize].place {
             self.turn_away(slot, excess, head_only);
         }
     }

@@ -146,11 +146,6 @@ fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
             Status::ServiceUnavailable,
             "This server has reached its connection limit; try again later.",
         ),
-        Excess::Handshakes => (
-            Refused::Handshakes,
-            Status::ServiceUnavailable,
-            "Too many connections have not sent their request yet; try again later.",
-        ),
         Excess::Address => (
             Refused::Address,
             Status::TooManyRequests,

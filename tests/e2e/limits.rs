@@ -7,13 +7,16 @@ use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
 use crate::support::raw::{BINARY, CLOSE, RawClient, close_payload, connect_from, frame, upgrade_request};
+use crate::support::tls::{Identity, TlsClient, VERSIONS};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     connections_over_the_server_limit_get_503,
     connections_over_the_limit_of_their_address_get_429,
     refused_connections_do_not_count_against_the_server_limit,
-    unfinished_requests_over_their_limit_get_503,
+    the_oldest_unfinished_request_of_the_address_with_the_most_makes_room,
+    at_the_connection_limit_an_address_with_many_unfinished_requests_makes_room,
+    unfinished_tls_handshakes_make_room_too,
     refused_connections_that_send_nothing_are_closed,
     the_connection_count_is_right_after_every_kind_of_end,
     ipv6_clients_are_served_and_counted,
@@ -94,34 +97,78 @@ fn refused_connections_do_not_count_against_the_server_limit(backend: BackendNam
     drop((silent, others));
 }
 
-fn unfinished_requests_over_their_limit_get_503(backend: BackendName) {
-    let base = config(backend, AppName::Echo, 2);
+/// Connects from the IP address `source`, sends the beginning of a request and waits until `server` has accepted.
+fn connect_slowly(server: &TestServer, source: IpAddr) -> RawClient {
+    let accepted = server.totals().accepted;
+    let mut raw = RawClient::from_stream(connect_from(source, server.address()));
+    raw.send(&upgrade_request("/").as_bytes()[..8]);
+    wait_until("the connection is accepted", || server.totals().accepted == accepted + 1);
+    raw
+}
+
+/// Sends the rest of the request that `connect_slowly` began.
+fn finish_slowly(mut raw: RawClient) {
+    raw.send(&upgrade_request("/").as_bytes()[8..]);
+    raw.expect_upgrade();
+}
+
+fn the_oldest_unfinished_request_of_the_address_with_the_most_makes_room(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { max_handshakes: 5, ..base });
     let mut inside: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/")).collect();
-    let mut slow: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
-    slow.iter_mut().for_each(|raw| raw.send(b"GET / HT"));
-    wait_until("all are accepted", || server.totals().accepted == 15);
-    let refused = RawClient::connect(server.address()).receive_response();
-    assert_eq!(refused.status, 503, "{refused:?}");
+    let honest = connect_slowly(&server, from(1));
+    let mut many: Vec<_> = (0..4).map(|_| connect_slowly(&server, from(2))).collect();
+    // The sixth unfinished request closes the oldest one of the address with four.
+    let other = connect_slowly(&server, from(3));
+    many.remove(0).expect_reset();
+    many.push(connect_slowly(&server, from(2)));
+    many.remove(0).expect_reset();
+    assert_eq!(server.totals().refused, 2);
+    // Requests that are complete do not count.
+    finish_slowly(honest);
+    finish_slowly(other);
+    inside.push(Client::open(server.address(), "/"));
+    many.drain(..).for_each(finish_slowly);
     for client in &mut inside {
         client.send_text("still here");
         client.expect_text("still here");
     }
-    // A handshake that is completed or reset makes room for another one under the handshake limit.
-    slow[0].send(&upgrade_request("/").as_bytes()[8..]);
-    slow[0].expect_upgrade();
-    inside.push(open_with_retries(server.address(), from(1)));
-    slow.push(RawClient::connect(server.address()));
-    wait_until("the limit is reached again", || server.totals().accepted >= 18);
-    assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
-    slow.pop().expect("five").abort();
-    inside.push(open_with_retries(server.address(), from(1)));
-    drop((slow, inside));
-    wait_until("all connections are closed", || server.connections() == (0, 0));
-    let mut silent: Vec<_> = (0..5).map(|_| RawClient::connect(server.address())).collect();
-    wait_until("they are in their handshake", || server.connections().0 == 5);
-    assert_eq!(RawClient::connect(server.address()).receive_status(), Some(503));
-    silent.clear();
+    assert_eq!(server.totals().refused, 2);
+}
+
+fn at_the_connection_limit_an_address_with_many_unfinished_requests_makes_room(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 1);
+    let server = TestServer::start(&Config { max_connections: 5, max_connections_per_ip: 4, ..base });
+    let mut many: Vec<_> = (0..4).map(|_| connect_slowly(&server, from(2))).collect();
+    let mut honest: Vec<_> = [1, 3, 4, 5]
+        .map(|last| Client::open_on(connect_from(from(last), server.address()), "/").expect("accepted"))
+        .into();
+    many.drain(..3).for_each(|mut raw| raw.expect_reset());
+    // The address has one unfinished request left, and keeps that one.
+    assert_eq!(Client::open_on(connect_from(from(6), server.address()), "/").err(), Some(503));
+    finish_slowly(many.remove(0));
+    for client in &mut honest {
+        client.send_text("still here");
+        client.expect_text("still here");
+    }
+}
+
+fn unfinished_tls_handshakes_make_room_too(backend: BackendName) {
+    let identity = Identity::new();
+    let base = identity.with_tls_listener(config(backend, AppName::Echo, 1));
+    let server = TestServer::start(&Config { max_handshakes: 3, ..base });
+    let mut silent: Vec<_> = (0..3)
+        .map(|count| {
+            let raw = RawClient::from_stream(connect_from(from(2), server.address()));
+            wait_until("the connection is accepted", || server.totals().accepted == count + 1);
+            raw
+        })
+        .collect();
+    let mut client = TlsClient::connect(server.address(), "/", &identity.client_config(&VERSIONS));
+    client.send_text("hello");
+    client.expect_text("hello");
+    silent[0].expect_reset();
+    assert_eq!(server.totals().refused, 1);
 }
 
 /// Connects and disconnects in one of ten ways, chosen by `seed`.

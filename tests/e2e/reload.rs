@@ -192,9 +192,9 @@ fn new_limits_on_connections_apply_to_new_connections(backend: BackendName) {
     let late = Client::open(server.address(), "/");
     assert_eq!(RawClient::connect(server.address()).receive_response().status, 429);
     reload(Config { max_handshakes: 1, ..base });
-    let slow = RawClient::connect(server.address());
-    wait_until("the connection is accepted", || server.totals().accepted == 7);
-    assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
+    // Each of the two workers may have one unfinished request, so one of three connections makes room.
+    let slow = [(); 3].map(|()| RawClient::connect(server.address()));
+    wait_until("a connection is closed", || server.totals().refused > 2);
     drop(slow);
     for client in &mut early {
         client.send_text("still here");

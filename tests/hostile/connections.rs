@@ -1,17 +1,19 @@
 //! Attacks with slow, silent, half-closed and reset connections.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use uproar::config::{BackendName, Config};
 
 use crate::chat_users::{ROOMS, USERS};
 use crate::harness::{chat, run_attack};
-use crate::support::raw::{RawClient, TEXT, frame, upgrade_request};
+use crate::support::raw::{RawClient, TEXT, connect_from, frame, upgrade_request};
 use crate::support::wait_until;
 
 slowly_on_both_backends!(
     requests_byte_by_byte,
     silent_connections,
+    silent_connections_from_many_addresses,
     header_floods,
     half_closed_connections,
     connections_that_are_reset,
@@ -37,16 +39,58 @@ fn requests_byte_by_byte(backend: BackendName) {
     });
 }
 
+/// While one address keeps opening connections, every client of another address gets in.
 fn silent_connections(backend: BackendName) {
     const SILENT: usize = 5_000;
-    let config = Config { handshake_seconds: Duration::from_secs(1), max_handshakes: 1_000, ..chat(backend) };
+    let config = Config { handshake_seconds: Duration::from_secs(2), max_handshakes: 1_000, ..chat(backend) };
     run_attack("5,000 silent connections", &config, |server| {
-        let mut silent: Vec<_> = (0..SILENT).map(|_| RawClient::connect(server.address())).collect();
-        let statuses: Vec<_> = silent.iter_mut().map(|raw| raw.receive_response().status).collect();
-        let [refused, timed_out] =
-            [503, 408].map(|wanted| statuses.iter().filter(|status| **status == wanted).count());
-        assert_eq!(refused + timed_out, SILENT);
-        assert!(timed_out >= 1_000 && refused > 0, "{timed_out} timed out, {refused} were refused at once");
+        let address = server.address();
+        let attacker = IpAddr::from([127, 0, 0, 2]);
+        let connect = move |_| RawClient::from_stream(connect_from(attacker, address));
+        let attack = std::thread::spawn(move || (0..SILENT).map(connect).collect::<Vec<_>>());
+        let mut honest = Vec::new();
+        while !attack.is_finished() || honest.is_empty() {
+            honest.push(RawClient::open(address, "/room/attic"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut silent = attack.join().expect("the kernel accepts connections");
+        let statuses: Vec<_> = silent.iter_mut().map(RawClient::receive_status).collect();
+        let [reset, timed_out] =
+            [None, Some(408)].map(|wanted| statuses.iter().filter(|status| **status == wanted).count());
+        assert_eq!(reset + timed_out, SILENT);
+        assert!(timed_out >= 900 && reset > 0, "{timed_out} timed out, {reset} were reset");
+    });
+}
+
+/// An attack from more addresses than the limit. A client gets in if its handshake takes less time than the attackers
+/// need for as many connections as the limit.
+fn silent_connections_from_many_addresses(backend: BackendName) {
+    const LIMIT: u32 = 1_000;
+    const SILENT: u32 = 6_000;
+    let config = Config { max_handshakes: LIMIT, ..chat(backend) };
+    run_attack("silent connections from 6,000 addresses", &config, |server| {
+        let address = server.address();
+        let connect = move |n: u32| {
+            let [_, _, high, low] = n.to_be_bytes();
+            connect_from(IpAddr::from([127, 1 + high / 250, high % 250, low]), address)
+        };
+        let begin = Instant::now();
+        let attack = std::thread::spawn(move || (0..SILENT).map(connect).collect::<Vec<_>>());
+        let (mut tried, mut entered) = (0, 0);
+        while !attack.is_finished() || tried == 0 {
+            let mut raw = RawClient::connect(address);
+            raw.try_send(upgrade_request("/room/attic").as_bytes());
+            tried += 1;
+            entered += u32::from(raw.receive_status() == Some(101));
+        }
+        let rate = f64::from(SILENT) / begin.elapsed().as_secs_f64();
+        let survives = f64::from(LIMIT) / rate * 1e3;
+        println!(
+            "{entered} of {tried} clients got in; at {rate:.0} attackers a second, a handshake may take {survives:.0} ms"
+        );
+        assert!(server.totals().refused > u64::from(SILENT - 2 * LIMIT), "{:?}", server.totals());
+        assert!(entered * 10 >= tried * 9, "{entered} of {tried} clients got in");
+        drop(attack.join().expect("the kernel accepts connections"));
     });
 }
 
