@@ -5,6 +5,7 @@
 
 pub(crate) mod admission;
 mod app_calls;
+mod arrivals;
 mod clock;
 mod connection;
 mod drain;

@@ -259,6 +259,8 @@ label! {
         Connections = "connections",
         /// Refusal reason: the client's address has reached its connection limit.
         Address = "address",
+        /// Refusal reason: the client's address opened connections too fast.
+        ConnectionRate = "connection_rate",
         /// Refusal reason: too many requests were not complete, so the oldest one of the address with the most was closed.
         Handshakes = "handshakes",
         /// Refusal reason: the TLS handshake failed, for lack of a common version, without TLS at all, or because the

@@ -111,6 +111,12 @@ impl TlsLayer {
         matches!(self.connections.get(slot as usize), Some(Some(_)))
     }
 
+    /// Returns whether the connection has TLS and its TLS handshake is not complete.
+    pub(crate) fn awaits_handshake(&self, slot: Slot) -> bool {
+        let connection = self.connections.get(slot as usize).and_then(Option::as_ref);
+        connection.is_some_and(|connection| !connection.is_ready())
+    }
+
     /// Returns the counters of TLS handshakes so far.
     pub(crate) fn usage(&self) -> TlsUsage {
         self.usage

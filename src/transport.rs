@@ -206,6 +206,12 @@ impl<B: Backend> Transport<B> {
         self.backend.waker()
     }
 
+    /// Returns whether the connection has TLS and its TLS handshake is not complete.
+    pub(crate) fn awaits_handshake(&self, slot: Slot) -> bool {
+        let tls = self.layers.as_ref().and_then(|layers| layers.tls.as_ref());
+        tls.is_some_and(|tls| tls.awaits_handshake(slot))
+    }
+
     /// Returns the TLS layer and the backend if the connection has TLS, else `None`.
     fn tls(&mut self, slot: Slot) -> Option<(&mut TlsLayer, &mut B)> {
         let tls = self.layers.as_mut()?.tls.as_mut().filter(|tls| tls.has(slot))?;

@@ -135,6 +135,12 @@ pub struct Config {
           value_parser = whole(0..=u32::MAX))]
     pub max_connections_per_ip: u32,
 
+    /// Limit of new connections per second from one IP address (IPv6: one /64 network), with a burst of 4 seconds' worth.
+    /// A connection over it gets 429, or a reset on a TLS listener. 0: no limit.
+    #[arg(long, env = "UPROAR_CONNECTION_RATE", value_name = "N", default_value_t = defaults().connection_rate,
+          value_parser = whole(0..=u32::MAX))]
+    pub connection_rate: u32,
+
     /// Limit of connections that have not finished their HTTP request; each worker has an equal part of it. At the
     /// limit, a new connection closes the oldest unfinished one of the IP address with the most. 0: half of the
     /// connection limit, at least 1024.
@@ -306,6 +312,7 @@ impl From<&Config> for Options {
             workers: config.workers,
             max_connections: config.max_connections,
             max_connections_per_ip: config.max_connections_per_ip,
+            connection_rate: config.connection_rate,
             max_handshakes: config.max_handshakes,
             allowed_origins: config.allowed_origins.clone(),
             server_names: config.server_names.clone(),

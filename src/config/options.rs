@@ -97,6 +97,10 @@ pub struct Options {
     /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over the limit gets 429.
     pub max_connections_per_ip: u32,
 
+    /// The limit of new connections per second from one IP address (IPv6: one /64 network), with a burst of 4 seconds'
+    /// worth. A connection over the limit gets 429, or a reset on a TLS listener. 0: no limit.
+    pub connection_rate: u32,
+
     /// The limit of connections that have not finished their HTTP request; each worker has an equal part of it. At the
     /// limit, a new connection closes the oldest unfinished one of the IP address with the most. 0: half of the
     /// connection limit, at least 1024.
@@ -205,6 +209,7 @@ impl Default for Options {
             workers: None,
             max_connections: 0,
             max_connections_per_ip: 0,
+            connection_rate: 0,
             max_handshakes: 0,
             allowed_origins: Vec::new(),
             server_names: Vec::new(),

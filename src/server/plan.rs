@@ -103,7 +103,8 @@ impl Plan {
             0 => (server / 2).max(MIN_HANDSHAKES),
             chosen => chosen.into(),
         };
-        ConnectionLimits { server, per_address: options.max_connections_per_ip, handshakes }
+        let (per_address, rate) = (options.max_connections_per_ip, options.connection_rate);
+        ConnectionLimits { server, per_address, handshakes, rate }
     }
 
     pub(super) fn backend_name(&self) -> &'static str {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::hub::Slot;
-use crate::io::{Backend, Close};
+use crate::io::Backend;
 use crate::stats::Refused;
 
 use super::Shard;
@@ -125,7 +125,7 @@ impl<B: Backend> Shard<B> {
     /// address with several unfinished handshakes loses one of them to a client of another address.
     pub(super) fn enter(&mut self, peer: Option<IpAddr>) -> Place {
         let counted = peer.filter(|peer| !self.is_proxy(*peer));
-        let place = self.shared.admission.enter(counted);
+        let place = self.shared.admission.enter(counted, self.transport.now_ns());
         if place == Place::Over(Excess::Server)
             && let Some(oldest) = self.handshakes.oldest_of_several(peer)
         {
@@ -149,13 +149,11 @@ impl<B: Backend> Shard<B> {
     /// Closes a connection with an unfinished handshake to make room for another one. A reset, unlike an error response,
     /// frees the descriptor at once and needs no finished TLS handshake.
     fn evict(&mut self, slot: Slot) {
-        let reason = "too many connections have not sent their request; the oldest of this address is closed";
-        let peer = self.connections[slot as usize].peer;
-        self.journal.cut_off(Refused::Handshakes, reason, peer, self.now_ms);
-        self.stats.refused[Refused::Handshakes as usize].add(1);
         let connection = &mut self.connections[slot as usize];
         connection.place = self.shared.admission.give_up(connection.peer, connection.place);
-        self.close(slot, Close::Reset);
+        let reason =
+            "Too many connections have not sent their request; the oldest of this address is closed.";
+        self.cut_off(slot, Refused::Handshakes, reason);
     }
 }
 

@@ -215,7 +215,8 @@ impl Journal {
 
 /// Returns whether refusals for the reason with this index are logged as warnings, because the operator should act.
 fn is_alarming(why: usize) -> bool {
-    [Refused::Connections, Refused::Address, Refused::Handshakes].iter().any(|alarm| *alarm as usize == why)
+    let alarms = [Refused::Connections, Refused::Address, Refused::ConnectionRate, Refused::Handshakes];
+    alarms.iter().any(|alarm| *alarm as usize == why)
 }
 
 fn shown(peer: Option<IpAddr>) -> String {

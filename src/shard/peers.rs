@@ -43,7 +43,8 @@ impl<B: Backend> Shard<B> {
         if let Some(peer) = peer {
             self.set_peer(slot, peer, false);
         } else {
-            self.shared.admission.relocate(connection.peer, connection.place, None);
+            let now_ns = self.transport.now_ns();
+            self.shared.admission.relocate(connection.peer, connection.place, None, now_ns);
             connection.place = Place::Hidden;
         }
     }
@@ -79,11 +80,12 @@ impl<B: Backend> Shard<B> {
     /// no body, because the request is HEAD.
     fn set_peer(&mut self, slot: Slot, peer: IpAddr, head_only: bool) {
         let counts = !self.is_proxy(peer);
+        let now_ns = self.transport.now_ns();
         let connection = &mut self.connections[slot as usize];
         let proxy = connection.peer.replace(peer);
         debug!(slot, proxy = proxy.map(display), client = %peer, "a proxy names its client");
         let admission = &self.shared.admission;
-        connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer));
+        connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer), now_ns);
         self.handshakes.move_to(slot, peer);
         if let Place::Over(excess) = self.connections[slot as usize].place {
             self.turn_away(slot, excess, head_only);

@@ -3,7 +3,7 @@
 use crate::app::Claims;
 use crate::config::Compression;
 use crate::hub::Slot;
-use crate::io::Backend;
+use crate::io::{Backend, Close};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, OfferPolicy, negotiate};
 use crate::protocol::response::switching_protocols;
 use crate::protocol::{Refusal, Request, Status};
@@ -78,11 +78,23 @@ impl<B: Backend> Shard<B> {
         self.end(slot, true, &response);
     }
 
-    /// Refuses a connection that is over a limit. `head_only` leaves out the body, as for a HEAD request.
+    /// Refuses a connection that is over a limit. `head_only` leaves out the body, as for a HEAD request. A connection
+    /// over its address's rate is reset before its TLS handshake, which would cost more than all else.
     pub(super) fn turn_away(&mut self, slot: Slot, excess: Excess, head_only: bool) {
         let (why, refusal) = excess_refusal(excess);
+        if excess == Excess::Rate && self.transport.awaits_handshake(slot) {
+            return self.cut_off(slot, why, &refusal.reason);
+        }
         self.refuse(slot, why, &Refusal { head_only, ..refusal });
         self.set_deadline(slot, self.settings.close_ms.min(EXCESS_MS));
+    }
+
+    /// Resets a connection without an answer, and counts and logs that.
+    pub(super) fn cut_off(&mut self, slot: Slot, why: Refused, reason: &str) {
+        let peer = self.connections[slot as usize].peer;
+        self.journal.cut_off(why, reason, peer, self.now_ms);
+        self.stats.refused[why as usize].add(1);
+        self.close(slot, Close::Reset);
     }
 
     /// Checks the token of a client, if tokens are required, and stores its expiry. Returns the token's claims.
@@ -150,6 +162,11 @@ fn excess_refusal(excess: Excess) -> (Refused, Refusal) {
             Refused::Address,
             Status::TooManyRequests,
             "Your address has reached its connection limit; close a connection first.",
+        ),
+        Excess::Rate => (
+            Refused::ConnectionRate,
+            Status::TooManyRequests,
+            "Your address opens connections too fast; wait a few seconds.",
         ),
     };
     (why, Refusal::new(status, reason))

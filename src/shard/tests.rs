@@ -63,8 +63,12 @@ impl Backend for Quiet {
 
 /// Returns the `count` shards of a server. The shards keep a history, so that rooms without members accept messages.
 fn shards(count: u16) -> Vec<Shard<Quiet>> {
-    let shared =
-        Arc::new(Shared::new(admission::ConnectionLimits { server: 100, per_address: 0, handshakes: 100 }));
+    let shared = Arc::new(Shared::new(admission::ConnectionLimits {
+        server: 100,
+        per_address: 0,
+        handshakes: 100,
+        rate: 0,
+    }));
     let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("a descriptor is left")).collect();
     let (addresses, mailboxes): (Vec<_>, Vec<_>) = wakers.iter().cloned().map(mailbox).unzip();
     let make = |((shard, mailbox), waker): ((u16, Mailbox), Waker)| {

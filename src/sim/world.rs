@@ -180,6 +180,7 @@ impl World {
             server: random.pick(&[5, 1_000]),
             per_address: random.pick(&[0, 0, 3]),
             handshakes: random.pick(&[2, 1_000]),
+            rate: 0,
         }));
         let mut world = Self {
             net,
@@ -356,6 +357,7 @@ impl World {
             server: random.pick(&[5, 1_000]),
             per_address: random.pick(&[0, 0, 3]),
             handshakes: random.pick(&[2, 1_000]),
+            rate: random.pick(&[0, 0, 2]),
         });
         for address in &self.addresses {
             address.wake();

@@ -20,6 +20,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--workers", &["0", "1025", "many", "-1"]),
     ("--max-connections", &["-1", "x", "4294967296"]),
     ("--max-connections-per-ip", &["-1", "x"]),
+    ("--connection-rate", &["-1", "x", "4294967296"]),
     ("--max-handshakes", &["-1", "x"]),
     (
         "--allowed-origins",

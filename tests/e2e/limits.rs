@@ -1,19 +1,25 @@
 //! Limits on connections, and the count of open connections after every kind of disconnect.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::support::client::Client;
-use crate::support::raw::{BINARY, CLOSE, RawClient, close_payload, connect_from, frame, upgrade_request};
-use crate::support::tls::{Identity, TlsClient, VERSIONS};
+use crate::support::raw::{
+    BINARY, CLOSE, RawClient, close_payload, connect_from, frame, upgrade_request, upgrade_request_with,
+};
+use crate::support::tls::{self, Identity, TlsClient, VERSIONS};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
     connections_over_the_server_limit_get_503,
     connections_over_the_limit_of_their_address_get_429,
     refused_connections_do_not_count_against_the_server_limit,
+    connections_over_the_rate_of_their_address_get_429,
+    connections_over_the_rate_are_reset_before_their_tls_handshake,
+    a_client_behind_a_proxy_has_its_own_rate,
     the_oldest_unfinished_request_of_the_address_with_the_most_makes_room,
     at_the_connection_limit_an_address_with_many_unfinished_requests_makes_room,
     unfinished_tls_handshakes_make_room_too,
@@ -95,6 +101,60 @@ fn refused_connections_do_not_count_against_the_server_limit(backend: BackendNam
         })
         .collect();
     drop((silent, others));
+}
+
+/// Connects and disconnects by `connect` until it returns an error. Asserts that the connections before that are at most
+/// those of a limit of one per second.
+fn connect_until_over_the_rate<E>(mut connect: impl FnMut() -> Result<(), E>) -> E {
+    let begin = Instant::now();
+    for count in 0.. {
+        if let Err(error) = connect() {
+            let allowed = 4..=5 + begin.elapsed().as_secs();
+            assert!(allowed.contains(&count), "{count} connections, {allowed:?} allowed");
+            return error;
+        }
+    }
+    unreachable!("the rate is limited")
+}
+
+fn connections_over_the_rate_of_their_address_get_429(backend: BackendName) {
+    let base = config(backend, AppName::Echo, 3);
+    let server = TestServer::start(&Config { connection_rate: 1, ..base });
+    let open = |last| Client::open_on(connect_from(from(last), server.address()), "/").map(drop);
+    assert_eq!(connect_until_over_the_rate(|| open(1)), 429);
+    open(2).expect("another address");
+    assert!(server.totals().refused > 0);
+    wait_until("a second has passed", || open(1).is_ok());
+}
+
+fn connections_over_the_rate_are_reset_before_their_tls_handshake(backend: BackendName) {
+    let identity = Identity::new();
+    let base = identity.with_tls_listener(config(backend, AppName::Echo, 1));
+    let server = TestServer::start(&Config { connection_rate: 1, max_connections_per_ip: 100, ..base });
+    let client = identity.client_config(&VERSIONS);
+    let address = server.address();
+    connect_until_over_the_rate(|| {
+        let mut stream = tls::connect(address, &client);
+        stream.write_all(upgrade_request("/").as_bytes()).and_then(|()| stream.read_exact(&mut [0]))
+    });
+    RawClient::connect(address).expect_reset();
+    assert!(server.totals().refused >= 2);
+    let plain = server.endpoints()[1].tcp().expect("a TCP listener");
+    assert_eq!(RawClient::connect(plain).receive_response().status, 429);
+}
+
+fn a_client_behind_a_proxy_has_its_own_rate(backend: BackendName) {
+    let trusted_proxies = vec!["127.0.0.1".parse().expect("a network")];
+    let base = config(backend, AppName::Echo, 2);
+    let server = TestServer::start(&Config { connection_rate: 1, trusted_proxies, ..base });
+    let open = |last: u8| {
+        let mut raw = RawClient::connect(server.address());
+        let header = format!("X-Forwarded-For: 192.0.2.{last}");
+        raw.send(upgrade_request_with("/", &[&header]).as_bytes());
+        raw.upgrade_result()
+    };
+    assert_eq!(connect_until_over_the_rate(|| open(1)), 429);
+    open(2).expect("another client");
 }
 
 /// Connects from the IP address `source`, sends the beginning of a request and waits until `server` has accepted.
