@@ -161,6 +161,15 @@ pub struct Lagged {
     pub missed: u64,
 }
 
+/// Report about a client that gets the history of a room because it joined the room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Slot of the client's connection.
+    pub slot: Slot,
+    /// Size of the history in bytes, before compression.
+    pub bytes: usize,
+}
+
 /// The requests and deliveries for one destination shard.
 #[derive(Debug, Default)]
 pub struct Outgoing {
@@ -232,6 +241,8 @@ pub struct Hub {
     /// Reports for [`Hub::poll_lagged`], each with its connection's number: the slot may belong to another connection
     /// by now.
     lagged: VecDeque<(u64, Lagged)>,
+    /// Reports for [`Hub::poll_replay`].
+    replays: Vec<Replay>,
     outgoing: Vec<Outgoing>,
     /// Whether a message was published to a saturated room since the last [`Hub::take_overload`].
     overloaded: bool,
@@ -264,6 +275,7 @@ impl Hub {
             batched_turns: 0,
             busy_turns: 0,
             lagged: VecDeque::new(),
+            replays: Vec::new(),
             outgoing: (0..options.shards).map(|_| Outgoing::default()).collect(),
             overloaded: false,
             saturated: 0,

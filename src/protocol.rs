@@ -41,17 +41,25 @@ pub struct Reader {
     inflater: Inflater,
     /// The buffer of the last long message, kept for the next long message.
     spare: Vec<u8>,
+    /// Number of bytes that [`Reader::take_inflated`] returns next.
+    inflated: usize,
 }
 
 impl Reader {
     /// Creates a reader with these message limits.
     pub fn new(limits: MessageLimits) -> Self {
-        Self { limits, inflater: Inflater::default(), spare: Vec::new() }
+        Self { limits, inflater: Inflater::default(), spare: Vec::new(), inflated: 0 }
     }
 
     /// Replaces the message limits, also for messages that have arrived in part.
     pub fn set_limits(&mut self, limits: MessageLimits) {
         self.limits = limits;
+    }
+
+    /// Returns the number of bytes by which messages have become longer than they were on the wire, by decompression,
+    /// since the last call.
+    pub fn take_inflated(&mut self) -> usize {
+        std::mem::take(&mut self.inflated)
     }
 }
 
@@ -291,7 +299,9 @@ fn next_frame_event<'a, 'i: 'a>(
             Payload::Assembled => delivered,
         };
         if complete.compressed {
+            let compressed_len = payload.len();
             payload = reader.inflater.inflate(payload, window, max_message)?;
+            reader.inflated += payload.len().saturating_sub(compressed_len);
             if complete.opcode == Opcode::Text && basic::from_utf8(payload).is_err() {
                 return Err(Failure::TEXT);
             }

@@ -25,6 +25,7 @@ mod pace;
 mod peers;
 mod requests;
 mod settings;
+mod stopwatch;
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +55,8 @@ pub(crate) use mailbox::mailbox_of;
 pub(crate) use mailbox::{Address, Mailbox, mailbox};
 pub(crate) use pace::Pace;
 pub(crate) use settings::{Settings, SettingsUpdate, ShardId, hub_options};
+use stopwatch::Stopwatch;
+pub(crate) use stopwatch::TimeLimits;
 
 /// Divisor of [`Bounds::sends_per_turn`] while many messages come in, so that later sends carry more messages.
 const BUSY_DIVISOR: usize = 4;
@@ -83,7 +86,7 @@ impl Shared {
     }
 }
 
-/// Limits of one shard: the sends of a turn, and the mail that waits for other shards.
+/// Limits of one shard: the sends of a turn, its time for input, and the mail that waits for other shards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Maximum number of clients whose pending messages are sent in one turn. Other clients wait for the next turn,
@@ -91,11 +94,12 @@ pub(crate) struct Bounds {
     pub(crate) sends_per_turn: usize,
     /// Approximate number of bytes that may wait for full mailboxes before publishers are paused.
     pub(crate) stuck_bytes: usize,
+    pub(crate) input_time: TimeLimits,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sends_per_turn: 256, stuck_bytes: 256 << 10 }
+        Self { sends_per_turn: 256, stuck_bytes: 256 << 10, input_time: TimeLimits::default() }
     }
 }
 
@@ -129,6 +133,7 @@ pub(crate) struct Shard<B> {
     timers: Timers<Slot>,
     flow: Flow,
     handshakes: Handshakes,
+    stopwatch: Stopwatch,
     mailbox: Mailbox,
     /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
     addresses: Vec<Address>,
@@ -174,6 +179,7 @@ impl<B: Backend> Shard<B> {
             timers: Timers::default(),
             flow: Flow::default(),
             handshakes: Handshakes::default(),
+            stopwatch: Stopwatch::default(),
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
@@ -213,6 +219,7 @@ impl<B: Backend> Shard<B> {
 
     /// Does the work of a turn after the wait for `events`: input, mail, deadlines, then sends. The order matters.
     pub(crate) fn work(&mut self, events: &mut Events) {
+        self.stopwatch.begin_turn(self.bounds.input_time, self.transport.clock_ns());
         // The clock and the settings are updated first, so that all later steps use the current values.
         self.tell_time(events.len());
         self.hub.tick(self.now_ms);

@@ -193,8 +193,9 @@ pub struct Config {
     #[arg(long, env = "UPROAR_MESSAGE_RATE", value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub message_rate: Option<u32>,
 
-    /// Bytes that a client may send per second, with a burst of 4 seconds' worth. A faster client is paused; nothing is
-    /// lost. 0: no limit. Default: 262144 for the chat, 0 for other applications.
+    /// Bytes that a client may send per second, with a burst of 4 seconds' worth. Compressed messages count
+    /// decompressed, short ones as 128 bytes, and the history of a joined room counts, too. A faster client is paused;
+    /// nothing is lost. 0: no limit. Default: 262144 for the chat, 0 for other applications.
     #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES", value_parser = whole(0..=u32::MAX))]
     pub byte_rate: Option<u32>,
 

@@ -135,8 +135,10 @@ pub struct Options {
     /// returns.
     pub message_rate: Option<u32>,
 
-    /// The rate limit of bytes that a client sends, per second, with a burst of 4 seconds' worth. A faster client is
-    /// paused; nothing is lost. `None`: the limit that [`App::rates`](crate::app::App::rates) returns.
+    /// The rate limit of bytes that a client sends, per second, with a burst of 4 seconds' worth. A compressed message
+    /// counts with its decompressed length, a short one as 128 bytes. The history that a client gets when it joins a
+    /// room counts, too. A faster client is paused; nothing is lost. `None`: the limit that
+    /// [`App::rates`](crate::app::App::rates) returns.
     pub byte_rate: Option<u32>,
 
     /// The number of bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag

@@ -179,6 +179,15 @@ impl Log {
         from
     }
 
+    /// Returns the size of the frames from number `from` on, in bytes.
+    pub(crate) fn bytes_from(&self, from: u64) -> usize {
+        if from >= self.head {
+            return 0;
+        }
+        let piece = self.piece(from.max(self.floor));
+        (self.end - piece.start) as usize - piece.offset(from.max(self.floor))
+    }
+
     /// Drops the frames below `number`, because no reader needs these frames.
     pub(crate) fn trim(&mut self, number: u64) {
         self.floor = self.floor.max(number.min(self.head));

@@ -3,7 +3,7 @@
 use super::memberships::Membership;
 use super::room::Visit;
 use super::rooms::RoomId;
-use super::{ClientId, Encoding, Hub, Slot};
+use super::{ClientId, Encoding, Hub, Replay, Slot};
 
 impl Hub {
     /// Makes the client a member of `room`, and first sends it at most `history` messages of the room's history. Does
@@ -25,6 +25,7 @@ impl Hub {
         self.owe_rest(id, index);
         self.weigh(id);
         self.queue_client(slot);
+        self.report_replay(id, index as usize);
     }
 
     /// Ends the client's membership in `room`. The client still gets the messages that are in the room's log now.
@@ -48,6 +49,23 @@ impl Hub {
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         let members = self.rooms.find(room).map_or(&[][..], |id| &self.rooms[id].members);
         members.iter().map(|member| self.client(member.slot))
+    }
+
+    /// Returns the next report about a client that gets a room's history. Call this after [`Hub::join`] and
+    /// [`Hub::snapshot`], until it returns `None`.
+    pub fn poll_replay(&mut self) -> Option<Replay> {
+        self.replays.pop()
+    }
+
+    /// Reports the history that the new member at `index` of the room gets. Reports nothing without history, or while
+    /// the room waits for its snapshot.
+    pub(super) fn report_replay(&mut self, room: RoomId, index: usize) {
+        let room = &self.rooms[room];
+        let member = &room.members[index];
+        let bytes = room.unsent_bytes(member);
+        if bytes > 0 {
+            self.replays.push(Replay { slot: member.slot, bytes });
+        }
     }
 
     pub(super) fn leave_all(&mut self, slot: Slot, send_pending: bool) {

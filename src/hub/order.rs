@@ -74,6 +74,9 @@ impl Hub {
             log.append(&[frame]);
         }
         self.rooms[id].start(log, home, self.options.history_bytes);
+        for index in 0..self.rooms[id].members.len() {
+            self.report_replay(id, index);
+        }
         if self.rooms[id].members.is_empty() {
             return self.maybe_forget(id);
         }

@@ -242,6 +242,12 @@ impl Room {
         !self.live || member.cursor == self.log.head()
     }
 
+    /// Returns the size of the room's messages that the member has not been sent, in bytes before compression. 0 while
+    /// the room is not live.
+    pub(crate) fn unsent_bytes(&self, member: &Member) -> usize {
+        if self.live { self.log.bytes_from(member.cursor) } else { 0 }
+    }
+
     /// Returns whether the next send to this member reaches the end of the log.
     pub(crate) fn is_nearly_current(&self, member: &Member) -> bool {
         member.cursor >= self.log.last_chunk()

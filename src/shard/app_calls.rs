@@ -99,6 +99,7 @@ impl<B: Backend> Shard<B> {
             error!("a handler of the application panicked");
             self.stats.panics.add(1);
         }
+        self.charge_replays();
         while let Some(Closing { slot, code, reason }) = self.context.closing.pop() {
             self.begin_closing(slot, true, code, &reason);
         }

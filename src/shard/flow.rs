@@ -34,7 +34,8 @@ pub(crate) enum Pause {
     Congestion = 2,
     /// Pause reason: the client is over its message rate or its byte rate.
     Rate = 4,
-    /// Pause reason: the client has used up its share of buffers in this turn.
+    /// Pause reason: the client has used up its share of buffers or of time in this turn, or all clients together have
+    /// used up the time that the turn has for input.
     Share = 8,
 }
 
@@ -89,7 +90,7 @@ pub(super) struct Flow {
     /// Input of paused clients, oldest first. Held input has produced no answers yet, so a pause alone never makes a
     /// client lag.
     held: HashMap<Slot, VecDeque<Input>>,
-    /// Clients paused with [`Pause::Share`], which resume in the next turn.
+    /// Queue of clients paused with [`Pause::Share`], which resume in the next turns, in this order.
     served: Vec<Slot>,
     /// Clients paused with [`Pause::Congestion`], which resume when mailboxes have room.
     publishers: Vec<Slot>,
@@ -111,6 +112,15 @@ impl ClientFlow {
     pub(super) fn charge(&mut self, pace: Pace, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let mut spent = self.spent;
         let is_over = pace.charge(&mut spent, now_ms, messages, bytes);
+        self.spent = spent;
+        is_over
+    }
+
+    /// Charges an open client for the history that it is sent because it joined a room. Returns true when the client is
+    /// over a rate.
+    pub(super) fn charge_replay(&mut self, pace: Pace, now_ms: u64, bytes: usize) -> bool {
+        let mut spent = self.spent;
+        let is_over = pace.charge_replay(&mut spent, now_ms, bytes);
         self.spent = spent;
         is_over
     }
@@ -138,12 +148,12 @@ impl ClientFlow {
 
 impl Flow {
     /// Decides whether a buffer of a client is handled in this turn or held. Pauses the client when its share is used
-    /// up.
-    pub(super) fn admit(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Verdict {
+    /// up. `has_time` says whether the turn has time for more input.
+    pub(super) fn admit(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8, has_time: bool) -> Verdict {
         if client.is_held() {
             return Verdict::Hold;
         }
-        if client.take_share(turn) {
+        if has_time && client.take_share(turn) {
             return Verdict::Handle;
         }
         self.pause(slot, client, Pause::Share);
@@ -209,6 +219,13 @@ impl Flow {
         }
     }
 
+    /// Puts clients that [`Flow::take_due`] returned for [`Pause::Share`] back to the front of the queue, because the
+    /// turn's time was over before they had their turn.
+    pub(super) fn put_back_served(&mut self, rest: Vec<Slot>) {
+        let added = std::mem::replace(&mut self.served, rest);
+        self.served.extend(added);
+    }
+
     /// Removes a pause reason from a client. Returns false when the client did not have the reason.
     pub(super) fn lift(&mut self, client: &mut ClientFlow, reason: Pause) -> bool {
         let was_paused = client.is_paused(reason);
@@ -216,13 +233,14 @@ impl Flow {
         was_paused
     }
 
-    /// Returns the next step for a client that the backend has paused. Call this until it returns no input.
-    pub(super) fn next(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8) -> Next {
+    /// Returns the next step for a client that the backend has paused. Call this until it returns no input. `has_time`
+    /// says whether the turn has time for held input.
+    pub(super) fn next(&mut self, slot: Slot, client: &mut ClientFlow, turn: u8, has_time: bool) -> Next {
         if client.is_held() {
             return Next::Wait;
         }
         let first = self.held.get(&slot).and_then(VecDeque::front);
-        if matches!(first, Some(Input::Bytes(_))) && !client.take_share(turn) {
+        if matches!(first, Some(Input::Bytes(_))) && !(has_time && client.take_share(turn)) {
             self.pause(slot, client, Pause::Share);
             return Next::Wait;
         }

@@ -3,7 +3,7 @@
 use tracing::debug;
 
 use crate::app::{Incoming, Opening};
-use crate::hub::Slot;
+use crate::hub::{Replay, Slot};
 use crate::io::{Backend, Buffer, Close};
 use crate::protocol::{self, CloseCode, Failure, Opcode};
 
@@ -29,7 +29,8 @@ impl<B: Backend> Shard<B> {
             self.transport.recycle(buffer);
             return self.close(slot, Close::Reset);
         }
-        match self.flow.admit(slot, &mut connection.flow, self.stats.turns.get() as u8) {
+        let turn = self.stats.turns.get() as u8;
+        match self.flow.admit(slot, &mut connection.flow, turn, self.stopwatch.has_time_for_received()) {
             Verdict::Handle => {
                 self.take_in(slot, bytes);
                 self.pause_if_unread(slot);
@@ -68,8 +69,10 @@ impl<B: Backend> Shard<B> {
         }
         loop {
             let turn = self.stats.turns.get() as u8;
-            match self.flow.next(slot, &mut self.connections[slot as usize].flow, turn) {
+            let has_time = self.stopwatch.has_time_for_held();
+            match self.flow.next(slot, &mut self.connections[slot as usize].flow, turn, has_time) {
                 Next::Handle(Input::Bytes(mut bytes)) => {
+                    self.stopwatch.count_held();
                     self.take_in(slot, &mut bytes);
                     self.pause_if_unread(slot);
                 }
@@ -80,11 +83,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Resumes clients that used up their share of buffers in the last turn.
+    /// Resumes clients that used up their share of an earlier turn, or found its time used up. Those for which the time
+    /// does not suffice come first in the next turn.
     pub(super) fn resume_served(&mut self) {
-        for slot in self.flow.take_due(Pause::Share, self.now_ms) {
+        let mut due = self.flow.take_due(Pause::Share, self.now_ms).into_iter();
+        while self.stopwatch.has_time_for_held()
+            && let Some(slot) = due.next()
+        {
             self.resume(slot, Pause::Share);
         }
+        self.flow.put_back_served(due.collect());
     }
 
     /// Resumes paused publishers when their messages can be passed on again. Their held input creates mail, so call
@@ -143,19 +151,31 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Decodes bytes of a client and handles its messages until the client is over a rate. The rest is held.
+    /// Pauses a client whose input takes long, until the next turn.
+    fn pause_for_share(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.phase != Phase::Gone && self.flow.pause(slot, &mut connection.flow, Pause::Share) {
+            self.transport.pause(slot);
+        }
+    }
+
+    /// Decodes bytes of a client and handles its messages until the client is over a rate, or its time in this turn is
+    /// over. The rest is held.
     fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut reader = std::mem::take(&mut self.reader);
-        let mut is_over = false;
+        self.stopwatch.begin_buffer();
+        let (mut is_over, mut is_late) = (false, false);
         loop {
             let before = input.len();
             let Some(event) = protocol.next(&mut input, &mut reader) else {
-                // An incomplete message gives no event, but its bytes count for the byte rate.
+                // An incomplete message gives no event, but its bytes count.
                 is_over |= self.charge(slot, 0, before);
+                is_late |= before > 0 && self.is_late_after(before);
                 break;
             };
-            is_over |= self.charge(slot, 1, before - input.len());
+            let taken = before - input.len();
+            is_over |= self.charge(slot, 1, taken);
             match event {
                 protocol::ProtocolEvent::Request(request) => match self.answer(slot, &request) {
                     Some(upgrade) => {
@@ -180,9 +200,17 @@ impl<B: Backend> Shard<B> {
                 }
                 protocol::ProtocolEvent::Failed(failure) => self.failed(slot, &failure),
             }
-            if is_over && !input.is_empty() && self.is_open(slot) {
-                self.flow.hold_rest(slot, input.to_vec());
-                break;
+            let inflated = reader.take_inflated();
+            is_over |= self.charge_inflated(slot, inflated) | self.is_rate_paused(slot);
+            is_late = self.is_late_after(taken + inflated);
+            match self.connections[slot as usize].phase {
+                // The client was reset, so the rest of its input is not worth decoding.
+                Phase::Gone => protocol.discard(),
+                phase if !input.is_empty() && (is_late || is_over && phase == Phase::Open) => {
+                    self.flow.hold_rest(slot, input.to_vec());
+                    break;
+                }
+                _ => {}
             }
         }
         self.connections[slot as usize].protocol = protocol;
@@ -190,6 +218,14 @@ impl<B: Backend> Shard<B> {
         if is_over {
             self.pause_for_rate(slot);
         }
+        if is_late {
+            self.pause_for_share(slot);
+        }
+    }
+
+    /// Counts handled input of `bytes` bytes. Returns whether the time for the current buffer is over.
+    fn is_late_after(&mut self, bytes: usize) -> bool {
+        self.stopwatch.count(bytes) && self.stopwatch.look(self.transport.clock_ns())
     }
 
     /// Charges an open client for received messages and bytes. Returns true when the client is over a rate.
@@ -199,6 +235,36 @@ impl<B: Backend> Shard<B> {
         pace.is_limited()
             && connection.phase == Phase::Open
             && connection.flow.charge(pace, now_ms, messages, bytes)
+    }
+
+    /// Charges a client for the bytes that decompression has added to its message. Returns true when an open client is
+    /// over a rate. Resets a closing client over the limit for closing clients.
+    fn charge_inflated(&mut self, slot: Slot, bytes: usize) -> bool {
+        if bytes == 0 {
+            return false;
+        }
+        let connection = &mut self.connections[slot as usize];
+        let is_closing = matches!(connection.phase, Phase::Closing | Phase::Ending | Phase::Lingering);
+        if is_closing && connection.flow.charge_closing(self.now_ms, bytes) {
+            self.close(slot, Close::Reset);
+            return false;
+        }
+        self.charge(slot, 0, bytes)
+    }
+
+    /// Charges clients for the history that they are sent because they joined a room. Pauses those over their rate.
+    pub(super) fn charge_replays(&mut self) {
+        while let Some(Replay { slot, bytes }) = self.hub.poll_replay() {
+            let (pace, now_ms) = (self.settings.pace, self.now_ms);
+            let connection = &mut self.connections[slot as usize];
+            if pace.is_limited() && connection.flow.charge_replay(pace, now_ms, bytes) {
+                self.pause_for_rate(slot);
+            }
+        }
+    }
+
+    fn is_rate_paused(&self, slot: Slot) -> bool {
+        self.connections[slot as usize].flow.is_paused(Pause::Rate)
     }
 
     /// Answers a malformed request with an error, unless the connection is being refused already.

@@ -50,13 +50,13 @@ impl<K: Kernel> Shard<Uring<K>> {
     }
 
     /// Returns whether the shard handles input of the client now. It does not while the client is over its rate, leaves
-    /// answers unread, or publishes to full mailboxes.
+    /// answers unread, publishes to full mailboxes, or has used up its share of the turn.
     pub(crate) fn listens_to(&self, slot: Slot) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
         talks
             && connection.liveness != Liveness::Ended
-            && ![Pause::Unread, Pause::Congestion, Pause::Rate]
+            && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share]
                 .iter()
                 .any(|why| connection.flow.is_paused(*why))
     }

@@ -99,6 +99,7 @@ impl<B: Backend> Shard<B> {
                     frame
                 });
                 self.hub.snapshot(room, home, first, frames);
+                self.charge_replays();
             }
             Delivery::Frame { room, number, .. } => self.hub.deliver(room, number, frames),
             Delivery::Note(note) => {

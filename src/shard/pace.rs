@@ -8,6 +8,9 @@
 const BURST_NS: u64 = 4_000_000_000;
 /// Minimum length of a rate pause, in nanoseconds, so that a client over its rate is not resumed for each message.
 const PAUSE_NS: u64 = 250_000_000;
+/// Minimum number of bytes that a message or a control frame costs. A short message takes the server about as long as
+/// this many bytes of a long one: it is decoded, handed to the application, ordered and logged, whatever its length.
+const MIN_MESSAGE_BYTES: usize = 128;
 const NS_PER_S: u64 = 1_000_000_000;
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -16,7 +19,8 @@ const NS_PER_MS: u64 = 1_000_000;
 pub(crate) struct Pace {
     /// Maximum number of messages and control frames per second; 0 means no limit.
     pub(crate) messages: u32,
-    /// Maximum number of bytes on the wire per second, including frame headers; 0 means no limit.
+    /// Maximum number of bytes per second; 0 means no limit. Bytes count on the wire, including frame headers, and
+    /// again as far as decompression adds to them.
     pub(crate) bytes: u32,
 }
 
@@ -33,13 +37,24 @@ impl Pace {
         self.messages > 0 || self.bytes > 0
     }
 
-    /// Charges a client for received messages and bytes. Returns true when the client is over a rate and must be
-    /// paused.
+    /// Charges a client for received messages and bytes. Each message costs at least [`MIN_MESSAGE_BYTES`]. Returns true
+    /// when the client is over a rate and must be paused.
     pub(crate) fn charge(self, spent: &mut Spent, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let now_ns = now_ms * NS_PER_MS;
+        let bytes = bytes.max(MIN_MESSAGE_BYTES.saturating_mul(messages as usize)) as u64;
         spend(&mut spent.messages_ns, now_ns, u64::from(messages), self.messages);
-        spend(&mut spent.bytes_ns, now_ns, bytes as u64, self.bytes);
+        spend(&mut spent.bytes_ns, now_ns, bytes, self.bytes);
         spent.ahead_ns(now_ns) > BURST_NS
+    }
+
+    /// Charges a client for `bytes` bytes of history that it is sent because it joined a room. Returns true when the
+    /// client is over a rate and must be paused.
+    ///
+    /// A replay costs at most a full burst, so that a client waits for a few seconds at most, however long the history
+    /// is.
+    pub(crate) fn charge_replay(self, spent: &mut Spent, now_ms: u64, bytes: usize) -> bool {
+        let burst_bytes = u64::from(self.bytes) * (BURST_NS / NS_PER_S);
+        self.charge(spent, now_ms, 0, (bytes as u64).min(burst_bytes) as usize)
     }
 
     /// Returns the time, in milliseconds, that a client over a rate must wait until it may go on; 0 when it may go on
@@ -114,5 +129,34 @@ mod tests {
         assert_eq!(wait_ms, 100 + 250);
         assert_eq!(Pace::wait_ms(spent, 5 + wait_ms - 1), 1);
         assert_eq!(Pace::wait_ms(spent, 5 + wait_ms), 0);
+    }
+
+    #[test]
+    fn a_short_message_costs_as_much_as_128_bytes() {
+        let pace = Pace { messages: 0, bytes: 1_280 };
+        assert_eq!(taken(pace, 7, 1), 41, "four seconds' worth, and the one that was over the rate");
+        assert_eq!(taken(pace, 128, 1), 41);
+        assert_eq!(taken(pace, 256, 1), 21);
+        let mut spent = Spent::default();
+        pace.charge(&mut spent, 0, 0, 5_120);
+        assert!(!pace.charge(&mut spent, 0, 0, 0), "bytes of an unfinished message are no message");
+        assert!(pace.charge(&mut spent, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_replay_costs_its_bytes_and_a_full_burst_at_most() {
+        let pace = Pace { messages: 20, bytes: 1_000 };
+        let mut spent = Spent::default();
+        assert!(!pace.charge_replay(&mut spent, 0, 3_000));
+        assert!(pace.charge_replay(&mut spent, 0, 3_000));
+        assert_eq!(Pace::wait_ms(spent, 0), 2_000 + 250);
+        let mut spent = Spent::default();
+        assert!(!pace.charge_replay(&mut spent, 0, usize::MAX));
+        assert!(pace.charge_replay(&mut spent, 0, usize::MAX));
+        assert_eq!(Pace::wait_ms(spent, 0), 4_000 + 250);
+        assert!(
+            !Pace::default().charge_replay(&mut spent, 0, usize::MAX),
+            "without a byte rate it costs nothing"
+        );
     }
 }

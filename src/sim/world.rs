@@ -12,7 +12,7 @@ use crate::hub::{self, Hub};
 use crate::io::{Backend, BackendOptions, Uring};
 use crate::protocol::MessageLimits;
 use crate::shard::admission::{self, Admission};
-use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, mailbox_of};
+use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, TimeLimits, mailbox_of};
 use crate::stats::Totals;
 use crate::transport::{Events, Transport};
 
@@ -231,6 +231,12 @@ impl World {
         let bounds = Bounds {
             sends_per_turn: random.pick(&[1, 3, 1_024]),
             stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
+            // Simulated time stands still during a turn, so only limits of zero end the time for input.
+            input_time: random.pick(&[
+                TimeLimits::default(),
+                TimeLimits { work_per_look: 0, buffer_ns: 0, received_ns: 0, held_ns: 0 },
+                TimeLimits { work_per_look: 3 << 10, buffer_ns: 0, received_ns: 1, held_ns: 1 },
+            ]),
         };
         // With lower rates than these, clients would wait for minutes.
         let pace = Pace { messages: random.pick(&[0, 0, 100]), bytes: random.pick(&[0, 0, 20_000]) };

@@ -20,10 +20,10 @@ fn the_backend_is_paused_for_the_first_reason_and_resumed_after_the_last() {
             assert!(flow.pause(SLOT, &mut client, first));
             assert!(!flow.pause(SLOT, &mut client, second), "{second:?} after {first:?}");
             assert!(flow.lift(&mut client, first));
-            assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait, "{second:?} is left");
+            assert_eq!(flow.next(SLOT, &mut client, 1, true), Next::Wait, "{second:?} is left");
             assert!(!flow.lift(&mut client, first), "it was lifted already");
             assert!(flow.lift(&mut client, second));
-            assert_eq!(flow.next(SLOT, &mut client, 1), Next::Receive);
+            assert_eq!(flow.next(SLOT, &mut client, 1, true), Next::Receive);
         }
     }
 }
@@ -34,16 +34,16 @@ fn input_of_a_paused_client_is_held_and_comes_back_in_order() {
         let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
         flow.pause(SLOT, &mut client, reason);
         for text in ["b", "c"] {
-            assert_eq!(flow.admit(SLOT, &mut client, 1), Verdict::Hold, "{reason:?}");
+            assert_eq!(flow.admit(SLOT, &mut client, 1, true), Verdict::Hold, "{reason:?}");
             flow.hold(SLOT, text.into());
         }
         flow.hold_rest(SLOT, "a".into());
         assert!(flow.hold_end(SLOT));
         assert_eq!((flow.held(), flow.held_bytes()), (1, 3));
         flow.lift(&mut client, reason);
-        let handled: Vec<_> = (1..=4).map(|turn| flow.next(SLOT, &mut client, turn)).collect();
+        let handled: Vec<_> = (1..=4).map(|turn| flow.next(SLOT, &mut client, turn, true)).collect();
         assert_eq!(handled, [bytes("a"), bytes("b"), bytes("c"), Next::Handle(Input::End)], "{reason:?}");
-        assert_eq!((flow.next(SLOT, &mut client, 5), flow.held()), (Next::Receive, 0));
+        assert_eq!((flow.next(SLOT, &mut client, 5, true), flow.held()), (Next::Receive, 0));
     }
 }
 
@@ -62,12 +62,12 @@ fn a_client_that_is_paused_again_keeps_the_rest() {
         flow.hold(SLOT, "a".into());
         flow.hold(SLOT, "b".into());
         flow.lift(&mut client, Pause::Unread);
-        assert_eq!(flow.next(SLOT, &mut client, 1), bytes("a"));
+        assert_eq!(flow.next(SLOT, &mut client, 1, true), bytes("a"));
         assert!(flow.pause(SLOT, &mut client, reason), "none was left");
-        assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait);
+        assert_eq!(flow.next(SLOT, &mut client, 1, true), Next::Wait);
         assert_eq!((flow.held(), flow.held_bytes()), (1, 1));
         flow.lift(&mut client, reason);
-        assert_eq!(flow.next(SLOT, &mut client, 1), bytes("b"));
+        assert_eq!(flow.next(SLOT, &mut client, 1, true), bytes("b"));
     }
 }
 
@@ -76,10 +76,10 @@ fn each_turn_handles_a_share_of_each_client() {
     let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
     // Flow control keeps only the low bits of the turn's number, which differ between consecutive numbers of this list.
     for turn in [7, 8, 7, 255, 0] {
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Handle);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::PauseAndHold);
-        assert_eq!(flow.admit(SLOT, &mut client, turn), Verdict::Hold);
+        assert_eq!(flow.admit(SLOT, &mut client, turn, true), Verdict::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn, true), Verdict::Handle);
+        assert_eq!(flow.admit(SLOT, &mut client, turn, true), Verdict::PauseAndHold);
+        assert_eq!(flow.admit(SLOT, &mut client, turn, true), Verdict::Hold);
         assert!(flow.has_served());
         assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
         assert!(!flow.has_served() && flow.lift(&mut client, Pause::Share));
@@ -94,13 +94,13 @@ fn held_input_counts_for_the_share_of_the_turn_that_handles_it() {
         flow.hold(SLOT, text.into());
     }
     flow.lift(&mut client, Pause::Congestion);
-    assert_eq!(flow.next(SLOT, &mut client, 1), bytes("a"));
-    assert_eq!(flow.next(SLOT, &mut client, 1), bytes("b"));
-    assert_eq!(flow.next(SLOT, &mut client, 1), Next::Wait);
+    assert_eq!(flow.next(SLOT, &mut client, 1, true), bytes("a"));
+    assert_eq!(flow.next(SLOT, &mut client, 1, true), bytes("b"));
+    assert_eq!(flow.next(SLOT, &mut client, 1, true), Next::Wait);
     assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
     flow.lift(&mut client, Pause::Share);
-    assert_eq!(flow.next(SLOT, &mut client, 2), bytes("c"));
-    assert_eq!(flow.next(SLOT, &mut client, 2), Next::Receive);
+    assert_eq!(flow.next(SLOT, &mut client, 2, true), bytes("c"));
+    assert_eq!(flow.next(SLOT, &mut client, 2, true), Next::Receive);
 }
 
 #[test]
@@ -159,4 +159,38 @@ fn nothing_is_left_of_a_connection_that_is_gone() {
             assert!(!flow.lift(&mut ClientFlow::default(), reason), "{slot}");
         }
     }
+}
+
+#[test]
+fn input_waits_for_the_next_turn_when_a_turn_has_no_time_left() {
+    let (mut flow, mut client) = (Flow::default(), ClientFlow::default());
+    assert_eq!(flow.admit(SLOT, &mut client, 1, false), Verdict::PauseAndHold);
+    flow.hold(SLOT, "a".into());
+    assert_eq!(flow.admit(SLOT, &mut client, 1, true), Verdict::Hold, "input stays in order");
+    flow.hold(SLOT, "b".into());
+    assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
+    flow.lift(&mut client, Pause::Share);
+    assert_eq!(flow.next(SLOT, &mut client, 2, true), bytes("a"));
+    assert_eq!(flow.next(SLOT, &mut client, 2, false), Next::Wait);
+    assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
+    flow.lift(&mut client, Pause::Share);
+    assert_eq!(flow.next(SLOT, &mut client, 3, true), bytes("b"));
+    assert_eq!(flow.next(SLOT, &mut client, 3, false), Next::Receive, "nothing is left to handle");
+}
+
+#[test]
+fn clients_for_whom_a_turn_has_no_time_come_first_in_the_next_turn() {
+    let mut flow = Flow::default();
+    let mut clients = [ClientFlow::default(); 4];
+    for (slot, client) in (0..).zip(&mut clients[..3]) {
+        flow.pause(slot, client, Pause::Share);
+    }
+    let mut due = flow.take_due(Pause::Share, 0).into_iter();
+    assert_eq!(due.next(), Some(0));
+    // The first client is served and waits again, and another client arrives.
+    flow.lift(&mut clients[0], Pause::Share);
+    flow.pause(0, &mut clients[0], Pause::Share);
+    flow.pause(3, &mut clients[3], Pause::Share);
+    flow.put_back_served(due.collect());
+    assert_eq!(flow.take_due(Pause::Share, 0), [1, 2, 0, 3]);
 }
