@@ -6,15 +6,20 @@
 mod elements;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memrchr};
 use unicode_normalization::char::is_combining_mark;
 
 use elements::{MAX_NAME, is_element};
+use tokenizer::{AFTER, BEFORE, CLASSES, COMPLETE, State};
 
 /// Maximum number of combining marks on one character. More marks would cover the lines above and below.
 const MAX_MARKS: usize = 8;
+/// The combining mark with the smallest code point.
+const FIRST_MARK: char = '\u{300}';
 
 /// Returns `text` without HTML tags, and as one line.
 ///
@@ -33,10 +38,15 @@ pub(super) fn clean(text: &str) -> Cow<'_, str> {
 
 /// Replaces control characters, and removes direction controls and excess combining marks.
 fn tame(text: &str) -> Cow<'_, str> {
-    if tamed(text).zip(text.chars()).all(|(tame, char)| tame == Some(char)) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(tamed(text).flatten().collect())
+    let is_tame = || is_plain(text) || tamed(text).zip(text.chars()).all(|(tame, char)| tame == Some(char));
+    if is_tame() { Cow::Borrowed(text) } else { Cow::Owned(tamed(text).flatten().collect()) }
+}
+
+/// Returns whether `text` is ASCII without control characters. Checks each block without a branch for each byte, so that
+/// the compiler can use vector instructions.
+fn is_plain(text: &str) -> bool {
+    let mut blocks = text.as_bytes().chunks(64);
+    blocks.all(|block| block.iter().fold(true, |is_plain, byte| is_plain & (b' '..=b'~').contains(byte)))
 }
 
 fn tame_owned(text: String) -> String {
@@ -50,7 +60,7 @@ fn tame_owned(text: String) -> String {
 fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
     let mut marks = 0;
     text.chars().map(move |char| {
-        marks = if char > '~' && is_combining_mark(char) { marks + 1 } else { 0 };
+        marks = if char >= FIRST_MARK && is_combining_mark(char) { marks + 1 } else { 0 };
         match char {
             // Line and paragraph separators break lines, as some control characters do.
             '\u{2028}' | '\u{2029}' => Some(' '),
@@ -65,196 +75,122 @@ fn tamed(text: &str) -> impl Iterator<Item = Option<char>> {
 /// Returns `text` without complete tags of HTML elements, and with a space after each `<` that would begin markup.
 /// Entities stay as they are. Takes time linear in the length of `text`.
 pub(super) fn strip_tags(text: &str) -> Cow<'_, str> {
-    if !text.contains('<') {
-        return Cow::Borrowed(text);
-    }
     let bytes = text.as_bytes();
-    let mut tags = find_tags(bytes);
-    let mut kept = String::with_capacity(text.len() + 16);
+    let mut tags = Tags::new(bytes);
+    let mut kept = Kept { text, copied: 0, kept: String::new() };
     let mut at = 0;
-    let mut is_changed = false;
-    while let Some(open) = bytes[at..].iter().position(|byte| *byte == b'<').map(|found| at + found) {
-        push(&mut kept, &text[at..open], &mut is_changed);
-        while tags.last().is_some_and(|tag| tag.start < open) {
-            tags.pop();
-        }
-        at = match tags.last() {
-            Some(tag) if tag.start == open => {
-                is_changed = true;
-                tag.end
+    while let Some(open) = memchr(b'<', &bytes[at..]).map(|found| at + found) {
+        at = match tags.end_of(open) {
+            Some(end) => {
+                kept.leave_out(open, end);
+                end
             }
-            _ => {
-                push(&mut kept, "<", &mut is_changed);
+            None => {
+                if bytes.get(open + 1).is_some_and(begins_markup) {
+                    kept.copy_up_to(open + 1);
+                }
                 open + 1
             }
         };
     }
-    push(&mut kept, &text[at..], &mut is_changed);
-    if is_changed { Cow::Owned(kept) } else { Cow::Borrowed(text) }
+    kept.finish()
 }
 
-/// Appends `text` to `kept`, after a space where `text` would turn a `<` at the end of `kept` into markup.
-fn push(kept: &mut String, text: &str, is_changed: &mut bool) {
-    // WHATWG HTML §13.2.5.6, the tag open state: after `<`, one of these bytes begins markup.
-    let begins_markup = |byte: &u8| byte.is_ascii_alphabetic() || b"/!?".contains(byte);
-    if kept.ends_with('<') && text.as_bytes().first().is_some_and(begins_markup) {
-        kept.push(' ');
-        *is_changed = true;
-    }
-    kept.push_str(text);
+/// Returns whether `byte` after a `<` begins markup. WHATWG HTML §13.2.5.6, the tag open state.
+fn begins_markup(byte: &u8) -> bool {
+    byte.is_ascii_alphabetic() || b"/!?".contains(byte)
 }
 
-/// A complete HTML tag: the bytes `start..end` of the text, from `<` through `>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tag {
-    start: usize,
-    end: usize,
+/// The text that is kept. Owns a copy only if it differs from the original text.
+struct Kept<'t> {
+    text: &'t str,
+    /// End of the part of `text` that was copied or left out. 0 means that nothing has changed yet.
+    copied: usize,
+    kept: String,
 }
 
-/// End of the tag for each state of an HTML tokenizer before the current byte. [`NONE`] if the text ends first.
-///
-/// The field names are the names of the states in WHATWG HTML §13.2.5, without the word "state".
-#[derive(Clone, Copy)]
-struct Ends {
-    tag_name: usize,
-    self_closing_start_tag: usize,
-    before_attribute_name: usize,
-    attribute_name: usize,
-    after_attribute_name: usize,
-    before_attribute_value: usize,
-    double_quoted: usize,
-    single_quoted: usize,
-    unquoted: usize,
-    after_quoted: usize,
-}
-
-/// Marks a tag that is not complete: the text ends first.
-const NONE: usize = usize::MAX;
-
-impl Ends {
-    /// Returns the ends at the end of the text: no tag is complete.
-    const fn nowhere() -> Self {
-        Self {
-            tag_name: NONE,
-            self_closing_start_tag: NONE,
-            before_attribute_name: NONE,
-            attribute_name: NONE,
-            after_attribute_name: NONE,
-            before_attribute_value: NONE,
-            double_quoted: NONE,
-            single_quoted: NONE,
-            unquoted: NONE,
-            after_quoted: NONE,
+impl<'t> Kept<'t> {
+    /// Copies the text up to the offset `end`. Puts a space before the copied part where the part would turn a `<` at
+    /// the end of the kept text into markup.
+    fn copy_up_to(&mut self, end: usize) {
+        let part = &self.text[self.copied..end];
+        if self.kept.ends_with('<') && part.as_bytes().first().is_some_and(begins_markup) {
+            self.kept.push(' ');
         }
+        self.kept.push_str(part);
+        self.copied = end;
     }
 
-    /// Returns the ends before `byte`, which is at the offset `at`, given the ends after that byte.
-    fn before(self, byte: u8, at: usize) -> Self {
-        let Self { before_attribute_name: before_name, attribute_name: name, unquoted, .. } = self;
-        match byte {
-            b'\t' | b'\n' | 0x0c | b'\r' | b' ' => Self {
-                tag_name: before_name,
-                self_closing_start_tag: before_name,
-                attribute_name: self.after_attribute_name,
-                unquoted: before_name,
-                after_quoted: before_name,
-                ..self
-            },
-            b'/' => Self {
-                tag_name: self.self_closing_start_tag,
-                before_attribute_name: self.self_closing_start_tag,
-                attribute_name: self.self_closing_start_tag,
-                after_attribute_name: self.self_closing_start_tag,
-                before_attribute_value: unquoted,
-                after_quoted: self.self_closing_start_tag,
-                ..self
-            },
-            b'>' => {
-                let end = at + 1;
-                let Self { double_quoted, single_quoted, .. } = self;
-                Self {
-                    double_quoted,
-                    single_quoted,
-                    tag_name: end,
-                    self_closing_start_tag: end,
-                    before_attribute_name: end,
-                    attribute_name: end,
-                    after_attribute_name: end,
-                    before_attribute_value: end,
-                    unquoted: end,
-                    after_quoted: end,
-                }
+    /// Leaves out the text from the offset `start` up to `end`.
+    fn leave_out(&mut self, start: usize, end: usize) {
+        self.copy_up_to(start);
+        self.copied = end;
+    }
+
+    fn finish(mut self) -> Cow<'t, str> {
+        if self.copied == 0 {
+            return Cow::Borrowed(self.text);
+        }
+        self.copy_up_to(self.text.len());
+        Cow::Owned(self.kept)
+    }
+}
+
+/// The search for tags in a text, from left to right.
+///
+/// The end of a tag is found by a tokenizer that goes forward. Only an unclosed quote can hide the end of a tag, and a
+/// text may have many tags with unclosed quotes. So when the tokenizer reaches the end of the text for the first time,
+/// [`find_complete`] finds out for all places of the text, in one walk, whether a tag there is complete. No further walk
+/// is in vain, and the search as a whole examines each byte a few times.
+struct Tags<'t> {
+    text: &'t [u8],
+    /// A bit for each byte of the text: whether a tag whose name begins at the byte is complete. `None` while every tag
+    /// was complete.
+    complete: Option<Vec<u64>>,
+}
+
+impl<'t> Tags<'t> {
+    fn new(text: &'t [u8]) -> Self {
+        Self { text, complete: None }
+    }
+
+    /// Returns the end of the tag that begins with the `<` at `open`. `None` if it is no tag of an HTML element, or the
+    /// tag is not complete.
+    fn end_of(&mut self, open: usize) -> Option<usize> {
+        let name = open + 1 + usize::from(self.text.get(open + 1) == Some(&b'/'));
+        let name_len = element_len(&self.text[name.min(self.text.len())..])?;
+        let word =
+            |complete: &Vec<u64>| complete.get(name / 64).is_some_and(|word| word >> (name % 64) & 1 == 1);
+        if !self.complete.as_ref().is_none_or(word) {
+            return None;
+        }
+        let mut state = State::TagName as u8;
+        for (at, byte) in self.text.iter().enumerate().skip(name + name_len) {
+            count_work(1);
+            state = AFTER[CLASSES[*byte as usize] as usize][state as usize];
+            if state == COMPLETE {
+                return Some(at + 1);
             }
-            b'=' => Self {
-                // Before an attribute name, `=` is the first character of the name.
-                attribute_name: self.before_attribute_value,
-                after_attribute_name: self.before_attribute_value,
-                before_attribute_value: unquoted,
-                before_attribute_name: name,
-                self_closing_start_tag: name,
-                after_quoted: name,
-                ..self
-            },
-            b'"' => Self {
-                before_attribute_value: self.double_quoted,
-                double_quoted: self.after_quoted,
-                ..self.before_other()
-            },
-            b'\'' => Self {
-                before_attribute_value: self.single_quoted,
-                single_quoted: self.after_quoted,
-                ..self.before_other()
-            },
-            _ => self.before_other(),
         }
-    }
-
-    /// Returns the ends before a byte that is part of a tag name, an attribute name or a value.
-    fn before_other(self) -> Self {
-        Self {
-            self_closing_start_tag: self.attribute_name,
-            before_attribute_name: self.attribute_name,
-            after_attribute_name: self.attribute_name,
-            before_attribute_value: self.unquoted,
-            after_quoted: self.attribute_name,
-            ..self
-        }
+        self.complete.get_or_insert_with(|| find_complete(self.text));
+        None
     }
 }
 
-/// Returns the complete tags of known elements, the last tag first. Includes tags that begin inside another tag.
+/// Returns a bit for each byte of `text`, up to the last `>`: whether a tag whose name begins at the byte is complete.
 ///
-/// Goes from the end of the text to its beginning and keeps the end of the tag for every state of the tokenizer. So
-/// each byte is examined once, no matter how many `<` and unclosed quotes there are.
-fn find_tags(text: &[u8]) -> Vec<Tag> {
-    let mut tags = Vec::new();
-    let first = text.iter().position(|byte| *byte == b'<').unwrap_or(text.len());
-    let last = text.iter().rposition(|byte| *byte == b'>').map_or(0, |last| last + 1);
-    let mut ends = Ends::nowhere();
-    // End of a tag whose name has begun after the current byte, as the name of an end tag does.
-    let mut behind = NONE;
-    let mut is_word = false;
-    for at in (first..last).rev() {
+/// Goes from the end of the text to its beginning. Keeps the set of the tokenizer's states from which it would find the
+/// end of a tag.
+fn find_complete(text: &[u8]) -> Vec<u64> {
+    let last = memrchr(b'>', text).map_or(0, |last| last + 1);
+    let mut complete = vec![0; last.div_ceil(64)];
+    let mut states = 0;
+    for at in (0..last).rev() {
         count_work(1);
-        let byte = text[at];
-        if byte == b'<' {
-            let (name, end) = match text.get(at + 1) {
-                Some(b'/') => (at + 2, behind),
-                _ => (at + 1, ends.tag_name),
-            };
-            if end != NONE && is_element(name_at(&text[name..])) {
-                tags.push(Tag { start: at, end });
-            }
-        }
-        behind = ends.tag_name;
-        let was_word = is_word;
-        is_word = !matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>' | b'=' | b'"' | b'\'');
-        // A second byte of a name or a value leaves the ends as they are.
-        if !(is_word && was_word) {
-            ends = ends.before(byte, at);
-        }
+        states = BEFORE[CLASSES[text[at] as usize] as usize][states as usize];
+        complete[at / 64] |= u64::from(states >> State::TagName as u8 & 1) << (at % 64);
     }
-    tags
+    complete
 }
 
 /// Counts the bytes examined, for the test that the work stays linear.
@@ -264,11 +200,18 @@ fn count_work(bytes: usize) {
     let _ = bytes;
 }
 
-/// Returns the tag name at the beginning of `text`, cut off when it is longer than any element's name.
-fn name_at(text: &[u8]) -> &[u8] {
-    let text = &text[..text.len().min(MAX_NAME + 1)];
-    let is_end = |byte: &u8| matches!(byte, b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>');
-    let name = &text[..text.iter().position(is_end).unwrap_or(text.len())];
-    count_work(name.len() + 1);
-    name
+/// Returns the length of the element's name at the beginning of `text`. `None` if no known name stands there.
+fn element_len(text: &[u8]) -> Option<usize> {
+    let mut name = [0; MAX_NAME];
+    for (len, byte) in text.iter().enumerate() {
+        count_work(1);
+        match byte {
+            b'\t' | b'\n' | 0x0c | b'\r' | b' ' | b'/' | b'>' => {
+                return is_element(&name[..len]).then_some(len);
+            }
+            byte if byte.is_ascii_alphanumeric() => *name.get_mut(len)? = byte.to_ascii_lowercase(),
+            _ => return None,
+        }
+    }
+    None
 }

@@ -153,11 +153,47 @@ pub(super) const ELEMENTS: [&str; 145] = [
     "xmp",
 ];
 
-/// Returns whether `name` is the name of an HTML element. Ignores upper and lower case.
+/// The names in [`ELEMENTS`] as numbers, in the same order, and the index of the first name with each letter.
+static KEYS: [u128; ELEMENTS.len()] = keys();
+static FIRST: [u8; 27] = first();
+
+/// Returns whether `name`, in lower case, is the name of an HTML element.
 pub(super) fn is_element(name: &[u8]) -> bool {
-    let mut lower = [0; MAX_NAME];
-    let Some(lower) = lower.get_mut(..name.len()) else { return false };
-    lower.copy_from_slice(name);
-    lower.make_ascii_lowercase();
-    ELEMENTS.binary_search_by(|element| element.as_bytes().cmp(lower)).is_ok()
+    let Some(letter) = name.first().and_then(|byte| byte.checked_sub(b'a')).filter(|letter| *letter < 26)
+    else {
+        return false;
+    };
+    let range = FIRST[letter as usize] as usize..FIRST[letter as usize + 1] as usize;
+    name.len() <= MAX_NAME && KEYS[range].binary_search(&key(name)).is_ok()
+}
+
+/// Returns a name of at most [`MAX_NAME`] bytes as a number. Numbers have the same order as the names.
+const fn key(name: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    bytes.split_at_mut(name.len()).0.copy_from_slice(name);
+    u128::from_be_bytes(bytes)
+}
+
+const fn keys() -> [u128; ELEMENTS.len()] {
+    let mut keys = [0; ELEMENTS.len()];
+    let mut at = 0;
+    while at < keys.len() {
+        keys[at] = key(ELEMENTS[at].as_bytes());
+        at += 1;
+    }
+    keys
+}
+
+const fn first() -> [u8; 27] {
+    let mut first = [0; 27];
+    let mut at = 0;
+    let mut letter = 0;
+    while letter < first.len() {
+        while at < ELEMENTS.len() && ELEMENTS[at].as_bytes()[0] < b'a' + letter as u8 {
+            at += 1;
+        }
+        first[letter] = at as u8;
+        letter += 1;
+    }
+    first
 }
