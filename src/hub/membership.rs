@@ -25,7 +25,7 @@ impl Hub {
         self.owe_rest(id, index);
         self.weigh(id);
         self.queue_client(slot);
-        self.report_replay(id, index as usize);
+        self.report_replay(id, index);
     }
 
     /// Ends the client's membership in `room`. The client still gets the messages that are in the room's log now.
