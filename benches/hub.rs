@@ -48,7 +48,9 @@ fn append(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("order", len), |bencher| {
             bencher.iter_custom(|rounds| {
                 bench.time(rounds, |hub| {
-                    (0..BATCH).for_each(|_| hub.order(black_box(&room), None, black_box(message)));
+                    for _ in 0..BATCH {
+                        hub.order(black_box(&room), None, black_box(message));
+                    }
                 })
             });
         });
@@ -186,7 +188,9 @@ impl Bench {
 
     fn order(&mut self, messages: u64) {
         let message = Message::new(Kind::Text, &PAYLOAD);
-        (0..messages).for_each(|_| self.hub.order(black_box(&self.room), None, black_box(message)));
+        for _ in 0..messages {
+            self.hub.order(black_box(&self.room), None, black_box(message));
+        }
     }
 
     /// Takes every send that the hub hands out. Returns the number of messages in the sends.
@@ -237,7 +241,9 @@ fn bring_requests(hub: &mut Hub, from: u16, mut home: Option<&mut Hub>) {
     batch.drain(|request, name, payload| {
         let home = home.as_deref_mut().unwrap_or(&mut *hub);
         match request {
-            Request::Publish { room, kind, .. } => home.order(name, room, Message::new(kind, payload)),
+            Request::Publish { room, kind, .. } => {
+                home.order(name, room, Message::new(kind, payload));
+            }
             Request::Subscribe { subscriber, .. } => home.subscribe(from, name, subscriber),
             other => panic!("the bench makes no {other:?}"),
         }

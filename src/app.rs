@@ -15,6 +15,7 @@ use std::time::Duration;
 pub use crate::hub::{ClientId, Kind, Message, Note};
 use crate::hub::{Hub, Slot};
 pub use crate::protocol::frame::CloseCode;
+use crate::publisher::Publisher;
 pub use crate::token::Claims;
 
 pub use chat::{Chat, ChatOptions};
@@ -121,7 +122,8 @@ pub trait App {
         context.send_to_client(client, Message::text(&text));
     }
 
-    /// Handles a note that an application instance sent with [`Context::ask`]. The sender may be this instance.
+    /// Handles a note that an application instance sent with [`Context::ask`], or another thread with
+    /// [`Publisher::ask`]. The sender may be this instance.
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let _ = (context, note);
     }
@@ -151,13 +153,20 @@ pub struct Context<'a> {
 }
 
 /// The part of a [`Context`] that outlives a handler call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ContextState {
+    publisher: Publisher,
     /// Clients that the shard closes after the handler has returned.
     pub(crate) closing: Vec<Closing>,
     pub(crate) timers: AppTimers,
     /// Time of the current turn, in milliseconds of the shard's clock.
     pub(crate) now_ms: u64,
+}
+
+impl ContextState {
+    pub(crate) fn new(publisher: Publisher) -> Self {
+        Self { publisher, closing: Vec::new(), timers: AppTimers::default(), now_ms: 0 }
+    }
 }
 
 /// A request of the application to close a client.
@@ -183,6 +192,13 @@ impl Context<'_> {
     /// can also use the home shard for state that exists once on the server, keyed by name.
     pub fn home_of(&self, name: &str) -> u16 {
         self.hub.home_of(name)
+    }
+
+    /// Returns a handle that publishes from any thread. A handler that needs slow work, such as a query of a database,
+    /// gives a clone of the handle with the work to another thread, which answers through the handle: see the crate's
+    /// documentation. The handle reaches all clients and shards, but a handler's own methods cost less.
+    pub fn publisher(&self) -> &Publisher {
+        &self.state.publisher
     }
 
     /// Returns the time of the shard's clock, counted from an arbitrary start. The time never goes back, stays the same

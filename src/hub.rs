@@ -77,7 +77,7 @@ use crate::protocol::frame::encode_header;
 
 pub use self::batch::{Batch, Delivery, Entry, Note, Request};
 use self::memberships::Memberships;
-pub use self::message::Message;
+pub use self::message::{Message, Position};
 use self::outbox::Outbox;
 pub use self::room::Slot;
 pub use self::rooms::RoomKey;
@@ -256,6 +256,8 @@ pub struct Hub {
     dedicated: HashMap<Slot, Dedicated>,
     /// Number of connections opened on this shard so far.
     opened: u64,
+    /// Base of the epochs of the rooms whose home is this shard.
+    epoch_base: u64,
     now_ms: u64,
     /// Time, in milliseconds, for which the hub has watched whether clients read. A tick adds at most half of
     /// `STALL_MS`, so a pause of the process alone makes no client count as stalled.
@@ -285,6 +287,7 @@ impl Hub {
             dedicated: HashMap::new(),
             options: options.settled(),
             opened: 0,
+            epoch_base: 0,
             now_ms: 0,
             watched_ms: 0,
         }
@@ -297,6 +300,12 @@ impl Hub {
         debug_assert!(is_same, "the number of shards decides where rooms have their home");
         self.deflater.set_threshold(options.compression_threshold);
         self.options = options.settled();
+    }
+
+    /// Sets the base of the rooms' epochs, before the first room exists. A random base makes the epochs of two runs of a
+    /// server differ.
+    pub fn set_epoch_base(&mut self, base: u64) {
+        self.epoch_base = base;
     }
 
     /// Registers a new connection at `slot`, and returns its identifier.
@@ -401,7 +410,7 @@ impl Hub {
 }
 
 /// Returns the home shard of `room`, by a hash of its name. The result is equal on every shard.
-fn home_of(room: &str, shards: u16) -> u16 {
+pub(crate) fn home_of(room: &str, shards: u16) -> u16 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     room.hash(&mut hasher);

@@ -189,6 +189,7 @@ mod protocol;
 #[doc(hidden)]
 pub mod protocol;
 mod proxied;
+pub mod publisher;
 pub mod server;
 mod shard;
 #[cfg(test)]
@@ -210,4 +211,5 @@ mod transport;
 mod watch;
 
 pub use config::{Endpoint, Options};
+pub use publisher::Publisher;
 pub use server::{Server, StartError};

@@ -24,6 +24,7 @@ use crate::config::{AppName, Config};
 use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
 pub use crate::io::Listener;
 use crate::io::listen;
+use crate::publisher::Publisher;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 pub use crate::stats::Totals;
@@ -231,9 +232,10 @@ impl Server {
             admin.inspect(Admin::stop);
             return Err(error);
         }
+        let publisher = Publisher::new(workers.addresses.iter().map(|address| address.door.clone()));
         let threads = workers.serve();
         let taken_over = admin.clone().filter(|_| options.takeover == Takeover::On);
-        let control = Control { watch, plan: Arc::new(plan), taken_over, identity, passed };
+        let control = Control { watch, publisher, plan: Arc::new(plan), taken_over, identity, passed };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 
@@ -272,6 +274,11 @@ impl Server {
     /// Returns a handle that stops the server or changes its settings.
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// Returns a handle that publishes into the server from any thread.
+    pub fn publisher(&self) -> Publisher {
+        self.control.publisher()
     }
 
     /// Stops the server: see [`Control::stop`].

@@ -30,6 +30,7 @@ mod stopwatch;
 mod tests;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,6 +41,7 @@ use crate::app::{App, ContextState};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
 use crate::protocol::Reader;
+use crate::publisher::Publisher;
 use crate::stats::Stats;
 use crate::timers::Timers;
 use crate::transport::{Events, Transport};
@@ -73,6 +75,8 @@ pub(crate) struct Shared {
     /// Whether the server was told to shut down. Never reset.
     pub(crate) stopping: AtomicBool,
     pub(crate) settings_update: SettingsUpdate,
+    /// Base of the epochs of all rooms. Random, so that epochs of two runs of a server differ.
+    epoch_base: u64,
 }
 
 impl Shared {
@@ -82,6 +86,7 @@ impl Shared {
             admission: Admission::new(limits),
             stopping: AtomicBool::new(false),
             settings_update: SettingsUpdate::default(),
+            epoch_base: RandomState::new().build_hasher().finish(),
         }
     }
 }
@@ -161,7 +166,9 @@ pub(crate) struct Shard<B> {
 impl<B: Backend> Shard<B> {
     /// Creates a shard from its parts.
     pub(crate) fn new(parts: Parts<B>) -> Self {
-        let Parts { settings, transport, hub, app, mailbox, addresses, shared, stats } = parts;
+        let Parts { settings, transport, mut hub, app, mailbox, addresses, shared, stats } = parts;
+        hub.set_epoch_base(shared.epoch_base);
+        let publisher = Publisher::new(addresses.iter().map(|address| address.door.clone()));
         let mut shard = Self {
             reader: Reader::new(settings.limits),
             journal: Journal::new(settings.id.index),
@@ -186,7 +193,7 @@ impl<B: Backend> Shard<B> {
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
             expiries: HashMap::new(),
-            context: ContextState::default(),
+            context: ContextState::new(publisher),
             drain: None,
             samples: measure::Samples::default(),
             shared,

@@ -1,9 +1,14 @@
-//! Flags that synchronise two threads. `just loom` tests every interleaving of the threads.
+//! Flags that synchronise two threads, and the queue by which other threads reach a shard. `just loom` tests every
+//! interleaving of the threads.
+
+mod entrance;
 
 #[cfg(all(loom, test))]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(not(all(loom, test)))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+pub(crate) use entrance::{Entrance, Limits, Rejection};
 
 #[cfg(test)]
 #[cfg(loom)]

@@ -35,8 +35,13 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "app",
-        own: &["app", "hub", "names", "protocol", "token"],
+        own: &["app", "hub", "names", "protocol", "publisher", "token"],
         others: &["serde", "serde_json", "simdutf8", "unicode_normalization"],
+    },
+    Rule {
+        module: "publisher",
+        own: &["publisher", "hub", "io::Waker", "protocol::frame", "sync"],
+        others: &["oneshot", "thiserror"],
     },
     Rule {
         module: "names",
@@ -64,6 +69,7 @@ const TABLE: &[Rule] = &[
             "page",
             "protocol",
             "proxied::ProxyEvent",
+            "publisher",
             "stats",
             "sync",
             "timers",
@@ -94,6 +100,7 @@ const TABLE: &[Rule] = &[
             "io",
             "protocol",
             "proxied",
+            "publisher",
             "shard",
             "stats",
             "tls",
@@ -113,7 +120,7 @@ const TABLE: &[Rule] = &[
         own: &["config", "server"],
         others: &["listenfd", "nix", "sd_notify", "tracing"],
     },
-    Rule { module: "lib", own: &["config", "server"], others: &[] },
+    Rule { module: "lib", own: &["config", "publisher", "server"], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {

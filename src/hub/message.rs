@@ -2,6 +2,19 @@
 
 use crate::protocol::frame::Kind;
 
+/// The place of a message in the order of its room.
+///
+/// The messages of a room have consecutive numbers, starting with 0 in each epoch. A new epoch begins when the room is
+/// created: after the server's start, and after the server forgot the room because it had neither members nor history.
+/// Numbers of different epochs cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Epoch of the room. No other epoch of the same room has this value, also not after a restart of the server.
+    pub epoch: u64,
+    /// Number of the message in its epoch.
+    pub number: u64,
+}
+
 /// A text or binary message for clients. A message borrows its payload; sending copies the bytes once.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -36,6 +49,16 @@ impl<'a> Message<'a> {
     /// UTF-8; clients close the connection otherwise (RFC 6455 §8.1).
     pub const fn from_parts(kind: Kind, parts: &'a [&'a [u8]]) -> Self {
         Self { kind, parts: Parts::Many(parts) }
+    }
+
+    /// Returns whether the message is text or binary.
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns a copy of the payload.
+    pub(crate) fn to_payload(self) -> Box<[u8]> {
+        self.parts().concat().into()
     }
 
     /// Returns the pieces of the payload in order.

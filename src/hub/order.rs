@@ -4,22 +4,23 @@ use super::direct::STALL_MS;
 use super::log::Log;
 use super::room::{Home, Subscriber};
 use super::rooms::{self, RoomId, RoomKey};
-use super::{Hub, Message, with_frame};
+use super::{Hub, Message, Position, with_frame};
 
 impl Hub {
     /// Gives a message the next number in the room's order, and forwards the message to all members. Called on the
-    /// room's home shard. `key` is the home shard's key of the room, if the publisher knows it.
-    pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) {
+    /// room's home shard. `key` is the home shard's key of the room, if the publisher knows it. Returns the message's
+    /// position, or `None` if the room has neither members nor history, so that nobody gets the message.
+    pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) -> Option<Position> {
         let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
         let id = match known {
             Some(id) => id,
-            // The room does not exist, and a new room would keep no history: nobody gets the message.
-            None if self.options.history == 0 => return,
+            // The room does not exist, and a new room would keep no history.
+            None if self.options.history == 0 => return None,
             None => self.make_room(room),
         };
         debug_assert_eq!((&*self.rooms[id].name, self.rooms[id].home_shard), (room, self.options.shard));
+        let number = self.rooms[id].log.head();
         with_frame(message, |parts| {
-            let number = self.rooms[id].log.head();
             for subscriber in self.rooms[id].home.iter().flat_map(|home| &home.subscribers) {
                 self.outgoing[subscriber.shard as usize].deliveries.frame(subscriber.room, number, parts);
             }
@@ -28,7 +29,11 @@ impl Hub {
                 home.times.note(number, self.now_ms, self.options.history);
             }
         });
+        // A shard never uses a serial number again, and a room's home never changes.
+        let epoch = self.epoch_base.wrapping_add(self.rooms[id].key.serial());
+        // This may forget the room, if it has no members and histories take too much memory.
         self.appended(id);
+        Some(Position { epoch, number })
     }
 
     /// Adds `shard` as a subscriber of the room: sends it the history now and every further message. Called on the

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::config::hosts::HostNames;
 use crate::config::{Endpoint, Options};
+use crate::publisher::Publisher;
 use crate::tls::Identity;
 use crate::watch::Watch;
 
@@ -23,6 +24,7 @@ pub struct Reloaded {
 #[derive(Clone, Debug)]
 pub struct Control {
     pub(super) watch: Arc<Watch>,
+    pub(super) publisher: Publisher,
     pub(super) plan: Arc<Plan>,
     /// The admin listener of a server with `--takeover on`, otherwise `None`. [`Control::stop`] ends it at once,
     /// because the next server answers on its address.
@@ -74,6 +76,11 @@ impl Control {
     /// [`Control::reload`] records its own errors.
     pub fn reload_failed(&self) {
         self.watch.reloaded(false);
+    }
+
+    /// Returns a handle that publishes into the server from any thread.
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
     }
 
     /// Returns whether [`Control::stop`] was called.

@@ -1,7 +1,10 @@
-//! Messages between shards, and the backpressure that bounds them.
+//! Messages between shards and from other threads, and the backpressure that bounds them.
 
-use crate::hub::{Delivery, Message, Request};
+use tracing::error;
+
+use crate::hub::{Delivery, Kind, Message, Request, RoomKey};
 use crate::io::Backend;
+use crate::publisher::{Entry, Receipt};
 
 use super::Shard;
 
@@ -24,11 +27,13 @@ impl<B: Backend> Shard<B> {
             && (!self.mailbox.deliveries.is_empty() || self.takes_requests() && self.mailbox.has_mail())
     }
 
-    /// Handles the batches in the mailbox, then this shard's requests and deliveries to itself.
+    /// Handles the batches in the mailbox, then a share of the entries from other threads, then this shard's requests
+    /// and deliveries to itself.
     ///
     /// All mail waits while a room is saturated. Saturation ends by itself, because offering messages waits for no
     /// client. Requests also wait while many deliveries are stuck, because requests cause more deliveries. Requests do
-    /// not wait while other requests are stuck, or two shards could wait for each other.
+    /// not wait while other requests are stuck, or two shards could wait for each other. Entries from other threads
+    /// wait like requests: their queue fills up, and the threads get an error.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         for _ in 0..self.mailbox.deliveries.len() {
@@ -47,10 +52,46 @@ impl<B: Backend> Shard<B> {
             batch.drain(|request, room, payload| self.take_request(from, request, room, payload));
             took = true;
         }
+        self.take_entries();
         self.take_own();
         if took && self.mailbox.take_awaited() {
             for address in &self.addresses {
                 address.wake();
+            }
+        }
+    }
+
+    /// Handles this turn's share of the entries that other threads sent with a `Publisher`.
+    fn take_entries(&mut self) {
+        if !self.mailbox.hall.has_entries() || !self.takes_requests() {
+            return;
+        }
+        let mut entries = self.mailbox.hall.take();
+        entries.drain(..).for_each(|entry| self.take_entry(entry));
+        self.mailbox.hall.put_back(entries);
+    }
+
+    fn take_entry(&mut self, entry: Entry) {
+        match entry {
+            Entry::Publish { room, kind, payload, on_receipt } => {
+                let receipt = self.order(&room, None, kind, &payload);
+                if on_receipt.is_some_and(|on_receipt| !on_receipt.give(receipt)) {
+                    error!("a function that got a receipt panicked");
+                    self.stats.panics.add(1);
+                }
+            }
+            Entry::Send { client, kind, payload } => {
+                if let Some(slot) = self.hub.find(client) {
+                    self.hub.send(slot, Message::new(kind, &payload));
+                }
+            }
+            Entry::Close { client, code, reason } => {
+                if let Some(slot) = self.hub.find(client) {
+                    self.begin_closing(slot, true, code, &reason);
+                }
+            }
+            Entry::Ask { note } => {
+                self.with_app(|app, context| app.on_ask(context, note));
             }
         }
     }
@@ -79,15 +120,23 @@ impl<B: Backend> Shard<B> {
             Request::Subscribe { subscriber, .. } => self.hub.subscribe(from, room, subscriber),
             Request::Unsubscribe { .. } => self.hub.unsubscribe(from, room),
             Request::Publish { room: key, kind, .. } => {
-                if self.with_app(|app, _| app.on_publish(room, kind, payload)).unwrap_or(false) {
-                    self.stats.ordered.add(1);
-                    self.hub.order(room, key, Message::new(kind, payload));
-                }
+                self.order(room, key, kind, payload);
             }
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
             }
         }
+    }
+
+    /// Asks the application whether a message may be published to a room whose home is this shard, and gives the message
+    /// its place in the room's order.
+    fn order(&mut self, room: &str, key: Option<RoomKey>, kind: Kind, payload: &[u8]) -> Receipt {
+        if !self.with_app(|app, _| app.on_publish(room, kind, payload)).unwrap_or(false) {
+            return Receipt::Refused;
+        }
+        self.stats.ordered.add(1);
+        let position = self.hub.order(room, key, Message::new(kind, payload));
+        position.map_or(Receipt::Unheard, Receipt::Ordered)
     }
 
     fn take_delivery(&mut self, delivery: Delivery, mut frames: &[u8]) {

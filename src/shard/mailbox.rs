@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
+use crate::publisher::{Door, Hall, entrance};
 use crate::sync::Awaited;
 
 /// Number of batches that each channel of a mailbox holds. A batch has the mail of one or more turns of its sender.
@@ -19,6 +20,8 @@ const CAPACITY: usize = 64;
 pub(crate) struct Address {
     requests: Sender<(u16, Batch<Request>)>,
     deliveries: Sender<Batch<Delivery>>,
+    /// The queue for entries of other threads than the shards'.
+    pub(crate) door: Door,
     waker: Waker,
     /// Flag that a sender raises when it finds the mailbox full. The owner then wakes all senders once there is room.
     awaited: Arc<Awaited>,
@@ -29,6 +32,8 @@ pub(crate) struct Address {
 pub(crate) struct Mailbox {
     pub(crate) requests: Receiver<(u16, Batch<Request>)>,
     pub(crate) deliveries: Receiver<Batch<Delivery>>,
+    /// The queue with entries of other threads than the shards'.
+    pub(crate) hall: Hall,
     awaited: Arc<Awaited>,
 }
 
@@ -42,13 +47,15 @@ pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
     let (request_sender, requests) = bounded(capacity);
     let (delivery_sender, deliveries) = bounded(capacity);
     let awaited = Arc::new(Awaited::new());
+    let (door, hall) = entrance(waker.clone());
     let address = Address {
         requests: request_sender,
         deliveries: delivery_sender,
+        door,
         waker,
         awaited: Arc::clone(&awaited),
     };
-    (address, Mailbox { requests, deliveries, awaited })
+    (address, Mailbox { requests, deliveries, hall, awaited })
 }
 
 impl Address {
@@ -99,9 +106,9 @@ impl Address {
 }
 
 impl Mailbox {
-    /// Returns whether the mailbox holds a batch.
+    /// Returns whether the mailbox holds a batch or an entry of another thread.
     pub(crate) fn has_mail(&self) -> bool {
-        !self.requests.is_empty() || !self.deliveries.is_empty()
+        !self.requests.is_empty() || !self.deliveries.is_empty() || self.hall.has_entries()
     }
 
     /// Returns whether senders wait for room in the mailbox, and resets that flag. Call this after taking a batch.

@@ -25,6 +25,7 @@ mod panics;
 mod pauses;
 mod process;
 mod proxies;
+mod publisher;
 mod rates;
 mod relay;
 mod reload;

@@ -78,7 +78,9 @@ fn messages_that_come_after_a_visit_do_not_count_before_the_next_visit() {
     let hub = &mut mesh.hubs[0];
     let first = hub.poll_send(&mut 1).expect("the pass begins");
     let second = hub.poll_send(&mut 1).expect("the pass continues");
-    (0..100).for_each(|n| hub.order("room", None, text(&[large(n).as_bytes()])));
+    for n in 0..100 {
+        hub.order("room", None, text(&[large(n).as_bytes()]));
+    }
     hub.sent(first.slot);
     hub.sent(second.slot);
     drop((first, second));
@@ -101,7 +103,9 @@ fn messages_that_come_during_a_pass_do_not_count_at_its_end() {
     hub.order("room", None, text(&[b"waits"]));
     assert!(hub.poll_send(&mut 1).is_none(), "the slow client is skipped");
     let quick = hub.poll_send(&mut 1).expect("the quick client is not");
-    (0..100).for_each(|n| hub.order("room", None, text(&[large(n).as_bytes()])));
+    for n in 0..100 {
+        hub.order("room", None, text(&[large(n).as_bytes()]));
+    }
     assert!(hub.poll_send(&mut 1).is_none(), "the second pass is over");
     for Outbound { slot, .. } in [slow, quick] {
         hub.sent(slot);

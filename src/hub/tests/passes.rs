@@ -106,7 +106,9 @@ fn messages_that_come_during_a_pass_leave_together_in_the_next_pass() {
     let mut hub = Hub::new(options(0, 1));
     add_large_room(&mut hub, 10);
     let first = hub.poll_send(&mut 1).expect("the pass begins");
-    (0..5).for_each(|_| hub.order("large", None, text(&[b"more"])));
+    for _ in 0..5 {
+        hub.order("large", None, text(&[b"more"]));
+    }
     assert_eq!(first.messages, 1);
     drop(first);
     hub.sent(0);
@@ -138,7 +140,9 @@ fn a_client_gets_its_rooms_in_turn() {
         let large = vec![b'x'; 70_000];
         for room in rooms {
             hub.options.lag_window = 1 << 30;
-            (0..20).for_each(|_| hub.order(&name(*room), None, text(&[&[*room], &large])));
+            for _ in 0..20 {
+                hub.order(&name(*room), None, text(&[&[*room], &large]));
+            }
         }
         assert!(hub.poll_send(&mut usize::MAX.clone()).is_none(), "one send at a time");
         hub.sent(0);
