@@ -99,6 +99,11 @@ compare-quick *ARGS:
 report *ARGS:
     cargo run --release -p loadgen --quiet -- report {{ARGS}}
 
+# Measure what each attack costs the server, per byte that the attacker sends; DIRECTORY gets the figures
+hostile-costs DIRECTORY:
+    cargo build --release
+    benches/hostile/run {{DIRECTORY}}
+
 # Measure WHAT grows with many clients: leaving, subscribers or workers; results/DATE-WHAT gets the figures
 scale WHAT:
     benches/scale/run {{WHAT}}
