@@ -142,8 +142,65 @@
 //!
 //! A handler runs on the thread that serves all clients of its shard. A handler must not sleep, wait for a lock that
 //! other threads hold for long, or read files and sockets: a handler of 10 ms delays every client of the shard by 10
-//! ms. Give such work to a thread of your own. If a handler panics, the server closes the client of this call with
-//! 1011, and nothing else.
+//! ms. If a handler panics, the server closes the client of this call with 1011, and nothing else.
+//!
+//! Slow work, such as a query of a database, belongs on a thread of your own. The handler gives it the work with the
+//! [`ClientId`](app::ClientId). The thread answers through a [`Publisher`]. Limit the work that waits: a bounded channel
+//! that is full is a reason to answer the client with an error.
+//!
+//! ```
+//! use std::sync::mpsc::{SyncSender, sync_channel};
+//!
+//! use uproar::app::{App, ClientId, Context, Incoming, Message, Opening};
+//! use uproar::{Options, Publisher, Server};
+//!
+//! /// Answers each text with the result of slow work.
+//! struct Queries(SyncSender<(ClientId, String, Publisher)>);
+//!
+//! impl App for Queries {
+//!     fn on_open(&mut self, _: &mut Context<'_>, _: ClientId, _: Opening<'_>) {}
+//!
+//!     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+//!         let Some(text) = message.text() else { return };
+//!         let work = (client, text.to_owned(), context.publisher().clone());
+//!         if self.0.try_send(work).is_err() {
+//!             context.send_to_client(client, Message::text("busy; try again later"));
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let (sender, work) = sync_channel(1_000);
+//!     std::thread::spawn(move || {
+//!         for (client, text, publisher) in work {
+//!             // The query of the database would be here.
+//!             let answer = format!("{text} has {} characters", text.chars().count());
+//!             if let Err(error) = publisher.send_to_client(client, Message::text(&answer)) {
+//!                 eprintln!("an answer is lost: {error}");
+//!             }
+//!         }
+//!     });
+//!     let options = Options { listen: vec!["127.0.0.1:0".parse()?], ..Options::default() };
+//!     let mut server = Server::start_app(options, move |_worker| Box::new(Queries(sender.clone())))?;
+//!
+//!     let address = server.endpoints()[0].tcp().expect("a TCP address");
+//!     let (mut client, _response) = tungstenite::connect(format!("ws://{address}/"))?;
+//!     client.send(tungstenite::Message::text("hello"))?;
+//!     assert_eq!(client.read()?.to_text()?, "hello has 5 characters");
+//!
+//!     drop(client);
+//!     server.stop();
+//!     server.join();
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # From outside
+//!
+//! [`Server::publisher`] returns a [`Publisher`], with which any thread publishes into a room, sends to a client, closes
+//! a client, or sends a note to an application instance. A receipt tells whether a message was ordered, with its
+//! number. Work of an instance that repeats or must happen later needs no thread: see
+//! [`Context::set_timer`](app::Context::set_timer).
 //!
 //! # Features
 //!

@@ -17,14 +17,12 @@ use crate::sync::{Entrance, Limits, Rejection};
 use receipt::OnReceipt;
 pub use receipt::{PendingReceipt, Position, Receipt, ReceiptFuture};
 
-/// Limits of the entrance of one shard.
-const LIMITS: Limits = Limits { entries: MAX_ENTRIES, bytes: MAX_BYTES };
 /// Maximum number of messages, notes and closings that wait for one shard.
-const MAX_ENTRIES: usize = 4_096;
+pub(crate) const MAX_ENTRIES: usize = 4_096;
 /// Maximum number of bytes that wait for one shard.
 const MAX_BYTES: usize = 4 << 20;
-/// The most that a shard takes from its entrance in one turn.
-const SHARE: Limits = Limits { entries: 128, bytes: 256 << 10 };
+/// Maximum number of bytes that a shard takes from its entrance in one turn, unless one entry has more.
+const SHARE_BYTES: usize = 256 << 10;
 
 /// The reason why the server did not accept a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -282,9 +280,10 @@ pub(crate) struct Hall {
     taken: Vec<Entry>,
 }
 
-/// Creates an entrance, and returns its sending end and its receiving end. `waker` wakes the shard.
-pub(crate) fn entrance(waker: Waker) -> (Door, Hall) {
-    let entrance = Arc::new(Entrance::new(LIMITS));
+/// Creates an entrance for at most `entries` entries, and returns its sending end and its receiving end. `waker` wakes
+/// the shard.
+pub(crate) fn entrance(waker: Waker, entries: usize) -> (Door, Hall) {
+    let entrance = Arc::new(Entrance::new(Limits { entries, bytes: MAX_BYTES }));
     (Door { entrance: Arc::clone(&entrance), waker }, Hall { entrance, taken: Vec::new() })
 }
 
@@ -294,10 +293,10 @@ impl Hall {
         self.entrance.has_entries()
     }
 
-    /// Takes the shard's share of one turn from the queue. The caller returns the emptied list with [`Hall::put_back`],
+    /// Takes the shard's share of one turn from the queue, at most `entries` entries. The caller returns the emptied list with [`Hall::put_back`],
     /// so that its memory is used again.
-    pub(crate) fn take(&mut self) -> Vec<Entry> {
-        self.entrance.take(SHARE, &mut self.taken);
+    pub(crate) fn take(&mut self, entries: usize) -> Vec<Entry> {
+        self.entrance.take(Limits { entries, bytes: SHARE_BYTES }, &mut self.taken);
         std::mem::take(&mut self.taken)
     }
 
@@ -310,6 +309,20 @@ impl Hall {
     /// Accepts no further entries, and drops those that wait.
     pub(crate) fn close(&self) {
         self.entrance.close().for_each(drop);
+    }
+}
+
+/// Faults that the simulation injects.
+#[cfg(test)]
+impl Hall {
+    /// Takes the first entry and drops it.
+    pub(crate) fn drop_first(&mut self) {
+        drop(self.take(1));
+    }
+
+    /// Reverses the entries that wait.
+    pub(crate) fn reverse(&self) {
+        self.entrance.reverse();
     }
 }
 

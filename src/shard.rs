@@ -91,7 +91,8 @@ impl Shared {
     }
 }
 
-/// Limits of one shard: the sends of a turn, its time for input, and the mail that waits for other shards.
+/// Limits of one shard: the sends and the entries of a turn, its time for input, and the mail that waits for other
+/// shards.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Maximum number of clients whose pending messages are sent in one turn. Other clients wait for the next turn,
@@ -99,12 +100,19 @@ pub(crate) struct Bounds {
     pub(crate) sends_per_turn: usize,
     /// Approximate number of bytes that may wait for full mailboxes before publishers are paused.
     pub(crate) stuck_bytes: usize,
+    /// Maximum number of entries from other threads that are handled in one turn, so that they delay no clients.
+    pub(crate) entries_per_turn: usize,
     pub(crate) input_time: TimeLimits,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sends_per_turn: 256, stuck_bytes: 256 << 10, input_time: TimeLimits::default() }
+        Self {
+            sends_per_turn: 256,
+            stuck_bytes: 256 << 10,
+            entries_per_turn: 128,
+            input_time: TimeLimits::default(),
+        }
     }
 }
 

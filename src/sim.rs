@@ -10,6 +10,7 @@ mod frames;
 mod hearing;
 mod kernel;
 mod net;
+mod outside;
 mod random;
 mod tests;
 mod truth;

@@ -10,6 +10,12 @@ use uproar::config::BackendName;
 use uproar::{Options, Server};
 
 #[expect(dead_code, reason = "main is not called")]
+#[path = "../examples/clock.rs"]
+mod clock;
+#[expect(dead_code, reason = "main is not called")]
+#[path = "../examples/presence.rs"]
+mod presence;
+#[expect(dead_code, reason = "main is not called")]
 #[path = "../examples/shout.rs"]
 mod shout;
 #[expect(dead_code, reason = "main is not called")]
@@ -18,6 +24,9 @@ mod token;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "e2e/support/token.rs"]
 mod tokens;
+#[expect(dead_code, reason = "main is not called")]
+#[path = "../examples/user.rs"]
+mod user;
 
 type Client = WebSocket<MaybeTlsStream<TcpStream>>;
 
@@ -92,5 +101,81 @@ fn token_greets_clients_with_a_valid_token_and_refuses_others() {
             assert_eq!(response.status(), 401, "{path}");
         }
         end(server);
+    }
+}
+
+fn say(client: &mut Client, text: &str) {
+    client.send(Message::text(text)).expect("sent");
+}
+
+#[test]
+fn presence_tells_members_who_comes_and_goes_on_all_workers() {
+    for backend in BACKENDS {
+        let server = presence::start(Options { workers: Some(3), ..options(backend) }).expect("it starts");
+        let mut ada = connect(&server, "/room/ada").expect("a WebSocket");
+        for room in ["garden", "attic"] {
+            say(&mut ada, &format!("join {room}"));
+            assert_eq!(read(&mut ada), Message::text(format!("{room}:")));
+            assert_eq!(read(&mut ada), Message::text(format!("{room} +ada")));
+        }
+        let mut bob = connect(&server, "/room/bob").expect("a WebSocket");
+        for room in ["attic", "garden"] {
+            say(&mut bob, &format!("join {room}"));
+            assert_eq!(read(&mut bob), Message::text(format!("{room}: ada")));
+            for client in [&mut ada, &mut bob] {
+                assert_eq!(read(client), Message::text(format!("{room} +bob")));
+            }
+        }
+        say(&mut bob, "say garden hello");
+        for client in [&mut ada, &mut bob] {
+            assert_eq!(read(client), Message::text("garden bob: hello"));
+        }
+        say(&mut bob, "leave garden");
+        assert_eq!(read(&mut ada), Message::text("garden -bob"));
+        bob.close(None).expect("closed");
+        assert_eq!(read(&mut ada), Message::text("attic -bob"));
+        say(&mut ada, "dance");
+        say(&mut ada, "join attic");
+        assert_eq!(read(&mut ada), Message::text("join, leave or say?"));
+        drop((ada, bob));
+        end(server);
+    }
+}
+
+#[test]
+fn user_sends_a_message_to_all_connections_of_one_user() {
+    for backend in BACKENDS {
+        let server = user::start(Options { workers: Some(3), ..options(backend) }).expect("it starts");
+        let mut ada = connect(&server, "/room/ada").expect("a WebSocket");
+        let mut bobs: Vec<_> = (0..6).map(|_| connect(&server, "/room/bob").expect("a WebSocket")).collect();
+        // A connection that hears itself is known to its home shard.
+        for bob in &mut bobs {
+            say(bob, "bob here");
+            while read(bob) != Message::text("bob: here") {}
+        }
+        say(&mut ada, "nobody lost");
+        say(&mut ada, "bob hello");
+        for bob in &mut bobs {
+            while read(bob) != Message::text("ada: hello") {}
+        }
+        say(&mut bobs[0], "ada hi");
+        assert_eq!(read(&mut ada), Message::text("bob: hi"));
+        drop((ada, bobs));
+        end(server);
+    }
+}
+
+#[test]
+fn clock_publishes_into_a_silent_server_until_it_has_stopped() {
+    for backend in BACKENDS {
+        let interval = Duration::from_millis(20);
+        let (server, clock) = clock::start(options(backend), interval).expect("it starts");
+        let mut client = connect(&server, "/room/clock").expect("a WebSocket");
+        let mut read_time = || read(&mut client).to_text().expect("text").parse::<u64>().expect("a number");
+        let times: Vec<u64> = (0..5).map(|_| read_time()).collect();
+        assert!(times.is_sorted() && tokens::now().abs_diff(times[4]) < 60, "{times:?}");
+        drop(client);
+        end(server);
+        clock.join().expect("the clock ends after the server");
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::hub::Batch;
 use crate::io::Uring;
 use crate::io::uring::Kernel;
+use crate::publisher::Hall;
 
 impl<K: Kernel> Shard<Uring<K>> {
     /// Runs the part of a turn before the wait, and returns the maximum wait. [`Shard::end_turn`] runs the rest of the
@@ -25,6 +26,15 @@ impl<K: Kernel> Shard<Uring<K>> {
     pub(crate) fn drop_stuck_requests(&mut self) {
         let others = (0..self.addresses.len() as u16).filter(|shard| *shard != self.settings.id.index);
         others.for_each(|shard| self.hub.outgoing(shard).requests = Batch::default());
+    }
+
+    /// Closes the entrance, as the end of a shard's thread does.
+    pub(crate) fn close_entrance(&self) {
+        self.mailbox.hall.close();
+    }
+
+    pub(crate) fn entrance(&mut self) -> &mut Hall {
+        &mut self.mailbox.hall
     }
 
     /// Drops the list of paused publishers, so that they never resume: a fault that the simulation injects.
@@ -82,6 +92,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("held streams", self.flow.held()),
             ("paused publishers", self.flow.publishers()),
             ("closings", self.context.closing.len()),
+            ("entries from outside", usize::from(self.mailbox.hall.has_entries())),
             ("rooms", rooms),
             ("bytes of logs", bytes),
             ("clients in the hub", self.hub.occupied()),

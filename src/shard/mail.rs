@@ -66,7 +66,7 @@ impl<B: Backend> Shard<B> {
         if !self.mailbox.hall.has_entries() || !self.takes_requests() {
             return;
         }
-        let mut entries = self.mailbox.hall.take();
+        let mut entries = self.mailbox.hall.take(self.bounds.entries_per_turn);
         entries.drain(..).for_each(|entry| self.take_entry(entry));
         self.mailbox.hall.put_back(entries);
     }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::hub::{Batch, Delivery, Outgoing, Request};
 use crate::io::Waker;
-use crate::publisher::{Door, Hall, entrance};
+use crate::publisher::{Door, Hall, MAX_ENTRIES, entrance};
 use crate::sync::Awaited;
 
 /// Number of batches that each channel of a mailbox holds. A batch has the mail of one or more turns of its sender.
@@ -39,15 +39,16 @@ pub(crate) struct Mailbox {
 
 /// Creates a mailbox, and returns its sending end and its receiving end. `waker` wakes the owner.
 pub(crate) fn mailbox(waker: Waker) -> (Address, Mailbox) {
-    mailbox_of(waker, CAPACITY)
+    mailbox_of(waker, CAPACITY, MAX_ENTRIES)
 }
 
-/// Creates a mailbox with `capacity` batches in each channel, one for requests and one for deliveries.
-pub(crate) fn mailbox_of(waker: Waker, capacity: usize) -> (Address, Mailbox) {
+/// Creates a mailbox with `capacity` batches in each channel, one for requests and one for deliveries, and with at most
+/// `entries` entries of other threads.
+pub(crate) fn mailbox_of(waker: Waker, capacity: usize, entries: usize) -> (Address, Mailbox) {
     let (request_sender, requests) = bounded(capacity);
     let (delivery_sender, deliveries) = bounded(capacity);
     let awaited = Arc::new(Awaited::new());
-    let (door, hall) = entrance(waker.clone());
+    let (door, hall) = entrance(waker.clone(), entries);
     let address = Address {
         requests: request_sender,
         deliveries: delivery_sender,

@@ -41,6 +41,10 @@ pub(super) enum Fault {
     LostWake,
     /// Fault: `shard` drops requests that another shard's full mailbox did not take.
     DroppedBatch,
+    /// Fault: `shard` drops an entry that it took from its entrance.
+    DroppedEntry,
+    /// Fault: `sync` reverses the entries that wait in an entrance.
+    ReversedEntrance,
     /// Fault: `shard` does not resume publishers that it paused.
     NeverResumed,
 }
@@ -58,6 +62,8 @@ pub(super) fn end_turn(
         Some(Fault::SecondSend) => shard.hub().forget_sends(),
         Some(Fault::ForgottenMember) => shard.hub().forget_ready(),
         Some(Fault::StaleKey) => shard.hub().reuse_keys(),
+        Some(Fault::DroppedEntry) => shard.entrance().drop_first(),
+        Some(Fault::ReversedEntrance) => shard.entrance().reverse(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}
     }

@@ -72,6 +72,8 @@ fn fixed_seeds() {
         ("panicked", seeds_with(|outcome| outcome.totals.panics)),
         ("were refused", seeds_with(|outcome| outcome.totals.refused)),
         ("found a mailbox full", seeds_with(|outcome| outcome.totals.mailbox_full)),
+        ("published from outside", seeds_with(|outcome| outcome.from_outside)),
+        ("found an entrance full", seeds_with(|outcome| outcome.full)),
     ];
     println!("{often:?}");
     for (what, seeds) in often {
@@ -146,6 +148,8 @@ faults! {
     catches_a_connection_counted_twice: CountedTwice within 50,
     catches_a_lost_wake: LostWake within 50,
     catches_a_dropped_batch: DroppedBatch within 500,
+    catches_a_dropped_entry: DroppedEntry within 50,
+    catches_entries_in_reverse: ReversedEntrance within 200,
     catches_publishers_never_resumed: NeverResumed within 500,
     catches_a_context_kept_though_promised_otherwise: KeptContext within 500,
     catches_stale_numbers_of_compressed_messages: StaleNumbers within 2_000,

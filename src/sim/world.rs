@@ -11,6 +11,7 @@ use crate::config::{self, Compression, LagPolicy};
 use crate::hub::{self, Hub};
 use crate::io::{Backend, BackendOptions, Uring};
 use crate::protocol::MessageLimits;
+use crate::publisher::Publisher;
 use crate::shard::admission::{self, Admission};
 use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, TimeLimits, mailbox_of};
 use crate::stats::Totals;
@@ -20,6 +21,7 @@ use super::client::{Character, Client, Rules};
 use super::fault::{Fault, end_turn};
 use super::kernel::{Core, Simulated};
 use super::net::Net;
+use super::outside::Outside;
 use super::random::Random;
 use super::truth::{Application, Truth, Watch};
 
@@ -68,6 +70,9 @@ impl Driver {
         self.core.borrow_mut().check_heard(|slot| self.shard.listens_to(slot));
         self.wait = None;
         self.over = self.shard.is_finished();
+        if self.over {
+            self.shard.close_entrance();
+        }
         true
     }
 }
@@ -78,6 +83,7 @@ pub(super) struct World {
     rules: Rules,
     drivers: Vec<Driver>,
     clients: Vec<Client>,
+    outside: Outside,
     shared: Arc<Shared>,
     addresses: Vec<Address>,
     random: Random,
@@ -103,6 +109,10 @@ pub(super) struct Outcome {
     pub(super) deflated: u64,
     pub(super) starved: u64,
     pub(super) paused: u64,
+    /// Number of messages from outside that have a place in a room's order.
+    pub(super) from_outside: u64,
+    /// Number of messages from outside that found the queue of their shard full.
+    pub(super) full: u64,
 }
 
 /// Runs the simulation with a seed to its end.
@@ -188,6 +198,7 @@ impl World {
             rules,
             drivers: Vec::new(),
             clients: Vec::new(),
+            outside: Outside::new(Publisher::new(std::iter::empty()), Random::new(0)),
             shared,
             addresses: Vec::new(),
             steps: if random.once_in(40) { 10_000 } else { random.between(300, 3_000) },
@@ -218,6 +229,9 @@ impl World {
     }
 
     fn add_shards(&mut self) {
+        // A generator of its own, so that the rest of a seed's run does not depend on what happens outside.
+        let mut outside = Random::new(!self.random.clone().next());
+        let entries = outside.pick(&[2, 16, 4_096]);
         let random = &mut self.random;
         let options = BackendOptions {
             buffers: random.pick(&[2, 4, 16]),
@@ -231,6 +245,7 @@ impl World {
         let bounds = Bounds {
             sends_per_turn: random.pick(&[1, 3, 1_024]),
             stuck_bytes: random.pick(&[0, 1_000, 256 << 10]),
+            entries_per_turn: outside.pick(&[1, 3, 128]),
             // Simulated time stands still during a turn, so only limits of zero end the time for input.
             input_time: random.pick(&[
                 TimeLimits::default(),
@@ -253,7 +268,7 @@ impl World {
             backends.push((Uring::on(kernel, &options).expect("a descriptor is left"), core));
         }
         let (addresses, mailboxes): (Vec<_>, Vec<_>) =
-            backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity)).unzip();
+            backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity, entries)).unzip();
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
             let (application, truth) = (self.rules.application, Rc::clone(&self.truth));
             let app = Box::new(Watch { inner: application.instance(), application, truth });
@@ -294,6 +309,8 @@ impl World {
             shard.set_bounds(bounds);
             self.drivers.push(Driver { shard, core, events: Events::default(), wait: None, over: false });
         }
+        let doors = addresses.iter().map(|address| address.door.clone());
+        self.outside = Outside::new(Publisher::new(doors), outside);
         self.addresses = addresses;
     }
 
@@ -322,6 +339,7 @@ impl World {
     fn play(&mut self) {
         for _ in 0..self.steps {
             self.step(false);
+            self.outside.step(&mut self.net.borrow_mut(), &self.rules);
             self.maybe_reload();
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
@@ -415,6 +433,13 @@ impl World {
         for client in &self.clients {
             client.check_current(&self.truth);
         }
+        self.check_outside();
+    }
+
+    fn check_outside(&self) {
+        // Changed settings may turn the history off for a while.
+        let has_history = self.drivers[0].shard.history() > 0 && self.reloads.is_none();
+        self.outside.check(&self.truth, has_history, self.rules.is_stopping);
     }
 
     /// Checks that a new client in each room gets the history that the room keeps, and nothing older.
@@ -477,6 +502,8 @@ impl World {
             deflated: net.deflated,
             starved: net.starved,
             paused: net.paused,
+            from_outside: self.outside.ordered(),
+            full: self.outside.full,
         }
     }
 
@@ -497,6 +524,7 @@ impl World {
         for client in &self.clients {
             client.check_told(&self.rules);
         }
+        self.check_outside();
         for driver in &self.drivers {
             let stats = driver.shard.stats();
             let panics = stats.panics.get() as usize;

@@ -111,6 +111,13 @@ impl<T> Entrance<T> {
         }
     }
 
+    /// Reverses the entries that wait: a fault that the simulation injects.
+    #[cfg(test)]
+    pub(crate) fn reverse(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.entries.make_contiguous().reverse();
+    }
+
     /// Accepts no further entries, and returns the entries that wait. The only call of the receiver that may wait for a
     /// sender, for the time of a push.
     pub(crate) fn close(&self) -> impl Iterator<Item = T> + use<T> {
