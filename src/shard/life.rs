@@ -220,9 +220,9 @@ impl<B: Backend> Shard<B> {
     fn check_life(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
-        if connection.flow.is_paused(Pause::Congestion) {
-            // The client's pong may lie unread in the socket, since a client paused for congestion is not received
-            // from.
+        if connection.flow.is_paused(Pause::Congestion) || connection.flow.is_paused(Pause::Share) {
+            // The client's pong may lie unread in the socket, since a client that waits for mailboxes or for its share
+            // of a turn is not received from.
             self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.flow.is_paused(Pause::Rate) {
             // The client's pong may lie in the socket, from which the shard receives nothing. If the client is gone,
