@@ -34,3 +34,4 @@ mod readers;
 mod readme;
 mod resources;
 mod rooms;
+mod storms;

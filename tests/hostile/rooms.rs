@@ -74,6 +74,7 @@ fn hostile_names() -> Vec<String> {
     .to_vec();
     names.push(format!("a{}", "\u{300}".repeat(20)));
     names.push("x".repeat(10_000));
+    names.push(format!("a{}", "\u{300}".repeat(200_000)));
     names.push("\u{1f468}\u{200d}\u{1f469}".into());
     names
 }
