@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::protocol::Status;
-use crate::protocol::response::respond;
+use crate::protocol::response::{Form, respond};
 
 /// Returns the response with a page that has exactly one inline script and one inline style. `head_only` leaves the
 /// body out.
@@ -23,7 +23,14 @@ pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
         ("Cache-Control", "no-cache"),
     ];
     let mut response = Vec::new();
-    respond(Status::Ok, &headers, "text/html; charset=utf-8", page.as_bytes(), head_only, &mut response);
+    respond(
+        Status::Ok,
+        &headers,
+        "text/html; charset=utf-8",
+        page.as_bytes(),
+        Form::last(head_only),
+        &mut response,
+    );
     response
 }
 

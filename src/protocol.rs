@@ -1,10 +1,12 @@
 //! The server side of the WebSocket protocol (RFC 6455, RFC 7692), without I/O: decodes a client's bytes into events.
 //!
-//! A [`Protocol`] first decodes an HTTP request head. The caller answers [`ProtocolEvent::Request`] with a response
-//! from [`response`], then calls [`Protocol::upgrade`] or [`Protocol::discard`]. After an upgrade, [`Protocol::next`]
-//! returns messages and control frames until one side closes or the client breaks a rule.
+//! A [`Protocol`] first decodes HTTP requests, one at a time. The caller answers [`ProtocolEvent::Request`] with a
+//! response from [`response`]. Then it calls [`Protocol::answered`] to get the connection's next request,
+//! [`Protocol::discard`] to end the connection, or [`Protocol::upgrade`]. After an upgrade, [`Protocol::next`] returns
+//! messages and control frames until one side closes or the client breaks a rule.
 
 mod assembly;
+mod body;
 mod client_header;
 pub mod deflate;
 pub mod forwarded;
@@ -24,14 +26,16 @@ pub use response::{Refusal, Status};
 
 use assembly::{Assembly, LengthLimits, Payload, next_complete};
 use deflate::{Agreement, Inflater, Window};
-use request::{HeadBuffer, head_end};
+use request::{RequestBuffer, Step, next_step};
 use simdutf8::basic;
 
-/// The limits on messages that clients send.
+/// The limits on messages and requests that clients send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageLimits {
     /// The maximum length of a message in bytes: all its fragments together, after decompression.
     pub max_message: usize,
+    /// The maximum length of the body of an HTTP request in bytes. 0: requests have no body.
+    pub max_request_body: usize,
 }
 
 /// The decoding state that all connections of a shard share: the message limits, a decompressor and a spare buffer.
@@ -65,14 +69,18 @@ impl Reader {
 
 impl Default for MessageLimits {
     fn default() -> Self {
-        Self { max_message: 1024 * 1024 }
+        Self { max_message: 1024 * 1024, max_request_body: 1024 * 1024 }
     }
 }
 
 /// An event that [`Protocol::next`] decodes from a client's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProtocolEvent<'a> {
-    /// An HTTP request. Answer the request, then call [`Protocol::upgrade`] or [`Protocol::discard`].
+    /// The head of an HTTP request whose client waits before it sends the body. Send [`response::CONTINUE`]. The
+    /// request follows as an event of its own. RFC 9110 §10.1.1
+    Continue,
+    /// An HTTP request. Answer the request, then call [`Protocol::answered`], [`Protocol::upgrade`] or
+    /// [`Protocol::discard`].
     Request(Request<'a>),
     /// An HTTP request that breaks a rule. Send the refusal and close the connection. All further input is discarded.
     Refused(Refusal),
@@ -96,8 +104,8 @@ pub enum ProtocolEvent<'a> {
     Failed(Failure),
 }
 
-/// The protocol state of one connection. Owns heap memory only for an incomplete request head, frame or message, and
-/// for the [`Window`] of a client that compresses with context takeover.
+/// The protocol state of one connection. Owns heap memory only for an incomplete request, frame or message, and for
+/// the [`Window`] of a client that compresses with context takeover.
 ///
 /// ```
 /// use uproar::protocol::{ProtocolEvent, MessageLimits, Protocol, Reader, response};
@@ -109,19 +117,20 @@ pub enum ProtocolEvent<'a> {
 ///     match event {
 ///         ProtocolEvent::Request(request) => match request.upgrade {
 ///             Some(accept) => {
-///                 response::switching_protocols(&accept, None, &mut out);
+///                 response::switching_protocols(&accept, None, None, &mut out);
 ///                 protocol.upgrade(None);
 ///             }
 ///             None => {
-///                 response::respond(response::Status::Ok, &[], "text/plain", b"hi", request.is_head(), &mut out);
-///                 protocol.discard();
+///                 let form = response::Form::of(&request);
+///                 response::respond(response::Status::Ok, &[], "text/plain", b"hi", form, &mut out);
+///                 if request.keep_alive { protocol.answered() } else { protocol.discard() }
 ///             }
 ///         },
 ///         ProtocolEvent::Refused(refusal) => refusal.respond(&mut out),
 ///         _ => {}
 ///     }
 /// }
-/// assert!(out.starts_with(b"HTTP/1.1 200 OK\r\n") && protocol.is_discarding());
+/// assert!(out.starts_with(b"HTTP/1.1 200 OK\r\n") && !protocol.is_discarding());
 /// ```
 #[derive(Debug)]
 pub struct Protocol {
@@ -134,7 +143,7 @@ pub struct Protocol {
 enum State {
     Http {
         progress: Progress,
-        head: Option<Box<HeadBuffer>>,
+        buffer: Option<Box<RequestBuffer>>,
     },
     /// The connection exchanges frames. `is_over`: [`Protocol::next`] has returned a close frame or a failure.
     /// `compresses`: the client may send compressed messages.
@@ -148,21 +157,22 @@ enum State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    AwaitsHead,
+    AwaitsRequest,
     AwaitsAnswer,
     Refused,
 }
 
 impl Protocol {
-    /// Creates the state of a new connection, which expects a request head.
+    /// Creates the state of a new connection, which expects a request.
     pub fn new() -> Self {
-        Self { state: State::Http { progress: Progress::AwaitsHead, head: None } }
+        Self { state: State::Http { progress: Progress::AwaitsRequest, buffer: None } }
     }
 
     /// Consumes a prefix of `input` and returns the next event, or `None` when all input is consumed.
     ///
     /// Call `next` until it returns `None`: the last call also frees the buffer that the last event borrowed. While a
-    /// request waits for [`Protocol::upgrade`] or [`Protocol::discard`], `next` returns `None` and consumes nothing.
+    /// request waits for [`Protocol::answered`], [`Protocol::upgrade`] or [`Protocol::discard`], `next` returns `None`
+    /// and consumes nothing.
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i mut [u8],
@@ -172,8 +182,13 @@ impl Protocol {
             self.discard();
         }
         match &mut self.state {
-            State::Http { progress: Progress::AwaitsAnswer, .. } => None,
-            State::Http { progress, head } => next_request(progress, head, input),
+            State::Http { progress: Progress::AwaitsAnswer, buffer } => {
+                *buffer = None;
+                None
+            }
+            State::Http { progress, buffer } => {
+                next_request(progress, buffer, input, reader.limits.max_request_body)
+            }
             State::Open { is_over, compresses, assembly } => {
                 next_frame_event(is_over, *compresses, assembly, input, reader)
             }
@@ -190,8 +205,7 @@ impl Protocol {
     /// # Panics
     /// If no request waits for its answer.
     pub fn upgrade(&mut self, agreement: Option<Agreement>) {
-        let awaits_answer = matches!(self.state, State::Http { progress: Progress::AwaitsAnswer, .. });
-        assert!(awaits_answer, "only a request that was not yet answered can be upgraded");
+        assert!(self.awaits_answer(), "only a request that was not yet answered can be upgraded");
         let takeover = agreement.filter(|agreement| agreement.client_takeover);
         self.state = State::Open {
             is_over: false,
@@ -199,6 +213,20 @@ impl Protocol {
             assembly: takeover
                 .map(|agreement| Box::new(Assembly::with_window(Window::new(agreement.client_bits())))),
         };
+    }
+
+    /// Makes [`Protocol::next`] return the connection's next request. Call this method after a response that keeps the
+    /// connection.
+    ///
+    /// # Panics
+    /// If no request waits for its answer.
+    pub fn answered(&mut self) {
+        assert!(self.awaits_answer(), "only a request that was not yet answered can be answered");
+        *self = Self::new();
+    }
+
+    fn awaits_answer(&self) -> bool {
+        matches!(self.state, State::Http { progress: Progress::AwaitsAnswer, .. })
     }
 
     /// Makes [`Protocol::next`] discard all further input of this client without an event.
@@ -222,13 +250,13 @@ impl Protocol {
         )
     }
 
-    /// Returns whether a request head, a frame or a message has arrived in part.
+    /// Returns whether a request, a frame or a message has arrived in part.
     ///
-    /// Also returns true while a request whose head arrived in parts waits for its answer.
+    /// Also returns true right after the event of a request that arrived in parts.
     pub fn is_mid_item(&self) -> bool {
         match &self.state {
             _ if self.is_discarding() => false,
-            State::Http { head, .. } => head.is_some(),
+            State::Http { buffer, .. } => buffer.is_some(),
             State::Open { assembly, .. } => assembly.as_ref().is_some_and(|assembly| assembly.is_mid_item()),
             State::Discarding => false,
         }
@@ -243,34 +271,14 @@ impl Default for Protocol {
 
 fn next_request<'a, 'i: 'a>(
     progress: &mut Progress,
-    buffer: &'a mut Option<Box<HeadBuffer>>,
+    buffer: &'a mut Option<Box<RequestBuffer>>,
     input: &mut &'i mut [u8],
+    max_body: usize,
 ) -> Option<ProtocolEvent<'a>> {
-    if buffer.is_none() {
-        // RFC 9112 §2.2: empty lines before a request are ignored.
-        let start = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(input.len());
-        take_up_to(start, input);
-        if input.is_empty() {
-            return None;
-        }
-    }
-    let whole_len = match buffer {
-        None => head_end(&input[..input.len().min(MAX_HEAD_LEN)], &mut false),
-        Some(_) => None,
-    };
-    let parsed = match whole_len {
-        Some(len) => Request::parse(take_up_to(len, input)),
-        None => {
-            let buffer = buffer.get_or_insert_default();
-            match buffer.take_in(input) {
-                Ok(false) => return None,
-                Ok(true) => Request::parse(buffer.bytes()),
-                Err(refusal) => Err(refusal),
-            }
-        }
-    };
-    Some(match parsed {
-        Ok(request) => {
+    Some(match next_step(buffer, input, max_body) {
+        Ok(Step::More) => return None,
+        Ok(Step::Continue) => ProtocolEvent::Continue,
+        Ok(Step::Whole(request)) => {
             *progress = Progress::AwaitsAnswer;
             ProtocolEvent::Request(request)
         }

@@ -6,6 +6,8 @@ mod judged_proxies;
 #[path = "../../src/protocol/tests/naive.rs"]
 #[expect(dead_code, reason = "the targets need only the decoder")]
 mod naive;
+#[path = "../../src/protocol/tests/naive_bodies.rs"]
+mod naive_bodies;
 #[path = "../../src/protocol/tests/naive_proxies.rs"]
 mod naive_proxies;
 #[path = "../../src/protocol/tests/seen.rs"]
@@ -42,8 +44,8 @@ pub fn cuts(input: &[u8]) -> (Vec<usize>, &[u8]) {
 /// Checks that a request head gives one result however its bytes are cut, and that a parsed request is consistent.
 pub fn check_head(cuts: &[usize], head: &[u8]) {
     let limits = MessageLimits::default();
-    // Two line feeds end any request head.
-    let head = [head, b"\n\n"].concat();
+    // Two empty lines end any request head.
+    let head = [head, b"\r\n\r\n"].concat();
     let whole = feed(&mut Protocol::new(), &head, &limits);
     assert_eq!(feed_cut(&mut Protocol::new(), &head, cuts, &limits), whole);
     assert_eq!(feed_bytewise(&mut Protocol::new(), &head, &limits), whole);
@@ -60,6 +62,12 @@ pub fn check_head(cuts: &[usize], head: &[u8]) {
             assert!(request.method == "GET" && request.header("sec-websocket-key").is_some(), "{request:?}");
         }
     }
+}
+
+/// Checks that `Protocol` reads a request body like the naive reader, and the requests behind it like those of a new
+/// connection, however the stream is cut into reads. The body comes in chunks, or is the first `len` bytes of `stream`.
+pub fn check_body(is_chunked: bool, len: usize, max: usize, cuts: &[usize], stream: &[u8]) {
+    naive_bodies::check_body(is_chunked, len, max, cuts, stream);
 }
 
 /// Checks that `Protocol` decodes frames like the naive decoder, however the stream is cut into reads.
@@ -112,13 +120,13 @@ fn first_event<'a>(
 }
 
 fn limits(max_message: usize) -> MessageLimits {
-    MessageLimits { max_message }
+    MessageLimits { max_message, ..MessageLimits::default() }
 }
 
 /// Returns a `Protocol` that has completed its handshake.
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
     let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());
-    assert!(matches!(seen[..], [Seen::Request(_)]), "{seen:?}");
+    assert!(matches!(seen[..], [Seen::Request(..)]), "{seen:?}");
     protocol
 }

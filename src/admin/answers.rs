@@ -6,7 +6,7 @@ use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
 use crate::config::hosts::foreign_host;
 use crate::page::page_response;
-use crate::protocol::response::respond;
+use crate::protocol::response::{Form, respond};
 use crate::protocol::{Refusal, Request, Status};
 use crate::watch::Watch;
 
@@ -88,7 +88,7 @@ fn state(fault: Option<String>, head_only: bool) -> Response {
 fn text(status: Status, content_type: &str, body: &str, head_only: bool) -> Response {
     let mut response = Vec::new();
     let headers = [("Cache-Control", "no-store")];
-    respond(status, &headers, content_type, body.as_bytes(), head_only, &mut response);
+    respond(status, &headers, content_type, body.as_bytes(), Form::last(head_only), &mut response);
     response.into()
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::protocol::{Protocol, ProtocolEvent, Reader};
+use crate::protocol::{MessageLimits, Protocol, ProtocolEvent, Reader};
 use crate::watch::Watch;
 
 use super::answers::{Answer, Response, answer, late_response, refusal};
@@ -20,6 +20,9 @@ const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_millis(500);
 /// Maximum number of reads from one connection per event, so that a fast sender does not hold up other connections.
 const READS_PER_EVENT: usize = 16;
+
+/// Limits of requests on the admin listener, which have no body.
+const LIMITS: MessageLimits = MessageLimits { max_message: 0, max_request_body: 0 };
 
 /// A connection of the admin listener.
 pub(super) struct AdminConnection {
@@ -52,7 +55,7 @@ pub(super) enum Next {
 
 impl AdminConnection {
     pub(super) fn new(stream: TcpStream, now: Instant) -> Self {
-        let state = State::Reading(Box::new((Protocol::new(), Reader::default())));
+        let state = State::Reading(Box::new((Protocol::new(), Reader::new(LIMITS))));
         Self { stream, state, deadline: now + PATIENCE }
     }
 

@@ -183,6 +183,11 @@ pub struct Config {
           value_parser = whole(1..=1_u32 << 30))]
     pub max_message: u32,
 
+    /// Longest body of an HTTP request. A longer one gets 413. 0: requests have no body.
+    #[arg(long, env = "UPROAR_MAX_REQUEST_BODY", value_name = "BYTES", default_value_t = defaults().max_request_body,
+          value_parser = whole(0..=1_u32 << 30))]
+    pub max_request_body: u32,
+
     /// Longest private message of the chat (`/msg`). Every connection of its reader gets it.
     #[arg(long, env = "UPROAR_MAX_PRIVATE_MESSAGE", help_heading = AT_START, value_name = "BYTES",
           default_value_t = 8 << 10, value_parser = whole(1..=1_u32 << 20))]
@@ -321,6 +326,7 @@ impl From<&Config> for Options {
             proxy_protocol: config.proxy_protocol,
             auth_hmac_secret_file: config.auth_hmac_secret_file.clone(),
             max_message: config.max_message,
+            max_request_body: config.max_request_body,
             message_rate: config.message_rate,
             byte_rate: config.byte_rate,
             lag_window: config.lag_window,

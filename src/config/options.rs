@@ -130,6 +130,9 @@ pub struct Options {
     /// with 1009.
     pub max_message: u32,
 
+    /// The longest body of an HTTP request, in bytes, up to 1 GiB. A longer one gets 413. 0: requests have no body.
+    pub max_request_body: u32,
+
     /// The rate limit of messages and control frames that a client sends, per second, with a burst of 4 seconds' worth.
     /// A faster client is paused; nothing is lost. `None`: the limit that [`App::rates`](crate::app::App::rates)
     /// returns.
@@ -219,6 +222,7 @@ impl Default for Options {
             proxy_protocol: false,
             auth_hmac_secret_file: None,
             max_message: 1 << 20,
+            max_request_body: 1 << 20,
             message_rate: None,
             byte_rate: None,
             lag_window: 1 << 20,
@@ -316,9 +320,10 @@ impl Options {
     /// Checks the range of each option by itself. The command line also checks these ranges when it parses options.
     fn check_ranges(&self) -> Result<(), Conflict> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 7] = [
+        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 8] = [
             (&["workers"], self.workers.map_or(1, u64::from), 1..=1024),
             (&["max-message"], self.max_message.into(), 1..=1 << 30),
+            (&["max-request-body"], self.max_request_body.into(), 0..=1 << 30),
             (&["lag-window"], self.lag_window.into(), 1024..=1 << 30),
             (&["handshake-seconds"], ms(self.handshake_seconds), 1..=u64::MAX),
             (&["ping-seconds"], ms(self.ping_seconds), 1..=u64::MAX),

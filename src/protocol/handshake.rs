@@ -91,7 +91,7 @@ pub(super) fn values<'a>(headers: &[Header<'a>], name: &str) -> impl Iterator<It
 }
 
 /// Returns whether the comma-separated lists in the header fields with this name contain `token`. Ignores case.
-fn lists(headers: &[Header<'_>], name: &str, token: &str) -> bool {
+pub(super) fn lists(headers: &[Header<'_>], name: &str, token: &str) -> bool {
     // RFC 9110 §5.6.1: one list may be spread over several header lines.
     values(headers, name)
         .flat_map(|value| value.split(|&byte| byte == b','))

@@ -1,6 +1,7 @@
-//! HTTP request heads: collecting, parsing and checking by the rules of HTTP/1.1. RFC 9112
+//! HTTP requests: collecting, parsing and checking by the rules of HTTP/1.1. RFC 9112
 
-use super::handshake::{AcceptKey, negotiate, values};
+use super::body::{BodyDecoder, BodyLength};
+use super::handshake::{AcceptKey, lists, negotiate, values};
 use super::response::{Refusal, Status};
 use super::take_up_to;
 use httparse::{EMPTY_HEADER, Error, Header};
@@ -12,7 +13,7 @@ pub const MAX_HEAD_LEN: usize = 16 * 1024;
 /// Maximum number of header lines of a request.
 pub const MAX_HEADERS: usize = 64;
 
-/// A valid HTTP request without a body.
+/// A valid HTTP request with its whole body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The method of the request, exactly as the client sent it.
@@ -26,8 +27,32 @@ pub struct Request<'a> {
     pub host: Option<&'a str>,
     /// The accept key that answers a valid WebSocket handshake. `None` for a plain HTTP request.
     pub upgrade: Option<AcceptKey>,
+    /// The body of the request, decoded if it came in chunks. Empty for a request without a body.
+    pub body: &'a [u8],
+    /// Whether the client lets the connection go on after the response. RFC 9112 §9.3
+    pub keep_alive: bool,
     /// The header lines of the request, including the final empty line.
     header_lines: &'a [u8],
+}
+
+/// A parsed request head.
+#[derive(Clone, Copy, Debug)]
+struct Head<'a> {
+    /// The request with an empty body.
+    request: Request<'a>,
+    body: BodyLength,
+    /// Whether the client waits for `100 Continue` before it sends the body. RFC 9110 §10.1.1
+    expects_continue: bool,
+}
+
+/// What a read adds to a request.
+#[derive(Debug)]
+pub(super) enum Step<'a> {
+    /// The request is not complete.
+    More,
+    /// The client waits for `100 Continue` before it sends the body.
+    Continue,
+    Whole(Request<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -50,22 +75,29 @@ impl<'a> Request<'a> {
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
+}
 
-    /// Parses and checks a complete request head.
-    pub(super) fn parse(head: &'a [u8]) -> Result<Self, Refusal> {
+impl<'a> Head<'a> {
+    /// Parses and checks a complete request head. `max_body` is the maximum length of the request's body in bytes.
+    fn parse(head: &'a [u8], max_body: usize) -> Result<Self, Refusal> {
         let mut headers = [EMPTY_HEADER; MAX_HEADERS];
         let mut parsed = httparse::Request::new(&mut headers);
         let status = parsed.parse(head).map_err(refusal)?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             return Err(refusal(Error::Token));
         };
-        if status.is_partial() {
+        if status.is_partial() || has_bare_line_feed(head) {
             return Err(refusal(Error::NewLine));
         }
         let headers: &[Header<'a>] = parsed.headers;
         let is_http_1_0 = version == 0;
         let host = host(headers, is_http_1_0)?;
-        refuse_body(headers)?;
+        let body = BodyLength::of(headers, is_http_1_0, max_body)?;
+        if body != BodyLength::Known(0) && lists(headers, "Upgrade", "websocket") {
+            // The bytes after a handshake are frames, so a proxy must not take them for content.
+            let reason = "A WebSocket handshake has no request content; send it without.";
+            return Err(Refusal::new(Status::ContentTooLarge, reason));
+        }
         let upgrade = negotiate(method, is_http_1_0, headers)?;
         let (authority, target) = split_target(target)?;
         let (path, query) = match target.split_once('?') {
@@ -73,9 +105,43 @@ impl<'a> Request<'a> {
             None => (target, None),
         };
         let request_line_len = head.iter().position(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        let header_lines = &head[request_line_len..];
-        Ok(Self { method, path, query, host: authority.or(host), upgrade, header_lines })
+        Ok(Self {
+            request: Request {
+                method,
+                path,
+                query,
+                host: authority.or(host),
+                upgrade,
+                body: &[],
+                // RFC 9112 §9.3: a connection of HTTP/1.0 ends with its response. The server may ignore the field
+                // `Connection: keep-alive` of HTTP/1.0.
+                keep_alive: !is_http_1_0 && !lists(headers, "Connection", "close"),
+                header_lines: &head[request_line_len..],
+            },
+            body,
+            expects_continue: expects_continue(headers, is_http_1_0)?,
+        })
     }
+}
+
+/// Returns whether a line of a request head ends in a line feed alone. A server may accept such lines (RFC 9112 §2.2).
+/// But an intermediary may see the head's end elsewhere, so that the rest passes as another request.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|&byte| std::mem::replace(&mut before, byte) != b'\r' && byte == b'\n')
+}
+
+/// Returns whether the client waits for `100 Continue`. A server ignores this expectation in HTTP/1.0. RFC 9110 §10.1.1
+fn expects_continue(headers: &[Header<'_>], is_http_1_0: bool) -> Result<bool, Refusal> {
+    let mut expects = false;
+    for value in values(headers, "Expect") {
+        if !value.eq_ignore_ascii_case(b"100-continue") {
+            let reason = "The only expectation that this server meets is \"100-continue\".";
+            return Err(Refusal::new(Status::ExpectationFailed, reason));
+        }
+        expects = !is_http_1_0;
+    }
+    Ok(expects)
 }
 
 /// Returns the value of the `Host` field. RFC 9112 §3.2: exactly one such field in HTTP/1.1, at most one before.
@@ -96,29 +162,6 @@ fn host<'a>(headers: &[Header<'a>], is_http_1_0: bool) -> Result<Option<&'a str>
 
 fn is_host(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// Returns a refusal for a request with content: no request to this server needs content. RFC 9112 §6
-fn refuse_body(headers: &[Header<'_>]) -> Result<(), Refusal> {
-    const BODY: Refusal = Refusal::new(
-        Status::ContentTooLarge,
-        "This server takes no request content; send the request without it.",
-    );
-    if values(headers, "Transfer-Encoding").next().is_some() {
-        return Err(BODY);
-    }
-    for len in values(headers, "Content-Length") {
-        if len.is_empty() || !len.iter().all(u8::is_ascii_digit) {
-            return Err(Refusal::new(
-                Status::BadRequest,
-                "The header field Content-Length must be a number.",
-            ));
-        }
-        if len.iter().any(|&digit| digit != b'0') {
-            return Err(BODY);
-        }
-    }
-    Ok(())
 }
 
 /// Splits a request target into its authority and the rest. Only a target in absolute form has an authority; every
@@ -172,24 +215,102 @@ fn refusal(error: Error) -> Refusal {
     Refusal::new(status, reason)
 }
 
-/// The buffer of a request head that has arrived in part.
-#[derive(Debug, Default)]
-pub(super) struct HeadBuffer {
+/// The buffer of a request that has arrived in part.
+#[derive(Debug)]
+pub(super) struct RequestBuffer {
+    /// The head, then the decoded part of the body.
     bytes: Vec<u8>,
     /// Whether the last line in `bytes` is empty so far, so that a line feed would end the head.
     line_is_empty: bool,
     /// Length of `bytes` at which the incomplete head is checked next. This length doubles with each check, so that a
     /// head in many parts is rarely parsed.
     try_at: usize,
+    /// Length of the head, or 0 while it is incomplete.
+    head_len: usize,
+    body: BodyDecoder,
 }
 
-impl HeadBuffer {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+/// Moves bytes from `input` to a request up to its end. A request that arrives whole and not in chunks borrows `input`.
+/// The part of a request that arrived before is in `buffer`. `max_body` is the maximum length of a body in bytes.
+pub(super) fn next_step<'a, 'i: 'a>(
+    buffer: &'a mut Option<Box<RequestBuffer>>,
+    input: &mut &'i mut [u8],
+    max_body: usize,
+) -> Result<Step<'a>, Refusal> {
+    if buffer.is_none() {
+        // RFC 9112 §2.2: empty lines before a request are ignored.
+        let start = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(input.len());
+        take_up_to(start, input);
+        if input.is_empty() {
+            return Ok(Step::More);
+        }
+        if let Some(len) = head_end(&input[..input.len().min(MAX_HEAD_LEN)], &mut false) {
+            let bytes = take_up_to(len, input);
+            let Head { request, body, expects_continue } = Head::parse(bytes, max_body)?;
+            match body {
+                BodyLength::Known(0) => return Ok(Step::Whole(request)),
+                BodyLength::Known(len) if len <= input.len() => {
+                    return Ok(Step::Whole(Request { body: take_up_to(len, input), ..request }));
+                }
+                _ => *buffer = Some(Box::new(RequestBuffer::with_head(bytes, body))),
+            }
+            if expects_continue && input.is_empty() {
+                return Ok(Step::Continue);
+            }
+        }
+    }
+    buffer.get_or_insert_default().take_in(input, max_body)
+}
+
+impl Default for RequestBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            line_is_empty: false,
+            try_at: 0,
+            head_len: 0,
+            body: BodyDecoder::new(BodyLength::Known(0)),
+        }
+    }
+}
+
+impl RequestBuffer {
+    /// Creates the buffer of a request whose head is complete.
+    fn with_head(head: &[u8], body: BodyLength) -> Self {
+        Self { bytes: head.to_vec(), head_len: head.len(), body: BodyDecoder::new(body), ..Self::default() }
+    }
+
+    /// Moves bytes from `input` to the buffer, up to the end of the request.
+    fn take_in(&mut self, input: &mut &mut [u8], max_body: usize) -> Result<Step<'_>, Refusal> {
+        if self.head_len == 0 {
+            if !self.take_in_head(input)? {
+                return Ok(Step::More);
+            }
+            let Head { body, expects_continue, .. } = Head::parse(&self.bytes, max_body)?;
+            self.head_len = self.bytes.len();
+            self.body = BodyDecoder::new(body);
+            // RFC 9110 §10.1.1: no `100 Continue` if a part of the body has arrived.
+            if expects_continue && body != BodyLength::Known(0) && input.is_empty() {
+                return Ok(Step::Continue);
+            }
+        }
+        if !self.body.take_in(input, &mut self.bytes, self.head_len, max_body)? {
+            return Ok(Step::More);
+        }
+        let (head, body) = self.bytes.split_at(self.head_len);
+        // The length of the body was checked at the end of the head. The limit may have changed since then.
+        let Head { request, .. } = Head::parse(head, usize::MAX)?;
+        Ok(Step::Whole(Request { body, ..request }))
+    }
+
+    /// Returns the number of bytes allocated for the request.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Moves bytes from `input` to the buffer, up to the end of the head. Returns whether the head is complete.
-    pub(super) fn take_in(&mut self, input: &mut &mut [u8]) -> Result<bool, Refusal> {
+    fn take_in_head(&mut self, input: &mut &mut [u8]) -> Result<bool, Refusal> {
         let window = &input[..input.len().min(MAX_HEAD_LEN - self.bytes.len())];
         let end = head_end(window, &mut self.line_is_empty);
         let part = take_up_to(end.unwrap_or(window.len()), input);
@@ -204,7 +325,7 @@ impl HeadBuffer {
 
 /// Returns the number of bytes up to the end of a request head, or `None` if `bytes` do not contain the end.
 /// `line_is_empty` tells whether the line at the start of `bytes` is empty so far, and is updated.
-pub(super) fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> {
+fn head_end(bytes: &[u8], line_is_empty: &mut bool) -> Option<usize> {
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             b'\n' if *line_is_empty => return Some(at + 1),

@@ -1,10 +1,12 @@
 //! Tests of the whole WebSocket protocol. Each module has tests of its own parts.
 
+mod bodies;
 mod compressed;
 mod frames;
 #[expect(unreachable_pub, reason = "the fuzz targets pass on what is in it")]
 mod judged_proxies;
 pub(super) mod naive;
+mod naive_bodies;
 mod naive_proxies;
 mod properties;
 mod proxies;
@@ -32,7 +34,7 @@ pub(super) fn config(cases: u32) -> Config {
 fn open() -> Protocol {
     let mut protocol = Protocol::new();
     let seen = feed(&mut protocol, HANDSHAKE, &MessageLimits::default());
-    assert!(matches!(seen[..], [Seen::Request(_)]), "{seen:?}");
+    assert!(matches!(seen[..], [Seen::Request(..)]), "{seen:?}");
     protocol
 }
 
@@ -40,7 +42,7 @@ fn open() -> Protocol {
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
-    let limits = MessageLimits { max_message: 1000 };
+    let limits = MessageLimits { max_message: 1000, ..MessageLimits::default() };
     let whole = feed(&mut open(), &stream, &limits);
     assert_eq!(feed_bytewise(&mut open(), &stream, &limits), whole, "one byte at a time");
     whole

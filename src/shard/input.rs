@@ -5,6 +5,7 @@ use tracing::debug;
 use crate::app::{Incoming, Opening};
 use crate::hub::{Replay, Slot};
 use crate::io::{Backend, Buffer, Close};
+use crate::protocol::response::CONTINUE;
 use crate::protocol::{self, CloseCode, Failure, Opcode};
 
 use super::Shard;
@@ -186,6 +187,7 @@ impl<B: Backend> Shard<B> {
                     }
                     None => protocol.discard(),
                 },
+                protocol::ProtocolEvent::Continue => self.hub.send_response(slot, CONTINUE),
                 protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),
                 protocol::ProtocolEvent::Message { kind, payload } => {
                     self.message(slot, Incoming { kind, payload });

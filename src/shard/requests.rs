@@ -51,7 +51,7 @@ impl<B: Backend> Shard<B> {
                 self.journal.answered(slot, 101);
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
-                switching_protocols(&key, agreement.as_ref(), &mut response);
+                switching_protocols(&key, agreement.as_ref(), None, &mut response);
                 self.hub.send_response(slot, &response);
                 let query = request.query.map(str::to_owned);
                 Some(Upgrade { room, query, agreement, claims })

@@ -75,7 +75,10 @@ impl Settings {
                 .auth_hmac_secret_file
                 .as_ref()
                 .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
-            limits: MessageLimits { max_message: options.max_message as usize },
+            limits: MessageLimits {
+                max_message: options.max_message as usize,
+                max_request_body: options.max_request_body as usize,
+            },
             compression: options.compression,
             context_memory: options.context_memory as usize / usize::from(id.count),
             pace: Pace {

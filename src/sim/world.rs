@@ -283,7 +283,7 @@ impl World {
                 compression_threshold,
             });
             let settings = Settings {
-                limits: MessageLimits { max_message: 60_000 },
+                limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },
                 compression,
                 context_memory,
                 pace,

@@ -39,6 +39,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--proxy-protocol", &["maybe", "1", "v2"]),
     ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
     ("--max-message", &["0", "1073741825", "1M"]),
+    ("--max-request-body", &["-1", "1073741825", "1M"]),
     ("--max-private-message", &["0", "-1", "8K"]),
     ("--message-rate", &["-1", "x", "4294967296"]),
     ("--byte-rate", &["-1", "64K"]),

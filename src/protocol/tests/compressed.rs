@@ -36,7 +36,7 @@ fn compressed(opcode: u8, message: &[u8]) -> Frame {
 #[track_caller]
 fn outcome(frames: &[Frame]) -> Vec<Seen> {
     let stream: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
-    let limits = MessageLimits { max_message: 1_000 };
+    let limits = MessageLimits { max_message: 1_000, ..MessageLimits::default() };
     let whole = feed(&mut open_compressed(false), &stream, &limits);
     let bytewise = feed_bytewise(&mut open_compressed(false), &stream, &limits);
     assert_eq!(bytewise, whole, "one byte at a time");

@@ -128,7 +128,7 @@ fn a_new_message_inside_a_fragmented_one_fails() {
 #[test]
 fn many_fragments_pass_and_empty_ones_cost_no_memory() {
     let fragments = if cfg!(miri) { 64 } else { 65_536 };
-    let limits = MessageLimits { max_message: fragments };
+    let limits = MessageLimits { max_message: fragments, ..MessageLimits::default() };
     for payload in ["", "x"] {
         let mut protocol = open();
         assert_eq!(feed(&mut protocol, &Frame::fragment(1, "").encode(), &limits), []);
@@ -196,13 +196,17 @@ fn invalid_text_fails_at_its_first_invalid_byte() {
 // RFC 6455 §10.4, §7.4.1: a message over the limit is refused with code 1009.
 #[test]
 fn a_message_over_the_limit_fails_at_its_header() {
-    let limits = MessageLimits { max_message: 10 };
+    let limits = MessageLimits { max_message: 10, ..MessageLimits::default() };
     let exact = Frame::new(1, "0123456789").encode();
     assert_eq!(feed(&mut open(), &exact, &limits), [text("0123456789")]);
     let over = Frame::new(1, "0123456789a").encode();
     assert_eq!(feed(&mut open(), &over[..2], &limits), failed(CloseCode::TOO_BIG));
     let huge = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-    assert_eq!(feed(&mut open(), &huge, &MessageLimits { max_message: usize::MAX >> 1 }).len(), 0);
+    assert_eq!(
+        feed(&mut open(), &huge, &MessageLimits { max_message: usize::MAX >> 1, ..MessageLimits::default() })
+            .len(),
+        0
+    );
     assert_eq!(feed(&mut open(), &huge, &limits), failed(CloseCode::TOO_BIG));
     // A control frame does not count towards the length of the message around it.
     let control = Frame::new(9, "0123456789a").encode();
@@ -211,7 +215,7 @@ fn a_message_over_the_limit_fails_at_its_header() {
 
 #[test]
 fn fragments_over_the_limit_fail_at_the_header_that_exceeds_it() {
-    let limits = MessageLimits { max_message: 10 };
+    let limits = MessageLimits { max_message: 10, ..MessageLimits::default() };
     let mut protocol = open();
     assert_eq!(feed(&mut protocol, &Frame::fragment(2, "01234").encode(), &limits), []);
     assert_eq!(feed(&mut protocol, &Frame::fragment(0, "56789").encode(), &limits), []);

@@ -6,7 +6,8 @@ use super::{CloseCode, Kind, MessageLimits, Protocol, ProtocolEvent, Reader, Sta
 /// A [`ProtocolEvent`] that owns its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    Request(String),
+    /// The request, and its body apart.
+    Request(String, Vec<u8>),
     Refused(Status),
     Message(Kind, Vec<u8>),
     Ping(Vec<u8>),
@@ -16,9 +17,12 @@ pub(super) enum Seen {
 }
 
 impl From<ProtocolEvent<'_>> for Seen {
+    /// # Panics
+    /// For [`ProtocolEvent::Continue`]: whether it comes depends on where reads end.
     fn from(event: ProtocolEvent<'_>) -> Self {
         match event {
-            ProtocolEvent::Request(request) => Self::Request(format!("{request:?}")),
+            ProtocolEvent::Continue => panic!("no event of the request itself"),
+            ProtocolEvent::Request(request) => Self::Request(format!("{request:?}"), request.body.to_vec()),
             ProtocolEvent::Refused(refusal) => Self::Refused(refusal.status),
             ProtocolEvent::Message { kind, payload } => Self::Message(kind, payload.to_vec()),
             ProtocolEvent::Ping(payload) => Self::Ping(payload.to_vec()),
@@ -39,14 +43,16 @@ pub(super) fn feed(protocol: &mut Protocol, read: &[u8], limits: &MessageLimits)
     let mut seen = Vec::new();
     let mut reader = Reader::new(*limits);
     while let Some(event) = protocol.next(&mut input, &mut reader) {
-        let upgrade = match event {
-            ProtocolEvent::Request(request) => Some(request.upgrade.is_some()),
+        let asked = match event {
+            ProtocolEvent::Continue => continue,
+            ProtocolEvent::Request(request) => Some((request.upgrade.is_some(), request.keep_alive)),
             _ => None,
         };
         seen.push(event.into());
-        match upgrade {
-            Some(true) => protocol.upgrade(None),
-            Some(false) => protocol.discard(),
+        match asked {
+            Some((true, _)) => protocol.upgrade(None),
+            Some((false, true)) => protocol.answered(),
+            Some((false, false)) => protocol.discard(),
             None => {}
         }
     }

@@ -205,7 +205,7 @@ fn an_idle_connection_is_small_and_owns_no_heap() {
     let owns_nothing = |protocol: &Protocol| {
         matches!(
             protocol.state,
-            State::Http { head: None, .. } | State::Open { assembly: None, .. } | State::Discarding
+            State::Http { buffer: None, .. } | State::Open { assembly: None, .. } | State::Discarding
         )
     };
     assert!(owns_nothing(&Protocol::new()));
