@@ -3,9 +3,12 @@
 //! A user of this library implements [`App`]. Each shard has its own instance, so an application needs no locks.
 //! Instances send each other notes. The crate's documentation has examples.
 
+mod answer;
 mod chat;
 mod echo;
 mod relay;
+mod request;
+mod routes;
 mod strip;
 mod timers;
 
@@ -15,12 +18,16 @@ use std::time::Duration;
 pub use crate::hub::{ClientId, Kind, Message, Note};
 use crate::hub::{Hub, Slot};
 pub use crate::protocol::frame::CloseCode;
+pub use crate::protocol::{Refusal, Status};
 use crate::publisher::Publisher;
 pub use crate::token::Claims;
 
+pub use answer::{Answer, Response, Upgrade};
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
+pub use request::HttpRequest;
+pub use routes::rooms;
 pub(crate) use timers::AppTimers;
 
 /// The HTML page of the chat, as the server sends it to browsers.
@@ -55,7 +62,8 @@ impl<'a> From<Incoming<'a>> for Message<'a> {
 /// The request with which a client opened its WebSocket connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening<'a> {
-    /// The room named in the URL's path, in the canonical form of its name.
+    /// The room that [`App::on_request`] named in its answer, by default the room of the URL's path, in the canonical
+    /// form of its name.
     pub room: &'a str,
     /// The query of the URL, percent-encoded as the client sent it. The query may contain the client's token.
     pub query: Option<&'a str>,
@@ -70,7 +78,7 @@ pub struct Opening<'a> {
 /// handler panics, the shard closes the client of that call with code 1011; other clients do not notice.
 ///
 /// # Order of calls
-/// For each client: [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
+/// For each client: [`App::on_request`], [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
 /// [`App::on_close`]. The other handlers may be called at any time.
 pub trait App {
     /// Returns the maximum number of messages in a room's history, which clients get when they join. Called once when
@@ -85,9 +93,14 @@ pub trait App {
         (0, 0)
     }
 
-    /// Returns whether the server sends the chat page to a browser that opens the URL of a room.
-    fn has_page(&self) -> bool {
-        false
+    /// Answers an HTTP request on the main port. A WebSocket handshake is a request, too.
+    ///
+    /// The server checks the `Origin` and the `Host` of a handshake before this call, and the client's token after it.
+    /// A response ends its connection. By default a client opens a room by its path, see [`rooms`]. If this handler
+    /// panics, the client gets 500.
+    fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        let _ = context;
+        rooms(request, None)
     }
 
     /// Prepares the instance, for example sets a first timer. Called once, on the shard's thread, before all other

@@ -301,6 +301,8 @@ label! {
         Upgrade = "upgrade",
         /// Refusal reason: the request is too long, or has a body.
         TooLarge = "too_large",
+        /// Refusal reason: the application refused the request for a reason of its own, or its handler panicked.
+        Application = "application",
         /// Refusal reason: the request breaks another rule of HTTP, of WebSockets or of room names.
         Malformed = "malformed",
     }

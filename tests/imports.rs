@@ -35,8 +35,8 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "app",
-        own: &["app", "hub", "names", "protocol", "publisher", "token"],
-        others: &["serde", "serde_json", "simdutf8", "unicode_normalization"],
+        own: &["app", "hub", "names", "page", "protocol", "publisher", "token"],
+        others: &["percent_encoding", "serde", "serde_json", "simdutf8", "unicode_normalization"],
     },
     Rule {
         module: "publisher",
@@ -66,7 +66,6 @@ const TABLE: &[Rule] = &[
             "hub",
             "io",
             "names",
-            "page",
             "protocol",
             "proxied::ProxyEvent",
             "publisher",

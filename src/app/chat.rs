@@ -14,12 +14,16 @@ mod directory;
 mod notice;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
+use crate::page;
 
 use super::strip::clean;
-use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Kind, Message, Note, Opening};
+use super::{
+    Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Message, Note,
+    Opening, Response, Status, rooms,
+};
 
 use directory::Directory;
 use notice::{Limits, Notice};
@@ -129,13 +133,22 @@ enum Tell {
     Ages { client: ClientId, room: String, ages: Vec<u32> },
 }
 
+/// Returns the response with the chat page.
+fn page() -> Response {
+    static POLICY: LazyLock<String> = LazyLock::new(|| page::policy(CHAT_PAGE));
+    let response = Response::new(Status::Ok, page::CONTENT_TYPE, CHAT_PAGE.as_bytes());
+    page::headers(&POLICY)
+        .into_iter()
+        .fold(response, |response, (name, value)| response.with_header(name, value))
+}
+
 impl App for Chat {
     fn history(&self) -> u32 {
         HISTORY
     }
 
-    fn has_page(&self) -> bool {
-        true
+    fn on_request(&mut self, _: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        rooms(request, Some(page))
     }
 
     fn rates(&self) -> (u32, u32) {
@@ -524,4 +537,20 @@ fn release(context: &mut Context<'_>, name: String, client: ClientId) {
 /// Returns the home shard of a user's name.
 fn home_of_name(name: &str, context: &Context<'_>) -> u16 {
     context.home_of(&user_key(name))
+}
+
+#[cfg(test)]
+mod page_tests {
+    use super::*;
+
+    #[test]
+    fn the_page_allows_only_its_own_script_and_style() {
+        assert_eq!(CHAT_PAGE.matches("<script").count(), 1);
+        assert_eq!(CHAT_PAGE.matches("<style").count(), 1);
+        let page = page();
+        let policy = page.headers.iter().find(|(name, _)| name == "Content-Security-Policy");
+        let policy = &policy.expect("a policy").1;
+        assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe-inline"), "{policy}");
+    }
 }

@@ -1,78 +1,45 @@
-//! Routes of the main port: rooms, the chat page, and refusals.
+//! Checks of HTTP requests before the application answers them: origins, hosts and tokens.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::app::{CHAT_PAGE, Claims};
+use crate::app::Claims;
 use crate::config::Origin;
 use crate::config::hosts::{HostNames, foreign_host};
 use crate::config::origins::{Quoted, is_allowed};
-use crate::names;
-use crate::page::page_response;
-use crate::protocol::{AcceptKey, Refusal, Request, Status};
+use crate::protocol::{Refusal, Request, Status};
 use crate::stats::Refused;
 use crate::token::{BadToken, Verifier};
 
 use super::Settings;
 use super::connection::HostRule;
 
-/// Name of the room at the path `/`.
-const LOBBY: &str = "lobby";
-
-/// The answer to an HTTP request on the main port.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// The request opens a WebSocket. Holds the accept key for the response and the room's name.
-    Open(AcceptKey, String),
-    /// The response is the chat page.
-    Page {
-        /// Whether the response has no body, as for HEAD requests.
-        head_only: bool,
-    },
-    /// The response is this error.
-    Refuse(Refusal),
+/// Checks whether a request may reach the application: the origin of the web page that opens a WebSocket, and the host
+/// that the request names. `host_rule` is the connection's rule for checking the Host header.
+pub(super) fn admit(request: &Request<'_>, settings: &Settings, host_rule: HostRule) -> Result<(), Refusal> {
+    let Settings { origins, hosts, .. } = settings;
+    if request.upgrade.is_some()
+        && let Some(origin) = foreign_origin(request, origins)
+    {
+        let reason = format!(
+            "Pages of the origin {} may not connect here; add the origin to --allowed-origins of the server.",
+            Quoted(origin)
+        );
+        return Err(Refusal::with_text(Status::Forbidden, reason));
+    }
+    if !is_meant_for(request, origins, hosts, host_rule) {
+        return Err(Refusal::with_text(Status::MisdirectedRequest, foreign_host(request.host)));
+    }
+    Ok(())
 }
 
-impl Route {
-    /// Chooses the answer to a request. `host_rule` is the connection's rule for checking the Host header.
-    pub(crate) fn of(request: &Request<'_>, settings: &Settings, host_rule: HostRule) -> Self {
-        let Settings { has_page, origins, hosts, .. } = settings;
-        let room = match request.path {
-            "/" => Ok(LOBBY.to_owned()),
-            path => match path.strip_prefix("/room/") {
-                Some(name) => room_name(name),
-                None => Err(Refusal::new(Status::NotFound, "Nothing is here; try / or /room/NAME.")),
-            },
-        };
-        let refuse = |refusal| Self::Refuse(Refusal { head_only: request.is_head(), ..refusal });
-        let is_read = request.method == "GET" || request.is_head();
-        match (room, &request.upgrade) {
-            (Err(refusal), _) => refuse(refusal),
-            (Ok(_), Some(_)) if let Some(origin) = foreign_origin(request, origins) => {
-                let reason = format!(
-                    "Pages of the origin {} may not connect here; add the origin to --allowed-origins of the server.",
-                    Quoted(origin)
-                );
-                refuse(Refusal::with_text(Status::Forbidden, reason))
-            }
-            (Ok(_), _) if !is_meant_for(request, origins, hosts, host_rule) => {
-                refuse(Refusal::with_text(Status::MisdirectedRequest, foreign_host(request.host)))
-            }
-            (Ok(room), Some(key)) => Self::Open(*key, room),
-            (Ok(_), None) if !is_read => {
-                let reason = "Only GET and HEAD requests are answered here.";
-                refuse(Refusal { allow: "GET, HEAD", ..Refusal::new(Status::MethodNotAllowed, reason) })
-            }
-            (Ok(_), None) if *has_page => Self::Page { head_only: request.is_head() },
-            (Ok(_), None) => {
-                let reason = "This is a WebSocket server; connect with a WebSocket client.";
-                refuse(Refusal::new(Status::UpgradeRequired, reason))
-            }
-        }
-    }
+/// Returns whether a handshake offers this subprotocol. RFC 6455 §4.1, item 10
+pub(super) fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
+    let mut offered =
+        request.headers("Sec-WebSocket-Protocol").flat_map(|value| value.split(|&byte| byte == b','));
+    offered.any(|name| name.trim_ascii() == subprotocol.as_bytes())
 }
 
 /// Returns the first Origin header value of the request whose pages may not open a WebSocket.
@@ -164,52 +131,34 @@ fn complaint(bad: BadToken) -> (Refused, &'static str) {
     }
 }
 
-/// Returns the canonical form of a room's percent-encoded name in a request path.
-fn room_name(encoded: &str) -> Result<String, Refusal> {
-    let bad = |reason| Refusal::new(Status::BadRequest, reason);
-    let name = percent_decode_str(encoded)
-        .decode_utf8()
-        .map_err(|_| bad("A room's name is UTF-8, percent-encoded where the URL needs it."))?;
-    let name = names::room_name(&name).map_err(|_| {
-        bad("A room's name has 1 to 64 bytes: visible words with one space between them, without / < > &.")
-    })?;
-    Ok(name.into_owned())
-}
-
-/// Returns the response with the chat page. `head_only` leaves the body out.
-pub(crate) fn page(head_only: bool) -> &'static [u8] {
-    static HEAD: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, true));
-    static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| page_response(CHAT_PAGE, false));
-    if head_only { &HEAD } else { &WHOLE }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Echo;
+    use crate::app::{Answer, Echo, HttpRequest, rooms};
     use crate::config::Options;
     use crate::protocol::{Protocol, ProtocolEvent, Reader};
     use crate::shard::settings::ShardId;
 
-    fn route(head: &str, has_page: bool) -> Route {
+    /// Returns the status of the answer to a request, 101 for a WebSocket, and the room of the WebSocket.
+    fn answer(head: &str, has_page: bool) -> (u16, String) {
         let mut bytes = head.replace('\n', "\r\n").into_bytes();
-        let mut input = &mut bytes[..];
-        match Protocol::new().next(&mut input, &mut Reader::default()) {
-            Some(ProtocolEvent::Request(request)) => {
-                let id = ShardId { index: 0, count: 1 };
-                let settings = Settings { has_page, ..Settings::new(&Options::default(), id, &Echo) };
-                Route::of(&request, &settings, HostRule::Public)
-            }
-            other => panic!("{head:?} gave {other:?}"),
+        let (mut protocol, mut reader) = (Protocol::new(), Reader::default());
+        let Some(ProtocolEvent::Request(request)) = protocol.next(&mut &mut bytes[..], &mut reader) else {
+            panic!("{head:?} is no request");
+        };
+        let settings = Settings::new(&Options::default(), ShardId { index: 0, count: 1 }, &Echo);
+        if let Err(refusal) = admit(&request, &settings, HostRule::Public) {
+            return (refusal.status.code(), String::new());
         }
-    }
-
-    fn status(route: &Route) -> u16 {
-        match route {
-            Route::Open(..) => 101,
-            Route::Page { .. } => 200,
-            Route::Refuse(refusal) => refusal.status.code(),
-        }
+        let page = || crate::app::Response::text(Status::Ok, "page");
+        let status = match rooms(&HttpRequest::new(&request, None), has_page.then_some(page)) {
+            Answer::Open(open) if request.upgrade.is_some() => return (101, open.room),
+            Answer::Open(_) => 426,
+            Answer::Respond(response) => response.status.code(),
+            Answer::Refuse(refusal) => refusal.status.code(),
+            Answer::NotMine => 404,
+        };
+        (status, String::new())
     }
 
     #[test]
@@ -240,20 +189,11 @@ mod tests {
             ("GET /room/%", upgrade, true, 101),
         ] {
             let head = format!("{line} HTTP/1.1\nHost: x\n{headers}\n");
-            assert_eq!(status(&route(&head, has_page)), expected, "{line}");
+            assert_eq!(answer(&head, has_page).0, expected, "{line}");
         }
         for path in ["caf%C3%A9", "cafe%CC%81"] {
             let head = format!("GET /room/{path} HTTP/1.1\nHost: x\n{upgrade}\n");
-            assert!(matches!(route(&head, true), Route::Open(_, room) if room == "café"), "{path}");
+            assert_eq!(answer(&head, true), (101, "café".to_owned()), "{path}");
         }
-    }
-
-    #[test]
-    fn the_page_allows_only_its_own_script_and_style() {
-        let response = str::from_utf8(page(false)).expect("text");
-        assert_eq!(CHAT_PAGE.matches("<script").count(), 1);
-        assert_eq!(CHAT_PAGE.matches("<style").count(), 1);
-        assert!(response.contains("default-src 'none'; script-src 'sha256-"));
-        assert!(!response.contains("unsafe-inline"));
     }
 }

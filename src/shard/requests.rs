@@ -1,18 +1,20 @@
-//! Answers to requests: the upgrade to a WebSocket, the chat page, or an error.
+//! Answers to requests: the upgrade to a WebSocket, a response of the application, or an error.
 
-use crate::app::Claims;
+use tracing::error;
+
+use crate::app::{self, Answer, Claims, HttpRequest};
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Close};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, OfferPolicy, negotiate};
-use crate::protocol::response::switching_protocols;
+use crate::protocol::response::{Form, switching_protocols};
 use crate::protocol::{Refusal, Request, Status};
 use crate::stats::Refused;
 
 use super::Shard;
 use super::admission::Excess;
-use super::connection::Phase;
-use super::http::{self, Route};
+use super::connection::{Connection, Phase};
+use super::http;
 
 /// Maximum time, in milliseconds, for a connection over a limit to read its error response.
 const EXCESS_MS: u64 = 1_000;
@@ -38,9 +40,8 @@ impl<B: Backend> Shard<B> {
             return None;
         }
         self.journal.asked(slot, request.path);
-        let host_rule = self.connections[slot as usize].host_rule;
-        match Route::of(request, &self.settings, host_rule) {
-            Route::Open(key, room) => {
+        match self.route(slot, request) {
+            Answer::Open(app::Upgrade { room, subprotocol }) if let Some(key) = &request.upgrade => {
                 let claims = match self.claims(slot, request, &room) {
                     Ok(claims) => claims,
                     Err((why, refusal)) => {
@@ -51,21 +52,57 @@ impl<B: Backend> Shard<B> {
                 self.journal.answered(slot, 101);
                 let agreement = self.agree(slot, request);
                 let mut response = Vec::new();
-                switching_protocols(&key, agreement.as_ref(), None, &mut response);
+                switching_protocols(key, agreement.as_ref(), subprotocol.as_deref(), &mut response);
                 self.hub.send_response(slot, &response);
                 let query = request.query.map(str::to_owned);
-                Some(Upgrade { room, query, agreement, claims })
+                return Some(Upgrade { room, query, agreement, claims });
             }
-            Route::Page { head_only } => {
-                self.journal.answered(slot, Status::Ok.code());
-                self.end(slot, true, http::page(head_only));
-                None
+            Answer::Open(_) => {
+                let reason = "This is a WebSocket server; connect with a WebSocket client.";
+                self.refuse_request(slot, request, Refusal::new(Status::UpgradeRequired, reason));
             }
-            Route::Refuse(refusal) => {
-                self.refuse(slot, why(refusal.status), &refusal);
-                None
+            Answer::Respond(response) => {
+                self.journal.answered(slot, response.status.code());
+                let mut bytes = Vec::new();
+                response.encode(Form::last(request.is_head()), &mut bytes);
+                self.end(slot, true, &bytes);
+            }
+            Answer::Refuse(refusal) => self.refuse_request(slot, request, refusal),
+            Answer::NotMine => {
+                let reason = "Nothing is here; try / or /room/NAME.";
+                self.refuse_request(slot, request, Refusal::new(Status::NotFound, reason));
             }
         }
+        None
+    }
+
+    /// Returns the application's answer to a request, or the refusal of a request that may not reach the application.
+    fn route(&mut self, slot: Slot, request: &Request<'_>) -> Answer {
+        let Connection { peer, host_rule, .. } = self.connections[slot as usize];
+        if let Err(refusal) = http::admit(request, &self.settings, host_rule) {
+            return Answer::Refuse(refusal);
+        }
+        let asked = HttpRequest::new(request, peer);
+        let failed =
+            || Answer::refuse(Status::InternalServerError, "The server made a mistake; try again later.");
+        match self.with_app(|app, context| app.on_request(context, &asked)) {
+            Some(Answer::Open(app::Upgrade { subprotocol: Some(chosen), .. }))
+                if !http::offers(request, &chosen) =>
+            {
+                error!(
+                    subprotocol = chosen,
+                    "the application chose a subprotocol that the client does not offer"
+                );
+                failed()
+            }
+            Some(answer) => answer,
+            None => failed(),
+        }
+    }
+
+    /// Refuses a request. The response to a HEAD request has no body.
+    fn refuse_request(&mut self, slot: Slot, request: &Request<'_>, refusal: Refusal) {
+        self.refuse(slot, why(refusal.status), &Refusal { head_only: request.is_head(), ..refusal });
     }
 
     /// Answers a request with an error response, and ends the connection.
@@ -146,7 +183,8 @@ pub(super) fn why(status: Status) -> Refused {
         Status::MethodNotAllowed => Refused::Method,
         Status::UpgradeRequired => Refused::Upgrade,
         Status::ContentTooLarge | Status::UriTooLong | Status::HeaderFieldsTooLarge => Refused::TooLarge,
-        _ => Refused::Malformed,
+        Status::BadRequest | Status::RequestTimeout | Status::ExpectationFailed => Refused::Malformed,
+        _ => Refused::Application,
     }
 }
 

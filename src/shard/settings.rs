@@ -43,8 +43,6 @@ pub(crate) struct Settings {
     pub(crate) context_memory: usize,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
-    /// Whether GET requests for a room get the chat page.
-    pub(crate) has_page: bool,
     pub(crate) handshake_ms: u64,
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
@@ -86,7 +84,6 @@ impl Settings {
                 bytes: options.byte_rate.unwrap_or(bytes),
             },
             lag_policy: options.lag_policy,
-            has_page: app.has_page(),
             handshake_ms: millis(options.handshake_seconds),
             ping_ms: millis(options.ping_seconds),
             pong_ms: millis(options.pong_seconds),

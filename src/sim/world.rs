@@ -288,7 +288,6 @@ impl World {
                 context_memory,
                 pace,
                 lag_policy,
-                has_page: false,
                 handshake_ms: 1_000,
                 ping_ms: PING_MS,
                 pong_ms: 1_000,

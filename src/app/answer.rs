@@ -1,0 +1,104 @@
+//! Answers of an application to HTTP requests.
+
+use std::borrow::Cow;
+
+use crate::protocol::response::{Form, respond};
+use crate::protocol::{Refusal, Status};
+
+/// The answer of an application to an HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Open the WebSocket. If the request is no WebSocket handshake, the client gets 426.
+    Open(Upgrade),
+    /// Send this response. An answer to a WebSocket handshake refuses the WebSocket.
+    Respond(Response),
+    /// Send this error, a text for people, and count it as a refusal in the metrics.
+    Refuse(Refusal),
+    /// The application has nothing at this path. The client gets 404.
+    NotMine,
+}
+
+impl Answer {
+    /// Opens the WebSocket for a room. [`Opening::room`](super::Opening::room) then has the name, and a token must allow
+    /// the room. The client joins no room by itself.
+    pub fn open(room: impl Into<String>) -> Self {
+        Self::Open(Upgrade { room: room.into(), subprotocol: None })
+    }
+
+    /// Refuses the request with a status and a text for people.
+    pub fn refuse(status: Status, reason: &'static str) -> Self {
+        Self::Refuse(Refusal::new(status, reason))
+    }
+}
+
+/// The way in which a WebSocket opens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The room that the client asked for, in the canonical form of its name; empty without a room. On a server that
+    /// requires tokens, the client's token must allow this room.
+    pub room: String,
+    /// The subprotocol of the connection, one of [`HttpRequest::subprotocols`](super::HttpRequest::subprotocols). `None`
+    /// for no subprotocol. Browsers fail to connect if they offered some and get none. RFC 6455 §4.2.2
+    pub subprotocol: Option<String>,
+}
+
+/// An HTTP response with its whole body. The server adds `Content-Length` and `Connection`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The status of the response.
+    pub status: Status,
+    /// The media type of the body. Empty: the response has no `Content-Type` field.
+    pub content_type: Cow<'static, str>,
+    /// Further header fields: names and values. Fields with a line break are left out.
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    /// The body of the response. The server leaves it out of a response to HEAD.
+    pub body: Cow<'static, [u8]>,
+}
+
+impl Response {
+    /// Creates a response with a body of this media type.
+    pub fn new(
+        status: Status,
+        content_type: impl Into<Cow<'static, str>>,
+        body: impl Into<Cow<'static, [u8]>>,
+    ) -> Self {
+        Self { status, content_type: content_type.into(), headers: Vec::new(), body: body.into() }
+    }
+
+    /// Creates a response with a plain text.
+    pub fn text(status: Status, text: impl Into<String>) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", text.into().into_bytes())
+    }
+
+    /// Creates a response with a JSON text.
+    pub fn json(status: Status, json: impl Into<String>) -> Self {
+        Self::new(status, "application/json", json.into().into_bytes())
+    }
+
+    /// Appends the encoded response to `out`.
+    pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
+        // A line break in a field would let its text pass as other fields or as another response.
+        let is_line = |text: &str| !text.contains(['\r', '\n']);
+        let headers = self.headers.iter().map(|(name, value)| (&**name, &**value));
+        let headers: Vec<_> = headers.filter(|(name, value)| is_line(name) && is_line(value)).collect();
+        let content_type = if is_line(&self.content_type) { &*self.content_type } else { "" };
+        respond(self.status, &headers, content_type, &self.body, form, out);
+    }
+
+    /// Adds a header field.
+    #[must_use]
+    pub fn with_header(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self::Respond(response)
+    }
+}

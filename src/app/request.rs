@@ -1,0 +1,93 @@
+//! HTTP requests, as an application sees them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::protocol::Request;
+
+/// An HTTP request on the main port, with its whole body. [`App::on_request`](super::App::on_request) answers it.
+#[derive(Clone, Copy)]
+pub struct HttpRequest<'a> {
+    request: &'a Request<'a>,
+    client_address: Option<IpAddr>,
+}
+
+impl<'a> HttpRequest<'a> {
+    pub(crate) fn new(request: &'a Request<'a>, client_address: Option<IpAddr>) -> Self {
+        Self { request, client_address }
+    }
+
+    /// Returns the method, exactly as the client sent it: `GET`, `POST`, …
+    pub fn method(&self) -> &'a str {
+        self.request.method
+    }
+
+    /// Returns whether the method is GET or HEAD. The server leaves the body out of a response to HEAD.
+    pub fn is_read(&self) -> bool {
+        self.request.method == "GET" || self.request.is_head()
+    }
+
+    /// Returns the path of the URL, which begins with `/`, or is `*`. Percent-encoding is not decoded.
+    pub fn path(&self) -> &'a str {
+        self.request.path
+    }
+
+    /// Returns the query of the URL, the part behind the first `?`, percent-encoded. `None` without a `?`.
+    pub fn query(&self) -> Option<&'a str> {
+        self.request.query
+    }
+
+    /// Returns the host that the request names, with a port if the client sent one. `None` only in HTTP/1.0.
+    pub fn host(&self) -> Option<&'a str> {
+        self.request.host
+    }
+
+    /// Returns the value of the first header field with this name. Returns `None` if there is no such field or the
+    /// value is not UTF-8. Ignores the name's case.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        self.request.header(name)
+    }
+
+    /// Returns the values of all header fields with this name. Ignores the name's case.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.request.headers(name)
+    }
+
+    /// Returns the value of the first cookie with this name. Names are case-sensitive. RFC 6265 §4.2
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.request.headers("Cookie").filter_map(|value| str::from_utf8(value).ok());
+        let mut pairs =
+            pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// Returns the body, at most [`Options::max_request_body`](crate::Options::max_request_body) bytes. Empty for a
+    /// request without a body.
+    pub fn body(&self) -> &'a [u8] {
+        self.request.body
+    }
+
+    /// Returns the client's IP address: the peer's, or the client that a trusted proxy names. `None` if unknown.
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.client_address
+    }
+
+    /// Returns whether the request is a valid WebSocket handshake.
+    pub fn is_upgrade(&self) -> bool {
+        self.request.upgrade.is_some()
+    }
+
+    /// Returns the subprotocols that the client offers, in its order of preference. RFC 6455 §4.1, item 10
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
+        let values = self.request.headers("Sec-WebSocket-Protocol");
+        let values = values.filter_map(|value| str::from_utf8(value).ok());
+        values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
+    }
+}
+
+impl fmt::Debug for HttpRequest<'_> {
+    /// Leaves out the query, the header fields and the body, which may contain secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpRequest({} {})", self.method(), self.path())
+    }
+}
