@@ -209,7 +209,7 @@ fn answer(protocol: &mut Protocol, mut input: &mut [u8], out: &mut Vec<u8>) {
     let Some(event) = protocol.next(&mut input, &mut reader) else { return };
     match event {
         ProtocolEvent::Request(request) => {
-            response::switching_protocols(&request.upgrade.expect("a handshake"), None, out);
+            response::switching_protocols(&request.upgrade.expect("a handshake"), None, None, out);
             protocol.upgrade(None);
         }
         other => panic!("the request is valid, not {other:?}"),
