@@ -36,7 +36,7 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "app",
         own: &["app", "hub", "names", "page", "protocol", "publisher", "token"],
-        others: &["percent_encoding", "serde", "serde_json", "simdutf8", "unicode_normalization"],
+        others: &["memchr", "percent_encoding", "serde", "serde_json", "simdutf8", "unicode_normalization"],
     },
     Rule {
         module: "publisher",
