@@ -160,6 +160,8 @@ impl Bench {
             history_bytes: 64 << 10,
             history_ms: 600_000,
             compression_threshold: 128,
+            max_rooms: 1_000,
+            occupancy: false,
             history_memory: 0,
         });
         let mut names = (0..).map(|n| format!("room {n}")).filter(|name| hub.home_of(name) == 0);
@@ -228,7 +230,7 @@ fn bring_mail(other: &mut Hub, home: &mut Hub) {
     let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
     batch.drain(|delivery, _, frame| match delivery {
         Delivery::Snapshot { room, home, first, .. } => other.snapshot(room, home, first, std::iter::empty()),
-        Delivery::Frame { room, number, .. } => other.deliver(room, number, frame),
+        Delivery::Frame { room, number, except, .. } => other.deliver(room, number, frame, except),
         Delivery::Note(_) => panic!("the bench has no notes"),
     });
     home.outgoing(1).deliveries = batch;

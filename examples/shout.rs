@@ -29,7 +29,7 @@ impl App for Shout {
         }
     }
 
-    fn on_publish(&mut self, room: &str, _kind: Kind, payload: &[u8]) -> bool {
+    fn on_publish(&mut self, room: &str, _sender: Option<ClientId>, _kind: Kind, payload: &[u8]) -> bool {
         println!("{room}: {}", String::from_utf8_lossy(payload));
         true
     }

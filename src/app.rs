@@ -16,7 +16,7 @@ use std::any::Any;
 use std::time::Duration;
 
 pub use crate::hub::{ClientId, Kind, Message, Note};
-use crate::hub::{Hub, Slot};
+use crate::hub::{ClientNumber, Hub, Origin, Slot};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
 use crate::publisher::Publisher;
@@ -116,16 +116,37 @@ pub trait App {
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>);
 
     /// Handles the end of a client that is gone or is being closed. Called once for each client. Nothing can be sent to
-    /// the client any more.
+    /// the client any more. The client still is a member of its rooms, so [`Context::rooms`],
+    /// [`Context::publish_to_rooms_of`] and [`Context::members`] know it; it leaves them after this call.
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         let _ = (context, client);
     }
 
     /// Decides whether a message may be published to a room. Called once for each message, on the room's home shard,
-    /// before the message gets its number. `false`, or a panic, drops the message.
-    fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
-        let _ = (room, kind, payload);
+    /// before the message gets its number. `sender` is the client whose message or event was being handled when the
+    /// application published, on any shard; `None` for other handlers, such as [`App::on_tell`]. `false`, or a panic,
+    /// drops the message.
+    fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
+        let _ = (room, sender, kind, payload);
         true
+    }
+
+    /// Returns whether the application wants [`App::on_occupied`] and [`App::on_vacated`]. Called once when the server
+    /// starts and again on each reload.
+    fn watches_occupancy(&self) -> bool {
+        false
+    }
+
+    /// Handles a room that has got its first member, counted over all shards. Called on the room's home shard, in turn
+    /// with [`App::on_vacated`] for each room, if [`App::watches_occupancy`].
+    fn on_occupied(&mut self, context: &mut Context<'_>, room: &str) {
+        let _ = (context, room);
+    }
+
+    /// Handles a room that has lost its last member, counted over all shards. Called on the room's home shard. A member
+    /// that moves between shards may leave the room empty for a moment.
+    fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
+        let _ = (context, room);
     }
 
     /// Handles a client that reads too slowly and skips `missed` messages. Called only under the lag policy `skip`. By
@@ -162,6 +183,8 @@ pub struct Context<'a> {
     /// Index of the shard that runs the handler.
     pub(crate) shard: u16,
     pub(crate) shard_count: u16,
+    /// The client whose message or event is being handled.
+    pub(crate) caller: Option<ClientNumber>,
     pub(crate) state: &'a mut ContextState,
 }
 
@@ -254,15 +277,24 @@ impl Context<'_> {
 
     /// Sends a message to all members of a room, on all shards. A member that caused the message gets it, too.
     pub fn publish_to_room(&mut self, room: &str, message: Message<'_>) {
-        self.hub.publish(room, message);
+        self.hub.publish_as(room, message, Origin { sender: self.caller, except: None });
+    }
+
+    /// Sends a message to all members of a room, on all shards, except one client. The client is named by its
+    /// identifier and may be connected to any shard. If it joins the room again later, the message counts as history
+    /// for it as for everybody.
+    pub fn publish_to_room_except(&mut self, room: &str, except: ClientId, message: Message<'_>) {
+        let origin = Origin { sender: self.caller, except: ClientNumber::of(except) };
+        self.hub.publish_as(room, message, origin);
     }
 
     /// Makes a client a member of `room`. The client gets at most `history` messages of the room's history, then all
     /// new messages. Does nothing if the client is a member already.
-    pub fn join(&mut self, client: ClientId, room: &str, history: u32) {
-        if let Some(slot) = self.hub.find(client) {
-            self.hub.join(slot, room, history);
-        }
+    ///
+    /// Returns whether the client is a member now. False means that it is gone, or is in as many rooms as
+    /// `--max-rooms-per-connection` allows.
+    pub fn join(&mut self, client: ClientId, room: &str, history: u32) -> bool {
+        self.hub.find(client).is_some_and(|slot| self.hub.join(slot, room, history))
     }
 
     /// Ends a client's membership of `room`. The client still gets the messages that its shard already has for the
@@ -276,15 +308,15 @@ impl Context<'_> {
     /// Returns the names of the rooms of which a client is a member, in no particular order.
     pub fn rooms(&self, client: ClientId) -> Vec<String> {
         self.hub
-            .find(client)
+            .find_leaving(client)
             .map_or_else(Vec::new, |slot| self.hub.rooms_of(slot).map(String::from).collect())
     }
 
     /// Sends a message to all members of every room that `client` is in, `client` included. Does nothing when the
     /// client is gone.
     pub fn publish_to_rooms_of(&mut self, client: ClientId, message: Message<'_>) {
-        if let Some(slot) = self.hub.find(client) {
-            self.hub.publish_from(slot, message);
+        if let Some(slot) = self.hub.find_leaving(client) {
+            self.hub.publish_from_as(slot, message, Origin { sender: self.caller, except: None });
         }
     }
 

@@ -29,6 +29,8 @@
 //!     history_ms: 0,
 //!     history_memory: 0,
 //!     compression_threshold: 128,
+//!     max_rooms: 1_000,
+//!     occupancy: false,
 //! });
 //! hub.open(7);
 //! hub.join(7, "lobby", 0);
@@ -56,6 +58,7 @@ mod log;
 mod membership;
 mod memberships;
 mod message;
+mod occupancy;
 mod order;
 mod outbox;
 mod room;
@@ -67,6 +70,7 @@ mod tests;
 mod times;
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 
 use smallvec::SmallVec;
 
@@ -78,6 +82,7 @@ use crate::protocol::frame::encode_header;
 pub use self::batch::{Batch, Delivery, Entry, Note, Request};
 use self::memberships::Memberships;
 pub use self::message::{Message, Position};
+pub use self::occupancy::Occupancy;
 use self::outbox::Outbox;
 pub use self::room::Slot;
 pub use self::rooms::RoomKey;
@@ -110,6 +115,10 @@ pub struct HubOptions {
     pub history_memory: usize,
     /// Minimum length in bytes of a message that is compressed for clients that accept compression.
     pub compression_threshold: usize,
+    /// Maximum number of rooms of a client.
+    pub max_rooms: usize,
+    /// Whether the hub reports rooms that get their first member or lose their last one.
+    pub occupancy: bool,
 }
 
 impl HubOptions {
@@ -197,6 +206,29 @@ pub struct ClientId {
     pub number: u64,
 }
 
+/// Compact identifier of a client, from which [`Hub::identify`] makes a [`ClientId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientNumber {
+    slot: Slot,
+    number: NonZeroU64,
+}
+
+impl ClientNumber {
+    /// Returns the compact identifier of a client. `None` for an identifier that no client ever had.
+    pub fn of(client: ClientId) -> Option<Self> {
+        NonZeroU64::new(client.number).map(|number| Self { slot: client.slot, number })
+    }
+}
+
+/// The clients that a published message has to do with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin {
+    /// The client whose message or event made the application publish.
+    pub sender: Option<ClientNumber>,
+    /// The client that does not get the message, although it is a member of the room.
+    pub except: Option<ClientNumber>,
+}
+
 /// The hub's state of one connection. An idle connection in one or two rooms owns no memory beyond this struct.
 #[derive(Debug, Default)]
 struct Client {
@@ -244,6 +276,8 @@ pub struct Hub {
     /// Reports for [`Hub::poll_replay`].
     replays: Vec<Replay>,
     outgoing: Vec<Outgoing>,
+    /// Reports for [`Hub::poll_occupancy`], in order.
+    occupancies: VecDeque<Occupancy>,
     /// Whether a message was published to a saturated room since the last [`Hub::take_overload`].
     overloaded: bool,
     /// Number of saturated rooms. Publishers to a saturated room must wait.
@@ -279,6 +313,7 @@ impl Hub {
             lagged: VecDeque::new(),
             replays: Vec::new(),
             outgoing: (0..options.shards).map(|_| Outgoing::default()).collect(),
+            occupancies: VecDeque::new(),
             overloaded: false,
             saturated: 0,
             spare_outboxes: Vec::new(),
@@ -349,9 +384,19 @@ impl Hub {
 
     /// Returns the client's slot. `None` if the client is on another shard, gone, or finished.
     pub fn find(&self, id: ClientId) -> Option<Slot> {
+        self.find_leaving(id).filter(|slot| !self.clients[*slot as usize].finished)
+    }
+
+    /// Returns the slot of a client that may be finished. `None` if the client is on another shard or gone.
+    pub fn find_leaving(&self, id: ClientId) -> Option<Slot> {
         let client = self.clients.get(id.slot as usize)?;
-        let is_it = id.shard == self.options.shard && client.number == id.number && !client.finished;
-        is_it.then_some(id.slot)
+        (id.shard == self.options.shard && client.number == id.number).then_some(id.slot)
+    }
+
+    /// Returns the identifier of a client on any shard.
+    pub fn identify(&self, ClientNumber { slot, number }: ClientNumber) -> ClientId {
+        let shard = ((number.get() - 1) % u64::from(self.options.shards)) as u16;
+        ClientId { shard, slot, number: number.get() }
     }
 
     /// Removes the connection at `slot` and everything pending for it. No send to it may be in flight.
@@ -367,6 +412,11 @@ impl Hub {
     /// Adds a message to the requests for the room's home shard, which may be this shard. The home forwards the message
     /// to all members.
     pub fn publish(&mut self, room: &str, message: Message<'_>) {
+        self.publish_as(room, message, Origin::default());
+    }
+
+    /// Works like [`Hub::publish`], for a message with a sender, or with a client that does not get it.
+    pub fn publish_as(&mut self, room: &str, message: Message<'_>, origin: Origin) {
         let (home, key) = match self.rooms.find(room) {
             Some(id) => {
                 self.overloaded |= self.rooms[id].saturated;
@@ -374,15 +424,21 @@ impl Hub {
             }
             None => (self.home_of(room), None),
         };
-        self.outgoing[home as usize].requests.publish(room, key, message);
+        self.outgoing[home as usize].requests.publish(room, key, message, origin);
     }
 
     /// Publishes a message to every room of which the client at `slot` is a member.
     pub fn publish_from(&mut self, slot: Slot, message: Message<'_>) {
+        self.publish_from_as(slot, message, Origin::default());
+    }
+
+    /// Works like [`Hub::publish_from`], for a message with a sender.
+    pub fn publish_from_as(&mut self, slot: Slot, message: Message<'_>, origin: Origin) {
         for membership in self.clients[slot as usize].memberships.iter() {
             let room = &self.rooms[membership.room];
             self.overloaded |= room.saturated;
-            self.outgoing[room.home_shard as usize].requests.publish(&room.name, room.home_key, message);
+            let requests = &mut self.outgoing[room.home_shard as usize].requests;
+            requests.publish(&room.name, room.home_key, message, origin);
         }
     }
 

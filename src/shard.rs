@@ -257,6 +257,7 @@ impl<B: Backend> Shard<B> {
             self.fire_app_timers();
             self.drain_step();
         }
+        self.tell_occupancies();
         self.journal.tick(self.now_ms);
         // Sends come last, so that the messages and answers of all steps above leave with the single system call of the
         // next turn.
@@ -319,6 +320,7 @@ impl<B: Backend> Shard<B> {
 
     fn has_work(&mut self) -> bool {
         let has_mail = !self.hub.outgoing(self.settings.id.index).is_empty();
+        let has_mail = has_mail || self.hub.occupancy_reports() > 0;
         has_mail || self.hub.has_more() || self.flow.has_served() || self.may_resume_publishers()
     }
 

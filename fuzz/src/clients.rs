@@ -68,6 +68,8 @@ impl Clients {
             history_ms: 0,
             history_memory: 0,
             compression_threshold: 128,
+            max_rooms: 1_000,
+            occupancy: true,
         });
         Self { hub, clients: (0..CLIENTS).map(|_| None).collect(), sending: [false; CLIENTS], now_ms: 0 }
     }

@@ -204,6 +204,11 @@ pub struct Config {
     #[arg(long, env = "UPROAR_BYTE_RATE", value_name = "BYTES", value_parser = whole(0..=u32::MAX))]
     pub byte_rate: Option<u32>,
 
+    /// Rooms that a connection may be in at a time. The application decides what a client hears that wants more.
+    #[arg(long, env = "UPROAR_MAX_ROOMS_PER_CONNECTION", value_name = "N",
+          default_value_t = defaults().max_rooms_per_connection, value_parser = whole(1..=1_000_000_u32))]
+    pub max_rooms_per_connection: u32,
+
     /// Bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag policy
     /// applies.
     #[arg(long, env = "UPROAR_LAG_WINDOW", value_name = "BYTES", default_value_t = defaults().lag_window,
@@ -329,6 +334,7 @@ impl From<&Config> for Options {
             max_request_body: config.max_request_body,
             message_rate: config.message_rate,
             byte_rate: config.byte_rate,
+            max_rooms_per_connection: config.max_rooms_per_connection,
             lag_window: config.lag_window,
             lag_policy: config.lag_policy,
             compression: config.compression,

@@ -144,6 +144,10 @@ pub struct Options {
     /// [`App::rates`](crate::app::App::rates) returns.
     pub byte_rate: Option<u32>,
 
+    /// The maximum number of rooms of a connection, from 1 to 1,000,000. [`Context::join`](crate::app::Context::join)
+    /// refuses further rooms.
+    pub max_rooms_per_connection: u32,
+
     /// The number of bytes that a client may fall behind in a room, or leave unread of its own answers, before the lag
     /// policy applies. From 1024 to 1 GiB, and at least twice [`Options::history_bytes`].
     pub lag_window: u32,
@@ -225,6 +229,7 @@ impl Default for Options {
             max_request_body: 1 << 20,
             message_rate: None,
             byte_rate: None,
+            max_rooms_per_connection: 1_000,
             lag_window: 1 << 20,
             lag_policy: LagPolicy::Close,
             compression: Compression::Shared,
@@ -320,10 +325,11 @@ impl Options {
     /// Checks the range of each option by itself. The command line also checks these ranges when it parses options.
     fn check_ranges(&self) -> Result<(), Conflict> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 8] = [
+        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 9] = [
             (&["workers"], self.workers.map_or(1, u64::from), 1..=1024),
             (&["max-message"], self.max_message.into(), 1..=1 << 30),
             (&["max-request-body"], self.max_request_body.into(), 0..=1 << 30),
+            (&["max-rooms-per-connection"], self.max_rooms_per_connection.into(), 1..=1_000_000),
             (&["lag-window"], self.lag_window.into(), 1024..=1 << 30),
             (&["handshake-seconds"], ms(self.handshake_seconds), 1..=u64::MAX),
             (&["ping-seconds"], ms(self.ping_seconds), 1..=u64::MAX),

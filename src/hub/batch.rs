@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use super::rooms::RoomKey;
-use super::{Kind, Message};
+use super::{ClientNumber, Kind, Message, Origin};
 
 /// Maximum capacity, in bytes, that a drained batch keeps for names and for payloads.
 const KEPT_BYTES: usize = 256 << 10;
@@ -54,6 +54,8 @@ pub enum Request {
         kind: Kind,
         /// Length of the message's payload in bytes.
         payload_len: usize,
+        /// The clients that the message has to do with: its sender, and a client that does not get it.
+        origin: Origin,
     },
     /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
@@ -82,6 +84,8 @@ pub enum Delivery {
         number: u64,
         /// Length of the encoded frame in bytes.
         frame_len: usize,
+        /// The client of the receiving shard that does not get the message.
+        except: Option<ClientNumber>,
     },
     /// Note that answers another instance's note.
     Note(Note),
@@ -194,9 +198,15 @@ impl Batch<Request> {
         self.push(Request::Unsubscribe { name_len: room.len() }, room, &[]);
     }
 
-    pub(crate) fn publish(&mut self, name: &str, room: Option<RoomKey>, message: Message<'_>) {
+    pub(crate) fn publish(
+        &mut self,
+        name: &str,
+        room: Option<RoomKey>,
+        message: Message<'_>,
+        origin: Origin,
+    ) {
         let payload_len = message.parts().iter().map(|part| part.len()).sum();
-        let entry = Request::Publish { name_len: name.len(), room, kind: message.kind, payload_len };
+        let entry = Request::Publish { name_len: name.len(), room, kind: message.kind, payload_len, origin };
         self.push(entry, name, message.parts());
     }
 
@@ -223,9 +233,15 @@ impl Batch<Delivery> {
         self.push(Delivery::Snapshot { room, home, first, frame_lens }, "", &[]);
     }
 
-    pub(crate) fn frame(&mut self, room: RoomKey, number: u64, parts: &[&[u8]]) {
+    pub(crate) fn frame(
+        &mut self,
+        room: RoomKey,
+        number: u64,
+        parts: &[&[u8]],
+        except: Option<ClientNumber>,
+    ) {
         let frame_len = parts.iter().map(|part| part.len()).sum();
-        self.push(Delivery::Frame { room, number, frame_len }, "", parts);
+        self.push(Delivery::Frame { room, number, frame_len, except }, "", parts);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
@@ -244,7 +260,7 @@ mod tests {
     fn an_emptied_batch_does_not_keep_the_memory_of_a_burst() {
         let mut batch = Batch::default();
         let message = Message::new(Kind::Text, &[1; 1_000]);
-        (0..10_000).for_each(|_| batch.publish(&"long name".repeat(10), None, message));
+        (0..10_000).for_each(|_| batch.publish(&"long name".repeat(10), None, message, Origin::default()));
         let (mut names, mut bytes) = (0, 0);
         batch.drain(|_, name, payload| (names, bytes) = (names + name.len(), bytes + payload.len()));
         assert_eq!((names, bytes), (10_000 * 90, 10_000 * 1_000));
@@ -258,7 +274,8 @@ mod tests {
         let mut batch = Batch::default();
         batch.subscribe("ä", key);
         let mut later = Batch::default();
-        later.publish("bb", Some(key), Message::from_parts(Kind::Text, &[b"x", b"yz"]));
+        let message = Message::from_parts(Kind::Text, &[b"x", b"yz"]);
+        later.publish("bb", Some(key), message, Origin::default());
         later.note(Box::new(5_u8), 0);
         later.unsubscribe("c");
         batch.absorb(&mut later);
@@ -274,7 +291,7 @@ mod tests {
         let keys = (RoomKey::example(1), RoomKey::example(2));
         let mut batch = Batch::default();
         batch.snapshot(keys, 7, [&b"one"[..], b"three"].into_iter());
-        batch.frame(keys.0, 9, &[b"x", b"yz"]);
+        batch.frame(keys.0, 9, &[b"x", b"yz"], None);
         batch.note(Box::new(5_u8), 0);
         batch.snapshot(keys, 0, std::iter::empty());
         let mut seen = Vec::new();
@@ -285,7 +302,7 @@ mod tests {
     #[test]
     fn the_weight_counts_names_payloads_and_the_text_of_notes() {
         let mut batch = Batch::default();
-        batch.publish("room", None, Message::text("payload"));
+        batch.publish("room", None, Message::text("payload"), Origin::default());
         assert_eq!(batch.weight(), 4 + 7 + ENTRY_WEIGHT);
         batch.note(Box::new([0_u64; 4]), 1_000);
         assert_eq!(batch.weight(), 4 + 7 + 32 + 1_000 + 2 * ENTRY_WEIGHT);

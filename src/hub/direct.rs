@@ -33,6 +33,12 @@ impl Hub {
         self.send_bytes(slot, &[response], Content::Response);
     }
 
+    /// Marks the client as finished: nothing more can be sent to it and it joins no rooms, but it stays a member of its
+    /// rooms. Call [`Hub::finish`] next.
+    pub fn begin_finish(&mut self, slot: Slot) {
+        self.clients[slot as usize].finished = true;
+    }
+
     /// Stops delivery to the client and sends it the bytes `last`. With `send_pending` its pending messages go before
     /// `last`; otherwise the pending messages are dropped.
     pub fn finish(&mut self, slot: Slot, send_pending: bool, last: &[u8]) {

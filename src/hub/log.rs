@@ -126,12 +126,21 @@ impl Log {
     }
 
     /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after that chunk.
+    #[cfg(test)]
     pub(crate) fn span(&self, from: u64) -> Option<(Span, u64)> {
+        self.span_before(from, u64::MAX)
+    }
+
+    /// Returns the frames from number `from` up to number `end`, exclusive, or to the end of their chunk if that comes
+    /// first. Also returns the number of the frame after them.
+    pub(crate) fn span_before(&self, from: u64, end: u64) -> Option<(Span, u64)> {
         if from < self.floor || from >= self.head {
             return None;
         }
         let piece = self.piece(from);
-        Some((Span::new(&piece.chunk, piece.offset(from), piece.chunk.len()), piece.next()))
+        let next = piece.next();
+        let (to, next) = if end < next { (piece.offset(end), end) } else { (piece.chunk.len(), next) };
+        Some((Span::new(&piece.chunk, piece.offset(from), to), next))
     }
 
     /// Returns the number of the first frame in the last chunk, or the head if there is no chunk.

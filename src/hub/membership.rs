@@ -7,13 +7,19 @@ use super::{ClientId, Encoding, Hub, Replay, Slot};
 
 impl Hub {
     /// Makes the client a member of `room`, and first sends it at most `history` messages of the room's history. Does
-    /// nothing if the client is a member already.
-    pub fn join(&mut self, slot: Slot, room: &str, history: u32) {
+    /// nothing if the client is a member already. Returns whether the client is a member now; false means that it is in
+    /// as many rooms as the options allow.
+    pub fn join(&mut self, slot: Slot, room: &str, history: u32) -> bool {
         debug_assert!(!self.clients[slot as usize].finished, "a finished client joins no room");
-        let id = self.find_or_make(room);
-        if self.clients[slot as usize].memberships.find(id).is_some() {
-            return;
+        let memberships = &self.clients[slot as usize].memberships;
+        let known = self.rooms.find(room);
+        if known.is_some_and(|id| memberships.find(id).is_some()) {
+            return true;
         }
+        if memberships.len() >= self.options.max_rooms {
+            return false;
+        }
+        let id = known.unwrap_or_else(|| self.make_room(room));
         self.make_space(slot);
         let history_bytes = self.options.history_bytes;
         let room = &mut self.rooms[id];
@@ -23,9 +29,11 @@ impl Hub {
             self.clients[slot as usize].memberships.insert(Membership { room: id, index: index as u32 });
         room.members[index].set_place(place);
         self.owe_rest(id, index);
+        self.note_occupancy(id);
         self.weigh(id);
         self.queue_client(slot);
         self.report_replay(id, index);
+        true
     }
 
     /// Ends the client's membership in `room`. The client still gets the messages that are in the room's log now.
@@ -87,6 +95,7 @@ impl Hub {
             memberships.moved(membership.room, moved.place(), index as u32);
         });
         self.queue_client(slot);
+        self.note_occupancy(membership.room);
         self.maybe_forget(membership.room);
     }
 

@@ -4,13 +4,26 @@ use super::direct::STALL_MS;
 use super::log::Log;
 use super::room::{Home, Subscriber};
 use super::rooms::{self, RoomId, RoomKey};
-use super::{Hub, Message, Position, with_frame};
+use super::{ClientNumber, Hub, Message, Position, with_frame};
 
 impl Hub {
     /// Gives a message the next number in the room's order, and forwards the message to all members. Called on the
     /// room's home shard. `key` is the home shard's key of the room, if the publisher knows it. Returns the message's
     /// position, or `None` if the room has neither members nor history, so that nobody gets the message.
     pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) -> Option<Position> {
+        self.order_except(room, key, message, None)
+    }
+
+    /// Works like [`Hub::order`]. The client `except` does not get the message if it is a member of the room when the
+    /// message reaches its shard. Later it may get the message as part of the room's history, if it joins again.
+    pub fn order_except(
+        &mut self,
+        room: &str,
+        key: Option<RoomKey>,
+        message: Message<'_>,
+        except: Option<ClientNumber>,
+    ) -> Option<Position> {
+        let except_shard = except.map(|client| self.identify(client).shard);
         let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
         let id = match known {
             Some(id) => id,
@@ -22,8 +35,11 @@ impl Hub {
         let number = self.rooms[id].log.head();
         with_frame(message, |parts| {
             for subscriber in self.rooms[id].home.iter().flat_map(|home| &home.subscribers) {
-                self.outgoing[subscriber.shard as usize].deliveries.frame(subscriber.room, number, parts);
+                let except = except.filter(|_| except_shard == Some(subscriber.shard));
+                let deliveries = &mut self.outgoing[subscriber.shard as usize].deliveries;
+                deliveries.frame(subscriber.room, number, parts, except);
             }
+            self.exclude(id, number, except);
             self.rooms[id].append(parts, &mut self.deflater);
             if let Some(home) = self.rooms[id].home.as_mut().filter(|_| self.options.history > 0) {
                 home.times.note(number, self.now_ms, self.options.history);
@@ -50,6 +66,7 @@ impl Hub {
             "a subscription ends before the next"
         );
         subscribers.push(Subscriber { shard, room: subscriber });
+        self.note_occupancy(id);
         self.weigh(id);
     }
 
@@ -60,6 +77,7 @@ impl Hub {
             if let Some(home) = &mut self.rooms[id].home {
                 home.subscribers.retain(|other| other.shard != shard);
             }
+            self.note_occupancy(id);
             self.maybe_forget(id);
         }
     }
@@ -89,13 +107,15 @@ impl Hub {
     }
 
     /// Appends message number `number`, an encoded frame from the home shard, to this shard's log of the room.
-    pub fn deliver(&mut self, room: RoomKey, number: u64, frame: &[u8]) {
+    /// The client `except` does not get the message.
+    pub fn deliver(&mut self, room: RoomKey, number: u64, frame: &[u8], except: Option<ClientNumber>) {
         // This shard may have forgotten the room while its unsubscribe request is on its way.
         let Some(id) = self.rooms.resolve(room) else { return };
         let known = &mut self.rooms[id];
         let is_next = known.live && number == known.log.head();
         assert!(is_next, "message {number} of {} came after {}", known.name, known.log.head());
         known.append(&[frame], &mut self.deflater);
+        self.exclude(id, number, except);
         self.appended(id);
     }
 
@@ -121,12 +141,22 @@ impl Hub {
 }
 
 impl Hub {
+    /// Excludes a client from message `number` of room `id`, if the client is a member on this shard.
+    fn exclude(&mut self, id: RoomId, number: u64, except: Option<ClientNumber>) {
+        let Some(client) = except else { return };
+        if let Some(slot) = self.find(self.identify(client))
+            && self.clients[slot as usize].memberships.find(id).is_some()
+        {
+            self.rooms[id].excluded.insert((slot, number));
+        }
+    }
+
     pub(super) fn find_or_make(&mut self, room: &str) -> RoomId {
         self.rooms.find(room).unwrap_or_else(|| self.make_room(room))
     }
 
     /// Creates a room that does not exist, and subscribes to it when its home is another shard.
-    fn make_room(&mut self, room: &str) -> RoomId {
+    pub(super) fn make_room(&mut self, room: &str) -> RoomId {
         let home = self.home_of(room);
         let is_home = home == self.options.shard;
         let id = self.rooms.insert(room, home, is_home.then(Home::default));

@@ -1,5 +1,7 @@
 //! A room on one shard: its log, its members there, and the pass that sends members their pending messages.
 
+use std::collections::BTreeSet;
+
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
@@ -66,6 +68,8 @@ pub(crate) struct Home {
     pub(crate) subscribers: Vec<Subscriber>,
     /// Arrival times of the messages in the room's history.
     pub(crate) times: Times,
+    /// Whether the room has members on any shard, as last reported by the hub.
+    pub(crate) is_occupied: bool,
 }
 
 /// Subscription of another shard to a room, kept on the room's home shard.
@@ -123,6 +127,9 @@ pub(crate) struct Room {
     pub(crate) weight: usize,
     /// The room's current rank for losing its history. `None` if the room is not ranked.
     pub(crate) rank: Option<Rank>,
+    /// Members and the numbers of messages that they do not get. A pair is dropped when the member's cursor passes the
+    /// message, or when the member leaves.
+    pub(crate) excluded: BTreeSet<(Slot, u64)>,
     pass: Option<Pass>,
     /// Byte position in the log. All messages before it were offered to every member, or will be in the pass in
     /// progress.
@@ -150,6 +157,7 @@ impl Room {
             used_ms: 0,
             weight: 0,
             rank: None,
+            excluded: BTreeSet::new(),
             pass: None,
             offered: 0,
         }
@@ -212,6 +220,9 @@ impl Room {
             }
         }
         let member = self.members.swap_remove(gap);
+        if !self.excluded.is_empty() {
+            self.excluded.retain(|(slot, _)| *slot != member.slot);
+        }
         if member.is_compressed() {
             self.compressed_members -= 1;
             self.compressed = self.compressed.take().filter(|_| self.compressed_members > 0);
@@ -273,23 +284,51 @@ impl Room {
     /// Returns the pending frames of one chunk for the member at `index`, and moves its cursor past them. If the log no
     /// longer has the member's next frame, reports the lag and moves the cursor to the head.
     pub(crate) fn take(&mut self, index: usize) -> Visit {
+        let end = if self.excluded.is_empty() { u64::MAX } else { self.skip_excluded(index) };
         let member = &mut self.members[index];
         if !self.live || member.cursor == self.log.head() {
             return Visit::Nothing;
         }
         let compressed = self.compressed.as_ref().filter(|_| member.is_compressed());
-        match compressed.and_then(|log| log.span(member.cursor)).or_else(|| self.log.span(member.cursor)) {
+        let span = |log: &Log| log.span_before(member.cursor, end);
+        match compressed.and_then(span).or_else(|| span(&self.log)) {
             Some((span, next)) => {
                 let count = next - member.cursor;
                 member.cursor = next;
                 Visit::Send(member.slot, span, count)
             }
             None => {
-                let missed = self.log.head() - member.cursor;
-                member.cursor = self.log.head();
-                Visit::Lagged(member.slot, missed)
+                let (slot, missed) = (member.slot, self.unread(index));
+                self.members[index].cursor = self.log.head();
+                self.excluded.retain(|(other, _)| *other != slot);
+                Visit::Lagged(slot, missed)
             }
         }
+    }
+
+    /// Returns the number of messages in the log that the member at `index` still has to get.
+    pub(crate) fn unread(&self, index: usize) -> u64 {
+        let Member { slot, cursor, .. } = self.members[index];
+        let excluded = self.excluded.range((slot, cursor)..=(slot, u64::MAX)).count();
+        self.log.head() - cursor - excluded as u64
+    }
+
+    /// Moves the cursor of the member at `index` past messages from which the member is excluded. Returns the number of
+    /// the next message from which it is excluded, or `u64::MAX`.
+    #[cold]
+    fn skip_excluded(&mut self, index: usize) -> u64 {
+        let member = &mut self.members[index];
+        let slot = member.slot;
+        while self.live
+            && let Some(&(_, number)) = self.excluded.range((slot, 0)..=(slot, u64::MAX)).next()
+        {
+            if number > member.cursor {
+                return number;
+            }
+            member.cursor = member.cursor.max(number + 1);
+            self.excluded.remove(&(slot, number));
+        }
+        u64::MAX
     }
 
     /// Visits the next member of the pass, and begins a pass if there is none. Skips a client with a send in flight
@@ -300,6 +339,10 @@ impl Room {
             self.offered = self.log.end();
         }
         let mut pass = *self.pass.get_or_insert(fresh);
+        if pass.at < self.members.len() && !self.excluded.is_empty() {
+            // A client does not lag behind messages that it does not get.
+            self.skip_excluded(pass.at);
+        }
         let Some(member) = self.members.get(pass.at) else { return Visit::Over };
         let lagged = self.live && member.cursor < self.log.first();
         let found = match is_sending(member.slot) && !lagged {

@@ -40,7 +40,7 @@ impl Hub {
         let id = self.rooms.find(room)?;
         let membership = self.clients[slot as usize].memberships.find(id)?;
         let room = &self.rooms[id];
-        room.live.then(|| room.log.head() - room.members[membership.index as usize].cursor)
+        room.live.then(|| room.unread(membership.index as usize))
     }
 
     fn send_span(&mut self, slot: Slot, span: Span) {

@@ -3,6 +3,7 @@
 mod compression;
 mod history;
 mod lagging;
+mod many;
 mod memory;
 mod model;
 mod options;
@@ -26,6 +27,8 @@ fn options(shard: u16, shards: u16) -> HubOptions {
         history_bytes: 1_000,
         history_ms: 60_000,
         compression_threshold: 100,
+        max_rooms: 1_000,
+        occupancy: true,
         history_memory: 0,
     }
 }
@@ -92,8 +95,8 @@ fn take_request(hub: &mut Hub, from: u16, request: &Request, room: &str, payload
     match request {
         Request::Subscribe { subscriber, .. } => hub.subscribe(from, room, *subscriber),
         Request::Unsubscribe { .. } => hub.unsubscribe(from, room),
-        Request::Publish { room: key, kind, .. } => {
-            hub.order(room, *key, Message::new(*kind, payload));
+        Request::Publish { room: key, kind, origin, .. } => {
+            hub.order_except(room, *key, Message::new(*kind, payload), origin.except);
         }
         Request::Note(_) => panic!("no test sends notes"),
     }
@@ -109,7 +112,7 @@ fn take_delivery(hub: &mut Hub, delivery: &Delivery, mut frames: &[u8]) {
             });
             hub.snapshot(*room, *home, *first, frames);
         }
-        Delivery::Frame { room, number, .. } => hub.deliver(*room, *number, frames),
+        Delivery::Frame { room, number, except, .. } => hub.deliver(*room, *number, frames, *except),
         Delivery::Note(_) => panic!("no test sends notes"),
     }
 }

@@ -7,7 +7,7 @@ use tracing::error;
 
 use crate::app::{App, ClientId, Closing, Context, Incoming, Opening};
 use crate::config::LagPolicy;
-use crate::hub::{Lagged, Slot};
+use crate::hub::{ClientNumber, Lagged, Occupancy, Slot};
 use crate::io::Backend;
 use crate::protocol::CloseCode;
 
@@ -56,8 +56,9 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Calls the application's `on_close` for a client that is gone.
+    /// Calls the application's `on_close` for a client that is gone. The client still is a member of its rooms.
     pub(super) fn gone(&mut self, slot: Slot) {
+        self.hub.begin_finish(slot);
         self.with_client(slot, |app, context, client| app.on_close(context, client));
     }
 
@@ -76,11 +77,27 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Tells the application which rooms of this home shard have got their first member or lost their last one. Changes
+    /// that the handlers make are told in the next turn.
+    pub(super) fn tell_occupancies(&mut self) {
+        for _ in 0..self.hub.occupancy_reports() {
+            let Some(Occupancy { room, is_occupied }) = self.hub.poll_occupancy() else { return };
+            self.with_app(|app, context| match is_occupied {
+                true => app.on_occupied(context, &room),
+                false => app.on_vacated(context, &room),
+            });
+        }
+    }
+
     /// Calls a handler of the application for a client. If the handler panics, only this client is closed, with code
     /// 1011.
     fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {
         let client = self.hub.client(slot);
-        if self.with_app(|app, context| handler(app, context, client)).is_none() {
+        let handle = |app: &mut dyn App, context: &mut Context<'_>| {
+            context.caller = ClientNumber::of(client);
+            handler(app, context, client);
+        };
+        if self.with_app(handle).is_none() {
             self.begin_closing(slot, true, CloseCode::INTERNAL, "the server made a mistake");
         }
     }
@@ -92,7 +109,8 @@ impl<B: Backend> Shard<B> {
         handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let ShardId { index: shard, count: shard_count } = self.settings.id;
-        let mut context = Context { hub: &mut self.hub, shard, shard_count, state: &mut self.context };
+        let mut context =
+            Context { hub: &mut self.hub, shard, shard_count, caller: None, state: &mut self.context };
         let app = &mut *self.app;
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
         if result.is_err() {

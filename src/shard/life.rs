@@ -54,12 +54,12 @@ impl<B: Backend> Shard<B> {
     fn finish(&mut self, slot: Slot, pending: bool, last: &[u8], phase: Phase) {
         let was_open = self.is_open(slot);
         self.set_phase(slot, phase);
-        self.hub.finish(slot, pending, last);
-        self.set_deadline(slot, self.settings.close_ms);
-        self.flow.begin_closing(slot, &mut self.connections[slot as usize].flow, self.now_ms);
         if was_open {
             self.gone(slot);
         }
+        self.hub.finish(slot, pending, last);
+        self.set_deadline(slot, self.settings.close_ms);
+        self.flow.begin_closing(slot, &mut self.connections[slot as usize].flow, self.now_ms);
     }
 
     /// Ends the server's direction of the stream once all bytes are sent. For a client from which nothing more is
@@ -89,8 +89,8 @@ impl<B: Backend> Shard<B> {
         if self.is_open(slot) {
             self.count_end(slot, NO_FRAME);
             self.set_phase(slot, Phase::Gone);
-            self.hub.finish(slot, false, &[]);
             self.gone(slot);
+            self.hub.finish(slot, false, &[]);
         }
         self.close(slot, Close::Reset);
     }

@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use crate::hub::{Delivery, Kind, Message, Request, RoomKey};
+use crate::hub::{Delivery, Kind, Message, Origin, Request, RoomKey};
 use crate::io::Backend;
 use crate::publisher::{Entry, Receipt};
 
@@ -74,7 +74,7 @@ impl<B: Backend> Shard<B> {
     fn take_entry(&mut self, entry: Entry) {
         match entry {
             Entry::Publish { room, kind, payload, on_receipt } => {
-                let receipt = self.order(&room, None, kind, &payload);
+                let receipt = self.order(&room, None, Origin::default(), kind, &payload);
                 if on_receipt.is_some_and(|on_receipt| !on_receipt.give(receipt)) {
                     error!("a function that got a receipt panicked");
                     self.stats.panics.add(1);
@@ -119,8 +119,8 @@ impl<B: Backend> Shard<B> {
         match request {
             Request::Subscribe { subscriber, .. } => self.hub.subscribe(from, room, subscriber),
             Request::Unsubscribe { .. } => self.hub.unsubscribe(from, room),
-            Request::Publish { room: key, kind, .. } => {
-                self.order(room, key, kind, payload);
+            Request::Publish { room: key, kind, origin, .. } => {
+                self.order(room, key, origin, kind, payload);
             }
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
@@ -130,12 +130,20 @@ impl<B: Backend> Shard<B> {
 
     /// Asks the application whether a message may be published to a room whose home is this shard, and gives the message
     /// its place in the room's order.
-    fn order(&mut self, room: &str, key: Option<RoomKey>, kind: Kind, payload: &[u8]) -> Receipt {
-        if !self.with_app(|app, _| app.on_publish(room, kind, payload)).unwrap_or(false) {
+    fn order(
+        &mut self,
+        room: &str,
+        key: Option<RoomKey>,
+        origin: Origin,
+        kind: Kind,
+        payload: &[u8],
+    ) -> Receipt {
+        let sender = origin.sender.map(|sender| self.hub.identify(sender));
+        if !self.with_app(|app, _| app.on_publish(room, sender, kind, payload)).unwrap_or(false) {
             return Receipt::Refused;
         }
         self.stats.ordered.add(1);
-        let position = self.hub.order(room, key, Message::new(kind, payload));
+        let position = self.hub.order_except(room, key, Message::new(kind, payload), origin.except);
         position.map_or(Receipt::Unheard, Receipt::Ordered)
     }
 
@@ -150,7 +158,9 @@ impl<B: Backend> Shard<B> {
                 self.hub.snapshot(room, home, first, frames);
                 self.charge_replays();
             }
-            Delivery::Frame { room, number, .. } => self.hub.deliver(room, number, frames),
+            Delivery::Frame { room, number, except, .. } => {
+                self.hub.deliver(room, number, frames, except);
+            }
             Delivery::Note(note) => {
                 self.with_app(|app, context| app.on_tell(context, note));
             }

@@ -105,6 +105,8 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
         history_bytes: options.history_bytes as usize,
         history_ms: millis(options.history_seconds),
         compression_threshold: options.compression_threshold as usize,
+        max_rooms: options.max_rooms_per_connection as usize,
+        occupancy: app.watches_occupancy(),
         history_memory: match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
             0 => 0,
             bytes => (bytes / usize::from(id.count)).max(1),

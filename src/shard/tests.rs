@@ -80,6 +80,8 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             history_bytes: 1 << 10,
             history_ms: 1_000_000,
             compression_threshold: 128,
+            max_rooms: 1_000,
+            occupancy: true,
             history_memory: 0,
         });
         let app = Box::<Relay>::default();

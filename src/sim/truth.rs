@@ -166,12 +166,12 @@ impl App for Watch {
         self.inner.on_close(context, client);
     }
 
-    fn on_publish(&mut self, room: &str, kind: Kind, payload: &[u8]) -> bool {
+    fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
         if payload.ends_with(HUSH) {
             resume_unwind(Box::new("hush"));
         }
         self.note(room.to_owned(), self.application.id_of(payload), kind, payload);
-        self.inner.on_publish(room, kind, payload)
+        self.inner.on_publish(room, sender, kind, payload)
     }
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {

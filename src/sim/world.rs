@@ -281,6 +281,8 @@ impl World {
                 history_ms: 2_000,
                 history_memory,
                 compression_threshold,
+                max_rooms: 1_000,
+                occupancy: app.watches_occupancy(),
             });
             let settings = Settings {
                 limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },

@@ -43,6 +43,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--max-private-message", &["0", "-1", "8K"]),
     ("--message-rate", &["-1", "x", "4294967296"]),
     ("--byte-rate", &["-1", "64K"]),
+    ("--max-rooms-per-connection", &["0", "1000001"]),
     ("--lag-window", &["0", "1023", "1073741825"]),
     ("--lag-policy", &["forgive"]),
     ("--compression", &["gzip", "on"]),

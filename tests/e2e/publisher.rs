@@ -63,7 +63,7 @@ impl App for Outside {
         }
     }
 
-    fn on_publish(&mut self, _: &str, _: Kind, payload: &[u8]) -> bool {
+    fn on_publish(&mut self, _: &str, _: Option<ClientId>, _: Kind, payload: &[u8]) -> bool {
         assert_ne!(payload, b"bad boom", "told to panic");
         !payload.starts_with(b"bad")
     }

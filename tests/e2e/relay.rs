@@ -93,6 +93,8 @@ fn rooms_with_different_homes(workers: u16) -> [String; 2] {
         history_bytes: 0,
         history_ms: 0,
         compression_threshold: 128,
+        max_rooms: 1_000,
+        occupancy: false,
         history_memory: 0,
     };
     let hub = Hub::new(options);

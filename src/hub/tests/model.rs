@@ -182,12 +182,20 @@ impl World {
         };
         let payload = format!("{} {}", self.orders.new_id(), "x".repeat(padding));
         let everywhere = self.random.chance(30);
+        let mut except = None;
+        if self.random.chance(30) {
+            let (other, slot) = (self.random.below(self.hubs.len()) as u16, self.random.below(SLOTS) as Slot);
+            except = self.clients.get(&(other, slot)).and_then(|client| ClientNumber::of(client.id));
+        }
         let (name, hub) = (self.room(room), &mut self.hubs[shard as usize]);
         // Calls `publish_from` only for clients in one room, because the model cannot tell copies of a message in two
         // rooms apart.
         match everywhere && hub.rooms_of(slot).count() == 1 {
             true => hub.publish_from(slot, text(&[payload.as_bytes()])),
-            false => hub.publish(&name, text(&[&payload.as_bytes()[..1], &payload.as_bytes()[1..]])),
+            false => {
+                let parts = [&payload.as_bytes()[..1], &payload.as_bytes()[1..]];
+                hub.publish_as(&name, text(&parts), Origin { sender: None, except });
+            }
         }
     }
 
@@ -252,8 +260,9 @@ impl World {
         }
         match request {
             Request::Subscribe { .. } => self.orders.answer(room, to, from),
-            Request::Publish { .. } if hub.rooms.find(name).is_some() => {
+            Request::Publish { origin, .. } if hub.rooms.find(name).is_some() => {
                 self.orders.order(room, to, payload);
+                self.exclude(room, to, origin.except);
             }
             _ => {}
         }
@@ -282,7 +291,22 @@ impl World {
                     }
                 }
             }
-            _ => self.orders.deliver(room, to),
+            Delivery::Frame { except, .. } => {
+                self.orders.deliver(room, to);
+                self.exclude(room, to, *except);
+            }
+            Delivery::Note(_) => {}
+        }
+    }
+
+    /// Records that a client of the shard, if `except` names one, does not get the newest message of the room.
+    fn exclude(&mut self, room: usize, shard: u16, except: Option<ClientNumber>) {
+        let known = self.orders.known(room, shard);
+        let Some(id) = except.map(|except| self.hubs[shard as usize].identify(except)) else { return };
+        if let Some(client) = self.clients.get_mut(&(id.shard, id.slot)).filter(|client| client.id == id)
+            && id.shard == shard
+        {
+            client.exclude(room, known);
         }
     }
 

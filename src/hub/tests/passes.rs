@@ -133,7 +133,9 @@ fn a_client_gets_its_rooms_in_turn() {
         hub.open(0);
         let rooms = &b"abcdefghijklmnopqrst"[..count];
         let name = |room: u8| (room as char).to_string();
-        rooms.iter().for_each(|room| hub.join(0, &name(*room), 0));
+        for room in rooms {
+            hub.join(0, &name(*room), 0);
+        }
         // Twenty chunks wait in each room while the first send is in flight.
         hub.send(0, text(&[b"own"]));
         hub.poll_send(&mut 1).expect("own");
