@@ -30,7 +30,7 @@ impl App for Presence {
         let (Some(command), Some(room)) = (words.next(), words.next()) else { return };
         let Some((name, rooms)) = self.users.get_mut(&client) else { return };
         match (command, words.next()) {
-            ("join", None) if rooms.insert(room.into()) => context.join(client, room, 0),
+            ("join", None) if rooms.insert(room.into()) => _ = context.join(client, room, 0),
             ("leave", None) if rooms.remove(room) => context.leave(client, room),
             ("say", Some(text)) if rooms.contains(room) => {
                 return context.publish_to_room(room, Message::text(&format!("{room} {name}: {text}")));
