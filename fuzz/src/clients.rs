@@ -133,6 +133,7 @@ impl Clients {
                     self.enter(slot, slot % ROOMS.len());
                 }
                 ProtocolEvent::Request(_) => protocol.discard(),
+                ProtocolEvent::Continue => panic!("only requests with a body wait for 100 Continue"),
                 ProtocolEvent::Message { kind, payload } => self.handle_message(slot, kind, payload),
                 ProtocolEvent::Ping(payload) => {
                     let frame = [&[0x8a, payload.len() as u8], payload].concat();
