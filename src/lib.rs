@@ -170,7 +170,7 @@
 //! }
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let (sender, work) = sync_channel(1_000);
+//!     let (sender, work) = sync_channel::<(ClientId, String, Publisher)>(1_000);
 //!     std::thread::spawn(move || {
 //!         for (client, text, publisher) in work {
 //!             // The query of the database would be here.
