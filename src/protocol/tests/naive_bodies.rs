@@ -98,6 +98,9 @@ fn judge_extra(text: &[u8], extra: &mut usize) -> Option<Status> {
 /// after the body are the ones of a connection that begins there. `is_chunked`: the body is `stream` in chunks, else
 /// its first `len` bytes.
 pub(super) fn check_body(is_chunked: bool, len: usize, max: usize, cuts: &[usize], stream: &[u8]) {
+    // Two empty lines complete a head at the end of the stream. How early an incomplete head is refused depends on the
+    // cuts.
+    let stream = &[stream, b"\r\n\r\n"].concat()[..];
     let field = match is_chunked {
         true => "transfer-encoding: Chunked".to_owned(),
         false => format!("Content-Length: {len}"),
