@@ -284,7 +284,12 @@ impl Room {
     /// Returns the pending frames of one chunk for the member at `index`, and moves its cursor past them. If the log no
     /// longer has the member's next frame, reports the lag and moves the cursor to the head.
     pub(crate) fn take(&mut self, index: usize) -> Visit {
-        let end = if self.excluded.is_empty() { u64::MAX } else { self.skip_excluded(index) };
+        let end = self.next_excluded(index);
+        self.take_before(index, end)
+    }
+
+    /// Works like [`Room::take`], for frames before number `end`.
+    fn take_before(&mut self, index: usize, end: u64) -> Visit {
         let member = &mut self.members[index];
         if !self.live || member.cursor == self.log.head() {
             return Visit::Nothing;
@@ -315,6 +320,11 @@ impl Room {
 
     /// Moves the cursor of the member at `index` past messages from which the member is excluded. Returns the number of
     /// the next message from which it is excluded, or `u64::MAX`.
+    fn next_excluded(&mut self, index: usize) -> u64 {
+        if self.excluded.is_empty() { u64::MAX } else { self.skip_excluded(index) }
+    }
+
+    /// Works like [`Room::next_excluded`], in a room with exclusions.
     #[cold]
     fn skip_excluded(&mut self, index: usize) -> u64 {
         let member = &mut self.members[index];
@@ -339,18 +349,19 @@ impl Room {
             self.offered = self.log.end();
         }
         let mut pass = *self.pass.get_or_insert(fresh);
-        if pass.at < self.members.len() && !self.excluded.is_empty() {
-            // A client does not lag behind messages that it does not get.
-            self.skip_excluded(pass.at);
+        if pass.at == self.members.len() {
+            return Visit::Over;
         }
-        let Some(member) = self.members.get(pass.at) else { return Visit::Over };
+        // This comes before the check for lag, since a client does not lag behind messages that it does not get.
+        let end = self.next_excluded(pass.at);
+        let member = &self.members[pass.at];
         let lagged = self.live && member.cursor < self.log.first();
         let found = match is_sending(member.slot) && !lagged {
             true => match member.place().filter(|_| !self.is_current(member)) {
                 Some(place) => Visit::Busy(member.slot, place),
                 None => Visit::Nothing,
             },
-            false => self.take(pass.at),
+            false => self.take_before(pass.at, end),
         };
         pass.min_cursor = pass.min_cursor.min(self.members[pass.at].cursor);
         pass.at += 1;
