@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Burst size as a time, in nanoseconds: an address that was quiet may open at once as many connections as its rate
-/// allows in this time.
-const BURST_NS: u64 = 4 * NS_PER_S;
+use super::pace::{BURST_NS, NS_PER_S, spend};
+
 /// Maximum number of addresses in the table, which then takes about 2 MiB. Addresses without an entry in a full table
 /// have no rate limit.
 const MAX_ADDRESSES: usize = 50_000;
@@ -16,7 +15,6 @@ const MAX_ADDRESSES: usize = 50_000;
 const MIN_SWEEP: usize = 1_000;
 /// Minimum interval between two sweeps of the table, in nanoseconds.
 const SWEEP_NS: u64 = NS_PER_S;
-const NS_PER_S: u64 = 1_000_000_000;
 
 /// The recent connections of each client address. Any number of addresses takes bounded memory.
 #[derive(Debug, Default)]
@@ -38,7 +36,8 @@ impl Arrivals {
             return true;
         }
         let paid_ns = self.paid_ns.entry(address).or_default();
-        let next_ns = (*paid_ns).max(now_ns) + NS_PER_S / u64::from(rate);
+        let mut next_ns = *paid_ns;
+        spend(&mut next_ns, now_ns, 1, rate);
         let is_within = next_ns <= now_ns + BURST_NS;
         if is_within {
             *paid_ns = next_ns;

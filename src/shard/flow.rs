@@ -116,15 +116,6 @@ impl ClientFlow {
         is_over
     }
 
-    /// Charges an open client for the history that it is sent because it joined a room. Returns true when the client is
-    /// over a rate.
-    pub(super) fn charge_replay(&mut self, pace: Pace, now_ms: u64, bytes: usize) -> bool {
-        let mut spent = self.spent;
-        let is_over = pace.charge_replay(&mut spent, now_ms, bytes);
-        self.spent = spent;
-        is_over
-    }
-
     /// Charges a closing client for received bytes. Returns true when the client is over [`CLOSING_PACE`].
     pub(super) fn charge_closing(&mut self, now_ms: u64, bytes: usize) -> bool {
         self.charge(CLOSING_PACE, now_ms, 0, bytes)

@@ -257,9 +257,7 @@ impl<B: Backend> Shard<B> {
     /// Charges clients for the history that they are sent because they joined a room. Pauses those over their rate.
     pub(super) fn charge_replays(&mut self) {
         while let Some(Replay { slot, bytes }) = self.hub.poll_replay() {
-            let (pace, now_ms) = (self.settings.pace, self.now_ms);
-            let connection = &mut self.connections[slot as usize];
-            if pace.is_limited() && connection.flow.charge_replay(pace, now_ms, bytes) {
+            if self.charge(slot, 0, self.settings.pace.replay_cost(bytes)) {
                 self.pause_for_rate(slot);
             }
         }

@@ -3,15 +3,15 @@
 //! For each rate a client has one point in time: what it has sent is paid for up to then. The point may lie ahead of
 //! the clock by the burst. Beyond that the client is over its rate.
 
-/// Burst size as a time, in nanoseconds: a client that was quiet may send at once as much as its rate allows in this
-/// time.
-const BURST_NS: u64 = 4_000_000_000;
+/// Burst size as a time, in nanoseconds: a client or an address that was quiet may use at once as much as its rate allows
+/// in this time.
+pub(super) const BURST_NS: u64 = 4_000_000_000;
 /// Minimum length of a rate pause, in nanoseconds, so that a client over its rate is not resumed for each message.
 const PAUSE_NS: u64 = 250_000_000;
 /// Minimum number of bytes that a message or a control frame costs. A short message takes the server about as long as
 /// this many bytes of a long one: it is decoded, handed to the application, ordered and logged, whatever its length.
 const MIN_MESSAGE_BYTES: usize = 128;
-const NS_PER_S: u64 = 1_000_000_000;
+pub(super) const NS_PER_S: u64 = 1_000_000_000;
 const NS_PER_MS: u64 = 1_000_000;
 
 /// The rate limits of each client, per second.
@@ -47,14 +47,11 @@ impl Pace {
         spent.ahead_ns(now_ns) > BURST_NS
     }
 
-    /// Charges a client for `bytes` bytes of history that it is sent because it joined a room. Returns true when the
-    /// client is over a rate and must be paused.
-    ///
-    /// A replay costs at most a full burst, so that a client waits for a few seconds at most, however long the history
-    /// is.
-    pub(crate) fn charge_replay(self, spent: &mut Spent, now_ms: u64, bytes: usize) -> bool {
+    /// Returns the number of bytes that `bytes` bytes of history cost a client that is sent them because it joined a
+    /// room: at most a full burst, so that the client waits for a few seconds at most, however long the history is.
+    pub(crate) fn replay_cost(self, bytes: usize) -> usize {
         let burst_bytes = u64::from(self.bytes) * (BURST_NS / NS_PER_S);
-        self.charge(spent, now_ms, 0, (bytes as u64).min(burst_bytes) as usize)
+        (bytes as u64).min(burst_bytes) as usize
     }
 
     /// Returns the time, in milliseconds, that a client over a rate must wait until it may go on; 0 when it may go on
@@ -73,7 +70,7 @@ impl Spent {
 
 /// Moves the point in time of a rate forward by the cost of `count` units at `rate` units a second. At a rate of 0,
 /// units cost nothing.
-fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
+pub(super) fn spend(at_ns: &mut u64, now_ns: u64, count: u64, rate: u32) {
     if let Some(cost_ns) = count.saturating_mul(NS_PER_S).checked_div(u64::from(rate)) {
         *at_ns = (*at_ns).max(now_ns).saturating_add(cost_ns);
     }
@@ -145,17 +142,18 @@ mod tests {
 
     #[test]
     fn a_replay_costs_its_bytes_and_a_full_burst_at_most() {
+        let replay = |pace: Pace, spent: &mut Spent, bytes| pace.charge(spent, 0, 0, pace.replay_cost(bytes));
         let pace = Pace { messages: 20, bytes: 1_000 };
         let mut spent = Spent::default();
-        assert!(!pace.charge_replay(&mut spent, 0, 3_000));
-        assert!(pace.charge_replay(&mut spent, 0, 3_000));
+        assert!(!replay(pace, &mut spent, 3_000));
+        assert!(replay(pace, &mut spent, 3_000));
         assert_eq!(Pace::wait_ms(spent, 0), 2_000 + 250);
         let mut spent = Spent::default();
-        assert!(!pace.charge_replay(&mut spent, 0, usize::MAX));
-        assert!(pace.charge_replay(&mut spent, 0, usize::MAX));
+        assert!(!replay(pace, &mut spent, usize::MAX));
+        assert!(replay(pace, &mut spent, usize::MAX));
         assert_eq!(Pace::wait_ms(spent, 0), 4_000 + 250);
         let without_bytes = Pace { messages: 20, bytes: 0 };
-        let is_over = without_bytes.charge_replay(&mut Spent::default(), 0, usize::MAX);
+        let is_over = replay(without_bytes, &mut Spent::default(), usize::MAX);
         assert!(!is_over, "without a byte rate a replay costs nothing");
     }
 }
