@@ -78,7 +78,8 @@ pub struct Opening<'a> {
 /// handler panics, the shard closes the client of that call with code 1011; other clients do not notice.
 ///
 /// # Order of calls
-/// For each client: [`App::on_request`], [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of times, then
+/// For each client: [`App::on_request`], [`App::on_open`], then [`App::on_message`] and [`App::on_lag`] any number of
+/// times, then
 /// [`App::on_close`]. The other handlers may be called at any time.
 pub trait App {
     /// Returns the maximum number of messages in a room's history, which clients get when they join. Called once when
@@ -185,6 +186,8 @@ pub struct Context<'a> {
     pub(crate) shard_count: u16,
     /// The client whose message or event is being handled.
     pub(crate) caller: Option<ClientNumber>,
+    /// Time of the current turn, in milliseconds of the shard's clock.
+    pub(crate) now_ms: u64,
     pub(crate) state: &'a mut ContextState,
 }
 
@@ -195,13 +198,11 @@ pub(crate) struct ContextState {
     /// Clients that the shard closes after the handler has returned.
     pub(crate) closing: Vec<Closing>,
     pub(crate) timers: AppTimers,
-    /// Time of the current turn, in milliseconds of the shard's clock.
-    pub(crate) now_ms: u64,
 }
 
 impl ContextState {
     pub(crate) fn new(publisher: Publisher) -> Self {
-        Self { publisher, closing: Vec::new(), timers: AppTimers::default(), now_ms: 0 }
+        Self { publisher, closing: Vec::new(), timers: AppTimers::default() }
     }
 }
 
@@ -241,14 +242,14 @@ impl Context<'_> {
     /// during a handler call, and differs between shards. The clock stands still while the process is paused for more
     /// than half a second, for example by SIGSTOP.
     pub fn now(&self) -> Duration {
-        Duration::from_millis(self.state.now_ms)
+        Duration::from_millis(self.now_ms)
     }
 
     /// Sets a timer of this application instance: the shard calls [`App::on_timer`] with `token` once, when `after` has
     /// passed since [`Context::now`]. Replaces a timer with the same token that has not fired. A timer has a resolution
     /// of a millisecond and never fires early. It wakes a shard that sleeps.
     pub fn set_timer(&mut self, after: Duration, token: u64) {
-        self.state.timers.set(self.state.now_ms, after, token);
+        self.state.timers.set(self.now_ms, after, token);
     }
 
     /// Cancels the timer with this token. Does nothing when no such timer is set.

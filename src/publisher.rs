@@ -293,8 +293,8 @@ impl Hall {
         self.entrance.has_entries()
     }
 
-    /// Takes the shard's share of one turn from the queue, at most `entries` entries. The caller returns the emptied list with [`Hall::put_back`],
-    /// so that its memory is used again.
+    /// Takes the shard's share of one turn from the queue, at most `entries` entries. The caller returns the emptied
+    /// list with [`Hall::put_back`], so that its memory is used again.
     pub(crate) fn take(&mut self, entries: usize) -> Vec<Entry> {
         self.entrance.take(Limits { entries, bytes: SHARE_BYTES }, &mut self.taken);
         std::mem::take(&mut self.taken)

@@ -271,7 +271,6 @@ impl<B: Backend> Shard<B> {
     fn tell_time(&mut self, events: usize) {
         let paused_ms = self.clock.begin_turn(self.transport.now_ms(), self.timeout, events, self.live);
         self.now_ms = self.clock.now_ms();
-        self.context.now_ms = self.now_ms;
         if paused_ms >= PAUSE_LOG_MS {
             let worker = self.settings.id.index + 1;
             warn!(
@@ -319,9 +318,11 @@ impl<B: Backend> Shard<B> {
     }
 
     fn has_work(&mut self) -> bool {
-        let has_mail = !self.hub.outgoing(self.settings.id.index).is_empty();
-        let has_mail = has_mail || self.hub.occupancy_reports() > 0;
-        has_mail || self.hub.has_more() || self.flow.has_served() || self.may_resume_publishers()
+        !self.hub.outgoing(self.settings.id.index).is_empty()
+            || self.hub.occupancy_reports() > 0
+            || self.hub.has_more()
+            || self.flow.has_served()
+            || self.may_resume_publishers()
     }
 
     /// Hands pending messages of up to [`Bounds::sends_per_turn`] clients to the backend.

@@ -17,7 +17,7 @@ pub fn rooms(request: &HttpRequest<'_>, page: Option<fn() -> Response>) -> Answe
         "/" => Ok(LOBBY.to_owned()),
         path => match path.strip_prefix("/room/") {
             Some(name) => room_name(name),
-            None => return Answer::NotMine,
+            None => Err(Refusal::new(Status::NotFound, "Nothing is here; try / or /room/NAME.")),
         },
     };
     match (room, page) {

@@ -45,7 +45,7 @@ struct Head<'a> {
     expects_continue: bool,
 }
 
-/// What a read adds to a request.
+/// The progress that the bytes of one read make with an HTTP request.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
     /// The request is not complete.

@@ -31,9 +31,11 @@ pub enum Status {
     SeeOther = 303,
     /// The client's copy of the content is still valid. The response has no body.
     NotModified = 304,
-    /// The same request may be sent to the URL in the field `Location` for now.
+    /// The content is temporarily at the URL in the field `Location`. The client repeats its request there, with the
+    /// same method.
     TemporaryRedirect = 307,
-    /// The same request may be sent to the URL in the field `Location` for good.
+    /// The content has moved for good to the URL in the field `Location`. The client repeats its request there, with the
+    /// same method.
     PermanentRedirect = 308,
     /// The request breaks a rule of HTTP, of the WebSocket handshake or of the application.
     BadRequest = 400,

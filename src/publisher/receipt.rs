@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use crate::hub::Position;
 
-/// What became of a message that [`Publisher`](super::Publisher) published.
+/// The outcome of publishing a message with [`Publisher`](super::Publisher).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
     /// The message has a place in the room's order. All members of the room get it, and so do clients that join later,

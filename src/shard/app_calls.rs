@@ -33,6 +33,7 @@ impl<B: Backend> Shard<B> {
         }
         self.stats.messages_in.add(1);
         self.journal.heard(slot);
+        // Earlier handlers may have published to a saturated room, which is not this client's doing.
         self.hub.take_overload();
         self.with_client(slot, |app, context, client| app.on_message(context, client, message));
         let congested = self.is_congested() | self.hub.take_overload();
@@ -64,7 +65,6 @@ impl<B: Backend> Shard<B> {
 
     /// Calls the application's `on_start`, before the first turn.
     pub(super) fn start_app(&mut self) {
-        self.context.now_ms = self.now_ms;
         self.with_app(|app, context| app.on_start(context));
         // The first turn may wait for long, so it must not keep mail for other shards.
         self.post();
@@ -109,8 +109,8 @@ impl<B: Backend> Shard<B> {
         handler: impl FnOnce(&mut dyn App, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let ShardId { index: shard, count: shard_count } = self.settings.id;
-        let mut context =
-            Context { hub: &mut self.hub, shard, shard_count, caller: None, state: &mut self.context };
+        let (now_ms, state) = (self.now_ms, &mut self.context);
+        let mut context = Context { hub: &mut self.hub, shard, shard_count, caller: None, now_ms, state };
         let app = &mut *self.app;
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
         if result.is_err() {

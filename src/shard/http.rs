@@ -35,13 +35,6 @@ pub(super) fn admit(request: &Request<'_>, settings: &Settings, host_rule: HostR
     Ok(())
 }
 
-/// Returns whether a handshake offers this subprotocol. RFC 6455 §4.1, item 10
-pub(super) fn offers(request: &Request<'_>, subprotocol: &str) -> bool {
-    let mut offered =
-        request.headers("Sec-WebSocket-Protocol").flat_map(|value| value.split(|&byte| byte == b','));
-    offered.any(|name| name.trim_ascii() == subprotocol.as_bytes())
-}
-
 /// Returns the first Origin header value of the request whose pages may not open a WebSocket.
 fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [u8]> {
     request.headers("Origin").find(|origin| !is_allowed(origin, origins, request.host))

@@ -69,7 +69,7 @@ impl<B: Backend> Shard<B> {
             }
             Answer::Refuse(refusal) => self.refuse_request(slot, request, refusal),
             Answer::NotMine => {
-                let reason = "Nothing is here; try / or /room/NAME.";
+                let reason = "Nothing is at this path.";
                 self.refuse_request(slot, request, Refusal::new(Status::NotFound, reason));
             }
         }
@@ -87,7 +87,7 @@ impl<B: Backend> Shard<B> {
             || Answer::refuse(Status::InternalServerError, "The server made a mistake; try again later.");
         match self.with_app(|app, context| app.on_request(context, &asked)) {
             Some(Answer::Open(app::Upgrade { subprotocol: Some(chosen), .. }))
-                if !http::offers(request, &chosen) =>
+                if !asked.subprotocols().any(|offered| offered == chosen) =>
             {
                 error!(
                     subprotocol = chosen,

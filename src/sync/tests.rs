@@ -1,4 +1,5 @@
-//! Loom models of the flags `Asleep` and `Awaited`, and of the queue `Entrance`. Loom reports a thread that is never woken as a deadlock.
+//! Loom models of the flags `Asleep` and `Awaited`, and of the queue `Entrance`. Loom reports a thread that is never
+//! woken as a deadlock.
 //!
 //! The models access the guarded data with relaxed ordering, so that only the flags order these accesses.
 
