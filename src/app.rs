@@ -97,7 +97,7 @@ pub trait App {
     /// Answers an HTTP request on the main port. A WebSocket handshake is a request, too.
     ///
     /// The server checks the `Origin` and the `Host` of a handshake before this call, and the client's token after it.
-    /// A response ends its connection. By default a client opens a room by its path, see [`rooms`]. If this handler
+    /// The client's next request on the connection is handled after this one. By default a client opens a room by its path, see [`rooms`]. If this handler
     /// panics, the client gets 500.
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         let _ = context;

@@ -162,6 +162,8 @@ pub(crate) struct Shard<B> {
     drain: Option<drain::Drain>,
     samples: measure::Samples,
     journal: Journal,
+    /// Buffer for the head of a response. Empty between two responses.
+    response_head: Vec<u8>,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     clock: Clock,
@@ -204,6 +206,7 @@ impl<B: Backend> Shard<B> {
             context: ContextState::new(publisher),
             drain: None,
             samples: measure::Samples::default(),
+            response_head: Vec::new(),
             shared,
             stats,
         };

@@ -239,6 +239,8 @@ label! {
     State {
         /// Handshake state: the client's HTTP request is not complete.
         Handshake = "handshake",
+        /// An HTTP request was answered, and nothing of the next one has arrived.
+        Idle = "idle",
         /// The WebSocket is open: messages flow in both directions.
         Open = "open",
         /// The server's close frame is sent or queued; the client's close frame is awaited.
@@ -366,6 +368,8 @@ stats! {
         closed = "closed",
         /// WebSocket handshakes completed.
         opened = "opened",
+        /// HTTP requests received, including WebSocket handshakes.
+        requests = "http_requests",
         /// Messages received.
         messages_in = "received_messages",
         /// Bytes received.

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::protocol::response::{Form, respond};
+use crate::protocol::response::respond_head;
 use crate::protocol::{Refusal, Status};
+
+/// The header fields that the server alone decides, because they say where a response ends.
+const OWN_FIELDS: [&str; 3] = ["Connection", "Content-Length", "Transfer-Encoding"];
 
 /// The answer of an application to an HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +52,8 @@ pub struct Response {
     pub status: Status,
     /// The media type of the body. Empty: the response has no `Content-Type` field.
     pub content_type: Cow<'static, str>,
-    /// Further header fields: names and values. Fields with a line break are left out.
+    /// Further header fields: names and values. Fields with a line break are left out, and so are the fields that the
+    /// server adds. `Connection: close` makes this the last response on its connection.
     pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The body of the response. The server leaves it out of a response to HEAD.
     pub body: Cow<'static, [u8]>,
@@ -75,14 +79,23 @@ impl Response {
         Self::new(status, "application/json", json.into().into_bytes())
     }
 
-    /// Appends the encoded response to `out`.
-    pub(crate) fn encode(&self, form: Form, out: &mut Vec<u8>) {
+    /// Appends the status line and the header fields to `out`. The body follows if [`Form::sends_body`](crate::protocol::response::Form::sends_body).
+    pub(crate) fn encode_head(&self, keep_alive: bool, out: &mut Vec<u8>) {
         // A line break in a field would let its text pass as other fields or as another response.
         let is_line = |text: &str| !text.contains(['\r', '\n']);
         let headers = self.headers.iter().map(|(name, value)| (&**name, &**value));
-        let headers: Vec<_> = headers.filter(|(name, value)| is_line(name) && is_line(value)).collect();
+        let is_own = |name: &str| OWN_FIELDS.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let headers = headers.filter(|(name, value)| is_line(name) && is_line(value) && !is_own(name));
         let content_type = if is_line(&self.content_type) { &*self.content_type } else { "" };
-        respond(self.status, &headers, content_type, &self.body, form, out);
+        respond_head(self.status, headers, content_type, self.body.len(), keep_alive, out);
+    }
+
+    /// Returns whether the response is the last one on its connection, because it has the field `Connection: close`.
+    pub(crate) fn closes(&self) -> bool {
+        let is_close = |name: &str, value: &str| {
+            name.eq_ignore_ascii_case("Connection") && value.eq_ignore_ascii_case("close")
+        };
+        self.headers.iter().any(|(name, value)| is_close(name, value))
     }
 
     /// Adds a header field.

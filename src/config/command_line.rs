@@ -255,11 +255,18 @@ pub struct Config {
           value_parser = whole(0..=u64::MAX))]
     pub history_memory: u64,
 
-    /// Time limit for a client's HTTP request, from the accept on.
+    /// Time limit for a client's HTTP request, from the accept on. On a connection that is used again, from the first
+    /// byte of the request on.
     #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS",
           default_value = shown_seconds(defaults().handshake_seconds),
           value_parser = parse_some_seconds)]
     pub handshake_seconds: Duration,
+
+    /// Time for which a connection stays open for another HTTP request. 0: every response ends its connection.
+    #[arg(long, env = "UPROAR_KEEP_ALIVE_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().keep_alive_seconds),
+          value_parser = parse_seconds)]
+    pub keep_alive_seconds: Duration,
 
     /// Silence after which the server sends a client a ping.
     #[arg(long, env = "UPROAR_PING_SECONDS", value_name = "SECONDS",
@@ -344,6 +351,7 @@ impl From<&Config> for Options {
             history_seconds: config.history_seconds,
             history_memory: config.history_memory,
             handshake_seconds: config.handshake_seconds,
+            keep_alive_seconds: config.keep_alive_seconds,
             ping_seconds: config.ping_seconds,
             pong_seconds: config.pong_seconds,
             close_seconds: config.close_seconds,

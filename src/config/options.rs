@@ -176,8 +176,13 @@ pub struct Options {
     /// dropped, that of empty rooms first.
     pub history_memory: u64,
 
-    /// The time limit for a client's HTTP request, from the accept of the connection on. At least 1 ms.
+    /// The time limit for a client's HTTP request, from the accept of the connection on, or from the first byte of a
+    /// later request on. At least 1 ms.
     pub handshake_seconds: Duration,
+
+    /// The time for which a connection without a WebSocket stays open after the response to its last HTTP request. 0:
+    /// every response ends its connection.
+    pub keep_alive_seconds: Duration,
 
     /// The time without input from a client after which the server sends the client a ping. At least 1 ms.
     pub ping_seconds: Duration,
@@ -239,6 +244,7 @@ impl Default for Options {
             history_seconds: seconds(600),
             history_memory: 128 << 20,
             handshake_seconds: seconds(10),
+            keep_alive_seconds: seconds(75),
             ping_seconds: seconds(30),
             pong_seconds: seconds(10),
             close_seconds: seconds(5),

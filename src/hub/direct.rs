@@ -28,9 +28,13 @@ impl Hub {
         self.send_bytes(slot, parts, Content::Control);
     }
 
-    /// Sends an HTTP response to one client.
-    pub fn send_response(&mut self, slot: Slot, response: &[u8]) {
-        self.send_bytes(slot, &[response], Content::Response);
+    /// Sends an HTTP response, given in parts, to one client. The outbox has no limit for responses: the caller handles
+    /// no further request while [`Hub::outbox_len`] is large.
+    pub fn send_response(&mut self, slot: Slot, parts: &[&[u8]]) {
+        if !self.clients[slot as usize].finished {
+            self.append(slot, parts, Content::Response);
+            self.queue_client(slot);
+        }
     }
 
     /// Marks the client as finished: nothing more can be sent to it and it joins no rooms, but it stays a member of its

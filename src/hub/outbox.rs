@@ -134,12 +134,21 @@ impl Outbox {
         self.telling += missed;
     }
 
-    /// Drops all bytes not handed out yet. Returns the number of lost messages, including the messages that a dropped
-    /// notice would have reported.
+    /// Drops all frames not handed out yet. HTTP responses stay: they come before all frames, and the client must find
+    /// the first frame. Returns the number of lost messages, including the messages that a dropped notice would have
+    /// reported.
     pub(crate) fn clear(&mut self) -> u64 {
-        self.len = 0;
-        let lost: u64 = self.parcels.drain(..).map(|parcel| parcel.of_rooms + parcel.own + parcel.told).sum();
-        lost + std::mem::take(&mut self.telling)
+        let (mut len, mut lost) = (0, std::mem::take(&mut self.telling));
+        self.parcels.retain(|parcel| {
+            if parcel.framed {
+                lost += parcel.of_rooms + parcel.own + parcel.told;
+            } else {
+                len += parcel.span.len();
+            }
+            !parcel.framed
+        });
+        self.len = len;
+        lost
     }
 
     /// Prepares an empty outbox for another client. Returns false when the caller should drop the outbox instead.
@@ -195,6 +204,18 @@ mod tests {
         outbox.append(&[b"5 messages missed"], Content::Message, &mut SpareChunks::default());
         outbox.pop(0);
         assert_eq!(outbox.clear(), 0, "all are reported");
+    }
+
+    #[test]
+    fn responses_are_never_dropped() {
+        let mut outbox = Outbox::default();
+        let mut spares = SpareChunks::default();
+        outbox.append(&[b"200 OK"], Content::Response, &mut spares);
+        outbox.append(&[b"101 ", b"Switching"], Content::Response, &mut spares);
+        outbox.append(&[b"message"], Content::Message, &mut spares);
+        assert_eq!(outbox.clear(), 1);
+        assert_eq!((outbox.len(), pop(&mut outbox)), (19, Some((b"200 OK101 Switching".to_vec(), 0))));
+        assert_eq!((outbox.len(), pop(&mut outbox)), (0, None));
     }
 
     #[test]

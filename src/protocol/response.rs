@@ -167,8 +167,14 @@ impl Refusal {
         Self { reason: Cow::Owned(reason), ..Self::new(status, "") }
     }
 
-    /// Appends the response for this refusal to `out`, with the header fields that its status demands.
+    /// Appends the response for this refusal to `out`, with the header fields that its status demands. The response is
+    /// the last one on its connection.
     pub fn respond(&self, out: &mut Vec<u8>) {
+        self.respond_and(false, out);
+    }
+
+    /// Works like [`Refusal::respond`]. `keep_alive`: further responses follow on the connection.
+    pub fn respond_and(&self, keep_alive: bool, out: &mut Vec<u8>) {
         let headers: &[(&str, &str)] = match self.status {
             // RFC 9110 §15.5.2, RFC 6750 §3: a 401 response names the authentication scheme.
             Status::Unauthorized => &[("WWW-Authenticate", "Bearer")],
@@ -186,7 +192,7 @@ impl Refusal {
             headers,
             "text/plain; charset=utf-8",
             body.as_bytes(),
-            Form::last(self.head_only),
+            Form { head_only: self.head_only, keep_alive },
             out,
         );
     }
@@ -212,6 +218,11 @@ impl Form {
     pub fn of(request: &Request<'_>) -> Self {
         Self { head_only: request.is_head(), keep_alive: request.keep_alive }
     }
+
+    /// Returns whether a response with this status has its body. RFC 9110 §9.3.2, §15.3.5, §15.4.5
+    pub(crate) fn sends_body(self, status: Status) -> bool {
+        !self.head_only && !status.has_no_body()
+    }
 }
 
 /// Appends an HTTP response to `out`. Leaves the field `Content-Type` out if `content_type` is empty.
@@ -223,14 +234,30 @@ pub fn respond(
     form: Form,
     out: &mut Vec<u8>,
 ) {
-    let connection = if form.keep_alive { "" } else { "Connection: close\r\n" };
+    respond_head(status, extra_headers.iter().copied(), content_type, body.len(), form.keep_alive, out);
+    if form.sends_body(status) {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends the status line and the header fields of a response with a body of `len` bytes to `out`. The body follows if
+/// [`Form::sends_body`].
+pub(crate) fn respond_head<'a>(
+    status: Status,
+    extra_headers: impl Iterator<Item = (&'a str, &'a str)>,
+    content_type: &str,
+    len: usize,
+    keep_alive: bool,
+    out: &mut Vec<u8>,
+) {
+    let connection = if keep_alive { "" } else { "Connection: close\r\n" };
     put(out, format_args!("HTTP/1.1 {status}\r\n{connection}"));
     if !content_type.is_empty() {
         put(out, format_args!("Content-Type: {content_type}\r\n"));
     }
     // RFC 9110 §8.6: a response that never has a body has no length, or its length is that of another response.
     if !status.has_no_body() {
-        put(out, format_args!("Content-Length: {}\r\n", body.len()));
+        put(out, format_args!("Content-Length: {len}\r\n"));
     }
     for (name, value) in extra_headers {
         debug_assert!(
@@ -240,9 +267,6 @@ pub fn respond(
         put(out, format_args!("{name}: {value}\r\n"));
     }
     out.extend_from_slice(b"\r\n");
-    if !form.head_only && !status.has_no_body() {
-        out.extend_from_slice(body);
-    }
 }
 
 /// Appends text to `out`.

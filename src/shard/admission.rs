@@ -54,6 +54,9 @@ pub(crate) enum Place {
     /// The connection counts against the server's limit only: a trusted proxy hid the client's address. Header fields
     /// that name the client are ignored.
     Hidden,
+    /// The connection counts against the server's limit only: a trusted proxy has passed on requests of other clients on
+    /// it before.
+    Reused,
     /// The connection counts against no limit: it is over this limit, and is refused.
     Over(Excess),
 }
@@ -118,17 +121,18 @@ impl Admission {
     }
 
     /// Counts a connection for the address `to` instead of `from`, and returns its new place. The connection's request
-    /// must not be complete yet. If `to` is over a limit, the connection no longer counts against any limit. `now_ns` is
-    /// the time in nanoseconds, on a clock that all shards share.
+    /// must not be answered yet. If `to` is over a limit, the connection no longer counts against any limit. `now_ns` is
+    /// the time in nanoseconds, on a clock that all shards share. `None` if the connection is not new to `to`, so that
+    /// it does not count against the rate of the address.
     pub(crate) fn relocate(
         &self,
         from: Option<IpAddr>,
         place: Place,
         to: Option<IpAddr>,
-        now_ns: u64,
+        now_ns: Option<u64>,
     ) -> Place {
         self.leave_address(from, place);
-        let is_too_fast = self.is_too_fast(to, now_ns);
+        let is_too_fast = now_ns.is_some_and(|now_ns| self.is_too_fast(to, now_ns));
         let place = if is_too_fast { Place::Over(Excess::Rate) } else { self.enter_address(to) };
         if matches!(place, Place::Over(_)) {
             self.served.fetch_sub(1, Ordering::Relaxed);
@@ -267,7 +271,7 @@ mod tests {
         }
         assert_eq!(admission.enter(hasty, second), Place::Over(Excess::Rate));
         let proxied = admission.enter(None, second);
-        assert_eq!(admission.relocate(None, proxied, hasty, second), Place::Over(Excess::Rate));
+        assert_eq!(admission.relocate(None, proxied, hasty, Some(second)), Place::Over(Excess::Rate));
         assert_eq!(admission.enter(hasty, 2 * second), Place::Counted);
         assert_eq!(admission.enter(other, 2 * second), Place::Counted);
         assert_eq!(admission.enter(other, 2 * second), Place::Over(Excess::Server));
@@ -303,14 +307,14 @@ mod tests {
         let admission = admission(3, 1);
         let (proxy, client) = (ip("10.0.0.1"), ip("192.0.2.1"));
         let first = admission.enter(None, 0);
-        assert_eq!(admission.relocate(None, first, client, 0), Place::Counted);
+        assert_eq!(admission.relocate(None, first, client, Some(0)), Place::Counted);
         let second = admission.enter(proxy, 0);
-        assert_eq!(admission.relocate(proxy, second, client, 0), Place::Over(Excess::Address));
+        assert_eq!(admission.relocate(proxy, second, client, Some(0)), Place::Over(Excess::Address));
         // The refused connection counts neither for the server nor for the proxy's address.
         assert_eq!(admission.enter(proxy, 0), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.3"), 0), Place::Counted);
         assert_eq!(admission.enter(ip("10.0.0.4"), 0), Place::Over(Excess::Server));
-        assert_eq!(admission.relocate(proxy, Place::Counted, None, 0), Place::Uncounted);
+        assert_eq!(admission.relocate(proxy, Place::Counted, None, Some(0)), Place::Uncounted);
         admission.leave(client, Place::Over(Excess::Address));
         admission.leave(client, Place::Counted);
         assert_eq!(admission.addresses(), 1, "10.0.0.3 alone");

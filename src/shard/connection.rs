@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Free,
     /// Handshake phase: the client's HTTP request is not complete.
     Handshake,
+    /// Idle phase: an HTTP request was answered, and nothing of the next one has arrived.
+    Idle,
     /// The WebSocket is open: messages flow in both directions.
     Open,
     /// The server's close frame is sent or queued; the client's close frame is awaited.
@@ -32,11 +34,22 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    /// Returns whether the client's next input belongs to an HTTP request.
+    pub(super) fn awaits_request(self) -> bool {
+        matches!(self, Self::Handshake | Self::Idle)
+    }
+
+    /// Returns whether the server handles the client's input: requests, or messages of an open WebSocket.
+    pub(super) fn is_talking(self) -> bool {
+        self == Self::Open || self.awaits_request()
+    }
+
     /// Returns the metrics label of the phase, or `None` for a slot without a connection.
     pub(super) fn state(self) -> Option<State> {
         match self {
             Self::Free => None,
             Self::Handshake => Some(State::Handshake),
+            Self::Idle => Some(State::Idle),
             Self::Open => Some(State::Open),
             Self::Closing => Some(State::Closing),
             Self::Ending => Some(State::Ending),

@@ -97,13 +97,15 @@ impl<B: Backend> Shard<B> {
         slot
     }
 
-    /// Tells a client that the server ends: with 503 during the handshake, with close code 1001 after it.
+    /// Tells a client that the server ends: with 503 during the handshake, with the end of the stream between two HTTP
+    /// requests, and with close code 1001 on a WebSocket.
     pub(super) fn leave_client(&mut self, slot: Slot) {
         match self.connections[slot as usize].phase {
             Phase::Handshake => {
                 let reason = "This server is shutting down; connect again.";
                 self.refuse(slot, Refused::Draining, &Refusal::new(Status::ServiceUnavailable, reason));
             }
+            Phase::Idle => self.end(slot, true, &[]),
             _ => self.begin_closing(slot, true, CloseCode::GOING_AWAY, "the server is shutting down"),
         }
     }

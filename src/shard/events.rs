@@ -127,9 +127,10 @@ impl<B: Backend> Shard<B> {
         self.hub.sent(slot);
         self.end_sample(slot);
         let connection = &self.connections[slot as usize];
-        if connection.flow.is_paused(Pause::Unread) {
+        let is_unread = connection.flow.is_paused(Pause::Unread);
+        if is_unread || connection.phase == Phase::Idle {
             self.heard(slot);
-            if self.hub.outbox_len(slot) == 0 {
+            if is_unread && self.hub.outbox_len(slot) == 0 {
                 self.resume(slot, Pause::Unread);
             }
         }

@@ -108,12 +108,17 @@ impl ClientFlow {
         self.pauses & reason as u8 != 0
     }
 
-    /// Charges an open client for received messages and bytes. Returns true when the client is over a rate.
+    /// Charges a client for received messages or requests, and bytes. Returns true when the client is over a rate.
     pub(super) fn charge(&mut self, pace: Pace, now_ms: u64, messages: u32, bytes: usize) -> bool {
         let mut spent = self.spent;
         let is_over = pace.charge(&mut spent, now_ms, messages, bytes);
         self.spent = spent;
         is_over
+    }
+
+    /// Forgets what an HTTP client was charged for, because its WebSocket opens.
+    pub(super) fn begin_messages(&mut self) {
+        self.spent = Spent::default();
     }
 
     /// Charges a closing client for received bytes. Returns true when the client is over [`CLOSING_PACE`].

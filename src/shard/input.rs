@@ -12,7 +12,7 @@ use super::Shard;
 use super::connection::{Liveness, Phase};
 use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
-use super::requests::{Upgrade, why};
+use super::requests::{Answered, Upgrade, why};
 
 /// Number of bytes of unread answers above which the shard does not receive from a client.
 const UNREAD_LIMIT: usize = 64 << 10;
@@ -54,8 +54,9 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         connection.liveness = Liveness::Ended;
         match connection.phase {
-            // The client may still be reading after its last message, so pending messages are sent.
-            Phase::Open => self.end(slot, true, &[]),
+            // The client may still be reading after its last message or request, so pending messages and responses are
+            // sent.
+            phase if phase.is_talking() => self.end(slot, true, &[]),
             Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => self.set_phase(slot, Phase::Ending),
             Phase::Free | Phase::Gone => {}
             _ => self.close(slot, Close::Graceful),
@@ -112,7 +113,7 @@ impl<B: Backend> Shard<B> {
             let connection = &self.connections[slot as usize];
             // The timer may belong to an earlier connection in this slot. Then the timer of the current connection
             // fires later.
-            if connection.phase != Phase::Open || connection.flow.rate_wait_ms(self.now_ms) == 0 {
+            if !connection.phase.is_talking() || connection.flow.rate_wait_ms(self.now_ms) == 0 {
                 self.resume(slot, Pause::Rate);
             }
         }
@@ -130,11 +131,11 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pauses an open client that is over a rate. A closing client is not paused, since the server waits for its close
+    /// Pauses a client that is over a rate. A closing client is not paused, since the server waits for its close
     /// frame.
     fn pause_for_rate(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
-        if connection.phase != Phase::Open || connection.flow.is_paused(Pause::Rate) {
+        if !connection.phase.is_talking() || connection.flow.is_paused(Pause::Rate) {
             return;
         }
         self.stats.throttled.add(1);
@@ -143,10 +144,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Pauses an open client that leaves more than [`UNREAD_LIMIT`] bytes of answers unread.
+    /// Returns whether a client leaves more than [`UNREAD_LIMIT`] bytes of answers unread, so that none of its input is
+    /// handled.
+    fn is_unread(&self, slot: Slot) -> bool {
+        self.connections[slot as usize].phase.is_talking() && self.hub.outbox_len(slot) > UNREAD_LIMIT
+    }
+
+    /// Pauses a client that leaves many answers unread.
     fn pause_if_unread(&mut self, slot: Slot) {
+        let is_unread = self.is_unread(slot);
         let connection = &mut self.connections[slot as usize];
-        let is_unread = connection.phase == Phase::Open && self.hub.outbox_len(slot) > UNREAD_LIMIT;
         if is_unread && self.flow.pause(slot, &mut connection.flow, Pause::Unread) {
             self.transport.pause(slot);
         }
@@ -179,15 +186,16 @@ impl<B: Backend> Shard<B> {
             is_over |= self.charge(slot, 1, taken);
             match event {
                 protocol::ProtocolEvent::Request(request) => match self.answer(slot, &request) {
-                    Some(upgrade) => {
+                    Answered::Upgraded(upgrade) => {
                         protocol.upgrade(upgrade.agreement);
                         let Upgrade { room, query, claims, .. } = &upgrade;
                         let opening = Opening { room, query: query.as_deref(), claims: claims.as_ref() };
                         self.opened(slot, opening);
                     }
-                    None => protocol.discard(),
+                    Answered::Kept => protocol.answered(),
+                    Answered::Ended => protocol.discard(),
                 },
-                protocol::ProtocolEvent::Continue => self.hub.send_response(slot, CONTINUE),
+                protocol::ProtocolEvent::Continue => self.hub.send_response(slot, &[CONTINUE]),
                 protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),
                 protocol::ProtocolEvent::Message { kind, payload } => {
                     self.message(slot, Incoming { kind, payload });
@@ -208,15 +216,28 @@ impl<B: Backend> Shard<B> {
             match self.connections[slot as usize].phase {
                 // The client was reset, so the rest of its input is not worth decoding.
                 Phase::Gone => protocol.discard(),
-                phase if !input.is_empty() && (is_late || is_over && phase == Phase::Open) => {
+                // A request is short, and its response may be long, so unread responses count before each request.
+                phase
+                    if !input.is_empty()
+                        && (is_late
+                            || is_over && phase.is_talking()
+                            || phase == Phase::Idle && self.is_unread(slot)) =>
+                {
                     self.flow.hold_rest(slot, input.to_vec());
                     break;
                 }
                 _ => {}
             }
         }
+        let has_part = protocol.is_mid_item();
         self.connections[slot as usize].protocol = protocol;
         self.reader = reader;
+        if has_part && self.connections[slot as usize].phase == Phase::Idle {
+            // From its first byte on, a request has as long as the first request of a connection.
+            self.set_phase(slot, Phase::Handshake);
+            self.set_deadline(slot, self.settings.handshake_ms);
+            self.begin_handshake(slot);
+        }
         if is_over {
             self.pause_for_rate(slot);
         }
@@ -230,13 +251,23 @@ impl<B: Backend> Shard<B> {
         self.stopwatch.count(bytes) && self.stopwatch.look(self.transport.clock_ns())
     }
 
-    /// Charges an open client for received messages and bytes. Returns true when the client is over a rate.
+    /// Charges a client for received messages or requests, and bytes. Returns true when the client is over a rate.
     fn charge(&mut self, slot: Slot, messages: u32, bytes: usize) -> bool {
         let (pace, now_ms) = (self.settings.pace, self.now_ms);
-        let connection = &mut self.connections[slot as usize];
-        pace.is_limited()
-            && connection.phase == Phase::Open
-            && connection.flow.charge(pace, now_ms, messages, bytes)
+        if !pace.is_limited() || !self.has_rate(slot) {
+            return false;
+        }
+        self.connections[slot as usize].flow.charge(pace, now_ms, messages, bytes)
+    }
+
+    /// Returns whether the rates of a client apply to a connection. On a trusted proxy's connection, the requests of many
+    /// clients arrive.
+    fn has_rate(&self, slot: Slot) -> bool {
+        let connection = &self.connections[slot as usize];
+        match connection.phase {
+            Phase::Open => true,
+            phase => phase.awaits_request() && connection.peer.is_some_and(|peer| !self.is_proxy(peer)),
+        }
     }
 
     /// Charges a client for the bytes that decompression has added to its message. Returns true when an open client is
@@ -269,7 +300,7 @@ impl<B: Backend> Shard<B> {
 
     /// Answers a malformed request with an error, unless the connection is being refused already.
     fn refused(&mut self, slot: Slot, refusal: &protocol::Refusal) {
-        if self.connections[slot as usize].phase == Phase::Handshake {
+        if self.connections[slot as usize].phase.awaits_request() {
             self.refuse(slot, why(refusal.status), refusal);
         }
     }

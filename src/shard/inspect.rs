@@ -63,8 +63,7 @@ impl<K: Kernel> Shard<Uring<K>> {
     /// answers unread, publishes to full mailboxes, or has used up its share of the turn.
     pub(crate) fn listens_to(&self, slot: Slot) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
-        let talks = matches!(connection.phase, Phase::Handshake | Phase::Open);
-        talks
+        connection.phase.is_talking()
             && connection.liveness != Liveness::Ended
             && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share]
                 .iter()

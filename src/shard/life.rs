@@ -43,7 +43,7 @@ impl<B: Backend> Shard<B> {
     /// Sends the `last` bytes to a client, and then ends the server's direction of the stream. `pending` says whether
     /// undelivered messages are sent first or dropped.
     pub(super) fn end(&mut self, slot: Slot, pending: bool, last: &[u8]) {
-        if matches!(self.connections[slot as usize].phase, Phase::Handshake | Phase::Open) {
+        if self.connections[slot as usize].phase.is_talking() {
             self.finish(slot, pending, last, Phase::Ending);
             self.finish_closing(slot);
         }
@@ -192,10 +192,12 @@ impl<B: Backend> Shard<B> {
     /// Handles the passed deadline of a connection: refuses, pings or closes the client, depending on the phase.
     fn timed_out(&mut self, slot: Slot) {
         match self.connections[slot as usize].phase {
+            Phase::Handshake if self.is_held_up(slot) => self.set_deadline(slot, self.settings.handshake_ms),
             Phase::Handshake => {
                 let reason = "The request did not come in time; send it right after connecting.";
                 self.refuse(slot, Refused::TimedOut, &Refusal::new(Status::RequestTimeout, reason));
             }
+            Phase::Idle => self.check_idle(slot),
             Phase::Open if self.expiries.get(&slot).is_some_and(|expiry_ms| *expiry_ms <= self.now_ms) => {
                 self.begin_closing(slot, true, CloseCode::POLICY, "token expired");
             }
@@ -213,6 +215,33 @@ impl<B: Backend> Shard<B> {
         let answered = self.connections[slot as usize].heard(self.now_ms);
         if answered && self.is_open(slot) {
             self.set_deadline(slot, self.settings.ping_ms);
+        }
+    }
+
+    /// Returns whether the server itself makes a client wait, so that its next request may have arrived already.
+    fn is_held_up(&self, slot: Slot) -> bool {
+        let flow = &self.connections[slot as usize].flow;
+        flow.is_held() && !flow.is_paused(Pause::Unread)
+    }
+
+    /// Closes a connection that has had no HTTP request for the keep-alive time, or whose client does not read a
+    /// response.
+    fn check_idle(&mut self, slot: Slot) {
+        let silent_ms = self.now_ms - self.connections[slot as usize].heard_ms;
+        let is_read = self.hub.is_idle(slot);
+        let limit_ms = match is_read {
+            true => self.settings.keep_alive_ms,
+            false => self.settings.keep_alive_ms.max(self.settings.close_ms),
+        };
+        if self.is_held_up(slot) {
+            self.set_deadline(slot, limit_ms.max(1));
+        } else if silent_ms < limit_ms {
+            self.set_deadline(slot, limit_ms - silent_ms);
+        } else if is_read {
+            self.end(slot, true, &[]);
+        } else {
+            debug!(slot, "the client does not read its response");
+            self.close(slot, Close::Reset);
         }
     }
 

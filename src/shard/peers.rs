@@ -41,10 +41,9 @@ impl<B: Backend> Shard<B> {
             return;
         }
         if let Some(peer) = peer {
-            self.set_peer(slot, peer, false);
+            self.set_peer(slot, peer, None);
         } else {
-            let now_ns = self.transport.now_ns();
-            self.shared.admission.relocate(connection.peer, connection.place, None, now_ns);
+            self.shared.admission.relocate(connection.peer, connection.place, None, None);
             connection.place = Place::Hidden;
         }
     }
@@ -66,9 +65,7 @@ impl<B: Backend> Shard<B> {
         }
         match forwarded::client(request, peer, |address| self.is_proxy(address)) {
             Ok(client) if client == peer => {}
-            Ok(client) => {
-                client.into_iter().for_each(|client| self.set_peer(slot, client, request.is_head()))
-            }
+            Ok(client) => client.into_iter().for_each(|client| self.set_peer(slot, client, Some(request))),
             Err(refusal) => {
                 let refusal = Refusal { head_only: request.is_head(), ..refusal };
                 self.refuse(slot, Refused::Forwarded, &refusal);
@@ -76,19 +73,34 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Sets the client address that a proxy named, and counts the connection for that address. `head_only`: a refusal has
-    /// no body, because the request is HEAD.
-    fn set_peer(&mut self, slot: Slot, peer: IpAddr, head_only: bool) {
+    /// Sets the client address that a proxy named in a PROXY header or in a `request`, and counts the connection for that
+    /// address.
+    fn set_peer(&mut self, slot: Slot, peer: IpAddr, request: Option<&Request<'_>>) {
         let counts = !self.is_proxy(peer);
         let now_ns = self.transport.now_ns();
         let connection = &mut self.connections[slot as usize];
         let proxy = connection.peer.replace(peer);
         debug!(slot, proxy = proxy.map(display), client = %peer, "a proxy names its client");
+        // Later requests on a proxy's connection are no new connections of their clients, but a WebSocket is one.
+        let is_new =
+            connection.place != Place::Reused || request.is_some_and(|request| request.upgrade.is_some());
         let admission = &self.shared.admission;
-        connection.place = admission.relocate(proxy, connection.place, counts.then_some(peer), now_ns);
+        let to = counts.then_some(peer);
+        connection.place = admission.relocate(proxy, connection.place, to, is_new.then_some(now_ns));
         self.handshakes.move_to(slot, peer);
         if let Place::Over(excess) = self.connections[slot as usize].place {
-            self.turn_away(slot, excess, head_only);
+            self.turn_away(slot, excess, request.is_some_and(Request::is_head));
+        }
+    }
+
+    /// Gives a connection of a trusted proxy the address back that it had before the last request, `proxy`. The next
+    /// request may be another client's.
+    pub(super) fn return_to_proxy(&mut self, slot: Slot, proxy: Option<IpAddr>) {
+        let connection = &mut self.connections[slot as usize];
+        if connection.peer != proxy {
+            connection.place = self.shared.admission.relocate(connection.peer, connection.place, None, None);
+            connection.place = Place::Reused;
+            connection.peer = proxy;
         }
     }
 }

@@ -2,22 +2,24 @@
 
 use tracing::error;
 
-use crate::app::{self, Answer, Claims, HttpRequest};
+use crate::app::{self, Answer, Claims, HttpRequest, Response};
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Close};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, OfferPolicy, negotiate};
 use crate::protocol::response::{Form, switching_protocols};
-use crate::protocol::{Refusal, Request, Status};
+use crate::protocol::{AcceptKey, Refusal, Request, Status};
 use crate::stats::Refused;
 
 use super::Shard;
 use super::admission::Excess;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Liveness, Phase};
 use super::http;
 
 /// Maximum time, in milliseconds, for a connection over a limit to read its error response.
 const EXCESS_MS: u64 = 1_000;
+/// Capacity in bytes up to which the buffer for response heads keeps its memory.
+const KEPT_HEAD: usize = 4 << 10;
 
 /// The data of a WebSocket that is about to open.
 pub(super) struct Upgrade {
@@ -30,50 +32,131 @@ pub(super) struct Upgrade {
     pub(super) claims: Option<Claims>,
 }
 
+/// The consequence of an answer for its connection.
+pub(super) enum Answered {
+    /// The connection becomes a WebSocket.
+    Upgraded(Upgrade),
+    /// The connection goes on with the client's next request.
+    Kept,
+    /// The connection ends.
+    Ended,
+}
+
 impl<B: Backend> Shard<B> {
-    /// Answers a client's HTTP request. Returns the WebSocket that the request opens, or `None` for any other answer.
-    pub(super) fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Option<Upgrade> {
-        if self.connections[slot as usize].phase == Phase::Handshake {
+    /// Answers a client's HTTP request.
+    pub(super) fn answer(&mut self, slot: Slot, request: &Request<'_>) -> Answered {
+        let proxy = self.connections[slot as usize].peer;
+        if self.connections[slot as usize].phase.awaits_request() {
             self.find_client(slot, request);
         }
-        if self.connections[slot as usize].phase != Phase::Handshake {
-            return None;
+        if !self.connections[slot as usize].phase.awaits_request() {
+            return Answered::Ended;
         }
+        self.stats.requests.add(1);
         self.journal.asked(slot, request.path);
-        match self.route(slot, request) {
-            Answer::Open(app::Upgrade { room, subprotocol }) if let Some(key) = &request.upgrade => {
-                let claims = match self.claims(slot, request, &room) {
-                    Ok(claims) => claims,
-                    Err((why, refusal)) => {
-                        self.refuse(slot, why, &refusal);
-                        return None;
-                    }
-                };
-                self.journal.answered(slot, 101);
-                let agreement = self.agree(slot, request);
-                let mut response = Vec::new();
-                switching_protocols(key, agreement.as_ref(), subprotocol.as_deref(), &mut response);
-                self.hub.send_response(slot, &response);
-                let query = request.query.map(str::to_owned);
-                return Some(Upgrade { room, query, agreement, claims });
+        // Earlier handlers may have published to a saturated room, which is not this client's doing.
+        self.hub.take_overload();
+        let answer = self.route(slot, request);
+        let answered = self.conclude(slot, request, answer);
+        if matches!(answered, Answered::Kept) {
+            self.return_to_proxy(slot, proxy);
+            if self.is_congested() | self.hub.take_overload() {
+                self.pause_publisher(slot);
+            }
+        }
+        answered
+    }
+
+    /// Sends the response to a request, or the one that opens the WebSocket.
+    fn conclude(&mut self, slot: Slot, request: &Request<'_>, answer: Answer) -> Answered {
+        let refusal = match answer {
+            Answer::Open(upgrade) if let Some(key) = &request.upgrade => {
+                return self.upgrade(slot, request, key, upgrade);
             }
             Answer::Open(_) => {
                 let reason = "This is a WebSocket server; connect with a WebSocket client.";
-                self.refuse_request(slot, request, Refusal::new(Status::UpgradeRequired, reason));
+                Refusal::new(Status::UpgradeRequired, reason)
             }
             Answer::Respond(response) => {
                 self.journal.answered(slot, response.status.code());
-                let mut bytes = Vec::new();
-                response.encode(Form::last(request.is_head()), &mut bytes);
-                self.end(slot, true, &bytes);
+                return self.respond(slot, request, &response);
             }
-            Answer::Refuse(refusal) => self.refuse_request(slot, request, refusal),
-            Answer::NotMine => {
-                let reason = "Nothing is at this path.";
-                self.refuse_request(slot, request, Refusal::new(Status::NotFound, reason));
+            Answer::Refuse(refusal) => refusal,
+            Answer::NotMine => Refusal::new(Status::NotFound, "Nothing is at this path."),
+        };
+        let refusal = Refusal { head_only: request.is_head(), ..refusal };
+        self.note_refusal(slot, why(refusal.status), &refusal);
+        let is_kept = self.keeps(slot, request);
+        self.send_answer(slot, is_kept, |out| refusal.respond_and(is_kept, out), &[])
+    }
+
+    /// Opens the WebSocket that a request asks for, unless the client's token does not allow its room.
+    fn upgrade(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        key: &AcceptKey,
+        upgrade: app::Upgrade,
+    ) -> Answered {
+        let app::Upgrade { room, subprotocol } = upgrade;
+        let claims = match self.claims(slot, request, &room) {
+            Ok(claims) => claims,
+            Err((why, refusal)) => {
+                self.refuse(slot, why, &refusal);
+                return Answered::Ended;
             }
+        };
+        self.journal.answered(slot, 101);
+        let agreement = self.agree(slot, request);
+        let mut response = Vec::new();
+        switching_protocols(key, agreement.as_ref(), subprotocol.as_deref(), &mut response);
+        self.hub.send_response(slot, &[&response]);
+        Answered::Upgraded(Upgrade { room, query: request.query.map(str::to_owned), agreement, claims })
+    }
+
+    /// Sends a response of the application.
+    fn respond(&mut self, slot: Slot, request: &Request<'_>, response: &Response) -> Answered {
+        let is_kept = !response.closes() && self.keeps(slot, request);
+        let form = Form { head_only: request.is_head(), keep_alive: is_kept };
+        let body = if form.sends_body(response.status) { &*response.body } else { &[] };
+        self.send_answer(slot, is_kept, |out| response.encode_head(is_kept, out), body)
+    }
+
+    /// Sends a response: a head that `encode_head` appends to a buffer, and a body. The connection then waits for the
+    /// next request if `is_kept`, and otherwise ends.
+    fn send_answer(
+        &mut self,
+        slot: Slot,
+        is_kept: bool,
+        encode_head: impl FnOnce(&mut Vec<u8>),
+        body: &[u8],
+    ) -> Answered {
+        if !self.connections[slot as usize].phase.awaits_request() {
+            return Answered::Ended;
         }
-        None
+        let mut head = std::mem::take(&mut self.response_head);
+        encode_head(&mut head);
+        self.hub.send_response(slot, &[&head, body]);
+        head.clear();
+        head.shrink_to(KEPT_HEAD);
+        self.response_head = head;
+        if !is_kept {
+            self.end(slot, true, &[]);
+            return Answered::Ended;
+        }
+        if self.connections[slot as usize].phase != Phase::Idle {
+            self.set_phase(slot, Phase::Idle);
+        }
+        self.set_deadline(slot, self.settings.keep_alive_ms);
+        Answered::Kept
+    }
+
+    /// Returns whether the connection goes on after the response to this request.
+    fn keeps(&self, slot: Slot, request: &Request<'_>) -> bool {
+        let has_ended = self.connections[slot as usize].liveness == Liveness::Ended;
+        // The bytes behind a refused handshake may be frames.
+        let is_wanted = request.keep_alive && request.upgrade.is_none();
+        is_wanted && self.settings.keep_alive_ms > 0 && !has_ended && !self.is_leaving()
     }
 
     /// Returns the application's answer to a request, or the refusal of a request that may not reach the application.
@@ -100,19 +183,17 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Refuses a request. The response to a HEAD request has no body.
-    fn refuse_request(&mut self, slot: Slot, request: &Request<'_>, refusal: Refusal) {
-        self.refuse(slot, why(refusal.status), &Refusal { head_only: request.is_head(), ..refusal });
-    }
-
     /// Answers a request with an error response, and ends the connection.
     pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
+        self.note_refusal(slot, why, refusal);
+        self.send_answer(slot, false, |out| refusal.respond(out), &[]);
+    }
+
+    /// Counts and logs a refused request.
+    fn note_refusal(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
         let peer = self.connections[slot as usize].peer;
         self.journal.refused(slot, why, refusal, peer, self.now_ms);
         self.stats.refused[why as usize].add(1);
-        let mut response = Vec::new();
-        refusal.respond(&mut response);
-        self.end(slot, true, &response);
     }
 
     /// Refuses a connection that is over a limit. `head_only` leaves out the body, as for a HEAD request. A connection

@@ -44,6 +44,9 @@ pub(crate) struct Settings {
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
     pub(crate) handshake_ms: u64,
+    /// Time in milliseconds for which a connection waits for its next HTTP request. 0: every response ends its
+    /// connection.
+    pub(crate) keep_alive_ms: u64,
     pub(crate) ping_ms: u64,
     pub(crate) pong_ms: u64,
     pub(crate) close_ms: u64,
@@ -85,6 +88,7 @@ impl Settings {
             },
             lag_policy: options.lag_policy,
             handshake_ms: millis(options.handshake_seconds),
+            keep_alive_ms: millis(options.keep_alive_seconds),
             ping_ms: millis(options.ping_seconds),
             pong_ms: millis(options.pong_seconds),
             close_ms: millis(options.close_seconds),

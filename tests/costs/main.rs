@@ -16,7 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use tungstenite::Message;
-use uproar::app::{App, ClientId, Context, Echo, Incoming, Opening, Relay};
+use uproar::app::{
+    Answer, App, ClientId, Context, Echo, HttpRequest, Incoming, Opening, Relay, Response, Status,
+};
 use uproar::config::{AppName, BackendName, Config};
 
 use support::raw::{BINARY, RawClient, frame};
@@ -26,6 +28,7 @@ use support::{TestServer, config, wait_until};
 on_both_backends!(
     an_echo_allocates_nothing,
     a_broadcast_allocates_nothing,
+    a_request_without_a_body_allocates_nothing,
     a_storm_takes_few_sends,
     an_idle_tls_connection_holds_no_buffer,
 );
@@ -148,6 +151,51 @@ fn an_echo_allocates_nothing(backend: BackendName) {
 
 fn a_broadcast_allocates_nothing(backend: BackendName) {
     expect_no_allocations(backend, || Relay, 30);
+}
+
+/// An application with a short page.
+struct Page(&'static Heap);
+
+impl App for Page {
+    fn on_request(&mut self, _: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        HEAP.set(Some(self.0));
+        match (request.path(), request.header("X-Name")) {
+            ("/page", Some(_)) => Response::new(Status::Ok, "text/plain", &b"a short page"[..]).into(),
+            _ => Answer::NotMine,
+        }
+    }
+
+    fn on_open(&mut self, _: &mut Context<'_>, _: ClientId, _: Opening<'_>) {}
+
+    fn on_message(&mut self, _: &mut Context<'_>, _: ClientId, _: Incoming<'_>) {}
+}
+
+/// A connection answers requests without allocating memory, alone and in a pipeline.
+fn a_request_without_a_body_allocates_nothing(backend: BackendName) {
+    let heap: &Heap = Box::leak(Box::default());
+    let server = TestServer::start_app(&config(backend, AppName::Echo, 1), move |_| Box::new(Page(heap)));
+    let mut raw = RawClient::connect(server.address());
+    let request = b"GET /page?x=1 HTTP/1.1\r\nHost: localhost\r\nX-Name: value\r\nAccept: */*\r\n\r\n";
+    raw.send(request);
+    let response = raw.receive_response();
+    assert_eq!(response.body, "a short page");
+    let len = response.head.len() + response.body.len();
+    let mut client = [raw.into_parts().0];
+    for pipelined in [1, 8] {
+        let requests = request.repeat(pipelined);
+        let mut in_a_thousand = || {
+            let before = heap.allocations.load(Ordering::Relaxed);
+            exchange(&mut client, &requests, pipelined * len, 1_000);
+            heap.allocations.load(Ordering::Relaxed) - before
+        };
+        // A buffer may grow to its final size late. Allow five rounds.
+        let mut counts = Vec::new();
+        while counts.len() < 5 && counts.last() != Some(&0) {
+            counts.push(in_a_thousand());
+        }
+        assert!(counts.contains(&0), "{counts:?} in 1,000 times {pipelined} requests");
+    }
+    assert!(heap.allocations.load(Ordering::Relaxed) > 0, "allocations are counted");
 }
 
 /// A message storm: in each round, every client sends one message and receives the messages of all clients. The server

@@ -53,6 +53,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--history-seconds", &["-1", "soon", "nan", "inf", "1e9"]),
     ("--history-memory", &["-1", "x"]),
     ("--handshake-seconds", &["0", "-1", "0.0001"]),
+    ("--keep-alive-seconds", &["-1", "x"]),
     ("--ping-seconds", &["0", "x"]),
     ("--pong-seconds", &["0", "x"]),
     ("--close-seconds", &["0", "x"]),

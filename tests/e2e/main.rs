@@ -17,6 +17,7 @@ mod descriptors;
 mod endings;
 mod frames;
 mod handshake;
+mod http;
 mod lag;
 mod limits;
 mod logs;

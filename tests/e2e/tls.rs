@@ -132,7 +132,7 @@ fn the_page_is_served_completely(backend: BackendName) {
     let server = TestServer::start(&identity.with_tls_listener(config(backend, AppName::Chat, 1)));
     for version in VERSIONS {
         let stream = connect(server.address(), &identity.client_config(&[version]));
-        let page = https_request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let page = https_request(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
     }
 }

@@ -142,7 +142,7 @@ fn an_answer_is_compressed_and_an_http_response_is_not() {
     for slot in 0..2 {
         mesh.open(0, slot);
         // An HTTP response whose first bytes look like a frame.
-        mesh.hubs[0].send_response(slot, &[&[0x81, 0x7e, 0x00, 0xc8][..], &[b'a'; 200]].concat());
+        mesh.hubs[0].send_response(slot, &[&[0x81, 0x7e, 0x00, 0xc8], &[b'a'; 200]]);
     }
     mesh.hubs[0].compress(0);
     mesh.hubs[0].compress_dedicated(1, 15, true);

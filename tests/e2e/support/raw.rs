@@ -99,13 +99,20 @@ impl RawClient {
         (u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).expect("UTF-8"))
     }
 
-    /// Receives a whole HTTP response, up to the end of the stream.
+    /// Receives a whole HTTP response. The body of a response that ends its connection is everything up to the end of
+    /// the stream, and that of another one is as long as its `Content-Length`.
     pub(crate) fn receive_response(&mut self) -> Response {
         let head = self.receive_head();
         let status = head.get(9..12).and_then(|status| status.parse().ok()).expect(&head);
-        let mut body = String::new();
-        self.reader.read_to_string(&mut body).expect("a body in UTF-8 and the end of the stream");
-        Response { status, head, body }
+        let mut body = Vec::new();
+        if status == 101 || head.contains("\r\nConnection: close\r\n") {
+            self.reader.read_to_end(&mut body).expect("the end of the stream");
+        } else if let Some((_, fields)) = head.split_once("\r\nContent-Length: ") {
+            let (len, _) = fields.split_once("\r\n").expect(&head);
+            body.resize(len.parse().expect(&head), 0);
+            self.reader.read_exact(&mut body).expect("the whole body");
+        }
+        Response { status, head, body: String::from_utf8(body).expect("a body in UTF-8") }
     }
 
     /// Receives the status of an HTTP response. Returns `None` when the server resets the connection first. A client
@@ -124,7 +131,7 @@ impl RawClient {
     }
 
     /// Receives the head of an HTTP response, with the empty line that ends it.
-    fn receive_head(&mut self) -> String {
+    pub(crate) fn receive_head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let len = self.reader.read_line(&mut head).expect("a line in UTF-8");
