@@ -8,6 +8,7 @@ mod chat;
 mod echo;
 mod relay;
 mod request;
+mod responder;
 mod routes;
 mod strip;
 mod timers;
@@ -27,6 +28,7 @@ pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub use relay::Relay;
 pub use request::HttpRequest;
+pub use responder::{Deferral, Responder};
 pub use routes::rooms;
 pub(crate) use timers::AppTimers;
 
@@ -60,7 +62,7 @@ impl<'a> From<Incoming<'a>> for Message<'a> {
 }
 
 /// The request with which a client opened its WebSocket connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Opening<'a> {
     /// The room that [`App::on_request`] named in its answer, by default the room of the URL's path, in the canonical
     /// form of its name.
@@ -70,6 +72,23 @@ pub struct Opening<'a> {
     /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). These claims
     /// allow `room`. An application must check [`Claims::may_join`] before it lets the client into another room.
     pub claims: Option<&'a Claims>,
+    /// The value that [`App::on_request`] gave with its answer: see [`Upgrade::with_value`].
+    pub value: Option<Box<dyn Any + Send>>,
+}
+
+impl Opening<'_> {
+    /// Takes the value that [`App::on_request`] gave with its answer. Returns `None` without a value, or if the value is
+    /// not a `T`.
+    pub fn take<T: Any>(&mut self) -> Option<T> {
+        let value = self.value.take()?;
+        match value.downcast() {
+            Ok(value) => Some(*value),
+            Err(other) => {
+                self.value = Some(other);
+                None
+            }
+        }
+    }
 }
 
 /// An application: the handlers of one shard.
@@ -97,7 +116,8 @@ pub trait App {
     /// Answers an HTTP request on the main port. A WebSocket handshake is a request, too.
     ///
     /// The server checks the `Origin` and the `Host` of a handshake before this call, and the client's token after it.
-    /// The client's next request on the connection is handled after this one. By default a client opens a room by its path, see [`rooms`]. If this handler
+    /// An answer that needs slow work comes later, see [`HttpRequest::defer`]. The client's next request on the
+    /// connection is handled after this one is answered. By default a client opens a room by its path, see [`rooms`]. If this handler
     /// panics, the client gets 500.
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         let _ = context;

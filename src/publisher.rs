@@ -9,7 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::hub::{self, ClientId, Kind, Message, Note};
+use crate::hub::{self, ClientId, Kind, Message, Note, Slot};
 use crate::io::Waker;
 use crate::protocol::frame::CloseCode;
 use crate::sync::{Entrance, Limits, Rejection};
@@ -235,6 +235,14 @@ impl Publisher {
         })
     }
 
+    /// Gives the answer to a deferred request to its shard, whatever waits there: each request has one answer, so their
+    /// number is bounded. `bytes` is the size of the answer.
+    pub(crate) fn answer(&self, shard: u16, ticket: Ticket, answer: Note, bytes: usize) {
+        let door = &self.doors[shard as usize];
+        door.entrance.push_always(Entry::Answer { ticket, answer }, bytes);
+        door.waker.wake();
+    }
+
     /// Puts an entry into the queue of a shard, and wakes the shard. Returns an entry that is not accepted.
     fn send(&self, shard: u16, entry: Entry, bytes: usize) -> Result<(), (PublishError, Entry)> {
         let door = &self.doors[shard as usize];
@@ -251,7 +259,15 @@ impl Publisher {
     }
 }
 
-/// A message, note or closing on its way to a shard.
+/// The name of a deferred request on its shard. No other request ever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) slot: Slot,
+    /// Number of the request among all requests of the shard.
+    pub(crate) number: u64,
+}
+
+/// A message, note, closing or answer on its way to a shard.
 #[derive(Debug)]
 pub(crate) enum Entry {
     /// A message to a room whose home is the shard.
@@ -262,6 +278,8 @@ pub(crate) enum Entry {
     Close { client: ClientId, code: CloseCode, reason: Box<str> },
     /// A note to the application instance of the shard.
     Ask { note: Note },
+    /// The answer to a deferred request, an `app::Answer`.
+    Answer { ticket: Ticket, answer: Note },
 }
 
 /// The sending end of a shard's entrance.

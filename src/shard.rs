@@ -8,6 +8,7 @@ mod app_calls;
 mod arrivals;
 mod clock;
 mod connection;
+mod deferred;
 mod drain;
 mod events;
 mod flow;
@@ -156,6 +157,8 @@ pub(crate) struct Shard<B> {
     /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
     /// entry.
     expiries: HashMap<Slot, u64>,
+    /// Requests that wait for deferred answers, by slot.
+    deferred: HashMap<Slot, deferred::Deferred>,
     /// State of the application's contexts: its timers, and clients that it asked to close.
     context: ContextState,
     /// State of the server's shutdown. `None` until the server is told to shut down.
@@ -203,6 +206,7 @@ impl<B: Backend> Shard<B> {
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
             expiries: HashMap::new(),
+            deferred: HashMap::new(),
             context: ContextState::new(publisher),
             drain: None,
             samples: measure::Samples::default(),

@@ -239,6 +239,8 @@ label! {
     State {
         /// Handshake state: the client's HTTP request is not complete.
         Handshake = "handshake",
+        /// An HTTP request waits for a deferred answer of the application.
+        Answering = "answering",
         /// An HTTP request was answered, and nothing of the next one has arrived.
         Idle = "idle",
         /// The WebSocket is open: messages flow in both directions.

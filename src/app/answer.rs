@@ -1,15 +1,18 @@
 //! Answers of an application to HTTP requests.
 
+use std::any::Any;
 use std::borrow::Cow;
 
 use crate::protocol::response::respond_head;
 use crate::protocol::{Refusal, Status};
 
+use super::responder::Deferral;
+
 /// The header fields that the server alone decides, because they say where a response ends.
 const OWN_FIELDS: [&str; 3] = ["Connection", "Content-Length", "Transfer-Encoding"];
 
 /// The answer of an application to an HTTP request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// Open the WebSocket. If the request is no WebSocket handshake, the client gets 426.
     Open(Upgrade),
@@ -17,6 +20,8 @@ pub enum Answer {
     Respond(Response),
     /// Send this error, a text for people, and count it as a refusal in the metrics.
     Refuse(Refusal),
+    /// Answer later: see [`HttpRequest::defer`](super::HttpRequest::defer).
+    Later(Deferral),
     /// The application has nothing at this path. The client gets 404.
     NotMine,
 }
@@ -25,7 +30,7 @@ impl Answer {
     /// Opens the WebSocket for a room. [`Opening::room`](super::Opening::room) then has the name, and a token must allow
     /// the room. The client joins no room by itself.
     pub fn open(room: impl Into<String>) -> Self {
-        Self::Open(Upgrade { room: room.into(), subprotocol: None })
+        Self::Open(Upgrade::to(room))
     }
 
     /// Refuses the request with a status and a text for people.
@@ -35,7 +40,7 @@ impl Answer {
 }
 
 /// The way in which a WebSocket opens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Upgrade {
     /// The room that the client asked for, in the canonical form of its name; empty without a room. On a server that
     /// requires tokens, the client's token must allow this room.
@@ -43,6 +48,40 @@ pub struct Upgrade {
     /// The subprotocol of the connection, one of [`HttpRequest::subprotocols`](super::HttpRequest::subprotocols). `None`
     /// for no subprotocol. Browsers fail to connect if they offered some and get none. RFC 6455 §4.2.2
     pub subprotocol: Option<String>,
+    /// A value for [`App::on_open`](super::App::on_open), such as the user that the application has found. See
+    /// [`Opening::take`](super::Opening::take).
+    pub value: Option<Box<dyn Any + Send>>,
+}
+
+impl Upgrade {
+    /// Opens the WebSocket for a room: see [`Answer::open`].
+    pub fn to(room: impl Into<String>) -> Self {
+        Self { room: room.into(), ..Self::default() }
+    }
+
+    /// Chooses a subprotocol: see [`Upgrade::subprotocol`].
+    #[must_use]
+    pub fn with_subprotocol(self, subprotocol: impl Into<String>) -> Self {
+        Self { subprotocol: Some(subprotocol.into()), ..self }
+    }
+
+    /// Gives [`App::on_open`](super::App::on_open) a value: see [`Upgrade::value`].
+    #[must_use]
+    pub fn with_value<T: Any + Send>(self, value: T) -> Self {
+        Self { value: Some(Box::new(value)), ..self }
+    }
+}
+
+impl From<Upgrade> for Answer {
+    fn from(upgrade: Upgrade) -> Self {
+        Self::Open(upgrade)
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
 }
 
 /// An HTTP response with its whole body. The server adds `Content-Length` and `Connection`.

@@ -4,17 +4,30 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::protocol::Request;
+use crate::publisher::Ticket;
+
+use super::responder::{Deferral, Responder};
+use super::{Answer, Context};
 
 /// An HTTP request on the main port, with its whole body. [`App::on_request`](super::App::on_request) answers it.
 #[derive(Clone, Copy)]
 pub struct HttpRequest<'a> {
     request: &'a Request<'a>,
     client_address: Option<IpAddr>,
+    ticket: Ticket,
 }
 
 impl<'a> HttpRequest<'a> {
-    pub(crate) fn new(request: &'a Request<'a>, client_address: Option<IpAddr>) -> Self {
-        Self { request, client_address }
+    pub(crate) fn new(request: &'a Request<'a>, client_address: Option<IpAddr>, ticket: Ticket) -> Self {
+        Self { request, client_address, ticket }
+    }
+
+    /// Defers the answer: returns what [`App::on_request`](super::App::on_request) returns, and the [`Responder`] that
+    /// answers the request later, from any thread. The client waits meanwhile, however long that takes: nothing more of
+    /// it is handled. Two responders of one request have one answer: the first.
+    pub fn defer(&self, context: &Context<'_>) -> (Answer, Responder) {
+        let responder = Responder::new(context.publisher().clone(), context.shard(), self.ticket);
+        (Answer::Later(Deferral(self.ticket)), responder)
     }
 
     /// Returns the method, exactly as the client sent it: `GET`, `POST`, …
@@ -79,9 +92,7 @@ impl<'a> HttpRequest<'a> {
 
     /// Returns the subprotocols that the client offers, in its order of preference. RFC 6455 §4.1, item 10
     pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
-        let values = self.request.headers("Sec-WebSocket-Protocol");
-        let values = values.filter_map(|value| str::from_utf8(value).ok());
-        values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
+        self.request.subprotocols()
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// Whether the client lets the connection go on after the response. RFC 9112 §9.3
     pub keep_alive: bool,
+    /// The head of the request, including the final empty line.
+    head: &'a [u8],
     /// The header lines of the request, including the final empty line.
     header_lines: &'a [u8],
 }
@@ -69,6 +71,23 @@ impl<'a> Request<'a> {
         let headers = if let Ok(httparse::Status::Complete((_, headers))) = parsed { headers } else { &[] };
         let found: SmallVec<[&'a [u8]; 4]> = values(headers, name).collect();
         found.into_iter()
+    }
+
+    /// Returns the subprotocols that the client offers, in its order of preference. RFC 6455 §4.1, item 10
+    pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
+        let values = self.headers("Sec-WebSocket-Protocol");
+        let values = values.filter_map(|value| str::from_utf8(value).ok());
+        values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
+    }
+
+    /// Returns the head of the request, including the final empty line.
+    pub(crate) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Returns the request with this head, which [`Request::head`] returned earlier, and an empty body.
+    pub(crate) fn from_head(head: &'a [u8]) -> Option<Self> {
+        Head::parse(head, usize::MAX).ok().map(|head| head.request)
     }
 
     /// Returns whether this is a HEAD request, whose response must not have a body.
@@ -116,6 +135,7 @@ impl<'a> Head<'a> {
                 // RFC 9112 §9.3: a connection of HTTP/1.0 ends with its response. The server may ignore the field
                 // `Connection: keep-alive` of HTTP/1.0.
                 keep_alive: !is_http_1_0 && !lists(headers, "Connection", "close"),
+                head,
                 header_lines: &head[request_line_len..],
             },
             body,

@@ -19,6 +19,8 @@ pub(crate) enum Phase {
     Free,
     /// Handshake phase: the client's HTTP request is not complete.
     Handshake,
+    /// Answering phase: an HTTP request waits for a deferred answer. Later input waits, too.
+    Answering,
     /// Idle phase: an HTTP request was answered, and nothing of the next one has arrived.
     Idle,
     /// The WebSocket is open: messages flow in both directions.
@@ -44,11 +46,17 @@ impl Phase {
         self == Self::Open || self.awaits_request()
     }
 
+    /// Returns whether the rates of clients apply.
+    pub(super) fn has_rate(self) -> bool {
+        self.is_talking() || self == Self::Answering
+    }
+
     /// Returns the metrics label of the phase, or `None` for a slot without a connection.
     pub(super) fn state(self) -> Option<State> {
         match self {
             Self::Free => None,
             Self::Handshake => Some(State::Handshake),
+            Self::Answering => Some(State::Answering),
             Self::Idle => Some(State::Idle),
             Self::Open => Some(State::Open),
             Self::Closing => Some(State::Closing),

@@ -51,7 +51,8 @@ impl<B: Backend> Shard<B> {
     /// Begins the drain when the server was told to end, and closes the next batch of clients when the batch is due.
     ///
     /// Clients in their handshake may finish the handshake, since a successor of this server does not know them. They
-    /// are closed right after the handshake. Once the drain time is over, they are refused.
+    /// are closed right after the handshake. Once the drain time is over, they are refused. Requests that wait for a
+    /// deferred answer may wait for as long.
     pub(super) fn drain_step(&mut self) {
         if self.drain.is_none() && self.shared.stopping.load(Ordering::SeqCst) {
             let step_ms = self.now_ms + self.settings.drain_delay_ms;
@@ -76,7 +77,8 @@ impl<B: Backend> Shard<B> {
         let due = leaving.due(self.now_ms);
         let (first, count) = (leaving.next, due - leaving.told);
         leaving.told = due;
-        let is_told = |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake);
+        let is_told =
+            |phase| !matches!(phase, Phase::Free | Phase::Gone | Phase::Handshake | Phase::Answering);
         let next = self.leave_clients(first, count, is_told);
         if let Some(leaving) = self.drain.as_mut().and_then(|drain| drain.leaving.as_mut()) {
             leaving.next = next;
@@ -104,6 +106,11 @@ impl<B: Backend> Shard<B> {
             Phase::Handshake => {
                 let reason = "This server is shutting down; connect again.";
                 self.refuse(slot, Refused::Draining, &Refusal::new(Status::ServiceUnavailable, reason));
+            }
+            Phase::Answering => {
+                let reason = "This server is shutting down; try again.";
+                let refusal = Refusal::new(Status::ServiceUnavailable, reason);
+                self.conclude_later(slot, |shard| shard.refuse(slot, Refused::Draining, &refusal));
             }
             Phase::Idle => self.end(slot, true, &[]),
             _ => self.begin_closing(slot, true, CloseCode::GOING_AWAY, "the server is shutting down"),

@@ -34,6 +34,8 @@ pub(crate) enum Pause {
     Congestion = 2,
     /// Pause reason: the client is over its message rate or its byte rate.
     Rate = 4,
+    /// Pause reason: the client has sent something behind a request that waits for a deferred answer.
+    Answer = 32,
     /// Pause reason: the client has used up its share of buffers or of time in this turn, or all clients together have
     /// used up the time that the turn has for input.
     Share = 8,
@@ -182,7 +184,7 @@ impl Flow {
             match reason {
                 Pause::Share => self.served.push(slot),
                 Pause::Congestion => self.publishers.push(slot),
-                Pause::Unread | Pause::Rate => {}
+                Pause::Unread | Pause::Rate | Pause::Answer => {}
             }
         }
         is_first
@@ -205,13 +207,14 @@ impl Flow {
     }
 
     /// Removes and returns the clients for whom this pause reason may be over. Some clients may be gone, with their
-    /// slots in use by others. Returns none for [`Pause::Unread`], which ends when a send completes.
+    /// slots in use by others. Returns none for [`Pause::Unread`], which ends when a send completes, and for
+    /// [`Pause::Answer`], which ends with the answer.
     pub(super) fn take_due(&mut self, reason: Pause, now_ms: u64) -> Vec<Slot> {
         match reason {
             Pause::Share => std::mem::take(&mut self.served),
             Pause::Congestion => std::mem::take(&mut self.publishers),
             Pause::Rate => std::iter::from_fn(|| self.rate_timers.expired(now_ms)).flatten().collect(),
-            Pause::Unread => Vec::new(),
+            Pause::Unread | Pause::Answer => Vec::new(),
         }
     }
 

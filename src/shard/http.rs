@@ -130,6 +130,7 @@ mod tests {
     use crate::app::{Answer, Echo, HttpRequest, rooms};
     use crate::config::Options;
     use crate::protocol::{Protocol, ProtocolEvent, Reader};
+    use crate::publisher::Ticket;
     use crate::shard::settings::ShardId;
 
     /// Returns the status of the answer to a request, 101 for a WebSocket, and the room of the WebSocket.
@@ -143,13 +144,15 @@ mod tests {
         if let Err(refusal) = admit(&request, &settings, HostRule::Public) {
             return (refusal.status.code(), String::new());
         }
+        let ticket = Ticket { slot: 0, number: 1 };
         let page = || crate::app::Response::text(Status::Ok, "page");
-        let status = match rooms(&HttpRequest::new(&request, None), has_page.then_some(page)) {
+        let status = match rooms(&HttpRequest::new(&request, None, ticket), has_page.then_some(page)) {
             Answer::Open(open) if request.upgrade.is_some() => return (101, open.room),
             Answer::Open(_) => 426,
             Answer::Respond(response) => response.status.code(),
             Answer::Refuse(refusal) => refusal.status.code(),
             Answer::NotMine => 404,
+            Answer::Later(_) => panic!("{head:?} is answered at once"),
         };
         (status, String::new())
     }

@@ -2,7 +2,7 @@
 
 use tracing::debug;
 
-use crate::app::{Incoming, Opening};
+use crate::app::Incoming;
 use crate::hub::{Replay, Slot};
 use crate::io::{Backend, Buffer, Close};
 use crate::protocol::response::CONTINUE;
@@ -12,7 +12,7 @@ use super::Shard;
 use super::connection::{Liveness, Phase};
 use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
-use super::requests::{Answered, Upgrade, why};
+use super::requests::why;
 
 /// Number of bytes of unread answers above which the shard does not receive from a client.
 const UNREAD_LIMIT: usize = 64 << 10;
@@ -29,6 +29,10 @@ impl<B: Backend> Shard<B> {
         if is_closing && connection.flow.charge_closing(self.now_ms, bytes.len()) {
             self.transport.recycle(buffer);
             return self.close(slot, Close::Reset);
+        }
+        if connection.phase == Phase::Answering {
+            self.hold_behind_answer(slot, bytes);
+            return self.transport.recycle(buffer);
         }
         let turn = self.stats.turns.get() as u8;
         match self.flow.admit(slot, &mut connection.flow, turn, self.stopwatch.has_time_for_received()) {
@@ -58,7 +62,8 @@ impl<B: Backend> Shard<B> {
             // sent.
             phase if phase.is_talking() => self.end(slot, true, &[]),
             Phase::Closing | Phase::Ending if !self.hub.is_idle(slot) => self.set_phase(slot, Phase::Ending),
-            Phase::Free | Phase::Gone => {}
+            // The client may still be reading, so the answer ends the connection.
+            Phase::Free | Phase::Gone | Phase::Answering => {}
             _ => self.close(slot, Close::Graceful),
         }
     }
@@ -113,7 +118,7 @@ impl<B: Backend> Shard<B> {
             let connection = &self.connections[slot as usize];
             // The timer may belong to an earlier connection in this slot. Then the timer of the current connection
             // fires later.
-            if !connection.phase.is_talking() || connection.flow.rate_wait_ms(self.now_ms) == 0 {
+            if !connection.phase.has_rate() || connection.flow.rate_wait_ms(self.now_ms) == 0 {
                 self.resume(slot, Pause::Rate);
             }
         }
@@ -135,7 +140,7 @@ impl<B: Backend> Shard<B> {
     /// frame.
     fn pause_for_rate(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
-        if !connection.phase.is_talking() || connection.flow.is_paused(Pause::Rate) {
+        if !connection.phase.has_rate() || connection.flow.is_paused(Pause::Rate) {
             return;
         }
         self.stats.throttled.add(1);
@@ -151,10 +156,22 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Pauses a client that leaves many answers unread.
-    fn pause_if_unread(&mut self, slot: Slot) {
+    pub(super) fn pause_if_unread(&mut self, slot: Slot) {
         let is_unread = self.is_unread(slot);
         let connection = &mut self.connections[slot as usize];
         if is_unread && self.flow.pause(slot, &mut connection.flow, Pause::Unread) {
+            self.transport.pause(slot);
+        }
+    }
+
+    /// Holds input behind a request that waits for its answer, and pauses the client.
+    fn hold_behind_answer(&mut self, slot: Slot, bytes: &[u8]) {
+        self.flow.hold(slot, bytes.to_vec());
+        self.pause_for_answer(slot);
+    }
+
+    fn pause_for_answer(&mut self, slot: Slot) {
+        if self.flow.pause(slot, &mut self.connections[slot as usize].flow, Pause::Answer) {
             self.transport.pause(slot);
         }
     }
@@ -173,7 +190,7 @@ impl<B: Backend> Shard<B> {
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut reader = std::mem::take(&mut self.reader);
         self.stopwatch.begin_buffer();
-        let (mut is_over, mut is_late) = (false, false);
+        let (mut is_over, mut is_late, mut is_behind_answer) = (false, false, false);
         loop {
             let before = input.len();
             let Some(event) = protocol.next(&mut input, &mut reader) else {
@@ -185,16 +202,10 @@ impl<B: Backend> Shard<B> {
             let taken = before - input.len();
             is_over |= self.charge(slot, 1, taken);
             match event {
-                protocol::ProtocolEvent::Request(request) => match self.answer(slot, &request) {
-                    Answered::Upgraded(upgrade) => {
-                        protocol.upgrade(upgrade.agreement);
-                        let Upgrade { room, query, claims, .. } = &upgrade;
-                        let opening = Opening { room, query: query.as_deref(), claims: claims.as_ref() };
-                        self.opened(slot, opening);
-                    }
-                    Answered::Kept => protocol.answered(),
-                    Answered::Ended => protocol.discard(),
-                },
+                protocol::ProtocolEvent::Request(request) => {
+                    let answered = self.answer(slot, &request);
+                    self.follow(slot, &mut protocol, answered);
+                }
                 protocol::ProtocolEvent::Continue => self.hub.send_response(slot, &[CONTINUE]),
                 protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),
                 protocol::ProtocolEvent::Message { kind, payload } => {
@@ -216,6 +227,16 @@ impl<B: Backend> Shard<B> {
             match self.connections[slot as usize].phase {
                 // The client was reset, so the rest of its input is not worth decoding.
                 Phase::Gone => protocol.discard(),
+                Phase::Answering => {
+                    // Frees the buffer of the request.
+                    let next = protocol.next(&mut input, &mut reader);
+                    debug_assert_eq!(next, None, "a request waits for its answer");
+                    if !input.is_empty() {
+                        is_behind_answer = true;
+                        self.flow.hold_rest(slot, input.to_vec());
+                    }
+                    break;
+                }
                 // A request is short, and its response may be long, so unread responses count before each request.
                 phase
                     if !input.is_empty()
@@ -237,6 +258,9 @@ impl<B: Backend> Shard<B> {
             self.set_phase(slot, Phase::Handshake);
             self.set_deadline(slot, self.settings.handshake_ms);
             self.begin_handshake(slot);
+        }
+        if is_behind_answer {
+            self.pause_for_answer(slot);
         }
         if is_over {
             self.pause_for_rate(slot);

@@ -65,7 +65,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         connection.phase.is_talking()
             && connection.liveness != Liveness::Ended
-            && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share]
+            && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer]
                 .iter()
                 .any(|why| connection.flow.is_paused(*why))
     }
@@ -90,6 +90,7 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("connections", self.live),
             ("held streams", self.flow.held()),
             ("paused publishers", self.flow.publishers()),
+            ("deferred requests", self.deferred.len()),
             ("closings", self.context.closing.len()),
             ("entries from outside", usize::from(self.mailbox.hall.has_entries())),
             ("rooms", rooms),

@@ -17,6 +17,10 @@ pub(super) const NO_FRAME: u16 = 1006;
 /// Close code under which a close frame without a code is counted (RFC 6455 §7.4.1).
 pub(super) const NO_CODE: u16 = 1005;
 
+/// Interval in milliseconds of the timer of a connection whose request waits for a deferred answer. The timer does
+/// nothing: there is no deadline for the application.
+const ANSWERING_MS: u64 = 60_000;
+
 impl<B: Backend> Shard<B> {
     pub(super) fn is_open(&self, slot: Slot) -> bool {
         self.connections[slot as usize].phase == Phase::Open
@@ -102,12 +106,14 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Changes the phase of a connection. A connection that leaves the handshake phase no longer counts against the
-    /// handshake limit.
+    /// handshake limit, and one that leaves the answering phase takes no deferred answer.
     pub(super) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let was = std::mem::replace(&mut self.connections[slot as usize].phase, phase);
         self.count_phase(was, phase);
-        if was == Phase::Handshake {
-            self.handshakes.remove(slot);
+        match was {
+            Phase::Handshake => self.handshakes.remove(slot),
+            Phase::Answering => drop(self.deferred.remove(&slot)),
+            _ => {}
         }
     }
 
@@ -197,6 +203,8 @@ impl<B: Backend> Shard<B> {
                 let reason = "The request did not come in time; send it right after connecting.";
                 self.refuse(slot, Refused::TimedOut, &Refusal::new(Status::RequestTimeout, reason));
             }
+            // The application may take its time.
+            Phase::Answering => self.set_deadline(slot, ANSWERING_MS),
             Phase::Idle => self.check_idle(slot),
             Phase::Open if self.expiries.get(&slot).is_some_and(|expiry_ms| *expiry_ms <= self.now_ms) => {
                 self.begin_closing(slot, true, CloseCode::POLICY, "token expired");

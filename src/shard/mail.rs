@@ -90,6 +90,7 @@ impl<B: Backend> Shard<B> {
                     self.begin_closing(slot, true, code, &reason);
                 }
             }
+            Entry::Answer { ticket, answer } => self.take_answer(ticket, answer),
             Entry::Ask { note } => {
                 self.with_app(|app, context| app.on_ask(context, note));
             }

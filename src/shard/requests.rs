@@ -1,14 +1,17 @@
 //! Answers to requests: the upgrade to a WebSocket, a response of the application, or an error.
 
+use std::any::Any;
+
 use tracing::error;
 
-use crate::app::{self, Answer, Claims, HttpRequest, Response};
+use crate::app::{self, Answer, Claims, HttpRequest, Opening};
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Close};
 use crate::protocol::deflate::{Agreement, MAX_WINDOW_BITS, OfferPolicy, negotiate};
 use crate::protocol::response::{Form, switching_protocols};
-use crate::protocol::{AcceptKey, Refusal, Request, Status};
+use crate::protocol::{Protocol, Refusal, Request, Status};
+use crate::publisher::Ticket;
 use crate::stats::Refused;
 
 use super::Shard;
@@ -30,6 +33,26 @@ pub(super) struct Upgrade {
     pub(super) agreement: Option<Agreement>,
     /// Claims of the client's token; `None` when tokens are not required.
     pub(super) claims: Option<Claims>,
+    /// Value that the application's `on_request` has for its `on_open`.
+    pub(super) value: Option<Box<dyn Any + Send>>,
+}
+
+/// The part of a request that decides about the form of its answer.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Whether the response has no body, as for a HEAD request.
+    pub(super) head_only: bool,
+    /// Whether the client lets the connection go on after the response.
+    pub(super) keep_alive: bool,
+    /// The request, if it is a WebSocket handshake.
+    pub(super) handshake: Option<&'a Request<'a>>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn by(request: &'a Request<'a>) -> Self {
+        let handshake = request.upgrade.is_some().then_some(request);
+        Self { head_only: request.is_head(), keep_alive: request.keep_alive, handshake }
+    }
 }
 
 /// The consequence of an answer for its connection.
@@ -40,6 +63,8 @@ pub(super) enum Answered {
     Kept,
     /// The connection ends.
     Ended,
+    /// The request waits for a deferred answer.
+    Later,
 }
 
 impl<B: Backend> Shard<B> {
@@ -56,8 +81,17 @@ impl<B: Backend> Shard<B> {
         self.journal.asked(slot, request.path);
         // Earlier handlers may have published to a saturated room, which is not this client's doing.
         self.hub.take_overload();
-        let answer = self.route(slot, request);
-        let answered = self.conclude(slot, request, answer);
+        let ticket = Ticket { slot, number: self.stats.requests.get() };
+        let answered = match self.route(slot, request, ticket) {
+            Answer::Later(deferral) if deferral.is_of(ticket) => {
+                return self.defer(slot, request, ticket, proxy);
+            }
+            Answer::Later(_) => {
+                error!("the application deferred another request than the one that it was asked");
+                self.conclude(slot, Asked::by(request), failed())
+            }
+            answer => self.conclude(slot, Asked::by(request), answer),
+        };
         if matches!(answered, Answered::Kept) {
             self.return_to_proxy(slot, proxy);
             if self.is_congested() | self.hub.take_overload() {
@@ -67,11 +101,25 @@ impl<B: Backend> Shard<B> {
         answered
     }
 
+    /// Does what an answer asks of the connection and its protocol. `protocol` is the connection's, taken out of it.
+    pub(super) fn follow(&mut self, slot: Slot, protocol: &mut Protocol, answered: Answered) {
+        match answered {
+            Answered::Upgraded(Upgrade { room, query, agreement, claims, value }) => {
+                protocol.upgrade(agreement);
+                let (query, claims) = (query.as_deref(), claims.as_ref());
+                self.opened(slot, Opening { room: &room, query, claims, value });
+            }
+            Answered::Kept => protocol.answered(),
+            Answered::Ended => protocol.discard(),
+            Answered::Later => {}
+        }
+    }
+
     /// Sends the response to a request, or the one that opens the WebSocket.
-    fn conclude(&mut self, slot: Slot, request: &Request<'_>, answer: Answer) -> Answered {
+    pub(super) fn conclude(&mut self, slot: Slot, asked: Asked<'_>, answer: Answer) -> Answered {
         let refusal = match answer {
-            Answer::Open(upgrade) if let Some(key) = &request.upgrade => {
-                return self.upgrade(slot, request, key, upgrade);
+            Answer::Open(upgrade) if let Some(request) = asked.handshake => {
+                return self.upgrade(slot, request, upgrade);
             }
             Answer::Open(_) => {
                 let reason = "This is a WebSocket server; connect with a WebSocket client.";
@@ -79,47 +127,45 @@ impl<B: Backend> Shard<B> {
             }
             Answer::Respond(response) => {
                 self.journal.answered(slot, response.status.code());
-                return self.respond(slot, request, &response);
+                let is_kept = !response.closes() && self.keeps(slot, asked);
+                let form = Form { head_only: asked.head_only, keep_alive: is_kept };
+                let body = if form.sends_body(response.status) { &*response.body } else { &[] };
+                return self.send_answer(slot, is_kept, |out| response.encode_head(is_kept, out), body);
             }
             Answer::Refuse(refusal) => refusal,
             Answer::NotMine => Refusal::new(Status::NotFound, "Nothing is at this path."),
+            Answer::Later(_) => unreachable!("the callers handle deferrals"),
         };
-        let refusal = Refusal { head_only: request.is_head(), ..refusal };
+        let refusal = Refusal { head_only: asked.head_only, ..refusal };
         self.note_refusal(slot, why(refusal.status), &refusal);
-        let is_kept = self.keeps(slot, request);
+        let is_kept = self.keeps(slot, asked);
         self.send_answer(slot, is_kept, |out| refusal.respond_and(is_kept, out), &[])
     }
 
     /// Opens the WebSocket that a request asks for, unless the client's token does not allow its room.
-    fn upgrade(
-        &mut self,
-        slot: Slot,
-        request: &Request<'_>,
-        key: &AcceptKey,
-        upgrade: app::Upgrade,
-    ) -> Answered {
-        let app::Upgrade { room, subprotocol } = upgrade;
+    fn upgrade(&mut self, slot: Slot, request: &Request<'_>, upgrade: app::Upgrade) -> Answered {
+        let app::Upgrade { room, subprotocol, value } = upgrade;
+        let Some(key) = &request.upgrade else { return Answered::Ended };
+        if let Some(chosen) = &subprotocol
+            && !request.subprotocols().any(|offered| offered == chosen)
+        {
+            error!(
+                subprotocol = chosen,
+                "the application chose a subprotocol that the client does not offer"
+            );
+            return self.conclude(slot, Asked::by(request), failed());
+        }
         let claims = match self.claims(slot, request, &room) {
             Ok(claims) => claims,
-            Err((why, refusal)) => {
-                self.refuse(slot, why, &refusal);
-                return Answered::Ended;
-            }
+            Err((why, refusal)) => return self.refuse(slot, why, &refusal),
         };
         self.journal.answered(slot, 101);
         let agreement = self.agree(slot, request);
         let mut response = Vec::new();
         switching_protocols(key, agreement.as_ref(), subprotocol.as_deref(), &mut response);
         self.hub.send_response(slot, &[&response]);
-        Answered::Upgraded(Upgrade { room, query: request.query.map(str::to_owned), agreement, claims })
-    }
-
-    /// Sends a response of the application.
-    fn respond(&mut self, slot: Slot, request: &Request<'_>, response: &Response) -> Answered {
-        let is_kept = !response.closes() && self.keeps(slot, request);
-        let form = Form { head_only: request.is_head(), keep_alive: is_kept };
-        let body = if form.sends_body(response.status) { &*response.body } else { &[] };
-        self.send_answer(slot, is_kept, |out| response.encode_head(is_kept, out), body)
+        let query = request.query.map(str::to_owned);
+        Answered::Upgraded(Upgrade { room, query, agreement, claims, value })
     }
 
     /// Sends a response: a head that `encode_head` appends to a buffer, and a body. The connection then waits for the
@@ -152,41 +198,27 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Returns whether the connection goes on after the response to this request.
-    fn keeps(&self, slot: Slot, request: &Request<'_>) -> bool {
+    fn keeps(&self, slot: Slot, asked: Asked<'_>) -> bool {
         let has_ended = self.connections[slot as usize].liveness == Liveness::Ended;
         // The bytes behind a refused handshake may be frames.
-        let is_wanted = request.keep_alive && request.upgrade.is_none();
+        let is_wanted = asked.keep_alive && asked.handshake.is_none();
         is_wanted && self.settings.keep_alive_ms > 0 && !has_ended && !self.is_leaving()
     }
 
     /// Returns the application's answer to a request, or the refusal of a request that may not reach the application.
-    fn route(&mut self, slot: Slot, request: &Request<'_>) -> Answer {
+    fn route(&mut self, slot: Slot, request: &Request<'_>, ticket: Ticket) -> Answer {
         let Connection { peer, host_rule, .. } = self.connections[slot as usize];
         if let Err(refusal) = http::admit(request, &self.settings, host_rule) {
             return Answer::Refuse(refusal);
         }
-        let asked = HttpRequest::new(request, peer);
-        let failed =
-            || Answer::refuse(Status::InternalServerError, "The server made a mistake; try again later.");
-        match self.with_app(|app, context| app.on_request(context, &asked)) {
-            Some(Answer::Open(app::Upgrade { subprotocol: Some(chosen), .. }))
-                if !asked.subprotocols().any(|offered| offered == chosen) =>
-            {
-                error!(
-                    subprotocol = chosen,
-                    "the application chose a subprotocol that the client does not offer"
-                );
-                failed()
-            }
-            Some(answer) => answer,
-            None => failed(),
-        }
+        let asked = HttpRequest::new(request, peer, ticket);
+        self.with_app(|app, context| app.on_request(context, &asked)).unwrap_or_else(failed)
     }
 
     /// Answers a request with an error response, and ends the connection.
-    pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) {
+    pub(super) fn refuse(&mut self, slot: Slot, why: Refused, refusal: &Refusal) -> Answered {
         self.note_refusal(slot, why, refusal);
-        self.send_answer(slot, false, |out| refusal.respond(out), &[]);
+        self.send_answer(slot, false, |out| refusal.respond(out), &[])
     }
 
     /// Counts and logs a refused request.
@@ -253,6 +285,11 @@ impl<B: Backend> Shard<B> {
         }
         Some(agreement)
     }
+}
+
+/// Returns the answer to a request that the application has failed to answer.
+pub(super) fn failed() -> Answer {
+    Answer::refuse(Status::InternalServerError, "The server made a mistake; try again later.")
 }
 
 /// Returns the refusal reason under which the metrics count an error response with this status.

@@ -71,7 +71,9 @@ impl<T> Entrance<T> {
             Rejection::Closed
         } else if bytes > self.limits.bytes {
             Rejection::TooLarge
-        } else if queue.entries.len() >= self.limits.entries || bytes > self.limits.bytes - queue.bytes {
+        } else if queue.entries.len() >= self.limits.entries
+            || bytes > self.limits.bytes.saturating_sub(queue.bytes)
+        {
             Rejection::Full
         } else {
             queue.bytes += bytes;
@@ -80,6 +82,18 @@ impl<T> Entrance<T> {
             return Ok(());
         };
         Err((rejection, entry))
+    }
+
+    /// Appends an entry whatever the limits are. For entries whose number is bounded elsewhere, and that must not be lost.
+    /// The entry counts against the limits of [`Entrance::push`]. The caller wakes the receiver afterwards. Does nothing
+    /// when the queue is closed.
+    pub(crate) fn push_always(&self, entry: T, bytes: usize) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if !queue.is_closed {
+            queue.bytes += bytes;
+            queue.entries.push_back((entry, bytes));
+            self.has_entries.store(true, Ordering::Release);
+        }
     }
 
     /// Returns whether entries wait. Only the receiver's own [`Entrance::take`] makes this false again.
@@ -154,6 +168,21 @@ mod tests {
         assert_eq!(take(&entrance, Limits { entries: 1, ..ALL }), [2]);
         assert_eq!(entrance.push(7, 10), Ok(()));
         assert_eq!(take(&entrance, ALL), [3, 5, 7]);
+        assert!(!entrance.has_entries());
+    }
+
+    #[test]
+    fn an_entry_that_must_not_be_lost_passes_the_limits_and_counts_against_them() {
+        let entrance = Entrance::new(Limits { entries: 3, bytes: 10 });
+        entrance.push_always(1, 100);
+        entrance.push_always(2, 0);
+        assert_eq!(entrance.push(3, 1), Err((Rejection::Full, 3)));
+        assert_eq!(entrance.push(4, 0), Ok(()));
+        entrance.push_always(5, 0);
+        assert_eq!(take(&entrance, ALL), [1, 2, 4, 5]);
+        assert_eq!(entrance.push(6, 10), Ok(()));
+        assert_eq!(entrance.close().collect::<Vec<_>>(), [6]);
+        entrance.push_always(7, 0);
         assert!(!entrance.has_entries());
     }
 

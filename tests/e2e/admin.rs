@@ -95,7 +95,7 @@ fn connections_are_counted_by_state(backend: BackendName) {
     // The client has received the server's close frame and keeps its side open, so its connection lingers.
     wait_until("one connection lingers", || state("lingering") == 1.0);
     drop((silent, open, lingering));
-    let states = ["handshake", "idle", "open", "closing", "ending", "lingering", "gone"];
+    let states = ["handshake", "answering", "idle", "open", "closing", "ending", "lingering", "gone"];
     wait_until("all connections are closed", || states.iter().all(|name| state(name) == 0.0));
     let metrics = Metrics::fetch(admin);
     assert_eq!(metrics.sum("uproar_accepted_total", &[]), 8.0);

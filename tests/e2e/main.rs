@@ -13,6 +13,7 @@ mod certificates;
 mod chat;
 mod compression;
 mod config_file;
+mod deferred;
 mod descriptors;
 mod endings;
 mod frames;

@@ -4,7 +4,7 @@ use crate::hub::Slot;
 use crate::shard::flow::{ClientFlow, Flow, Input, Next, Pause, Verdict};
 use crate::shard::pace::Pace;
 
-const REASONS: [Pause; 4] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share];
+const REASONS: [Pause; 5] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer];
 const SLOT: Slot = 3;
 const NOBODY: [Slot; 0] = [];
 
@@ -114,6 +114,7 @@ fn each_reason_is_due_in_its_own_way() {
     flow.pause(SLOT, &mut client, Pause::Congestion);
     flow.pause(SLOT, &mut client, Pause::Congestion);
     flow.pause(SLOT, &mut client, Pause::Share);
+    flow.pause(SLOT, &mut client, Pause::Answer);
     assert_eq!(flow.publishers(), 1);
     assert!(flow.next_due_ms().is_some_and(|next_ms| next_ms >= due_ms));
     assert_eq!(flow.take_due(Pause::Rate, due_ms - 1), NOBODY);
@@ -122,6 +123,7 @@ fn each_reason_is_due_in_its_own_way() {
     assert_eq!(flow.take_due(Pause::Share, 0), [SLOT]);
     assert_eq!(flow.take_due(Pause::Congestion, 0), [SLOT]);
     assert_eq!(flow.take_due(Pause::Unread, u64::MAX), NOBODY);
+    assert_eq!(flow.take_due(Pause::Answer, u64::MAX), NOBODY);
     for reason in REASONS {
         assert_eq!(flow.take_due(reason, u64::MAX), NOBODY, "{reason:?} was taken");
         assert!(flow.lift(&mut client, reason), "and is still there");
