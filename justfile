@@ -26,6 +26,10 @@ check:
 bench *ARGS:
     cargo bench --workspace {{ARGS}}
 
+# Count the instructions per message of WORKLOAD in the hub (local, remote, fan-out or rooms-N); needs valgrind
+instructions WORKLOAD:
+    benches/instructions.sh {{WORKLOAD}}
+
 # Run the load generator, for example `just load storm --connections 500`
 load *ARGS:
     cargo run --release --package loadgen -- {{ARGS}}

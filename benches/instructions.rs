@@ -1,0 +1,115 @@
+//! Workloads of the hub with a fixed number of messages, for counting instructions. `just instructions WORKLOAD` runs one
+//! under callgrind and prints the instructions per message.
+//!
+//! Usage: `instructions WORKLOAD MESSAGES`. Workloads: `local` (published, ordered and sent to one member on one shard),
+//! `remote` (published from another shard and delivered there), `fan-out` (one message to 100 members, per delivery), and
+//! `rooms-N` (a client in N rooms gets messages of all of its rooms in turn).
+
+use std::hint::black_box;
+
+use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Request};
+
+/// The payload of a chat message.
+const PAYLOAD: [u8; 64] = [b'a'; 64];
+/// Number of members in the workload `fan-out`.
+const MEMBERS: u32 = 100;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [workload, messages] = &arguments[..] else {
+        return println!("usage: instructions WORKLOAD MESSAGES");
+    };
+    let messages: usize = messages.parse().expect("MESSAGES is a number");
+    match workload.as_str() {
+        "local" => in_rooms(messages, 1, 1),
+        "fan-out" => in_rooms(messages / MEMBERS as usize, 1, MEMBERS),
+        "remote" => remote(messages),
+        rooms => {
+            let count = rooms.strip_prefix("rooms-").and_then(|count| count.parse().ok());
+            in_rooms(messages, count.expect("a workload"), 1);
+        }
+    }
+}
+
+fn hub(shard: u16, shards: u16) -> Hub {
+    Hub::new(HubOptions {
+        shard,
+        shards,
+        lag_window: 1 << 20,
+        history: 50,
+        history_bytes: 64 << 10,
+        history_ms: 600_000,
+        history_memory: 0,
+        compression_threshold: 128,
+        max_rooms: 10_000,
+        occupancy: false,
+    })
+}
+
+/// Members that are in `rooms` rooms each get messages, each in the next room. Every message is sent before the next.
+fn in_rooms(messages: usize, rooms: usize, members: u32) {
+    let mut hub = hub(0, 1);
+    let names: Vec<String> = (0..rooms).map(|room| format!("room {room}")).collect();
+    for slot in 0..members {
+        hub.open(slot);
+        for name in &names {
+            hub.join(slot, name, 0);
+        }
+    }
+    send_all(&mut hub);
+    for name in names.iter().cycle().take(messages) {
+        hub.publish(black_box(name), Message::new(Kind::Text, black_box(&PAYLOAD)));
+        bring(&mut hub, None);
+        send_all(&mut hub);
+    }
+}
+
+/// A client on shard 1 publishes to its room, whose home is shard 0, and gets each message back.
+fn remote(messages: usize) {
+    let (mut home, mut other) = (hub(0, 2), hub(1, 2));
+    let room = (0..).map(|n| format!("room {n}")).find(|name| home.home_of(name) == 0).expect("a name");
+    other.open(0);
+    other.join(0, &room, 0);
+    bring(&mut other, Some(&mut home));
+    send_all(&mut other);
+    for _ in 0..messages {
+        other.publish_from(0, Message::new(Kind::Text, black_box(&PAYLOAD)));
+        bring(&mut other, Some(&mut home));
+        send_all(&mut home);
+        send_all(&mut other);
+    }
+}
+
+/// Passes the requests of `hub` to the home of its rooms, `home` or itself, and the deliveries back.
+fn bring(hub: &mut Hub, mut home: Option<&mut Hub>) {
+    let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
+    batch.drain(|request, name, payload| {
+        let home = home.as_deref_mut().unwrap_or(&mut *hub);
+        match request {
+            Request::Publish { room, kind, .. } => _ = home.order(name, room, Message::new(kind, payload)),
+            Request::Subscribe { subscriber, .. } => home.subscribe(1, name, subscriber),
+            other => panic!("no workload makes {other:?}"),
+        }
+    });
+    hub.outgoing(0).requests = batch;
+    let Some(home) = home else { return };
+    let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
+    batch.drain(|delivery, _, frame| match delivery {
+        Delivery::Snapshot { room, home, first, .. } => hub.snapshot(room, home, first, std::iter::empty()),
+        Delivery::Frame { room, number, except, .. } => hub.deliver(room, number, frame, except),
+        Delivery::Note(_) => panic!("no workload has notes"),
+    });
+    home.outgoing(1).deliveries = batch;
+}
+
+/// Hands out and completes sends until nothing is pending.
+fn send_all(hub: &mut Hub) {
+    while hub.has_more() {
+        hub.update_batching();
+        while let Some(outbound) = hub.poll_send(&mut 256) {
+            let slot = outbound.slot;
+            drop(black_box(outbound));
+            hub.sent(slot);
+        }
+    }
+}
