@@ -171,21 +171,20 @@ impl Log {
     }
 
     /// Returns the number of the first frame of the log's tail: the last `count` frames, or fewer, so that their total
-    /// size is at most `bytes` bytes.
+    /// size is at most `bytes` bytes. Looks at few frames only, because each pass asks for the tail.
     pub(crate) fn tail(&self, count: u64, bytes: usize) -> u64 {
-        let mut from = self.head;
         let oldest = self.floor.max(self.head.saturating_sub(count));
-        let mut left = bytes;
-        while from > oldest {
-            let piece = self.piece(from - 1);
-            let len = piece.offset(from) - piece.offset(from - 1);
-            if len > left {
-                break;
-            }
-            left -= len;
-            from -= 1;
+        if self.bytes_from(oldest) <= bytes {
+            return oldest;
         }
-        from
+        let earliest = self.end - bytes as u64;
+        let piece = &self.chunks[self.chunks.partition_point(|piece| piece.end() < earliest)];
+        match earliest.checked_sub(piece.start + 1) {
+            Some(before) => {
+                piece.first + piece.ends.partition_point(|end| u64::from(*end) <= before) as u64 + 1
+            }
+            None => piece.first,
+        }
     }
 
     /// Returns the size of the frames from number `from` on, in bytes.
@@ -269,6 +268,35 @@ mod tests {
         assert_eq!(log.tail(50, 999), 91);
         assert_eq!(log.tail(1_000, 1 << 20), 0);
         assert_eq!(log.tail(50, 0), 100);
+    }
+
+    /// Returns what [`Log::tail`] returns, one frame after another.
+    fn naive_tail(log: &Log, count: u64, bytes: usize) -> u64 {
+        let frames: Vec<usize> = log.frames(0).map(<[u8]>::len).collect();
+        let mut left = bytes;
+        let fits = |len: &&usize| {
+            let fits = **len <= left;
+            left = left.saturating_sub(**len);
+            fits
+        };
+        log.head() - frames.iter().rev().take(count as usize).take_while(fits).count() as u64
+    }
+
+    #[test]
+    fn the_tail_is_that_of_a_walk_over_all_frames() {
+        let mut log = Log::starting_at(3);
+        for n in 0..600_usize {
+            log.append(&[&vec![1; 2 + n * 7_919 % 400 * (n % 3)]]);
+            if n % 7 == 0 {
+                log.trim(log.head() - n as u64 % 90);
+            }
+            for count in [0, 1, 5, 50, 1_000] {
+                for bytes in [0, 1, 2, 300, 999, 5_000, 1 << 20] {
+                    let expected = naive_tail(&log, count, bytes);
+                    assert_eq!(log.tail(count, bytes), expected, "{count} frames, {bytes} bytes, {n}");
+                }
+            }
+        }
     }
 
     #[test]
