@@ -229,7 +229,7 @@ fn bring_mail(other: &mut Hub, home: &mut Hub) {
     bring_requests(other, 1, Some(home));
     let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
     batch.drain(|delivery, _, frame| match delivery {
-        Delivery::Snapshot { room, home, first, .. } => other.snapshot(room, home, first, std::iter::empty()),
+        Delivery::Snapshot(snapshot) => other.snapshot(&snapshot, frame),
         Delivery::Frame { room, number, except, .. } => other.deliver(room, number, frame, except),
         Delivery::Note(_) => panic!("the bench has no notes"),
     });

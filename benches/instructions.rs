@@ -95,7 +95,7 @@ fn bring(hub: &mut Hub, mut home: Option<&mut Hub>) {
     let Some(home) = home else { return };
     let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
     batch.drain(|delivery, _, frame| match delivery {
-        Delivery::Snapshot { room, home, first, .. } => hub.snapshot(room, home, first, std::iter::empty()),
+        Delivery::Snapshot(snapshot) => hub.snapshot(&snapshot, frame),
         Delivery::Frame { room, number, except, .. } => hub.deliver(room, number, frame, except),
         Delivery::Note(_) => panic!("no workload has notes"),
     });

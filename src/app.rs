@@ -16,7 +16,7 @@ mod timers;
 use std::any::Any;
 use std::time::Duration;
 
-pub use crate::hub::{ClientId, Kind, Message, Note};
+pub use crate::hub::{ClientId, History, Kind, Message, Note};
 use crate::hub::{ClientNumber, Hub, Origin, Slot};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
@@ -101,10 +101,20 @@ impl Opening<'_> {
 /// times, then
 /// [`App::on_close`]. The other handlers may be called at any time.
 pub trait App {
-    /// Returns the maximum number of messages in a room's history, which clients get when they join. Called once when
-    /// the server starts and again on each reload.
+    /// Returns the maximum number of messages in a room's history, which clients get when they join.
+    /// [`App::history_of`] sets other limits for single rooms. Called once when the server starts and again on each
+    /// reload.
     fn history(&self) -> u32 {
         0
+    }
+
+    /// Returns the limits of the history of one room. `None`, or a panic, means the limits of all other rooms:
+    /// [`App::history`] messages, kept for `--history-seconds`. Called on the room's home shard when the server creates
+    /// the room, and for a message to a room that does not exist. The answer holds until the server forgets the room,
+    /// which has then neither members nor history. `--history-bytes` and `--history-memory` limit every history.
+    fn history_of(&mut self, room: &str) -> Option<History> {
+        let _ = room;
+        None
     }
 
     /// Returns the default rate limits of a client: first messages and control frames per second, then bytes per

@@ -52,6 +52,7 @@
 mod batch;
 mod delivery;
 mod direct;
+mod history;
 #[cfg(test)]
 mod inspect;
 mod log;
@@ -79,7 +80,8 @@ use crate::protocol::deflate::{Deflater, Window};
 pub use crate::protocol::frame::Kind;
 use crate::protocol::frame::encode_header;
 
-pub use self::batch::{Batch, Delivery, Entry, Note, Request};
+pub use self::batch::{Batch, Delivery, Entry, Note, Request, Snapshot};
+pub use self::history::History;
 use self::memberships::Memberships;
 pub use self::message::{Message, Position};
 pub use self::occupancy::Occupancy;
@@ -104,7 +106,8 @@ pub struct HubOptions {
     /// Lag limit in bytes. A client lags when it is further behind in a room's log. It also lags when more bytes wait
     /// in its outbox while the client takes none.
     pub lag_window: usize,
-    /// Maximum number of messages that a room keeps for clients that join later. 0 means no history.
+    /// Maximum number of messages that a room keeps for clients that join later. 0 means no history. A room may have
+    /// its own limits, see [`Hub::set_history`].
     pub history: u32,
     /// Maximum size, in bytes, of the messages that a room keeps for clients that join later.
     pub history_bytes: usize,
@@ -276,6 +279,10 @@ pub struct Hub {
     /// Reports for [`Hub::poll_replay`].
     replays: Vec<Replay>,
     outgoing: Vec<Outgoing>,
+    /// Rooms for [`Hub::poll_new_room`]. A room in the list may no longer exist.
+    new_rooms: Vec<RoomKey>,
+    /// Whether rooms may keep a history, so that the hub counts their memory.
+    keeps_histories: bool,
     /// Reports for [`Hub::poll_occupancy`], in order.
     occupancies: VecDeque<Occupancy>,
     /// Whether a message was published to a saturated room since the last [`Hub::take_overload`].
@@ -313,6 +320,8 @@ impl Hub {
             lagged: VecDeque::new(),
             replays: Vec::new(),
             outgoing: (0..options.shards).map(|_| Outgoing::default()).collect(),
+            new_rooms: Vec::new(),
+            keeps_histories: options.history > 0,
             occupancies: VecDeque::new(),
             overloaded: false,
             saturated: 0,
@@ -334,6 +343,7 @@ impl Hub {
         let is_same = (options.shard, options.shards) == (self.options.shard, self.options.shards);
         debug_assert!(is_same, "the number of shards decides where rooms have their home");
         self.deflater.set_threshold(options.compression_threshold);
+        self.keeps_histories |= options.history > 0;
         self.options = options.settled();
     }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use super::history::History;
 use super::rooms::RoomKey;
 use super::{ClientNumber, Kind, Message, Origin};
 
@@ -66,16 +67,7 @@ pub enum Request {
 #[derive(Debug)]
 pub enum Delivery {
     /// Snapshot: the answer to [`Request::Subscribe`], with the frames of the room's history.
-    Snapshot {
-        /// The subscribing shard's key of the room.
-        room: RoomKey,
-        /// The home shard's key of the room, valid until the subscription ends.
-        home: RoomKey,
-        /// Message number of the first frame. Without frames, the number of the room's next message.
-        first: u64,
-        /// Length of each encoded frame in bytes.
-        frame_lens: Vec<u32>,
-    },
+    Snapshot(Box<Snapshot>),
     /// Frame: the next message of a room, encoded.
     Frame {
         /// The subscribing shard's key of the room.
@@ -89,6 +81,21 @@ pub enum Delivery {
     },
     /// Note that answers another instance's note.
     Note(Note),
+}
+
+/// The state of a room that a shard gets when it subscribes, without the frames of the history.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The subscribing shard's key of the room.
+    pub room: RoomKey,
+    /// The home shard's key of the room, valid until the subscription ends.
+    pub home: RoomKey,
+    /// Limits of the room's history. `None` means those of the options.
+    pub history: Option<History>,
+    /// Message number of the first frame. Without frames, the number of the room's next message.
+    pub first: u64,
+    /// Length of each encoded frame in bytes.
+    pub frame_lens: Vec<u32>,
 }
 
 impl<E> Default for Batch<E> {
@@ -182,7 +189,7 @@ impl Entry for Delivery {
 
     fn payload_len(&self) -> usize {
         match self {
-            Self::Snapshot { frame_lens, .. } => frame_lens.iter().map(|len| *len as usize).sum(),
+            Self::Snapshot(snapshot) => snapshot.frame_lens.iter().map(|len| *len as usize).sum(),
             Self::Frame { frame_len, .. } => *frame_len,
             Self::Note(_) => 0,
         }
@@ -222,6 +229,7 @@ impl Batch<Delivery> {
     pub(crate) fn snapshot<'a>(
         &mut self,
         (room, home): (RoomKey, RoomKey),
+        history: Option<History>,
         first: u64,
         frames: impl Iterator<Item = &'a [u8]>,
     ) {
@@ -230,7 +238,8 @@ impl Batch<Delivery> {
             self.bytes.extend_from_slice(frame);
             frame_lens.push(frame.len() as u32);
         }
-        self.push(Delivery::Snapshot { room, home, first, frame_lens }, "", &[]);
+        let snapshot = Snapshot { room, home, history, first, frame_lens };
+        self.push(Delivery::Snapshot(Box::new(snapshot)), "", &[]);
     }
 
     pub(crate) fn frame(
@@ -290,10 +299,10 @@ mod tests {
     fn deliveries_come_in_order_each_with_its_frames() {
         let keys = (RoomKey::example(1), RoomKey::example(2));
         let mut batch = Batch::default();
-        batch.snapshot(keys, 7, [&b"one"[..], b"three"].into_iter());
+        batch.snapshot(keys, None, 7, [&b"one"[..], b"three"].into_iter());
         batch.frame(keys.0, 9, &[b"x", b"yz"], None);
         batch.note(Box::new(5_u8), 0);
-        batch.snapshot(keys, 0, std::iter::empty());
+        batch.snapshot(keys, None, 0, std::iter::empty());
         let mut seen = Vec::new();
         batch.drain(|_, _, frames| seen.push(frames.to_vec()));
         assert_eq!(seen, [&b"onethree"[..], b"xyz", b"", b""]);

@@ -2,10 +2,11 @@
 
 use crate::protocol::frame::frames;
 
+use super::history::HistoryLimits;
 use super::memberships::Place;
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
-use super::{Dedicated, Encoding, Hub, HubOptions, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
+use super::{Dedicated, Encoding, Hub, Lagged, Outbound, SLICE, SPARE_OUTBOXES, Span};
 
 /// Minimum number of members of a room that waits for more messages before it sends. A send to each of so many members
 /// costs more than the wait.
@@ -152,12 +153,13 @@ impl Hub {
 
     fn finish_pass(&mut self, id: RoomId) {
         self.next_pass();
-        let HubOptions { lag_window, history, mut history_bytes, .. } = self.options;
+        let lag_window = self.options.lag_window;
+        let HistoryLimits { messages, mut bytes, .. } = self.history_limits(id);
         if self.has_too_much_history() {
-            history_bytes = 0;
+            bytes = 0;
         }
         let room = &mut self.rooms[id];
-        room.queued = room.finish_pass(lag_window, history, history_bytes);
+        room.queued = room.finish_pass(lag_window, messages, bytes);
         if room.queued {
             self.passes.push_back(room.key);
         }

@@ -21,10 +21,10 @@ impl Hub {
         }
         let id = known.unwrap_or_else(|| self.make_room(room));
         self.make_space(slot);
-        let history_bytes = self.options.history_bytes;
+        let limits = self.history_limits(id);
         let room = &mut self.rooms[id];
         let compressed = self.clients[slot as usize].encoding == Encoding::Shared;
-        let index = room.add(slot, compressed, history.min(self.options.history), history_bytes);
+        let index = room.add(slot, compressed, history, &limits);
         let place =
             self.clients[slot as usize].memberships.insert(Membership { room: id, index: index as u32 });
         room.members[index].set_place(place);

@@ -4,12 +4,13 @@ use super::direct::STALL_MS;
 use super::log::Log;
 use super::room::{Home, Subscriber};
 use super::rooms::{self, RoomId, RoomKey};
-use super::{ClientNumber, Hub, Message, Position, with_frame};
+use super::{ClientNumber, Hub, Message, Position, Snapshot, with_frame};
 
 impl Hub {
     /// Gives a message the next number in the room's order, and forwards the message to all members. Called on the
     /// room's home shard. `key` is the home shard's key of the room, if the publisher knows it. Returns the message's
-    /// position, or `None` if the room has neither members nor history, so that nobody gets the message.
+    /// position, or `None` if the room does not exist, so that nobody gets the message. [`Hub::set_history`] creates a
+    /// room without members, which keeps the message as history.
     pub fn order(&mut self, room: &str, key: Option<RoomKey>, message: Message<'_>) -> Option<Position> {
         self.order_except(room, key, message, None)
     }
@@ -24,13 +25,7 @@ impl Hub {
         except: Option<ClientNumber>,
     ) -> Option<Position> {
         let except_shard = except.map(|client| self.identify(client).shard);
-        let known = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room));
-        let id = match known {
-            Some(id) => id,
-            // The room does not exist, and a new room would keep no history.
-            None if self.options.history == 0 => return None,
-            None => self.make_room(room),
-        };
+        let id = key.and_then(|key| self.rooms.resolve(key)).or_else(|| self.rooms.find(room))?;
         debug_assert_eq!((&*self.rooms[id].name, self.rooms[id].home_shard), (room, self.options.shard));
         let number = self.rooms[id].log.head();
         with_frame(message, |parts| {
@@ -41,8 +36,9 @@ impl Hub {
             }
             self.exclude(id, number, except);
             self.rooms[id].append(parts, &mut self.deflater);
-            if let Some(home) = self.rooms[id].home.as_mut().filter(|_| self.options.history > 0) {
-                home.times.note(number, self.now_ms, self.options.history);
+            let messages = self.history_limits(id).messages;
+            if let Some(home) = self.rooms[id].home.as_mut().filter(|_| messages > 0) {
+                home.times.note(number, self.now_ms, messages);
             }
         });
         // A shard never uses a serial number again, and a room's home never changes.
@@ -53,13 +49,16 @@ impl Hub {
     }
 
     /// Adds `shard` as a subscriber of the room: sends it the history now and every further message. Called on the
-    /// room's home shard. `subscriber` is the key of the room on `shard`.
+    /// room's home shard. `subscriber` is the key of the room on `shard`. Creates the room if it does not exist, with
+    /// the history of the options; call [`Hub::set_history`] before for another history.
     pub fn subscribe(&mut self, shard: u16, room: &str, subscriber: RoomKey) {
-        let id = self.find_or_make(room);
+        let id = self.rooms.find(room).unwrap_or_else(|| self.insert_room(room));
+        let limits = self.history_limits(id);
         let known = &mut self.rooms[id];
-        let first = known.log.tail(self.options.history.into(), self.options.history_bytes);
+        let first = known.log.tail(limits.messages.into(), limits.bytes);
         let keys = (subscriber, known.key);
-        self.outgoing[shard as usize].deliveries.snapshot(keys, first, known.log.frames(first));
+        let frames = known.log.frames(first);
+        self.outgoing[shard as usize].deliveries.snapshot(keys, known.history, first, frames);
         let subscribers = &mut known.home.get_or_insert_default().subscribers;
         debug_assert!(
             subscribers.iter().all(|other| other.shard != shard),
@@ -82,21 +81,19 @@ impl Hub {
         }
     }
 
-    /// Handles the answer to a subscription: the frames of the history, from message number `first` on. `home` is the
-    /// key of the room on its home shard.
-    pub fn snapshot<'a>(
-        &mut self,
-        room: RoomKey,
-        home: RoomKey,
-        first: u64,
-        frames: impl Iterator<Item = &'a [u8]>,
-    ) {
-        let id = self.rooms.resolve(room).expect("a room stays until its snapshot comes");
-        let mut log = Log::starting_at(first);
-        for frame in frames {
+    /// Handles the answer to a subscription. `frames` are the frames of the history, one after another.
+    pub fn snapshot(&mut self, snapshot: &Snapshot, mut frames: &[u8]) {
+        let id = self.rooms.resolve(snapshot.room).expect("a room stays until its snapshot comes");
+        let mut log = Log::starting_at(snapshot.first);
+        for len in &snapshot.frame_lens {
+            let (frame, rest) = frames.split_at(*len as usize);
             log.append(&[frame]);
+            frames = rest;
         }
-        self.rooms[id].start(log, home, self.options.history_bytes);
+        self.rooms[id].history = snapshot.history;
+        self.keeps_histories |= self.keeps_history(snapshot.history);
+        let limits = self.history_limits(id);
+        self.rooms[id].start(log, snapshot.home, &limits);
         for index in 0..self.rooms[id].members.len() {
             self.report_replay(id, index);
         }
@@ -151,19 +148,22 @@ impl Hub {
         }
     }
 
-    pub(super) fn find_or_make(&mut self, room: &str) -> RoomId {
-        self.rooms.find(room).unwrap_or_else(|| self.make_room(room))
+    /// Creates a room that does not exist for a client that joins it. Subscribes to the room when its home is another
+    /// shard.
+    pub(super) fn make_room(&mut self, room: &str) -> RoomId {
+        let id = self.insert_room(room);
+        match self.rooms[id].home_shard {
+            home if home == self.options.shard => self.new_rooms.push(self.rooms[id].key),
+            home => self.outgoing[home as usize].requests.subscribe(room, self.rooms[id].key),
+        }
+        id
     }
 
-    /// Creates a room that does not exist, and subscribes to it when its home is another shard.
-    pub(super) fn make_room(&mut self, room: &str) -> RoomId {
+    pub(super) fn insert_room(&mut self, room: &str) -> RoomId {
         let home = self.home_of(room);
         let is_home = home == self.options.shard;
         let id = self.rooms.insert(room, home, is_home.then(Home::default));
         self.rooms[id].used_ms = self.now_ms;
-        if !is_home {
-            self.outgoing[home as usize].requests.subscribe(room, self.rooms[id].key);
-        }
         id
     }
 
@@ -186,6 +186,7 @@ impl Hub {
     /// Forgets a room without members, unless this shard is its home and keeps a history. On another shard the room
     /// stays until its snapshot arrives. So clients that join and leave meanwhile cause only one snapshot.
     pub(super) fn maybe_forget(&mut self, id: RoomId) {
+        let kept_ms = self.history_limits(id).kept_ms;
         let room = &mut self.rooms[id];
         if !room.members.is_empty() || !room.live {
             return;
@@ -193,7 +194,7 @@ impl Hub {
         room.used_ms = self.now_ms;
         if room.home.is_some() {
             let abandoned = room.is_abandoned();
-            if abandoned && (self.options.history_ms == 0 || room.log.head() == 0) {
+            if abandoned && (kept_ms == 0 || room.log.head() == 0) {
                 self.forget(id);
             } else {
                 self.set_timer(id);
@@ -205,20 +206,22 @@ impl Hub {
         self.forget(id);
     }
 
-    fn forget(&mut self, id: RoomId) {
+    pub(super) fn forget(&mut self, id: RoomId) {
         let room = self.rooms.remove(id);
         self.saturated -= usize::from(room.saturated);
     }
 
     pub(super) fn set_timer(&mut self, id: RoomId) {
-        self.rooms.set_timer(id, self.now_ms, self.options.history_ms);
+        let kept_ms = self.history_limits(id).kept_ms;
+        self.rooms.set_timer(id, self.now_ms, kept_ms);
     }
 
     /// Handles a room's timer: frees the memory of a room unused for long enough, or forgets the room.
     fn rest(&mut self, id: RoomId) {
+        let kept_ms = self.history_limits(id).kept_ms;
         let room = &mut self.rooms[id];
         let idle_ms = self.now_ms.saturating_sub(room.used_ms);
-        if room.is_abandoned() && idle_ms >= self.options.history_ms {
+        if room.is_abandoned() && idle_ms >= kept_ms {
             return self.forget(id);
         }
         if room.is_consumed() && !room.queued && idle_ms >= rooms::REST_MS {
@@ -228,27 +231,5 @@ impl Hub {
             self.set_timer(id);
         }
         self.weigh(id);
-    }
-
-    /// Updates the weight of room `id`. While all rooms together exceed `history_memory`, drops histories, the least
-    /// recently used first. Rooms without members are forgotten before rooms with members lose their history.
-    pub(super) fn weigh(&mut self, id: RoomId) {
-        if self.options.history == 0 || self.options.history_memory == 0 {
-            return;
-        }
-        self.rooms.weigh(id);
-        while self.has_too_much_history() {
-            let Some(least) = self.rooms.take_least() else { return };
-            if self.rooms[least].live && self.rooms[least].is_abandoned() {
-                self.forget(least);
-            } else {
-                self.rooms[least].drop_history();
-                self.rooms.weigh(least);
-            }
-        }
-    }
-
-    pub(super) fn has_too_much_history(&self) -> bool {
-        self.options.history_memory > 0 && self.rooms.weight() > self.options.history_memory
     }
 }

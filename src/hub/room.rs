@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::chunk::Span;
 use crate::protocol::deflate::Deflater;
 
+use super::history::{History, HistoryLimits};
 use super::log::Log;
 use super::memberships::Place;
 use super::rooms::{Rank, RoomKey};
@@ -102,6 +103,9 @@ pub(crate) struct Room {
     pub(crate) home_shard: u16,
     /// The home shard's key of the room. On another shard the key arrives with the snapshot.
     pub(crate) home_key: Option<RoomKey>,
+    /// The limits of the room's history. `None` means those of the hub's options. On another shard than the home they
+    /// arrive with the snapshot.
+    pub(crate) history: Option<History>,
     pub(crate) log: Log,
     /// The messages of `log` in compressed form. Exists while a member reads compressed messages, from the first such
     /// member on. Older messages are read from `log`: RFC 7692 §6 allows plain messages at any time.
@@ -144,6 +148,7 @@ impl Room {
             key,
             home_shard,
             home_key: live.then_some(key),
+            history: None,
             log: Log::starting_at(0),
             compressed: None,
             compressed_members: 0,
@@ -188,12 +193,11 @@ impl Room {
         }
     }
 
-    /// Adds a member that gets at most `history` old messages of at most `bytes` bytes in total. Returns the member's
-    /// index.
-    pub(crate) fn add(&mut self, slot: Slot, compressed: bool, history: u32, bytes: usize) -> usize {
+    /// Adds a member that gets at most `wanted` old messages within `limits`. Returns the member's index.
+    pub(super) fn add(&mut self, slot: Slot, compressed: bool, wanted: u32, limits: &HistoryLimits) -> usize {
         let cursor = match self.live {
-            true => self.log.tail(history.into(), bytes),
-            false => WAITING + u64::from(history),
+            true => self.log.tail(wanted.min(limits.messages).into(), limits.bytes),
+            false => WAITING + u64::from(wanted),
         };
         // A pass in progress will reach the new member, because it is the last in the list.
         self.members.push(Member::new(slot, compressed, cursor));
@@ -237,14 +241,15 @@ impl Room {
     }
 
     /// Makes the room live on a shard other than its home: installs the log and the key from the home shard's snapshot.
-    pub(crate) fn start(&mut self, log: Log, home_key: RoomKey, history_bytes: usize) {
+    pub(super) fn start(&mut self, log: Log, home_key: RoomKey, limits: &HistoryLimits) {
         self.offered = log.end();
         self.compressed = self.compressed.take().map(|_| Log::starting_at(log.head()));
         self.log = log;
         self.home_key = Some(home_key);
         self.live = true;
         for member in &mut self.members {
-            member.cursor = self.log.tail(member.cursor - WAITING, history_bytes);
+            let wanted = (member.cursor - WAITING).min(limits.messages.into());
+            member.cursor = self.log.tail(wanted, limits.bytes);
         }
     }
 

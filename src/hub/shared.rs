@@ -28,9 +28,10 @@ impl Hub {
     /// Returns the ages, in seconds, of the messages in the history of `room`, oldest first. Empty if this shard is not
     /// the room's home.
     pub fn history_ages(&self, room: &str) -> Vec<u32> {
-        let Some(room) = self.rooms.find(room).map(|id| &self.rooms[id]) else { return Vec::new() };
+        let Some(id) = self.rooms.find(room) else { return Vec::new() };
+        let (room, limits) = (&self.rooms[id], self.history_limits(id));
         let Some(home) = &room.home else { return Vec::new() };
-        let first = room.log.tail(self.options.history.into(), self.options.history_bytes);
+        let first = room.log.tail(limits.messages.into(), limits.bytes);
         home.times.ages(first..room.log.head(), self.now_ms)
     }
 

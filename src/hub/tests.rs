@@ -91,29 +91,45 @@ fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
     FrameReader::new(15, false).payloads(bytes)
 }
 
-fn take_request(hub: &mut Hub, from: u16, request: &Request, room: &str, payload: &[u8]) {
+/// Handles a request as a shard does. `history` is the application's answer for the room.
+fn take_request(
+    hub: &mut Hub,
+    from: u16,
+    request: &Request,
+    room: &str,
+    payload: &[u8],
+    history: Option<History>,
+) {
     match request {
-        Request::Subscribe { subscriber, .. } => hub.subscribe(from, room, *subscriber),
+        Request::Subscribe { subscriber, .. } => {
+            if !hub.has_room(room) {
+                hub.set_history(room, history);
+            }
+            hub.subscribe(from, room, *subscriber);
+        }
         Request::Unsubscribe { .. } => hub.unsubscribe(from, room),
         Request::Publish { room: key, kind, origin, .. } => {
+            if !hub.has_room(room) && hub.keeps_history(history) {
+                hub.set_history(room, history);
+            }
             hub.order_except(room, *key, Message::new(*kind, payload), origin.except);
         }
         Request::Note(_) => panic!("no test sends notes"),
     }
 }
 
-fn take_delivery(hub: &mut Hub, delivery: &Delivery, mut frames: &[u8]) {
+fn take_delivery(hub: &mut Hub, delivery: &Delivery, frames: &[u8]) {
     match delivery {
-        Delivery::Snapshot { room, home, first, frame_lens } => {
-            let frames = frame_lens.iter().map(|len| {
-                let (frame, rest) = frames.split_at(*len as usize);
-                frames = rest;
-                frame
-            });
-            hub.snapshot(*room, *home, *first, frames);
-        }
+        Delivery::Snapshot(snapshot) => hub.snapshot(snapshot, frames),
         Delivery::Frame { room, number, except, .. } => hub.deliver(*room, *number, frames, *except),
         Delivery::Note(_) => panic!("no test sends notes"),
+    }
+}
+
+/// Sets the histories of the rooms that a join has created, as a shard does.
+fn settle_new_rooms(hub: &mut Hub, history_of: impl Fn(&str) -> Option<History>) {
+    while let Some(room) = hub.poll_new_room() {
+        hub.set_history(&room, history_of(&room));
     }
 }
 
@@ -126,6 +142,8 @@ struct Mesh {
     /// Held clients, which do not read, with their sends in flight.
     held: HashMap<(u16, Slot), Option<Span>>,
     lagged: Vec<(u16, Lagged)>,
+    /// Histories of rooms that have limits of their own, by room.
+    histories: HashMap<String, History>,
 }
 
 impl Mesh {
@@ -140,6 +158,7 @@ impl Mesh {
             received: HashMap::new(),
             held: HashMap::new(),
             lagged: Vec::new(),
+            histories: HashMap::new(),
         }
     }
 
@@ -148,7 +167,9 @@ impl Mesh {
     }
 
     fn join(&mut self, shard: u16, slot: Slot, room: &str, history: u32) {
-        self.hubs[shard as usize].join(slot, room, history);
+        let hub = &mut self.hubs[shard as usize];
+        hub.join(slot, room, history);
+        settle_new_rooms(hub, |room| self.histories.get(room).copied());
     }
 
     fn publish(&mut self, shard: u16, room: &str, payload: &str) {
@@ -164,7 +185,8 @@ impl Mesh {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).requests);
             batch.drain(|request, room, payload| {
-                take_request(&mut self.hubs[to], from, &request, room, payload)
+                let history = self.histories.get(room).copied();
+                take_request(&mut self.hubs[to], from, &request, room, payload, history);
             });
         }
     }

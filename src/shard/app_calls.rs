@@ -7,7 +7,7 @@ use tracing::error;
 
 use crate::app::{App, ClientId, Closing, Context, Incoming, Opening};
 use crate::config::LagPolicy;
-use crate::hub::{ClientNumber, Lagged, Occupancy, Slot};
+use crate::hub::{ClientNumber, History, Lagged, Occupancy, Slot};
 use crate::io::Backend;
 use crate::protocol::CloseCode;
 
@@ -103,6 +103,21 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Asks the application for the limits of the history of a new room whose home is this shard.
+    pub(super) fn history_of(&mut self, room: &str) -> Option<History> {
+        let app = &mut *self.app;
+        let result = catch_unwind(AssertUnwindSafe(|| app.history_of(room)));
+        self.unless_panicked(result).flatten()
+    }
+
+    /// Asks the application for the limits of the histories of the rooms that its handler has created.
+    fn settle_new_rooms(&mut self) {
+        while let Some(room) = self.hub.poll_new_room() {
+            let history = self.history_of(&room);
+            self.hub.set_history(&room, history);
+        }
+    }
+
     /// Calls a handler of the application, then closes the clients that it asked to close. Returns `None` when the
     /// handler panicked.
     pub(super) fn with_app<R>(
@@ -114,13 +129,20 @@ impl<B: Backend> Shard<B> {
         let mut context = Context { hub: &mut self.hub, shard, shard_count, caller: None, now_ms, state };
         let app = &mut *self.app;
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
-        if result.is_err() {
-            error!("a handler of the application panicked");
-            self.stats.panics.add(1);
-        }
+        let result = self.unless_panicked(result);
+        self.settle_new_rooms();
         self.charge_replays();
         while let Some(Closing { slot, code, reason }) = self.context.closing.pop() {
             self.begin_closing(slot, true, code, &reason);
+        }
+        result
+    }
+
+    /// Returns the result of a handler. `None` for a panic, which is logged and counted.
+    fn unless_panicked<R>(&self, result: std::thread::Result<R>) -> Option<R> {
+        if result.is_err() {
+            error!("a handler of the application panicked");
+            self.stats.panics.add(1);
         }
         result.ok()
     }

@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use crate::hub::{Delivery, Kind, Message, Origin, Request, RoomKey};
+use crate::hub::{Delivery, Kind, Message, Origin, Position, Request, RoomKey};
 use crate::io::Backend;
 use crate::publisher::{Entry, Receipt};
 
@@ -118,7 +118,13 @@ impl<B: Backend> Shard<B> {
 
     fn take_request(&mut self, from: u16, request: Request, room: &str, payload: &[u8]) {
         match request {
-            Request::Subscribe { subscriber, .. } => self.hub.subscribe(from, room, subscriber),
+            Request::Subscribe { subscriber, .. } => {
+                if !self.hub.has_room(room) {
+                    let history = self.history_of(room);
+                    self.hub.set_history(room, history);
+                }
+                self.hub.subscribe(from, room, subscriber);
+            }
             Request::Unsubscribe { .. } => self.hub.unsubscribe(from, room),
             Request::Publish { room: key, kind, origin, .. } => {
                 self.order(room, key, origin, kind, payload);
@@ -144,19 +150,29 @@ impl<B: Backend> Shard<B> {
             return Receipt::Refused;
         }
         self.stats.ordered.add(1);
-        let position = self.hub.order_except(room, key, Message::new(kind, payload), origin.except);
+        let message = Message::new(kind, payload);
+        let position = self
+            .hub
+            .order_except(room, key, message, origin.except)
+            .or_else(|| self.order_in_new_room(room, message));
         position.map_or(Receipt::Unheard, Receipt::Ordered)
     }
 
-    fn take_delivery(&mut self, delivery: Delivery, mut frames: &[u8]) {
+    /// Gives a message its place in a room that does not exist, if a new room keeps it as history.
+    #[cold]
+    fn order_in_new_room(&mut self, room: &str, message: Message<'_>) -> Option<Position> {
+        let history = self.history_of(room);
+        if !self.hub.keeps_history(history) {
+            return None;
+        }
+        self.hub.set_history(room, history);
+        self.hub.order(room, None, message)
+    }
+
+    fn take_delivery(&mut self, delivery: Delivery, frames: &[u8]) {
         match delivery {
-            Delivery::Snapshot { room, home, first, frame_lens } => {
-                let frames = frame_lens.iter().map(|len| {
-                    let (frame, rest) = frames.split_at(*len as usize);
-                    frames = rest;
-                    frame
-                });
-                self.hub.snapshot(room, home, first, frames);
+            Delivery::Snapshot(snapshot) => {
+                self.hub.snapshot(&snapshot, frames);
                 self.charge_replays();
             }
             Delivery::Frame { room, number, except, .. } => {

@@ -1,4 +1,6 @@
-//! Tests of the memory limit for the histories of all rooms.
+//! Tests of the limits of a room's history, and of the memory limit for the histories of all rooms.
+
+use std::time::Duration;
 
 use super::*;
 
@@ -135,4 +137,134 @@ fn the_counted_weight_is_the_actual_memory_after_any_use() {
         assert_eq!(hub.rooms.weight(), hub.memory().1 + abandoned * 512);
     }
     assert!(mesh.lagged.is_empty());
+}
+
+fn history(messages: u32, seconds: u64) -> History {
+    History { messages, kept_for: Duration::from_secs(seconds) }
+}
+
+/// Publishes the messages `0` to `9` in the room, from shard 0.
+fn publish_ten(mesh: &mut Mesh, room: &str) {
+    for n in 0..10 {
+        mesh.publish(0, room, &n.to_string());
+    }
+    mesh.settle();
+}
+
+#[test]
+fn a_room_has_its_own_history_on_all_shards() {
+    for (home, messages, expected) in
+        [0, 1].into_iter().flat_map(|home| [(home, 0, 0), (home, 2, 2), (home, 8, 8)])
+    {
+        let mut mesh = Mesh::new(3, |_| ());
+        let (own, other) = (room_at(home, 3, 0), room_at(home, 3, 1));
+        mesh.histories.insert(own.clone(), history(messages, 60));
+        for shard in 0..3 {
+            (0..2).for_each(|slot| _ = mesh.open(shard, slot));
+        }
+        // Without a member that stays, a room without history would be forgotten.
+        for room in [&own, &other] {
+            mesh.join(2, 0, room, 0);
+            publish_ten(&mut mesh, room);
+        }
+        mesh.take(2, 0);
+        for shard in 0..3 {
+            mesh.join(shard, 1, &own, 100);
+            mesh.settle();
+            let latest: Vec<String> = (10 - expected..10).map(|n| n.to_string()).collect();
+            assert_eq!(mesh.take(shard, 1), latest, "shard {shard}, home {home}, {messages} messages");
+            mesh.join(shard, 1, &other, 100);
+            mesh.settle();
+            assert_eq!(mesh.take(shard, 1).len(), 5, "the limit of the options");
+        }
+    }
+}
+
+#[test]
+fn a_message_to_a_room_that_does_not_exist_waits_there_if_that_room_has_a_history() {
+    for (default, own, expected) in [(0, Some(3), 3), (5, Some(0), 0), (5, None, 5), (0, None, 0)] {
+        let mut mesh = Mesh::new(2, |options| options.history = default);
+        let room = room_at(1, 2, 0);
+        mesh.histories.extend(own.map(|messages| (room.clone(), history(messages, 60))));
+        publish_ten(&mut mesh, &room);
+        assert_eq!(mesh.hubs[1].memory().0, usize::from(expected > 0), "rooms with a history exist");
+        mesh.open(0, 0);
+        mesh.join(0, 0, &room, 100);
+        mesh.settle();
+        assert_eq!(mesh.take(0, 0).len(), expected);
+    }
+}
+
+#[test]
+fn a_room_without_members_keeps_its_history_for_its_own_time() {
+    let mut mesh = Mesh::new(1, |_| ());
+    mesh.histories.insert("short".into(), history(5, 1));
+    mesh.histories.insert("long".into(), history(5, 600));
+    mesh.histories.insert("not at all".into(), history(5, 0));
+    mesh.open(0, 0);
+    for room in ["short", "long", "not at all", "like all others"] {
+        mesh.join(0, 0, room, 0);
+        publish_ten(&mut mesh, room);
+        mesh.hubs[0].leave(0, room);
+    }
+    mesh.settle();
+    mesh.take(0, 0);
+    assert!(!mesh.hubs[0].has_room("not at all"));
+    for (now_ms, kept) in [(900, 3), (1_100, 2), (59_000, 2), (61_000, 1), (599_000, 1), (601_000, 0)] {
+        mesh.hubs[0].tick(now_ms);
+        assert_eq!(mesh.hubs[0].memory().0, kept, "after {now_ms} ms");
+    }
+}
+
+#[test]
+fn a_room_that_is_created_again_may_have_another_history() {
+    let mut mesh = Mesh::new(2, |_| ());
+    let room = room_at(1, 2, 0);
+    for messages in [3, 0, 7] {
+        mesh.histories.insert(room.clone(), history(messages, 1));
+        for shard in 0..2 {
+            (0..2).for_each(|slot| _ = mesh.open(shard, slot));
+        }
+        mesh.join(0, 0, &room, 0);
+        publish_ten(&mut mesh, &room);
+        mesh.join(1, 1, &room, 100);
+        mesh.settle();
+        assert_eq!(mesh.take(1, 1).len(), messages as usize);
+        for shard in 0..2 {
+            (0..2).for_each(|slot| mesh.hubs[shard].close(slot));
+        }
+        mesh.settle();
+        let later = mesh.hubs[1].now_ms + 10_000;
+        (0..3).for_each(|n| mesh.hubs[1].tick(later + n));
+        assert!(!mesh.hubs[1].has_room(&room));
+    }
+}
+
+#[test]
+fn a_room_that_a_client_has_left_at_once_is_not_created_again() {
+    let mut hub = Hub::new(options(0, 1));
+    hub.open(0);
+    hub.join(0, "room", 0);
+    hub.leave(0, "room");
+    assert_eq!(hub.poll_new_room(), None);
+    hub.join(0, "room", 0);
+    assert_eq!(hub.poll_new_room().as_deref(), Some("room"));
+    assert_eq!(hub.poll_new_room(), None);
+}
+
+#[test]
+fn histories_of_single_rooms_count_for_the_memory_limit() {
+    let mut mesh = Mesh::new(1, |options| {
+        options.history = 0;
+        options.history_memory = 8 << 10;
+    });
+    for n in 0..20 {
+        let room = format!("room {n}");
+        mesh.histories.insert(room.clone(), history(5, 600));
+        mesh.publish(0, &room, &"x".repeat(LEN));
+        mesh.settle();
+    }
+    assert!((1..8).contains(&mesh.hubs[0].memory().0), "{:?}", mesh.hubs[0].memory());
+    mesh.open(0, 0);
+    assert_eq!((seen(&mut mesh, "room 0"), seen(&mut mesh, "room 19")), (0, 1));
 }

@@ -6,6 +6,8 @@
 
 mod expected;
 
+use std::time::Duration;
+
 use expected::{Client, Orders};
 
 use super::*;
@@ -32,6 +34,8 @@ struct InFlight {
 struct World {
     random: Random,
     options: HubOptions,
+    /// Limits of each room's history. `None` means those of the options.
+    histories: Vec<Option<History>>,
     /// Whether the lag policy is `skip`: a client that lagged continues instead of being closed.
     skip: bool,
     hubs: Vec<Hub>,
@@ -53,6 +57,11 @@ impl World {
         options.history = [0, 1, 7, 50][random.below(4)];
         options.history_bytes = [0, 300, 2_000][random.below(3)].min(lag_window / 2);
         options.history_ms = [0, 100, 1 << 40][random.below(3)];
+        let history = |random: &mut Random| {
+            let (messages, kept_ms) = ([0, 2, 20][random.below(3)], [0, 100, 1 << 40][random.below(3)]);
+            History { messages, kept_for: Duration::from_millis(kept_ms) }
+        };
+        let histories = (0..ROOMS).map(|_| random.chance(40).then(|| history(&mut random))).collect();
         let lanes = (0..shards).map(|_| (0..shards).map(|_| Lane::default()).collect()).collect();
         Self {
             skip: random.chance(70),
@@ -63,6 +72,7 @@ impl World {
             in_flight: HashMap::new(),
             now_ms: 0,
             options,
+            histories,
             random,
         }
     }
@@ -146,17 +156,25 @@ impl World {
         let wanted = [0, 1, 3, 100][self.random.below(4)];
         let is_new = hub.rooms.find(&name).is_none();
         hub.join(slot, &name, wanted);
+        settle_new_rooms(hub, |name| self.histories[number_of(name)]);
         let is_live = hub.rooms[hub.rooms.find(&name).expect("joined")].live;
         if is_new && hub.home_of(&name) == shard {
             self.orders.begin(room, shard);
         }
+        let (messages, bytes) = self.history(room);
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         if !client.is_member(room) {
             client.join(room, wanted);
             if is_live {
-                client.start(&self.orders, room, shard, &self.options);
+                client.start(&self.orders, room, shard, messages, bytes);
             }
         }
+    }
+
+    /// Returns the limits of a room's history: the number of messages and their size in bytes.
+    fn history(&self, room: usize) -> (u32, usize) {
+        let messages = self.histories[room].map_or(self.options.history, |history| history.messages);
+        (messages, self.options.history_bytes)
     }
 
     fn leave(&mut self, shard: u16, slot: Slot, room: usize) {
@@ -254,7 +272,7 @@ impl World {
         let hub = &mut self.hubs[to as usize];
         let room = number_of(name);
         let was_there = hub.rooms.find(name).is_some();
-        take_request(hub, from, request, name, payload);
+        take_request(hub, from, request, name, payload, self.histories[room]);
         if !was_there && hub.rooms.find(name).is_some() {
             self.orders.begin(room, to);
         }
@@ -270,8 +288,10 @@ impl World {
 
     fn take_delivery(&mut self, to: u16, delivery: &Delivery, frames: &[u8]) {
         let hub = &mut self.hubs[to as usize];
-        let (Delivery::Snapshot { room: key, .. } | Delivery::Frame { room: key, .. }) = delivery else {
-            panic!("no notes here");
+        let key = &match delivery {
+            Delivery::Snapshot(snapshot) => snapshot.room,
+            Delivery::Frame { room, .. } => *room,
+            Delivery::Note(_) => panic!("no notes here"),
         };
         let id = hub.rooms.resolve(*key);
         let room = id.map(|id| number_of(&hub.rooms[id].name));
@@ -279,15 +299,16 @@ impl World {
         // The room may have been forgotten before this delivery, or by the snapshot.
         let Some(room) = room else { return };
         match delivery {
-            Delivery::Snapshot { .. } => {
+            Delivery::Snapshot(_) => {
                 let answer = self.orders.answered(room, to);
                 if hub.rooms.resolve(*key).is_none() {
                     return;
                 }
                 self.orders.accept(room, to, answer);
+                let (messages, bytes) = self.history(room);
                 for ((shard, _), client) in &mut self.clients {
                     if *shard == to && client.is_member(room) {
-                        client.start(&self.orders, room, to, &self.options);
+                        client.start(&self.orders, room, to, messages, bytes);
                     }
                 }
             }

@@ -46,6 +46,7 @@ fn the_home_shard_knows_how_old_the_past_is() {
     let mut mesh = Mesh::new(2, |_| {});
     let room = room_at(1, 2, 0);
     let hub = &mut mesh.hubs[1];
+    hub.set_history(&room, None);
     for (now_ms, message) in [(0, "a"), (500, "b"), (9_000, "c")] {
         hub.tick(now_ms);
         hub.order(&room, None, Message::text(message));

@@ -84,10 +84,10 @@ impl Orders {
     }
 
     /// Returns the place in the room's order of the first message that a newcomer on this shard gets.
-    fn history(&self, room: usize, shard: u16, wanted: u32, options: &HubOptions) -> usize {
+    fn history(&self, room: usize, shard: u16, count: u32, bytes: usize) -> usize {
         let Stretch { base, end } = self.logs[room][shard as usize];
-        let mut left = options.history_bytes;
-        let old = self.rooms[room][base..end].iter().rev().take(wanted.min(options.history) as usize);
+        let mut left = bytes;
+        let old = self.rooms[room][base..end].iter().rev().take(count as usize);
         let count = old.take_while(|message| match left.checked_sub(message.len) {
             Some(rest) => {
                 left = rest;
@@ -184,11 +184,12 @@ impl Client {
         self.stays[room].push_back(Stay { wanted, next: None, end: None, excluded: BTreeSet::new() });
     }
 
-    /// Records that the shard has the room's log, which decides the first message that the client gets.
-    pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, options: &HubOptions) {
+    /// Records that the shard has the room's log, which decides the first message that the client gets: the room's
+    /// history has at most `messages` messages of `bytes` bytes.
+    pub(super) fn start(&mut self, orders: &Orders, room: usize, shard: u16, messages: u32, bytes: usize) {
         let stay = self.stays[room].back_mut().expect("a member");
         assert!(stay.next.is_none(), "a stay starts once");
-        stay.next = Some(orders.history(room, shard, stay.wanted, options));
+        stay.next = Some(orders.history(room, shard, stay.wanted.min(messages), bytes));
     }
 
     /// Records that the client leaves the room. The client gets the messages before place `known`, or none if it waited
