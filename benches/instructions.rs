@@ -3,7 +3,8 @@
 //!
 //! Usage: `instructions WORKLOAD MESSAGES`. Workloads: `local` (published, ordered and sent to one member on one shard),
 //! `remote` (published from another shard and delivered there), `fan-out` (one message to 100 members, per delivery), and
-//! `rooms-N` (a client in N rooms gets messages of all of its rooms in turn).
+//! `rooms-N` (1,000 rooms with one member each get messages in turn; each client is in N of the rooms). Without
+//! arguments each workload runs shortly.
 
 use std::hint::black_box;
 
@@ -12,21 +13,29 @@ use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Request};
 /// The payload of a chat message.
 const PAYLOAD: [u8; 64] = [b'a'; 64];
 /// Number of members in the workload `fan-out`.
-const MEMBERS: u32 = 100;
+const MEMBERS: usize = 100;
+/// Number of rooms in the workloads `rooms-N`.
+const ROOMS: usize = 1_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [workload, messages] = &arguments[..] else {
-        return println!("usage: instructions WORKLOAD MESSAGES");
-    };
-    let messages: usize = messages.parse().expect("MESSAGES is a number");
-    match workload.as_str() {
-        "local" => in_rooms(messages, 1, 1),
-        "fan-out" => in_rooms(messages / MEMBERS as usize, 1, MEMBERS),
+    if let [workload, messages] = &arguments[..] {
+        return run(workload, messages.parse().expect("MESSAGES is a number"));
+    }
+    for workload in ["local", "remote", "fan-out", "rooms-2", "rooms-1000"] {
+        run(workload, 2_000);
+    }
+}
+
+fn run(workload: &str, messages: usize) {
+    match workload {
+        "local" => in_rooms(messages, 1, 1, 1),
+        "fan-out" => in_rooms(messages / MEMBERS, 1, MEMBERS, 1),
         "remote" => remote(messages),
         rooms => {
-            let count = rooms.strip_prefix("rooms-").and_then(|count| count.parse().ok());
-            in_rooms(messages, count.expect("a workload"), 1);
+            let of_client = rooms.strip_prefix("rooms-").and_then(|count| count.parse().ok());
+            let of_client = of_client.expect("a workload");
+            in_rooms(messages, ROOMS, ROOMS / of_client, of_client);
         }
     }
 }
@@ -46,13 +55,15 @@ fn hub(shard: u16, shards: u16) -> Hub {
     })
 }
 
-/// Members that are in `rooms` rooms each get messages, each in the next room. Every message is sent before the next.
-fn in_rooms(messages: usize, rooms: usize, members: u32) {
+/// The rooms get messages in turn. Each of the clients is in `of_client` rooms, which follow those of the client before
+/// it. Every message is sent before the next.
+fn in_rooms(messages: usize, rooms: usize, clients: usize, of_client: usize) {
     let mut hub = hub(0, 1);
     let names: Vec<String> = (0..rooms).map(|room| format!("room {room}")).collect();
-    for slot in 0..members {
+    let mut next = names.iter().cycle();
+    for slot in 0..clients as u32 {
         hub.open(slot);
-        for name in &names {
+        for name in next.by_ref().take(of_client) {
             hub.join(slot, name, 0);
         }
     }

@@ -244,13 +244,14 @@ impl Hub {
 
     /// Starts a send of frames to the client, compressed first for [`Encoding::Dedicated`].
     fn start_sending(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
-        let span = match self.clients[slot as usize].encoding {
-            Encoding::Dedicated => self.compress_for(slot, span),
-            Encoding::Plain | Encoding::Shared => span,
-        };
+        if self.clients[slot as usize].encoding == Encoding::Dedicated {
+            let span = self.compress_for(slot, span);
+            return self.hand_over(slot, span, messages);
+        }
         self.hand_over(slot, span, messages)
     }
 
+    #[inline]
     fn hand_over(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
         let client = &mut self.clients[slot as usize];
         client.sending = true;
