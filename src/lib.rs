@@ -98,6 +98,48 @@
 //! }
 //! ```
 //!
+//! # HTTP
+//!
+//! [`App::on_request`](app::App::on_request) answers every HTTP request on the main port. A WebSocket handshake is one of
+//! them: the answer opens the WebSocket, and may give [`App::on_open`](app::App::on_open) a value, for instance the user
+//! that a cookie names. A connection answers many requests, one after another, and may still become a WebSocket.
+//!
+//! ```
+//! use uproar::app::{Answer, App, ClientId, Context, HttpRequest, Incoming, Opening, Response, Status, Upgrade};
+//!
+//! /// The user of a connection.
+//! struct User(String);
+//!
+//! #[derive(Default)]
+//! struct Members {
+//!     visits: u64,
+//! }
+//!
+//! impl App for Members {
+//!     fn on_request(&mut self, _: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+//!         match (request.path(), request.cookie("user")) {
+//!             ("/talk", Some(name)) => Upgrade::to("lobby").with_value(User(name.to_owned())).into(),
+//!             ("/talk", None) => Answer::refuse(Status::Unauthorized, "Log in first."),
+//!             ("/visits", _) if request.is_read() => Response::text(Status::Ok, self.visits.to_string()).into(),
+//!             _ => Answer::NotMine,
+//!         }
+//!     }
+//!
+//!     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, mut opening: Opening<'_>) {
+//!         let user = opening.take::<User>().map_or_else(|| "nobody".to_owned(), |user| user.0);
+//!         println!("{user} comes");
+//!         self.visits += 1;
+//!         context.join(client, opening.room, 0);
+//!     }
+//!
+//!     fn on_message(&mut self, _: &mut Context<'_>, _: ClientId, _: Incoming<'_>) {}
+//! }
+//! ```
+//!
+//! The server reads a body whole, up to [`Options::max_request_body`], before the call. It checks the `Host` of each
+//! request and the `Origin` of a handshake, and nothing else: a page of another site can send an ordinary request with
+//! the user's cookies, so check `Origin` where that matters.
+//!
 //! # Notes between shards
 //!
 //! Methods that take a client work for clients of their own shard only. To reach another shard's clients or state, send
@@ -146,7 +188,9 @@
 //!
 //! Slow work, such as a query of a database, belongs on a thread of your own. The handler gives it the work with the
 //! [`ClientId`](app::ClientId). The thread answers through a [`Publisher`]. Limit the work that waits: a bounded channel
-//! that is full is a reason to answer the client with an error.
+//! that is full is a reason to answer the client with an error. The answer to an HTTP request can wait, too:
+//! [`HttpRequest::defer`](app::HttpRequest::defer) returns a [`Responder`](app::Responder) for the thread. The example
+//! `json` has one. An async runtime may run beside the server in the same way: its tasks use publishers and responders.
 //!
 //! ```
 //! use std::sync::mpsc::{SyncSender, sync_channel};

@@ -1,5 +1,6 @@
 //! Tests of the programs in `examples`, on both backends.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use uproar::{Options, Server};
 #[expect(dead_code, reason = "main is not called")]
 #[path = "../examples/clock.rs"]
 mod clock;
+#[expect(dead_code, reason = "main is not called")]
+#[path = "../examples/json.rs"]
+mod json_board;
 #[expect(dead_code, reason = "main is not called")]
 #[path = "../examples/presence.rs"]
 mod presence;
@@ -177,5 +181,52 @@ fn clock_publishes_into_a_silent_server_until_it_has_stopped() {
         drop(client);
         end(server);
         clock.join().expect("the clock ends after the server");
+    }
+}
+
+/// Sends an HTTP request. Returns the status of the response and its body.
+fn request(server: &Server, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream =
+        TcpStream::connect(server.endpoints()[0].tcp().expect("a TCP address")).expect("accepted");
+    let fields = format!("Host: localhost\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{method} {path} HTTP/1.1\r\n{fields}\r\n{body}").expect("the server reads");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+    (head[9..12].parse().expect("a status"), body.to_owned())
+}
+
+#[test]
+fn json_adds_and_lists_notes_over_http_and_tells_websocket_clients() {
+    for backend in BACKENDS {
+        let server = json_board::start(Options { workers: Some(2), ..options(backend) }).expect("it starts");
+        let mut client = connect(&server, "/notes").expect("a WebSocket");
+        // A client that gets its own note is a member of the room.
+        say(&mut client, r#"{"text": "one"}"#);
+        let note = |id: u32, text: &str| json!({"id": id, "text": text});
+        let read_json = |client: &mut Client| -> serde_json::Value {
+            serde_json::from_str(read(client).to_text().expect("text")).expect("JSON")
+        };
+        assert_eq!(read_json(&mut client), note(0, "one"));
+        let (status, body) = request(&server, "POST", "/notes", r#"{"text": "two"}"#);
+        assert_eq!((status, serde_json::from_str(&body).ok()), (201, Some(note(1, "two"))));
+        assert_eq!(read_json(&mut client), note(1, "two"));
+        let (status, body) = request(&server, "GET", "/notes", "");
+        assert_eq!(status, 200);
+        assert_eq!(serde_json::from_str(&body).ok(), Some(json!([note(0, "one"), note(1, "two")])));
+        assert_eq!(request(&server, "HEAD", "/notes", ""), (200, String::new()));
+        for (method, path, body, status) in [
+            ("POST", "/notes", "no JSON", 400),
+            ("POST", "/notes", r#"{"text": 1}"#, 400),
+            ("DELETE", "/notes", "", 404),
+            ("GET", "/", "", 404),
+        ] {
+            assert_eq!(request(&server, method, path, body).0, status, "{method} {path} {body}");
+        }
+        say(&mut client, "no JSON");
+        assert_eq!(read_json(&mut client), json!({"error": "no text, or busy"}));
+        assert!(matches!(connect(&server, "/"), Err(Error::Http(response)) if response.status() == 404));
+        drop(client);
+        end(server);
     }
 }
