@@ -22,6 +22,11 @@ Examples (start the server first, in the mode that the scenario needs):
 
 `loadgen SCENARIO --help` describes a scenario and its options.";
 
+/// The URL of the load if none is given.
+const WS_URL: &str = "ws://127.0.0.1:8000/room/bench";
+/// The URL of an HTTP load if none is given.
+const HTTP_URL: &str = "http://127.0.0.1:8000/";
+
 /// Puts load on a WebSocket server and checks every message that comes back.
 ///
 /// Choose a scenario. It opens the connections, warms up for --warmup, measures for --duration, waits for the last
@@ -102,6 +107,18 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Each connection sends GET requests for --url and waits for the responses. Measures HTTP with keep-alive.
+    ///
+    /// Every response must have status 200, a Content-Length and the same body. The first request of each connection is
+    /// not measured. --size, --payload, --compression and --chat do not apply.
+    #[command(after_help = "Example: loadgen requests --connections 16 --url http://127.0.0.1:8000/")]
+    Requests {
+        /// Requests that each connection keeps under way.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        pipeline: u32,
+        #[command(flatten)]
+        options: RunOptions,
+    },
     /// Holds connections and reopens those that the server closes. Measures how clients return after a restart.
     ///
     /// A closed connection returns after a random delay of up to --first-delay; the limit doubles with each failed
@@ -150,8 +167,9 @@ pub(crate) enum Task {
 /// The options of all scenarios.
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct RunOptions {
-    /// The server and, for most servers, the room: ws:// or, with TLS, wss://.
-    #[arg(long, default_value = "ws://127.0.0.1:8000/room/bench")]
+    /// The server and, for most servers, the room: ws:// or, with TLS, wss://. `requests` takes
+    /// http:// and https://, and http://127.0.0.1:8000/ if none is given.
+    #[arg(long, default_value = WS_URL)]
     pub(crate) url: String,
     /// The server that connections return to in the reconnect scenario, if not the server of `url`.
     #[arg(skip)]
@@ -234,6 +252,10 @@ impl Command {
             Self::Storm { options } => (Scenario::Storm, options),
             Self::Idle { speak, options } => (Scenario::Idle { speak }, options),
             Self::Connect { rate, options } => (Scenario::Connect { rate }, options),
+            Self::Requests { pipeline, options } => {
+                let url = if options.url == WS_URL { HTTP_URL.to_owned() } else { options.url };
+                (Scenario::Requests { pipeline }, RunOptions { url, ..options })
+            }
             Self::Reconnect { first_delay, max_delay, then, stop_server, options } => {
                 let [first_delay_ms, max_delay_ms] =
                     [first_delay, max_delay].map(|delay| delay.as_millis() as u64);

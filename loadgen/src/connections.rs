@@ -1,5 +1,6 @@
 //! The connections of one worker: opens, reads, writes and closes sockets, and reports events to a [`Handler`].
 
+mod client;
 mod receive;
 mod stream;
 
@@ -14,13 +15,16 @@ use rustls::pki_types::ServerName;
 
 use crate::clock::now_ns;
 use crate::end::End;
+use crate::http;
 use crate::net::{Net, Ready};
 use crate::target::Target;
 use crate::totals::Wire;
+use crate::url::Protocol;
 use crate::ws::deflate::{DeflateState, Deflater, Inflater};
 use crate::ws::frame::{Opcode, encode, encode_compressed};
-use crate::ws::{Agreed, Client, Offer};
+use crate::ws::{Agreed, Offer};
 
+use client::Client;
 use stream::Stream;
 
 /// Size of the read buffer for connections that hold no incomplete frame, in bytes.
@@ -187,6 +191,16 @@ impl Connections {
         self.connect(slot);
     }
 
+    /// Queues a GET request on the connection in `slot`, which speaks HTTP. [`Connections::flush`] writes the request
+    /// to the socket.
+    pub(crate) fn queue_request(&mut self, slot: usize) {
+        let entry = &mut self.slots[slot];
+        if entry.outbox.is_empty() {
+            self.dirty.push(slot);
+        }
+        http::write_request(&mut entry.outbox, &self.options.target.host, &self.options.target.resource);
+    }
+
     /// Queues a text message on the connection in `slot`. [`Connections::flush`] writes the message to the socket.
     pub(crate) fn queue_text(&mut self, slot: usize, payload: &[u8]) {
         self.queue(slot, Opcode::Text, payload);
@@ -203,7 +217,7 @@ impl Connections {
 
     /// Queues a close frame and starts to wait for the server's close frame.
     pub(crate) fn close(&mut self, slot: usize) {
-        self.queue(slot, Opcode::Close, &1000u16.to_be_bytes());
+        self.queue_close(slot, 1000);
         self.slots[slot].state = ConnectionState::Closing;
         self.slots[slot].since_ns = now_ns();
         self.pending.insert(slot);
@@ -213,7 +227,7 @@ impl Connections {
     pub(crate) fn leave(&mut self, handler: &mut impl Handler) {
         for slot in 0..self.slots.len() {
             if self.is_open(slot) {
-                self.queue(slot, Opcode::Close, &1000u16.to_be_bytes());
+                self.queue_close(slot, 1000);
             }
         }
         self.flush(handler);
@@ -282,14 +296,12 @@ impl Connections {
 
     /// Starts a connection attempt of `slot` to the target's address with the slot's address index.
     fn connect(&mut self, slot: usize) {
-        let mut nonce = [0; 16];
-        self.rng.fill(&mut nonce);
         let ConnectionOptions { target, offer, .. } = &self.options;
         let entry = &mut self.slots[slot];
         entry.outbox.clear();
         entry.written = 0;
         entry.blocked = false;
-        entry.client = Client::start(&target.host, &target.resource, nonce, *offer, &mut entry.outbox);
+        entry.client = Client::start(target, *offer, &mut self.rng, &mut entry.outbox);
         let address = target.address(entry.address, entry.id);
         match self.net.connect(slot, address).and_then(|socket| self.stream(socket)) {
             Ok(stream) => self.slots[slot].stream = Some(stream),
@@ -308,6 +320,13 @@ impl Connections {
                 Stream::tls(socket, config.clone(), name)
             }
             _ => Ok(Stream::Plain(socket)),
+        }
+    }
+
+    /// Queues a close frame with `code`. Does nothing on a connection that speaks HTTP, because HTTP has none.
+    fn queue_close(&mut self, slot: usize, code: u16) {
+        if self.options.target.protocol == Protocol::WebSocket {
+            self.queue(slot, Opcode::Close, &code.to_be_bytes());
         }
     }
 

@@ -307,7 +307,7 @@ fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Re
     let is_secure = target.is_secure || then.is_some_and(|then| then.is_secure);
     match options.tls.given() {
         Some(name) if !is_secure => {
-            Err(format!("{name} is for TLS, but {} is not; give a wss:// URL", options.url))
+            Err(format!("{name} is for TLS, but {} is not; give a wss:// or https:// URL", options.url))
         }
         // Checks the TLS configuration before anything starts. Each worker creates its own configuration later.
         _ if is_secure => options.tls.client_config().map(drop),
@@ -316,13 +316,13 @@ fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Re
 }
 
 fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
-    let mut target = Target::parse(&options.url)?;
+    let mut target = Target::parse(&options.url, scenario.protocol())?;
     let destinations = match options.destinations {
         Some(destinations) => destinations,
         None => target.destinations_for(options.connections, ports_per_destination()),
     };
     target.spread(destinations)?;
-    let then = options.then.as_deref().map(Target::parse).transpose()?;
+    let then = options.then.as_deref().map(|url| Target::parse(url, scenario.protocol())).transpose()?;
     check_tls(options, &target, then.as_ref())?;
     if let Scenario::Broadcast { publishers, .. } = scenario
         && publishers as usize > options.connections

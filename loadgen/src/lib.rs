@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli ─▶ coordinator ─▶ worker_pool ─▶ worker ─▶ driver ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                                   └─▶ connections ─▶ net, tls, ws
+//!            │                                   └─▶ connections ─▶ net, tls, ws, http
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
 //! `compare` starts servers and runs this program against them. `report` reads the files that `compare` wrote.
@@ -15,6 +15,7 @@ mod connections;
 mod coordinator;
 mod driver;
 mod end;
+mod http;
 mod ledger;
 mod memory;
 mod message;

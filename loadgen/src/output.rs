@@ -46,8 +46,11 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let connected = &outcome.connections;
     line("connections", format!("{} opened in {:.2} s", connected.opened, connected.ramp_seconds));
     if outcome.seconds > 0.001 && outcome.returns.is_none() {
-        let what =
-            if matches!(outcome.scenario, Scenario::Connect { .. }) { "handshakes" } else { "received" };
+        let what = match outcome.scenario {
+            Scenario::Connect { .. } => "handshakes",
+            Scenario::Requests { .. } => "responses",
+            _ => "received",
+        };
         line(
             what,
             format!("{:.0}/s ({} in {:.2} s)", outcome.messages.per_second, counts.measured, outcome.seconds),
@@ -63,7 +66,9 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let has_schedule = match outcome.scenario {
         Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
         Scenario::Broadcast { .. } => true,
-        Scenario::Storm | Scenario::Idle { .. } | Scenario::Reconnect { .. } => false,
+        Scenario::Storm | Scenario::Idle { .. } | Scenario::Requests { .. } | Scenario::Reconnect { .. } => {
+            false
+        }
     };
     if has_schedule {
         line("sent late by", milliseconds(&outcome.send_lag));

@@ -9,6 +9,7 @@ use crate::message::Filler;
 use crate::target::Target;
 use crate::tls::TlsOptions;
 use crate::totals::{Tick, Totals};
+use crate::url::Protocol;
 use crate::ws::Offer;
 
 /// The task of a run. Every worker gets the same plan.
@@ -60,6 +61,10 @@ pub(crate) enum Scenario {
     },
     Connect {
         rate: Option<f64>,
+    },
+    /// HTTP requests over kept connections, with `pipeline` requests under way on each.
+    Requests {
+        pipeline: u32,
     },
     Reconnect {
         /// Longest random delay before the first attempt to return, in milliseconds.
@@ -129,6 +134,16 @@ pub(crate) enum Report {
     Done(Box<Totals>),
     /// The worker cannot continue, for this reason.
     Broken(String),
+}
+
+impl Scenario {
+    /// Returns the protocol of the scenario's connections.
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Requests { .. } => Protocol::Http,
+            _ => Protocol::WebSocket,
+        }
+    }
 }
 
 impl Plan {

@@ -4,6 +4,7 @@ pub(crate) mod broadcast;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod reconnect;
+pub(crate) mod requests;
 mod round;
 pub(crate) mod storm;
 

@@ -4,14 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use serde::{Deserialize, Serialize};
 
-use crate::url::WsUrl;
+use crate::url::{Protocol, Url};
 
 /// The server under load that a run's URL names.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// The value of the handshake's Host header.
+    /// The protocol that connections to the server speak.
+    pub(crate) protocol: Protocol,
+    /// The value of the Host header.
     pub(crate) host: String,
-    /// Path and query of the handshake's request line.
+    /// Path and query of the request line.
     pub(crate) resource: String,
     /// Whether connections to the server use TLS.
     pub(crate) is_secure: bool,
@@ -23,13 +25,13 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Parses a WebSocket URL and looks up the addresses of its host.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let parts = WsUrl::parse(url)?;
+    /// Parses a URL of `protocol` and looks up the addresses of its host.
+    pub(crate) fn parse(url: &str, protocol: Protocol) -> Result<Self, String> {
+        let parts = Url::parse(url, protocol)?;
         let addresses = parts.addresses().map_err(|reason| format!("{url}: {reason}"))?;
         let (is_secure, server_name) = (parts.is_secure, parts.server_name());
-        let WsUrl { host_header: host, resource, .. } = parts;
-        Ok(Self { host, resource, is_secure, server_name, addresses, destinations: 1 })
+        let Url { host_header: host, resource, .. } = parts;
+        Ok(Self { protocol, host, resource, is_secure, server_name, addresses, destinations: 1 })
     }
 
     /// Spreads the connections over `destinations` addresses of 127.0.0.0/8.
@@ -100,19 +102,20 @@ mod tests {
 
     #[test]
     fn connections_spread_over_the_loopback_network_only() {
-        let mut target = Target::parse("ws://127.0.0.1:8000/").expect("it is a good URL");
+        let mut target =
+            Target::parse("ws://127.0.0.1:8000/", Protocol::WebSocket).expect("it is a good URL");
         assert_eq!(target.destinations_for(28_000, 14_000), 2);
         target.spread(300).expect("it is a loopback address");
         assert_eq!(target.address(0, 299), SocketAddr::from(([127, 0, 1, 44], 8000)));
         assert_eq!(target.address(0, 300), SocketAddr::from(([127, 0, 0, 1], 8000)));
-        let mut six = Target::parse("ws://[::1]:8000/").expect("it is a good URL");
+        let mut six = Target::parse("ws://[::1]:8000/", Protocol::WebSocket).expect("it is a good URL");
         assert_eq!(six.destinations_for(28_000, 14_000), 1);
         assert!(six.spread(2).is_err());
     }
 
     #[test]
     fn a_local_address_can_be_bound() {
-        let is_local = |url| Target::parse(url).expect("it is a good URL").is_local();
+        let is_local = |url| Target::parse(url, Protocol::WebSocket).expect("it is a good URL").is_local();
         assert!(is_local("ws://127.0.0.1:8000/") && is_local("ws://localhost:8000/"));
         // RFC 5737: 192.0.2.0/24 is for documentation, so no machine has an address in it.
         assert!(!is_local("ws://192.0.2.1:8000/"));
@@ -120,7 +123,8 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_is_never_spread() {
-        let mut target = Target::parse("ws://127.0.0.1:8000/").expect("it is a good URL");
+        let mut target =
+            Target::parse("ws://127.0.0.1:8000/", Protocol::WebSocket).expect("it is a good URL");
         target.addresses.push("[::1]:8000".parse().expect("it is an address"));
         target.spread(300).expect("it is a loopback address");
         assert_eq!(target.address(1, 299), target.addresses[1]);

@@ -1,4 +1,4 @@
-//! Parser of WebSocket URLs (RFC 3986 and RFC 6455 §3), and the lookup of their hosts.
+//! Parser of WebSocket URLs (RFC 3986 and RFC 6455 §3) and HTTP URLs, and the lookup of their hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _};
 
@@ -6,13 +6,21 @@ use fluent_uri::Uri;
 use fluent_uri::component::{Authority, Host};
 use nix::net::if_::if_nametoindex;
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 
-const EXAMPLE: &str = "ws://127.0.0.1:8000/room/bench";
+/// The protocol that a scenario speaks. It decides which schemes a URL may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Protocol {
+    /// WebSocket: `ws` or, with TLS, `wss`.
+    WebSocket,
+    /// HTTP: `http` or, with TLS, `https`.
+    Http,
+}
 
-/// The parts of a `ws://` or `wss://` URL.
+/// The parts of a URL.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct WsUrl {
-    /// Whether the scheme is `wss` (TLS) instead of `ws`.
+pub(crate) struct Url {
+    /// Whether the scheme is `wss` or `https` (TLS).
     pub(crate) is_secure: bool,
     pub(crate) host: UrlHost,
     pub(crate) port: u16,
@@ -33,34 +41,59 @@ pub(crate) enum UrlHost {
     Name(String),
 }
 
-impl WsUrl {
-    /// Parses `url`. An error names the wrong part of the URL and the correct form.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+impl Protocol {
+    /// Returns the schemes of the protocol without and with TLS.
+    fn schemes(self) -> [&'static str; 2] {
+        match self {
+            Self::WebSocket => ["ws", "wss"],
+            Self::Http => ["http", "https"],
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Self::WebSocket => "ws://127.0.0.1:8000/room/bench",
+            Self::Http => "http://127.0.0.1:8000/",
+        }
+    }
+}
+
+impl Url {
+    /// Parses a URL of `protocol`. An error names the wrong part of the URL and the correct form.
+    pub(crate) fn parse(url: &str, protocol: Protocol) -> Result<Self, String> {
+        let ([plain, secure], example) = (protocol.schemes(), protocol.example());
         let (text, zone) = split_zone(url);
-        let uri = Uri::parse(text.as_str()).map_err(|error| syntax_error(url, &text, error.index()))?;
+        let uri =
+            Uri::parse(text.as_str()).map_err(|error| syntax_error(url, &text, error.index(), protocol))?;
         let (is_secure, default_port) = match uri.scheme().as_str().to_ascii_lowercase().as_str() {
-            "ws" => (false, 80),
-            "wss" => (true, 443),
-            "http" => return Err(format!("{url}: write ws:// instead of http://")),
-            "https" => return Err(format!("{url}: write wss:// instead of https://")),
+            scheme if scheme == plain => (false, 80),
+            scheme if scheme == secure => (true, 443),
+            scheme @ ("ws" | "http") => {
+                return Err(format!("{url}: write {plain}:// instead of {scheme}://"));
+            }
+            scheme @ ("wss" | "https") => {
+                return Err(format!("{url}: write {secure}:// instead of {scheme}://"));
+            }
             other => {
                 return Err(format!(
-                    "{url}: `{other}` is not a WebSocket scheme; a URL begins with ws:// or wss://, as in {EXAMPLE}"
+                    "{url}: `{other}` is not a scheme for this load; a URL begins with {plain}:// or {secure}://, as \
+                     in {example}"
                 ));
             }
         };
-        let no_host = || format!("{url}: the host is missing; write it after `//`, as in {EXAMPLE}");
+        let no_host = || format!("{url}: the host is missing; write it after `//`, as in {example}");
         let authority = uri.authority().ok_or_else(no_host)?;
         if authority.has_userinfo() {
             // The error text must not repeat the URL, because the URL may contain a password.
-            return Err("the URL has a user name or password before `@`; a WebSocket URL has none \
-                        (RFC 6455 §3), so remove it"
-                .to_owned());
+            return Err(
+                "the URL has a user name or password before `@`, which loadgen does not send; remove it"
+                    .to_owned(),
+            );
         }
         if uri.fragment().is_some() {
             return Err(format!(
-                "{url}: a WebSocket URL has no fragment (RFC 6455 §3); remove the part after `#`, or write `%23` \
-                 for a `#` in the path"
+                "{url}: a fragment is not sent to a server; remove the part after `#`, or write `%23` for a `#` in \
+                 the path"
             ));
         }
         let host = host(&authority, zone.as_deref()).map_err(|reason| format!("{url}: {reason}"))?;
@@ -181,9 +214,10 @@ fn scope_id(zone: &str) -> Result<u32, String> {
 }
 
 /// Returns the error text for the character at `index` of `text`, where the URL's syntax is wrong.
-fn syntax_error(url: &str, text: &str, index: usize) -> String {
+fn syntax_error(url: &str, text: &str, index: usize, protocol: Protocol) -> String {
+    let ([plain, secure], example) = (protocol.schemes(), protocol.example());
     if !url.contains("://") {
-        return format!("{url}: a URL begins with ws:// or wss://, as in {EXAMPLE}");
+        return format!("{url}: a URL begins with {plain}:// or {secure}://, as in {example}");
     }
     match text.get(index..).and_then(|rest| rest.chars().next()) {
         Some('%') => {
@@ -200,7 +234,7 @@ fn syntax_error(url: &str, text: &str, index: usize) -> String {
                 "{url}: `{symbol}` is not allowed at this place of a URL; write `{encoded}` in a path or query"
             )
         }
-        None => format!("{url}: the URL is incomplete; an example is {EXAMPLE}"),
+        None => format!("{url}: the URL is incomplete; an example is {example}"),
     }
 }
 
@@ -208,8 +242,8 @@ fn syntax_error(url: &str, text: &str, index: usize) -> String {
 mod tests {
     use super::*;
 
-    fn parsed(url: &str) -> WsUrl {
-        WsUrl::parse(url).unwrap_or_else(|reason| panic!("{reason}"))
+    fn parsed(url: &str) -> Url {
+        Url::parse(url, Protocol::WebSocket).unwrap_or_else(|reason| panic!("{reason}"))
     }
 
     #[test]
@@ -267,7 +301,7 @@ mod tests {
         for (url, reason) in [
             ("http://127.0.0.1/", "write ws:// instead of http://"),
             ("HTTPS://127.0.0.1/", "write wss:// instead"),
-            ("ftp://127.0.0.1/", "`ftp` is not a WebSocket scheme"),
+            ("ftp://127.0.0.1/", "`ftp` is not a scheme for this load"),
             ("127.0.0.1:8000/room", "begins with ws:// or wss://"),
             ("localhost:8000/room", "begins with ws:// or wss://"),
             ("", "begins with ws:// or wss://"),
@@ -278,8 +312,8 @@ mod tests {
             ("ws://:8000/", "the host is missing"),
             ("ws://me@127.0.0.1/", "user name or password"),
             ("ws://me:secret@127.0.0.1/", "user name or password"),
-            ("ws://127.0.0.1/#top", "no fragment"),
-            ("ws://127.0.0.1/?a#", "no fragment"),
+            ("ws://127.0.0.1/#top", "a fragment is not sent"),
+            ("ws://127.0.0.1/?a#", "a fragment is not sent"),
             ("ws://127.0.0.1:65536/", "a port is a number"),
             ("ws://127.0.0.1:0/", "a port is a number"),
             ("ws://127.0.0.1:80a/", "`a` is not allowed"),
@@ -300,11 +334,32 @@ mod tests {
             ("ws://.a/", "nothing between two dots"),
             ("ws://a../", "nothing between two dots"),
         ] {
-            let fault = WsUrl::parse(url).expect_err(url);
+            let fault = Url::parse(url, Protocol::WebSocket).expect_err(url);
             assert!(fault.contains(reason), "{url}: {fault}");
         }
-        let fault = WsUrl::parse("ws://me:secret@127.0.0.1/").expect_err("it has a password");
+        let fault =
+            Url::parse("ws://me:secret@127.0.0.1/", Protocol::WebSocket).expect_err("it has a password");
         assert!(!fault.contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn an_http_load_takes_http_urls_only() {
+        let parse = |url| Url::parse(url, Protocol::Http);
+        let parts = parse("http://Example.com/page?a=1").expect("it is an HTTP URL");
+        assert_eq!(
+            (parts.port, parts.is_secure, parts.host_header.as_str(), parts.resource.as_str()),
+            (80, false, "example.com", "/page?a=1")
+        );
+        let parts = parse("https://127.0.0.1").expect("it is an HTTPS URL");
+        assert_eq!((parts.port, parts.is_secure, parts.resource.as_str()), (443, true, "/"));
+        for (url, reason) in [
+            ("ws://127.0.0.1/", "write http:// instead of ws://"),
+            ("wss://127.0.0.1/", "write https:// instead of wss://"),
+            ("127.0.0.1/", "begins with http:// or https://"),
+        ] {
+            let fault = parse(url).expect_err(url);
+            assert!(fault.contains(reason), "{url}: {fault}");
+        }
     }
 
     #[test]
@@ -340,7 +395,7 @@ mod tests {
             let start = if rng.bool() { "ws://" } else { "" };
             let rest: String = (0..rng.usize(..8)).map(|_| PARTS[rng.usize(..PARTS.len())]).collect();
             let url = start.to_owned() + &rest;
-            let Ok(parts) = WsUrl::parse(&url) else { continue };
+            let Ok(parts) = Url::parse(&url, Protocol::WebSocket) else { continue };
             let is_clean = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
             assert!(
                 is_clean(&parts.resource) && parts.resource.starts_with('/'),

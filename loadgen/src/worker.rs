@@ -16,6 +16,7 @@ use crate::scenario::broadcast::Broadcast;
 use crate::scenario::connect::Connect;
 use crate::scenario::echo::Echo;
 use crate::scenario::reconnect::{DelayRange, Reconnect};
+use crate::scenario::requests::Requests;
 use crate::scenario::storm::{Barrier, Storm};
 
 /// The coordinator's handle to a worker thread of this process.
@@ -98,6 +99,10 @@ impl Worker {
             }
             Scenario::Connect { rate } => {
                 let traffic = Connect::new(plan, share, rate);
+                self.run(traffic)
+            }
+            Scenario::Requests { pipeline } => {
+                let traffic = Requests::new(plan, share, pipeline);
                 self.run(traffic)
             }
             Scenario::Reconnect { first_delay_ms, max_delay_ms, .. } => {

@@ -105,6 +105,22 @@ pub enum ProtocolError {
     /// The server closed the connection inside its handshake answer, after this number of bytes.
     #[error("the server closed after {0} bytes of its handshake; see its log")]
     HandshakeCut(usize),
+    /// The server answered a plain HTTP request with another status than 200.
+    #[error("the server answered with {status} {reason}: {body:?}; check the path of --url")]
+    Status {
+        /// The HTTP status code of the response.
+        status: u16,
+        /// The reason phrase after the HTTP status code.
+        reason: String,
+        /// The start of the response's body.
+        body: String,
+    },
+    /// The server's response to a plain HTTP request cannot be used. The text explains the fault.
+    #[error("not a usable HTTP response: {0}")]
+    Response(String),
+    /// The server closed the connection inside a response, after this number of bytes.
+    #[error("the server closed after {0} bytes of a response; see its log")]
+    ResponseCut(usize),
     /// Reserved bits are set in the first byte of a frame.
     #[error("a frame begins with {0:#04x}: it has reserved bits that no negotiated extension uses")]
     ReservedBits(u8),

@@ -7,8 +7,9 @@ use crate::clock::now_ns;
 use crate::end::End;
 use crate::ws::deflate::Inflater;
 use crate::ws::frame::Opcode;
-use crate::ws::{Client, ProtocolError, Step, WsEvent};
+use crate::ws::{ProtocolError, Step, WsEvent};
 
+use super::client::Client;
 use super::{ConnectionState, Connections, Handler, Payload};
 
 /// Buffer space for a read that continues an incomplete frame, in bytes.
@@ -190,7 +191,7 @@ impl Connections {
     /// Sends a close frame, unless the client has already sent one, and ends the connection.
     fn finish(&mut self, slot: usize, code: u16, end: End, handler: &mut impl Handler) {
         if self.is_open(slot) {
-            self.queue(slot, Opcode::Close, &code.to_be_bytes());
+            self.queue_close(slot, code);
             self.write(slot, handler);
         }
         self.end(slot, end, handler);

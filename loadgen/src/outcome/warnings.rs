@@ -134,6 +134,7 @@ fn echoed(outcome: &Outcome) -> Option<String> {
         Scenario::Echo { .. }
         | Scenario::Idle { .. }
         | Scenario::Connect { .. }
+        | Scenario::Requests { .. }
         | Scenario::Reconnect { .. } => false,
     };
     let Counts { received, lost, from_others, .. } = outcome.messages.counts;

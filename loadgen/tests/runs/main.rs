@@ -7,6 +7,7 @@ mod faults;
 mod hints;
 mod processes;
 mod reconnect;
+mod requests;
 mod scenarios;
 mod server;
 mod tls;

@@ -243,7 +243,7 @@ fn an_error_of_tls_is_named() {
     }
     for options in ["--insecure", "--ca-file /dev/null", "--tls-version 1.3"] {
         let fault = refused(&format!("ws://{plain}/"), "plain", options);
-        assert!(fault.contains("give a wss:// URL"), "{options}: {fault}");
+        assert!(fault.contains("give a wss:// or https:// URL"), "{options}: {fault}");
     }
 }
 

@@ -72,7 +72,7 @@ fn a_url_with_a_part_that_websockets_do_not_have_is_refused() {
     let address: SocketAddr = ([127, 0, 0, 1], 1).into();
     for (url, reason) in [
         (format!("ws://me@{address}/"), "user name or password"),
-        (format!("ws://{address}/#a"), "no fragment"),
+        (format!("ws://{address}/#a"), "a fragment is not sent"),
         (format!("http://{address}/"), "write ws:// instead of http://"),
         (format!("{address}/"), "begins with ws:// or wss://"),
         (format!("ws://{address}/a b"), "%20"),

@@ -1,0 +1,139 @@
+//! The client's half of HTTP/1.1 with keep-alive (RFC 9112), without input or output.
+//!
+//! The client sends GET requests for one resource. The first request is the connection's opening handshake: the
+//! connection is open when its response has arrived.
+
+use crate::ws::{ProtocolError, Step, WsEvent};
+
+/// Longest accepted head of a response, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Number of bytes of an error response's body that the error message shows.
+const MAX_SHOWN: usize = 512;
+const MAX_HEADERS: usize = 64;
+
+/// The protocol state of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    is_open: bool,
+}
+
+/// Appends a GET request for `resource` on `host` to `out`.
+pub(crate) fn write_request(out: &mut Vec<u8>, host: &str, resource: &str) {
+    for part in ["GET ", resource, " HTTP/1.1\r\nHost: ", host, "\r\n\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+impl Client {
+    /// Decodes the next event at the front of `input`: the body of a response, as a binary message. Before the first
+    /// body comes [`WsEvent::Opened`], which consumes nothing.
+    pub(crate) fn next<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, ProtocolError> {
+        let Some((body, consumed)) = read_response(input, false)? else {
+            return Ok(Step { consumed: 0, event: WsEvent::NeedsMore });
+        };
+        if !self.is_open {
+            self.is_open = true;
+            return Ok(Step { consumed: 0, event: WsEvent::Opened });
+        }
+        Ok(Step { consumed, event: WsEvent::Binary(body) })
+    }
+
+    /// Handles the end of the server's stream after the unconsumed bytes `rest`. Returns an error if the stream ends
+    /// inside a response.
+    pub(crate) fn end_of_stream(&self, rest: &[u8]) -> Result<(), ProtocolError> {
+        match read_response(rest, true)? {
+            None if !rest.is_empty() => Err(ProtocolError::ResponseCut(rest.len())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Parses the response at the front of `bytes`. Returns its body and its length with head and body, or `None` if it is
+/// not whole. `at_end` says that the server has closed the connection.
+fn read_response(bytes: &[u8], at_end: bool) -> Result<Option<(&[u8], usize)>, ProtocolError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let fault = |text: String| Err(ProtocolError::Response(text));
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let head_len = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(head_len)) => head_len,
+        Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => {
+            return fault(format!("its head is over {MAX_HEAD} bytes"));
+        }
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(error) => return fault(error.to_string()),
+    };
+    let header = |name: &str| {
+        let named = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        named.and_then(|header| std::str::from_utf8(header.value).ok())
+    };
+    let body_len = header("content-length").and_then(|len| len.trim().parse::<usize>().ok());
+    let status = response.code.unwrap_or(0);
+    if status != 200 {
+        let body = &bytes[head_len..];
+        if !at_end && body.len() < body_len.unwrap_or(MAX_SHOWN).min(MAX_SHOWN) {
+            return Ok(None);
+        }
+        let reason = response.reason.unwrap_or("").to_owned();
+        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_SHOWN)]).trim().to_owned();
+        return Err(ProtocolError::Status { status, reason, body });
+    }
+    let Some(body_len) = body_len else {
+        return fault("it has no Content-Length, which this scenario needs".to_owned());
+    };
+    let closes = |value: &str| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("close"));
+    if header("connection").is_some_and(closes) {
+        return fault("it has `Connection: close`, and this scenario needs keep-alive".to_owned());
+    }
+    let end = head_len + body_len;
+    Ok(bytes.get(head_len..end).map(|body| (body, end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[u8] =
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+    /// Returns the events of a client that gets `input` in pieces of `size` bytes.
+    fn events(input: &[u8], size: usize) -> Result<Vec<String>, ProtocolError> {
+        let (mut client, mut kept, mut events) = (Client::default(), Vec::new(), Vec::new());
+        for piece in input.chunks(size) {
+            kept.extend_from_slice(piece);
+            loop {
+                let Step { consumed, event } = client.next(&kept)?;
+                if event == WsEvent::NeedsMore {
+                    break;
+                }
+                events.push(format!("{event:?}"));
+                kept.drain(..consumed);
+            }
+        }
+        client.end_of_stream(&kept).map(|()| events)
+    }
+
+    #[test]
+    fn responses_cut_anywhere_give_the_same_events() {
+        for size in 1..=TWO.len() {
+            let expected = ["Opened", "Binary([104, 105])", "Binary([])"].map(str::to_owned);
+            assert_eq!(events(TWO, size).as_deref(), Ok(&expected[..]), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_cannot_be_used_is_an_error_that_says_why() {
+        for (input, reason) in [
+            ("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone", "404 Not Found: \"gone\""),
+            ("HTTP/1.1 200 OK\r\n\r\n", "no Content-Length"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "`Connection: close`"),
+            ("SSH-2.0-server\r\n", "not a usable HTTP response"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ncut", "closed after 41 bytes"),
+        ] {
+            let error = events(input.as_bytes(), input.len()).expect_err(input).to_string();
+            assert!(error.contains(reason), "{input:?}: {error}");
+        }
+    }
+}
