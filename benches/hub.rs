@@ -231,7 +231,7 @@ fn bring_mail(other: &mut Hub, home: &mut Hub) {
     batch.drain(|delivery, _, frame| match delivery {
         Delivery::Snapshot(snapshot) => other.snapshot(&snapshot, frame),
         Delivery::Frame { room, number, except, .. } => other.deliver(room, number, frame, except),
-        Delivery::Note(_) => panic!("the bench has no notes"),
+        other => panic!("the bench makes no {other:?}"),
     });
     home.outgoing(1).deliveries = batch;
 }

@@ -108,7 +108,7 @@ fn bring(hub: &mut Hub, mut home: Option<&mut Hub>) {
     batch.drain(|delivery, _, frame| match delivery {
         Delivery::Snapshot(snapshot) => hub.snapshot(&snapshot, frame),
         Delivery::Frame { room, number, except, .. } => hub.deliver(room, number, frame, except),
-        Delivery::Note(_) => panic!("no workload has notes"),
+        other => panic!("no workload makes {other:?}"),
     });
     home.outgoing(1).deliveries = batch;
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod chat;
 mod echo;
+mod members;
 mod relay;
 mod request;
 mod responder;
@@ -26,6 +27,8 @@ pub use crate::token::Claims;
 pub use answer::{Answer, Response, Upgrade};
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
+pub(crate) use members::MemberLists;
+pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 pub use relay::Relay;
 pub use request::HttpRequest;
 pub use responder::{Deferral, Responder};
@@ -198,6 +201,18 @@ pub trait App {
         let _ = (context, note);
     }
 
+    /// Describes a client of this shard for the answers to [`Context::ask_members`] of any instance, for example with its
+    /// user's name. If this handler panics, the answer has no descriptions of this shard's members.
+    fn describe_member(&mut self, room: &str, client: ClientId) -> String {
+        let _ = (room, client);
+        String::new()
+    }
+
+    /// Handles the answer to [`Context::ask_members`].
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        let _ = (context, members);
+    }
+
     /// Handles a timer that this instance set with [`Context::set_timer`]. The timer is over; set it again here for
     /// work that repeats.
     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
@@ -228,11 +243,12 @@ pub(crate) struct ContextState {
     /// Clients that the shard closes after the handler has returned.
     pub(crate) closing: Vec<Closing>,
     pub(crate) timers: AppTimers,
+    pub(crate) lists: MemberLists,
 }
 
 impl ContextState {
     pub(crate) fn new(publisher: Publisher) -> Self {
-        Self { publisher, closing: Vec::new(), timers: AppTimers::default() }
+        Self { publisher, closing: Vec::new(), timers: AppTimers::default(), lists: MemberLists::default() }
     }
 }
 
@@ -363,7 +379,19 @@ impl Context<'_> {
         self.hub.unsent(self.hub.find(client)?, room)
     }
 
-    /// Returns the members of `room` that are connected to this shard.
+    /// Asks for the members of `room` on all shards. [`App::on_members`] gets the answer with `token`: the number of all
+    /// members, and at most `limit` of them, not more than [`MAX_LISTED_MEMBERS`]. Each comes with the text of
+    /// [`App::describe_member`].
+    ///
+    /// A longer list comes in pages: ask again with `from` set to [`Members::next`]. A client that is a member all the
+    /// time is on one of the pages. A client may be on two pages if members leave between the questions.
+    ///
+    /// Each shard answers when it has time, a bounded number of members per turn, so large rooms delay nobody.
+    pub fn ask_members(&mut self, room: &str, from: Option<MembersCursor>, limit: u32, token: u64) {
+        self.state.lists.ask(self.hub, self.shard_count, room, from, limit, token);
+    }
+
+    /// Returns the members of `room` that are connected to this shard. [`Context::ask_members`] asks all shards.
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         self.hub.members(room)
     }

@@ -56,6 +56,7 @@ mod history;
 #[cfg(test)]
 mod inspect;
 mod log;
+mod members;
 mod membership;
 mod memberships;
 mod message;
@@ -80,8 +81,9 @@ use crate::protocol::deflate::{Deflater, Window};
 pub use crate::protocol::frame::Kind;
 use crate::protocol::frame::encode_header;
 
-pub use self::batch::{Batch, Delivery, Entry, Note, Request, Snapshot};
+pub use self::batch::{Batch, Delivery, Entry, MembersPart, Note, Request, Snapshot};
 pub use self::history::History;
+pub use self::members::{MembersPage, MembersQuery};
 use self::memberships::Memberships;
 pub use self::message::{Message, Position};
 pub use self::occupancy::Occupancy;

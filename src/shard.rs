@@ -22,6 +22,7 @@ mod life;
 mod mail;
 mod mailbox;
 mod measure;
+mod members;
 mod pace;
 mod peers;
 mod requests;
@@ -30,7 +31,7 @@ mod stopwatch;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,6 +153,8 @@ pub(crate) struct Shard<B> {
     /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
     addresses: Vec<Address>,
     stuck: mail::Stuck,
+    /// Questions for the members of rooms that wait for their answers.
+    questions: VecDeque<members::Question>,
     bounds: Bounds,
     full_log: events::FullLog,
     /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
@@ -203,6 +206,7 @@ impl<B: Backend> Shard<B> {
             mailbox,
             addresses,
             stuck: mail::Stuck::default(),
+            questions: VecDeque::new(),
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
             expiries: HashMap::new(),
@@ -327,6 +331,7 @@ impl<B: Backend> Shard<B> {
     fn has_work(&mut self) -> bool {
         !self.hub.outgoing(self.settings.id.index).is_empty()
             || self.hub.occupancy_reports() > 0
+            || self.may_answer_questions()
             || self.hub.has_more()
             || self.flow.has_served()
             || self.may_resume_publishers()

@@ -211,7 +211,7 @@ impl Clients {
                     }
                 }
             }
-            Request::Note(_) => unreachable!("the application sends no notes"),
+            Request::Members { .. } | Request::Note(_) => unreachable!("the application sends no notes"),
         }
     }
 

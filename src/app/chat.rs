@@ -21,8 +21,8 @@ use crate::page;
 
 use super::strip::clean;
 use super::{
-    Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Message, Note,
-    Opening, Response, Status, rooms,
+    Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Members,
+    Message, Note, Opening, Response, Status, rooms,
 };
 
 use directory::Directory;
@@ -35,7 +35,7 @@ const MESSAGES_PER_SECOND: u32 = 20;
 /// Default rate limit of a client in bytes per second: enough for one long message at once.
 const BYTES_PER_SECOND: u32 = 256 << 10;
 /// Maximum number of names that `/who` lists. Further members are only counted.
-const LISTED: usize = 100;
+const LISTED: u32 = 100;
 /// Limit, in bytes, for messages kept from a client whose token's name is not granted yet. Granting a name takes a note
 /// to another shard and an answer.
 const EARLY_BYTES: usize = 64 << 10;
@@ -73,10 +73,10 @@ pub struct Chat {
     newcomers: HashMap<u64, Newcomer>,
     /// Names whose home is this shard, with the clients that hold each name.
     directory: Directory,
-    /// Unfinished answers to `/who`, which wait for other instances.
-    lists: HashMap<u64, List>,
-    /// Key in `lists` of the next answer to `/who`.
-    next_list: u64,
+    /// Clients that wait for the answer to `/who`, by the token of the question.
+    asking: HashMap<u64, ClientId>,
+    /// Token of the next question for the answer to `/who`.
+    next_question: u64,
 }
 
 /// A newcomer: a client whose token's name is not granted yet and may be refused.
@@ -90,17 +90,6 @@ struct Newcomer {
     is_gone: bool,
 }
 
-/// An unfinished answer to `/who`: the names and the count from the instances that have answered.
-#[derive(Debug)]
-struct List {
-    client: ClientId,
-    room: String,
-    names: Vec<String>,
-    count: usize,
-    /// Number of application instances that have not answered yet.
-    missing: u16,
-}
-
 /// Note with a question from one chat instance to another.
 enum Ask {
     /// Claims the name for the client. `is_proven` means that the name comes from the client's token.
@@ -109,8 +98,6 @@ enum Ask {
     Release { name: String, client: ClientId },
     /// Sends a private message from the client `from`, called `label`, to the user called `name`.
     Private { from: ClientId, label: String, name: String, text: String },
-    /// Asks for the members of the room, for the answer to `/who` number `list` on `shard`.
-    Who { room: String, list: u64, shard: u16 },
     /// Asks for the ages of the room's last messages, for a client that has joined the room.
     Ages { room: String, client: ClientId },
 }
@@ -127,8 +114,6 @@ enum Tell {
     Sent { client: ClientId, name: String, text: Arc<str> },
     /// Answer to a private message: no user is called `name`.
     Nobody { client: ClientId, name: String },
-    /// Members of a room on one shard, for the answer to `/who` number `list`: some names, and the number of members.
-    Here { list: u64, names: Vec<String>, count: usize },
     /// Ages, in seconds, of the last messages of the room that the client has joined.
     Ages { client: ClientId, room: String, ages: Vec<u32> },
 }
@@ -190,6 +175,18 @@ impl App for Chat {
         }
     }
 
+    fn describe_member(&mut self, _: &str, client: ClientId) -> String {
+        self.label(client)
+    }
+
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        let Some(client) = self.asking.remove(&members.token) else { return };
+        let Members { room, count, members, .. } = members;
+        let mut names: Vec<String> = members.into_iter().map(|member| member.description).collect();
+        names.sort_unstable();
+        self.tell(context, client, &Notice::People { room: &room, names: &names, count });
+    }
+
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         self.tell(context, client, &Notice::Missed { count: missed });
     }
@@ -205,13 +202,6 @@ impl App for Chat {
             }
             Ask::Release { name, client } => self.directory.give_back(&name, client),
             Ask::Private { from, label, name, text } => self.pass_on(context, from, &label, name, &text),
-            Ask::Who { room, list, shard } => {
-                let members = context.members(&room);
-                let count = members.len();
-                let names: Vec<String> = members.take(LISTED).map(|client| self.label(client)).collect();
-                let heap_bytes = names.iter().map(|name| size_of::<String>() + name.len()).sum();
-                context.tell_sized(shard, Tell::Here { list, names, count }, heap_bytes);
-            }
             Ask::Ages { room, client } => {
                 let ages = context.history_ages(&room);
                 context.tell(client.shard, Tell::Ages { client, room, ages });
@@ -248,7 +238,6 @@ impl App for Chat {
                 self.claiming.remove(&client.number);
                 self.tell(context, client, &Notice::Taken { name: &name });
             }
-            Tell::Here { list, names, count } => self.add_to_list(context, list, names, count),
             Tell::Ages { client, room, ages } => self.tell_ages(context, client, &room, &ages),
         }
     }
@@ -490,29 +479,11 @@ impl Chat {
     }
 
     fn who(&mut self, context: &mut Context<'_>, client: ClientId) {
-        let (shard, shard_count) = (context.shard(), context.shard_count());
         for room in context.rooms(client) {
-            let list = self.next_list;
-            self.next_list += 1;
-            for other in 0..shard_count {
-                context.ask(other, Ask::Who { room: room.clone(), list, shard });
-            }
-            self.lists.insert(list, List { client, room, names: Vec::new(), count: 0, missing: shard_count });
+            context.ask_members(&room, None, LISTED, self.next_question);
+            self.asking.insert(self.next_question, client);
+            self.next_question += 1;
         }
-    }
-
-    fn add_to_list(&mut self, context: &mut Context<'_>, list: u64, names: Vec<String>, count: usize) {
-        let Some(found) = self.lists.get_mut(&list) else { return };
-        found.names.extend(names);
-        found.count += count;
-        found.missing -= 1;
-        if found.missing > 0 {
-            return;
-        }
-        let Some(List { client, room, mut names, count, .. }) = self.lists.remove(&list) else { return };
-        names.sort_unstable();
-        names.truncate(LISTED);
-        self.tell(context, client, &Notice::People { room: &room, names: &names, count });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use super::history::History;
+use super::members::{MembersPage, MembersQuery};
 use super::rooms::RoomKey;
 use super::{ClientNumber, Kind, Message, Origin};
 
@@ -25,7 +26,7 @@ pub struct Batch<E> {
     names: String,
     /// The payloads of all entries, concatenated in order.
     bytes: Vec<u8>,
-    /// Heap memory of the notes in bytes, as reported by the instances that sent them.
+    /// Heap memory in bytes of the notes, as reported by the instances that sent them, and of lists of members.
     note_bytes: usize,
 }
 
@@ -58,6 +59,13 @@ pub enum Request {
         /// The clients that the message has to do with: its sender, and a client that does not get it.
         origin: Origin,
     },
+    /// Question for the members of a room on the destination shard, which answers with a delivery.
+    Members {
+        /// Length of the room's name in bytes.
+        name_len: usize,
+        /// The list of which the answer is a part.
+        query: MembersQuery,
+    },
     /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
 }
@@ -79,8 +87,23 @@ pub enum Delivery {
         /// The client of the receiving shard that does not get the message.
         except: Option<ClientNumber>,
     },
+    /// Answer to [`Request::Members`].
+    Members(Box<MembersPart>),
     /// Note that answers another instance's note.
     Note(Note),
+}
+
+/// The members of a room on one shard, as part of a list.
+#[derive(Debug)]
+pub struct MembersPart {
+    /// Number of the list, from the query.
+    pub list: u64,
+    /// The shard of the members.
+    pub shard: u16,
+    /// The members.
+    pub page: MembersPage,
+    /// The application's description of each listed member, in the order of `page`.
+    pub descriptions: Vec<String>,
 }
 
 /// The state of a room that a shard gets when it subscribes, without the frames of the history.
@@ -169,6 +192,7 @@ impl Entry for Request {
         match self {
             Self::Subscribe { name_len, .. }
             | Self::Unsubscribe { name_len }
+            | Self::Members { name_len, .. }
             | Self::Publish { name_len, .. } => *name_len,
             Self::Note(_) => 0,
         }
@@ -177,7 +201,7 @@ impl Entry for Request {
     fn payload_len(&self) -> usize {
         match self {
             Self::Publish { payload_len, .. } => *payload_len,
-            Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::Note(_) => 0,
+            Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::Members { .. } | Self::Note(_) => 0,
         }
     }
 }
@@ -191,7 +215,7 @@ impl Entry for Delivery {
         match self {
             Self::Snapshot(snapshot) => snapshot.frame_lens.iter().map(|len| *len as usize).sum(),
             Self::Frame { frame_len, .. } => *frame_len,
-            Self::Note(_) => 0,
+            Self::Members(_) | Self::Note(_) => 0,
         }
     }
 }
@@ -215,6 +239,10 @@ impl Batch<Request> {
         let payload_len = message.parts().iter().map(|part| part.len()).sum();
         let entry = Request::Publish { name_len: name.len(), room, kind: message.kind, payload_len, origin };
         self.push(entry, name, message.parts());
+    }
+
+    pub(crate) fn members(&mut self, room: &str, query: MembersQuery) {
+        self.push(Request::Members { name_len: room.len(), query }, room, &[]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
@@ -251,6 +279,12 @@ impl Batch<Delivery> {
     ) {
         let frame_len = parts.iter().map(|part| part.len()).sum();
         self.push(Delivery::Frame { room, number, frame_len, except }, "", parts);
+    }
+
+    pub(crate) fn members(&mut self, part: MembersPart) {
+        let texts: usize = part.descriptions.iter().map(|text| size_of::<String>() + text.len()).sum();
+        self.note_bytes += size_of_val(&part) + size_of_val(&*part.page.clients) + texts;
+        self.push(Delivery::Members(Box::new(part)), "", &[]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition

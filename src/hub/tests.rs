@@ -4,6 +4,7 @@ mod compression;
 mod history;
 mod lagging;
 mod many;
+mod members;
 mod memory;
 mod model;
 mod options;
@@ -114,7 +115,7 @@ fn take_request(
             }
             hub.order_except(room, *key, Message::new(*kind, payload), origin.except);
         }
-        Request::Note(_) => panic!("no test sends notes"),
+        Request::Members { .. } | Request::Note(_) => panic!("no test sends notes or questions"),
     }
 }
 
@@ -122,7 +123,7 @@ fn take_delivery(hub: &mut Hub, delivery: &Delivery, frames: &[u8]) {
     match delivery {
         Delivery::Snapshot(snapshot) => hub.snapshot(snapshot, frames),
         Delivery::Frame { room, number, except, .. } => hub.deliver(*room, *number, frames, *except),
-        Delivery::Note(_) => panic!("no test sends notes"),
+        Delivery::Members(_) | Delivery::Note(_) => panic!("no test sends notes or questions"),
     }
 }
 

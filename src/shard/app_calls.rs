@@ -110,6 +110,14 @@ impl<B: Backend> Shard<B> {
         self.unless_panicked(result).flatten()
     }
 
+    /// Returns the application's descriptions of clients of this shard, which are members of the room.
+    pub(super) fn describe_members(&mut self, room: &str, clients: &[ClientId]) -> Vec<String> {
+        let app = &mut *self.app;
+        let describe = || clients.iter().map(|client| app.describe_member(room, *client)).collect();
+        let result = catch_unwind(AssertUnwindSafe(describe));
+        self.unless_panicked(result).unwrap_or_else(|| vec![String::new(); clients.len()])
+    }
+
     /// Asks the application for the limits of the histories of the rooms that its handler has created.
     fn settle_new_rooms(&mut self) {
         while let Some(room) = self.hub.poll_new_room() {

@@ -7,6 +7,7 @@ use crate::io::Backend;
 use crate::publisher::{Entry, Receipt};
 
 use super::Shard;
+use super::members::Question;
 
 /// Totals of the mail that full mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,8 +33,9 @@ impl<B: Backend> Shard<B> {
     ///
     /// All mail waits while a room is saturated. Saturation ends by itself, because offering messages waits for no
     /// client. Requests also wait while many deliveries are stuck, because requests cause more deliveries. Requests do
-    /// not wait while other requests are stuck, or two shards could wait for each other. Entries from other threads
-    /// wait like requests: their queue fills up, and the threads get an error.
+    /// not wait while other requests are stuck, or two shards could wait for each other. They also wait while many
+    /// questions for members wait for their answers, of which each turn gives some. Entries from other threads wait like
+    /// requests: their queue fills up, and the threads get an error.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
         for _ in 0..self.mailbox.deliveries.len() {
@@ -54,6 +56,7 @@ impl<B: Backend> Shard<B> {
         }
         self.take_entries();
         self.take_own();
+        self.answer_questions();
         if took && self.mailbox.take_awaited() {
             for address in &self.addresses {
                 address.wake();
@@ -113,7 +116,12 @@ impl<B: Backend> Shard<B> {
     }
 
     fn takes_requests(&self) -> bool {
-        !self.hub.is_saturated() && self.stuck.deliveries <= self.bounds.stuck_bytes
+        !self.hub.is_saturated() && self.has_space_for_deliveries() && !self.has_too_many_questions()
+    }
+
+    /// Returns whether so few deliveries wait for full mailboxes that there may be more.
+    pub(super) fn has_space_for_deliveries(&self) -> bool {
+        self.stuck.deliveries <= self.bounds.stuck_bytes
     }
 
     fn take_request(&mut self, from: u16, request: Request, room: &str, payload: &[u8]) {
@@ -128,6 +136,9 @@ impl<B: Backend> Shard<B> {
             Request::Unsubscribe { .. } => self.hub.unsubscribe(from, room),
             Request::Publish { room: key, kind, origin, .. } => {
                 self.order(room, key, origin, kind, payload);
+            }
+            Request::Members { query, .. } => {
+                self.questions.push_back(Question { from, room: room.into(), query });
             }
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
@@ -178,6 +189,11 @@ impl<B: Backend> Shard<B> {
             Delivery::Frame { room, number, except, .. } => {
                 self.hub.deliver(room, number, frames, except);
             }
+            Delivery::Members(part) => {
+                if let Some(members) = self.context.lists.add(*part) {
+                    self.with_app(|app, context| app.on_members(context, members));
+                }
+            }
             Delivery::Note(note) => {
                 self.with_app(|app, context| app.on_tell(context, note));
             }
@@ -198,9 +214,9 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Returns whether so many bytes wait for full mailboxes that publishing clients must pause.
+    /// Returns whether publishing clients must pause: many bytes wait for full mailboxes, or many questions for answers.
     pub(super) fn is_congested(&self) -> bool {
-        self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes
+        self.stuck.requests + self.stuck.deliveries > self.bounds.stuck_bytes || self.has_too_many_questions()
     }
 
     /// Returns whether there are paused publishers that may resume, because few bytes wait for full mailboxes and no

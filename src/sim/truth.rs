@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Note, Opening, Relay};
+use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Members, Note, Opening, Relay};
 
 /// Payload on which the application's handler `on_message` panics.
 pub(super) const BOOM: &[u8] = b"!boom";
@@ -176,6 +176,14 @@ impl App for Watch {
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         self.inner.on_lag(context, client, missed);
+    }
+
+    fn describe_member(&mut self, room: &str, client: ClientId) -> String {
+        self.inner.describe_member(room, client)
+    }
+
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        self.inner.on_members(context, members);
     }
 
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {

@@ -32,6 +32,7 @@ mod rates;
 mod relay;
 mod reload;
 mod restart;
+mod rooms;
 mod sandbox;
 mod service;
 mod structured;
