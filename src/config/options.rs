@@ -112,7 +112,8 @@ pub struct Options {
 
     /// The host names of the server; a request for another name gets 421. IP addresses, `localhost` and requests
     /// through a trusted proxy or a Unix socket are always allowed. Empty: the names of [`Options::allowed_origins`]
-    /// for web pages on listeners with a loopback or private address, all names on others.
+    /// on listeners with a loopback or private address, all names on others. WebSocket clients other than browsers may
+    /// then use any name.
     pub server_names: Vec<ServerName>,
 
     /// The addresses of trusted proxies. For their connections, the server takes the client's address from the

@@ -73,7 +73,8 @@ pub(crate) enum HostRule {
     /// The Host header is not checked: a trusted proxy or a Unix socket passes the request on.
     Proxied,
     /// The listener has a loopback or private address. Requests are checked with configured host names. Without them,
-    /// handshakes of web pages are checked unless origins are configured.
+    /// ordinary requests are checked with the hosts of the configured origins, and so are handshakes of web pages
+    /// unless origins are configured.
     Local,
     /// The listener has a public address, or all addresses. Host headers are checked only if host names are configured.
     Public,

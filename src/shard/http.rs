@@ -40,17 +40,20 @@ fn foreign_origin<'a>(request: &Request<'a>, origins: &[Origin]) -> Option<&'a [
     request.headers("Origin").find(|origin| !is_allowed(origin, origins, request.host))
 }
 
-/// Returns whether the request is for a host name of this server. Without a list of names, only handshakes of web pages
-/// on local listeners are checked, and only without a list of origins. Then the origin must equal the Host header, and
-/// DNS rebinding makes the two equal. Other clients can send any Host header, so a check of their requests is of no
-/// use.
+/// Returns whether the request is for a host name of this server. Without a list of names, only requests on local
+/// listeners are checked, since DNS rebinding lets pages of other sites reach them under a name of their own.
+///
+/// A handshake without an `Origin` header is no browser's, so it can have any Host header. With a list of origins, the
+/// origin of a handshake suffices. An ordinary request of a browser may have no such header, so its host is checked.
+/// Browsers name a host in every request.
 fn is_meant_for(request: &Request<'_>, origins: &[Origin], hosts: &HostNames, rule: HostRule) -> bool {
     let is_checked = match rule {
         HostRule::Proxied => false,
         HostRule::Local | HostRule::Public if hosts.has_list() => true,
-        HostRule::Local => {
-            origins.is_empty() && request.upgrade.is_some() && request.headers("Origin").next().is_some()
+        HostRule::Local if request.upgrade.is_some() => {
+            origins.is_empty() && request.headers("Origin").next().is_some()
         }
+        HostRule::Local => request.host.is_some(),
         HostRule::Public => false,
     };
     !is_checked || hosts.is_own(request.host, rule == HostRule::Local)

@@ -107,10 +107,10 @@ fn refusals_and_closes_are_counted_by_reason_and_code(backend: BackendName) {
     let server = TestServer::start(&Config { max_connections: 1, ..base });
     let admin = server.admin_address().expect("it has an admin listener");
     for (request, status) in [
-        ("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        ("POST / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        ("GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         ("GET / HTTP/1.1\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n", 413),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n", 413),
     ] {
         let mut raw = RawClient::connect(server.address());
         raw.send(request.as_bytes());

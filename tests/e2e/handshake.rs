@@ -38,8 +38,12 @@ fn invalid_requests_are_refused_with_a_reason(backend: BackendName) {
         ("not HTTP", 400, b"\x16\x03\x01 hello\r\n\r\n".to_vec()),
         ("another version of HTTP", 400, request_with("HTTP/1.1", "HTTP/3.0")),
         ("HTTP/1.0", 400, request_with("HTTP/1.1", "HTTP/1.0")),
-        ("no Host header", 400, request_with("Host: test\r\n", "")),
-        ("two Host headers", 400, request_with("Host: test\r\n", "Host: test\r\nHost: test\r\n")),
+        ("no Host header", 400, request_with("Host: localhost\r\n", "")),
+        (
+            "two Host headers",
+            400,
+            request_with("Host: localhost\r\n", "Host: localhost\r\nHost: localhost\r\n"),
+        ),
         ("a header name with a space", 400, request_with("Host: ", "Host : ")),
         ("a target without a slash", 400, request_with("GET / ", "GET room ")),
         ("no Connection header", 400, request_with("Connection: Upgrade\r\n", "")),
@@ -69,12 +73,12 @@ fn invalid_requests_are_refused_with_a_reason(backend: BackendName) {
         (
             "65 header lines",
             431,
-            request_with("Host: test\r\n", &format!("Host: test\r\n{}", "X: y\r\n".repeat(60))),
+            request_with("Host: localhost\r\n", &format!("Host: localhost\r\n{}", "X: y\r\n".repeat(60))),
         ),
         (
             "a long head",
             431,
-            request_with("Host: test\r\n", &format!("Host: test\r\nX: {}\r\n", "y".repeat(17_000))),
+            request_with("Host: localhost\r\n", &format!("Host: localhost\r\nX: {}\r\n", "y".repeat(17_000))),
         ),
     ];
     for (what, status, request) in rows {
@@ -98,7 +102,8 @@ fn invalid_requests_are_refused_with_a_reason(backend: BackendName) {
 fn the_chat_page_is_served(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Chat, 1));
     for path in ["/", "/room/garden", "/?x=1"] {
-        let response = send_request(&server, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        let response =
+            send_request(&server, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(response.status, 200, "{path}");
         assert!(response.head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{path}");
         assert!(response.body.contains("<title>"), "{path}");
@@ -107,7 +112,7 @@ fn the_chat_page_is_served(backend: BackendName) {
             "{path}"
         );
     }
-    let head_only = send_request(&server, b"HEAD / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let head_only = send_request(&server, b"HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!((head_only.status, head_only.body.as_str()), (200, ""));
 }
 
@@ -116,7 +121,7 @@ fn the_refusal_of_a_head_request_has_no_body(backend: BackendName) {
     let server = TestServer::echo(backend);
     for (path, status) in [("/nowhere", 404), ("/room/a%2Fb", 400), ("/", 426)] {
         let [get, head] = ["GET", "HEAD"].map(|method| {
-            let fields = "Host: test\r\nConnection: close\r\n";
+            let fields = "Host: localhost\r\nConnection: close\r\n";
             send_request(&server, format!("{method} {path} HTTP/1.1\r\n{fields}\r\n").as_bytes())
         });
         assert_eq!((get.status, head.status), (status, status), "{path}");
@@ -128,7 +133,7 @@ fn the_refusal_of_a_head_request_has_no_body(backend: BackendName) {
 // A response with status 405 lists the allowed methods. RFC 9110 §15.5.6
 fn the_refusal_of_a_method_names_the_allowed_methods(backend: BackendName) {
     let server = TestServer::start(&config(backend, AppName::Chat, 1));
-    let response = send_request(&server, b"DELETE /room/garden HTTP/1.1\r\nHost: test\r\n\r\n");
+    let response = send_request(&server, b"DELETE /room/garden HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(response.status, 405);
     assert!(response.head.contains("\r\nAllow: GET, HEAD\r\n"), "{}", response.head);
 }
@@ -176,7 +181,7 @@ fn a_request_costs_a_bounded_number_of_turns(backend: BackendName) {
     const REQUESTS: u64 = 50;
     let server = TestServer::echo(backend);
     for _ in 0..REQUESTS {
-        assert_eq!(send_request(&server, b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n").status, 404);
+        assert_eq!(send_request(&server, b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 404);
     }
     wait_until("all connections are released", || server.connections().0 == 0);
     let turns = server.totals().turns;

@@ -22,7 +22,7 @@ on_both_backends!(
 
 fn refused(server: &Process, path: &str) {
     let mut raw = RawClient::connect(server.address);
-    raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
     assert_eq!(raw.receive_response().status, 404);
 }
 
@@ -178,7 +178,7 @@ fn messages_names_and_tokens_are_not_logged(backend: BackendName) {
         let mut other = Client::open(server.address, &format!("/?token={}", token_for("Ada-Lovelace")));
         assert_eq!(other.wait_for_close(), (1008, "the name Ada-Lovelace is taken".into()));
         let mut refused = RawClient::connect(server.address);
-        refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        refused.send(format!("GET /nowhere?token={token} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(refused.receive_response().status, 404);
         drop((ada, other, refused));
         let log = log_of(server);

@@ -13,6 +13,7 @@ on_both_backends!(
     a_page_that_reaches_a_local_server_by_a_name_of_its_own_is_refused,
     names_of_the_server_are_accepted_and_others_refused,
     a_trusted_proxy_may_pass_on_any_host,
+    ordinary_requests_to_a_local_server_must_name_it,
     by_default_pages_of_other_origins_are_refused,
     a_list_of_origins_replaces_the_default,
     a_reloaded_list_applies_to_new_connections,
@@ -186,4 +187,39 @@ fn a_trusted_proxy_may_pass_on_any_host(backend: BackendName) {
     let trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
     let server = TestServer::start(&Config { trusted_proxies, ..config(backend, AppName::Relay, 1) });
     assert_eq!(handshake(&server, "chat.example", "http://chat.example").receive_status(), Some(101));
+}
+
+/// DNS rebinding without a WebSocket: a page sends ordinary requests to a foreign name that resolves to this server.
+fn ordinary_requests_to_a_local_server_must_name_it(backend: BackendName) {
+    let allowed_origins = ["https://chat.example".parse().expect("an origin")].to_vec();
+    let own = Config { allowed_origins, ..config(backend, AppName::Chat, 1) };
+    let server = TestServer::start(&own);
+    let port = server.address().port();
+    for (host, is_own) in [
+        ("127.0.0.1", true),
+        ("[::1]", true),
+        ("localhost", true),
+        ("chat.example", true),
+        ("rebound.example", false),
+        ("127.0.0.1.rebound.example", false),
+        ("sub.chat.example", false),
+    ] {
+        for (method, status) in [("GET", 200), ("POST", 405), ("HEAD", 200), ("OPTIONS", 405)] {
+            let mut raw = RawClient::connect(server.address());
+            let fields = format!("Host: {host}:{port}\r\nConnection: close\r\n");
+            raw.send(format!("{method} / HTTP/1.1\r\n{fields}\r\n").as_bytes());
+            let expected = if is_own { status } else { 421 };
+            assert_eq!(raw.receive_response().status, expected, "{method} {host}");
+        }
+    }
+    // Only a client that is no browser names no host.
+    let mut raw = RawClient::connect(server.address());
+    raw.send(b"GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(raw.receive_response().status, 200);
+    // A listener on all addresses has names that it cannot know.
+    let public = Config { listen: vec![SocketAddr::from(([0, 0, 0, 0], 0)).into()], ..own };
+    let server = TestServer::start(&public);
+    let mut raw = RawClient::connect(server.address());
+    raw.send(b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n");
+    assert_eq!(raw.receive_response().status, 200);
 }

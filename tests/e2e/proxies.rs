@@ -151,7 +151,7 @@ fn page_requests_count_for_the_client_too(backend: BackendName) {
     let server = TestServer::start(&Config { app: AppName::Chat, ..base });
     let send_request = |method: &str| {
         let mut raw = RawClient::connect(server.address());
-        let request = format!("{method} / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
+        let request = format!("{method} / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n");
         raw.send(request.as_bytes());
         raw.receive_response()
     };
@@ -244,7 +244,7 @@ fn a_proxy_header_may_be_cut_anywhere(backend: BackendName) {
             let mut raw = RawClient::connect(server.address());
             raw.send(&header[..cut]);
             wait_until("the connection is accepted", || server.connections().0 == 1);
-            let request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n";
+            let request = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n";
             raw.send(&[&header[cut..], request].concat());
             assert_eq!(raw.receive_response().status, 404, "cut at {cut}");
             let bytes_in = server.totals().bytes_in - before;
@@ -446,7 +446,7 @@ fn the_log_names_the_client_and_the_metrics_count_refusals(backend: BackendName)
     raw.expect_upgrade();
     wait_until("the log names the client", || server.log().contains("192.0.2.77"));
     let mut raw = RawClient::connect(server.address);
-    raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    raw.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(raw.receive_response().status, 400);
     let mut raw = RawClient::connect(server.address);
     raw.send(

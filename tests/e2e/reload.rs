@@ -149,7 +149,7 @@ fn the_log_level_can_be_reloaded(backend: BackendName) {
     let mut reloaded = Reloaded::start(backend, "level", "log = \"info\"\n", &[]);
     let refused = |server: &Process| {
         let mut raw = RawClient::connect(server.address);
-        raw.send(b"GET /nowhere HTTP/1.1\r\nHost: test\r\n\r\n");
+        raw.send(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_eq!(raw.receive_response().status, 404);
     };
     refused(&reloaded.server);

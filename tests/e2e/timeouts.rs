@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(600);
 fn a_request_that_does_not_arrive_in_time_gets_408(backend: BackendName) {
     let base = config(backend, AppName::Echo, 1);
     let server = TestServer::start(&Config { handshake_seconds: SHORT, ..base });
-    for beginning in [&b""[..], b"\r\n", b"G", b"GET / HTTP/1.1\r\nHost: test\r\n"] {
+    for beginning in [&b""[..], b"\r\n", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\n"] {
         let mut raw = RawClient::connect(server.address());
         raw.send(beginning);
         let response = raw.receive_response();

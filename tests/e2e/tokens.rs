@@ -117,7 +117,7 @@ fn pages_need_no_token(backend: BackendName) {
     let server = start(backend, "pages", AppName::Chat);
     for path in ["/", "/room/garden", "/?token=bad"] {
         let mut raw = RawClient::connect(server.address());
-        raw.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(raw.receive_response().status, 200, "{path}");
     }
 }

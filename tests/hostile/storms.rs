@@ -19,7 +19,7 @@ slowly_on_both_backends!(
     a_storm_of_reloads,
 );
 
-const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// Readers of the page that take a byte a second have the time of a closing connection, and no more.
 fn pages_read_at_one_byte_a_second(backend: BackendName) {
@@ -53,7 +53,7 @@ fn thousands_of_lingering_connections(backend: BackendName) {
                 raw.send(if n % 2 == 0 {
                     PAGE
                 } else {
-                    b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                    b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
                 });
                 raw
             })

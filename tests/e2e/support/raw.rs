@@ -194,7 +194,7 @@ pub(crate) fn connect_from(source: IpAddr, address: SocketAddr) -> TcpStream {
 /// Returns the HTTP request that opens a WebSocket at `path`.
 pub(crate) fn upgrade_request(path: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
 }
