@@ -3,6 +3,7 @@
 //! One seed decides the network, the schedule of the shards, the choices of the kernel, and the behaviour of the
 //! clients. A seed always gives the same run. Everything above [`crate::io::uring::Kernel`] is production code.
 
+mod asker;
 mod client;
 mod deflate;
 mod fault;

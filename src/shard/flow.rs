@@ -168,6 +168,11 @@ impl Flow {
         self.held.entry(slot).or_default().push_front(Input::Bytes(bytes));
     }
 
+    /// Returns whether input of a client is held.
+    pub(super) fn has_held(&self, slot: Slot) -> bool {
+        self.held.get(&slot).is_some_and(|held| !held.is_empty())
+    }
+
     /// Holds the end of the client's stream behind the client's held bytes. Returns false when no bytes are held.
     pub(super) fn hold_end(&mut self, slot: Slot) -> bool {
         let Some(held) = self.held.get_mut(&slot) else { return false };

@@ -187,6 +187,11 @@ impl<B: Backend> Shard<B> {
     /// Decodes bytes of a client and handles its messages until the client is over a rate, or its time in this turn is
     /// over. The rest is held.
     fn take_in(&mut self, slot: Slot, mut input: &mut [u8]) {
+        debug_assert_ne!(
+            self.connections[slot as usize].phase,
+            Phase::Answering,
+            "input waits for the answer"
+        );
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         let mut reader = std::mem::take(&mut self.reader);
         self.stopwatch.begin_buffer();
@@ -232,9 +237,9 @@ impl<B: Backend> Shard<B> {
                     let next = protocol.next(&mut input, &mut reader);
                     debug_assert_eq!(next, None, "a request waits for its answer");
                     if !input.is_empty() {
-                        is_behind_answer = true;
                         self.flow.hold_rest(slot, input.to_vec());
                     }
+                    is_behind_answer = self.flow.has_held(slot);
                     break;
                 }
                 // A request is short, and its response may be long, so unread responses count before each request.

@@ -42,6 +42,11 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.flow.forget_publishers();
     }
 
+    /// Drops the requests that wait for deferred answers: a fault that the simulation injects.
+    pub(crate) fn forget_deferred(&mut self) {
+        self.deferred.clear();
+    }
+
     pub(crate) fn hub(&mut self) -> &mut Hub {
         &mut self.hub
     }

@@ -54,6 +54,8 @@ pub(super) struct Rules {
     pub(super) skips: bool,
     /// Whether the clock jumps, so that the server may close clients that still answer pings.
     pub(super) jumps: bool,
+    /// Whether the server soon ends connections without a request.
+    pub(super) ends_idle: bool,
     /// Whether the server shuts down and accepts no new connections.
     pub(super) is_stopping: bool,
 }

@@ -43,6 +43,8 @@ pub(super) enum Fault {
     DroppedBatch,
     /// Fault: `shard` drops an entry that it took from its entrance.
     DroppedEntry,
+    /// Fault: `shard` forgets requests that wait for deferred answers.
+    ForgottenRequest,
     /// Fault: `sync` reverses the entries that wait in an entrance.
     ReversedEntrance,
     /// Fault: `shard` does not resume publishers that it paused.
@@ -62,6 +64,7 @@ pub(super) fn end_turn(
         Some(Fault::SecondSend) => shard.hub().forget_sends(),
         Some(Fault::ForgottenMember) => shard.hub().forget_ready(),
         Some(Fault::StaleKey) => shard.hub().reuse_keys(),
+        Some(Fault::ForgottenRequest) => shard.forget_deferred(),
         Some(Fault::DroppedEntry) => shard.entrance().drop_first(),
         Some(Fault::ReversedEntrance) => shard.entrance().reverse(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),

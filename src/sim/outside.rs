@@ -23,7 +23,7 @@ struct Accepted {
 
 pub(super) struct Outside {
     publisher: Publisher,
-    random: Random,
+    pub(super) random: Random,
     /// Number of messages that the thread has tried to publish.
     said: u64,
     accepted: HashMap<u64, Accepted>,

@@ -74,6 +74,8 @@ fn fixed_seeds() {
         ("found a mailbox full", seeds_with(|outcome| outcome.totals.mailbox_full)),
         ("published from outside", seeds_with(|outcome| outcome.from_outside)),
         ("found an entrance full", seeds_with(|outcome| outcome.full)),
+        ("got HTTP responses", seeds_with(|outcome| outcome.answered)),
+        ("got deferred responses", seeds_with(|outcome| outcome.answered_later)),
     ];
     println!("{often:?}");
     for (what, seeds) in often {
@@ -149,6 +151,7 @@ faults! {
     catches_a_lost_wake: LostWake within 50,
     catches_a_dropped_batch: DroppedBatch within 500,
     catches_a_dropped_entry: DroppedEntry within 50,
+    catches_a_forgotten_deferred_request: ForgottenRequest within 50,
     catches_entries_in_reverse: ReversedEntrance within 200,
     catches_publishers_never_resumed: NeverResumed within 500,
     catches_a_context_kept_though_promised_otherwise: KeptContext within 500,

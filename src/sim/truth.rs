@@ -7,7 +7,11 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-use crate::app::{App, Chat, ClientId, Context, Echo, Incoming, Kind, Members, Note, Opening, Relay};
+use crate::app::{
+    Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Kind, Members, Note, Opening, Relay,
+};
+
+use super::asker::{self, Deferred};
 
 /// Payload on which the application's handler `on_message` panics.
 pub(super) const BOOM: &[u8] = b"!boom";
@@ -129,6 +133,7 @@ pub(super) struct Watch {
     pub(super) inner: Box<dyn App>,
     pub(super) application: Application,
     pub(super) truth: Truth,
+    pub(super) deferred: Deferred,
 }
 
 impl Watch {
@@ -143,6 +148,11 @@ impl Watch {
 impl App for Watch {
     fn history(&self) -> u32 {
         self.inner.history()
+    }
+
+    fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        asker::answer(&self.deferred, context, request)
+            .unwrap_or_else(|| self.inner.on_request(context, request))
     }
 
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {

@@ -17,6 +17,7 @@ use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Share
 use crate::stats::Totals;
 use crate::transport::{Events, Transport};
 
+use super::asker::{Asker, Deferred, Later};
 use super::client::{Character, Client, Rules};
 use super::fault::{Fault, end_turn};
 use super::kernel::{Core, Simulated};
@@ -84,6 +85,11 @@ pub(super) struct World {
     drivers: Vec<Driver>,
     clients: Vec<Client>,
     outside: Outside,
+    askers: Vec<Asker>,
+    /// Requests of `askers` that wait for their answers.
+    deferred: Deferred,
+    /// Whether deferred requests get no answers while the server shuts down.
+    keeps_answers: bool,
     shared: Arc<Shared>,
     addresses: Vec<Address>,
     random: Random,
@@ -113,6 +119,9 @@ pub(super) struct Outcome {
     pub(super) from_outside: u64,
     /// Number of messages from outside that found the queue of their shard full.
     pub(super) full: u64,
+    /// Number of HTTP responses, and of those that were deferred.
+    pub(super) answered: u64,
+    pub(super) answered_later: u64,
 }
 
 /// Runs the simulation with a seed to its end.
@@ -184,6 +193,7 @@ impl World {
             addresses: random.between(1, 4),
             skips: random.once_in(3),
             jumps: random.once_in(8),
+            ends_idle: false,
             is_stopping: false,
         };
         let shared = Arc::new(Shared::new(admission::ConnectionLimits {
@@ -199,6 +209,9 @@ impl World {
             drivers: Vec::new(),
             clients: Vec::new(),
             outside: Outside::new(Publisher::new(std::iter::empty()), Random::new(0)),
+            askers: Vec::new(),
+            deferred: Deferred::default(),
+            keeps_answers: false,
             shared,
             addresses: Vec::new(),
             steps: if random.once_in(40) { 10_000 } else { random.between(300, 3_000) },
@@ -232,6 +245,13 @@ impl World {
         // A generator of its own, so that the rest of a seed's run does not depend on what happens outside.
         let mut outside = Random::new(!self.random.clone().next());
         let entries = outside.pick(&[2, 16, 4_096]);
+        let keep_alive_ms = outside.pick(&[0, 20, 75_000, 75_000]);
+        self.rules.ends_idle = keep_alive_ms == 20;
+        self.keeps_answers = outside.once_in(4);
+        for number in 0..outside.below(5) as u64 {
+            let random = Random::new(outside.next());
+            self.askers.push(Asker::new(number, random, &self.deferred));
+        }
         let random = &mut self.random;
         let options = BackendOptions {
             buffers: random.pick(&[2, 4, 16]),
@@ -271,7 +291,8 @@ impl World {
             backends.iter().map(|(backend, _)| mailbox_of(backend.waker(), capacity, entries)).unzip();
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
             let (application, truth) = (self.rules.application, Rc::clone(&self.truth));
-            let app = Box::new(Watch { inner: application.instance(), application, truth });
+            let deferred = Rc::clone(&self.deferred);
+            let app = Box::new(Watch { inner: application.instance(), application, truth, deferred });
             let hub = Hub::new(hub::HubOptions {
                 shard,
                 shards,
@@ -291,6 +312,7 @@ impl World {
                 pace,
                 lag_policy,
                 handshake_ms: 1_000,
+                keep_alive_ms,
                 ping_ms: PING_MS,
                 pong_ms: 1_000,
                 close_ms: CLOSE_MS,
@@ -341,6 +363,12 @@ impl World {
         for _ in 0..self.steps {
             self.step(false);
             self.outside.step(&mut self.net.borrow_mut(), &self.rules);
+            for asker in &mut self.askers {
+                asker.step(&mut self.net.borrow_mut(), &self.rules, false);
+            }
+            if self.outside.random.once_in(30) && !(self.keeps_answers && self.rules.is_stopping) {
+                Later::answer_one(&self.deferred, &mut self.outside.random);
+            }
             self.maybe_reload();
             if self.random.once_in(150) {
                 self.stalled = Some(self.random.below(2 * self.rules.shards));
@@ -416,6 +444,11 @@ impl World {
         for client in &mut self.clients {
             any |= client.step(&mut self.net.borrow_mut(), &self.rules, &self.truth, true);
         }
+        for asker in &mut self.askers {
+            any |= asker.step(&mut self.net.borrow_mut(), &self.rules, true);
+        }
+        any |= !(self.keeps_answers && self.rules.is_stopping)
+            && Later::answer_one(&self.deferred, &mut self.outside.random);
         for driver in &mut self.drivers {
             any |= driver.core.borrow_mut().step();
             any |= driver.step(now_ms, false, &self.shared.admission);
@@ -433,6 +466,9 @@ impl World {
     fn check_current(&self) {
         for client in &self.clients {
             client.check_current(&self.truth);
+        }
+        for asker in &self.askers {
+            asker.check_answered(&self.net.borrow(), &self.rules);
         }
         self.check_outside();
     }
@@ -478,9 +514,13 @@ impl World {
             for client in &mut self.clients {
                 client.leave(&mut self.net.borrow_mut());
             }
+            for asker in &mut self.askers {
+                asker.leave(&mut self.net.borrow_mut());
+            }
             self.settle(PING_MS + 2 * CLOSE_MS);
         }
-        self.settle(30_000);
+        // The timers of closed connections fire once more.
+        self.settle(80_000);
         for (at, driver) in self.drivers.iter().enumerate() {
             let left = [driver.shard.leftovers(), driver.core.borrow().leftovers()].concat();
             assert!(left.is_empty(), "shard {at} keeps {}", left.join(", "));
@@ -505,6 +545,8 @@ impl World {
             paused: net.paused,
             from_outside: self.outside.ordered(),
             full: self.outside.full,
+            answered: self.askers.iter().map(|asker| asker.answered).sum(),
+            answered_later: self.askers.iter().map(|asker| asker.answered_later).sum(),
         }
     }
 
