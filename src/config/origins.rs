@@ -1,6 +1,7 @@
 //! The origins of web pages that may open a WebSocket. A browser sends the page's origin with each handshake (RFC 6455
 //! §4.1). The web view of an app sends the app's origin.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -108,17 +109,17 @@ impl Site {
             "https" => Some(443),
             _ => None,
         };
-        Some(Self { scheme, host, port: port.filter(|port| Some(*port) != default) })
+        Some(Self { scheme, host: host.into_owned(), port: port.filter(|port| Some(*port) != default) })
     }
 }
 
 /// Splits `text` into a host and an optional port. Returns the host in lower case, and an IPv6 address in canonical
-/// form. Returns `None` if `text` is invalid.
-pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
+/// form. Returns `None` if `text` is invalid. Allocates nothing for a name or an IPv4 address in lower case.
+pub(super) fn split_port(text: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;
-            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?), port)
+            (format!("[{}]", address.parse::<Ipv6Addr>().ok()?).into(), port)
         }
         None => {
             let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
@@ -126,7 +127,8 @@ pub(super) fn split_port(text: &str) -> Option<(String, Option<u16>)> {
             if !host.bytes().all(is_plain) {
                 return None;
             }
-            (host.to_ascii_lowercase(), port)
+            let has_upper = host.bytes().any(|byte| byte.is_ascii_uppercase());
+            (if has_upper { host.to_ascii_lowercase().into() } else { Cow::Borrowed(host) }, port)
         }
     };
     let Some(digits) = port.strip_prefix(':') else { return port.is_empty().then_some((host, None)) };

@@ -32,6 +32,7 @@ mod frames;
 mod harness;
 mod readers;
 mod readme;
+mod requests;
 mod resources;
 mod rooms;
 mod storms;
