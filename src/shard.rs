@@ -14,6 +14,7 @@ mod events;
 mod flow;
 mod handshakes;
 mod http;
+mod idle;
 mod input;
 #[cfg(test)]
 pub(crate) mod inspect;
@@ -148,6 +149,7 @@ pub(crate) struct Shard<B> {
     timers: Timers<Slot>,
     flow: Flow,
     handshakes: Handshakes,
+    oldest_idle: idle::OldestIdle,
     stopwatch: Stopwatch,
     mailbox: Mailbox,
     /// Addresses of all shards' mailboxes, by shard index, including the shard's own.
@@ -202,6 +204,7 @@ impl<B: Backend> Shard<B> {
             timers: Timers::default(),
             flow: Flow::default(),
             handshakes: Handshakes::default(),
+            oldest_idle: idle::OldestIdle::default(),
             stopwatch: Stopwatch::default(),
             mailbox,
             addresses,

@@ -122,7 +122,8 @@ fn release_memory<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>) {
 
 impl<B: Backend> Shard<B> {
     /// Counts a new connection, and returns the limits that it counts against. At the server's connection limit, an
-    /// address with several unfinished handshakes loses one of them to a client of another address.
+    /// address with several unfinished handshakes loses one of them to a client of another address. Otherwise an idle
+    /// connection makes room.
     pub(super) fn enter(&mut self, peer: Option<IpAddr>) -> Place {
         let counted = peer.filter(|peer| !self.is_proxy(*peer));
         let place = self.shared.admission.enter(counted, self.transport.now_ns());
@@ -130,6 +131,9 @@ impl<B: Backend> Shard<B> {
             && let Some(oldest) = self.handshakes.oldest_of_several(peer)
         {
             self.evict(oldest);
+            return self.shared.admission.admit(counted);
+        }
+        if place == Place::Over(Excess::Server) && self.end_oldest_idle() {
             return self.shared.admission.admit(counted);
         }
         place

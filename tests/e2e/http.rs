@@ -25,6 +25,7 @@ on_both_backends!(
     an_idle_connection_ends_after_the_keep_alive_time,
     a_later_request_that_does_not_arrive_in_time_gets_408,
     idle_connections_do_not_count_as_handshakes,
+    at_the_connection_limit_the_longest_idle_connection_makes_room,
     a_websocket_opens_on_a_connection_that_was_used_before,
     a_refused_handshake_ends_its_connection,
     a_client_that_half_closes_gets_all_responses,
@@ -346,6 +347,32 @@ fn idle_connections_do_not_count_as_handshakes(backend: BackendName) {
     }
     wait_until("one connection is reset", || server.totals().refused == 1);
     assert_eq!(server.connections().0, 9);
+}
+
+fn at_the_connection_limit_the_longest_idle_connection_makes_room(backend: BackendName) {
+    let server = start(&Config { max_connections: 3, ..config(backend, AppName::Echo, 1) });
+    let connect = || {
+        let mut raw = RawClient::connect(server.address());
+        expect_kept(&mut raw, &get("/echo"), 200, "GET ");
+        // Each connection has another last sign of life.
+        std::thread::sleep(Duration::from_millis(5));
+        raw
+    };
+    let [mut first, mut second, mut third] = [(); 3].map(|()| connect());
+    expect_kept(&mut first, &get("/echo"), 200, "GET ");
+    let fourth = RawClient::open(server.address(), "/talk");
+    second.expect_end();
+    let fifth = RawClient::open(server.address(), "/talk");
+    third.expect_end();
+    drop((second, third));
+    expect_kept(&mut first, &get("/echo"), 200, "GET ");
+    // The next search for idle connections is allowed then.
+    std::thread::sleep(Duration::from_millis(150));
+    let sixth = RawClient::open(server.address(), "/talk");
+    first.expect_end();
+    // WebSockets make no room.
+    assert_eq!(RawClient::connect(server.address()).receive_response().status, 503);
+    drop((fourth, fifth, sixth));
 }
 
 fn a_websocket_opens_on_a_connection_that_was_used_before(backend: BackendName) {
