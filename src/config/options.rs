@@ -90,8 +90,8 @@ pub struct Options {
     /// The number of worker threads, 1 to 1024. `None`: one worker for each CPU core.
     pub workers: Option<u16>,
 
-    /// The limit of open connections over all workers. A connection over the limit gets 503. 0: as many as the
-    /// descriptor limit allows.
+    /// The limit of open connections over all workers. A connection over the limit ends the longest idle HTTP connection
+    /// of its worker, or gets 503. 0: as many as the descriptor limit allows.
     pub max_connections: u32,
 
     /// The limit of open connections from one IP address (IPv6: one /64 network). A connection over the limit gets 429.
