@@ -10,6 +10,7 @@ mod fault;
 mod frames;
 mod hearing;
 mod kernel;
+mod lodge;
 mod net;
 mod outside;
 mod random;

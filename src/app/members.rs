@@ -99,6 +99,18 @@ impl MemberLists {
         self.unfinished.remove(&number).map(List::finish)
     }
 
+    /// Injects a bug: each unfinished list loses a member.
+    #[cfg(test)]
+    pub(crate) fn lose_members(&mut self) {
+        for part in self.unfinished.values_mut().filter_map(|list| list.parts.last_mut()) {
+            if part.page.clients.pop().is_some() {
+                part.descriptions.pop();
+                part.page.count -= 1;
+                part.page.start -= 1;
+            }
+        }
+    }
+
     /// Returns the number of lists that wait for parts.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

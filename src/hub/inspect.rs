@@ -26,6 +26,11 @@ impl Hub {
         self.rooms.iter_mut().for_each(|room| room.revisit = false);
     }
 
+    /// Injects a bug: the hub forgets which members are left out of which messages.
+    pub(crate) fn forget_exclusions(&mut self) {
+        self.rooms.iter_mut().for_each(|room| room.excluded.clear());
+    }
+
     /// Injects a bug: in rooms with their home on another shard, compressed messages are numbered from 0, as before the
     /// snapshot arrived.
     pub(crate) fn misnumber_compressed_logs(&mut self) {

@@ -47,6 +47,11 @@ impl<K: Kernel> Shard<Uring<K>> {
         self.deferred.clear();
     }
 
+    /// Loses members from unfinished lists: a fault that the simulation injects.
+    pub(crate) fn lose_members(&mut self) {
+        self.context.lists.lose_members();
+    }
+
     pub(crate) fn hub(&mut self) -> &mut Hub {
         &mut self.hub
     }
@@ -96,6 +101,8 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("held streams", self.flow.held()),
             ("paused publishers", self.flow.publishers()),
             ("deferred requests", self.deferred.len()),
+            ("questions for members", self.questions.len()),
+            ("lists of members", self.context.lists.len()),
             ("closings", self.context.closing.len()),
             ("entries from outside", usize::from(self.mailbox.hall.has_entries())),
             ("rooms", rooms),

@@ -9,6 +9,7 @@ use super::deflate::{Extension, Offer, RSV1, bomb};
 use super::fault::Fault;
 use super::frames::{self, Frame};
 use super::hearing::Hearing;
+use super::lodge::Stays;
 use super::net::{NARROW, Net};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
 
@@ -67,6 +68,8 @@ pub(super) struct Client {
     /// Number of the client's connection among the connections of all clients.
     serial: u64,
     hearing: Option<Hearing>,
+    /// The client's rooms, with [`Application::Lodge`] instead of `hearing`.
+    stays: Stays,
     out: VecDeque<u8>,
     input: Vec<u8>,
     said: u64,
@@ -89,6 +92,7 @@ impl Client {
             conn: None,
             serial: 0,
             hearing: None,
+            stays: Stays::default(),
             out: VecDeque::new(),
             input: Vec::new(),
             said: 0,
@@ -189,13 +193,52 @@ impl Client {
             return self.say(net, 1, BOOM);
         }
         if rules.application != Application::Echo && net.random.once_in(30) {
-            self.say(net, 1, HUSH);
+            let is_lodge = rules.application == Application::Lodge;
+            let room = if is_lodge { format!("={} ", rules.rooms[0]) } else { String::new() };
+            self.say(net, 1, &[room.as_bytes(), HUSH].concat());
+        }
+        if rules.application == Application::Lodge {
+            return self.visit(net, rules);
         }
         for _ in 0..net.random.between(1, 4) {
             let id = self.serial << 32 | self.said;
             self.said += 1;
             let opcode = if is_chat || kind_of(id) == Kind::Text { 1 } else { 2 };
             self.say(net, opcode, &payload(id));
+        }
+    }
+
+    /// Joins and leaves rooms, speaks in them, and asks who is there.
+    fn visit(&mut self, net: &mut Net, rules: &Rules) {
+        let any = |net: &mut Net| rules.rooms[net.random.below(rules.rooms.len())].clone();
+        match net.random.below(8) {
+            0 | 1 => {
+                for _ in 0..net.random.pick(&[1, 1, 5, 40]) {
+                    let room = any(net);
+                    self.say(net, 1, format!("+{room}").as_bytes());
+                }
+            }
+            2 => {
+                let chosen = net.random.below(rules.rooms.len());
+                if let Some(room) = self.stays.pick(chosen).map(|room| format!("-{room}")) {
+                    self.say(net, 1, room.as_bytes());
+                }
+            }
+            3 => {
+                let room = any(net);
+                self.say(net, 1, format!("?{room}").as_bytes());
+            }
+            _ => {
+                for _ in 0..net.random.between(1, 4) {
+                    let id = self.serial << 32 | self.said;
+                    self.said += 1;
+                    let chosen = net.random.below(rules.rooms.len());
+                    let own = self.stays.pick(chosen).filter(|_| chosen % 4 > 0).map(String::from);
+                    let room = own.unwrap_or_else(|| any(net));
+                    let opcode = if kind_of(id) == Kind::Text { 1 } else { 2 };
+                    self.say(net, opcode, &[format!("={room} ").as_bytes(), &payload(id)].concat());
+                }
+            }
         }
     }
 
@@ -371,6 +414,12 @@ impl Client {
         let text = str::from_utf8(&bytes).expect("a text message is UTF-8");
         let notice = text.strip_prefix("* ").unwrap_or_default();
         let missed = notice.strip_suffix(" messages missed").and_then(|count| count.parse().ok());
+        if rules.application == Application::Lodge && !notice.is_empty() {
+            return match missed {
+                Some(_) => self.stays.miss(),
+                None => self.stays.notice(notice, self.said),
+            };
+        }
         if let Some(count) = missed {
             return hearing.miss(count);
         }
@@ -390,7 +439,13 @@ impl Client {
         if is_own_noise && rules.application.id_of(&line.bytes).is_none() {
             return;
         }
-        self.hearing.as_mut().expect("made with the connection").hear(&truth.borrow(), rules.skips, line);
+        match rules.application {
+            Application::Lodge => self.stays.hear(&truth.borrow(), self.serial, &line),
+            _ => {
+                let hearing = self.hearing.as_mut().expect("made with the connection");
+                hearing.hear(&truth.borrow(), rules.skips, line);
+            }
+        }
         net.heard += 1;
     }
 
@@ -440,12 +495,16 @@ impl Client {
     }
 
     /// Panics if a client that reads lacks messages.
-    pub(super) fn check_current(&self, truth: &Truth) {
+    pub(super) fn check_current(&self, truth: &Truth, application: Application) {
         let is_meant =
             self.state == ClientState::Open && self.character != Character::Deaf && !self.broke_rules;
         let Some(hearing) = self.hearing.as_ref().filter(|_| is_meant) else { return };
         let truth = truth.borrow();
-        hearing.check_current(&truth);
+        if application == Application::Lodge {
+            self.stays.check_current(&truth, self.serial);
+        } else {
+            hearing.check_current(&truth);
+        }
         if !self.boomed && !self.ended && !self.said_goodbye {
             let arrived = truth.said(self.serial, 0, None) as u64;
             let who = (self.serial, self.character);

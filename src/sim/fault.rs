@@ -31,6 +31,12 @@ pub(super) enum Fault {
     StaleNumbers,
     /// Fault: `hub` confuses a room with a forgotten room that had its index before.
     StaleKey,
+    /// Fault: `hub` sends messages to clients that they leave out.
+    ForgottenExclusion,
+    /// Fault: `hub` drops a report that a room is occupied or vacated.
+    DroppedOccupancy,
+    /// Fault: `app` loses a member of a room while the list waits for other shards.
+    LostMember,
     /// Fault: `shard` agrees to context takeover by the client, but remembers none of the client's messages.
     ForgottenContext,
     /// Fault: `shard` does not release the memory of compression windows when their connection closes.
@@ -67,6 +73,9 @@ pub(super) fn end_turn(
         Some(Fault::ForgottenRequest) => shard.forget_deferred(),
         Some(Fault::DroppedEntry) => shard.entrance().drop_first(),
         Some(Fault::ReversedEntrance) => shard.entrance().reverse(),
+        Some(Fault::ForgottenExclusion) => shard.hub().forget_exclusions(),
+        Some(Fault::DroppedOccupancy) => _ = shard.hub().poll_occupancy(),
+        Some(Fault::LostMember) => shard.lose_members(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}
     }

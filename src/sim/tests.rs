@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fault::Fault;
-use super::world::{Outcome, run, run_with_fault, run_with_reloads};
+use super::world::{Outcome, run, run_in_many_rooms, run_with_fault, run_with_reloads};
 
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
@@ -107,6 +107,28 @@ fn seeds_with_reloads() {
     assert!(heard > 0 || count < FRESH);
 }
 
+/// Runs seeds with clients in many rooms. The variables of [`fresh_seeds`] set the number of seeds and the first one.
+#[test]
+fn seeds_with_many_rooms() {
+    let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
+    let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
+    let replay = |seed| {
+        format!("UPROAR_SIM_FROM={seed} UPROAR_SIM_RUNS=1 cargo test --lib sim::tests::seeds_with_many_rooms")
+    };
+    let outcomes = run_seeds_with(|seed| run_in_many_rooms(seed, None), replay, first, count);
+    let seeds_with =
+        |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
+    let often = [
+        ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("compared members", seeds_with(|outcome| outcome.compared)),
+        ("reported occupancy", seeds_with(|outcome| outcome.occupancies)),
+    ];
+    println!("{often:?}");
+    for (what, seeds) in often {
+        assert!(seeds as u64 >= FRESH / 4 || count < FRESH, "{seeds} of {count} seeds {what}");
+    }
+}
+
 /// Runs the seed in `UPROAR_SIM_SEED` and prints all events of the run.
 #[test]
 fn one() {
@@ -125,7 +147,13 @@ fn a_seed_gives_the_same_run_every_time() {
 
 /// Panics if no run with one of the first `within` seeds catches the fault.
 fn is_caught(fault: Fault, within: u64) {
-    let is_noticed = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run_with_fault(*seed, fault))).is_err();
+    let needs_rooms =
+        matches!(fault, Fault::ForgottenExclusion | Fault::DroppedOccupancy | Fault::LostMember);
+    let run = |seed| match needs_rooms {
+        true => run_in_many_rooms(seed, Some(fault)),
+        false => run_with_fault(seed, fault),
+    };
+    let is_noticed = |seed: &u64| catch_unwind(AssertUnwindSafe(|| run(*seed))).is_err();
     let caught = (0..within).find(is_noticed);
     println!("{fault:?} was caught by seed {caught:?}");
     assert!(caught.is_some(), "{fault:?} was not caught by {within} seeds");
@@ -157,6 +185,9 @@ faults! {
     catches_a_context_kept_though_promised_otherwise: KeptContext within 500,
     catches_stale_numbers_of_compressed_messages: StaleNumbers within 2_000,
     catches_a_stale_key_of_a_room: StaleKey within 500,
+    catches_a_forgotten_exclusion: ForgottenExclusion within 200,
+    catches_a_dropped_report_of_occupancy: DroppedOccupancy within 200,
+    catches_a_lost_member: LostMember within 200,
     catches_a_context_forgotten: ForgottenContext within 500,
     catches_memory_of_windows_lost: LostContext within 500,
 }

@@ -3,7 +3,7 @@
 //! A stream is a room, whose messages its home shard orders. With `echo` a stream is the messages of one client.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
@@ -12,6 +12,8 @@ use crate::app::{
 };
 
 use super::asker::{self, Deferred};
+
+use super::lodge::Lodge;
 
 /// Payload on which the application's handler `on_message` panics.
 pub(super) const BOOM: &[u8] = b"!boom";
@@ -24,21 +26,24 @@ pub(super) enum Application {
     Relay,
     Echo,
     Chat,
+    /// [`Lodge`]: clients in many rooms.
+    Lodge,
 }
 
 impl Application {
-    pub(super) fn instance(self) -> Box<dyn App> {
+    pub(super) fn instance(self, truth: &Truth) -> Box<dyn App> {
         match self {
             Self::Relay => Box::<Relay>::default(),
             Self::Echo => Box::<Echo>::default(),
             Self::Chat => Box::<Chat>::default(),
+            Self::Lodge => Box::new(Lodge::new(Rc::clone(truth))),
         }
     }
 
     /// Returns the id of a client's message, if its payload was made by [`payload`].
     pub(super) fn id_of(self, message: &[u8]) -> Option<u64> {
         let said = match self {
-            Self::Relay | Self::Echo => message,
+            Self::Relay | Self::Echo | Self::Lodge => message,
             // A chat message has its sender's name first, as in `alice: hello` or `User #17 (2): hello`.
             Self::Chat => &message[message.windows(2).position(|pair| pair == b": ")? + 2..],
         };
@@ -62,6 +67,25 @@ pub(super) struct Streams {
     places: HashMap<u64, (String, usize)>,
     /// The last message id of each client (by connection number) in each stream.
     last: HashMap<(String, u64), u64>,
+    /// The members of each room, with [`Application::Lodge`].
+    attendances: HashMap<String, Attendance>,
+    /// Failed checks of handlers. Shards catch the panics of handlers, so these checks do not panic themselves.
+    problems: Vec<String>,
+    /// Number of answers with a room's members that were compared with the true members.
+    pub(super) compared: u64,
+    /// Number of reports that a room is occupied or vacated.
+    pub(super) occupancies: u64,
+}
+
+/// The members of a room.
+#[derive(Debug, Default)]
+struct Attendance {
+    /// The members, by their numbers.
+    members: BTreeMap<u64, ClientId>,
+    /// Number of changes of `members`.
+    version: u64,
+    /// Whether the room has members, as the server reported last.
+    is_occupied: bool,
 }
 
 pub(super) type Truth = Rc<RefCell<Streams>>;
@@ -97,6 +121,81 @@ impl Streams {
             id >= serial << 32 | first && id >> 32 == serial && stream.is_none_or(|one| one == at)
         };
         self.places.iter().filter(|(id, (at, _))| is_meant(**id, at)).count()
+    }
+
+    /// Records that a client has joined a room. Returns whether it was no member before.
+    pub(super) fn come(&mut self, room: &str, client: ClientId) -> bool {
+        let attendance = self.attendances.entry(room.into()).or_default();
+        let is_new = attendance.members.insert(client.number, client).is_none();
+        attendance.version += u64::from(is_new);
+        is_new
+    }
+
+    /// Records that a client has left a room. Returns whether it was a member before.
+    pub(super) fn go(&mut self, room: &str, client: ClientId) -> bool {
+        let attendance = self.attendances.entry(room.into()).or_default();
+        let was_there = attendance.members.remove(&client.number).is_some();
+        attendance.version += u64::from(was_there);
+        was_there
+    }
+
+    /// Records that a client has left all rooms. Checks that `rooms`, in order of their names, are its rooms.
+    pub(super) fn go_from_all(&mut self, client: ClientId, rooms: &[String]) {
+        let is_here = |attendance: &Attendance| attendance.members.contains_key(&client.number);
+        let here = self.attendances.iter().filter(|(_, attendance)| is_here(attendance));
+        let mut names: Vec<&String> = here.map(|(room, _)| room).collect();
+        names.sort_unstable();
+        let problem = format!("{client:?} was in {names:?} at its end, not in {rooms:?}");
+        let is_right = rooms.iter().eq(names);
+        self.check(is_right, || problem);
+        for room in rooms {
+            self.go(room, client);
+        }
+    }
+
+    /// Returns the number of changes of the room's members.
+    pub(super) fn version(&self, room: &str) -> u64 {
+        self.attendances.get(room).map_or(0, |attendance| attendance.version)
+    }
+
+    /// Compares an answer with the room's members, unless they have changed since the question, at `version`.
+    pub(super) fn compare_members(&mut self, room: &str, version: u64, clients: &[ClientId]) {
+        if self.version(room) == version {
+            let members = self.attendances.get(room).map(|attendance| attendance.members.values());
+            let members: Vec<ClientId> = members.into_iter().flatten().copied().collect();
+            self.check(clients == members, || format!("{clients:?} are in {room} instead of {members:?}"));
+            self.compared += 1;
+        }
+    }
+
+    /// Records the server's report that a room is occupied or vacated. Checks that the reports alternate.
+    pub(super) fn occupy(&mut self, room: &str, is_occupied: bool) {
+        let attendance = self.attendances.entry(room.into()).or_default();
+        let was_occupied = std::mem::replace(&mut attendance.is_occupied, is_occupied);
+        self.check(was_occupied != is_occupied, || {
+            format!("{room} is reported twice as occupied: {is_occupied}")
+        });
+        self.occupancies += 1;
+    }
+
+    /// Records a failed check of a handler.
+    pub(super) fn check(&mut self, is_right: bool, problem: impl FnOnce() -> String) {
+        if !is_right {
+            self.problems.push(problem());
+        }
+    }
+
+    /// Panics if a check of a handler has failed.
+    pub(super) fn check_handlers(&self) {
+        assert!(self.problems.is_empty(), "{:#?}", self.problems);
+    }
+
+    /// Panics unless the rooms with members are those that were reported as occupied. Call this method when the server
+    /// has handled everything.
+    pub(super) fn check_occupancies(&self) {
+        for (room, Attendance { members, is_occupied, .. }) in &self.attendances {
+            assert_eq!(*is_occupied, !members.is_empty(), "{room} is occupied, with the members {members:?}");
+        }
     }
 
     /// Appends a message to a stream. Panics if the message's id is out of order.
@@ -186,6 +285,18 @@ impl App for Watch {
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         self.inner.on_lag(context, client, missed);
+    }
+
+    fn watches_occupancy(&self) -> bool {
+        self.inner.watches_occupancy()
+    }
+
+    fn on_occupied(&mut self, context: &mut Context<'_>, room: &str) {
+        self.inner.on_occupied(context, room);
+    }
+
+    fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
+        self.inner.on_vacated(context, room);
     }
 
     fn describe_member(&mut self, room: &str, client: ClientId) -> String {

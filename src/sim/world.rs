@@ -122,6 +122,10 @@ pub(super) struct Outcome {
     /// Number of HTTP responses, and of those that were deferred.
     pub(super) answered: u64,
     pub(super) answered_later: u64,
+    /// Number of lists of members that were compared with the true members.
+    pub(super) compared: u64,
+    /// Number of reports that a room is occupied or vacated.
+    pub(super) occupancies: u64,
 }
 
 /// Runs the simulation with a seed to its end.
@@ -156,6 +160,17 @@ pub(super) fn run_with_reloads(seed: u64) -> Outcome {
     play_out(world)
 }
 
+/// Runs the simulation with a seed, with clients in many rooms, and with an injected fault if there is one.
+///
+/// # Panics
+/// If a check fails.
+pub(super) fn run_in_many_rooms(seed: u64, fault: Option<Fault>) -> Outcome {
+    let mut world = World::with(seed, false, fault, Some(Application::Lodge));
+    // No room keeps a history, which a member would get again when it joins again.
+    world.keeps_history = false;
+    play_out(world)
+}
+
 fn play_out(mut world: World) -> Outcome {
     world.play();
     if world.random.once_in(4) {
@@ -163,6 +178,7 @@ fn play_out(mut world: World) -> Outcome {
         world.play();
         world.calm();
         world.drain();
+        world.truth.borrow().check_handlers();
         return world.outcome();
     }
     world.calm();
@@ -172,15 +188,21 @@ fn play_out(mut world: World) -> Outcome {
         world.empty();
     }
     world.drain();
+    world.truth.borrow().check_handlers();
     world.outcome()
 }
 
 impl World {
     fn new(seed: u64, verbose: bool, fault: Option<Fault>) -> Self {
+        Self::with(seed, verbose, fault, None)
+    }
+
+    /// Creates a world with this application. Without it the seed decides.
+    fn with(seed: u64, verbose: bool, fault: Option<Fault>, application: Option<Application>) -> Self {
         let mut random = Random::new(seed);
         let shards = random.between(1, 3);
         let net = Rc::new(RefCell::new(Net::new(Random::new(random.next()), shards, verbose, fault)));
-        let rules = Rules {
+        let mut rules = Rules {
             shards,
             rooms: (0..random.between(1, 3)).map(|number| format!("room{number}")).collect(),
             application: random.pick(&[
@@ -196,6 +218,10 @@ impl World {
             ends_idle: false,
             is_stopping: false,
         };
+        if let Some(application) = application {
+            rules.application = application;
+            rules.rooms = (0..random.pick(&[3, 30, 300])).map(|number| format!("room{number}")).collect();
+        }
         let shared = Arc::new(Shared::new(admission::ConnectionLimits {
             server: random.pick(&[5, 1_000]),
             per_address: random.pick(&[0, 0, 3]),
@@ -292,7 +318,8 @@ impl World {
         for ((shard, (backend, core)), mailbox) in (0..shards).zip(backends).zip(mailboxes) {
             let (application, truth) = (self.rules.application, Rc::clone(&self.truth));
             let deferred = Rc::clone(&self.deferred);
-            let app = Box::new(Watch { inner: application.instance(), application, truth, deferred });
+            let inner = application.instance(&truth);
+            let app = Box::new(Watch { inner, application, truth, deferred });
             let hub = Hub::new(hub::HubOptions {
                 shard,
                 shards,
@@ -465,11 +492,12 @@ impl World {
 
     fn check_current(&self) {
         for client in &self.clients {
-            client.check_current(&self.truth);
+            client.check_current(&self.truth, self.rules.application);
         }
         for asker in &self.askers {
             asker.check_answered(&self.net.borrow(), &self.rules);
         }
+        self.truth.borrow().check_occupancies();
         self.check_outside();
     }
 
@@ -481,6 +509,9 @@ impl World {
 
     /// Checks that a new client in each room gets the history that the room keeps, and nothing older.
     fn check_history(&mut self) {
+        if self.rules.application == Application::Lodge {
+            return;
+        }
         let members = self.clients.len();
         for room in &self.rules.rooms {
             let mut visitor = Client::new(Character::Silent);
@@ -491,7 +522,7 @@ impl World {
         let (members, visitors) = self.clients.split_at(members);
         let truth = self.truth.borrow();
         for (visitor, room) in visitors.iter().zip(&self.rules.rooms) {
-            visitor.check_current(&self.truth);
+            visitor.check_current(&self.truth, self.rules.application);
             let Some((_, shown)) = visitor.attends().and_then(|hearing| hearing.first(&truth)) else {
                 continue;
             };
@@ -521,6 +552,7 @@ impl World {
         }
         // The timers of closed connections fire once more.
         self.settle(80_000);
+        self.truth.borrow().check_occupancies();
         for (at, driver) in self.drivers.iter().enumerate() {
             let left = [driver.shard.leftovers(), driver.core.borrow().leftovers()].concat();
             assert!(left.is_empty(), "shard {at} keeps {}", left.join(", "));
@@ -547,6 +579,8 @@ impl World {
             full: self.outside.full,
             answered: self.askers.iter().map(|asker| asker.answered).sum(),
             answered_later: self.askers.iter().map(|asker| asker.answered_later).sum(),
+            compared: self.truth.borrow().compared,
+            occupancies: self.truth.borrow().occupancies,
         }
     }
 
