@@ -233,7 +233,7 @@ impl Client {
                     let id = self.serial << 32 | self.said;
                     self.said += 1;
                     let chosen = net.random.below(rules.rooms.len());
-                    let own = self.stays.pick(chosen).filter(|_| chosen % 4 > 0).map(String::from);
+                    let own = self.stays.pick(chosen).filter(|_| !chosen.is_multiple_of(4)).map(String::from);
                     let room = own.unwrap_or_else(|| any(net));
                     let opcode = if kind_of(id) == Kind::Text { 1 } else { 2 };
                     self.say(net, opcode, &[format!("={room} ").as_bytes(), &payload(id)].concat());
