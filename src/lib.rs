@@ -51,7 +51,10 @@
 //!
 //! [`App::history`](app::App::history) returns how many messages a room keeps. An argument of `join` sets how many of
 //! these messages the new member gets first. [`App::on_publish`](app::App::on_publish) sees each message before the
-//! message is ordered, and can drop the message.
+//! message is ordered, and can drop the message. [`App::history_of`](app::App::history_of) sets other limits for one room.
+//!
+//! [`Context::ask_members`](app::Context::ask_members) lists the members of a room on all workers. The answer comes to
+//! [`App::on_members`](app::App::on_members), in pages if the room is large.
 //!
 //! # Three ways to send
 //!
