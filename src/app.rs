@@ -419,7 +419,7 @@ impl Context<'_> {
     /// Works like [`Context::ask`], for a note that owns `heap_bytes` bytes on the heap. These bytes count against the
     /// memory limit for messages between shards. Over that limit, publishers must wait.
     pub fn ask_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
-        self.hub.outgoing(shard).requests.note(Box::new(note), heap_bytes);
+        self.hub.ask(shard, Box::new(note), heap_bytes);
     }
 
     /// Answers a note: sends a note to the application instance of `shard`, where [`App::on_tell`] handles the answer.
@@ -435,6 +435,6 @@ impl Context<'_> {
     /// Works like [`Context::tell`], for a note that owns `heap_bytes` bytes on the heap. These bytes count against the
     /// memory limit for messages between shards. Over that limit, publishers must wait.
     pub fn tell_sized<N: Any + Send>(&mut self, shard: u16, note: N, heap_bytes: usize) {
-        self.hub.outgoing(shard).deliveries.note(Box::new(note), heap_bytes);
+        self.hub.tell(shard, Box::new(note), heap_bytes);
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! The hub appends encoded frames to a [`Chunk`]. A backend holds a [`Span`] of the chunk as long as the kernel may
 //! read the bytes of the span. Chunk and span live on one thread, so the reference counts are not atomic.
+//!
+//! Each thread counts the memory of its chunks: see [`memory`]. So the account of a shard's memory includes the logs of
+//! rooms, outboxes and sends in flight without a walk over any of these.
 
 #![expect(unsafe_code, reason = "appending while others read earlier bytes needs interior mutability")]
 
@@ -11,12 +14,45 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+/// Memory of a chunk in addition to its bytes: the value itself, its reference counts, and the allocator's overhead.
+const OVERHEAD: usize = size_of::<Chunk>() + 48;
+
+thread_local! {
+    /// Memory of this thread's chunks and of its [`Counted`] values, in bytes.
+    static MEMORY: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Returns the memory of the calling thread's chunks and [`Counted`] values, in bytes.
+pub fn memory() -> usize {
+    MEMORY.get()
+}
+
+/// Memory beside a chunk that counts in [`memory`] until this value is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(usize);
+
+impl Counted {
+    /// Replaces the counted number of bytes.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        MEMORY.set(MEMORY.get() - self.0 + bytes);
+        self.0 = bytes;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// A byte buffer of fixed capacity to which bytes can only be appended. Appended bytes never change and never move.
 pub struct Chunk {
     /// Start of the chunk's allocation of `capacity` bytes. The first `len` bytes are initialised.
     start: NonNull<MaybeUninit<u8>>,
     capacity: usize,
     len: Cell<usize>,
+    /// The chunk's share of its thread's [`memory`].
+    _counted: Counted,
 }
 
 impl Chunk {
@@ -28,7 +64,7 @@ impl Chunk {
         assert!(u32::try_from(capacity).is_ok(), "a chunk holds less than 4 GiB, not {capacity} bytes");
         let boxed: Box<[MaybeUninit<u8>]> = Box::new_uninit_slice(capacity);
         let start = NonNull::from(Box::leak(boxed)).cast();
-        Rc::new(Self { start, capacity, len: Cell::new(0) })
+        Self::owning(start, capacity, 0)
     }
 
     /// Turns `bytes` into a full chunk without copying them.
@@ -36,7 +72,15 @@ impl Chunk {
         let len = bytes.len();
         assert!(u32::try_from(len).is_ok(), "a chunk holds less than 4 GiB, not {len} bytes");
         let start = NonNull::from(Box::leak(bytes.into_boxed_slice())).cast();
-        Rc::new(Self { start, capacity: len, len: Cell::new(len) })
+        Self::owning(start, len, len)
+    }
+
+    /// Creates the chunk that owns the leaked box of `capacity` bytes at `start`, of which the first `len` are
+    /// initialised.
+    fn owning(start: NonNull<MaybeUninit<u8>>, capacity: usize, len: usize) -> Rc<Self> {
+        let mut counted = Counted::default();
+        counted.set(capacity + OVERHEAD);
+        Rc::new(Self { start, capacity, len: Cell::new(len), _counted: counted })
     }
 
     /// Returns the number of bytes appended to the chunk so far.
@@ -248,6 +292,23 @@ mod tests {
         for (start, span) in &spans {
             assert_eq!(span.bytes(), &all[*start..start + span.len()]);
         }
+    }
+
+    #[test]
+    fn the_memory_of_a_thread_counts_chunks_as_long_as_anything_refers_to_them() {
+        let before = memory();
+        let chunk = Chunk::with_capacity(1_000);
+        let span = Span::copy_of(&[1; 500]);
+        let clone = span.clone();
+        let mut counted = Counted::default();
+        counted.set(70);
+        counted.set(30);
+        assert_eq!(memory() - before, 1_000 + 500 + 30 + 2 * OVERHEAD);
+        drop((chunk, span, counted));
+        assert_eq!(memory() - before, 500 + OVERHEAD, "a clone is left");
+        std::thread::spawn(|| assert_eq!(memory(), 0)).join().expect("each thread has its own count");
+        drop(clone);
+        assert_eq!(memory(), before);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod hints;
 pub(crate) mod hosts;
 #[cfg(feature = "server")]
 mod load;
+mod machine;
 pub(crate) mod networks;
 mod options;
 pub(crate) mod origins;

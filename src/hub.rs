@@ -63,6 +63,7 @@ mod message;
 mod occupancy;
 mod order;
 mod outbox;
+mod outgoing;
 mod room;
 mod rooms;
 mod shared;
@@ -88,6 +89,9 @@ use self::memberships::Memberships;
 pub use self::message::{Message, Position};
 pub use self::occupancy::Occupancy;
 use self::outbox::Outbox;
+pub use self::outgoing::Outgoing;
+use self::outgoing::Outgoings;
+pub(crate) use self::outgoing::Weights;
 pub use self::room::Slot;
 pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
@@ -184,22 +188,6 @@ pub struct Replay {
     pub bytes: usize,
 }
 
-/// The requests and deliveries for one destination shard.
-#[derive(Debug, Default)]
-pub struct Outgoing {
-    /// Batch of requests to the destination shard as the home of rooms.
-    pub requests: Batch<Request>,
-    /// Batch of deliveries to the room members on the destination shard.
-    pub deliveries: Batch<Delivery>,
-}
-
-impl Outgoing {
-    /// Returns whether both batches, `requests` and `deliveries`, are empty.
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.deliveries.is_empty()
-    }
-}
-
 /// Identifier of a client, unique on the whole server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId {
@@ -280,7 +268,7 @@ pub struct Hub {
     lagged: VecDeque<(u64, Lagged)>,
     /// Reports for [`Hub::poll_replay`].
     replays: Vec<Replay>,
-    outgoing: Vec<Outgoing>,
+    outgoing: Outgoings,
     /// Rooms for [`Hub::poll_new_room`]. A room in the list may no longer exist.
     new_rooms: Vec<RoomKey>,
     /// Whether rooms may keep a history, so that the hub counts their memory.
@@ -321,7 +309,7 @@ impl Hub {
             busy_turns: 0,
             lagged: VecDeque::new(),
             replays: Vec::new(),
-            outgoing: (0..options.shards).map(|_| Outgoing::default()).collect(),
+            outgoing: Outgoings::new(options.shards),
             new_rooms: Vec::new(),
             keeps_histories: options.history > 0,
             occupancies: VecDeque::new(),
@@ -436,7 +424,7 @@ impl Hub {
             }
             None => (self.home_of(room), None),
         };
-        self.outgoing[home as usize].requests.publish(room, key, message, origin);
+        self.outgoing.request(home, |batch| batch.publish(room, key, message, origin));
     }
 
     /// Publishes a message to every room of which the client at `slot` is a member.
@@ -449,8 +437,8 @@ impl Hub {
         for membership in self.clients[slot as usize].memberships.iter() {
             let room = &self.rooms[membership.room];
             self.overloaded |= room.saturated;
-            let requests = &mut self.outgoing[room.home_shard as usize].requests;
-            requests.publish(&room.name, room.home_key, message, origin);
+            let add = |batch: &mut Batch<Request>| batch.publish(&room.name, room.home_key, message, origin);
+            self.outgoing.request(room.home_shard, add);
         }
     }
 
@@ -463,7 +451,30 @@ impl Hub {
     /// Returns the batches for the destination `shard`. The caller takes their entries and passes them to the
     /// destination's hub. Batches for this shard go back to this hub.
     pub fn outgoing(&mut self, shard: u16) -> &mut Outgoing {
-        &mut self.outgoing[shard as usize]
+        self.outgoing.at(shard)
+    }
+
+    /// Sends a note to the application instance of `shard`, as a request. The note owns `heap_bytes` bytes on the heap
+    /// in addition to its own size.
+    pub(crate) fn ask(&mut self, shard: u16, note: Note, heap_bytes: usize) {
+        self.outgoing.request(shard, |batch| batch.note(note, heap_bytes));
+    }
+
+    /// Sends a note to the application instance of `shard`, as a delivery. The note owns `heap_bytes` bytes on the heap
+    /// in addition to its own size.
+    pub(crate) fn tell(&mut self, shard: u16, note: Note, heap_bytes: usize) {
+        self.outgoing.delivery(shard, |batch| batch.note(note, heap_bytes));
+    }
+
+    /// Returns the memory of all batches in [`Hub::outgoing`]: the exact sum at the last [`Hub::weigh_outgoing`] and
+    /// all additions since.
+    pub(crate) fn outgoing_weights(&self) -> Weights {
+        self.outgoing.weights()
+    }
+
+    /// Adds up the memory of all batches again. Call this after batches were taken from [`Hub::outgoing`].
+    pub(crate) fn weigh_outgoing(&mut self) {
+        self.outgoing.weigh();
     }
 
     /// Returns the number of bytes in the outboxes of all clients.

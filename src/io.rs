@@ -177,6 +177,16 @@ impl Default for BackendOptions {
     }
 }
 
+/// The progress of a send in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendProgress {
+    /// Number of bytes that the kernel has not taken yet, as far as is known.
+    pub left: usize,
+    /// Time when the send started or the kernel last took bytes of it, in nanoseconds on the clock of
+    /// [`Backend::now_ns`], as far as is known.
+    pub moved_ns: u64,
+}
+
 /// Counters and sizes of a backend, for statistics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -206,6 +216,13 @@ pub trait Backend {
 
     /// Sends `span` on a connection that has no other send in flight.
     fn send(&mut self, slot: Slot, span: Span, more: More);
+
+    /// Returns the progress of a connection's send in flight, or `None` without one. [`Backend::nudge`] updates it.
+    fn send_progress(&self, slot: Slot) -> Option<SendProgress>;
+
+    /// Hands the rest of a connection's send in flight to the kernel again. The next polls then learn whether the kernel
+    /// has taken bytes of it. Without this, a kernel that still waits for the peer need not tell.
+    fn nudge(&mut self, slot: Slot);
 
     /// Stops receiving from a connection. Bytes that have arrived already may still be reported.
     fn pause(&mut self, slot: Slot);

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Secret};
+use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Options, Secret};
 use uproar::server::{Control, Given, Server, Totals};
 
 use logging::Log;
@@ -53,6 +53,8 @@ fn check(loaded: &Loaded) -> ExitCode {
         Err(error) => return refuse(&error.to_string()),
     }
     let _ = write!(std::io::stdout(), "{loaded}");
+    let (bytes, source) = Options::from(&loaded.config).memory_limit_bytes();
+    let _ = writeln!(std::io::stdout(), "# The memory limit is {bytes} bytes: {source}.");
     ExitCode::SUCCESS
 }
 
@@ -124,6 +126,10 @@ fn log_totals(totals: Totals) {
         lagged = totals.lagged,
         throttled = totals.throttled,
         publisher_pauses = totals.publisher_pauses,
+        memory_pauses = totals.memory_pauses,
+        memory_closes = totals.memory_closes,
+        stalled_sends = totals.stalled,
+        late_messages = totals.late_messages,
         protocol_failures = totals.failed,
         handler_panics = totals.panics,
         turns = totals.turns,

@@ -250,6 +250,18 @@ impl Protocol {
         )
     }
 
+    /// Returns the memory of the incomplete request, frame or message, in bytes. The [`Window`] of a client with
+    /// context takeover is not included.
+    pub fn memory(&self) -> usize {
+        match &self.state {
+            State::Http { buffer, .. } => buffer.as_ref().map_or(0, |buffer| buffer.memory()),
+            State::Open { assembly, .. } => {
+                assembly.as_ref().map_or(0, |assembly| size_of::<Assembly>() + assembly.capacity())
+            }
+            State::Discarding => 0,
+        }
+    }
+
     /// Returns whether a request, a frame or a message has arrived in part.
     ///
     /// Also returns true right after the event of a request that arrived in parts.

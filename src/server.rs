@@ -312,6 +312,8 @@ fn spawn_workers(
         let workers = Workers::start(options, plan, listeners, &shared, make)?;
         let (connections, descriptors) = (limits.server, plan.descriptors);
         info!(limit = connections, descriptors, "room for {connections} connections");
+        let (bytes, source) = options.memory_limit_bytes();
+        info!(limit = bytes, "at most {} MiB are held for clients ({source})", bytes >> 20);
         Ok((workers, shared))
     };
     if options.backend != BackendName::Auto || plan.backend == BackendName::Epoll {

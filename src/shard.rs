@@ -24,6 +24,7 @@ mod mail;
 mod mailbox;
 mod measure;
 mod members;
+pub(crate) mod memory;
 mod pace;
 mod peers;
 mod requests;
@@ -31,6 +32,7 @@ mod settings;
 mod stopwatch;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -157,6 +159,8 @@ pub(crate) struct Shard<B> {
     stuck: mail::Stuck,
     /// Questions for the members of rooms that wait for their answers.
     questions: VecDeque<members::Question>,
+    memory: memory::Memory,
+    unfinished: unfinished::Unfinished,
     bounds: Bounds,
     full_log: events::FullLog,
     /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
@@ -210,6 +214,8 @@ impl<B: Backend> Shard<B> {
             addresses,
             stuck: mail::Stuck::default(),
             questions: VecDeque::new(),
+            memory: memory::Memory::default(),
+            unfinished: unfinished::Unfinished::default(),
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
             expiries: HashMap::new(),
@@ -261,6 +267,7 @@ impl<B: Backend> Shard<B> {
         // free.
         self.resume_served();
         self.resume_publishers();
+        self.resume_short_of_memory();
         // Mail comes after the input, so that this shard handles requests to itself in the turn that created them.
         self.take_mail();
         self.resume_rate_limited();
@@ -269,6 +276,8 @@ impl<B: Backend> Shard<B> {
         if self.clock.may_judge() {
             self.fire_timers();
             self.fire_app_timers();
+            self.check_unfinished();
+            self.relieve();
             self.drain_step();
         }
         self.tell_occupancies();
@@ -325,6 +334,8 @@ impl<B: Backend> Shard<B> {
             self.next_drain_ms(),
             self.journal.next_due_ms(),
             self.context.timers.next_due_ms(),
+            self.next_unfinished_ms(),
+            self.next_relief_ms(),
             retry,
         ]);
         let next = deadlines.flatten().min()?;
@@ -332,12 +343,13 @@ impl<B: Backend> Shard<B> {
     }
 
     fn has_work(&mut self) -> bool {
-        !self.hub.outgoing(self.settings.id.index).is_empty()
+        self.has_own_mail()
             || self.hub.occupancy_reports() > 0
             || self.may_answer_questions()
             || self.hub.has_more()
             || self.flow.has_served()
             || self.may_resume_publishers()
+            || self.may_resume_short_of_memory()
     }
 
     /// Hands pending messages of up to [`Bounds::sends_per_turn`] clients to the backend.

@@ -390,6 +390,14 @@ stats! {
         throttled = "throttled",
         /// Times that a client was paused because its messages could not be passed on yet.
         publisher_pauses = "publisher_pauses",
+        /// Times that a client was paused because the worker was short of memory.
+        memory_pauses = "memory_pauses",
+        /// Clients closed because the worker was short of memory and they held the most.
+        memory_closes = "memory_closes",
+        /// Clients closed because they took none of the bytes sent to them for too long.
+        stalled = "stalled_sends",
+        /// Clients closed because a message of theirs was not complete in time.
+        late_messages = "late_messages",
         /// Clients closed because they broke the WebSocket protocol.
         failed = "protocol_failures",
         /// Handlers of the application that panicked.
@@ -435,6 +443,12 @@ stats! {
         sends_under_way = "sends_under_way",
         /// Clients that are paused because their messages cannot be passed on yet.
         paused_publishers = "paused_publishers",
+        /// Bytes that are held for clients: logs of rooms, unread and unfinished messages, messages between workers.
+        memory_bytes = "memory_bytes",
+        /// Limit of the bytes that are held for clients.
+        memory_limit_bytes = "memory_limit_bytes",
+        /// Clients that are paused because the worker is short of memory.
+        short_of_memory = "paused_for_memory",
     }
 }
 

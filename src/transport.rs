@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::chunk::Span;
 use crate::io::clock::NS_PER_MS;
-use crate::io::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
+use crate::io::{Backend, Buffer, Close, IoEvent, More, SendProgress, Slot, Usage, Waker};
 #[cfg(test)]
 use crate::io::{Uring, uring::Kernel};
 use crate::proxied::{ProxyEvent, ProxyLayer};
@@ -123,6 +123,16 @@ impl<B: Backend> Transport<B> {
             Some((tls, backend)) => tls.send(backend, slot, span),
             None => self.backend.send(slot, span, more),
         }
+    }
+
+    /// Returns the progress of the backend's send in flight on a connection. See [`Backend::send_progress`].
+    pub(crate) fn send_progress(&self, slot: Slot) -> Option<SendProgress> {
+        self.backend.send_progress(slot)
+    }
+
+    /// Asks the kernel for the progress of the send in flight on a connection. See [`Backend::nudge`].
+    pub(crate) fn nudge(&mut self, slot: Slot) {
+        self.backend.nudge(slot);
     }
 
     /// Stops receiving from a connection. See [`Backend::pause`].

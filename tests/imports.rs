@@ -125,7 +125,7 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "config",
         own: &["config", "files"],
-        others: &["clap", "ipnet", "thiserror", "toml", "tracing_subscriber"],
+        others: &["clap", "ipnet", "nix", "thiserror", "toml", "tracing_subscriber"],
     },
     Rule { module: "files", own: &[], others: &["nix", "thiserror"] },
     Rule { module: "sync", own: &[], others: &["loom"] },

@@ -255,6 +255,20 @@ pub struct Config {
           value_parser = whole(0..=u64::MAX))]
     pub history_memory: u64,
 
+    /// Limit for the memory that the server holds for its clients: room logs, unread and unfinished messages. Near it
+    /// the server receives less; over it the clients that hold most are closed with 1013. At least 16 MiB for each
+    /// worker. 0: half of the memory that the process may use.
+    #[arg(long, env = "UPROAR_MEMORY_LIMIT", value_name = "BYTES", default_value_t = defaults().memory_limit,
+          value_parser = whole(0..=u64::MAX))]
+    pub memory_limit: u64,
+
+    /// Time limit for a message, from its first bytes on. An incomplete one closes the connection with 1008. With a
+    /// byte rate, the time that it needs for the longest message is added.
+    #[arg(long, env = "UPROAR_MESSAGE_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().message_seconds),
+          value_parser = parse_some_seconds)]
+    pub message_seconds: Duration,
+
     /// Time limit for a client's HTTP request, from the accept on. On a connection that is used again, from the first
     /// byte of the request on.
     #[arg(long, env = "UPROAR_HANDSHAKE_SECONDS", value_name = "SECONDS",
@@ -350,6 +364,8 @@ impl From<&Config> for Options {
             history_bytes: config.history_bytes,
             history_seconds: config.history_seconds,
             history_memory: config.history_memory,
+            memory_limit: config.memory_limit,
+            message_seconds: config.message_seconds,
             handshake_seconds: config.handshake_seconds,
             keep_alive_seconds: config.keep_alive_seconds,
             ping_seconds: config.ping_seconds,

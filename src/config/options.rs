@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Endpoint, Network, Origin, Secret, ServerName};
+use super::{Endpoint, Network, Origin, Secret, ServerName, machine};
 
 /// The system interface that the server uses for network I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,15 @@ pub struct Options {
     /// dropped, that of empty rooms first.
     pub history_memory: u64,
 
+    /// The limit for the memory that the server holds for its clients, in bytes, over all workers: at least 16 MiB a
+    /// worker. Near the limit, the server receives less. Over it, the clients that hold most are closed with 1013. 0:
+    /// half of the memory that the process may use.
+    pub memory_limit: u64,
+
+    /// The time limit for a message, from its first bytes on. An incomplete message closes the connection with 1008. A
+    /// byte rate adds the time that it needs for the longest message. At least 1 ms.
+    pub message_seconds: Duration,
+
     /// The time limit for a client's HTTP request, from the accept of the connection on, or from the first byte of a
     /// later request on. At least 1 ms.
     pub handshake_seconds: Duration,
@@ -244,6 +253,8 @@ impl Default for Options {
             history_bytes: 64 << 10,
             history_seconds: seconds(600),
             history_memory: 128 << 20,
+            memory_limit: 0,
+            message_seconds: seconds(60),
             handshake_seconds: seconds(10),
             keep_alive_seconds: seconds(75),
             ping_seconds: seconds(30),
@@ -332,12 +343,13 @@ impl Options {
     /// Checks the range of each option by itself. The command line also checks these ranges when it parses options.
     fn check_ranges(&self) -> Result<(), Conflict> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 9] = [
+        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 10] = [
             (&["workers"], self.workers.map_or(1, u64::from), 1..=1024),
             (&["max-message"], self.max_message.into(), 1..=1 << 30),
             (&["max-request-body"], self.max_request_body.into(), 0..=1 << 30),
             (&["max-rooms-per-connection"], self.max_rooms_per_connection.into(), 1..=1_000_000),
             (&["lag-window"], self.lag_window.into(), 1024..=1 << 30),
+            (&["message-seconds"], ms(self.message_seconds), 1..=u64::MAX),
             (&["handshake-seconds"], ms(self.handshake_seconds), 1..=u64::MAX),
             (&["ping-seconds"], ms(self.ping_seconds), 1..=u64::MAX),
             (&["pong-seconds"], ms(self.pong_seconds), 1..=u64::MAX),
@@ -382,6 +394,16 @@ impl Options {
             ),
         };
         Err(Conflict { options: &["listen", "tls-cert", "tls-key"], message })
+    }
+
+    /// Returns the memory limit in bytes, and an explanation for people of where it comes from:
+    /// [`Options::memory_limit`] if that is set, else half of the memory that the process may use.
+    pub fn memory_limit_bytes(&self) -> (u64, String) {
+        if self.memory_limit > 0 {
+            return (self.memory_limit, "--memory-limit".into());
+        }
+        let machine = machine::memory();
+        (machine.bytes / 2, format!("half of {}", machine.source))
     }
 
     /// Returns the number of worker threads: [`Options::workers`] if set, else the number of CPU cores up to 1024.

@@ -26,8 +26,8 @@ pub struct Batch<E> {
     names: String,
     /// The payloads of all entries, concatenated in order.
     bytes: Vec<u8>,
-    /// Heap memory in bytes of the notes, as reported by the instances that sent them, and of lists of members.
-    note_bytes: usize,
+    /// Memory of the entries in bytes: see [`Batch::weight`].
+    weight: usize,
 }
 
 /// Request to a room's home shard. Handling a request can cause deliveries.
@@ -123,7 +123,7 @@ pub struct Snapshot {
 
 impl<E> Default for Batch<E> {
     fn default() -> Self {
-        Self { entries: Vec::new(), names: String::new(), bytes: Vec::new(), note_bytes: 0 }
+        Self { entries: Vec::new(), names: String::new(), bytes: Vec::new(), weight: 0 }
     }
 }
 
@@ -133,9 +133,10 @@ impl<E> Batch<E> {
         self.entries.is_empty()
     }
 
-    /// Returns roughly the memory of the batch's entries in bytes.
+    /// Returns roughly the memory of the batch's entries in bytes. Notes count with the heap memory that the instances
+    /// that sent them reported.
     pub fn weight(&self) -> usize {
-        self.names.len() + self.bytes.len() + self.note_bytes + self.entries.len() * ENTRY_WEIGHT
+        self.weight
     }
 
     /// Calls `each` with the entries in order, each with its room's name and its payload. The batch is empty
@@ -144,16 +145,39 @@ impl<E> Batch<E> {
     where
         E: Entry,
     {
+        self.drain_while(|entry, name, payload| {
+            each(entry, name, payload);
+            true
+        });
+    }
+
+    /// Works like [`Batch::drain`] until `each` returns false. Later entries stay in the batch.
+    pub fn drain_while(&mut self, mut each: impl FnMut(E, &str, &[u8]) -> bool)
+    where
+        E: Entry,
+    {
         let (mut names, mut bytes) = (&self.names[..], &self.bytes[..]);
-        for entry in self.entries.drain(..) {
+        let mut drained = 0;
+        let mut entries = self.entries.drain(..);
+        while let Some(entry) = entries.next() {
             let (name, payload);
             (name, names) = names.split_at(entry.name_len());
             (payload, bytes) = bytes.split_at(entry.payload_len());
-            each(entry, name, payload);
+            drained += 1;
+            if !each(entry, name, payload) && entries.len() > 0 {
+                let (names_len, bytes_len) = (self.names.len() - names.len(), self.bytes.len() - bytes.len());
+                self.entries = entries.collect();
+                self.names.drain(..names_len);
+                self.bytes.drain(..bytes_len);
+                // Drained notes count until the batch is empty, because a note's weight is not stored with it.
+                self.weight -= names_len + bytes_len + drained * ENTRY_WEIGHT;
+                return;
+            }
         }
+        drop(entries);
         self.names.clear();
         self.bytes.clear();
-        self.note_bytes = 0;
+        self.weight = 0;
         self.names.shrink_to(KEPT_BYTES);
         self.bytes.shrink_to(KEPT_BYTES);
         self.entries.shrink_to(KEPT_ENTRIES);
@@ -165,15 +189,17 @@ impl<E> Batch<E> {
         self.names.push_str(&other.names);
         other.names.clear();
         self.bytes.append(&mut other.bytes);
-        self.note_bytes += std::mem::take(&mut other.note_bytes);
+        self.weight += std::mem::take(&mut other.weight);
     }
 
     fn push(&mut self, entry: E, name: &str, payload: &[&[u8]]) {
+        let before = self.bytes.len();
         self.names.push_str(name);
         for part in payload {
             self.bytes.extend_from_slice(part);
         }
         self.entries.push(entry);
+        self.weight += name.len() + self.bytes.len() - before + ENTRY_WEIGHT;
     }
 }
 
@@ -248,7 +274,7 @@ impl Batch<Request> {
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
     /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {
-        self.note_bytes += size_of_val(&*note) + heap_bytes;
+        self.weight += size_of_val(&*note) + heap_bytes;
         self.push(Request::Note(note), "", &[]);
     }
 }
@@ -265,6 +291,7 @@ impl Batch<Delivery> {
         for frame in frames {
             self.bytes.extend_from_slice(frame);
             frame_lens.push(frame.len() as u32);
+            self.weight += frame.len() + size_of::<u32>();
         }
         let snapshot = Snapshot { room, home, history, first, frame_lens };
         self.push(Delivery::Snapshot(Box::new(snapshot)), "", &[]);
@@ -283,14 +310,14 @@ impl Batch<Delivery> {
 
     pub(crate) fn members(&mut self, part: MembersPart) {
         let texts: usize = part.descriptions.iter().map(|text| size_of::<String>() + text.len()).sum();
-        self.note_bytes += size_of_val(&part) + size_of_val(&*part.page.clients) + texts;
+        self.weight += size_of_val(&part) + size_of_val(&*part.page.clients) + texts;
         self.push(Delivery::Members(Box::new(part)), "", &[]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
     /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {
-        self.note_bytes += size_of_val(&*note) + heap_bytes;
+        self.weight += size_of_val(&*note) + heap_bytes;
         self.push(Delivery::Note(note), "", &[]);
     }
 }
@@ -340,6 +367,31 @@ mod tests {
         let mut seen = Vec::new();
         batch.drain(|_, _, frames| seen.push(frames.to_vec()));
         assert_eq!(seen, [&b"onethree"[..], b"xyz", b"", b""]);
+    }
+
+    #[test]
+    fn a_batch_that_is_drained_in_part_keeps_the_rest_in_order() {
+        let mut batch = Batch::default();
+        for number in 0..10_u8 {
+            batch.publish(
+                &format!("room{number}"),
+                None,
+                Message::new(Kind::Text, &[number; 20]),
+                Origin::default(),
+            );
+        }
+        let (whole, mut seen) = (batch.weight(), Vec::new());
+        while !batch.is_empty() {
+            let before = batch.weight();
+            batch.drain_while(|_, name, payload| {
+                seen.push((name.to_owned(), payload.to_vec()));
+                seen.len() % 3 != 0
+            });
+            assert!(batch.weight() < before);
+            assert_eq!(batch.weight(), whole / 10 * (10 - seen.len()));
+        }
+        let expected: Vec<_> = (0..10_u8).map(|n| (format!("room{n}"), vec![n; 20])).collect();
+        assert_eq!(seen, expected);
     }
 
     #[test]

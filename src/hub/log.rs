@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::chunk::{Chunk, Span};
+use crate::chunk::{Chunk, Counted, Span};
 
 /// Capacity of a log's first chunk, in bytes.
 const MIN_CHUNK: usize = 1 << 10;
@@ -37,6 +37,8 @@ struct Piece {
     start: u64,
     /// Offset in the chunk, in bytes, at which each frame ends.
     ends: Vec<u32>,
+    /// The memory of `ends`.
+    counted: Counted,
 }
 
 impl Piece {
@@ -96,7 +98,10 @@ impl Log {
         }
         let before = piece.ends.capacity();
         piece.ends.push(piece.chunk.len() as u32);
-        self.memory += (piece.ends.capacity() - before) * size_of::<u32>();
+        if piece.ends.capacity() > before {
+            self.memory += (piece.ends.capacity() - before) * size_of::<u32>();
+            piece.counted.set(piece.ends.capacity() * size_of::<u32>());
+        }
         self.head += 1;
         self.end += len as u64;
     }
@@ -122,7 +127,9 @@ impl Log {
         }
         let chunk = Chunk::with_capacity(capacity.max(len));
         self.memory += chunk.capacity();
-        self.chunks.push_back(Piece { chunk, first: self.head, start: self.end, ends: Vec::new() });
+        let counted = Counted::default();
+        let piece = Piece { chunk, first: self.head, start: self.end, ends: Vec::new(), counted };
+        self.chunks.push_back(piece);
     }
 
     /// Returns the frames from number `from` to the end of their chunk, and the number of the frame after that chunk.

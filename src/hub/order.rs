@@ -1,10 +1,15 @@
 //! Orders the messages of rooms, forwards them to other shards, and forgets unused rooms.
 
+use std::cmp::Reverse;
+
 use super::direct::STALL_MS;
 use super::log::Log;
-use super::room::{Home, Subscriber};
+use super::room::{Home, Room, Subscriber};
 use super::rooms::{self, RoomId, RoomKey};
-use super::{ClientNumber, Hub, Message, Position, Snapshot, with_frame};
+use super::{Batch, ClientNumber, Delivery, Hub, Message, Position, Snapshot, with_frame};
+
+/// Minimum memory in bytes of a room's logs that [`Hub::cut_logs`] cuts. A room whose members read has less.
+const MIN_CUT: usize = 192 << 10;
 
 impl Hub {
     /// Gives a message the next number in the room's order, and forwards the message to all members. Called on the
@@ -31,8 +36,8 @@ impl Hub {
         with_frame(message, |parts| {
             for subscriber in self.rooms[id].home.iter().flat_map(|home| &home.subscribers) {
                 let except = except.filter(|_| except_shard == Some(subscriber.shard));
-                let deliveries = &mut self.outgoing[subscriber.shard as usize].deliveries;
-                deliveries.frame(subscriber.room, number, parts, except);
+                let add = |batch: &mut Batch<Delivery>| batch.frame(subscriber.room, number, parts, except);
+                self.outgoing.delivery(subscriber.shard, add);
             }
             self.exclude(id, number, except);
             self.rooms[id].append(parts, &mut self.deflater);
@@ -57,8 +62,8 @@ impl Hub {
         let known = &mut self.rooms[id];
         let first = known.log.tail(limits.messages.into(), limits.bytes);
         let keys = (subscriber, known.key);
-        let frames = known.log.frames(first);
-        self.outgoing[shard as usize].deliveries.snapshot(keys, known.history, first, frames);
+        let history = known.history;
+        self.outgoing.delivery(shard, |batch| batch.snapshot(keys, history, first, known.log.frames(first)));
         let subscribers = &mut known.home.get_or_insert_default().subscribers;
         debug_assert!(
             subscribers.iter().all(|other| other.shard != shard),
@@ -131,6 +136,43 @@ impl Hub {
         }
     }
 
+    /// Cuts the logs of the rooms with the most memory until about `bytes` bytes are free. Members that are behind in
+    /// these rooms lag. Returns the number of freed bytes.
+    pub(crate) fn cut_logs(&mut self, bytes: usize) -> usize {
+        self.shrink_logs(bytes, MIN_CUT, Room::cut)
+    }
+
+    /// Works like [`Hub::cut_logs`], for logs of all sizes.
+    pub(crate) fn cut_small_logs(&mut self, bytes: usize) -> usize {
+        self.shrink_logs(bytes, 1, Room::cut)
+    }
+
+    /// Drops spare chunks, then the histories of the rooms with the most memory, until about `bytes` bytes are free.
+    /// Returns the number of freed bytes.
+    pub(crate) fn trim_logs(&mut self, bytes: usize) -> usize {
+        self.spare_outboxes.clear();
+        let spare = self.spare_chunks.clear();
+        spare + self.shrink_logs(bytes.saturating_sub(spare), MIN_CUT, Room::drop_history)
+    }
+
+    fn shrink_logs(&mut self, bytes: usize, min: usize, shrink: fn(&mut Room)) -> usize {
+        let mut logs: Vec<_> = self.rooms.iter().map(|room| (room.memory(), room.key)).collect();
+        logs.retain(|(memory, _)| *memory >= min);
+        logs.sort_unstable_by_key(|(memory, key)| (Reverse(*memory), key.serial()));
+        let mut freed = 0;
+        for (memory, key) in logs {
+            if freed >= bytes {
+                break;
+            }
+            if let Some(id) = self.rooms.resolve(key) {
+                shrink(&mut self.rooms[id]);
+                freed += memory - self.rooms[id].memory();
+                self.weigh(id);
+            }
+        }
+        freed
+    }
+
     /// Returns the time in milliseconds at which [`Hub::tick`] is due next. `None` without a timer.
     pub fn next_tick_ms(&self) -> Option<u64> {
         self.rooms.timers.next_due_ms()
@@ -154,7 +196,10 @@ impl Hub {
         let id = self.insert_room(room);
         match self.rooms[id].home_shard {
             home if home == self.options.shard => self.new_rooms.push(self.rooms[id].key),
-            home => self.outgoing[home as usize].requests.subscribe(room, self.rooms[id].key),
+            home => {
+                let key = self.rooms[id].key;
+                self.outgoing.request(home, |batch| batch.subscribe(room, key));
+            }
         }
         id
     }
@@ -202,7 +247,7 @@ impl Hub {
             }
             return;
         }
-        self.outgoing[room.home_shard as usize].requests.unsubscribe(&room.name);
+        self.outgoing.request(room.home_shard, |batch| batch.unsubscribe(&room.name));
         self.forget(id);
     }
 

@@ -409,6 +409,16 @@ impl Room {
         }
     }
 
+    /// Drops all frames of the room's logs. Members that have not been sent all of them lag.
+    pub(crate) fn cut(&mut self) {
+        let head = self.log.head();
+        self.log.trim(head);
+        if let Some(compressed) = &mut self.compressed {
+            compressed.trim(head);
+        }
+        self.release();
+    }
+
     /// Returns whether the room has no members on any shard, as far as this shard knows.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.members.is_empty() && self.home.as_ref().is_none_or(|home| home.subscribers.is_empty())

@@ -51,6 +51,12 @@ impl SpareChunks {
         self.bytes += capacity;
         self.chunks.push_back(chunk);
     }
+
+    /// Drops all spare chunks. Returns the number of freed bytes.
+    pub(super) fn clear(&mut self) -> usize {
+        self.chunks.clear();
+        std::mem::take(&mut self.bytes)
+    }
 }
 
 #[cfg(test)]

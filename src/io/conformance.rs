@@ -25,7 +25,8 @@ macro_rules! suite {
                 resumed_while_waiting_for_a_buffer, ends_lose_no_buffers, many_connections_echo);
             suite!(@tests $make, sending: arrives, a_large_send_is_continued, sends_after_the_peers_end,
                 shutdown_ends_one_direction, shutdown_waits_for_the_send, last_bytes_travel_with_the_fin,
-                to_a_reset_peer, one_chunk_to_many, more_than_the_queue_holds, empty_span);
+                to_a_reset_peer, one_chunk_to_many, more_than_the_queue_holds, progress, nudged_while_closing,
+                empty_span);
             suite!(@tests $make, closing: idle, with_a_send_in_flight, delivers_what_was_sent, reset_is_seen_as_one,
                 reset_drops_unsent_bytes, after_failure, after_the_peers_end, ignores_calls_while_closing, many_at_once,
                 dropped_with_everything_in_flight);

@@ -24,7 +24,8 @@ use super::accept_gate::AcceptGate;
 use super::clock::{NS_PER_MS, now_ns};
 use super::sends::{Send, SendId, Sends};
 use super::{
-    Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, Slot, Usage, Waker, canonical, listen,
+    Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, SendProgress, Slot, Usage, Waker,
+    canonical, listen,
 };
 
 /// Maximum number of readiness events that one `epoll_wait` returns.
@@ -178,14 +179,18 @@ impl Epoll {
         let socket = self.sockets[slot as usize].as_mut().expect("checked by the callers");
         let fd = socket.fd.as_raw_fd();
         if let Some(id) = socket.send {
-            let Send { span, more, .. } = self.sends.at(id);
+            let now_ns = self.now_ns;
+            let Send { span, more, moved_ns, .. } = self.sends.at(id);
             let mut flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
             if *more == More::Ends {
                 flags |= MsgFlags::from_bits_retain(libc::MSG_MORE);
             }
             match send(fd, span.bytes(), flags) {
                 // A short send has filled the socket. An edge comes when the socket has room again.
-                Ok(count) => span.advance(count),
+                Ok(count) => {
+                    span.advance(count);
+                    *moved_ns = now_ns;
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => return,
                 Err(error) => return self.fail(slot, error, events),
             }
@@ -457,8 +462,19 @@ impl Backend for Epoll {
         let socket = self.at(slot);
         assert!(socket.send.is_none(), "slot {slot} has a send under way");
         if socket.state == SocketState::Open {
-            let id = self.sends.insert(slot, span, more);
+            let id = self.sends.insert(slot, span, more, self.now_ns);
             self.at(slot).send = Some(id);
+            self.request(slot);
+        }
+    }
+
+    fn send_progress(&self, slot: Slot) -> Option<SendProgress> {
+        let socket = self.sockets.get(slot as usize)?.as_ref()?;
+        self.sends.progress(socket.send?)
+    }
+
+    fn nudge(&mut self, slot: Slot) {
+        if self.at(slot).send.is_some() {
             self.request(slot);
         }
     }

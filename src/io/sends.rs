@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::chunk::Span;
 
-use super::{More, Slot};
+use super::{More, SendProgress, Slot};
 
 /// The id of a send in flight, valid from `Sends::insert` to `Sends::remove`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(super) struct Send {
     pub(super) slot: Slot,
     pub(super) span: Span,
     pub(super) more: More,
+    /// Time when the send started or the kernel last took bytes of it, in nanoseconds, as far as is known.
+    pub(super) moved_ns: u64,
 }
 
 /// The table of all sends in flight of one backend.
@@ -43,8 +45,8 @@ pub(super) struct Sends {
 
 impl Sends {
     /// Adds a send to the table. Returns its id.
-    pub(super) fn insert(&mut self, slot: Slot, span: Span, more: More) -> SendId {
-        let send = Some(Send { slot, span, more });
+    pub(super) fn insert(&mut self, slot: Slot, span: Span, more: More, now_ns: u64) -> SendId {
+        let send = Some(Send { slot, span, more, moved_ns: now_ns });
         if let Some(id) = self.free.pop() {
             self.entries[id.index()] = send;
             return id;
@@ -57,6 +59,12 @@ impl Sends {
     #[cfg(test)]
     pub(super) fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
         self.entries.iter_mut().flatten().map(|send| &mut send.span)
+    }
+
+    /// Returns the progress of the send with this id.
+    pub(super) fn progress(&self, id: SendId) -> Option<SendProgress> {
+        let send = self.entries[id.index()].as_ref()?;
+        Some(SendProgress { left: send.span.len(), moved_ns: send.moved_ns })
     }
 
     /// Returns the number of sends in flight.
@@ -90,10 +98,10 @@ mod tests {
     #[test]
     fn ids_are_reused_only_after_removal() {
         let mut sends = Sends::default();
-        let first = sends.insert(1, Span::copy_of(b"one"), More::Follows);
-        let second = sends.insert(2, Span::copy_of(b"two"), More::Follows);
+        let first = sends.insert(1, Span::copy_of(b"one"), More::Follows, 0);
+        let second = sends.insert(2, Span::copy_of(b"two"), More::Follows, 0);
         assert_eq!(sends.remove(first).span.bytes(), b"one");
-        let third = sends.insert(3, Span::copy_of(b"three"), More::Follows);
+        let third = sends.insert(3, Span::copy_of(b"three"), More::Follows, 0);
         assert_eq!(third, first);
         assert_eq!((sends.at(second).slot, sends.at(third).slot), (2, 3));
         assert_eq!(SendId::from_number(second.number()), Some(second));

@@ -37,7 +37,10 @@ use self::socket::{SlotState, UringSocket};
 use super::accept_gate::AcceptGate;
 use super::clock::NS_PER_MS;
 use super::sends::Sends;
-use super::{Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, Slot, Usage, Waker, canonical};
+use super::{
+    Backend, BackendOptions, Buffer, Close, IoEvent, Listener, More, SendProgress, Slot, Usage, Waker,
+    canonical,
+};
 
 /// Number of entries in the submission queue. A longer batch of requests takes one system call for each full queue.
 const SUBMISSIONS: u32 = 2048;
@@ -258,6 +261,14 @@ impl<K: Kernel> Backend for Uring<K> {
 
     fn send(&mut self, slot: Slot, span: Span, more: More) {
         self.start_send(slot, span, more);
+    }
+
+    fn send_progress(&self, slot: Slot) -> Option<SendProgress> {
+        self.sends.progress(self.sockets.get(slot as usize)?.send?)
+    }
+
+    fn nudge(&mut self, slot: Slot) {
+        self.restart_send(slot);
     }
 
     fn pause(&mut self, slot: Slot) {

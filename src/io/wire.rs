@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::chunk::Span;
 
-use super::{Backend, Buffer, Close, IoEvent, More, Slot, Usage, Waker};
+use super::{Backend, Buffer, Close, IoEvent, More, SendProgress, Slot, Usage, Waker};
 
 /// Length of a receive buffer in bytes.
 pub(crate) const BUFFER_LEN: usize = 32 << 10;
@@ -81,6 +81,13 @@ impl Backend for Wire {
             self.coming.push_back(IoEvent::Sent { slot });
         }
     }
+
+    fn send_progress(&self, slot: Slot) -> Option<SendProgress> {
+        let (at, span) = self.waiting.as_ref()?;
+        (*at == slot).then(|| SendProgress { left: span.len(), moved_ns: 0 })
+    }
+
+    fn nudge(&mut self, _: Slot) {}
 
     fn pause(&mut self, slot: Slot) {
         self.paused.insert(slot);

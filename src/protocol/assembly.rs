@@ -193,7 +193,6 @@ impl Assembly {
     }
 
     /// Returns the number of bytes allocated for payloads.
-    #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.payload.capacity() + self.control.capacity() + self.delivered.capacity()
     }

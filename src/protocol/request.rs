@@ -323,10 +323,9 @@ impl RequestBuffer {
         Ok(Step::Whole(Request { body, ..request }))
     }
 
-    /// Returns the number of bytes allocated for the request.
-    #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+    /// Returns the memory of the buffer in bytes.
+    pub(super) fn memory(&self) -> usize {
+        size_of::<Self>() + self.bytes.capacity()
     }
 
     /// Moves bytes from `input` to the buffer, up to the end of the head. Returns whether the head is complete.

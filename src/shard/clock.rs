@@ -33,6 +33,8 @@ pub(super) struct Clock {
     backend_ms: u64,
     /// Sum of all pauses that do not count as time, in milliseconds.
     away_ms: u64,
+    /// End of the last pause that does not count as time, in milliseconds of the backend's clock.
+    back_ms: u64,
     /// Whether the last turn followed a pause that does not count as time. A second pause in a row counts, or a shard
     /// whose turns are all slow would have a stopped clock.
     was_away: bool,
@@ -53,7 +55,7 @@ struct Search {
 
 impl Clock {
     pub(super) fn new(backend_ms: u64) -> Self {
-        Self { backend_ms, away_ms: 0, was_away: false, search: None }
+        Self { backend_ms, away_ms: 0, back_ms: 0, was_away: false, search: None }
     }
 
     /// Begins a turn at `backend_ms`, after a wait of at most `timeout` that reported `events` events to a shard with
@@ -80,6 +82,7 @@ impl Clock {
             self.look_for_input(since_ms, clients);
             // The pause may have begun at any time during the wait, so the whole wait does not count as time.
             self.away_ms += since_ms;
+            self.back_ms = backend_ms;
             return since_ms;
         }
         // A turn that ends a search begins no new search, so that deadlines are judged even when every turn is late.
@@ -125,6 +128,12 @@ impl Clock {
     /// Returns the current time of the shard's clock in milliseconds, which all deadlines of the shard use.
     pub(super) fn now_ms(&self) -> u64 {
         self.backend_ms - self.away_ms
+    }
+
+    /// Returns the time since `backend_ms`, a time of the backend's clock, in milliseconds. A pause that does not count
+    /// as time, and the time before it, are left out.
+    pub(super) fn since_ms(&self, backend_ms: u64) -> u64 {
+        self.backend_ms.saturating_sub(backend_ms.max(self.back_ms))
     }
 
     /// Returns whether deadlines may be judged in this turn. If not, the next turn must begin without waiting.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use tracing::error;
 
 use crate::app::{Answer, Note};
+use crate::chunk::Counted;
 use crate::hub::Slot;
 use crate::io::Backend;
 use crate::protocol::Request;
@@ -23,6 +24,8 @@ pub(super) struct Deferred {
     /// Address of the connection before the request: a trusted proxy's, if the request named its client.
     proxy: Option<IpAddr>,
     waits: Waits,
+    /// The memory of `waits`.
+    _counted: Counted,
 }
 
 /// The part of a request that its answer needs.
@@ -47,8 +50,10 @@ impl<B: Backend> Shard<B> {
             Some(_) => Waits::Handshake(request.head().into()),
             None => Waits::Request { head_only: request.is_head(), keep_alive: request.keep_alive },
         };
+        let mut counted = Counted::default();
+        counted.set(size_of::<Deferred>() + if let Waits::Handshake(head) = &waits { head.len() } else { 0 });
         self.set_phase(slot, Phase::Answering);
-        self.deferred.insert(slot, Deferred { number: ticket.number, proxy, waits });
+        self.deferred.insert(slot, Deferred { number: ticket.number, proxy, waits, _counted: counted });
         Answered::Later
     }
 
@@ -89,7 +94,9 @@ impl<B: Backend> Shard<B> {
         self.set_phase(slot, Phase::Idle);
         let answered = conclude(self);
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
+        self.memory.unfinished -= protocol.memory();
         self.follow(slot, &mut protocol, answered);
+        self.memory.unfinished += protocol.memory();
         self.connections[slot as usize].protocol = protocol;
         self.pause_if_unread(slot);
         self.resume(slot, Pause::Answer);

@@ -39,6 +39,8 @@ pub(crate) enum Pause {
     /// Pause reason: the client has used up its share of buffers or of time in this turn, or all clients together have
     /// used up the time that the turn has for input.
     Share = 8,
+    /// Pause reason: the shard holds too much memory for its clients.
+    Memory = 16,
 }
 
 /// Input of a paused client, held until the client resumes.
@@ -92,6 +94,8 @@ pub(super) struct Flow {
     /// Input of paused clients, oldest first. Held input has produced no answers yet, so a pause alone never makes a
     /// client lag.
     held: HashMap<Slot, VecDeque<Input>>,
+    /// Number of bytes in `held`.
+    held_bytes: usize,
     /// Queue of clients paused with [`Pause::Share`], which resume in the next turns, in this order.
     served: Vec<Slot>,
     /// Clients paused with [`Pause::Congestion`], which resume when mailboxes have room.
@@ -160,11 +164,13 @@ impl Flow {
 
     /// Holds received bytes of a paused client until the client resumes.
     pub(super) fn hold(&mut self, slot: Slot, bytes: Vec<u8>) {
+        self.held_bytes += bytes.len();
         self.held.entry(slot).or_default().push_back(Input::Bytes(bytes));
     }
 
     /// Holds the rest of a client's buffer that was handled in part, in front of already held input.
     pub(super) fn hold_rest(&mut self, slot: Slot, bytes: Vec<u8>) {
+        self.held_bytes += bytes.len();
         self.held.entry(slot).or_default().push_front(Input::Bytes(bytes));
     }
 
@@ -189,7 +195,7 @@ impl Flow {
             match reason {
                 Pause::Share => self.served.push(slot),
                 Pause::Congestion => self.publishers.push(slot),
-                Pause::Unread | Pause::Rate | Pause::Answer => {}
+                Pause::Unread | Pause::Rate | Pause::Answer | Pause::Memory => {}
             }
         }
         is_first
@@ -213,13 +219,13 @@ impl Flow {
 
     /// Removes and returns the clients for whom this pause reason may be over. Some clients may be gone, with their
     /// slots in use by others. Returns none for [`Pause::Unread`], which ends when a send completes, and for
-    /// [`Pause::Answer`], which ends with the answer.
+    /// [`Pause::Answer`], which ends with the answer, and for [`Pause::Memory`], whose queues are in `Memory`.
     pub(super) fn take_due(&mut self, reason: Pause, now_ms: u64) -> Vec<Slot> {
         match reason {
             Pause::Share => std::mem::take(&mut self.served),
             Pause::Congestion => std::mem::take(&mut self.publishers),
             Pause::Rate => std::iter::from_fn(|| self.rate_timers.expired(now_ms)).flatten().collect(),
-            Pause::Unread | Pause::Answer => Vec::new(),
+            Pause::Unread | Pause::Answer | Pause::Memory => Vec::new(),
         }
     }
 
@@ -249,7 +255,10 @@ impl Flow {
             return Next::Wait;
         }
         match self.held.get_mut(&slot).and_then(VecDeque::pop_front) {
-            Some(Input::Bytes(bytes)) => Next::Handle(Input::Bytes(bytes)),
+            Some(Input::Bytes(bytes)) => {
+                self.held_bytes -= bytes.len();
+                Next::Handle(Input::Bytes(bytes))
+            }
             // No input follows the end of the stream.
             Some(Input::End) => {
                 self.held.remove(&slot);
@@ -267,7 +276,19 @@ impl Flow {
         if client.is_paused(Pause::Congestion) {
             self.publishers.retain(|other| *other != slot);
         }
+        self.drop_held(slot);
+    }
+
+    /// Drops the held input of a client.
+    pub(super) fn drop_held(&mut self, slot: Slot) {
+        self.held_bytes -= self.held_bytes_of(slot);
         self.held.remove(&slot);
+    }
+
+    /// Returns the number of held bytes of one client.
+    pub(super) fn held_bytes_of(&self, slot: Slot) -> usize {
+        let len = |input: &Input| if let Input::Bytes(bytes) = input { bytes.len() } else { 0 };
+        self.held.get(&slot).map_or(0, |held| held.iter().map(len).sum())
     }
 
     /// Returns whether any client is paused with [`Pause::Share`].
@@ -294,8 +315,7 @@ impl Flow {
 
     /// Returns the number of held bytes of all clients.
     pub(super) fn held_bytes(&self) -> usize {
-        let len = |input: &Input| if let Input::Bytes(bytes) = input { bytes.len() } else { 0 };
-        self.held.values().flatten().map(len).sum()
+        self.held_bytes
     }
 
     /// Returns the next time, in milliseconds, at which a client may be within its rates again. `None` without such a

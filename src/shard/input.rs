@@ -12,7 +12,7 @@ use super::Shard;
 use super::connection::{Liveness, Phase};
 use super::flow::{Input, Next, Pause, Verdict};
 use super::life::{NO_CODE, NO_FRAME, close_frame};
-use super::requests::why;
+use super::requests::{Answered, why};
 
 /// Number of bytes of unread answers above which the shard does not receive from a client.
 const UNREAD_LIMIT: usize = 64 << 10;
@@ -73,6 +73,11 @@ impl<B: Backend> Shard<B> {
     pub(super) fn resume(&mut self, slot: Slot, reason: Pause) {
         if !self.flow.lift(&mut self.connections[slot as usize].flow, reason) {
             return;
+        }
+        if matches!(reason, Pause::Congestion | Pause::Memory) {
+            // The time of such a pause is no silence of the client. What it has sent meanwhile is read by the next poll,
+            // after this turn has judged deadlines.
+            self.heard(slot);
         }
         loop {
             let turn = self.stats.turns.get() as u8;
@@ -196,7 +201,15 @@ impl<B: Backend> Shard<B> {
         let mut reader = std::mem::take(&mut self.reader);
         self.stopwatch.begin_buffer();
         let (mut is_over, mut is_late, mut is_behind_answer) = (false, false, false);
+        let (had_part, part_memory) = (protocol.is_mid_item(), protocol.memory());
+        let (mut has_finished, mut is_short_of_memory, mut sent) = (false, false, 0);
         loop {
+            // Each message may become much more than its bytes here, so memory is checked before each.
+            if !self.has_memory(slot, sent) && !input.is_empty() && self.is_open(slot) {
+                self.flow.hold_rest(slot, input.to_vec());
+                is_short_of_memory = true;
+                break;
+            }
             let before = input.len();
             let Some(event) = protocol.next(&mut input, &mut reader) else {
                 // An incomplete message gives no event, but its bytes count.
@@ -209,11 +222,14 @@ impl<B: Backend> Shard<B> {
             match event {
                 protocol::ProtocolEvent::Request(request) => {
                     let answered = self.answer(slot, &request);
+                    has_finished |= matches!(answered, Answered::Upgraded(_));
                     self.follow(slot, &mut protocol, answered);
                 }
                 protocol::ProtocolEvent::Continue => self.hub.send_response(slot, &[CONTINUE]),
                 protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),
                 protocol::ProtocolEvent::Message { kind, payload } => {
+                    has_finished = true;
+                    sent += payload.len();
                     self.message(slot, Incoming { kind, payload });
                 }
                 protocol::ProtocolEvent::Ping(payload) if self.is_open(slot) => {
@@ -255,23 +271,40 @@ impl<B: Backend> Shard<B> {
                 _ => {}
             }
         }
+        self.memory.unfinished = self.memory.unfinished - part_memory + protocol.memory();
         let has_part = protocol.is_mid_item();
         self.connections[slot as usize].protocol = protocol;
         self.reader = reader;
-        if has_part && self.connections[slot as usize].phase == Phase::Idle {
-            // From its first byte on, a request has as long as the first request of a connection.
-            self.set_phase(slot, Phase::Handshake);
-            self.set_deadline(slot, self.settings.handshake_ms);
-            self.begin_handshake(slot);
+        if had_part || has_part {
+            self.set_part_deadline(slot, had_part && !has_finished, has_part);
         }
         if is_behind_answer {
             self.pause_for_answer(slot);
+        }
+        if is_short_of_memory {
+            self.pause_for_memory(slot);
         }
         if is_over {
             self.pause_for_rate(slot);
         }
         if is_late {
             self.pause_for_share(slot);
+        }
+    }
+
+    /// Starts or ends the deadline of an incomplete request or message, after input was handled. `had_part` and `has_part`
+    /// say whether the same one was incomplete before, and whether one is incomplete now.
+    fn set_part_deadline(&mut self, slot: Slot, had_part: bool, has_part: bool) {
+        if !has_part {
+            self.unfinished.end(slot);
+        } else if !had_part && self.is_open(slot) {
+            self.unfinished.begin(slot, self.now_ms);
+        }
+        if has_part && self.connections[slot as usize].phase == Phase::Idle {
+            // From its first byte on, a request has as long as the first request of a connection.
+            self.set_phase(slot, Phase::Handshake);
+            self.set_deadline(slot, self.settings.handshake_ms);
+            self.begin_handshake(slot);
         }
     }
 

@@ -75,7 +75,7 @@ impl<K: Kernel> Shard<Uring<K>> {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         connection.phase.is_talking()
             && connection.liveness != Liveness::Ended
-            && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer]
+            && ![Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer, Pause::Memory]
                 .iter()
                 .any(|why| connection.flow.is_paused(*why))
     }
@@ -103,6 +103,10 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("deferred requests", self.deferred.len()),
             ("questions for members", self.questions.len()),
             ("lists of members", self.context.lists.len()),
+            ("clients paused for memory", self.memory.paused()),
+            ("held bytes", self.flow.held_bytes()),
+            ("bytes of unfinished messages", self.memory.unfinished),
+            ("deadlines of messages", self.unfinished.len()),
             ("closings", self.context.closing.len()),
             ("entries from outside", usize::from(self.mailbox.hall.has_entries())),
             ("rooms", rooms),

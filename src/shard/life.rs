@@ -3,6 +3,7 @@
 use tracing::debug;
 
 use crate::hub::Slot;
+use crate::io::clock::NS_PER_MS;
 use crate::io::{Backend, Close};
 use crate::protocol::frame::{close_payload, encode_header};
 use crate::protocol::{CloseCode, Opcode, Refusal, Status};
@@ -20,6 +21,8 @@ pub(super) const NO_CODE: u16 = 1005;
 /// Interval in milliseconds of the timer of a connection whose request waits for a deferred answer. The timer does
 /// nothing: there is no deadline for the application.
 const ANSWERING_MS: u64 = 60_000;
+/// Time in milliseconds between the last question for a send's progress and the end of its client.
+const NUDGE_MS: u64 = 500;
 
 impl<B: Backend> Shard<B> {
     pub(super) fn is_open(&self, slot: Slot) -> bool {
@@ -130,6 +133,9 @@ impl<B: Backend> Shard<B> {
     pub(super) fn closed(&mut self, slot: Slot) {
         let gone = std::mem::replace(&mut self.connections[slot as usize], Connection::free());
         self.flow.forget(slot, gone.flow);
+        self.memory.unfinished -= gone.protocol.memory();
+        self.memory.forget(slot, gone.flow.is_paused(Pause::Memory));
+        self.unfinished.end(slot);
         self.expiries.remove(&slot);
         self.count_phase(gone.phase, Phase::Free);
         self.hub.close(slot);
@@ -222,7 +228,63 @@ impl<B: Backend> Shard<B> {
     pub(super) fn heard(&mut self, slot: Slot) {
         let answered = self.connections[slot as usize].heard(self.now_ms);
         if answered && self.is_open(slot) {
-            self.set_deadline(slot, self.settings.ping_ms);
+            self.set_deadline(slot, self.until_stalled(slot, self.settings.ping_ms));
+        }
+    }
+
+    /// Returns the time in milliseconds for which the kernel may take none of the bytes of a send before the client is
+    /// closed: a ping behind these bytes could not be answered earlier.
+    fn stall_limit_ms(&self) -> u64 {
+        self.settings.ping_ms.saturating_add(self.settings.pong_ms)
+    }
+
+    /// Returns the time in milliseconds for which the kernel has taken none of the bytes of the client's send in flight.
+    /// `None` without a send in flight.
+    fn stalled_ms(&self, slot: Slot) -> Option<u64> {
+        let moved_ms = self.transport.send_progress(slot)?.moved_ns / NS_PER_MS;
+        Some(self.clock.since_ms(moved_ms))
+    }
+
+    /// Closes a client that takes none of the bytes sent to it, whatever it sends. Returns whether it was closed.
+    ///
+    /// The backend may not know of the latest progress. So the client is closed [`NUDGE_MS`] after its time is up, and
+    /// the backend is asked for the progress at the last check before that.
+    fn end_stalled(&mut self, slot: Slot) -> bool {
+        let Some(stalled_ms) = self.stalled_ms(slot) else { return false };
+        if stalled_ms < self.stall_limit_ms().saturating_add(NUDGE_MS) {
+            self.transport.nudge(slot);
+            return false;
+        }
+        self.stats.stalled.add(1);
+        self.begin_closing(slot, false, CloseCode::POLICY, "nothing was read for too long");
+        true
+    }
+
+    /// Returns `wait_ms`, or the time until the client's send in flight counts as stalled if that is shorter. Both are in
+    /// milliseconds.
+    fn until_stalled(&self, slot: Slot, wait_ms: u64) -> u64 {
+        match self.stalled_ms(slot) {
+            Some(stalled_ms) => match self.stall_limit_ms().saturating_sub(stalled_ms) {
+                0 => wait_ms.min(NUDGE_MS),
+                left_ms => wait_ms.min(left_ms),
+            },
+            None => wait_ms,
+        }
+    }
+
+    /// Pings a client that was silent for the ping interval, and closes a client that did not answer a ping in time, or
+    /// that reads nothing.
+    fn check_life(&mut self, slot: Slot) {
+        if self.end_stalled(slot) {
+            return;
+        }
+        self.check_answer(slot);
+        if self.is_open(slot) {
+            let wait_ms = self.connections[slot as usize].deadline_ms.saturating_sub(self.now_ms);
+            let sooner_ms = self.until_stalled(slot, wait_ms);
+            if sooner_ms < wait_ms {
+                self.set_deadline(slot, sooner_ms);
+            }
         }
     }
 
@@ -254,12 +316,13 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Pings a client that was silent for the ping interval, and closes a client that did not answer a ping in time.
-    fn check_life(&mut self, slot: Slot) {
+    fn check_answer(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
-        if connection.flow.is_paused(Pause::Congestion) || connection.flow.is_paused(Pause::Share) {
-            // The client's pong may lie unread in the socket, since a client that waits for mailboxes or for its share
-            // of a turn is not received from.
+        let waits = [Pause::Congestion, Pause::Share, Pause::Memory];
+        if waits.iter().any(|reason| connection.flow.is_paused(*reason)) {
+            // The client's pong may lie unread in the socket, since a client paused for these reasons is not received
+            // from.
             self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.flow.is_paused(Pause::Rate) {
             // The client's pong may lie in the socket, from which the shard receives nothing. If the client is gone,

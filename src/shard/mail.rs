@@ -24,8 +24,7 @@ impl<B: Backend> Shard<B> {
     /// Returns whether the mailbox has a batch that [`Shard::take_mail`] would handle now.
     pub(super) fn has_mail(&self) -> bool {
         let saturated = self.hub.is_saturated();
-        !saturated
-            && (!self.mailbox.deliveries.is_empty() || self.takes_requests() && self.mailbox.has_mail())
+        !saturated && (self.mailbox.deliveries() > 0 || self.takes_requests() && self.mailbox.has_mail())
     }
 
     /// Handles the batches in the mailbox, then a share of the entries from other threads, then this shard's requests
@@ -34,29 +33,37 @@ impl<B: Backend> Shard<B> {
     /// All mail waits while a room is saturated. Saturation ends by itself, because offering messages waits for no
     /// client. Requests also wait while many deliveries are stuck, because requests cause more deliveries. Requests do
     /// not wait while other requests are stuck, or two shards could wait for each other. They also wait while many
-    /// questions for members wait for their answers, of which each turn gives some. Entries from other threads wait like
-    /// requests: their queue fills up, and the threads get an error.
+    /// questions for members wait for their answers, of which each turn gives some. Requests, also to this shard itself,
+    /// wait while the shard is short of memory. Sends, deadlines and [`Shard::relieve`] end that shortage. Entries from
+    /// other threads wait like requests: their queue fills up, and the threads get an error.
     pub(super) fn take_mail(&mut self) {
         let mut took = false;
-        for _ in 0..self.mailbox.deliveries.len() {
+        for _ in 0..self.mailbox.deliveries() {
             if self.hub.is_saturated() {
                 break;
             }
-            let Ok(mut batch) = self.mailbox.deliveries.try_recv() else { break };
+            let Some(mut batch) = self.mailbox.take_deliveries() else { break };
             batch.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
             took = true;
         }
-        for _ in 0..self.mailbox.requests.len() {
+        for _ in 0..self.mailbox.requests() {
             if !self.takes_requests() {
                 break;
             }
-            let Ok((from, mut batch)) = self.mailbox.requests.try_recv() else { break };
-            batch.drain(|request, room, payload| self.take_request(from, request, room, payload));
+            let Some((from, mut batch)) = self.mailbox.take_requests() else { break };
+            batch.drain_while(|request, room, payload| {
+                self.take_request(from, request, room, payload);
+                self.has_memory_for_requests()
+            });
+            if !batch.is_empty() {
+                self.mailbox.give_back(from, batch);
+            }
             took = true;
         }
         self.take_entries();
         self.take_own();
         self.answer_questions();
+        self.hub.weigh_outgoing();
         if took && self.mailbox.take_awaited() {
             for address in &self.addresses {
                 address.wake();
@@ -100,23 +107,44 @@ impl<B: Backend> Shard<B> {
         }
     }
 
-    /// Handles this shard's requests to itself, then its deliveries to itself, including those that the requests
-    /// caused. Mail that arises meanwhile waits for the next turn.
+    /// Handles this shard's requests to itself as far as memory allows, then its deliveries to itself, including those
+    /// that the requests caused. Mail that arises meanwhile waits for the next turn, behind older requests.
     fn take_own(&mut self) {
         let own = self.settings.id.index;
         let mut batch = std::mem::take(self.hub.outgoing(own));
-        batch.requests.drain(|request, room, payload| self.take_request(own, request, room, payload));
+        if self.has_memory_for_requests() {
+            batch.requests.drain_while(|request, room, payload| {
+                self.take_request(own, request, room, payload);
+                self.has_memory_for_requests()
+            });
+        }
         batch.deliveries.absorb(&mut self.hub.outgoing(own).deliveries);
         batch.deliveries.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
         let waiting = self.hub.outgoing(own);
-        if waiting.is_empty() {
-            // The emptied batches replace the unused new batches, so that their memory is used again.
-            *waiting = batch;
+        if !batch.requests.is_empty() {
+            batch.requests.absorb(&mut waiting.requests);
+        }
+        // The emptied batches replace the unused new batches, so that their memory is used again.
+        if waiting.requests.is_empty() {
+            waiting.requests = batch.requests;
+        }
+        if waiting.deliveries.is_empty() {
+            waiting.deliveries = batch.deliveries;
         }
     }
 
+    /// Returns whether [`Shard::take_own`] would handle mail of this shard to itself now.
+    pub(super) fn has_own_mail(&mut self) -> bool {
+        let has_memory = self.has_memory_for_requests();
+        let own = self.hub.outgoing(self.settings.id.index);
+        !own.deliveries.is_empty() || has_memory && !own.requests.is_empty()
+    }
+
     fn takes_requests(&self) -> bool {
-        !self.hub.is_saturated() && self.has_space_for_deliveries() && !self.has_too_many_questions()
+        !self.hub.is_saturated()
+            && self.has_space_for_deliveries()
+            && !self.has_too_many_questions()
+            && self.has_memory_for_requests()
     }
 
     /// Returns whether so few deliveries wait for full mailboxes that there may be more.
@@ -203,15 +231,17 @@ impl<B: Backend> Shard<B> {
     /// Posts the waiting batches to the mailboxes of the other shards, and counts the batches that do not fit.
     pub(super) fn post(&mut self) {
         self.stuck = Stuck::default();
+        let limit = self.settings.memory.mail();
         for (shard, address) in (0_u16..).zip(&self.addresses) {
             let outgoing = self.hub.outgoing(shard);
-            if shard != self.settings.id.index && address.post(self.settings.id.index, outgoing) {
+            if shard != self.settings.id.index && address.post(self.settings.id.index, outgoing, limit) {
                 self.stuck.any = true;
                 self.stuck.requests += outgoing.requests.weight();
                 self.stuck.deliveries += outgoing.deliveries.weight();
                 self.stats.mailbox_full.add(1);
             }
         }
+        self.hub.weigh_outgoing();
     }
 
     /// Returns whether publishing clients must pause: many bytes wait for full mailboxes, or many questions for answers.

@@ -81,6 +81,9 @@ impl<B: Backend> Shard<B> {
         stats.receive_buffer_bytes.set(usage.buffer_bytes as u64);
         stats.sends_under_way.set(usage.sends_under_way as u64);
         stats.paused_publishers.set(self.flow.publishers() as u64);
+        stats.memory_bytes.set(self.memory_held() as u64);
+        stats.memory_limit_bytes.set(self.settings.memory.full() as u64);
+        stats.short_of_memory.set(self.memory.paused() as u64);
         stats.ring_overflows.set(usage.ring_overflows);
         stats.starved.set(usage.starved);
         let tls = self.transport.tls_usage();

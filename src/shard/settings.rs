@@ -12,6 +12,7 @@ use crate::io::Backend;
 use crate::protocol::MessageLimits;
 use crate::token::Verifier;
 
+use super::memory::MemoryPart;
 use super::{Pace, Shard};
 
 /// Identity of a shard: its index, and the number of shards of the server.
@@ -41,9 +42,11 @@ pub(crate) struct Settings {
     pub(crate) compression: Compression,
     /// Limit for the memory of the compression windows of this shard's connections, in bytes.
     pub(crate) context_memory: usize,
+    pub(crate) memory: MemoryPart,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
     pub(crate) handshake_ms: u64,
+    pub(crate) message_ms: u64,
     /// Time in milliseconds for which a connection waits for its next HTTP request. 0: every response ends its
     /// connection.
     pub(crate) keep_alive_ms: u64,
@@ -66,6 +69,8 @@ impl Settings {
     /// Derives the settings of the shard `id` from the options and the application.
     pub(crate) fn new(options: &Options, id: ShardId, app: &dyn App) -> Self {
         let (messages, bytes) = app.rates();
+        let memory = MemoryPart::new(options, id.count);
+        let context_memory = options.context_memory as usize / usize::from(id.count);
         Self {
             id,
             origins: options.allowed_origins.clone(),
@@ -81,13 +86,15 @@ impl Settings {
                 max_request_body: options.max_request_body as usize,
             },
             compression: options.compression,
-            context_memory: options.context_memory as usize / usize::from(id.count),
+            context_memory: memory.at_most_a_quarter(context_memory),
+            memory,
             pace: Pace {
                 messages: options.message_rate.unwrap_or(messages),
                 bytes: options.byte_rate.unwrap_or(bytes),
             },
             lag_policy: options.lag_policy,
             handshake_ms: millis(options.handshake_seconds),
+            message_ms: millis(options.message_seconds),
             keep_alive_ms: millis(options.keep_alive_seconds),
             ping_ms: millis(options.ping_seconds),
             pong_ms: millis(options.pong_seconds),
@@ -111,9 +118,12 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
         compression_threshold: options.compression_threshold as usize,
         max_rooms: options.max_rooms_per_connection as usize,
         occupancy: app.watches_occupancy(),
-        history_memory: match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
-            0 => 0,
-            bytes => (bytes / usize::from(id.count)).max(1),
+        history_memory: {
+            let wanted = match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
+                0 => usize::MAX,
+                bytes => (bytes / usize::from(id.count)).max(1),
+            };
+            MemoryPart::new(options, id.count).at_most_a_quarter(wanted)
         },
     }
 }

@@ -1,6 +1,7 @@
 //! Shards without sockets, turned by hand.
 
 mod flow;
+mod memory;
 mod pauses;
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use crate::app::Relay;
 use crate::chunk::Span;
 use crate::config;
 use crate::hub::{HubOptions, Kind, Message};
-use crate::io::{Buffer, Close, IoEvent, Usage};
+use crate::io::{Buffer, Close, IoEvent, SendProgress, Usage};
 use crate::protocol::CloseCode;
 
 /// A test backend without sockets. It reports only the events that a test queues.
@@ -20,10 +21,14 @@ struct Quiet {
     waker: Waker,
     /// Bytes sent to the client of each slot.
     sent: Vec<Vec<u8>>,
-    /// Slots with a send in flight, for the next poll to complete.
-    under_way: Vec<Slot>,
+    /// Sends in flight, for the next poll to complete.
+    under_way: Vec<(Slot, Span)>,
     /// Whether clients read, so that sends to them complete.
     is_taken: bool,
+    /// Time of the last progress of all sends in flight, in milliseconds.
+    moved_ms: u64,
+    /// Connections that were closed, for the next poll to report.
+    closed: Vec<Slot>,
     /// Events to report, one list for each of the next polls.
     arrivals: VecDeque<Vec<IoEvent>>,
 }
@@ -32,19 +37,28 @@ impl Backend for Quiet {
     fn poll(&mut self, _: Option<Duration>, events: &mut Vec<IoEvent>) -> std::io::Result<u64> {
         self.now_ms += 1;
         if self.is_taken {
-            events.extend(self.under_way.drain(..).map(|slot| IoEvent::Sent { slot }));
+            events.extend(self.under_way.drain(..).map(|(slot, _)| IoEvent::Sent { slot }));
         }
+        events.extend(self.closed.drain(..).map(|slot| IoEvent::Closed { slot }));
         events.extend(self.arrivals.pop_front().into_iter().flatten());
         Ok(self.now_ns())
     }
     fn send(&mut self, slot: Slot, span: Span, _: More) {
         self.sent[slot as usize].extend_from_slice(span.bytes());
-        self.under_way.push(slot);
+        self.under_way.push((slot, span));
     }
+    fn send_progress(&self, slot: Slot) -> Option<SendProgress> {
+        let (_, span) = self.under_way.iter().find(|(other, _)| *other == slot)?;
+        Some(SendProgress { left: span.len(), moved_ns: self.moved_ms * 1_000_000 })
+    }
+    fn nudge(&mut self, _: Slot) {}
     fn pause(&mut self, _: Slot) {}
     fn resume(&mut self, _: Slot) {}
     fn shutdown(&mut self, _: Slot) {}
-    fn close(&mut self, _: Slot, _: Close) {}
+    fn close(&mut self, slot: Slot, _: Close) {
+        self.under_way.retain(|(other, _)| *other != slot);
+        self.closed.push(slot);
+    }
     fn recycle(&mut self, _: Buffer) {}
     fn stop_accepting(&mut self) {}
     fn has_stopped(&self) -> bool {
@@ -100,6 +114,8 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             sent: vec![Vec::new(); 100],
             under_way: Vec::new(),
             is_taken: true,
+            moved_ms: 0,
+            closed: Vec::new(),
             arrivals: VecDeque::new(),
         };
         Shard::new(Parts {

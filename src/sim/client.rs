@@ -57,6 +57,8 @@ pub(super) struct Rules {
     pub(super) jumps: bool,
     /// Whether the server soon ends connections without a request.
     pub(super) ends_idle: bool,
+    /// Whether shards have so small a part of the memory limit that they pause clients, and close those that hold most.
+    pub(super) has_little_memory: bool,
     /// Whether the server shuts down and accepts no new connections.
     pub(super) is_stopping: bool,
 }
@@ -458,7 +460,7 @@ impl Client {
             Some(1002 | 1007 | 1009) => self.broke_rules,
             Some(1008) => !reads || self.broke_rules || rules.jumps,
             Some(1011) => self.boomed,
-            Some(1013) => reason == "lagged",
+            Some(1013) => reason == "lagged" || rules.has_little_memory,
             Some(_) => self.broke_rules,
         };
         assert!(
@@ -478,7 +480,9 @@ impl Client {
     fn stream_ended(&mut self, net: &mut Net, conn: usize, rules: &Rules) {
         let reset = net.conns[conn].server_reset;
         let reads = !matches!(self.character, Character::Slow | Character::Deaf);
-        let excused = self.broke_rules || self.ended || rules.jumps;
+        // A client with a send in flight gets no close frame when the server frees memory.
+        let made_room = rules.has_little_memory && reset;
+        let excused = self.broke_rules || self.ended || rules.jumps || made_room;
         // Over the narrowest links the close frame does not arrive within the close timeout.
         let reads = reads && net.conns[conn].to_client.capacity > NARROW;
         let who = (self.serial, self.character, self.state);

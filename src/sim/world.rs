@@ -13,6 +13,7 @@ use crate::io::{Backend, BackendOptions, Uring};
 use crate::protocol::MessageLimits;
 use crate::publisher::Publisher;
 use crate::shard::admission::{self, Admission};
+use crate::shard::memory::MemoryPart;
 use crate::shard::{Address, Bounds, Pace, Parts, Settings, Shard, ShardId, Shared, TimeLimits, mailbox_of};
 use crate::stats::Totals;
 use crate::transport::{Events, Transport};
@@ -216,6 +217,7 @@ impl World {
             skips: random.once_in(3),
             jumps: random.once_in(8),
             ends_idle: false,
+            has_little_memory: false,
             is_stopping: false,
         };
         if let Some(application) = application {
@@ -307,6 +309,8 @@ impl World {
         let compression = random.pick(&[Compression::Off, Compression::Shared, Compression::Dedicated]);
         let context_memory = random.pick(&[0, 40_000, 1 << 20]);
         let compression_threshold = random.pick(&[0, 40, 400]);
+        let memory = random.pick(&[384 << 10, 1 << 30, 1 << 30]);
+        self.rules.has_little_memory = memory < 1 << 30;
         let mut backends = Vec::new();
         for shard in 0..self.rules.shards {
             let kernel = Simulated::new(&self.net, shard, &options);
@@ -336,6 +340,7 @@ impl World {
                 limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },
                 compression,
                 context_memory,
+                memory: MemoryPart::of(memory),
                 pace,
                 lag_policy,
                 handshake_ms: 1_000,
@@ -486,8 +491,10 @@ impl World {
     /// Ends all misbehaviour of kernels and network. Clients only read, and must soon have all of their messages.
     fn calm(&mut self) {
         self.net.borrow_mut().adverse = false;
-        // Clients with a rate limit need time to send the rest of their messages.
-        self.settle(if self.is_paced { 20_000 } else { 800 });
+        // Clients with a rate limit, and those whose shards are short of memory, need time to send the rest of their
+        // messages.
+        let reasons = u64::from(self.is_paced) + u64::from(self.rules.has_little_memory);
+        self.settle(800.max(20_000 * reasons));
     }
 
     fn check_current(&self) {
@@ -503,7 +510,8 @@ impl World {
 
     fn check_outside(&self) {
         // Changed settings may turn the history off for a while.
-        let has_history = self.drivers[0].shard.history() > 0 && self.reloads.is_none();
+        let has_history =
+            self.drivers[0].shard.history() > 0 && self.reloads.is_none() && !self.rules.has_little_memory;
         self.outside.check(&self.truth, has_history, self.rules.is_stopping);
     }
 
@@ -518,7 +526,7 @@ impl World {
             visitor.go_to(&mut self.net.borrow_mut(), &self.rules, room);
             self.clients.push(visitor);
         }
-        self.settle(800);
+        self.settle(if self.rules.has_little_memory { 5_000 } else { 800 });
         let (members, visitors) = self.clients.split_at(members);
         let truth = self.truth.borrow();
         for (visitor, room) in visitors.iter().zip(&self.rules.rooms) {
@@ -531,7 +539,9 @@ impl World {
             let seen = members.iter().filter_map(|member| member.attends()?.first(&truth));
             let seen = seen.filter(|(at, _)| at == room).map(|(_, first)| first).min();
             let len = truth.lines(room).len();
-            let latest = seen.filter(|_| self.keeps_history).map_or(len, |first| kept.max(first));
+            let latest = seen
+                .filter(|_| self.keeps_history && !self.rules.has_little_memory)
+                .map_or(len, |first| kept.max(first));
             assert!(
                 (kept..=latest).contains(&shown),
                 "{room} was shown from {shown}, not {kept} or {latest}"

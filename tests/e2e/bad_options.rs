@@ -52,6 +52,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("--history-bytes", &["-1", "64K", "524289"]),
     ("--history-seconds", &["-1", "soon", "nan", "inf", "1e9"]),
     ("--history-memory", &["-1", "x"]),
+    ("--memory-limit", &["-1", "1G", "50%"]),
+    ("--message-seconds", &["0", "-1", "soon"]),
     ("--handshake-seconds", &["0", "-1", "0.0001"]),
     ("--keep-alive-seconds", &["-1", "x"]),
     ("--ping-seconds", &["0", "x"]),

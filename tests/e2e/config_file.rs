@@ -11,7 +11,9 @@ fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
     let output = run_to_end(command);
     let stdout = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let settings = stdout.lines().map(|line| {
+    let (settings, limit): (Vec<_>, Vec<_>) = stdout.lines().partition(|line| !line.starts_with("# The "));
+    assert!(limit.len() == 1 && limit[0].starts_with("# The memory limit is "), "{limit:?}");
+    let settings = settings.into_iter().map(|line| {
         let (setting, origin) = line.rsplit_once(" # ").expect(line);
         let (key, value) = setting.split_once(" = ").unwrap_or((setting, ""));
         (key.trim().into(), (value.trim().into(), origin.into()))

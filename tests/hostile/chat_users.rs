@@ -118,7 +118,7 @@ impl Conversation {
         let mut here = [false; USERS];
         while here.contains(&false) {
             clients.poll(|index, _, payload| {
-                here[index] |= payload.ends_with(format!(": here {index}").as_bytes())
+                here[index] |= payload.ends_with(format!("here {index}").as_bytes())
             });
         }
         let received = Received { last: vec![0; USERS], ..Received::default() };
@@ -144,6 +144,7 @@ impl Conversation {
     fn receive_for(&mut self, timeout: Duration) {
         let Self { clients, received, measurements, start, .. } = self;
         clients.poll_for(timeout, |index, first, payload| {
+            assert_ne!(first, 0x88, "user {index} was closed: {}", payload.escape_ascii());
             let Some(message) = ChatMessage::parse(first, payload) else { return };
             assert_eq!(message.sender % ROOMS.len(), index % ROOMS.len(), "received in another room");
             received[index].add(&message);
@@ -205,13 +206,14 @@ impl Received {
 }
 
 impl ChatMessage {
-    /// Parses a received frame. Returns `None` for frames that are not part of the conversation.
+    /// Parses a received frame. Returns `None` for frames that are not part of the conversation. The chat puts the name
+    /// of the sender before the text, a relay nothing.
     fn parse(first: u8, payload: &[u8]) -> Option<Self> {
         if first != TEXT {
             return None;
         }
-        let (name, text) = str::from_utf8(payload).expect("the chat sends text").split_once(": talk ")?;
-        assert!(name.starts_with("User #"), "{name}");
+        let (name, text) = str::from_utf8(payload).expect("the chat sends text").split_once("talk ")?;
+        assert!(name.is_empty() || name.starts_with("User #") && name.ends_with(": "), "{name}");
         let mut words = text.split(' ');
         let mut next = || words.next()?.parse::<u64>().ok();
         let (sender, number, due_us, is_before) = (next()?, next()?, next()?, next()?);

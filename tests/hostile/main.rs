@@ -30,6 +30,7 @@ mod connections;
 mod floods;
 mod frames;
 mod harness;
+mod memory;
 mod readers;
 mod readme;
 mod requests;

@@ -381,10 +381,7 @@ impl World {
             }
             let mail =
                 self.lanes.iter().flatten().any(|l| !l.requests.is_empty() || !l.deliveries.is_empty());
-            let held = self
-                .hubs
-                .iter_mut()
-                .any(|hub| hub.has_more() || hub.outgoing.iter().any(|outgoing| !outgoing.is_empty()));
+            let held = self.hubs.iter_mut().any(|hub| hub.has_more() || !hub.outgoing.is_empty());
             if !mail && !held && self.in_flight.is_empty() {
                 return;
             }

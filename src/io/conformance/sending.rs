@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::chunk::{Chunk, Span};
-use crate::io::{Backend, Close, IoEvent, More};
+use crate::io::{Backend, Close, IoEvent, More, SendProgress, Slot};
 
 use super::receiving::reset;
 use super::rig::{Make, Rig, pattern, read};
@@ -194,6 +195,85 @@ pub(super) fn more_than_the_queue_holds<B: Backend>(make: Make<B>) {
         closed += 1;
     }
     rig.nothing_more();
+}
+
+/// Checks the reports about a send in flight to a peer that reads nothing, then some bytes, then the rest.
+pub(super) fn progress<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let (client, slot) = rig.connect();
+    assert_eq!(rig.backend.send_progress(slot), None);
+    rig.backend.nudge(slot);
+    let bytes = pattern(LARGE);
+    rig.send(slot, &bytes);
+    let start = rig.backend.send_progress(slot).expect("a send");
+    assert_eq!(start.left, LARGE);
+    // Sockets take some bytes, and take no more after a while. Nudges alone are no progress.
+    let stuck = nudge_until(&mut rig, slot, |before, now| now.left < LARGE && before == now);
+    assert!(stuck.moved_ns >= start.moved_ns);
+    for _ in 0..5 {
+        nudge(&mut rig, slot);
+        assert_eq!(rig.backend.send_progress(slot), Some(stuck));
+    }
+    // The peer reads all that the kernel has taken.
+    let mut got = read(&client, LARGE - stuck.left);
+    let moved = nudge_until(&mut rig, slot, |_, now| now.left < stuck.left);
+    assert!(moved.moved_ns > stuck.moved_ns, "{moved:?} after {stuck:?}");
+    // Nudges lose, repeat and reorder no bytes.
+    let reader = thread::spawn(move || {
+        got.extend(read(&client, LARGE - got.len()));
+        (client, got)
+    });
+    while rig.backend.send_progress(slot).is_some() {
+        nudge(&mut rig, slot);
+    }
+    rig.sent(slot);
+    let (_client, got) = reader.join().expect("read");
+    assert!(got == bytes);
+    rig.backend.nudge(slot);
+    rig.nothing_more();
+}
+
+pub(super) fn nudged_while_closing<B: Backend>(make: Make<B>) {
+    let mut rig = Rig::new(make);
+    let clients: Vec<(TcpStream, Slot)> = (0..10).map(|_| rig.connect()).collect();
+    for (number, (_, slot)) in clients.iter().enumerate() {
+        rig.send(*slot, &pattern(LARGE));
+        // Some connections are closed in the turn of their nudge, some in a later turn.
+        if number % 2 == 0 {
+            rig.turn();
+        }
+        rig.backend.nudge(*slot);
+        rig.backend.close(*slot, Close::Reset);
+        rig.backend.nudge(*slot);
+    }
+    clients.iter().for_each(|(_, slot)| rig.closed(*slot));
+    rig.nothing_more();
+}
+
+/// Nudges the send of `slot`, and runs turns until the backend knows of the progress.
+fn nudge<B: Backend>(rig: &mut Rig<B>, slot: Slot) {
+    rig.backend.nudge(slot);
+    (0..3).for_each(|_| rig.turn());
+}
+
+/// Nudges the send of `slot` until `is_met` returns true for its progress before and after a nudge. Returns the last
+/// progress.
+fn nudge_until<B: Backend>(
+    rig: &mut Rig<B>,
+    slot: Slot,
+    is_met: impl Fn(SendProgress, SendProgress) -> bool,
+) -> SendProgress {
+    let start = Instant::now();
+    loop {
+        let before = rig.backend.send_progress(slot).expect("a send");
+        thread::sleep(Duration::from_millis(10));
+        nudge(rig, slot);
+        let now = rig.backend.send_progress(slot).expect("a send");
+        if is_met(before, now) {
+            return now;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{now:?}");
+    }
 }
 
 pub(super) fn empty_span<B: Backend>(make: Make<B>) {

@@ -7,6 +7,7 @@ use crate::io::sends::SendId;
 use crate::io::{IoEvent, More, Slot};
 
 use super::kernel::{Kernel, Request};
+use super::operation::Operation;
 use super::socket::SlotState;
 use super::{Uring, error_of};
 
@@ -20,7 +21,7 @@ impl<K: Kernel> Uring<K> {
         let socket = self.at(slot);
         assert!(socket.send.is_none(), "slot {slot} has a send under way");
         if socket.state == SlotState::Open {
-            let id = self.sends.insert(slot, span, more);
+            let id = self.sends.insert(slot, span, more, self.now_ns);
             let socket = self.at(slot);
             socket.send = Some(id);
             socket.in_flight += 1;
@@ -36,15 +37,30 @@ impl<K: Kernel> Uring<K> {
         unsafe { self.kernel.push(request) };
     }
 
+    /// Cancels the send in flight of an open connection. Its completion reports the number of bytes that the kernel has
+    /// taken, which a waiting send does not, and the rest is sent again.
+    pub(super) fn restart_send(&mut self, slot: Slot) {
+        let socket = self.at(slot);
+        if let Some(id) = socket.send
+            && socket.state == SlotState::Open
+            && socket.cancels == 0
+        {
+            socket.cancels += 1;
+            self.start(slot, Request::Cancel(slot, Operation::Send(id)));
+        }
+    }
+
     /// Handles the completion of a send: continues a short send, or reports `Sent` or `Failed`.
     pub(super) fn sent(&mut self, id: SendId, result: i32, events: &mut Vec<IoEvent>) {
         let send = self.sends.at(id);
         let slot = send.slot;
         if let Ok(count) = usize::try_from(result) {
             send.span.advance(count);
+            send.moved_ns = self.now_ns;
         }
         let is_open = self.sockets[slot as usize].state == SlotState::Open;
-        let may_continue = matches!(-result, libc::EINTR | libc::EAGAIN) || result > 0;
+        // A cancelled send of an open connection was cancelled by `restart_send`.
+        let may_continue = matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) || result > 0;
         if is_open && may_continue && !send.span.is_empty() {
             return self.push_send(id);
         }

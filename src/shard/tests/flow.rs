@@ -4,7 +4,8 @@ use crate::hub::Slot;
 use crate::shard::flow::{ClientFlow, Flow, Input, Next, Pause, Verdict};
 use crate::shard::pace::Pace;
 
-const REASONS: [Pause; 5] = [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer];
+const REASONS: [Pause; 6] =
+    [Pause::Unread, Pause::Congestion, Pause::Rate, Pause::Share, Pause::Answer, Pause::Memory];
 const SLOT: Slot = 3;
 const NOBODY: [Slot; 0] = [];
 
@@ -115,6 +116,7 @@ fn each_reason_is_due_in_its_own_way() {
     flow.pause(SLOT, &mut client, Pause::Congestion);
     flow.pause(SLOT, &mut client, Pause::Share);
     flow.pause(SLOT, &mut client, Pause::Answer);
+    flow.pause(SLOT, &mut client, Pause::Memory);
     assert_eq!(flow.publishers(), 1);
     assert!(flow.next_due_ms().is_some_and(|next_ms| next_ms >= due_ms));
     assert_eq!(flow.take_due(Pause::Rate, due_ms - 1), NOBODY);

@@ -74,7 +74,12 @@ impl RawClient {
 
     /// Sends bytes and ignores errors: the server may reset the connection before it has read all bytes.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) {
-        let _ = self.reader.get_mut().write_all(bytes);
+        let _ = self.can_send(bytes);
+    }
+
+    /// Sends bytes. Returns false if the connection was reset.
+    pub(crate) fn can_send(&mut self, bytes: &[u8]) -> bool {
+        self.reader.get_mut().write_all(bytes).is_ok()
     }
 
     /// Receives the next frame. Returns the frame's first byte and payload.
