@@ -120,11 +120,13 @@ impl<B: Backend> Shard<B> {
     /// Resumes clients that were paused for their rate and are within their rates again, or are being closed.
     pub(super) fn resume_rate_limited(&mut self) {
         for slot in self.flow.take_due(Pause::Rate, self.now_ms) {
-            let connection = &self.connections[slot as usize];
-            // The timer may belong to an earlier connection in this slot. Then the timer of the current connection
-            // fires later.
+            let connection = &mut self.connections[slot as usize];
             if !connection.phase.has_rate() || connection.flow.rate_wait_ms(self.now_ms) == 0 {
                 self.resume(slot, Pause::Rate);
+            } else if connection.flow.is_paused(Pause::Rate) {
+                // The client was charged for more since the timer was set, such as the history of a room that came from
+                // another shard. Or the timer belongs to an earlier connection in this slot.
+                self.flow.pause_for_rate(slot, &mut connection.flow, self.now_ms);
             }
         }
     }
