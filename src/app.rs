@@ -130,8 +130,8 @@ pub trait App {
     ///
     /// The server checks the `Origin` and the `Host` of a handshake before this call, and the client's token after it.
     /// An answer that needs slow work comes later, see [`HttpRequest::defer`]. The client's next request on the
-    /// connection is handled after this one is answered. By default a client opens a room by its path, see [`rooms`]. If this handler
-    /// panics, the client gets 500.
+    /// connection is handled after this one is answered. By default a client opens a room by its path, see [`rooms`].
+    /// If this handler panics, the client gets 500.
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         let _ = context;
         rooms(request, None)

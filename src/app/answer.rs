@@ -118,7 +118,7 @@ impl Response {
         Self::new(status, "application/json", json.into().into_bytes())
     }
 
-    /// Appends the status line and the header fields to `out`. The body follows if [`Form::sends_body`](crate::protocol::response::Form::sends_body).
+    /// Appends the status line and the header fields to `out`. The caller appends the body, if the response sends one.
     pub(crate) fn encode_head(&self, keep_alive: bool, out: &mut Vec<u8>) {
         // A line break in a field would let its text pass as other fields or as another response.
         let is_line = |text: &str| !text.contains(['\r', '\n']);

@@ -24,8 +24,8 @@ impl<'a> HttpRequest<'a> {
 
     /// Defers the answer: returns what [`App::on_request`](super::App::on_request) returns, and the [`Responder`] that
     /// answers the request later, from any thread. The client waits meanwhile, however long that takes: nothing more of
-    /// it is handled. Two responders of one request have one answer: the first. A responder of a request that the handler answers
-    /// otherwise does nothing.
+    /// it is handled. Two responders of one request have one answer: the first. A responder of a request that the handler
+    /// answers otherwise does nothing.
     pub fn defer(&self, context: &Context<'_>) -> (Answer, Responder) {
         let responder = Responder::new(context.publisher().clone(), context.shard(), self.ticket);
         (Answer::Later(Deferral(self.ticket)), responder)
