@@ -156,9 +156,12 @@ impl RawClient {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
-    /// Shuts down the sending direction of the connection.
+    /// Shuts down the sending direction of the connection. Does nothing if the server has reset the connection.
     pub(crate) fn half_close(&mut self) {
-        self.reader.get_mut().shutdown(Shutdown::Write).expect("a connected socket");
+        match self.reader.get_mut().shutdown(Shutdown::Write) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotConnected => panic!("{error}"),
+            _ => {}
+        }
     }
 
     /// Closes the connection with a TCP reset.
