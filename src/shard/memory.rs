@@ -21,7 +21,7 @@
 //!    [`RELIEF_MS`], or as soon as all totals exceed the part. So readers that do not read, and senders that do not
 //!    finish, cannot keep others paused.
 //! 3. **Logs are cut** if clients do not hold that much themselves: members that are behind in the largest rooms lag.
-//!    At last clients that hold little are closed, and small logs are cut.
+//!    When even that is not enough for [`LAST_RESORT_MS`], clients that hold little are closed, and small logs are cut.
 //!
 //! Not counted, since other limits bound them: the receive buffers (8 MiB a shard), the buffers in which messages are
 //! decompressed, a few spare buffers (below 8 MiB a shard), encrypted input (52 KiB for each TLS connection in its
@@ -55,6 +55,9 @@ const ATTACK_MS: u64 = 10_000;
 const HEAVY: usize = 16 << 10;
 /// Minimum interval in milliseconds between two walks over all rooms that drop what no member waits for.
 const TRIM_MS: u64 = 20;
+/// Time in milliseconds for which closing clients that hold much must have freed too little before clients that hold
+/// little suffer. Until then, sends and the mail between shards free memory by themselves.
+const LAST_RESORT_MS: u64 = 1_000;
 /// Number of turns after which a shard closes further clients.
 const RELIEF_TURNS: u64 = 2;
 /// Number of bytes from which on a client is closed to free more memory than is needed at once.
@@ -137,6 +140,9 @@ pub(super) struct Memory {
     full_since_ms: Option<u64>,
     /// Time at which memory was freed last, in milliseconds; 0 before that.
     relieved_ms: u64,
+    /// Time since which clients that hold much and large logs were not enough to free what was needed, in milliseconds.
+    /// `None` if they were, the last time.
+    futile_since_ms: Option<u64>,
     /// Time of the last walk over all rooms, in milliseconds.
     trimmed_ms: u64,
     /// Number of the turn in which memory was freed last.
@@ -233,6 +239,7 @@ impl<B: Backend> Shard<B> {
             self.memory.short_ms = self.now_ms;
         } else {
             self.memory.full_since_ms = None;
+            self.memory.futile_since_ms = None;
             if !self.memory.heavy.is_empty() && self.now_ms - self.memory.short_ms > ATTACK_MS {
                 self.memory.heavy = HashSet::new();
             }
@@ -305,8 +312,8 @@ impl<B: Backend> Shard<B> {
     }
 
     /// Frees `needed` bytes, and more at the expense of clients that hold much, so that the next messages do not lead
-    /// here again. Drops histories, then closes the clients that hold much, then cuts the largest logs. At last
-    /// closes clients that hold little, and cuts small logs.
+    /// here again. Drops histories, then closes the clients that hold much, then cuts the largest logs. When that has not
+    /// been enough for [`LAST_RESORT_MS`], closes clients that hold little, and cuts small logs.
     fn free(&mut self, needed: usize) {
         let bytes = needed + self.settings.memory.working(Source::HeavyClient) / 2;
         let mut freed = self.hub.trim_logs(bytes);
@@ -331,9 +338,11 @@ impl<B: Backend> Shard<B> {
         if freed < bytes {
             freed += self.hub.cut_logs(bytes - freed);
         }
-        close(self, small, &mut freed, needed);
-        if freed < needed {
-            freed += self.hub.cut_small_logs(needed - freed);
+        if freed >= needed {
+            self.memory.futile_since_ms = None;
+        } else if self.now_ms - *self.memory.futile_since_ms.get_or_insert(self.now_ms) >= LAST_RESORT_MS {
+            close(self, small, &mut freed, needed);
+            freed += self.hub.cut_small_logs(needed.saturating_sub(freed));
         }
         if self.memory.logged_ms.is_none_or(|logged_ms| self.now_ms - logged_ms >= LOG_MS) {
             self.memory.logged_ms = Some(self.now_ms);

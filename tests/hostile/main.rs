@@ -37,3 +37,4 @@ mod requests;
 mod resources;
 mod rooms;
 mod storms;
+mod work;

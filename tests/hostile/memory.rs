@@ -113,10 +113,17 @@ fn readers_that_read_nothing_and_answer_pings(backend: BackendName) {
         let room = |n: usize| format!("/room/pit{}", n % 2);
         let mut readers: Vec<_> =
             (0..200).map(|n| RawClient::open(server.address, &room(n)).with_small_window()).collect();
-        let mut publishers: Vec<_> = (0..2).map(|n| open_compressed(server, &room(n))).collect();
         let lines = compressed(&[b'x'; LONG]).repeat(20);
-        publishers.iter_mut().for_each(|raw| raw.try_send(&lines));
-        send_pongs_until_closed(&mut readers);
+        let mut publishers = Vec::new();
+        send_pongs_until_closed(&mut readers, |pong| {
+            // Publishers read nothing either. When they are closed, others fill the kernel's buffers of the readers.
+            publishers.retain_mut(|publisher: &mut RawClient| publisher.can_send(pong));
+            for n in publishers.len()..2 {
+                let mut publisher = open_compressed(server, &room(n));
+                publisher.try_send(&lines);
+                publishers.push(publisher);
+            }
+        });
     });
     let closed = counter(&log, "stalled_sends") + counter(&log, "memory_closes") + counter(&log, "lagged");
     assert!(closed >= 200, "{log}");
@@ -129,7 +136,7 @@ fn unfinished_messages_and_pongs(backend: BackendName) {
         let fragment = frame(0x01, &[b'x'; LONG - 1_000]);
         let mut raws: Vec<_> = (0..200).map(|_| RawClient::open(server.address, "/room/pit")).collect();
         raws.iter_mut().for_each(|raw| raw.try_send(&fragment));
-        send_pongs_until_closed(&mut raws);
+        send_pongs_until_closed(&mut raws, |_| {});
     });
     let closed = counter(&log, "late_messages") + counter(&log, "memory_closes");
     assert!(closed >= 200, "{log}");
@@ -147,11 +154,13 @@ fn request_bodies_that_do_not_end(backend: BackendName) {
     assert!(counter(&log, "memory_closes") > 0, "{log}");
 }
 
-/// Sends pongs on all connections, as fast as a client that answers pings may, until the server has closed all.
-fn send_pongs_until_closed(raws: &mut [RawClient]) {
+/// Sends pongs on all connections, as fast as a client that answers pings may, until the server has closed all. Calls
+/// `meanwhile` with the frame of a pong each time.
+fn send_pongs_until_closed(raws: &mut [RawClient], mut meanwhile: impl FnMut(&[u8])) {
     let pong = frame(PONG, b"");
     wait_until("the server has closed the connections", || {
         std::thread::sleep(Duration::from_millis(100));
+        meanwhile(&pong);
         raws.iter_mut().map(|raw| raw.can_send(&pong)).filter(|is_open| *is_open).count() == 0
     });
 }

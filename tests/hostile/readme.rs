@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 const README: &str = include_str!("README.md");
 
 /// Modules with attacks: each module's name and source text.
-const MODULES: [(&str, &str); 9] = [
+const MODULES: [(&str, &str); 10] = [
     ("connections", include_str!("connections.rs")),
     ("floods", include_str!("floods.rs")),
     ("frames", include_str!("frames.rs")),
@@ -15,6 +15,7 @@ const MODULES: [(&str, &str); 9] = [
     ("resources", include_str!("resources.rs")),
     ("rooms", include_str!("rooms.rs")),
     ("storms", include_str!("storms.rs")),
+    ("work", include_str!("work.rs")),
 ];
 
 #[test]
