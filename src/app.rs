@@ -33,6 +33,8 @@ pub use relay::Relay;
 pub use request::HttpRequest;
 pub use responder::{Deferral, Responder};
 pub use routes::rooms;
+#[cfg(feature = "internals")]
+pub use strip::clean as clean_text;
 pub(crate) use timers::AppTimers;
 
 /// The HTML page of the chat, as the server sends it to browsers.

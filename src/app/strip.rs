@@ -26,7 +26,7 @@ const FIRST_MARK: char = '\u{300}';
 /// A line break or another control character becomes a space, so that no message can imitate another user's line.
 /// Direction controls are removed, because they could affect the text around the message. Combining marks beyond
 /// [`MAX_MARKS`] on one character are removed. Other text is returned unchanged.
-pub(super) fn clean(text: &str) -> Cow<'_, str> {
+pub fn clean(text: &str) -> Cow<'_, str> {
     // Control characters go first: removing one between `<` and `b>` must not create a tag.
     let tame = tame(text);
     match strip_tags(&tame) {
