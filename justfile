@@ -40,6 +40,10 @@ hostile FILE="target/hostile.jsonl":
     rm -f {{FILE}}
     UPROAR_REPORT="{{absolute_path(FILE)}}" cargo test --release --test hostile -- --include-ignored --test-threads=1 --nocapture
 
+# Measure small GET requests beside nginx; DIRECTORY gets the figures
+requests DIRECTORY:
+    benches/requests/run {{DIRECTORY}}
+
 # Test the page in Chromium, on both backends
 browser:
     tests/browser/run
