@@ -3,13 +3,8 @@
 //! The client sends GET requests for one resource. The first request is the connection's opening handshake: the
 //! connection is open when its response has arrived.
 
+use crate::ws::handshake::{MAX_HEAD, MAX_HEADERS, explanation, has_token, header};
 use crate::ws::{ProtocolError, Step, WsEvent};
-
-/// Longest accepted head of a response, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
-/// Number of bytes of an error response's body that the error message shows.
-const MAX_SHOWN: usize = 512;
-const MAX_HEADERS: usize = 64;
 
 /// The protocol state of one connection.
 #[derive(Debug, Default)]
@@ -65,26 +60,18 @@ fn read_response(bytes: &[u8], at_end: bool) -> Result<Option<(&[u8], usize)>, P
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return fault(error.to_string()),
     };
-    let header = |name: &str| {
-        let named = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        named.and_then(|header| std::str::from_utf8(header.value).ok())
-    };
-    let body_len = header("content-length").and_then(|len| len.trim().parse::<usize>().ok());
     let status = response.code.unwrap_or(0);
     if status != 200 {
-        let body = &bytes[head_len..];
-        if !at_end && body.len() < body_len.unwrap_or(MAX_SHOWN).min(MAX_SHOWN) {
+        let Some((reason, body)) = explanation(&response, &bytes[head_len..], at_end) else {
             return Ok(None);
-        }
-        let reason = response.reason.unwrap_or("").to_owned();
-        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_SHOWN)]).trim().to_owned();
+        };
         return Err(ProtocolError::Status { status, reason, body });
     }
+    let body_len = header(&response, "content-length").and_then(|len| len.parse::<usize>().ok());
     let Some(body_len) = body_len else {
         return fault("it has no Content-Length, which this scenario needs".to_owned());
     };
-    let closes = |value: &str| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("close"));
-    if header("connection").is_some_and(closes) {
+    if header(&response, "connection").is_some_and(|value| has_token(value, "close")) {
         return fault("it has `Connection: close`, and this scenario needs keep-alive".to_owned());
     }
     let end = head_len + body_len;

@@ -6,7 +6,7 @@
 
 pub mod deflate;
 pub mod frame;
-mod handshake;
+pub(crate) mod handshake;
 mod offer;
 
 pub use offer::{Agreed, Offer};

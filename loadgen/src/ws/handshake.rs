@@ -8,10 +8,10 @@ use super::ProtocolError;
 use super::offer::{Agreed, Offer};
 
 /// Longest accepted head of the server's HTTP response, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// Number of bytes of a refusal's HTTP body that the error message shows.
 const MAX_BODY: usize = 512;
-const MAX_HEADERS: usize = 64;
+pub(crate) const MAX_HEADERS: usize = 64;
 /// The start of the TLS record with which a TLS server refuses plain HTTP: type alert, version 3.x (RFC 8446 §5.1).
 const TLS_ALERT: [u8; 2] = [21, 3];
 
@@ -70,14 +70,10 @@ pub(super) fn read_response(
     };
     let status = response.code.unwrap_or(0);
     if status != 101 {
-        let body = &bytes[head_len..];
-        let body_len = header(&response, "content-length").and_then(|len| len.parse().ok());
-        if !at_end && body.len() < body_len.unwrap_or(MAX_BODY).min(MAX_BODY) {
+        let Some((reason, body)) = explanation(&response, &bytes[head_len..], at_end) else {
             return Ok(Answer::NeedsMore);
-        }
-        let reason = response.reason.unwrap_or("");
-        let body = String::from_utf8_lossy(&body[..body.len().min(MAX_BODY)]).trim().to_owned();
-        return Err(ProtocolError::Refused { status, reason: reason.to_owned(), body });
+        };
+        return Err(ProtocolError::Refused { status, reason, body });
     }
     check_switch(&response, accept)?;
     Ok(Answer::Accepted(head_len, read_extensions(&response, offer)?))
@@ -89,8 +85,7 @@ fn check_switch(response: &httparse::Response<'_, '_>, accept: &str) -> Result<(
     if !header(response, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         return fault("the 101 response has no `Upgrade: websocket`".to_owned());
     }
-    let upgrades = |value: &str| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    if !header(response, "connection").is_some_and(upgrades) {
+    if !header(response, "connection").is_some_and(|value| has_token(value, "upgrade")) {
         return fault("the 101 response has no `Connection: Upgrade`".to_owned());
     }
     match header(response, "sec-websocket-accept") {
@@ -121,7 +116,28 @@ fn read_extensions(
     offer.read_answer(answer.as_deref()).map_err(ProtocolError::Handshake)
 }
 
-fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a str> {
+/// Returns the reason phrase of an error response, and the start of its body. `None` if too little of the body has
+/// arrived. `at_end` says that the server has closed the connection.
+pub(crate) fn explanation(
+    response: &httparse::Response<'_, '_>,
+    body: &[u8],
+    at_end: bool,
+) -> Option<(String, String)> {
+    let body_len = header(response, "content-length").and_then(|len| len.parse().ok());
+    if !at_end && body.len() < body_len.unwrap_or(MAX_BODY).min(MAX_BODY) {
+        return None;
+    }
+    let body = String::from_utf8_lossy(&body[..body.len().min(MAX_BODY)]).trim().to_owned();
+    Some((response.reason.unwrap_or("").to_owned(), body))
+}
+
+/// Returns whether a comma-separated list has the token, in lower or upper case.
+pub(crate) fn has_token(list: &str, token: &str) -> bool {
+    list.split(',').any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// Returns the value of the first header with this name.
+pub(crate) fn header<'a>(response: &'a httparse::Response<'_, '_>, name: &str) -> Option<&'a str> {
     let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
     std::str::from_utf8(header.value).ok().map(str::trim)
 }
