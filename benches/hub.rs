@@ -1,11 +1,15 @@
 //! Benchmarks of the hub: appending to a room's log, finding a reader's pending messages, and the bookkeeping of a
 //! fan-out. The benchmark's backend takes every send at once and sends nothing.
 
+mod mail;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Outbound, Request};
+use uproar::hub::{Hub, HubOptions, Kind, Message, Outbound};
+
+use mail::{bring_mail, bring_requests};
 
 /// The payload of a chat message.
 const PAYLOAD: [u8; 64] = [b'a'; 64];
@@ -222,34 +226,4 @@ impl Bench {
         }
         messages
     }
-}
-
-/// Passes all requests and deliveries between two shards, `other` and `home` (shard 0), to their destinations.
-fn bring_mail(other: &mut Hub, home: &mut Hub) {
-    bring_requests(other, 1, Some(home));
-    let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
-    batch.drain(|delivery, _, frame| match delivery {
-        Delivery::Snapshot(snapshot) => other.snapshot(&snapshot, frame),
-        Delivery::Frame { room, number, except, .. } => other.deliver(room, number, frame, except),
-        other => panic!("the bench makes no {other:?}"),
-    });
-    home.outgoing(1).deliveries = batch;
-}
-
-/// Passes the requests of `hub`, which is shard `from`, to shard 0: the hub `home`, or `hub` itself if `home` is
-/// `None`.
-fn bring_requests(hub: &mut Hub, from: u16, mut home: Option<&mut Hub>) {
-    let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
-    batch.drain(|request, name, payload| {
-        let home = home.as_deref_mut().unwrap_or(&mut *hub);
-        match request {
-            Request::Publish { room, kind, .. } => {
-                home.order(name, room, Message::new(kind, payload));
-            }
-            Request::Subscribe { subscriber, .. } => home.subscribe(from, name, subscriber),
-            other => panic!("the bench makes no {other:?}"),
-        }
-    });
-    // Like a shard, keeps the memory of the batch for the next turn.
-    hub.outgoing(0).requests = batch;
 }

@@ -6,9 +6,13 @@
 //! `rooms-N` (1,000 rooms with one member each get messages in turn; each client is in N of the rooms). Without
 //! arguments each workload runs shortly.
 
+mod mail;
+
 use std::hint::black_box;
 
-use uproar::hub::{Delivery, Hub, HubOptions, Kind, Message, Request};
+use uproar::hub::{Hub, HubOptions, Kind, Message};
+
+use mail::{bring_mail, bring_requests};
 
 /// The payload of a chat message.
 const PAYLOAD: [u8; 64] = [b'a'; 64];
@@ -70,7 +74,7 @@ fn in_rooms(messages: usize, rooms: usize, clients: usize, of_client: usize) {
     send_all(&mut hub);
     for name in names.iter().cycle().take(messages) {
         hub.publish(black_box(name), Message::new(Kind::Text, black_box(&PAYLOAD)));
-        bring(&mut hub, None);
+        bring_requests(&mut hub, 0, None);
         send_all(&mut hub);
     }
 }
@@ -81,36 +85,14 @@ fn remote(messages: usize) {
     let room = (0..).map(|n| format!("room {n}")).find(|name| home.home_of(name) == 0).expect("a name");
     other.open(0);
     other.join(0, &room, 0);
-    bring(&mut other, Some(&mut home));
+    bring_mail(&mut other, &mut home);
     send_all(&mut other);
     for _ in 0..messages {
         other.publish_from(0, Message::new(Kind::Text, black_box(&PAYLOAD)));
-        bring(&mut other, Some(&mut home));
+        bring_mail(&mut other, &mut home);
         send_all(&mut home);
         send_all(&mut other);
     }
-}
-
-/// Passes the requests of `hub` to the home of its rooms, `home` or itself, and the deliveries back.
-fn bring(hub: &mut Hub, mut home: Option<&mut Hub>) {
-    let mut batch = std::mem::take(&mut hub.outgoing(0).requests);
-    batch.drain(|request, name, payload| {
-        let home = home.as_deref_mut().unwrap_or(&mut *hub);
-        match request {
-            Request::Publish { room, kind, .. } => _ = home.order(name, room, Message::new(kind, payload)),
-            Request::Subscribe { subscriber, .. } => home.subscribe(1, name, subscriber),
-            other => panic!("no workload makes {other:?}"),
-        }
-    });
-    hub.outgoing(0).requests = batch;
-    let Some(home) = home else { return };
-    let mut batch = std::mem::take(&mut home.outgoing(1).deliveries);
-    batch.drain(|delivery, _, frame| match delivery {
-        Delivery::Snapshot(snapshot) => hub.snapshot(&snapshot, frame),
-        Delivery::Frame { room, number, except, .. } => hub.deliver(room, number, frame, except),
-        other => panic!("no workload makes {other:?}"),
-    });
-    home.outgoing(1).deliveries = batch;
 }
 
 /// Hands out and completes sends until nothing is pending.
