@@ -71,6 +71,16 @@ stop_processes() {
     return "$status"
 }
 
+# Prints a TCP port on which nothing listens. Needs python3.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Succeeds if something listens on a local TCP port.
+connects() { # PORT
+    (exec 3<>"/dev/tcp/127.0.0.1/$1")
+}
+
 # Writes a self-signed certificate for localhost: cert.pem and key.pem.
 make_certificate() { # DIRECTORY
     need openssl openssl
