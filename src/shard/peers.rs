@@ -98,7 +98,7 @@ impl<B: Backend> Shard<B> {
     pub(super) fn return_to_proxy(&mut self, slot: Slot, proxy: Option<IpAddr>) {
         let connection = &mut self.connections[slot as usize];
         if connection.peer != proxy {
-            connection.place = self.shared.admission.relocate(connection.peer, connection.place, None, None);
+            self.shared.admission.relocate(connection.peer, connection.place, None, None);
             connection.place = Place::Reused;
             connection.peer = proxy;
         }

@@ -49,6 +49,11 @@ fn run_seeds_with(
     })
 }
 
+/// Returns a function that returns the command with which the test `name` runs a single seed.
+fn replay(name: &str) -> impl Fn(u64) -> String {
+    move |seed| format!("UPROAR_SIM_FROM={seed} UPROAR_SIM_RUNS=1 cargo test --lib sim::tests::{name}")
+}
+
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name)
         .ok()
@@ -98,10 +103,7 @@ fn fresh_seeds() {
 fn seeds_with_reloads() {
     let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
     let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
-    let replay = |seed| {
-        format!("UPROAR_SIM_FROM={seed} UPROAR_SIM_RUNS=1 cargo test --lib sim::tests::seeds_with_reloads")
-    };
-    let outcomes = run_seeds_with(run_with_reloads, replay, first, count);
+    let outcomes = run_seeds_with(run_with_reloads, replay("seeds_with_reloads"), first, count);
     let heard = outcomes.iter().filter(|outcome| outcome.heard > 0).count() as u64;
     println!("{heard} of {count} seeds heard messages");
     assert!(heard > 0 || count < FRESH);
@@ -112,10 +114,8 @@ fn seeds_with_reloads() {
 fn seeds_with_many_rooms() {
     let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
     let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
-    let replay = |seed| {
-        format!("UPROAR_SIM_FROM={seed} UPROAR_SIM_RUNS=1 cargo test --lib sim::tests::seeds_with_many_rooms")
-    };
-    let outcomes = run_seeds_with(|seed| run_in_many_rooms(seed, None), replay, first, count);
+    let run = |seed| run_in_many_rooms(seed, None);
+    let outcomes = run_seeds_with(run, replay("seeds_with_many_rooms"), first, count);
     let seeds_with =
         |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
     let often = [

@@ -397,7 +397,7 @@ fn a_refused_handshake_ends_its_connection(backend: BackendName) {
     for (path, status) in [("/nowhere", 404), ("/echo", 200)] {
         let mut raw = RawClient::connect(server.address());
         expect_kept(&mut raw, &get("/echo"), 200, "GET ");
-        // What follows a handshake may be frames, so it is never read as a request.
+        // The bytes behind a refused handshake may be WebSocket frames, so the server reads no request from them.
         raw.send(&[upgrade_request(path).into_bytes(), get("/echo")].concat());
         let response = raw.receive_response();
         assert_eq!(response.status, status, "{response:?}");
