@@ -4,6 +4,7 @@
 //! Instances send each other notes. The crate's documentation has examples.
 
 mod answer;
+mod api;
 mod chat;
 mod echo;
 mod members;
@@ -15,6 +16,7 @@ mod strip;
 mod timers;
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::time::Duration;
 
 pub use crate::hub::{ClientId, History, Kind, Message, Note};
@@ -25,6 +27,7 @@ use crate::publisher::Publisher;
 pub use crate::token::Claims;
 
 pub use answer::{Answer, Response, Upgrade};
+pub(crate) use api::Api;
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub(crate) use members::MemberLists;
@@ -165,6 +168,28 @@ pub trait App {
     fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
         let _ = (room, sender, kind, payload);
         true
+    }
+
+    /// Makes the payload of a message that a backend publishes through the HTTP API
+    /// ([`Options::api_keys`](crate::Options::api_keys)). `author` is the user that the backend names with `?as=`. The
+    /// payload has the kind of `message`; that of a text must be UTF-8. [`App::on_publish`] judges it afterwards.
+    ///
+    /// By default the payload is published unchanged, and an author is refused.
+    ///
+    /// # Errors
+    /// Returns the refusal of a message that the application does not publish: its status, and a text for people.
+    fn on_api_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        match author {
+            None => Ok(message.payload.into()),
+            Some(_) => Err(Refusal::new(
+                Status::BadRequest,
+                "Messages have no authors here; leave the parameter \"as\" out.",
+            )),
+        }
     }
 
     /// Returns whether the application wants [`App::on_occupied`] and [`App::on_vacated`]. Called once when the server

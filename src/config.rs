@@ -5,6 +5,7 @@
 //! its values replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold
 //! for the file, too.
 
+mod api_keys;
 #[cfg(feature = "server")]
 mod command_line;
 mod endpoint;
@@ -23,6 +24,7 @@ mod secret;
 #[cfg(all(test, feature = "server"))]
 pub(crate) mod tests;
 
+pub use api_keys::ApiKeys;
 #[cfg(feature = "server")]
 pub use command_line::{AppName, Cli, Config, LogFormat};
 pub use endpoint::Endpoint;

@@ -268,6 +268,7 @@
 #[cfg(feature = "admin")]
 mod admin;
 pub mod app;
+mod backends;
 #[cfg(not(feature = "internals"))]
 mod chunk;
 #[cfg(feature = "internals")]

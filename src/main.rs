@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use uproar::config::{AppName, Config, Endpoint, LoadError, Loaded, Options, Secret};
+use uproar::config::{ApiKeys, AppName, Config, Endpoint, LoadError, Loaded, Options, Secret};
 use uproar::server::{Control, Given, Server, Totals};
 
 use logging::Log;
@@ -157,9 +157,10 @@ struct Running {
 impl Running {
     /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
-        let Config { tls_cert, tls_key, auth_hmac_secret_file, .. } = &self.loaded.config;
+        let Config { tls_cert, tls_key, auth_hmac_secret_file, api_keys, .. } = &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
-        let files = [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret];
+        let keys = api_keys.as_ref().map(ApiKeys::path);
+        let files = [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret, keys];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: the settings name no file to read again; name one with --config");
@@ -189,6 +190,14 @@ impl Running {
         {
             changed += 1;
             self.log.replaced("auth-hmac-secret-file", new.path(), "secret", None);
+        }
+        let keys = [&self.loaded.config, &fresh.config].map(|config| config.api_keys.clone());
+        if let [Some(old), Some(new)] = keys
+            && old.path() == new.path()
+            && old != new
+        {
+            changed += 1;
+            self.log.replaced("api-keys", new.path(), "keys", None);
         }
         let changes = self.loaded.adopt(fresh);
         for change in &changes {

@@ -15,13 +15,14 @@ use std::time::SystemTime;
 
 use tracing::{info, warn};
 
-use crate::app::App;
+use crate::app::{Api, App};
 #[cfg(feature = "server")]
 use crate::app::{Chat, ChatOptions, Echo, Relay};
+use crate::backends::Backends;
 use crate::config::hosts::HostNames;
+use crate::config::{ApiKeys, BackendName, Conflict, Endpoint, Options, Takeover};
 #[cfg(feature = "server")]
 use crate::config::{AppName, Config};
-use crate::config::{BackendName, Conflict, Endpoint, Options, Takeover};
 pub use crate::io::Listener;
 use crate::io::listen;
 use crate::publisher::Publisher;
@@ -181,6 +182,9 @@ impl Server {
         let passed: Vec<_> = given.iter().map(|given| given.endpoint.clone()).collect();
         let identity = check(options, &passed)?.map(|credentials| Arc::new(Identity::new(credentials)));
         let workers = options.worker_count();
+        let backends =
+            Arc::new(Backends::new(options.api_keys.as_ref().map(ApiKeys::keys), options.max_message));
+        let make = if options.api_keys.is_some() { with_api(make, Arc::clone(&backends)) } else { make };
         let admin = admin_listener::bind(options)?;
         let BoundListeners { endpoints, listeners, pending } =
             if given.is_empty() { bind_all(options, workers) } else { share_given(given, workers) }?;
@@ -216,6 +220,7 @@ impl Server {
             identity: identity.clone(),
             hosts: Mutex::new(HostNames::new(options)),
             last_reload: Mutex::new(LastReload { is_successful: true, succeeded: started }),
+            backends,
         });
         if let Some(identity) = &identity {
             identity.keep_warning().map_err(|error| StartError::System {
@@ -296,6 +301,11 @@ impl Server {
             admin.stop();
         }
     }
+}
+
+/// Returns a function that wraps the applications that `make` creates in the HTTP API for backends.
+fn with_api(make: Arc<MakeApp>, backends: Arc<Backends>) -> Arc<MakeApp> {
+    Arc::new(move |worker| Box::new(Api::new(make(worker), Arc::clone(&backends))))
 }
 
 /// Starts the workers. With the backend `auto`, memory may be too short for an io_uring ring on each worker; then all

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::backends::Backends;
 use crate::config::hosts::HostNames;
 use crate::io::clock;
 use crate::shard::{Address, Shared};
@@ -31,6 +32,7 @@ pub(crate) struct Watch {
     /// The host names that requests to the admin listener may name.
     pub(crate) hosts: Mutex<HostNames>,
     pub(crate) last_reload: Mutex<LastReload>,
+    pub(crate) backends: Arc<Backends>,
 }
 
 /// The outcome of the last reload of the settings. The start of the server counts as a reload.

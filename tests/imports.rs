@@ -35,8 +35,17 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "app",
-        own: &["app", "hub", "names", "page", "protocol", "publisher", "token"],
-        others: &["memchr", "percent_encoding", "serde", "serde_json", "simdutf8", "unicode_normalization"],
+        own: &["app", "backends", "hub", "names", "page", "protocol", "publisher", "token"],
+        others: &[
+            "base64",
+            "memchr",
+            "percent_encoding",
+            "serde",
+            "serde_json",
+            "sha2",
+            "simdutf8",
+            "unicode_normalization",
+        ],
     },
     Rule {
         module: "publisher",
@@ -80,7 +89,7 @@ const TABLE: &[Rule] = &[
     },
     Rule {
         module: "admin",
-        own: &["admin", "config::hosts", "page", "protocol", "stats", "watch"],
+        own: &["admin", "backends", "config::hosts", "page", "protocol", "stats", "watch"],
         others: &["nix", "prometheus_client", "slab", "tracing"],
     },
     Rule {
@@ -94,6 +103,7 @@ const TABLE: &[Rule] = &[
             "server",
             "admin",
             "app",
+            "backends",
             "config",
             "hub",
             "io",
@@ -121,10 +131,11 @@ const TABLE: &[Rule] = &[
     },
     Rule { module: "lib", own: &["config", "publisher", "server"], others: &[] },
     Rule { module: "page", own: &["protocol"], others: &["base64", "sha2"] },
+    Rule { module: "backends", own: &["backends"], others: &["sha2", "subtle", "tracing"] },
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {
         module: "config",
-        own: &["config", "files"],
+        own: &["config", "backends::KeySet", "files"],
         others: &["clap", "ipnet", "nix", "thiserror", "toml", "tracing_subscriber"],
     },
     Rule { module: "files", own: &[], others: &["nix", "thiserror"] },
@@ -132,7 +143,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "stats", own: &[], others: &[] },
     Rule {
         module: "watch",
-        own: &["config::hosts", "io::clock", "shard", "stats", "tls::Identity"],
+        own: &["backends", "config::hosts", "io::clock", "shard", "stats", "tls::Identity"],
         others: &[],
     },
     Rule { module: "timers", own: &[], others: &[] },

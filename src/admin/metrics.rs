@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::backends::CallLabels;
 use crate::stats::{Distribution, Exposed, ExposedFamily, State, Stats};
 use crate::watch::{LastReload, Watch, Watched};
 
@@ -76,6 +77,13 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
         out.gauges("tls_certificate_expiry_timestamp_seconds", help, [(Vec::new(), expiry_s)])?;
     }
     out.gauges("draining", "1 while the server shuts down, else 0.", [(Vec::new(), draining)])?;
+    if watch.backends.is_served() {
+        let help = "Answered calls of the HTTP API, by route, name of the key and status.";
+        let calls = watch.backends.counts().into_iter().map(|(CallLabels { route, key, status }, count)| {
+            (vec![("route", route.to_owned()), ("key", key.into()), ("status", status.to_string())], count)
+        });
+        out.counters("api_requests", help, calls)?;
+    }
     let LastReload { is_successful, succeeded } = watch.last_reload();
     let help = "1 if the last reload of the settings (or the start) succeeded, else 0.";
     out.gauges("config_last_reload_successful", help, [(Vec::new(), u64::from(is_successful))])?;

@@ -13,6 +13,7 @@
 mod directory;
 mod notice;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
@@ -22,7 +23,7 @@ use crate::page;
 use super::strip::clean;
 use super::{
     Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Members,
-    Message, Note, Opening, Response, Status, rooms,
+    Message, Note, Opening, Refusal, Response, Status, rooms,
 };
 
 use directory::Directory;
@@ -185,6 +186,31 @@ impl App for Chat {
         let mut names: Vec<String> = members.into_iter().map(|member| member.description).collect();
         names.sort_unstable();
         self.tell(context, client, &Notice::People { room: &room, names: &names, count });
+    }
+
+    fn on_api_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        let Some(text) = message.text() else {
+            let reason = "This chat takes text only; send the message as text/plain.";
+            return Err(Refusal::new(Status::UnsupportedMediaType, reason));
+        };
+        let text = clean(text);
+        if text.is_empty() {
+            let reason = "Nothing was left of the message without its HTML tags; send some text.";
+            return Err(Refusal::new(Status::BadRequest, reason));
+        }
+        let line = match author.map(user_name) {
+            None => format!("* {text}"),
+            Some(Ok(name)) => format!("{name}: {text}"),
+            Some(Err(problem)) => {
+                let reason = format!("The parameter \"as\" is no user's name: {problem}.");
+                return Err(Refusal::with_text(Status::BadRequest, reason));
+            }
+        };
+        Ok(line.into_bytes().into())
     }
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {

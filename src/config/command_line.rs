@@ -14,8 +14,8 @@ use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret, ServerName,
-    Takeover,
+    ApiKeys, BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret,
+    ServerName, Takeover,
 };
 
 /// Help heading of the options that cannot change while the server runs.
@@ -177,6 +177,11 @@ pub struct Config {
     /// as `?token=TOKEN` or `Authorization: Bearer TOKEN`; others get 401. Read again on SIGHUP.
     #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
     pub auth_hmac_secret_file: Option<Secret>,
+
+    /// File with the keys of the HTTP API below `/api/`: one line `NAME SCOPES KEY` for each key, with the scopes read,
+    /// publish or admin. Without it there is no API. Read again on SIGHUP; turning the API on needs a restart.
+    #[arg(long, env = "UPROAR_API_KEYS", value_name = "FILE")]
+    pub api_keys: Option<ApiKeys>,
 
     /// Longest message that a client may send. A longer one closes the connection with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = defaults().max_message,
@@ -351,6 +356,7 @@ impl From<&Config> for Options {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             auth_hmac_secret_file: config.auth_hmac_secret_file.clone(),
+            api_keys: config.api_keys.clone(),
             max_message: config.max_message,
             max_request_body: config.max_request_body,
             message_rate: config.message_rate,

@@ -19,6 +19,7 @@ const SYNONYMS: &[(&[&str], &str)] = &[
     (&["origin", "origins", "allowed-origin", "cors"], "allowed-origins"),
     (&["server-name", "hostname", "hostnames", "allowed-hosts", "domain"], "server-names"),
     (&["secret", "jwt-secret", "secret-file", "auth", "token-secret"], "auth-hmac-secret-file"),
+    (&["api", "api-key", "api-keys-file", "api-key-file"], "api-keys"),
     (&["metrics", "metrics-port", "health", "admin-port"], "admin"),
     (&["verbose", "v", "debug", "d", "quiet", "q", "log-level", "loglevel"], "log"),
     (&["max-clients", "connections", "limit"], "max-connections"),

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Endpoint, Network, Origin, Secret, ServerName, machine};
+use super::{ApiKeys, Endpoint, Network, Origin, Secret, ServerName, machine};
 
 /// The system interface that the server uses for network I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,11 @@ pub struct Options {
     /// `?token=TOKEN` or `Authorization: Bearer TOKEN`. A client without a valid token gets 401.
     pub auth_hmac_secret_file: Option<Secret>,
 
+    /// The keys with which backends call the HTTP API below `/api/`. The API belongs to any application: it publishes to
+    /// the application's rooms and lists them. `None`: no API; the application answers these paths, too. A change from
+    /// `None` needs a restart.
+    pub api_keys: Option<ApiKeys>,
+
     /// The longest message that a client may send, in bytes, from 1 to 1 GiB. A longer message closes the connection
     /// with 1009.
     pub max_message: u32,
@@ -240,6 +245,7 @@ impl Default for Options {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             auth_hmac_secret_file: None,
+            api_keys: None,
             max_message: 1 << 20,
             max_request_body: 1 << 20,
             message_rate: None,

@@ -149,6 +149,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
     match option.get_value_names().expect("options have values")[0].as_str() {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
+        "FILE" if option.get_id() == "api_keys" => "tests/files/api-keys".into(),
         // The license file is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),
         "CIDR" => "10.0.0.0/8".into(),

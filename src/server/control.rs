@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tracing::warn;
+
 use crate::config::hosts::HostNames;
-use crate::config::{Endpoint, Options};
+use crate::config::{ApiKeys, Endpoint, Options};
 use crate::publisher::Publisher;
 use crate::tls::Identity;
 use crate::watch::Watch;
@@ -65,8 +67,14 @@ impl Control {
         if let Some(trusted) = &self.plan.trusted {
             trusted.replace(&options.trusted_proxies);
         }
+        if options.api_keys.is_some() && !self.watch.backends.is_served() {
+            warn!("--api-keys: the API stays off until a restart, since the server has started without it");
+        }
+        let api_keys = options.api_keys.as_ref().map(ApiKeys::keys);
+        let max_message = options.max_message;
         // The new options keep the old listeners, which change only with a restart.
         self.watch.shared.settings_update.publish(Options { listen: self.plan.listen.clone(), ..options });
+        self.watch.backends.set(api_keys, max_message);
         self.watch.wake();
         self.watch.reloaded(true);
         Ok(Reloaded { certificate })

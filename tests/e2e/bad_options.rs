@@ -38,6 +38,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--trusted-proxies", &["proxy.example", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "*"]),
     ("--proxy-protocol", &["maybe", "1", "v2"]),
     ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
+    ("--api-keys", &["/nowhere/keys", "/", "/dev/null", "/dev/zero"]),
     ("--max-message", &["0", "1073741825", "1M"]),
     ("--max-request-body", &["-1", "1073741825", "1M"]),
     ("--max-private-message", &["0", "-1", "8K"]),

@@ -179,6 +179,8 @@ fn the_example_settings_file_is_valid_and_has_every_key() {
     let text = text.replace("/etc/uproar/privkey.pem", arg(&identity.key()));
     let text = text.replace("\nlisten = [", "\nlisten = [\"tls:0.0.0.0:8443\", ");
     let text = text.replace("/etc/uproar/token-secret", &settings_file("example secret", "x".repeat(32)));
+    let keys = format!("php publish {}", "x".repeat(32));
+    let text = text.replace("/etc/uproar/api-keys", &settings_file("example keys", keys));
     let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
         assert!(origin.starts_with(&path), "{EXAMPLE} has no line for {key}");

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod api;
 mod bad_options;
 mod certificates;
 mod chat;

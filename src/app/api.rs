@@ -1,0 +1,216 @@
+//! The HTTP API for backends: an application that answers requests below `/api/` and leaves everything else to the
+//! application that it wraps. docs/api.md describes it for users.
+//!
+//! A call is checked in this order: key, route, method, scope, then what its handler needs. [`ROUTES`] lists all routes
+//! with their handlers. A handler that needs another shard or a receipt defers the call ([`Ask::defer`]). What the
+//! instances of several shards do for a call travels as an [`ApiNote`], a type that no wrapped application knows.
+
+mod attempts;
+mod call;
+mod publish;
+mod reply;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::backends::{Backends, Scope};
+use crate::hub::{ClientId, History, Kind, Note};
+use crate::protocol::Refusal;
+
+use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening};
+
+use attempts::Attempts;
+use call::{Ask, Call, Parameters, bearer, segments};
+use publish::Attempt;
+use reply::Problem;
+
+/// Start of all paths of the API.
+const PREFIX: &str = "/api/";
+
+/// The application that serves the API and wraps another application.
+pub(crate) struct Api {
+    inner: Box<dyn App>,
+    backends: Arc<Backends>,
+    /// Recent calls with an `Idempotency-Key` whose home is this shard.
+    attempts: Attempts,
+}
+
+/// Note from one instance of [`Api`] to another.
+enum ApiNote {
+    /// Publishes unless a call with the same `Idempotency-Key` has done it.
+    Attempt(Box<Attempt>),
+}
+
+/// A route: a path, and a handler for each method.
+struct Route {
+    /// The path. A segment in capital letters stands for any text.
+    template: &'static str,
+    methods: &'static [Method],
+}
+
+struct Method {
+    name: &'static str,
+    scope: Scope,
+    handler: Handler,
+}
+
+/// Handler of a route. Returns the deferral of [`Ask::defer`], whose call counts and logs its answer.
+type Handler = fn(&mut Api, &mut Context<'_>, &mut Ask<'_>) -> Result<Answer, Problem>;
+
+/// All routes of the API.
+const ROUTES: &[Route] = &[
+    Route {
+        template: "/api/messages",
+        methods: &[Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_rooms }],
+    },
+    Route {
+        template: "/api/rooms/ROOM/messages",
+        methods: &[Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_room }],
+    },
+];
+
+impl Api {
+    pub(crate) fn new(inner: Box<dyn App>, backends: Arc<Backends>) -> Self {
+        Self { inner, backends, attempts: Attempts::default() }
+    }
+
+    /// Answers a call. Returns `None` while the API is off.
+    fn call(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Option<Answer> {
+        let keys = self.backends.keys()?;
+        let route = Route::of(request.path());
+        let template = route.as_ref().map_or("none", |(route, _)| route.template);
+        let key = bearer(request).and_then(|key| keys.find(key).ok_or_else(Problem::unknown_key));
+        let name = key.as_ref().ok().map(|key| &*key.name);
+        let call = Call::new(Arc::clone(&self.backends), request.method(), template, name);
+        let outcome = key.and_then(|key| {
+            let (route, segments) = route.ok_or_else(Problem::no_route)?;
+            let method = route.method(request.method())?;
+            if !key.allows(method.scope) {
+                return Err(Problem::scope(&key.name, method.scope));
+            }
+            let parameters = Parameters::parse(request.query())?;
+            let mut ask = Ask { request, segments, parameters, call: &call };
+            (method.handler)(self, context, &mut ask)
+        });
+        Some(outcome.unwrap_or_else(|problem| Answer::Respond(call.record(Err(problem)))))
+    }
+
+    fn take_note(&mut self, context: &mut Context<'_>, note: ApiNote) {
+        match note {
+            ApiNote::Attempt(attempt) => self.attempt(context, *attempt),
+        }
+    }
+}
+
+impl Route {
+    /// Returns the route of a path, with the path's segments in place of the capital ones of the template. The segments
+    /// are percent-encoded.
+    fn of(path: &str) -> Option<(&'static Self, Vec<&str>)> {
+        ROUTES.iter().find_map(|route| Some((route, segments(route.template, path)?)))
+    }
+
+    fn method(&self, name: &str) -> Result<&'static Method, Problem>
+    where
+        Self: 'static,
+    {
+        // The server leaves the body out of a response to HEAD.
+        let name = if name == "HEAD" { "GET" } else { name };
+        self.methods.iter().find(|method| method.name == name).ok_or_else(|| {
+            let mut names: Vec<_> = self.methods.iter().map(|method| method.name).collect();
+            if names.contains(&"GET") {
+                names.insert(1, "HEAD");
+            }
+            Problem::method(&names.join(", "))
+        })
+    }
+}
+
+impl App for Api {
+    fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        if request.path().starts_with(PREFIX)
+            && let Some(answer) = self.call(context, request)
+        {
+            return answer;
+        }
+        self.inner.on_request(context, request)
+    }
+
+    fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
+        match note.downcast::<ApiNote>() {
+            Ok(note) => self.take_note(context, *note),
+            Err(note) => self.inner.on_ask(context, note),
+        }
+    }
+
+    fn history(&self) -> u32 {
+        self.inner.history()
+    }
+
+    fn history_of(&mut self, room: &str) -> Option<History> {
+        self.inner.history_of(room)
+    }
+
+    fn rates(&self) -> (u32, u32) {
+        self.inner.rates()
+    }
+
+    fn on_start(&mut self, context: &mut Context<'_>) {
+        self.inner.on_start(context);
+    }
+
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        self.inner.on_open(context, client, opening);
+    }
+
+    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
+        self.inner.on_message(context, client, message);
+    }
+
+    fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.inner.on_close(context, client);
+    }
+
+    fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
+        self.inner.on_publish(room, sender, kind, payload)
+    }
+
+    fn on_api_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        self.inner.on_api_message(author, message)
+    }
+
+    fn watches_occupancy(&self) -> bool {
+        self.inner.watches_occupancy()
+    }
+
+    fn on_occupied(&mut self, context: &mut Context<'_>, room: &str) {
+        self.inner.on_occupied(context, room);
+    }
+
+    fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
+        self.inner.on_vacated(context, room);
+    }
+
+    fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
+        self.inner.on_lag(context, client, missed);
+    }
+
+    fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
+        self.inner.on_tell(context, note);
+    }
+
+    fn describe_member(&mut self, room: &str, client: ClientId) -> String {
+        self.inner.describe_member(room, client)
+    }
+
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        self.inner.on_members(context, members);
+    }
+
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        self.inner.on_timer(context, token);
+    }
+}
