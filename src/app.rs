@@ -19,7 +19,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub use crate::hub::{ClientId, History, Kind, Message, Note};
+pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note};
 use crate::hub::{ClientNumber, Hub, Origin, Slot};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
@@ -30,7 +30,7 @@ pub use answer::{Answer, Response, Upgrade};
 pub(crate) use api::Api;
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
-pub(crate) use members::MemberLists;
+pub(crate) use members::{Asker, MemberLists};
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 pub use relay::Relay;
 pub use request::HttpRequest;
@@ -39,6 +39,11 @@ pub use routes::rooms;
 #[cfg(feature = "internals")]
 pub use strip::clean as clean_text;
 pub(crate) use timers::AppTimers;
+
+/// Maximum number of messages in one answer of [`Context::kept_messages`].
+pub const MAX_KEPT_MESSAGES: u32 = 1_000;
+/// Maximum size of the messages in one answer of [`Context::kept_messages`], in bytes, unless one message is longer.
+const KEPT_BYTES: usize = 256 << 10;
 
 /// The HTML page of the chat, as the server sends it to browsers.
 pub const CHAT_PAGE: &str = include_str!("app/chat.html");
@@ -415,7 +420,37 @@ impl Context<'_> {
     ///
     /// Each shard answers when it has time, a bounded number of members per turn, so large rooms delay nobody.
     pub fn ask_members(&mut self, room: &str, from: Option<MembersCursor>, limit: u32, token: u64) {
-        self.state.lists.ask(self.hub, self.shard_count, room, from, limit, token);
+        self.state.lists.ask(self.hub, self.shard_count, room, from, limit, Asker::App(token));
+    }
+
+    /// Works like [`Context::ask_members`]. `then` gets the answer instead of the application.
+    pub(crate) fn ask_members_then(
+        &mut self,
+        room: &str,
+        from: Option<MembersCursor>,
+        limit: u32,
+        then: impl FnOnce(Members) + 'static,
+    ) {
+        self.state.lists.ask(self.hub, self.shard_count, room, from, limit, Asker::Function(Box::new(then)));
+    }
+
+    /// Returns messages of the history of `room` from number `from` on, at most `limit` (not more than
+    /// [`MAX_KEPT_MESSAGES`]) and about 256 KiB. A longer history comes in pages: ask again from the number after the
+    /// last message on. `None` if the room does not exist. Only the room's home shard ([`Context::home_of`]) knows the
+    /// history; on other shards the answer is `None`.
+    pub fn kept_messages(&self, room: &str, from: u64, limit: u32) -> Option<KeptPage> {
+        self.hub.kept_messages(room, from, limit.min(MAX_KEPT_MESSAGES), KEPT_BYTES)
+    }
+
+    /// Calls `each` with rooms of this shard: a room's name, and the number of its members that are connected to this
+    /// shard. Looks at `count` positions from `from` on, of which each has at most one room. Returns the position at
+    /// which the next call continues, or `None` at the end. An application that walks over many rooms continues in a
+    /// later turn, for example by a note to itself, so that the walk delays nobody.
+    ///
+    /// A room that exists during the whole walk is seen once. The name of a room that was forgotten and created again
+    /// may come twice. Rooms without members are seen on their home shard only.
+    pub fn scan_rooms(&self, from: usize, count: usize, each: impl FnMut(&str, usize)) -> Option<usize> {
+        self.hub.scan_rooms(from, count, each)
     }
 
     /// Returns the members of `room` that are connected to this shard. [`Context::ask_members`] asks all shards.

@@ -55,6 +55,7 @@ mod direct;
 mod history;
 #[cfg(test)]
 mod inspect;
+mod kept;
 mod log;
 mod members;
 mod membership;
@@ -84,6 +85,7 @@ use crate::protocol::frame::encode_header;
 
 pub use self::batch::{Batch, Delivery, Entry, MembersPart, Note, Request, Snapshot};
 pub use self::history::History;
+pub use self::kept::{KeptMessage, KeptPage};
 pub use self::members::{MembersPage, MembersQuery};
 use self::memberships::Memberships;
 pub use self::message::{Message, Position};

@@ -8,9 +8,11 @@
 mod attempts;
 mod call;
 mod publish;
+mod read;
 mod reply;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::backends::{Backends, Scope};
@@ -22,6 +24,7 @@ use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening};
 use attempts::Attempts;
 use call::{Ask, Call, Parameters, bearer, segments};
 use publish::Attempt;
+use read::{Reading, Walk};
 use reply::Problem;
 
 /// Start of all paths of the API.
@@ -33,12 +36,20 @@ pub(crate) struct Api {
     backends: Arc<Backends>,
     /// Recent calls with an `Idempotency-Key` whose home is this shard.
     attempts: Attempts,
+    /// Walks over this shard's rooms for lists of rooms. The first one is in progress.
+    walks: VecDeque<Walk>,
 }
 
 /// Note from one instance of [`Api`] to another.
 enum ApiNote {
     /// Publishes unless a call with the same `Idempotency-Key` has done it.
     Attempt(Box<Attempt>),
+    /// Adds the shard's rooms to a list of rooms.
+    Walk(Box<Walk>),
+    /// Continues the first walk of the shard, in the turn after the last step.
+    Step,
+    /// Reads the place and the kept messages of a room whose home is the shard.
+    Read(Box<Reading>),
 }
 
 /// A route: a path, and a handler for each method.
@@ -64,14 +75,29 @@ const ROUTES: &[Route] = &[
         methods: &[Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_rooms }],
     },
     Route {
+        template: "/api/rooms",
+        methods: &[Method { name: "GET", scope: Scope::Read, handler: read::get_rooms }],
+    },
+    Route {
+        template: "/api/rooms/ROOM",
+        methods: &[Method { name: "GET", scope: Scope::Read, handler: read::get_room }],
+    },
+    Route {
+        template: "/api/rooms/ROOM/members",
+        methods: &[Method { name: "GET", scope: Scope::Read, handler: read::get_members }],
+    },
+    Route {
         template: "/api/rooms/ROOM/messages",
-        methods: &[Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_room }],
+        methods: &[
+            Method { name: "GET", scope: Scope::Read, handler: read::get_messages },
+            Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_room },
+        ],
     },
 ];
 
 impl Api {
     pub(crate) fn new(inner: Box<dyn App>, backends: Arc<Backends>) -> Self {
-        Self { inner, backends, attempts: Attempts::default() }
+        Self { inner, backends, attempts: Attempts::default(), walks: VecDeque::new() }
     }
 
     /// Answers a call. Returns `None` while the API is off.
@@ -98,6 +124,9 @@ impl Api {
     fn take_note(&mut self, context: &mut Context<'_>, note: ApiNote) {
         match note {
             ApiNote::Attempt(attempt) => self.attempt(context, *attempt),
+            ApiNote::Walk(walk) => self.begin_walk(context, *walk),
+            ApiNote::Step => self.step(context),
+            ApiNote::Read(reading) => reading.answer(context),
         }
     }
 }

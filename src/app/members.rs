@@ -1,6 +1,7 @@
 //! Lists of a room's members over all shards.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use crate::hub::{ClientId, Hub, MembersPart, MembersQuery};
 
@@ -49,9 +50,33 @@ pub(crate) struct MemberLists {
     next: u64,
 }
 
+/// The receiver of the answer to a question for members.
+pub(crate) enum Asker {
+    /// The application, with the token of its question.
+    App(u64),
+    /// A function.
+    Function(Box<dyn FnOnce(Members)>),
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(token) => f.debug_tuple("App").field(token).finish(),
+            Self::Function(_) => f.write_str("Function"),
+        }
+    }
+}
+
+impl Asker {
+    /// Returns the token of an application's question.
+    fn token(&self) -> u64 {
+        if let Self::App(token) = self { *token } else { 0 }
+    }
+}
+
 #[derive(Debug)]
 struct List {
-    token: u64,
+    asker: Asker,
     room: String,
     limit: usize,
     /// The parts that have arrived.
@@ -69,7 +94,7 @@ impl MemberLists {
         room: &str,
         from: Option<MembersCursor>,
         limit: u32,
-        token: u64,
+        asker: Asker,
     ) {
         let from = from.unwrap_or(MembersCursor { shard: 0, below: u32::MAX });
         let limit = limit.min(MAX_LISTED_MEMBERS);
@@ -85,11 +110,11 @@ impl MemberLists {
             hub.outgoing(shard).requests.members(room, MembersQuery { list, below, limit });
         }
         let (limit, shards) = (limit as usize, usize::from(shards));
-        self.unfinished.insert(list, List { token, room: room.into(), limit, parts: Vec::new(), shards });
+        self.unfinished.insert(list, List { asker, room: room.into(), limit, parts: Vec::new(), shards });
     }
 
-    /// Adds a shard's part to its list. Returns the answer when all parts have arrived.
-    pub(crate) fn add(&mut self, part: MembersPart) -> Option<Members> {
+    /// Adds a shard's part to its list. Returns the answer and its receiver when all parts have arrived.
+    pub(crate) fn add(&mut self, part: MembersPart) -> Option<(Members, Asker)> {
         let number = part.list;
         let list = self.unfinished.get_mut(&number)?;
         list.parts.push(part);
@@ -120,8 +145,8 @@ impl MemberLists {
 
 impl List {
     /// Joins the parts of all shards, in the order of the shards.
-    fn finish(self) -> Members {
-        let Self { token, room, limit, mut parts, .. } = self;
+    fn finish(self) -> (Members, Asker) {
+        let Self { asker, room, limit, mut parts, .. } = self;
         parts.sort_unstable_by_key(|part| part.shard);
         let count = parts.iter().map(|part| part.page.count as usize).sum();
         let (mut members, mut next) = (Vec::new(), None);
@@ -135,7 +160,7 @@ impl List {
                 break;
             }
         }
-        Members { token, room, count, members, next }
+        (Members { token: asker.token(), room, count, members, next }, asker)
     }
 }
 
@@ -160,7 +185,7 @@ mod tests {
             max_rooms: 1,
             occupancy: false,
         });
-        lists.ask(&mut hub, shards, "room", from, limit, 7);
+        lists.ask(&mut hub, shards, "room", from, limit, Asker::App(7));
         let mut answer = None;
         // The parts arrive in reverse order.
         for shard in (0..shards).rev() {
@@ -175,7 +200,9 @@ mod tests {
                 let clients: Vec<ClientId> = numbers.rev().map(client).collect();
                 let descriptions = clients.iter().map(|client| client.slot.to_string()).collect();
                 let page = MembersPage { count, start, clients };
-                answer = lists.add(MembersPart { list: query.list, shard, page, descriptions });
+                answer = lists
+                    .add(MembersPart { list: query.list, shard, page, descriptions })
+                    .map(|(members, _)| members);
             });
         }
         assert_eq!(lists.len(), 0);

@@ -75,6 +75,16 @@ impl Rooms {
         self.slab.len()
     }
 
+    /// Returns the end of the rooms' positions: all rooms are at lower ones.
+    pub(crate) fn positions(&self) -> usize {
+        self.slab.capacity()
+    }
+
+    /// Returns the room at a position.
+    pub(crate) fn at(&self, position: usize) -> Option<&Room> {
+        self.slab.get(position).map(|room| &**room)
+    }
+
     /// Returns the number of rooms for which memory is allocated.
     pub(crate) fn capacity(&self) -> usize {
         self.slab.capacity().max(self.by_name.capacity())

@@ -2,6 +2,7 @@
 
 mod compression;
 mod history;
+mod kept;
 mod lagging;
 mod many;
 mod members;

@@ -2,6 +2,7 @@
 
 use tracing::error;
 
+use crate::app::Asker;
 use crate::hub::{Delivery, Kind, Message, Origin, Position, Request, RoomKey};
 use crate::io::Backend;
 use crate::publisher::{Entry, Receipt};
@@ -218,8 +219,11 @@ impl<B: Backend> Shard<B> {
                 self.hub.deliver(room, number, frames, except);
             }
             Delivery::Members(part) => {
-                if let Some(members) = self.context.lists.add(*part) {
-                    self.with_app(|app, context| app.on_members(context, members));
+                if let Some((members, asker)) = self.context.lists.add(*part) {
+                    self.with_app(|app, context| match asker {
+                        Asker::App(_) => app.on_members(context, members),
+                        Asker::Function(then) => then(members),
+                    });
                 }
             }
             Delivery::Note(note) => {
