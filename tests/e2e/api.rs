@@ -1,10 +1,14 @@
 //! The HTTP API for backends: keys, publishing, reading, errors and metrics.
 
 use std::net::SocketAddr;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use uproar::app::{App, ClientId, Context, History, Incoming, Kind, Message, Opening};
+use uproar::app::{
+    App, ClientId, Context, History, HttpRequest, Incoming, Kind, Message, Opening, Response, Status,
+};
 use uproar::config::{ApiKeys, AppName, BackendName, Config};
 
 use crate::support::client::Client;
@@ -13,7 +17,7 @@ use crate::support::process::{
     Process, backend_arg, expect_start_failure, run_to_end, settings_file, uproar,
 };
 use crate::support::raw::RawClient;
-use crate::support::{TestServer, config, wait_until};
+use crate::support::{TIMEOUT, TestServer, config, wait_until};
 
 on_both_backends!(
     a_wrong_key_route_method_or_scope_has_its_error,
@@ -28,6 +32,8 @@ on_both_backends!(
     lists_of_many_rooms_delay_no_message,
     a_wrong_parameter_of_a_list_has_its_error,
     an_application_may_change_and_refuse_messages,
+    a_full_queue_has_its_error_and_is_tried_again,
+    the_documented_calls_have_the_documented_answers,
     keys_are_reloaded_and_never_logged,
     without_keys_the_application_answers,
 );
@@ -503,6 +509,132 @@ fn an_application_may_change_and_refuse_messages(backend: BackendName) {
     let mut member = Client::open(server.address(), "/room/a");
     member.expect_text("joined");
     member.expect_text("ada|good");
+}
+
+/// An application whose shard stands still while a message to the room `still` waits for the gate.
+struct Gated {
+    gate: Arc<Mutex<()>>,
+    /// Tells the test that the shard stands still.
+    still: Sender<()>,
+}
+
+impl App for Gated {
+    fn on_request(&mut self, context: &mut Context<'_>, _: &HttpRequest<'_>) -> uproar::app::Answer {
+        Response::json(Status::Ok, context.shard().to_string()).into()
+    }
+
+    fn on_open(&mut self, _: &mut Context<'_>, _: ClientId, _: Opening<'_>) {}
+
+    fn on_message(&mut self, _: &mut Context<'_>, _: ClientId, _: Incoming<'_>) {}
+
+    fn on_publish(&mut self, room: &str, _: Option<ClientId>, _: Kind, _: &[u8]) -> bool {
+        if room.starts_with("still") {
+            self.still.send(()).expect("the test lives");
+            drop(self.gate.lock());
+        }
+        true
+    }
+}
+
+fn a_full_queue_has_its_error_and_is_tried_again(backend: BackendName) {
+    let gate = Arc::new(Mutex::new(()));
+    let app_gate = Arc::clone(&gate);
+    let (sender, stands_still) = channel();
+    let make =
+        move |_| -> Box<dyn App> { Box::new(Gated { gate: Arc::clone(&app_gate), still: sender.clone() }) };
+    let server = TestServer::start_app(&settings(backend, AppName::Relay, 2), make);
+    let publisher = server.publisher();
+    let mut raw = RawClient::connect(server.address());
+    raw.send(&request("GET", "/shard", "", &[], b""));
+    let shard = receive(&mut raw).body.as_u64().expect("a shard") as u16;
+    let room_at = |home: u16, start: &str| {
+        let names = (0..).map(|number| format!("{start}{number}"));
+        names.into_iter().find(|name| publisher.home_of(name) == home).expect("there are many names")
+    };
+    let (still, busy, free) =
+        (room_at(1 - shard, "still"), room_at(1 - shard, "busy"), room_at(shard, "free"));
+    let path = format!("/api/rooms/{busy}/messages");
+    let closed = gate.lock().expect("no test panics here");
+    publisher.publish(&still, Message::text("x")).expect("an empty queue");
+    stands_still.recv_timeout(TIMEOUT).expect("the shard gets the message");
+    while publisher.publish(&busy, Message::new(Kind::Binary, &[0; 64 << 10])).is_ok() {}
+    while publisher.publish(&busy, Message::text("x")).is_ok() {}
+    raw.send(&request("POST", &path, ADMIN, &[TEXT], b"x"));
+    let answer = receive(&mut raw);
+    assert_eq!((answer.status, answer.code()), (429, "busy"));
+    assert!(answer.head.contains("\r\nRetry-After: 1\r\n"), "{}", answer.head);
+    let body = json!({"rooms": [busy, free], "text": "x"}).to_string();
+    raw.send(&request("POST", "/api/messages", ADMIN, &[JSON], body.as_bytes()));
+    let results = receive(&mut raw).body["results"].clone();
+    assert_eq!((&results[0]["error"]["code"], &results[1]["number"]), (&json!("busy"), &Value::Null));
+    assert!(results[1].get("error").is_none(), "{results}");
+    // The answer 429 is not kept for the next call with the key. The key's home is the shard that runs.
+    let key = (0..).map(|number| format!("key{number}"));
+    let key =
+        key.into_iter().find(|key| publisher.home_of(&format!("ops {key}")) == shard).expect("many keys");
+    let header = format!("Idempotency-Key: {key}");
+    let again = request("POST", &path, ADMIN, &[TEXT, &header], b"x");
+    raw.send(&again);
+    assert_eq!(receive(&mut raw).status, 429);
+    drop(closed);
+    wait_until("the queue has space", || {
+        raw.send(&again);
+        receive(&mut raw).status == 200
+    });
+}
+
+/// Checks that two JSON texts have the same members, and entries of the same types.
+fn expect_same_shape(documented: &Value, answer: &Value, at: &str) {
+    match (documented, answer) {
+        (Value::Object(documented), Value::Object(answer)) => {
+            let names = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(documented), names(answer), "{at}");
+            for (name, value) in documented {
+                expect_same_shape(value, &answer[name], &format!("{at}.{name}"));
+            }
+        }
+        (Value::Array(documented), Value::Array(answer)) => {
+            assert!(!answer.is_empty(), "{at}");
+            expect_same_shape(&documented[0], &answer[0], at);
+        }
+        (Value::Null, _) | (_, Value::Null) => {}
+        _ => assert_eq!(std::mem::discriminant(documented), std::mem::discriminant(answer), "{at}"),
+    }
+}
+
+/// Runs each `curl` of docs/api.md with the shell, and compares the answers with those on the page.
+fn the_documented_calls_have_the_documented_answers(backend: BackendName) {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).expect("the page");
+    let server = TestServer::start(&settings(backend, AppName::Chat, 2));
+    let mut members: Vec<_> = (0..3).map(|_| Client::open(server.address(), "/room/garden")).collect();
+    for member in &mut members {
+        member.receive_text();
+        member.send_text("hello");
+        while !member.receive_text().ends_with(": hello") {}
+    }
+    let mut calls = 0;
+    for part in page.split("```sh\ncurl").skip(1) {
+        let (command, rest) = part.split_once("```").expect("the end of the block");
+        let script = format!("curl -s{command}").replace("after=116", "after=0");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .env("API", format!("http://{}/api", server.address()))
+            .env("KEY", ADMIN)
+            .env("NO_PROXY", "*")
+            .output()
+            .expect("a shell with curl");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let answer: Value = serde_json::from_str(&text).expect(&script);
+        assert!(answer.get("error").is_none(), "{script}: {text}");
+        if let Some((documented, _)) =
+            rest.trim_start().strip_prefix("```json\n").and_then(|json| json.split_once("```"))
+        {
+            expect_same_shape(&serde_json::from_str(documented).expect("JSON on the page"), &answer, command);
+        }
+        calls += 1;
+    }
+    assert!(calls >= 7, "{calls} calls are on the page");
 }
 
 fn keys_are_reloaded_and_never_logged(backend: BackendName) {
