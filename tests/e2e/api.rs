@@ -26,11 +26,6 @@ on_both_backends!(
     a_message_that_cannot_be_published_has_its_error,
     one_call_publishes_to_many_rooms,
     a_repeated_call_publishes_once,
-    rooms_are_listed_in_pages_over_all_shards,
-    a_room_shows_its_members_and_its_place,
-    kept_messages_are_read_in_pages,
-    lists_of_many_rooms_delay_no_message,
-    a_wrong_parameter_of_a_list_has_its_error,
     an_application_may_change_and_refuse_messages,
     a_full_queue_has_its_error_and_is_tried_again,
     the_documented_calls_have_the_documented_answers,
@@ -38,21 +33,21 @@ on_both_backends!(
     without_keys_the_application_answers,
 );
 
-const READ: &str = "read-key-0123456789";
-const PUBLISH: &str = "publish-key-0123456789";
-const ADMIN: &str = "admin-key-0123456789";
+pub(crate) const READ: &str = "read-key-0123456789";
+pub(crate) const PUBLISH: &str = "publish-key-0123456789";
+pub(crate) const ADMIN: &str = "admin-key-0123456789";
 
 /// A response of the API.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Value,
 }
 
 impl Answer {
     /// Returns the code of the error, after a check that it has a message and a remedy.
-    fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         let error = &self.body["error"];
         for part in ["message", "remedy"] {
             assert!(error[part].as_str().is_some_and(|text| text.ends_with(['.', '}'])), "{self:?}");
@@ -65,7 +60,7 @@ fn key_file(name: &str) -> String {
     settings_file(name, format!("# keys\nsite read {READ}\nphp publish {PUBLISH}\nops admin {ADMIN}\n"))
 }
 
-fn settings(backend: BackendName, app: AppName, workers: u16) -> Config {
+pub(crate) fn settings(backend: BackendName, app: AppName, workers: u16) -> Config {
     let path =
         key_file(&format!("api keys {backend:?} {app:?} {workers} {:?}", std::thread::current().name()));
     let keys = ApiKeys::read(path.as_ref()).expect("valid keys");
@@ -73,7 +68,7 @@ fn settings(backend: BackendName, app: AppName, workers: u16) -> Config {
     Config { api_keys: Some(keys), admin, ..config(backend, app, workers) }
 }
 
-fn request(method: &str, path: &str, key: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(method: &str, path: &str, key: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\
@@ -83,29 +78,36 @@ fn request(method: &str, path: &str, key: &str, headers: &[&str], body: &[u8]) -
     [head.as_bytes(), body].concat()
 }
 
-fn receive(raw: &mut RawClient) -> Answer {
+pub(crate) fn receive(raw: &mut RawClient) -> Answer {
     let response = raw.receive_response();
     assert!(response.head.contains("\r\nContent-Type: application/json\r\n"), "{response:?}");
     let body = serde_json::from_str(&response.body).expect("JSON");
     Answer { status: response.status, head: response.head, body }
 }
 
-fn call(address: SocketAddr, method: &str, path: &str, key: &str, headers: &[&str], body: &[u8]) -> Answer {
+pub(crate) fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    key: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Answer {
     let mut raw = RawClient::connect(address);
     raw.send(&request(method, path, key, headers, body));
     receive(&mut raw)
 }
 
-const TEXT: &str = "Content-Type: text/plain";
-const BYTES: &str = "Content-Type: application/octet-stream";
-const JSON: &str = "Content-Type: application/json";
+pub(crate) const TEXT: &str = "Content-Type: text/plain";
+pub(crate) const BYTES: &str = "Content-Type: application/octet-stream";
+pub(crate) const JSON: &str = "Content-Type: application/json";
 
-fn publish(server: &TestServer, path: &str, kind: &str, body: &[u8]) -> Answer {
+pub(crate) fn publish(server: &TestServer, path: &str, kind: &str, body: &[u8]) -> Answer {
     call(server.address(), "POST", path, PUBLISH, &[kind], body)
 }
 
 /// Opens a WebSocket and waits until the client is a member of its room.
-fn join(server: &TestServer, room: &str) -> Client {
+pub(crate) fn join(server: &TestServer, room: &str) -> Client {
     let mut client = Client::open(server.address(), &format!("/room/{room}"));
     client.send_text("here");
     client.expect_text("here");
@@ -310,166 +312,8 @@ fn a_repeated_call_publishes_once(backend: BackendName) {
     }
 }
 
-fn read(server: &TestServer, path: &str) -> Value {
-    let answer = call(server.address(), "GET", path, READ, &[], b"");
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.body
-}
-
-/// Reads all pages of a list. Returns the entries of its member `name`.
-fn read_all(server: &TestServer, path: &str, name: &str) -> Vec<Value> {
-    let (mut entries, mut page) = (Vec::new(), read(server, path));
-    loop {
-        entries.extend(page[name].as_array().expect("a list").iter().cloned());
-        let next = match &page["next"] {
-            Value::Null => return entries,
-            Value::String(next) => next.clone(),
-            next => next.to_string(),
-        };
-        page = read(server, &format!("{path}&after={}", next.replace(' ', "+")));
-    }
-}
-
-fn rooms_are_listed_in_pages_over_all_shards(backend: BackendName) {
-    for workers in [1, 2] {
-        let server = TestServer::start(&settings(backend, AppName::Relay, workers));
-        assert_eq!(read(&server, "/api/rooms"), json!({"rooms": [], "next": null}));
-        let mut clients = Vec::new();
-        let mut expected = Vec::new();
-        for number in 0..30 {
-            let room = format!("{} {number:02}", ["a", "b", "c"][number % 3]);
-            let members = 1 + number % 4;
-            let path = room.replace(' ', "%20");
-            clients.extend((0..members).map(|_| join(&server, &path)));
-            expected.push(json!({"room": room, "members": members}));
-        }
-        expected.sort_by_key(|room| room["room"].as_str().expect("a name").to_owned());
-        for limit in [1, 7, 30, 1_000] {
-            assert_eq!(read_all(&server, &format!("/api/rooms?limit={limit}"), "rooms"), expected, "{limit}");
-        }
-        let some = read_all(&server, "/api/rooms?limit=3&prefix=b+", "rooms");
-        assert_eq!(some, expected[10..20]);
-        assert_eq!(read(&server, "/api/rooms?prefix=d"), json!({"rooms": [], "next": null}));
-    }
-}
-
-fn a_room_shows_its_members_and_its_place(backend: BackendName) {
-    for workers in [1, 2] {
-        let server = TestServer::start(&settings(backend, AppName::Chat, workers));
-        let nothing = json!({"room": "café", "members": 0, "epoch": null, "last": null, "kept": 0});
-        assert_eq!(read(&server, "/api/rooms/cafe%CC%81"), nothing);
-        let nobody = json!({"room": "garden", "count": 0, "members": [], "next": null});
-        assert_eq!(read(&server, "/api/rooms/garden/members"), nobody);
-        let mut clients: Vec<_> = (0..7)
-            .map(|number| {
-                let mut client = Client::open(server.address(), "/room/garden");
-                client.receive_text();
-                client.send_text(&format!("/nick user{number}"));
-                while !client.receive_text().ends_with(&format!("is now user{number}")) {}
-                client
-            })
-            .collect();
-        let published = publish(&server, "/api/rooms/garden/messages", TEXT, b"x").body;
-        let room = read(&server, "/api/rooms/garden");
-        assert_eq!((&room["members"], &room["last"]), (&json!(7), &published["number"]));
-        assert_eq!((&room["epoch"], &room["kept"]), (&published["epoch"], &json!(8)));
-        for limit in [1, 3, 7, 100] {
-            let members = read_all(&server, &format!("/api/rooms/garden/members?limit={limit}"), "members");
-            let mut names: Vec<_> = members.iter().map(|one| one["name"].as_str().expect("a name")).collect();
-            names.sort_unstable();
-            assert_eq!(names, (0..7).map(|number| format!("user{number}")).collect::<Vec<_>>());
-        }
-        // The lists of the API and those of the application do not meet.
-        clients[0].send_text("/who");
-        while !clients[0].receive_text().starts_with("* in garden") {}
-    }
-}
-
-fn kept_messages_are_read_in_pages(backend: BackendName) {
-    for workers in [1, 2] {
-        let server =
-            TestServer::start_app(&settings(backend, AppName::Relay, workers), |_| Box::new(Marking));
-        let nothing = json!({"room": "a", "epoch": null, "messages": [], "next": null});
-        assert_eq!(read(&server, "/api/rooms/a/messages"), nothing);
-        for number in 0..8 {
-            publish(&server, "/api/rooms/a/messages?as=x", TEXT, format!("grüße {number}").as_bytes());
-        }
-        publish(&server, "/api/rooms/a/messages", BYTES, &[0, 255]);
-        for limit in [1, 2, 5, 1_000] {
-            let messages = read_all(&server, &format!("/api/rooms/a/messages?limit={limit}"), "messages");
-            // The application keeps five messages.
-            let numbers: Vec<_> =
-                messages.iter().map(|one| one["number"].as_u64().expect("a number")).collect();
-            assert_eq!(numbers, [4, 5, 6, 7, 8]);
-            assert_eq!(
-                (&messages[0]["text"], &messages[4]["binary"]),
-                (&json!("x|grüße 4"), &json!("bm9ib2R5fAD/"))
-            );
-            assert!(
-                messages.iter().all(|one| one["age"].as_u64().is_some_and(|age| age < 60)),
-                "{messages:?}"
-            );
-        }
-        let rest = read(&server, "/api/rooms/a/messages?after=6");
-        assert_eq!(rest["messages"].as_array().expect("a list").len(), 2);
-        assert_eq!(read(&server, "/api/rooms/a/messages?after=100")["messages"], json!([]));
-        assert_eq!(read(&server, "/api/rooms")["rooms"], json!([{"room": "a", "members": 0}]));
-    }
-}
-
-fn lists_of_many_rooms_delay_no_message(backend: BackendName) {
-    let mut settings = settings(backend, AppName::Relay, 2);
-    settings.max_rooms_per_connection = 100_000;
-    let server = TestServer::start_app(&settings, |_| Box::new(Marking));
-    let rooms: Vec<String> = (0..5_000).map(|number| format!("room{number:04}")).collect();
-    for rooms in rooms.chunks(100) {
-        let body = json!({"rooms": rooms, "text": "x"}).to_string();
-        assert_eq!(publish(&server, "/api/messages", JSON, body.as_bytes()).status, 200);
-    }
-    // Many lists at a time wait for each other, and all of them are whole.
-    let mut raws: Vec<_> = (0..20).map(|_| RawClient::connect(server.address())).collect();
-    for raw in &mut raws {
-        raw.send(&request("GET", "/api/rooms?prefix=room1&limit=1000", READ, &[], b""));
-    }
-    publish(&server, "/api/rooms/other/messages", TEXT, b"between");
-    for raw in &mut raws {
-        let body = receive(raw).body;
-        let found: Vec<_> =
-            body["rooms"].as_array().expect("a list").iter().map(|one| one["room"].clone()).collect();
-        assert_eq!(
-            (found.as_slice(), &body["next"]),
-            (&rooms[1_000..2_000].iter().map(|room| json!(room)).collect::<Vec<_>>()[..], &Value::Null)
-        );
-    }
-}
-
-fn a_wrong_parameter_of_a_list_has_its_error(backend: BackendName) {
-    let server = TestServer::start(&settings(backend, AppName::Relay, 2));
-    for query in ["limit=0", "limit=1001", "limit=x", "limit=", "limit=-1", "limit=1&limit=2", "page=2"] {
-        for path in ["/api/rooms", "/api/rooms/a/members", "/api/rooms/a/messages"] {
-            let answer = call(server.address(), "GET", &format!("{path}?{query}"), READ, &[], b"");
-            assert_eq!((answer.status, answer.code()), (400, "parameter"), "{path} {query}");
-        }
-    }
-    for path in ["/api/rooms/a?x=1", "/api/rooms/a/members?after=1", "/api/rooms/a/messages?after=-1"] {
-        let answer = call(server.address(), "GET", path, READ, &[], b"");
-        assert_eq!((answer.status, answer.code()), (400, "parameter"), "{path}");
-    }
-    for path in ["/api/rooms", "/api/rooms/a", "/api/rooms/a/members", "/api/rooms/a/messages"] {
-        let answer = call(server.address(), "GET", path, PUBLISH, &[], b"");
-        assert_eq!((answer.status, answer.code()), (403, "scope"), "{path}");
-        let answer = call(server.address(), "PUT", path, ADMIN, &[], b"");
-        assert_eq!((answer.status, answer.code()), (405, "method"), "{path}");
-        assert!(answer.head.contains("\r\nAllow: GET, HEAD"), "{}", answer.head);
-        let mut raw = RawClient::connect(server.address());
-        raw.send(&request("HEAD", path, READ, &["Connection: close"], b""));
-        let response = raw.receive_response();
-        assert_eq!((response.status, &*response.body), (200, ""), "{path}");
-    }
-}
-
 /// An application that marks the messages of backends, and refuses one.
-struct Marking;
+pub(crate) struct Marking;
 
 impl App for Marking {
     fn history_of(&mut self, _: &str) -> Option<History> {

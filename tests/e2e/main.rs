@@ -9,6 +9,7 @@ mod support;
 
 mod admin;
 mod api;
+mod api_lists;
 mod bad_options;
 mod certificates;
 mod chat;
