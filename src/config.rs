@@ -14,6 +14,7 @@ mod file;
 #[cfg(feature = "server")]
 mod hints;
 pub(crate) mod hosts;
+mod jwks;
 #[cfg(feature = "server")]
 mod load;
 mod machine;
@@ -31,6 +32,7 @@ pub use endpoint::Endpoint;
 #[cfg(all(test, feature = "server"))]
 pub(crate) use file::{keys, needs_restart, options};
 pub use hosts::ServerName;
+pub use jwks::Jwks;
 #[cfg(feature = "server")]
 pub use load::{Change, LoadError, Loaded};
 pub use networks::Network;

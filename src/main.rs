@@ -5,12 +5,13 @@ mod service;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use uproar::config::{ApiKeys, AppName, Config, Endpoint, LoadError, Loaded, Options, Secret};
+use uproar::config::{ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, Secret};
 use uproar::server::{Control, Given, Server, Totals};
 
 use logging::Log;
@@ -157,10 +158,13 @@ struct Running {
 impl Running {
     /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
-        let Config { tls_cert, tls_key, auth_hmac_secret_file, api_keys, .. } = &self.loaded.config;
+        let Config { tls_cert, tls_key, auth_hmac_secret_file, auth_jwks, api_keys, .. } =
+            &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
+        let public = auth_jwks.as_ref().map(Jwks::path);
         let keys = api_keys.as_ref().map(ApiKeys::path);
-        let files = [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret, keys];
+        let files =
+            [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: the settings name no file to read again; name one with --config");
@@ -183,21 +187,9 @@ impl Running {
             changed += 1;
             self.log.replaced("tls-cert", path, "certificate", Some(&certificate));
         }
-        let secrets = [&self.loaded.config, &fresh.config].map(|config| config.auth_hmac_secret_file.clone());
-        if let [Some(old), Some(new)] = secrets
-            && old.path() == new.path()
-            && old != new
-        {
+        for (option, path, what) in replaced_files(&self.loaded.config, &fresh.config) {
             changed += 1;
-            self.log.replaced("auth-hmac-secret-file", new.path(), "secret", None);
-        }
-        let keys = [&self.loaded.config, &fresh.config].map(|config| config.api_keys.clone());
-        if let [Some(old), Some(new)] = keys
-            && old.path() == new.path()
-            && old != new
-        {
-            changed += 1;
-            self.log.replaced("api-keys", new.path(), "keys", None);
+            self.log.replaced(option, &path, what, None);
         }
         let changes = self.loaded.adopt(fresh);
         for change in &changes {
@@ -210,6 +202,28 @@ impl Running {
         }
         Ok(changed)
     }
+}
+
+/// Returns the options whose secret or keys have changed in the same file: the option's name, the file, and its content.
+fn replaced_files(old: &Config, new: &Config) -> Vec<(&'static str, PathBuf, &'static str)> {
+    let mut replaced = Vec::new();
+    let mut compare = |option, what, paths: [Option<&Path>; 2], is_equal: bool| {
+        if let [Some(old), Some(new)] = paths
+            && old == new
+            && !is_equal
+        {
+            replaced.push((option, new.to_owned(), what));
+        }
+    };
+    let configs = [old, new];
+    let paths = configs.map(|config| config.auth_hmac_secret_file.as_ref().map(Secret::path));
+    let is_equal = old.auth_hmac_secret_file == new.auth_hmac_secret_file;
+    compare("auth-hmac-secret-file", "secret", paths, is_equal);
+    let paths = configs.map(|config| config.auth_jwks.as_ref().map(Jwks::path));
+    compare("auth-jwks", "keys", paths, old.auth_jwks == new.auth_jwks);
+    let paths = configs.map(|config| config.api_keys.as_ref().map(ApiKeys::path));
+    compare("api-keys", "keys", paths, old.api_keys == new.api_keys);
+    replaced
 }
 
 /// Prints the server's addresses, which scripts wait for, and the URL of the chat page for people.

@@ -57,6 +57,22 @@ pub(crate) fn user_name(name: &str) -> Result<Cow<'_, str>, &'static str> {
     Ok(name)
 }
 
+/// Returns a valid user's name made from `text`: spaces become `_`, characters that a name may not have are left out, and
+/// what is over 32 characters is cut off. Returns `None` if no valid name is left.
+pub(crate) fn shown_name(text: &str) -> Option<String> {
+    let is_reserved = |char: char| char.nfkc().any(|plain| ":,<>&".contains(plain));
+    let words = text.split_whitespace().collect::<Vec<_>>().join("_");
+    let kept: String = canonical(&words)
+        .chars()
+        .filter(|char| {
+            !is_reserved(*char) && (is_visible(*char) || matches!(*char, ZWJ | ZWNJ | emoji::EMOJI_STYLE))
+        })
+        .skip_while(|char| char.nfkc().any(|plain| plain == '*'))
+        .take(MAX_USER_NAME)
+        .collect();
+    user_name(&kept).ok().filter(|name| !name.chars().all(|char| char == '_')).map(Cow::into_owned)
+}
+
 /// Returns the canonical form of a room's name, or a text with the rule that the name breaks.
 ///
 /// A room's name is a segment of a URL's path. So the name has no slash and is not `.` or `..`, which URLs remove (RFC

@@ -78,7 +78,7 @@ impl<N> std::error::Error for AskError<N> {}
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let options = Options { listen: vec!["127.0.0.1:0".parse()?], ..Options::default() };
-/// let mut server = Server::start_app(options, |_worker| Box::new(Relay))?;
+/// let mut server = Server::start_app(options, |_worker| Box::new(Relay::default()))?;
 ///
 /// let publisher = server.publisher();
 /// let thread = std::thread::spawn(move || -> Result<Receipt, uproar::publisher::PublishError> {

@@ -1,96 +1,155 @@
-//! Verifies the access tokens of clients: JWT (RFC 7519) with HS256 (RFC 7518 §3.2).
-//!
-//! The crate `jsonwebtoken` leaves cryptography to a provider. Its own providers depend on RSA and elliptic curves, so
-//! this module has a provider for HMAC with SHA-256 only.
+//! Verifies the access tokens of clients: JWT (RFC 7519) in the compact form of JWS (RFC 7515), with HS256, RS256, ES256
+//! and EdDSA (RFC 7518 §3, RFC 8037 §3.1).
+
+mod claims;
+mod keys;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hmac::{Hmac, KeyInit, Mac};
-use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
-use jsonwebtoken::errors::{ErrorKind, Result, new_error};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, signature};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
 use serde::Deserialize;
-use sha2::Sha256;
 
-use crate::names::canonical;
+pub use claims::Claims;
+use claims::RawClaims;
+pub(crate) use keys::KeySet;
 
 /// Tolerated difference between the clocks of the token's issuer and of the server, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
 
-/// The claims of a client's access token, after verification.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claims {
-    user: Option<String>,
-    /// The canonical names of the rooms that the client may join. `None` allows all rooms.
-    rooms: Option<Vec<String>>,
-}
-
-impl Claims {
-    /// Returns the client's name from the claim `sub`, or `None` if the token has no such claim.
-    pub fn user(&self) -> Option<&str> {
-        self.user.as_deref()
-    }
-
-    /// Returns whether the client may join `room`: the claim `rooms` contains this name or is missing.
-    ///
-    /// Room names are compared in canonical form: `é` as one character equals `e` with a combining accent.
-    pub fn may_join(&self, room: &str) -> bool {
-        let room = canonical(room);
-        self.rooms.as_ref().is_none_or(|rooms| rooms.iter().any(|allowed| *allowed == room))
-    }
-}
-
 /// A verifier of access tokens. Its `Debug` output does not show the secret.
+#[derive(Default)]
 pub(crate) struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    secret: Option<hmac::Key>,
+    keys: Option<Arc<KeySet>>,
+    /// The issuer that tokens must name. `None` takes tokens of every issuer.
+    issuer: Option<String>,
+    /// The audiences of which tokens must name one. Empty: tokens must name none.
+    audiences: Vec<String>,
 }
 
 /// The reason why an access token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadToken {
-    /// The token is not a JWT, uses another algorithm than HS256, or has a claim that is missing or of the wrong type.
+    /// The token is not a JWT, or has a claim that is missing or of the wrong type.
     Malformed,
-    /// The token was signed with another secret, or was changed after signing.
+    /// The token's algorithm is none of those for which the server has a secret or keys.
+    Algorithm,
+    /// The server has no key with the name in the token's header (`kid`), or cannot choose one without a name.
+    Key,
+    /// The token was signed with another secret or key, or was changed after signing.
     Signature,
     /// The token has expired: the time in its claim `exp` is past.
     Expired,
     /// The token is not valid yet: the time in its claim `nbf` is in the future.
     TooEarly,
-    /// The token has the claim `aud`, so the token is meant for another server. RFC 7519 §4.1.3
+    /// The token has the claim `aud`, but the server has no audience. RFC 7519 §4.1.3
     Audience,
+    /// The claim `aud` names none of the server's audiences, or is missing.
+    OtherAudience,
+    /// The claim `iss` is not the server's issuer, or is missing.
+    Issuer,
+    /// The claim `sub` cannot be an identity.
+    Identity,
 }
 
-/// The claims of an access token as parsed from JSON.
+/// A signature algorithm that the server supports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Algorithm {
+    Hs256,
+    Rs256,
+    Es256,
+    EdDsa,
+}
+
+/// The header of a token. RFC 7515 §4.1
 #[derive(Deserialize)]
-struct RawClaims {
-    /// Expiry of the token in seconds since 1970, with an optional fraction: a NumericDate of RFC 7519 §2.
-    exp: f64,
-    sub: Option<String>,
-    rooms: Option<Vec<String>>,
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    /// Extensions that a recipient must understand. The server understands none. RFC 7515 §4.1.11
+    crit: Option<serde_json::Value>,
 }
 
 impl Verifier {
-    /// Creates a verifier of tokens signed with `secret`.
-    pub(crate) fn new(secret: &[u8]) -> Self {
-        // `install_default` fails if a crypto provider is installed already: this one, or a provider of the embedding
-        // program.
-        let _ = PROVIDER.install_default();
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.validate_nbf = true;
-        Self { key: DecodingKey::from_secret(secret), validation }
+    /// Creates a verifier of tokens that are signed with `secret`, with one of `keys`, or with either.
+    pub(crate) fn new(secret: Option<&[u8]>, keys: Option<Arc<KeySet>>) -> Self {
+        let secret = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret));
+        Self { secret, keys, ..Self::default() }
+    }
+
+    /// Requires this issuer, if one is given, and one of these audiences, unless the list is empty.
+    pub(crate) fn requiring(self, issuer: Option<String>, audiences: Vec<String>) -> Self {
+        Self { issuer, audiences, ..self }
     }
 
     /// Verifies `token`. Returns its claims and the time until the token expires, clock tolerance included.
-    pub(crate) fn verify(&self, token: &[u8]) -> std::result::Result<(Claims, Duration), BadToken> {
-        let raw: RawClaims =
-            decode(token, &self.key, &self.validation).map_err(|error| BadToken::of(error.kind()))?.claims;
+    pub(crate) fn verify(&self, token: &[u8]) -> Result<(Claims, Duration), BadToken> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let end = Duration::try_from_secs_f64(raw.exp + LEEWAY_SECONDS as f64).unwrap_or(Duration::MAX);
-        let rooms = raw.rooms.map(|rooms| rooms.iter().map(|room| canonical(room).into_owned()).collect());
-        Ok((Claims { user: raw.sub, rooms }, end.saturating_sub(now)))
+        self.verify_at(token, now)
+    }
+
+    /// Verifies `token` at the time `now`, counted from 1970 on.
+    fn verify_at(&self, token: &[u8], now: Duration) -> Result<(Claims, Duration), BadToken> {
+        let raw = self.authentic(token)?;
+        let (leeway, now_s) = (LEEWAY_SECONDS as f64, now.as_secs_f64());
+        if raw.exp < 0.0 || raw.nbf.is_some_and(|start| start < 0.0) {
+            return Err(BadToken::Malformed);
+        }
+        if raw.exp + leeway < now_s {
+            return Err(BadToken::Expired);
+        }
+        if raw.nbf.is_some_and(|start| start > now_s + leeway) {
+            return Err(BadToken::TooEarly);
+        }
+        if self.issuer.is_some() && raw.iss != self.issuer {
+            return Err(BadToken::Issuer);
+        }
+        match &raw.aud {
+            Some(_) if self.audiences.is_empty() => return Err(BadToken::Audience),
+            Some(audiences) if !audiences.include_one_of(&self.audiences) => {
+                return Err(BadToken::OtherAudience);
+            }
+            None if !self.audiences.is_empty() => return Err(BadToken::OtherAudience),
+            _ => {}
+        }
+        let end = Duration::try_from_secs_f64(raw.exp + leeway).unwrap_or(Duration::MAX);
+        Ok((raw.granted()?, end.saturating_sub(now)))
+    }
+
+    /// Verifies the signature of `token`, and returns its claims. RFC 7515 §5.2
+    fn authentic(&self, token: &[u8]) -> Result<RawClaims, BadToken> {
+        let mut parts = token.split(|byte| *byte == b'.');
+        let (Some(header), Some(claims), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(BadToken::Malformed);
+        };
+        let message = &token[..header.len() + 1 + claims.len()];
+        let [header, claims, signature] =
+            [header, claims, signature].map(|part| URL_SAFE_NO_PAD.decode(part));
+        let (Ok(header), Ok(claims), Ok(signature)) = (header, claims, signature) else {
+            return Err(BadToken::Malformed);
+        };
+        let header: Header = serde_json::from_slice(&header).map_err(|_| BadToken::Malformed)?;
+        if header.crit.is_some() {
+            return Err(BadToken::Malformed);
+        }
+        // The algorithm decides between secret and keys. So a public key never serves as a secret. RFC 8725 §2.1
+        match (Algorithm::of(&header.alg).ok_or(BadToken::Algorithm)?, &self.secret, &self.keys) {
+            (Algorithm::Hs256, Some(secret), _) => {
+                // Compares in constant time.
+                hmac::verify(secret, message, &signature).map_err(|_| BadToken::Signature)?;
+            }
+            (algorithm @ (Algorithm::Rs256 | Algorithm::Es256 | Algorithm::EdDsa), _, Some(keys)) => {
+                keys.verify(algorithm, header.kid.as_deref(), message, &signature)?;
+            }
+            _ => return Err(BadToken::Algorithm),
+        }
+        serde_json::from_slice(&claims).map_err(|_| BadToken::Malformed)
     }
 }
 
@@ -101,54 +160,58 @@ impl fmt::Debug for Verifier {
 }
 
 impl BadToken {
-    fn of(error: &ErrorKind) -> Self {
-        match error {
-            ErrorKind::InvalidSignature => Self::Signature,
-            ErrorKind::ExpiredSignature => Self::Expired,
-            ErrorKind::ImmatureSignature => Self::TooEarly,
-            ErrorKind::InvalidAudience => Self::Audience,
-            _ => Self::Malformed,
+    /// Returns a text with the reason and the remedy. The text does not repeat the token.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Malformed => {
+                "The token is not a valid JWT: it must have a signature and the claim exp, a number. If present, nbf must \
+                 be a number, sub and name strings, and rooms and publish lists of strings."
+            }
+            Self::Algorithm => {
+                "The token's algorithm (alg) does not fit this server: HS256 needs --auth-hmac-secret-file, and RS256, \
+                 ES256 and EdDSA need --auth-jwks."
+            }
+            Self::Key => {
+                "The server has no key for this token: no public key has its alg and kid, or the token names no kid and \
+                 several keys have its alg."
+            }
+            Self::Signature => {
+                "The token's signature does not match; sign it with the secret or a key of this server."
+            }
+            Self::Expired => "The token has expired (exp); get a new one.",
+            Self::TooEarly => "The token is not valid yet (nbf); wait, or correct the clocks.",
+            Self::Audience => {
+                "The token is for another audience: it has the claim aud; create one without it, or set --auth-audience."
+            }
+            Self::OtherAudience => {
+                "The token is for another audience: its claim aud names none of the server's --auth-audience."
+            }
+            Self::Issuer => {
+                "The token is from another issuer: its claim iss differs from the server's --auth-issuer."
+            }
+            Self::Identity => {
+                "The token's sub cannot be an identity; use 1 to 255 characters without control characters."
+            }
         }
     }
 }
 
-static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |_, _| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
-    verifier_factory: Hs256::verifier,
-    key_utils: KeyUtils::new_unimplemented(),
-};
-
-/// The verifier of HS256 signatures: HMAC with SHA-256, keyed with the secret.
-struct Hs256(Hmac<Sha256>);
-
-impl Hs256 {
-    fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
-        if *algorithm != Algorithm::HS256 {
-            return Err(new_error(ErrorKind::UnsupportedAlgorithm));
+impl Algorithm {
+    /// Returns the algorithm with this name in a token's header or in a key.
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "HS256" => Some(Self::Hs256),
+            "RS256" => Some(Self::Rs256),
+            "ES256" => Some(Self::Es256),
+            // RFC 9864 gives EdDSA with this curve a name of its own.
+            "EdDSA" | "Ed25519" => Some(Self::EdDsa),
+            _ => None,
         }
-        let begun = Hmac::new_from_slice(key.try_get_as_bytes()?);
-        Ok(Box::new(Self(begun.map_err(|_| new_error(ErrorKind::InvalidKeyFormat))?)))
-    }
-}
-
-impl signature::Verifier<Vec<u8>> for Hs256 {
-    fn verify(&self, message: &[u8], given: &Vec<u8>) -> std::result::Result<(), signature::Error> {
-        // `verify_slice` compares the signatures in constant time.
-        self.0.clone().chain_update(message).verify_slice(given).map_err(|_| signature::Error::new())
-    }
-}
-
-impl JwtVerifier for Hs256 {
-    fn algorithm(&self) -> Algorithm {
-        Algorithm::HS256
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
     use super::*;
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -156,12 +219,12 @@ mod tests {
     /// Returns a signed token with this header and these claims, built as in RFC 7515 §3.1.
     fn token(header: &str, claims: &str, secret: &[u8]) -> String {
         let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-        let mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length").chain_update(&text).finalize();
-        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.into_bytes()))
+        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac))
     }
 
-    fn verify(header: &str, claims: &str) -> std::result::Result<Claims, BadToken> {
-        let verified = Verifier::new(SECRET).verify(token(header, claims, SECRET).as_bytes());
+    fn verify(header: &str, claims: &str) -> Result<Claims, BadToken> {
+        let verified = Verifier::new(Some(SECRET), None).verify(token(header, claims, SECRET).as_bytes());
         verified.map(|(claims, _)| claims)
     }
 
@@ -174,12 +237,13 @@ mod tests {
         let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
                      eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
                      dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-        let mut verifier = Verifier::new(&URL_SAFE_NO_PAD.decode(key).expect("base64"));
+        let verifier = Verifier::new(Some(&URL_SAFE_NO_PAD.decode(key).expect("base64")), None);
         assert_eq!(verifier.verify(token.as_bytes()), Err(BadToken::Expired));
-        verifier.validation.validate_exp = false;
-        let (claims, left) = verifier.verify(token.as_bytes()).expect("it is good otherwise");
-        assert_eq!((claims, left), (Claims { user: None, rooms: None }, Duration::ZERO));
-        assert_eq!(Verifier::new(SECRET).verify(token.as_bytes()), Err(BadToken::Signature));
+        let before = Duration::from_secs(1_300_819_380 - 5);
+        let (claims, left) = verifier.verify_at(token.as_bytes(), before).expect("it is good otherwise");
+        assert_eq!(left, Duration::from_secs(15));
+        assert!(claims.user().is_none() && claims.name().is_none() && claims.may_join("x"));
+        assert_eq!(Verifier::new(Some(SECRET), None).verify(token.as_bytes()), Err(BadToken::Signature));
     }
 
     #[test]
@@ -211,14 +275,19 @@ mod tests {
             (HS256, r#"{"exp":99999999999,"sub":7}"#, BadToken::Malformed),
             (HS256, r#"{"exp":99999999999,"rooms":"all"}"#, BadToken::Malformed),
             (HS256, "no claims", BadToken::Malformed),
-            (r#"{"alg":"none"}"#, good, BadToken::Malformed),
-            (r#"{"alg":"HS512"}"#, good, BadToken::Malformed),
-            (r#"{"alg":"RS256"}"#, good, BadToken::Malformed),
+            (r#"{"alg":"none"}"#, good, BadToken::Algorithm),
+            (r#"{"alg":"HS512"}"#, good, BadToken::Algorithm),
+            (r#"{"alg":"RS256"}"#, good, BadToken::Algorithm),
             ("no header", good, BadToken::Malformed),
+            (r#"{"alg":"HS256","crit":["x"],"x":1}"#, good, BadToken::Malformed),
+            (HS256, r#"{"exp":99999999999,"sub":""}"#, BadToken::Identity),
+            (HS256, r#"{"exp":99999999999,"sub":"a\nb"}"#, BadToken::Identity),
+            (HS256, r#"{"exp":99999999999,"name":7}"#, BadToken::Malformed),
+            (HS256, r#"{"exp":99999999999,"publish":"all"}"#, BadToken::Malformed),
         ] {
             assert_eq!(verify(header, claims), Err(expected), "{header} {claims}");
         }
-        let verifier = Verifier::new(SECRET);
+        let verifier = Verifier::new(Some(SECRET), None);
         let right = token(HS256, good, SECRET);
         let (unsigned, _) = right.rsplit_once('.').expect("three parts");
         for (text, expected) in [
@@ -236,7 +305,82 @@ mod tests {
     }
 
     #[test]
+    fn the_identity_is_sub_and_the_name_shown_fits() {
+        let uuid = "123e4567-e89b-12d3-a456-426614174000";
+        let long = "é".repeat(255);
+        for (sub, name, shown) in [
+            ("ada", "", Some("ada")),
+            (uuid, "", Some(&uuid[..32])),
+            (uuid, "Ada  Lovelace", Some("Ada_Lovelace")),
+            (uuid, "<b>&,:", Some("b")),
+            (uuid, "**Ada", Some("Ada")),
+            (&long, "", Some(&long[..64])),
+            (": ,", "\u{200b}", None),
+        ] {
+            let json = serde_json::json!({"exp": 99_999_999_999_u64, "sub": sub, "name": name}).to_string();
+            let claims = verify(HS256, &json).expect("good");
+            assert_eq!((claims.user(), claims.name()), (Some(sub), shown));
+        }
+        let too_long = serde_json::json!({"exp": 99_999_999_999_u64, "sub": "é".repeat(256)}).to_string();
+        assert_eq!(verify(HS256, &too_long), Err(BadToken::Identity));
+        let nameless = verify(HS256, r#"{"exp":99999999999,"name":"ada"}"#).expect("good");
+        assert_eq!((nameless.user(), nameless.name()), (None, None));
+    }
+
+    #[test]
+    fn a_star_at_the_end_stands_for_a_prefix() {
+        let claims = verify(HS256, r#"{"exp":99999999999,"rooms":["team-*","a*b"],"publish":["*"]}"#);
+        let claims = claims.expect("good");
+        assert!(claims.may_join("team-") && claims.may_join("team-x") && !claims.may_join("team"));
+        assert!(claims.may_join("a*b") && !claims.may_join("axb") && claims.may_publish("any"));
+        let claims = verify(HS256, r#"{"exp":99999999999,"publish":["cafe\u0301*"]}"#).expect("good");
+        assert!(claims.may_join("any") && claims.may_publish("café 2") && !claims.may_publish("any"));
+        assert!(!verify(HS256, r#"{"exp":99999999999,"publish":[]}"#).expect("good").may_publish("any"));
+    }
+
+    #[test]
+    fn issuer_and_audience_must_match() {
+        let verifier = || Verifier::new(Some(SECRET), None);
+        let both = verifier().requiring(Some("https://a".into()), vec!["x".into(), "y".into()]);
+        let audience = verifier().requiring(None, vec!["x".into()]);
+        for (verifier, claims, expected) in [
+            (&both, r#""iss":"https://a","aud":"y""#, None),
+            (&both, r#""iss":"https://a","aud":["z","x"]"#, None),
+            (&both, r#""iss":"https://a""#, Some(BadToken::OtherAudience)),
+            (&both, r#""iss":"https://a","aud":["z"]"#, Some(BadToken::OtherAudience)),
+            (&both, r#""iss":"https://a/","aud":"x""#, Some(BadToken::Issuer)),
+            (&both, r#""aud":"x""#, Some(BadToken::Issuer)),
+            (&audience, r#""iss":"any","aud":"x""#, None),
+            (&audience, r#""aud":7"#, Some(BadToken::Malformed)),
+        ] {
+            let text = token(HS256, &format!(r#"{{"exp":99999999999,{claims}}}"#), SECRET);
+            assert_eq!(verifier.verify(text.as_bytes()).err(), expected, "{claims}");
+        }
+    }
+
+    /// RFC 8725 §2.1: a token signed with a public key as if that were a secret is refused.
+    #[test]
+    fn a_public_key_is_no_secret() {
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"a","x":"{x}"}}]}}"#);
+        let keys = Arc::new(KeySet::parse(set.as_bytes()).expect("usable"));
+        let key = URL_SAFE_NO_PAD.decode(x).expect("base64");
+        for header in [HS256, r#"{"alg":"HS256","kid":"a"}"#] {
+            for secret in [&key[..], x.as_bytes(), set.as_bytes()] {
+                let forged = token(header, r#"{"exp":99999999999}"#, secret);
+                let only_keys = Verifier::new(None, Some(Arc::clone(&keys)));
+                assert_eq!(only_keys.verify(forged.as_bytes()), Err(BadToken::Algorithm));
+                let both = Verifier::new(Some(SECRET), Some(Arc::clone(&keys)));
+                assert_eq!(both.verify(forged.as_bytes()), Err(BadToken::Signature));
+            }
+        }
+        let forged = token(r#"{"alg":"EdDSA","kid":"a"}"#, r#"{"exp":99999999999}"#, &key);
+        let verified = Verifier::new(None, Some(keys)).verify(forged.as_bytes());
+        assert_eq!(verified, Err(BadToken::Signature));
+    }
+
+    #[test]
     fn nothing_shows_the_secret() {
-        assert_eq!(format!("{:?}", Verifier::new(SECRET)), "Verifier");
+        assert_eq!(format!("{:?}", Verifier::new(Some(SECRET), None)), "Verifier");
     }
 }

@@ -135,7 +135,7 @@ const TABLE: &[Rule] = &[
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {
         module: "config",
-        own: &["config", "backends::KeySet", "files"],
+        own: &["config", "backends::KeySet", "files", "token::KeySet"],
         others: &["clap", "ipnet", "nix", "thiserror", "toml", "tracing_subscriber"],
     },
     Rule { module: "files", own: &[], others: &["nix", "thiserror"] },
@@ -147,7 +147,7 @@ const TABLE: &[Rule] = &[
         others: &[],
     },
     Rule { module: "timers", own: &[], others: &[] },
-    Rule { module: "token", own: &["names"], others: &["hmac", "jsonwebtoken", "serde", "sha2"] },
+    Rule { module: "token", own: &["names"], others: &["base64", "ring", "serde", "serde_json"] },
 ];
 
 #[test]

@@ -3,8 +3,8 @@
 //! A name belongs to one client on the whole server. The instance on the name's home shard knows which client has the
 //! name; other instances ask that instance.
 //!
-//! On a server that requires tokens, names come from tokens only. Then several clients can be one user and share the
-//! name.
+//! On a server that requires tokens, names come from tokens only. Clients whose tokens have the same `sub` are one user
+//! and share the name. Of two users with the same name, the second gets a suffix: see [`with_suffix`].
 //!
 //! Room messages are lines of text, equal for all clients. Notices to one client are lines of text, too. A client that
 //! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
@@ -16,6 +16,8 @@ mod notice;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
+
+use sha2::{Digest, Sha256};
 
 use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
 use crate::page;
@@ -93,8 +95,8 @@ struct Newcomer {
 
 /// Note with a question from one chat instance to another.
 enum Ask {
-    /// Claims the name for the client. `is_proven` means that the name comes from the client's token.
-    Claim { name: String, client: ClientId, is_proven: bool },
+    /// Claims the name for the client. `user` is the identity in the client's token, if it has one.
+    Claim { name: String, client: ClientId, user: Option<String> },
     /// Releases the client's name.
     Release { name: String, client: ClientId },
     /// Sends a private message from the client `from`, called `label`, to the user called `name`.
@@ -148,8 +150,8 @@ impl App for Chat {
         }
         if let Some(claims) = opening.claims {
             self.claims.insert(client.number, claims.clone());
-            if let Some(name) = claims.user() {
-                return self.claim_proven(context, client, name, room);
+            if let (Some(user), Some(name)) = (claims.user(), claims.name()) {
+                return self.claim_proven(context, client, (user, name), room);
             }
         }
         self.enter(context, client, room);
@@ -220,8 +222,8 @@ impl App for Chat {
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(ask) = note.downcast::<Ask>() else { return };
         match *ask {
-            Ask::Claim { name, client, is_proven } => {
-                let is_granted = self.directory.grant(&name, client, is_proven);
+            Ask::Claim { name, client, user } => {
+                let is_granted = self.directory.grant(&name, client, user);
                 let answer =
                     if is_granted { Tell::Granted { name, client } } else { Tell::Taken { name, client } };
                 context.tell(client.shard, answer);
@@ -252,14 +254,11 @@ impl App for Chat {
                 }
             }
             Tell::Granted { name, client } => self.rename(context, client, name),
-            Tell::Taken { client, .. }
-                if self.newcomers.get(&client.number).is_some_and(|new| new.is_gone) =>
-            {
-                self.forget(context, client);
+            Tell::Taken { name, client } if self.newcomers.contains_key(&client.number) => {
+                self.claim_suffixed(context, client, &name);
             }
-            Tell::Taken { name, client } if self.claims.contains_key(&client.number) => {
-                context.close(client, CloseCode::POLICY, &format!("the name {name} is taken"));
-            }
+            // A newcomer that left without early messages is forgotten already.
+            Tell::Taken { client, .. } if !context.is_here(client) => {}
             Tell::Taken { name, client } => {
                 self.claiming.remove(&client.number);
                 self.tell(context, client, &Notice::Taken { name: &name });
@@ -301,8 +300,11 @@ impl Chat {
             }
             return;
         }
+        let may_speak = self.claims.get(&client.number).is_none_or(|claims| claims.may_publish(&room));
         let label = self.label(client);
-        for text in early.iter().filter(|text| !text.starts_with('/')).map(|text| clean(text)) {
+        for text in
+            early.iter().filter(|_| may_speak).filter(|text| !text.starts_with('/')).map(|text| clean(text))
+        {
             if !text.is_empty() {
                 let parts = &[label.as_bytes(), b": ", text.as_bytes()];
                 context.publish_to_room(&room, Message::from_parts(Kind::Text, parts));
@@ -366,9 +368,19 @@ impl Chat {
             }
             return;
         }
+        if let Some(room) = self.muted_in(context, client) {
+            let text = format!("your token does not allow you to speak in {room}; your message was dropped");
+            return self.tell(context, client, &text.into());
+        }
         let label = self.label(client);
         let parts = &[label.as_bytes(), b": ", stripped.as_bytes()];
         context.publish_to_rooms_of(client, Message::from_parts(Kind::Text, parts));
+    }
+
+    /// Returns a room of the client in which its token does not allow it to speak, if there is one.
+    fn muted_in(&self, context: &Context<'_>, client: ClientId) -> Option<String> {
+        let claims = self.claims.get(&client.number)?;
+        context.rooms(client).into_iter().find(|room| !claims.may_publish(room))
     }
 
     fn command(&mut self, context: &mut Context<'_>, client: ClientId, command: &str) {
@@ -387,17 +399,35 @@ impl Chat {
         }
     }
 
-    /// Claims the name in a client's token. The client enters its room when the name is granted.
-    fn claim_proven(&mut self, context: &mut Context<'_>, client: ClientId, name: &str, room: &str) {
-        let name = match user_name(name) {
-            Ok(name) => name.into_owned(),
-            Err(problem) => {
-                return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
-            }
-        };
+    /// Claims the name in a client's token for the token's user. The client enters its room when the name is granted.
+    fn claim_proven(
+        &mut self,
+        context: &mut Context<'_>,
+        client: ClientId,
+        (user, name): (&str, &str),
+        room: &str,
+    ) {
+        let name = name.to_owned();
         self.names.insert(client.number, name.clone());
         self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
-        context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: true });
+        context.ask(home_of_name(&name, context), Ask::Claim { name, client, user: Some(user.into()) });
+    }
+
+    /// Claims the name with the user's suffix for a newcomer, after another user had the name `taken`. Closes the
+    /// client if the suffix was taken, too.
+    fn claim_suffixed(&mut self, context: &mut Context<'_>, client: ClientId, taken: &str) {
+        let Some(claims) = self.claims.get(&client.number) else { return };
+        let user = claims.user().unwrap_or_default().to_owned();
+        let name = with_suffix(claims.name().unwrap_or_default(), &user);
+        if let Some(name) = name.filter(|name| name != taken) {
+            self.names.insert(client.number, name.clone());
+            let home = home_of_name(&name, context);
+            return context.ask(home, Ask::Claim { name, client, user: Some(user) });
+        }
+        if self.newcomers.get(&client.number).is_some_and(|newcomer| newcomer.is_gone) {
+            return self.forget(context, client);
+        }
+        context.close(client, CloseCode::POLICY, &format!("the name {taken} is taken"));
     }
 
     fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
@@ -437,7 +467,7 @@ impl Chat {
                 &"your last /nick is still in progress; try again in a moment".into(),
             );
         }
-        context.ask(home_of_name(&name, context), Ask::Claim { name, client, is_proven: false });
+        context.ask(home_of_name(&name, context), Ask::Claim { name, client, user: None });
     }
 
     /// Renames a client to the name that it was granted, and releases its old name.
@@ -529,6 +559,15 @@ impl Newcomer {
 /// Releases a client's name: sends a note to the name's home shard.
 fn release(context: &mut Context<'_>, name: String, client: ClientId) {
     context.ask(home_of_name(&name, context), Ask::Release { name, client });
+}
+
+/// Returns a user's name with a suffix from the user's identity, for example `ada#4c2f`. The suffix of a user is always
+/// the same. `None` if the name cannot have the suffix.
+fn with_suffix(name: &str, user: &str) -> Option<String> {
+    let hash = Sha256::digest(user.as_bytes());
+    let suffix = format!("#{:02x}{:02x}", hash[0], hash[1]);
+    let start: String = name.chars().take(MAX_USER_NAME - suffix.len()).collect();
+    user_name(&format!("{start}{suffix}")).ok().map(Cow::into_owned)
 }
 
 /// Returns the home shard of a user's name.

@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ApiKeys, BackendName, Compression, Conflict, Endpoint, LagPolicy, Network, Options, Origin, Secret,
+    ApiKeys, BackendName, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network, Options, Origin, Secret,
     ServerName, Takeover,
 };
 
@@ -177,6 +177,20 @@ pub struct Config {
     /// as `?token=TOKEN` or `Authorization: Bearer TOKEN`; others get 401. Read again on SIGHUP.
     #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
     pub auth_hmac_secret_file: Option<Secret>,
+
+    /// File with the public keys (JWKS) of an identity provider, which verify access tokens (JWT, RS256, ES256 or
+    /// EdDSA). Clients then need a token, as with --auth-hmac-secret-file; with both, either kind is valid. Read again
+    /// on SIGHUP.
+    #[arg(long, env = "UPROAR_AUTH_JWKS", value_name = "FILE")]
+    pub auth_jwks: Option<Jwks>,
+
+    /// Issuer that access tokens must name in their claim `iss`. Default: any.
+    #[arg(long, env = "UPROAR_AUTH_ISSUER", value_name = "ISSUER")]
+    pub auth_issuer: Option<String>,
+
+    /// Audiences, of which access tokens must name one in their claim `aud`. Default: a token with `aud` is refused.
+    #[arg(long, env = "UPROAR_AUTH_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
+    pub auth_audience: Vec<String>,
 
     /// File with the keys of the HTTP API below `/api/`: one line `NAME SCOPES KEY` for each key, with the scopes read,
     /// publish or admin. Without it there is no API. Read again on SIGHUP; turning the API on needs a restart.
@@ -356,6 +370,9 @@ impl From<&Config> for Options {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             auth_hmac_secret_file: config.auth_hmac_secret_file.clone(),
+            auth_jwks: config.auth_jwks.clone(),
+            auth_issuer: config.auth_issuer.clone(),
+            auth_audience: config.auth_audience.clone(),
             api_keys: config.api_keys.clone(),
             max_message: config.max_message,
             max_request_body: config.max_request_body,

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ApiKeys, Endpoint, Network, Origin, Secret, ServerName, machine};
+use super::{ApiKeys, Endpoint, Jwks, Network, Origin, Secret, ServerName, machine};
 
 /// The system interface that the server uses for network I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,16 @@ pub struct Options {
     /// `?token=TOKEN` or `Authorization: Bearer TOKEN`. A client without a valid token gets 401.
     pub auth_hmac_secret_file: Option<Secret>,
 
+    /// The public keys that verify access tokens (JWT with RS256, ES256 or EdDSA) of an identity provider. Clients then
+    /// need a token, as with [`Options::auth_hmac_secret_file`]. With both options, tokens of either kind are valid.
+    pub auth_jwks: Option<Jwks>,
+
+    /// The issuer that an access token must name in its claim `iss`. `None`: any issuer.
+    pub auth_issuer: Option<String>,
+
+    /// The audiences of which an access token must name one in its claim `aud`. Empty: a token with `aud` is refused.
+    pub auth_audience: Vec<String>,
+
     /// The keys with which backends call the HTTP API below `/api/`. The API belongs to any application: it publishes to
     /// the application's rooms and lists them. `None`: no API; the application answers these paths, too. A change from
     /// `None` needs a restart.
@@ -245,6 +255,9 @@ impl Default for Options {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             auth_hmac_secret_file: None,
+            auth_jwks: None,
+            auth_issuer: None,
+            auth_audience: Vec::new(),
             api_keys: None,
             max_message: 1 << 20,
             max_request_body: 1 << 20,
@@ -335,6 +348,7 @@ impl Options {
             });
         }
         self.check_tls()?;
+        self.check_auth()?;
         #[cfg(feature = "admin")]
         if let Some(admin) = self.admin.filter(|admin| {
             admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
@@ -377,6 +391,23 @@ impl Options {
             return Err(Conflict { options: &["receive-buffers"], message });
         }
         Ok(())
+    }
+
+    /// Checks that the options about tokens have a secret or keys that verify tokens.
+    fn check_auth(&self) -> Result<(), Conflict> {
+        if self.auth_hmac_secret_file.is_some() || self.auth_jwks.is_some() {
+            return Ok(());
+        }
+        let name = match (&self.auth_issuer, &self.auth_audience[..]) {
+            (None, []) => return Ok(()),
+            (Some(_), _) => "auth-issuer",
+            (None, _) => "auth-audience",
+        };
+        let message = format!(
+            "--{name} is set, but nothing verifies tokens; add --auth-jwks FILE or --auth-hmac-secret-file FILE, or leave \
+             --{name} out"
+        );
+        Err(Conflict { options: &["auth-issuer", "auth-audience"], message })
     }
 
     fn check_tls(&self) -> Result<(), Conflict> {

@@ -13,10 +13,6 @@ const MIN_LEN: usize = 32;
 const MAX_LEN: u64 = 4096;
 
 /// The secret that signs access tokens, read from a file. The `Debug` form shows the path of this file only.
-///
-/// The server verifies tokens with the crate `jsonwebtoken` and installs a crypto provider for that crate. This
-/// provider supports HS256 only. A program that uses `jsonwebtoken` for other algorithms must install a provider of its
-/// own before it starts the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     path: PathBuf,

@@ -137,7 +137,7 @@ mod tests {
     fn in_force(config: &Config) -> String {
         let epoll = Options { backend: BackendName::Epoll, ..Options::default() };
         let options = Options::from(config);
-        let (plan, id, app) = (Plan::new(&epoll, 1, 1_000), ShardId { index: 0, count: 1 }, Relay);
+        let (plan, id, app) = (Plan::new(&epoll, 1, 1_000), ShardId { index: 0, count: 1 }, Relay::default());
         let shard = (Settings::new(&options, id, &app), hub_options(&options, id, &app));
         let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
         format!("{shard:?} {:?} {} {identity:?}", plan.limits(&options), config.log)

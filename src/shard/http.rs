@@ -103,28 +103,20 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Returns the refusal reason for the metrics and the response text for a bad token. The text does not repeat the
-/// token.
+/// Returns the refusal reason for the metrics and the response text for a bad token.
 fn complaint(bad: BadToken) -> (Refused, &'static str) {
-    match bad {
-        BadToken::Malformed => (
-            Refused::TokenMalformed,
-            "The token is not a valid JWT: it must use HS256 and have the claim exp, a number. If present, nbf must be a \
-             number, sub a string, and rooms a list of strings.",
-        ),
-        BadToken::Audience => (
-            Refused::TokenMalformed,
-            "The token is for another audience: it has the claim aud; create one without it.",
-        ),
-        BadToken::Signature => (
-            Refused::TokenSignature,
-            "The token's signature does not match; sign it with the secret of this server.",
-        ),
-        BadToken::Expired => (Refused::TokenExpired, "The token has expired (exp); get a new one."),
-        BadToken::TooEarly => {
-            (Refused::TokenEarly, "The token is not valid yet (nbf); wait, or correct the clocks.")
-        }
-    }
+    let why = match bad {
+        BadToken::Malformed
+        | BadToken::Algorithm
+        | BadToken::Audience
+        | BadToken::OtherAudience
+        | BadToken::Issuer
+        | BadToken::Identity => Refused::TokenMalformed,
+        BadToken::Key | BadToken::Signature => Refused::TokenSignature,
+        BadToken::Expired => Refused::TokenExpired,
+        BadToken::TooEarly => Refused::TokenEarly,
+    };
+    (why, bad.text())
 }
 
 #[cfg(test)]

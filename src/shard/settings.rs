@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::config::hosts::{HostNames, is_local};
-use crate::config::{Compression, LagPolicy, Network, Options, Origin};
+use crate::config::{Compression, Jwks, LagPolicy, Network, Options, Origin, Secret};
 use crate::hub;
 use crate::io::Backend;
 use crate::protocol::MessageLimits;
@@ -77,10 +77,7 @@ impl Settings {
             hosts: HostNames::new(options),
             local_listeners: options.listen.iter().map(is_local).collect(),
             proxies: options.trusted_proxies.clone(),
-            verifier: options
-                .auth_hmac_secret_file
-                .as_ref()
-                .map(|secret| Arc::new(Verifier::new(secret.bytes()))),
+            verifier: verifier(options),
             limits: MessageLimits {
                 max_message: options.max_message as usize,
                 max_request_body: options.max_request_body as usize,
@@ -103,6 +100,17 @@ impl Settings {
             drain_ms: millis(options.drain_seconds),
         }
     }
+}
+
+/// Returns the verifier of the clients' tokens. `None` if the options name neither a secret nor keys.
+fn verifier(options: &Options) -> Option<Arc<Verifier>> {
+    let secret = options.auth_hmac_secret_file.as_ref().map(Secret::bytes);
+    let keys = options.auth_jwks.as_ref().map(Jwks::keys);
+    if secret.is_none() && keys.is_none() {
+        return None;
+    }
+    let verifier = Verifier::new(secret, keys);
+    Some(Arc::new(verifier.requiring(options.auth_issuer.clone(), options.auth_audience.clone())))
 }
 
 /// Derives the options of the hub of the shard `id` from the server's options and the application.

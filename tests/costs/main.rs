@@ -150,7 +150,7 @@ fn an_echo_allocates_nothing(backend: BackendName) {
 }
 
 fn a_broadcast_allocates_nothing(backend: BackendName) {
-    expect_no_allocations(backend, || Relay, 30);
+    expect_no_allocations(backend, Relay::default, 30);
 }
 
 /// An application with a short page.

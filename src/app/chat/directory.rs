@@ -16,10 +16,8 @@ pub(super) struct Directory {
 /// Holder of a name: the clients of one user.
 #[derive(Debug)]
 struct Holder {
-    /// The name, spelled as its first client spelled it.
-    name: String,
-    /// Whether the name comes from a token. Then every client with a token for this name is the same user.
-    is_proven: bool,
+    /// The identity in the token of the clients. `None` if the name does not come from a token.
+    user: Option<String>,
     /// The clients with the name: one, or all connections of the user if the name comes from a token (possibly very
     /// many).
     clients: HashSet<ClientId>,
@@ -27,10 +25,11 @@ struct Holder {
 
 impl Directory {
     /// Grants a name to a client, unless another user has the name. Returns whether the client has the name now.
-    pub(super) fn grant(&mut self, name: &str, client: ClientId, is_proven: bool) -> bool {
-        let vacant = || Holder { name: name.into(), is_proven, clients: HashSet::new() };
+    /// Clients with tokens are one user if their identities, `user`, are equal.
+    pub(super) fn grant(&mut self, name: &str, client: ClientId, user: Option<String>) -> bool {
+        let vacant = || Holder { user: user.clone(), clients: HashSet::new() };
         let holder = self.holders.entry(user_key(name)).or_insert_with(vacant);
-        let is_same_user = is_proven && holder.is_proven && holder.name == name;
+        let is_same_user = user.is_some() && holder.user == user;
         let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
         if is_granted {
             holder.clients.insert(client);
