@@ -82,7 +82,7 @@ pub struct Opening<'a> {
     pub room: &'a str,
     /// The query of the URL, percent-encoded as the client sent it. The query may contain the client's token.
     pub query: Option<&'a str>,
-    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`). These claims
+    /// The claims of the client's token, on a server that requires tokens (`--auth-hmac-secret-file`, `--auth-jwks`). These claims
     /// allow `room`. An application must check [`Claims::may_join`] before it lets the client into another room.
     pub claims: Option<&'a Claims>,
     /// The value that [`App::on_request`] gave with its answer: see [`Upgrade::with_value`].

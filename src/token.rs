@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::hmac;
+use ring::hmac::{HMAC_SHA256, Key, verify};
 use serde::Deserialize;
 
 pub use claims::Claims;
@@ -23,7 +23,7 @@ const LEEWAY_SECONDS: u64 = 10;
 /// A verifier of access tokens. Its `Debug` output does not show the secret.
 #[derive(Default)]
 pub(crate) struct Verifier {
-    secret: Option<hmac::Key>,
+    secret: Option<Key>,
     keys: Option<Arc<KeySet>>,
     /// The issuer that tokens must name. `None` takes tokens of every issuer.
     issuer: Option<String>,
@@ -77,7 +77,7 @@ struct Header {
 impl Verifier {
     /// Creates a verifier of tokens that are signed with `secret`, with one of `keys`, or with either.
     pub(crate) fn new(secret: Option<&[u8]>, keys: Option<Arc<KeySet>>) -> Self {
-        let secret = secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret));
+        let secret = secret.map(|secret| Key::new(HMAC_SHA256, secret));
         Self { secret, keys, ..Self::default() }
     }
 
@@ -142,7 +142,7 @@ impl Verifier {
         match (Algorithm::of(&header.alg).ok_or(BadToken::Algorithm)?, &self.secret, &self.keys) {
             (Algorithm::Hs256, Some(secret), _) => {
                 // Compares in constant time.
-                hmac::verify(secret, message, &signature).map_err(|_| BadToken::Signature)?;
+                verify(secret, message, &signature).map_err(|_| BadToken::Signature)?;
             }
             (algorithm @ (Algorithm::Rs256 | Algorithm::Es256 | Algorithm::EdDsa), _, Some(keys)) => {
                 keys.verify(algorithm, header.kid.as_deref(), message, &signature)?;
@@ -212,6 +212,8 @@ impl Algorithm {
 
 #[cfg(test)]
 mod tests {
+    use ring::hmac::sign;
+
     use super::*;
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -219,11 +221,11 @@ mod tests {
     /// Returns a signed token with this header and these claims, built as in RFC 7515 §3.1.
     fn token(header: &str, claims: &str, secret: &[u8]) -> String {
         let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-        let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
+        let mac = sign(&Key::new(HMAC_SHA256, secret), text.as_bytes());
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac))
     }
 
-    fn verify(header: &str, claims: &str) -> Result<Claims, BadToken> {
+    fn verified(header: &str, claims: &str) -> Result<Claims, BadToken> {
         let verified = Verifier::new(Some(SECRET), None).verify(token(header, claims, SECRET).as_bytes());
         verified.map(|(claims, _)| claims)
     }
@@ -248,16 +250,16 @@ mod tests {
 
     #[test]
     fn claims_name_the_user_and_the_rooms() {
-        let claims = verify(HS256, r#"{"exp":99999999999.5,"sub":"ada","rooms":["garden","lawn"]}"#);
+        let claims = verified(HS256, r#"{"exp":99999999999.5,"sub":"ada","rooms":["garden","lawn"]}"#);
         let claims = claims.expect("good");
         assert_eq!(claims.user(), Some("ada"));
         assert!(claims.may_join("garden") && claims.may_join("lawn") && !claims.may_join("Garden"));
-        let claims = verify(HS256, r#"{"exp":99999999999,"rooms":["cafe\u0301","été"]}"#).expect("good");
+        let claims = verified(HS256, r#"{"exp":99999999999,"rooms":["cafe\u0301","été"]}"#).expect("good");
         assert!(claims.may_join("café") && claims.may_join("cafe\u{301}") && !claims.may_join("cafe"));
         assert!(claims.may_join("été") && claims.may_join("e\u{301}te\u{301}"));
-        let claims = verify(HS256, r#"{"exp":99999999999}"#).expect("good");
+        let claims = verified(HS256, r#"{"exp":99999999999}"#).expect("good");
         assert!(claims.user().is_none() && claims.may_join("anywhere"));
-        let claims = verify(HS256, r#"{"exp":1e18,"rooms":[],"nbf":0,"iss":"x"}"#).expect("good");
+        let claims = verified(HS256, r#"{"exp":1e18,"rooms":[],"nbf":0,"iss":"x"}"#).expect("good");
         assert!(!claims.may_join("lobby"));
     }
 
@@ -285,7 +287,7 @@ mod tests {
             (HS256, r#"{"exp":99999999999,"name":7}"#, BadToken::Malformed),
             (HS256, r#"{"exp":99999999999,"publish":"all"}"#, BadToken::Malformed),
         ] {
-            assert_eq!(verify(header, claims), Err(expected), "{header} {claims}");
+            assert_eq!(verified(header, claims), Err(expected), "{header} {claims}");
         }
         let verifier = Verifier::new(Some(SECRET), None);
         let right = token(HS256, good, SECRET);
@@ -318,24 +320,24 @@ mod tests {
             (": ,", "\u{200b}", None),
         ] {
             let json = serde_json::json!({"exp": 99_999_999_999_u64, "sub": sub, "name": name}).to_string();
-            let claims = verify(HS256, &json).expect("good");
+            let claims = verified(HS256, &json).expect("good");
             assert_eq!((claims.user(), claims.name()), (Some(sub), shown));
         }
         let too_long = serde_json::json!({"exp": 99_999_999_999_u64, "sub": "é".repeat(256)}).to_string();
-        assert_eq!(verify(HS256, &too_long), Err(BadToken::Identity));
-        let nameless = verify(HS256, r#"{"exp":99999999999,"name":"ada"}"#).expect("good");
+        assert_eq!(verified(HS256, &too_long), Err(BadToken::Identity));
+        let nameless = verified(HS256, r#"{"exp":99999999999,"name":"ada"}"#).expect("good");
         assert_eq!((nameless.user(), nameless.name()), (None, None));
     }
 
     #[test]
     fn a_star_at_the_end_stands_for_a_prefix() {
-        let claims = verify(HS256, r#"{"exp":99999999999,"rooms":["team-*","a*b"],"publish":["*"]}"#);
+        let claims = verified(HS256, r#"{"exp":99999999999,"rooms":["team-*","a*b"],"publish":["*"]}"#);
         let claims = claims.expect("good");
         assert!(claims.may_join("team-") && claims.may_join("team-x") && !claims.may_join("team"));
         assert!(claims.may_join("a*b") && !claims.may_join("axb") && claims.may_publish("any"));
-        let claims = verify(HS256, r#"{"exp":99999999999,"publish":["cafe\u0301*"]}"#).expect("good");
+        let claims = verified(HS256, r#"{"exp":99999999999,"publish":["cafe\u0301*"]}"#).expect("good");
         assert!(claims.may_join("any") && claims.may_publish("café 2") && !claims.may_publish("any"));
-        assert!(!verify(HS256, r#"{"exp":99999999999,"publish":[]}"#).expect("good").may_publish("any"));
+        assert!(!verified(HS256, r#"{"exp":99999999999,"publish":[]}"#).expect("good").may_publish("any"));
     }
 
     #[test]

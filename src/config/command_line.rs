@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -185,11 +186,12 @@ pub struct Config {
     pub auth_jwks: Option<Jwks>,
 
     /// Issuer that access tokens must name in their claim `iss`. Default: any.
-    #[arg(long, env = "UPROAR_AUTH_ISSUER", value_name = "ISSUER")]
+    #[arg(long, env = "UPROAR_AUTH_ISSUER", value_name = "ISSUER", value_parser = NonEmptyStringValueParser::new())]
     pub auth_issuer: Option<String>,
 
     /// Audiences, of which access tokens must name one in their claim `aud`. Default: a token with `aud` is refused.
-    #[arg(long, env = "UPROAR_AUTH_AUDIENCE", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, env = "UPROAR_AUTH_AUDIENCE", value_name = "NAME", value_delimiter = ',',
+          value_parser = NonEmptyStringValueParser::new())]
     pub auth_audience: Vec<String>,
 
     /// File with the keys of the HTTP API below `/api/`: one line `NAME SCOPES KEY` for each key, with the scopes read,

@@ -150,11 +150,12 @@ pub(crate) fn other_value(option: &Arg) -> String {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
         "FILE" if option.get_id() == "api_keys" => "tests/files/api-keys".into(),
+        "FILE" if option.get_id() == "auth_jwks" => "tests/files/jwks.json".into(),
         // The license file is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),
         "CIDR" => "10.0.0.0/8".into(),
         "ORIGIN" => "https://example.org".into(),
-        "NAME" => "example.org".into(),
+        "NAME" | "ISSUER" => "example.org".into(),
         _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use rustls::crypto::ring;
+use rustls::crypto::ring as provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
@@ -120,7 +120,7 @@ impl Credentials {
     pub(crate) fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
         let chain = read_chain(cert)?;
         let private = read_key(key)?;
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .expect("the provider has suites for both versions");
         let kind = key_kind(&private);
@@ -133,7 +133,7 @@ impl Credentials {
             _ => unusable(KEY, key, format!("{kind} cannot be used; {WANT_KEY}")),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.ticketer = ring::Ticketer::new().map_err(IdentityError::Tickets)?;
+        config.ticketer = provider::Ticketer::new().map_err(IdentityError::Tickets)?;
         // Each connection gives the client a new session ticket, so one ticket per handshake is enough.
         config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});

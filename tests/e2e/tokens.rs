@@ -1,8 +1,12 @@
 //! Access tokens: which tokens are valid, and the name, rooms and lifetime that a token gives a connection.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nix::sys::signal::Signal;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
-use uproar::config::{AppName, BackendName, Config, Secret};
+use uproar::config::{AppName, BackendName, Config, Jwks, Secret};
 
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
@@ -20,11 +24,16 @@ on_both_backends!(
     the_rooms_of_a_token_limit_the_upgrade_and_join,
     a_user_has_the_name_in_the_token,
     two_connections_of_a_user_share_the_name,
-    invalid_and_taken_names_are_refused,
+    what_cannot_be_an_identity_is_refused_before_the_upgrade,
+    users_of_one_name_are_told_apart,
     messages_wait_until_the_name_is_granted,
     a_token_without_a_name_gives_a_default_name,
     a_connection_is_closed_when_its_token_expires,
     echo_and_relay_require_tokens_too,
+    keys_of_an_identity_provider_verify_tokens,
+    new_keys_apply_after_sighup,
+    issuer_and_audience_must_match,
+    publish_limits_who_may_speak,
     a_new_secret_applies_to_new_connections,
     an_invalid_secret_changes_nothing,
     a_byte_order_mark_is_not_part_of_the_secret,
@@ -62,10 +71,16 @@ fn each_refused_token_gets_a_reason_and_is_counted(backend: BackendName) {
         ("..".into(), 401, "token_malformed", "not a valid JWT"),
         ("abc".into(), 401, "token_malformed", "not a valid JWT"),
         (token(&json!({"sub": "ada"})), 401, "token_malformed", "exp"),
-        (token(&json!({"exp": later, "sub": 7})), 401, "token_malformed", "sub a string"),
-        (token(&json!({"exp": later, "aud": "x"})), 401, "token_malformed", "aud"),
+        (token(&json!({"exp": later, "sub": 7})), 401, "token_malformed", "sub and name strings"),
+        (token(&json!({"exp": later, "aud": "x"})), 401, "token_malformed", "--auth-audience"),
         (signed(&json!({"alg": "HS512"}), &json!({"exp": later}), SECRET), 401, "token_malformed", "HS256"),
         (signed(&json!({"alg": "none"}), &json!({"exp": later}), SECRET), 401, "token_malformed", "HS256"),
+        (
+            signed(&json!({"alg": "RS256"}), &json!({"exp": later}), SECRET),
+            401,
+            "token_malformed",
+            "--auth-jwks",
+        ),
         (signed(&header, &json!({"exp": later}), "another secret"), 401, "token_signature", "signature"),
         (token(&json!({"exp": now() - 11})), 401, "token_expired", "has expired"),
         (token(&json!({"exp": later, "nbf": later})), 401, "token_early", "not valid yet"),
@@ -183,26 +198,200 @@ fn two_connections_of_a_user_share_the_name(backend: BackendName) {
     });
 }
 
-fn invalid_and_taken_names_are_refused(backend: BackendName) {
+fn what_cannot_be_an_identity_is_refused_before_the_upgrade(backend: BackendName) {
     let server = start(backend, "no name", AppName::Chat);
-    for (sub, problem) in [
-        ("", "a name has 1 to 32 characters"),
-        ("a b", "a name has no spaces and only visible characters"),
-        ("*a", "a name does not begin with * and has none of : , < > &"),
-    ] {
-        let reason = format!("the token's sub: {problem}");
-        assert_eq!(open(&server, "/", &token_for(sub)).wait_for_close(), (1008, reason));
+    for sub in [String::new(), "x".repeat(256), "a\nb".into()] {
+        let response = answer(&server, &format!("/?token={}", token_for(&sub)), "");
+        assert_eq!(response.status, 401);
+        let text =
+            "The token's sub cannot be an identity; use 1 to 255 characters without control characters.";
+        assert!(response.body.contains(text), "{}", response.body);
     }
-    let mut ada = open(&server, "/", &token_for("Ada"));
-    ada.send_text("/who");
-    wait_until("the name is granted", || ada.receive_text().starts_with("* in lobby"));
-    // The token issuer has two users whose names differ only in case.
-    assert_eq!(
-        open(&server, "/", &token_for("ada")).wait_for_close(),
-        (1008, "the name ada is taken".into())
+    let welcome = |name: &str| format!("* welcome to lobby, you are {name}; /help lists the commands");
+    let long = "x".repeat(255);
+    for (sub, name) in
+        [("123e4567-e89b-12d3-a456-426614174000", "123e4567-e89b-12d3-a456-42661417"), (&long, &long[..32])]
+    {
+        open(&server, "/", &token_for(sub)).expect_text(&welcome(name));
+    }
+    let named = |name: &str| token(&json!({"exp": now() + 60, "sub": "auth0|17", "name": name}));
+    open(&server, "/", &named("Ada Lovelace")).expect_text(&welcome("Ada_Lovelace"));
+    open(&server, "/", &named("*: <,>")).expect_text(&welcome("auth0|17"));
+}
+
+fn users_of_one_name_are_told_apart(backend: BackendName) {
+    let server = start(backend, "namesakes", AppName::Chat);
+    let token = |sub: &str| token(&json!({"exp": now() + 60, "sub": sub, "name": "Ada"}));
+    let enter = |sub: &str| {
+        let mut client = open(&server, "/", &token(sub));
+        let text = client.receive_text();
+        let name = text.strip_prefix("* welcome to lobby, you are ").expect("welcome");
+        let name = name.strip_suffix("; /help lists the commands").expect("welcome").to_owned();
+        (client, name)
+    };
+    let (mut first, name) = enter("one");
+    assert_eq!(name, "Ada");
+    // The suffix is the start of SHA-256("two").
+    let (mut second, name) = enter("two");
+    assert_eq!(name, "Ada#3fc4");
+    let (mut twin, name) = enter("two");
+    assert_eq!(name, "Ada#3fc4");
+    first.send_text("/msg Ada#3fc4 psst");
+    first.expect_text("* to Ada#3fc4: psst");
+    second.expect_text("* from Ada: psst");
+    twin.expect_text("* from Ada: psst");
+    second.send_text("hello");
+    first.expect_text("Ada#3fc4: hello");
+    let (_third, name) = enter("three");
+    assert_eq!(name, "Ada#8b5b");
+    drop(first);
+    wait_until("the connection is closed", || server.connections().0 == 3);
+}
+
+/// Returns a pair of an ES256 key and its entry in a key set.
+fn es256_key(id: &str) -> (EcdsaKeyPair, Value) {
+    let random = SystemRandom::new();
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+    let key =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).expect("a key");
+    let point = key.public_key().as_ref();
+    let [x, y] = [&point[1..33], &point[33..]].map(|number| URL_SAFE_NO_PAD.encode(number));
+    (key, json!({"kty": "EC", "crv": "P-256", "kid": id, "alg": "ES256", "use": "sig", "x": x, "y": y}))
+}
+
+/// Returns a token with this header and these claims, signed with a key of the curve P-256.
+fn es256_signed(header: &Value, claims: &Value, key: &EcdsaKeyPair) -> String {
+    let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    let signature = key.sign(&SystemRandom::new(), text.as_bytes()).expect("signed");
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn keys_of_an_identity_provider_verify_tokens(backend: BackendName) {
+    let (first, second) = (es256_key("a"), es256_key("b"));
+    let ed = Ed25519KeyPair::from_pkcs8(
+        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key").as_ref(),
     );
-    ada.send_text("still me");
-    wait_until("the message arrives", || ada.receive_text() == "Ada: still me");
+    let ed = ed.expect("a key");
+    let x = URL_SAFE_NO_PAD.encode(ed.public_key());
+    let ed_entry = json!({"kty": "OKP", "crv": "Ed25519", "kid": "c", "x": x});
+    let set = json!({"keys": [first.1, second.1, ed_entry]}).to_string();
+    let path = settings_file(&format!("keys {backend:?}"), set);
+    let keys = Some(Jwks::read(path.as_ref()).expect("usable"));
+    let base = with_secret(config(backend, AppName::Chat, 2), "with keys", SECRET);
+    let server = TestServer::start(&Config { auth_jwks: keys, ..base });
+    let claims = json!({"exp": now() + 60, "sub": "ada"});
+    let welcome = "* welcome to lobby, you are ada; /help lists the commands";
+    let of_b = |header: Value| es256_signed(&header, &claims, &second.0);
+    open(&server, "/", &of_b(json!({"alg": "ES256", "kid": "b"}))).expect_text(welcome);
+    let text = [json!({"alg": "EdDSA"}), claims.clone()].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let text = text.join(".");
+    let signature = URL_SAFE_NO_PAD.encode(ed.sign(text.as_bytes()));
+    open(&server, "/", &format!("{text}.{signature}")).expect_text(welcome);
+    // The secret is valid beside the keys.
+    open(&server, "/", &token_for("ada")).expect_text(welcome);
+    for (token, part) in [
+        (of_b(json!({"alg": "ES256", "kid": "a"})), "signature does not match"),
+        (of_b(json!({"alg": "ES256", "kid": "c"})), "no key for this token"),
+        (of_b(json!({"alg": "ES256", "kid": "x"})), "no key for this token"),
+        (of_b(json!({"alg": "ES256"})), "several keys"),
+        (of_b(json!({"alg": "RS256"})), "no key for this token"),
+        (signed(&json!({"alg": "HS256", "kid": "c"}), &claims, &x), "signature does not match"),
+    ] {
+        let response = answer(&server, &format!("/?token={token}"), "");
+        assert_eq!(response.status, 401);
+        assert!(response.body.contains(part), "{part}: {}", response.body);
+    }
+}
+
+fn new_keys_apply_after_sighup(backend: BackendName) {
+    let (old, new) = (es256_key("old"), es256_key("new"));
+    let name = format!("rotated keys {backend:?}");
+    let write = |entry: &Value| settings_file(&name, json!({"keys": [entry]}).to_string());
+    let path = write(&old.1);
+    let server = Process::start(&["--app=echo", &format!("--auth-jwks={path}"), backend_arg(backend)]);
+    let status = |key: &EcdsaKeyPair| {
+        let token = es256_signed(&json!({"alg": "ES256"}), &json!({"exp": now() + 60}), key);
+        let mut raw = RawClient::connect(server.address);
+        raw.send(upgrade_request(&format!("/?token={token}")).as_bytes());
+        raw.receive_status()
+    };
+    assert_eq!((status(&old.0), status(&new.0)), (Some(101), Some(401)));
+    settings_file(&name, "{}");
+    server.signal(Signal::SIGHUP);
+    wait_until("the log says what is wrong", || server.log().contains("it is no JSON Web Key Set"));
+    assert_eq!((status(&old.0), status(&new.0)), (Some(101), Some(401)));
+    write(&new.1);
+    server.signal(Signal::SIGHUP);
+    wait_until("the keys are reloaded", || server.log().contains("auth-jwks: new keys in"));
+    assert_eq!((status(&old.0), status(&new.0)), (Some(401), Some(101)));
+}
+
+#[test]
+fn unusable_key_sets_and_claims_without_keys_prevent_the_start() {
+    let weak =
+        json!({"keys": [{"kty": "RSA", "kid": "old", "n": URL_SAFE_NO_PAD.encode([255; 128]), "e": "AQAB"}]});
+    let weak = settings_file("weak keys", weak.to_string());
+    for (arguments, part) in [
+        (
+            ["check", "--auth-jwks", &*weak],
+            "the key \"old\" has 1024 bits; use an RSA key of 2048 to 8192 bits",
+        ),
+        (["check", "--auth-jwks", "https://login.example/jwks"], "URLs are not supported yet"),
+        (["check", "--auth-issuer", "x"], "--auth-issuer is set, but nothing verifies tokens"),
+        (["check", "--auth-audience", "x"], "--auth-audience is set, but nothing verifies tokens"),
+    ] {
+        expect_start_failure(&mut uproar(&arguments), &[part]);
+    }
+}
+
+fn issuer_and_audience_must_match(backend: BackendName) {
+    let base = with_secret(config(backend, AppName::Echo, 1), "audience", SECRET);
+    let (auth_issuer, auth_audience) = (Some("https://id".into()), vec!["chat".into(), "api".into()]);
+    let server = TestServer::start(&Config { auth_issuer, auth_audience, ..base });
+    for (issuer, audience, status, part) in [
+        ("https://id", json!("api"), 101, ""),
+        ("https://id", json!(["x", "chat"]), 101, ""),
+        ("https://id", json!("x"), 401, "its claim aud names none of the server's --auth-audience"),
+        ("https://id", json!(null), 401, "its claim aud names none of the server's --auth-audience"),
+        ("https://it", json!("api"), 401, "its claim iss differs from the server's --auth-issuer"),
+    ] {
+        let token = token(&json!({"exp": now() + 60, "iss": issuer, "aud": audience}));
+        if status == 101 {
+            open(&server, "/", &token).send_text("x");
+            continue;
+        }
+        let response = answer(&server, &format!("/?token={token}"), "");
+        assert_eq!(response.status, status);
+        assert!(response.body.contains(part), "{}", response.body);
+    }
+}
+
+fn publish_limits_who_may_speak(backend: BackendName) {
+    let limited = |rooms: Value| {
+        token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["team-*"], "publish": rooms}))
+    };
+    let server = start(backend, "publish", AppName::Chat);
+    assert_eq!(answer(&server, &format!("/room/else?token={}", limited(json!([]))), "").status, 403);
+    let mut ada = open(&server, "/room/team-a", &limited(json!(["team-b*"])));
+    ada.expect_text("* welcome to team-a, you are ada; /help lists the commands");
+    ada.send_text("hello");
+    ada.expect_text("* your token does not allow you to speak in team-a; your message was dropped");
+    ada.send_text("/msg ada note to self");
+    ada.expect_text("* from ada: note to self");
+    ada.expect_text("* to ada: note to self");
+    ada.send_text("/join team-bc");
+    ada.expect_text("* you are in team-bc");
+    ada.send_text("hello");
+    ada.expect_text("ada: hello");
+    let server = start(backend, "publish", AppName::Relay);
+    let mut bob = open(&server, "/room/team-a", &limited(json!(["team-a"])));
+    let mut ada = open(&server, "/room/team-a", &limited(json!([])));
+    bob.send_text("first");
+    bob.expect_text("first");
+    ada.send_text("forbidden");
+    assert_eq!(ada.wait_for_close(), (1008, "the token does not allow publishing here".into()));
+    bob.send_text("second");
+    bob.expect_text("second");
 }
 
 fn messages_wait_until_the_name_is_granted(backend: BackendName) {
@@ -219,36 +408,29 @@ fn messages_wait_until_the_name_is_granted(backend: BackendName) {
         raw.expect_upgrade();
         raw
     };
-    for _ in 0..8 {
-        let mut false_ada = say_at_once("Ada");
-        assert_eq!(false_ada.receive_close(), (1008, "the name Ada is taken".into()));
-        let mut unnamed = say_at_once("a da");
-        assert_eq!(unnamed.receive_close().0, 1008);
-        ada.send_text("alone");
-        ada.expect_text("ada: alone");
-    }
-    for _ in 0..8 {
-        let mut bob = say_at_once("bob");
-        let mut heard = || String::from_utf8(bob.receive_frame().1).expect("text");
-        assert_eq!(heard(), "* welcome to lobby, you are bob; /help lists the commands");
-        while heard() != "* in lobby (2): ada, bob" {}
+    // The second user has the name of the first one in another spelling, and gets a suffix.
+    for (user, name) in [("bob", "bob"), ("Ada", "Ada#99a5")].repeat(8) {
+        let mut client = say_at_once(user);
+        let mut heard = || String::from_utf8(client.receive_frame().1).expect("text");
+        assert_eq!(heard(), format!("* welcome to lobby, you are {name}; /help lists the commands"));
+        let mut names = ["ada", name];
+        names.sort_unstable();
+        while heard() != format!("* in lobby (2): {}", names.join(", ")) {}
         for text in ["one", "two"] {
-            ada.expect_text(&format!("bob: {text}"));
+            ada.expect_text(&format!("{name}: {text}"));
         }
-        drop(bob);
+        drop(client);
         wait_until("the connection is closed", || server.connections().0 == 1);
     }
-    // Messages of a client that closes before its name is granted are delivered, unless the name is refused.
-    for user in ["carl", "Ada", "carl"] {
+    // Messages of a client that closes before its name is granted are delivered.
+    for (user, name) in [("carl", "carl"), ("Ada", "Ada#99a5"), ("carl", "carl")] {
         let mut raw = RawClient::connect(server.address());
         let request = upgrade_request(&format!("/?token={}", token_for(user)));
         let frames = [frame(0x81, b"bye"), frame(0x81, b"/who"), frame(0x88, &[])].concat();
         raw.send(&[request.as_bytes(), &frames].concat());
         raw.expect_upgrade();
         wait_until("the connection is closed", || server.connections().0 == 1);
-        if user == "carl" {
-            ada.expect_text("carl: bye");
-        }
+        ada.expect_text(&format!("{name}: bye"));
         ada.send_text("so");
         ada.expect_text("ada: so");
     }
