@@ -7,6 +7,7 @@ mod answer;
 mod api;
 mod chat;
 mod echo;
+mod gathering;
 mod members;
 mod relay;
 mod request;
@@ -14,16 +15,17 @@ mod responder;
 mod routes;
 mod strip;
 mod timers;
+mod users;
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note};
-use crate::hub::{ClientNumber, Hub, Origin, Slot};
+pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note, UserClient};
+use crate::hub::{ClientNumber, Hub, MAX_USER, Origin, Slot, UserAction};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
-use crate::publisher::Publisher;
+use crate::publisher::{Ban, Publisher};
 pub use crate::token::Claims;
 
 pub use answer::{Answer, Response, Upgrade};
@@ -39,6 +41,8 @@ pub use routes::rooms;
 #[cfg(feature = "internals")]
 pub use strip::clean as clean_text;
 pub(crate) use timers::AppTimers;
+pub use users::{MAX_LISTED_CLIENTS, MAX_LISTED_ROOMS, User, UserError};
+pub(crate) use users::{UserQuestions, clients_of_user};
 
 /// Maximum number of messages in one answer of [`Context::kept_messages`].
 pub const MAX_KEPT_MESSAGES: u32 = 1_000;
@@ -245,6 +249,11 @@ pub trait App {
         let _ = (context, members);
     }
 
+    /// Handles the answer to [`Context::ask_user`].
+    fn on_user(&mut self, context: &mut Context<'_>, user: User) {
+        let _ = (context, user);
+    }
+
     /// Handles a timer that this instance set with [`Context::set_timer`]. The timer is over; set it again here for
     /// work that repeats.
     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
@@ -276,11 +285,18 @@ pub(crate) struct ContextState {
     pub(crate) closing: Vec<Closing>,
     pub(crate) timers: AppTimers,
     pub(crate) lists: MemberLists,
+    pub(crate) user_questions: UserQuestions,
 }
 
 impl ContextState {
     pub(crate) fn new(publisher: Publisher) -> Self {
-        Self { publisher, closing: Vec::new(), timers: AppTimers::default(), lists: MemberLists::default() }
+        Self {
+            publisher,
+            closing: Vec::new(),
+            timers: AppTimers::default(),
+            lists: MemberLists::default(),
+            user_questions: UserQuestions::default(),
+        }
     }
 }
 
@@ -456,6 +472,95 @@ impl Context<'_> {
     /// Returns the members of `room` that are connected to this shard. [`Context::ask_members`] asks all shards.
     pub fn members(&self, room: &str) -> impl ExactSizeIterator<Item = ClientId> {
         self.hub.members(room)
+    }
+
+    /// Gives a client a user, instead of the one that it had: the identifier of a person or a program, which may have
+    /// clients on all shards. The identifier is compared as it is, byte by byte. A client loses its user after its
+    /// [`App::on_close`], or with [`Context::clear_user`].
+    ///
+    /// # Errors
+    /// See [`UserError`]. The client keeps the user that it had.
+    pub fn set_user(&mut self, client: ClientId, user: &str) -> Result<(), UserError> {
+        if !(1..=MAX_USER).contains(&user.len()) {
+            return Err(UserError::Length);
+        }
+        if self.state.publisher.is_banned(user) {
+            return Err(UserError::Banned);
+        }
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.set_user(slot, user);
+        }
+        Ok(())
+    }
+
+    /// Takes a client's user away. Does nothing for a client without a user.
+    pub fn clear_user(&mut self, client: ClientId) {
+        if let Some(slot) = self.hub.find(client) {
+            self.hub.clear_user(slot);
+        }
+    }
+
+    /// Returns the user of a client, or `None` for a client without a user.
+    pub fn user_of(&self, client: ClientId) -> Option<&str> {
+        self.hub.user_of(self.hub.find_leaving(client)?)
+    }
+
+    /// Sends a message to all clients of a user, on all shards. The clients of one shard share one copy. A client gets the
+    /// messages of one sender in order, and each message that this shard sends after it gave the client the user.
+    pub fn send_to_user(&mut self, user: &str, message: Message<'_>) {
+        self.hub.send_to_user(user, message);
+    }
+
+    /// Closes all clients of a user, on all shards, after sending their pending messages. At most 123 bytes of the reason
+    /// are sent. The user may connect again at once, see [`Context::ban_user`].
+    ///
+    /// # Panics
+    /// `code` cannot be sent in a close frame (RFC 6455 §7.4.1), for instance 1005 or 1006.
+    pub fn close_user(&mut self, user: &str, code: CloseCode, reason: &str) {
+        assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
+        self.hub.ask_for_user(user, UserAction::Close(code), reason.as_bytes());
+    }
+
+    /// Makes all clients of a user, on all shards, members of `room`: see [`Context::join`]. Clients that get the user
+    /// later do not join.
+    pub fn join_user(&mut self, user: &str, room: &str, history: u32) {
+        self.hub.ask_for_user(user, UserAction::Join { history }, room.as_bytes());
+    }
+
+    /// Ends the memberships of `room` of all clients of a user, on all shards.
+    pub fn leave_user(&mut self, user: &str, room: &str) {
+        self.hub.ask_for_user(user, UserAction::Leave, room.as_bytes());
+    }
+
+    /// Asks for the clients of a user on all shards, and for their rooms. [`App::on_user`] gets the answer with `token`:
+    /// the number of all clients, and at most [`MAX_LISTED_CLIENTS`] of them with at most [`MAX_LISTED_ROOMS`] rooms each.
+    pub fn ask_user(&mut self, user: &str, token: u64) {
+        self.state.user_questions.ask(self.hub, self.shard_count, user, token);
+    }
+
+    /// Keeps a user out for `duration`, counted in real time: its clients on all shards are closed with 1008, no client
+    /// gets the user, and a handshake whose token has the user as its `sub` is refused with 403. A new ban replaces the
+    /// user's earlier one. Over 10,000 bans, the one that ends first makes room.
+    ///
+    /// To close the clients with another code, call [`Context::close_user`] first.
+    pub fn ban_user(&mut self, user: &str, duration: Duration) {
+        self.state.publisher.add_ban(user, duration);
+        self.close_user(user, CloseCode::POLICY, "banned");
+    }
+
+    /// Lifts the ban of a user. Returns whether there was one.
+    pub fn unban_user(&mut self, user: &str) -> bool {
+        self.state.publisher.unban_user(user)
+    }
+
+    /// Returns whether a user is banned now.
+    pub fn is_banned(&self, user: &str) -> bool {
+        self.state.publisher.is_banned(user)
+    }
+
+    /// Returns the bans of all users, the one that ends first first.
+    pub fn bans(&self) -> Vec<Ban> {
+        self.state.publisher.bans()
     }
 
     /// Closes a client after sending its pending messages. At most 123 bytes of the reason are sent.

@@ -72,6 +72,7 @@ mod spare_chunks;
 #[cfg(test)]
 mod tests;
 mod times;
+mod users;
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
@@ -83,7 +84,7 @@ use crate::protocol::deflate::{Deflater, Window};
 pub use crate::protocol::frame::Kind;
 use crate::protocol::frame::encode_header;
 
-pub use self::batch::{Batch, Delivery, Entry, MembersPart, Note, Request, Snapshot};
+pub use self::batch::{Batch, Delivery, Entry, MembersPart, Note, Request, Snapshot, UserClient, UserPart};
 pub use self::history::History;
 pub use self::kept::{KeptMessage, KeptPage};
 pub use self::members::{MembersPage, MembersQuery};
@@ -98,6 +99,8 @@ pub use self::room::Slot;
 pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
 use self::spare_chunks::SpareChunks;
+use self::users::Users;
+pub use self::users::{MAX_USER, UserAction};
 
 /// Number of member visits after which the next room in the queue of passes gets its turn.
 const SLICE: usize = 256;
@@ -253,6 +256,7 @@ pub struct Hub {
     options: HubOptions,
     clients: Vec<Client>,
     rooms: Rooms,
+    users: Users,
     /// Queue of clients that [`Hub::poll_send`] checks before it continues the passes over rooms.
     ready: VecDeque<Slot>,
     /// Queue of rooms that have a pass in progress or due. A queued room may no longer exist.
@@ -303,6 +307,7 @@ impl Hub {
         Self {
             clients: Vec::new(),
             rooms: Rooms::default(),
+            users: Users::default(),
             ready: VecDeque::new(),
             passes: VecDeque::new(),
             slice: SLICE,
@@ -404,6 +409,7 @@ impl Hub {
     /// Removes the connection at `slot` and everything pending for it. No send to it may be in flight.
     pub fn close(&mut self, slot: Slot) {
         self.leave_all(slot, false);
+        self.clear_user(slot);
         let client = &mut self.clients[slot as usize];
         if client.encoding == Encoding::Dedicated {
             self.dedicated.remove(&slot);

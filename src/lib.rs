@@ -56,16 +56,48 @@
 //! [`Context::ask_members`](app::Context::ask_members) lists the members of a room on all workers. The answer comes to
 //! [`App::on_members`](app::App::on_members), in pages if the room is large.
 //!
-//! # Three ways to send
+//! # Ways to send
 //!
 //! | method | who gets the message |
 //! |---|---|
 //! | [`send_to_client`](app::Context::send_to_client) | one client |
+//! | [`send_to_user`](app::Context::send_to_user) | all clients of a user |
 //! | [`publish_to_room`](app::Context::publish_to_room) | all members of a room |
 //! | [`publish_to_rooms_of`](app::Context::publish_to_rooms_of) | all members of each room that a client is in |
 //!
 //! Sending never blocks and never fails: messages leave after the handler has returned. A client that reads messages
 //! too slowly is closed with 1013, or loses the oldest messages ([`Options::lag_policy`](config::Options::lag_policy)).
+//!
+//! # Users
+//!
+//! A person may have several clients, on any workers. [`Context::set_user`](app::Context::set_user) gives a client a user,
+//! which is any text of 1 to 255 bytes, for example the `sub` of its token. Then
+//! [`send_to_user`](app::Context::send_to_user), [`close_user`](app::Context::close_user),
+//! [`join_user`](app::Context::join_user) and [`leave_user`](app::Context::leave_user) reach all clients of the user from
+//! every worker, and the methods of [`Publisher`] with the same names from every thread.
+//! [`ask_user`](app::Context::ask_user) lists the clients with their rooms. [`ban_user`](app::Context::ban_user) closes them and
+//! keeps the user out for a while.
+//!
+//! ```
+//! use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening};
+//!
+//! /// Takes the user's name from the URL `/room/NAME`. The message `bob hello` sends `hello` to all clients of bob.
+//! struct Users;
+//!
+//! impl App for Users {
+//!     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+//!         if let Err(error) = context.set_user(client, opening.room) {
+//!             context.close(client, CloseCode::POLICY, &error.to_string());
+//!         }
+//!     }
+//!
+//!     fn on_message(&mut self, context: &mut Context<'_>, _: ClientId, message: Incoming<'_>) {
+//!         if let Some((user, text)) = message.text().and_then(|text| text.split_once(' ')) {
+//!             context.send_to_user(user, Message::text(text));
+//!         }
+//!     }
+//! }
+//! ```
 //!
 //! # State
 //!

@@ -3,18 +3,22 @@
 //! A publisher gives messages, notes and closings to the shards. Each shard has a bounded queue for them, its
 //! **entrance**, and takes a bounded amount from it in each turn, like mail from other shards.
 
+mod bans;
 mod receipt;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::hub::{self, ClientId, Kind, Message, Note, Slot};
+use crate::hub::{self, ClientId, Kind, Message, Note, Slot, UserAction};
 use crate::io::Waker;
 use crate::protocol::frame::CloseCode;
 use crate::sync::{Entrance, Limits, Rejection};
 
-use receipt::OnReceipt;
+pub(crate) use bans::Bans;
+pub use bans::{Ban, MAX_BANS};
+pub(crate) use receipt::OnReceipt;
 pub use receipt::{PendingReceipt, Position, Receipt, ReceiptFuture};
 
 /// Maximum number of messages, notes and closings that wait for one shard.
@@ -96,6 +100,7 @@ impl<N> std::error::Error for AskError<N> {}
 #[derive(Clone)]
 pub struct Publisher {
     doors: Arc<[Door]>,
+    bans: Arc<Bans>,
 }
 
 impl fmt::Debug for Publisher {
@@ -105,9 +110,10 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// Creates a publisher for the shards with these doors, in the order of the shards' indexes.
-    pub(crate) fn new(doors: impl Iterator<Item = Door>) -> Self {
-        Self { doors: doors.collect() }
+    /// Creates a publisher for the shards with these doors, in the order of the shards' indexes, and with the bans of their
+    /// server.
+    pub(crate) fn new(doors: impl Iterator<Item = Door>, bans: &Arc<Bans>) -> Self {
+        Self { doors: doors.collect(), bans: Arc::clone(bans) }
     }
 
     /// Returns the number of shards: one for each worker.
@@ -200,6 +206,107 @@ impl Publisher {
         self.send(client.shard, entry, reason.len()).map_err(|(reason, _)| reason)
     }
 
+    /// Sends a message to all clients of a user, like
+    /// [`Context::send_to_user`](crate::app::Context::send_to_user).
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn send_to_user(&self, user: &str, message: Message<'_>) -> Result<(), PublishError> {
+        self.act_on_user(user, UserAction::Send(message.kind()), message.to_payload(), None)
+    }
+
+    /// Sends a message to all clients of a user, and calls `then` with the receipt, once: [`Receipt::Sent`] with the number
+    /// of the clients, [`Receipt::Unheard`] without clients, or [`Receipt::Stopped`]. `then` runs on the thread of the user's
+    /// home shard and must not block: it delays all clients of the shard. After an error `then` is not called.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn send_to_user_then(
+        &self,
+        user: &str,
+        message: Message<'_>,
+        then: impl FnOnce(Receipt) + Send + 'static,
+    ) -> Result<(), PublishError> {
+        let action = UserAction::Send(message.kind());
+        self.act_on_user(user, action, message.to_payload(), Some(OnReceipt::new(then)))
+    }
+
+    /// Closes all clients of a user, like [`Context::close_user`](crate::app::Context::close_user).
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    ///
+    /// # Panics
+    /// `code` cannot be sent in a close frame (RFC 6455 §7.4.1), for instance 1005 or 1006.
+    pub fn close_user(&self, user: &str, code: CloseCode, reason: &str) -> Result<(), PublishError> {
+        assert!(code.is_sendable(), "close code {} cannot be sent; try 1000, or 3000 to 4999", code.0);
+        self.act_on_user(user, UserAction::Close(code), reason.as_bytes().into(), None)
+    }
+
+    /// Makes all clients of a user members of a room, like [`Context::join_user`](crate::app::Context::join_user).
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn join_user(&self, user: &str, room: &str, history: u32) -> Result<(), PublishError> {
+        self.act_on_user(user, UserAction::Join { history }, room.as_bytes().into(), None)
+    }
+
+    /// Ends the memberships of a room of all clients of a user, like
+    /// [`Context::leave_user`](crate::app::Context::leave_user).
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub fn leave_user(&self, user: &str, room: &str) -> Result<(), PublishError> {
+        self.act_on_user(user, UserAction::Leave, room.as_bytes().into(), None)
+    }
+
+    /// Keeps a user out for `duration`, like [`Context::ban_user`](crate::app::Context::ban_user).
+    ///
+    /// # Errors
+    /// See [`PublishError`]. The ban holds also after an error, but clients of the user may not be closed; call this method
+    /// again.
+    pub fn ban_user(&self, user: &str, duration: Duration) -> Result<(), PublishError> {
+        self.add_ban(user, duration);
+        self.close_user(user, CloseCode::POLICY, "banned")
+    }
+
+    /// Lifts the ban of a user. Returns whether there was one.
+    pub fn unban_user(&self, user: &str) -> bool {
+        self.bans.remove(user)
+    }
+
+    /// Returns whether a user is banned now.
+    pub fn is_banned(&self, user: &str) -> bool {
+        self.bans.has(user)
+    }
+
+    /// Returns the bans of all users, the one that ends first first.
+    pub fn bans(&self) -> Vec<Ban> {
+        self.bans.all()
+    }
+
+    /// Adds a ban, without closing the user's clients.
+    pub(crate) fn add_ban(&self, user: &str, duration: Duration) {
+        self.bans.add(user, duration);
+    }
+
+    fn act_on_user(
+        &self,
+        user: &str,
+        action: UserAction,
+        payload: Box<[u8]>,
+        on_receipt: Option<OnReceipt>,
+    ) -> Result<(), PublishError> {
+        let bytes = user.len() + payload.len();
+        let entry = Entry::User { user: user.into(), action, payload, on_receipt };
+        self.send(self.home_of(user), entry, bytes).map_err(|(reason, entry)| {
+            if let Entry::User { on_receipt: Some(on_receipt), .. } = entry {
+                on_receipt.dismiss();
+            }
+            reason
+        })
+    }
+
     /// Sends a note to the application instance of `shard`, where [`App::on_ask`](crate::app::App::on_ask) handles the
     /// note. An application that keeps its users' connections on their home shards ([`Publisher::home_of`]) reaches a
     /// user with one note.
@@ -276,6 +383,8 @@ pub(crate) enum Entry {
     Send { client: ClientId, kind: Kind, payload: Box<[u8]> },
     /// The closing of a client of the shard.
     Close { client: ClientId, code: CloseCode, reason: Box<str> },
+    /// An action on all clients of a user whose home is the shard.
+    User { user: Box<str>, action: UserAction, payload: Box<[u8]>, on_receipt: Option<OnReceipt> },
     /// A note to the application instance of the shard.
     Ask { note: Note },
     /// The answer to a deferred request, an `app::Answer`.

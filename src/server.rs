@@ -204,6 +204,7 @@ impl Server {
         plan.listen = endpoints.clone();
         let options = &Options { listen: endpoints.clone(), ..options.clone() };
         let (workers, shared) = spawn_workers(options, &mut plan, listeners, &make)?;
+        let bans = Arc::clone(&shared.bans);
         let stats = workers.stats();
         let backend = plan.backend_name();
         let watched = |(stats, address): (&Arc<Stats>, &Address)| Watched {
@@ -237,7 +238,8 @@ impl Server {
             admin.inspect(Admin::stop);
             return Err(error);
         }
-        let publisher = Publisher::new(workers.addresses.iter().map(|address| address.door.clone()));
+        let doors = workers.addresses.iter().map(|address| address.door.clone());
+        let publisher = Publisher::new(doors, &bans);
         let threads = workers.serve();
         let taken_over = admin.clone().filter(|_| options.takeover == Takeover::On);
         let control = Control { watch, publisher, plan: Arc::new(plan), taken_over, identity, passed };

@@ -33,6 +33,7 @@ mod stopwatch;
 #[cfg(test)]
 mod tests;
 mod unfinished;
+mod users;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -46,7 +47,7 @@ use crate::app::{App, ContextState};
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
 use crate::protocol::Reader;
-use crate::publisher::Publisher;
+use crate::publisher::{Bans, Publisher};
 use crate::stats::Stats;
 use crate::timers::Timers;
 use crate::transport::{Events, Transport};
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) settings_update: SettingsUpdate,
     /// Base of the epochs of all rooms. Random, so that epochs of two runs of a server differ.
     epoch_base: u64,
+    pub(crate) bans: Arc<Bans>,
 }
 
 impl Shared {
@@ -92,6 +94,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             settings_update: SettingsUpdate::default(),
             epoch_base: RandomState::new().build_hasher().finish(),
+            bans: Arc::default(),
         }
     }
 }
@@ -190,7 +193,7 @@ impl<B: Backend> Shard<B> {
     pub(crate) fn new(parts: Parts<B>) -> Self {
         let Parts { settings, transport, mut hub, app, mailbox, addresses, shared, stats } = parts;
         hub.set_epoch_base(shared.epoch_base);
-        let publisher = Publisher::new(addresses.iter().map(|address| address.door.clone()));
+        let publisher = Publisher::new(addresses.iter().map(|address| address.door.clone()), &shared.bans);
         let mut shard = Self {
             reader: Reader::new(settings.limits),
             journal: Journal::new(settings.id.index),

@@ -16,4 +16,5 @@ mod outside;
 mod random;
 mod tests;
 mod truth;
+mod users;
 mod world;

@@ -297,6 +297,8 @@ label! {
         TokenEarly = "token_early",
         /// Refusal reason: the token does not allow the room.
         TokenRoom = "token_room",
+        /// Refusal reason: the user that the token names is banned.
+        Banned = "banned",
         /// Refusal reason: no page or room is at the path of the request.
         NotFound = "not_found",
         /// Refusal reason: the method is not allowed for the path.

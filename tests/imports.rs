@@ -44,6 +44,7 @@ const TABLE: &[Rule] = &[
             "serde_json",
             "sha2",
             "simdutf8",
+            "thiserror",
             "unicode_normalization",
         ],
     },

@@ -211,7 +211,7 @@ impl Clients {
                     }
                 }
             }
-            Request::Members { .. } | Request::Note(_) => unreachable!("the application sends no notes"),
+            other => unreachable!("the application sends no {other:?}"),
         }
     }
 

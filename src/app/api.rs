@@ -19,7 +19,7 @@ use crate::backends::{Backends, Scope};
 use crate::hub::{ClientId, History, Kind, Note};
 use crate::protocol::Refusal;
 
-use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening};
+use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, User};
 
 use attempts::Attempts;
 use call::{Ask, Call, Parameters, bearer, segments};
@@ -162,6 +162,10 @@ impl App for Api {
             return answer;
         }
         self.inner.on_request(context, request)
+    }
+
+    fn on_user(&mut self, context: &mut Context<'_>, user: User) {
+        self.inner.on_user(context, user);
     }
 
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {

@@ -5,6 +5,7 @@
 //!
 //! On a server that requires tokens, names come from tokens only. Clients whose tokens have the same `sub` are one user
 //! and share the name. Of two users with the same name, the second gets a suffix: see [`with_suffix`].
+//! The user of a client, as [`Context::send_to_user`] knows it, is the `sub` of its token, or else its name.
 //!
 //! Room messages are lines of text, equal for all clients. Notices to one client are lines of text, too. A client that
 //! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
@@ -407,6 +408,9 @@ impl Chat {
         (user, name): (&str, &str),
         room: &str,
     ) {
+        if let Err(problem) = context.set_user(client, user) {
+            return context.close(client, CloseCode::POLICY, &format!("the token's sub: {problem}"));
+        }
         let name = name.to_owned();
         self.names.insert(client.number, name.clone());
         self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
@@ -460,6 +464,9 @@ impl Chat {
             Ok(name) => name.into_owned(),
             Err(problem) => return self.tell(context, client, &format!("{problem}; try /nick alice").into()),
         };
+        if context.is_banned(&name) || context.is_banned(&user_key(&name)) {
+            return self.tell(context, client, &format!("the name {name} is banned").into());
+        }
         if !self.claiming.insert(client.number) {
             return self.tell(
                 context,
@@ -477,6 +484,13 @@ impl Chat {
             return release(context, name, client);
         }
         let old = self.label(client);
+        if context.set_user(client, &name).is_err() {
+            // The name was banned while the claim was under way.
+            if user_key(&old) != user_key(&name) {
+                release(context, name, client);
+            }
+            return self.tell(context, client, &"the name is banned".into());
+        }
         let text = format!("* {old} is now {name}");
         if let Some(old) = self.names.insert(client.number, name.clone())
             && user_key(&old) != user_key(&name)

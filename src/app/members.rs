@@ -1,9 +1,10 @@
 //! Lists of a room's members over all shards.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use crate::hub::{ClientId, Hub, MembersPart, MembersQuery};
+
+use super::gathering::Gathering;
 
 /// Maximum number of members in one answer to [`Context::ask_members`](super::Context::ask_members).
 pub const MAX_LISTED_MEMBERS: u32 = 1_000;
@@ -44,11 +45,7 @@ pub struct Members {
 
 /// The lists of members that wait for parts from other shards.
 #[derive(Debug, Default)]
-pub(crate) struct MemberLists {
-    unfinished: HashMap<u64, List>,
-    /// Number of the next list.
-    next: u64,
-}
+pub(crate) struct MemberLists(Gathering<List, MembersPart>);
 
 /// The receiver of the answer to a question for members.
 pub(crate) enum Asker {
@@ -79,10 +76,6 @@ struct List {
     asker: Asker,
     room: String,
     limit: usize,
-    /// The parts that have arrived.
-    parts: Vec<MembersPart>,
-    /// Number of shards.
-    shards: usize,
 }
 
 impl MemberLists {
@@ -98,8 +91,7 @@ impl MemberLists {
     ) {
         let from = from.unwrap_or(MembersCursor { shard: 0, below: u32::MAX });
         let limit = limit.min(MAX_LISTED_MEMBERS);
-        let list = self.next;
-        self.next += 1;
+        let list = self.0.begin(List { asker, room: room.into(), limit: limit as usize }, shards);
         for shard in 0..shards {
             // Shards before the cursor only count their members.
             let below = match shard {
@@ -109,25 +101,17 @@ impl MemberLists {
             };
             hub.outgoing(shard).requests.members(room, MembersQuery { list, below, limit });
         }
-        let (limit, shards) = (limit as usize, usize::from(shards));
-        self.unfinished.insert(list, List { asker, room: room.into(), limit, parts: Vec::new(), shards });
     }
 
     /// Adds a shard's part to its list. Returns the answer and its receiver when all parts have arrived.
     pub(crate) fn add(&mut self, part: MembersPart) -> Option<(Members, Asker)> {
-        let number = part.list;
-        let list = self.unfinished.get_mut(&number)?;
-        list.parts.push(part);
-        if list.parts.len() < list.shards {
-            return None;
-        }
-        self.unfinished.remove(&number).map(List::finish)
+        self.0.add(part.list, part).map(|(list, parts)| list.finish(parts))
     }
 
     /// Injects a bug: each unfinished list loses a member.
     #[cfg(test)]
     pub(crate) fn lose_members(&mut self) {
-        for part in self.unfinished.values_mut().filter_map(|list| list.parts.last_mut()) {
+        for part in self.0.last_parts() {
             if part.page.clients.pop().is_some() {
                 part.descriptions.pop();
                 part.page.count -= 1;
@@ -139,14 +123,14 @@ impl MemberLists {
     /// Returns the number of lists that wait for parts.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.unfinished.len()
+        self.0.len()
     }
 }
 
 impl List {
     /// Joins the parts of all shards, in the order of the shards.
-    fn finish(self) -> (Members, Asker) {
-        let Self { asker, room, limit, mut parts, .. } = self;
+    fn finish(self, mut parts: Vec<MembersPart>) -> (Members, Asker) {
+        let Self { asker, room, limit } = self;
         parts.sort_unstable_by_key(|part| part.shard);
         let count = parts.iter().map(|part| part.page.count as usize).sum();
         let (mut members, mut next) = (Vec::new(), None);

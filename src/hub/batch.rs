@@ -5,7 +5,8 @@ use std::any::Any;
 use super::history::History;
 use super::members::{MembersPage, MembersQuery};
 use super::rooms::RoomKey;
-use super::{ClientNumber, Kind, Message, Origin};
+use super::users::UserAction;
+use super::{ClientId, ClientNumber, Kind, Message, Origin};
 
 /// Maximum capacity, in bytes, that a drained batch keeps for names and for payloads.
 const KEPT_BYTES: usize = 256 << 10;
@@ -66,12 +67,35 @@ pub enum Request {
         /// The list of which the answer is a part.
         query: MembersQuery,
     },
+    /// Number of clients that the sending shard has of a user, for the user's home shard.
+    CountUser {
+        /// Length of the user's identifier in bytes. The identifier stands in place of a room's name.
+        name_len: usize,
+        /// The number of clients.
+        count: u32,
+    },
+    /// Action on all clients of a user, which the user's home shard passes on.
+    User {
+        /// Length of the user's identifier in bytes. The identifier stands in place of a room's name.
+        name_len: usize,
+        /// Length of the action's payload in bytes.
+        payload_len: usize,
+        /// The action.
+        action: UserAction,
+    },
+    /// Question for the clients of a user on the destination shard, which answers with a delivery.
+    UserClients {
+        /// Length of the user's identifier in bytes. The identifier stands in place of a room's name.
+        name_len: usize,
+        /// Number of the list of which the answer is a part.
+        list: u64,
+    },
     /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
 }
 
 /// Delivery from a room's home shard. Handling a delivery causes no deliveries, so a shard can always take deliveries,
-/// and two shards never wait for each other. A snapshot or a note may cause one request.
+/// and two shards never wait for each other. A snapshot, a note, and an action on a user's clients may cause requests.
 #[derive(Debug)]
 pub enum Delivery {
     /// Snapshot: the answer to [`Request::Subscribe`], with the frames of the room's history.
@@ -89,6 +113,17 @@ pub enum Delivery {
     },
     /// Answer to [`Request::Members`].
     Members(Box<MembersPart>),
+    /// Action on the clients that the destination shard has of a user.
+    User {
+        /// Length of the user's identifier in bytes.
+        name_len: usize,
+        /// Length of the action's payload in bytes.
+        payload_len: usize,
+        /// The action.
+        action: UserAction,
+    },
+    /// Answer to [`Request::UserClients`].
+    UserClients(Box<UserPart>),
     /// Note that answers another instance's note.
     Note(Note),
 }
@@ -104,6 +139,28 @@ pub struct MembersPart {
     pub page: MembersPage,
     /// The application's description of each listed member, in the order of `page`.
     pub descriptions: Vec<String>,
+}
+
+/// The clients of a user on one shard, as part of a list.
+#[derive(Debug)]
+pub struct UserPart {
+    /// Number of the list, from the question.
+    pub list: u64,
+    /// Number of all clients of the user on the shard.
+    pub count: u32,
+    /// The listed clients.
+    pub clients: Vec<UserClient>,
+}
+
+/// A client of a user with its rooms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserClient {
+    /// The client.
+    pub client: ClientId,
+    /// Names of rooms of which the client is a member, sorted.
+    pub rooms: Vec<String>,
+    /// Number of all rooms of which the client is a member.
+    pub room_count: u32,
 }
 
 /// The state of a room that a shard gets when it subscribes, without the frames of the history.
@@ -206,7 +263,7 @@ impl<E> Batch<E> {
 /// An entry of a batch: a [`Request`] or a [`Delivery`]. An entry knows the lengths of its name and payload in the
 /// batch.
 pub trait Entry {
-    /// Returns the length of the room's name in bytes, 0 where the entry names no room.
+    /// Returns the length in bytes of the name of the room or user, 0 where the entry names none.
     fn name_len(&self) -> usize;
 
     /// Returns the length of the entry's payload or frames in bytes, 0 without any.
@@ -219,6 +276,9 @@ impl Entry for Request {
             Self::Subscribe { name_len, .. }
             | Self::Unsubscribe { name_len }
             | Self::Members { name_len, .. }
+            | Self::CountUser { name_len, .. }
+            | Self::User { name_len, .. }
+            | Self::UserClients { name_len, .. }
             | Self::Publish { name_len, .. } => *name_len,
             Self::Note(_) => 0,
         }
@@ -226,22 +286,28 @@ impl Entry for Request {
 
     fn payload_len(&self) -> usize {
         match self {
-            Self::Publish { payload_len, .. } => *payload_len,
-            Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::Members { .. } | Self::Note(_) => 0,
+            Self::Publish { payload_len, .. } | Self::User { payload_len, .. } => *payload_len,
+            Self::Subscribe { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Members { .. }
+            | Self::CountUser { .. }
+            | Self::UserClients { .. }
+            | Self::Note(_) => 0,
         }
     }
 }
 
 impl Entry for Delivery {
     fn name_len(&self) -> usize {
-        0
+        if let Self::User { name_len, .. } = self { *name_len } else { 0 }
     }
 
     fn payload_len(&self) -> usize {
         match self {
             Self::Snapshot(snapshot) => snapshot.frame_lens.iter().map(|len| *len as usize).sum(),
             Self::Frame { frame_len, .. } => *frame_len,
-            Self::Members(_) | Self::Note(_) => 0,
+            Self::User { payload_len, .. } => *payload_len,
+            Self::Members(_) | Self::UserClients(_) | Self::Note(_) => 0,
         }
     }
 }
@@ -269,6 +335,19 @@ impl Batch<Request> {
 
     pub(crate) fn members(&mut self, room: &str, query: MembersQuery) {
         self.push(Request::Members { name_len: room.len(), query }, room, &[]);
+    }
+
+    pub(crate) fn count_user(&mut self, user: &str, count: u32) {
+        self.push(Request::CountUser { name_len: user.len(), count }, user, &[]);
+    }
+
+    pub(crate) fn user(&mut self, user: &str, action: UserAction, payload: &[&[u8]]) {
+        let payload_len = payload.iter().map(|part| part.len()).sum();
+        self.push(Request::User { name_len: user.len(), payload_len, action }, user, payload);
+    }
+
+    pub(crate) fn user_clients(&mut self, user: &str, list: u64) {
+        self.push(Request::UserClients { name_len: user.len(), list }, user, &[]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
@@ -312,6 +391,18 @@ impl Batch<Delivery> {
         let texts: usize = part.descriptions.iter().map(|text| size_of::<String>() + text.len()).sum();
         self.weight += size_of_val(&part) + size_of_val(&*part.page.clients) + texts;
         self.push(Delivery::Members(Box::new(part)), "", &[]);
+    }
+
+    pub(crate) fn user(&mut self, user: &str, action: UserAction, payload: &[u8]) {
+        let payload_len = payload.len();
+        self.push(Delivery::User { name_len: user.len(), payload_len, action }, user, &[payload]);
+    }
+
+    pub(crate) fn user_clients(&mut self, part: UserPart) {
+        let rooms = part.clients.iter().flat_map(|client| &client.rooms);
+        let texts: usize = rooms.map(|room| size_of::<String>() + room.len()).sum();
+        self.weight += size_of_val(&part) + size_of_val(&*part.clients) + texts;
+        self.push(Delivery::UserClients(Box::new(part)), "", &[]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
@@ -392,6 +483,12 @@ mod tests {
         }
         let expected: Vec<_> = (0..10_u8).map(|n| (format!("room{n}"), vec![n; 20])).collect();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn entries_about_users_make_no_entry_larger() {
+        assert!(size_of::<Request>() <= 72, "{} bytes", size_of::<Request>());
+        assert!(size_of::<Delivery>() <= 56, "{} bytes", size_of::<Delivery>());
     }
 
     #[test]

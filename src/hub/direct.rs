@@ -43,10 +43,11 @@ impl Hub {
         self.clients[slot as usize].finished = true;
     }
 
-    /// Stops delivery to the client and sends it the bytes `last`. With `send_pending` its pending messages go before
+    /// Stops delivery to the client, takes its user away, and sends it the bytes `last`. With `send_pending` its pending messages go before
     /// `last`; otherwise the pending messages are dropped.
     pub fn finish(&mut self, slot: Slot, send_pending: bool, last: &[u8]) {
         self.leave_all(slot, send_pending);
+        self.clear_user(slot);
         if let Some(outbox) = self.clients[slot as usize].outbox.as_mut().filter(|_| !send_pending) {
             outbox.clear();
         }

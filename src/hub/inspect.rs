@@ -13,6 +13,11 @@ impl Hub {
         self.clients.iter().filter(is_used).count() + self.dedicated.len()
     }
 
+    /// Injects a bug: the hub forgets the users whose home it is.
+    pub(crate) fn forget_users(&mut self) {
+        self.users.forget_homes();
+    }
+
     /// Injects a bug: the hub forgets all sends in flight.
     pub(crate) fn forget_sends(&mut self) {
         self.clients.iter_mut().for_each(|client| client.sending = false);

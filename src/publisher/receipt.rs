@@ -14,7 +14,9 @@ pub enum Receipt {
     /// The message has a place in the room's order. All members of the room get it, and so do clients that join later,
     /// while it is in the room's history.
     Ordered(Position),
-    /// Nobody gets the message, since the room has neither members nor history.
+    /// The message to a user was passed on to this number of clients, which is not 0.
+    Sent(u32),
+    /// Nobody gets the message, since the room has neither members nor history, or the user has no clients.
     Unheard,
     /// [`App::on_publish`](crate::app::App::on_publish) refused the message, or panicked.
     Refused,

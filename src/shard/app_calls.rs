@@ -118,8 +118,8 @@ impl<B: Backend> Shard<B> {
         self.unless_panicked(result).unwrap_or_else(|| vec![String::new(); clients.len()])
     }
 
-    /// Asks the application for the limits of the histories of the rooms that its handler has created.
-    fn settle_new_rooms(&mut self) {
+    /// Asks the application for the limits of the histories of the rooms that joins have created.
+    pub(super) fn settle_new_rooms(&mut self) {
         while let Some(room) = self.hub.poll_new_room() {
             let history = self.history_of(&room);
             self.hub.set_history(&room, history);

@@ -103,6 +103,8 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("deferred requests", self.deferred.len()),
             ("questions for members", self.questions.len()),
             ("lists of members", self.context.lists.len()),
+            ("questions for users", self.context.user_questions.waiting()),
+            ("users", self.hub.user_entries()),
             ("clients paused for memory", self.memory.paused()),
             ("held bytes", self.flow.held_bytes()),
             ("bytes of unfinished messages", self.memory.unfinished),

@@ -5,10 +5,10 @@ use tracing::error;
 use crate::app::Asker;
 use crate::hub::{Delivery, Kind, Message, Origin, Position, Request, RoomKey};
 use crate::io::Backend;
-use crate::publisher::{Entry, Receipt};
+use crate::publisher::{Entry, OnReceipt, Receipt};
 
 use super::Shard;
-use super::members::Question;
+use super::members::{Question, Wanted};
 
 /// Totals of the mail that full mailboxes of other shards have not taken yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +44,7 @@ impl<B: Backend> Shard<B> {
                 break;
             }
             let Some(mut batch) = self.mailbox.take_deliveries() else { break };
-            batch.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
+            batch.drain(|delivery, user, frames| self.take_delivery(delivery, user, frames));
             took = true;
         }
         for _ in 0..self.mailbox.requests() {
@@ -86,10 +86,7 @@ impl<B: Backend> Shard<B> {
         match entry {
             Entry::Publish { room, kind, payload, on_receipt } => {
                 let receipt = self.order(&room, None, Origin::default(), kind, &payload);
-                if on_receipt.is_some_and(|on_receipt| !on_receipt.give(receipt)) {
-                    error!("a function that got a receipt panicked");
-                    self.stats.panics.add(1);
-                }
+                self.give(on_receipt, receipt);
             }
             Entry::Send { client, kind, payload } => {
                 if let Some(slot) = self.hub.find(client) {
@@ -101,10 +98,25 @@ impl<B: Backend> Shard<B> {
                     self.begin_closing(slot, true, code, &reason);
                 }
             }
+            Entry::User { user, action, payload, on_receipt } => {
+                let receipt = match self.hub.pass_to_user(&user, action, &payload) {
+                    0 => Receipt::Unheard,
+                    count => Receipt::Sent(count),
+                };
+                self.give(on_receipt, receipt);
+            }
             Entry::Answer { ticket, answer } => self.take_answer(ticket, answer),
             Entry::Ask { note } => {
                 self.with_app(|app, context| app.on_ask(context, note));
             }
+        }
+    }
+
+    /// Gives a receipt to the function that waits for it, if there is one.
+    fn give(&self, on_receipt: Option<OnReceipt>, receipt: Receipt) {
+        if on_receipt.is_some_and(|on_receipt| !on_receipt.give(receipt)) {
+            error!("a function that got a receipt panicked");
+            self.stats.panics.add(1);
         }
     }
 
@@ -120,7 +132,7 @@ impl<B: Backend> Shard<B> {
             });
         }
         batch.deliveries.absorb(&mut self.hub.outgoing(own).deliveries);
-        batch.deliveries.drain(|delivery, _, frames| self.take_delivery(delivery, frames));
+        batch.deliveries.drain(|delivery, user, frames| self.take_delivery(delivery, user, frames));
         let waiting = self.hub.outgoing(own);
         if !batch.requests.is_empty() {
             batch.requests.absorb(&mut waiting.requests);
@@ -167,7 +179,20 @@ impl<B: Backend> Shard<B> {
                 self.order(room, key, origin, kind, payload);
             }
             Request::Members { query, .. } => {
-                self.questions.push_back(Question { from, room: room.into(), query });
+                self.questions.push_back(Question {
+                    from,
+                    name: room.into(),
+                    wanted: Wanted::Members(query),
+                });
+            }
+            Request::CountUser { count, .. } => self.count_user(from, room, count),
+            Request::User { action, .. } => _ = self.hub.pass_to_user(room, action, payload),
+            Request::UserClients { list, .. } => {
+                self.questions.push_back(Question {
+                    from,
+                    name: room.into(),
+                    wanted: Wanted::UserClients(list),
+                });
             }
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
@@ -209,7 +234,7 @@ impl<B: Backend> Shard<B> {
         self.hub.order(room, None, message)
     }
 
-    fn take_delivery(&mut self, delivery: Delivery, frames: &[u8]) {
+    fn take_delivery(&mut self, delivery: Delivery, user: &str, frames: &[u8]) {
         match delivery {
             Delivery::Snapshot(snapshot) => {
                 self.hub.snapshot(&snapshot, frames);
@@ -224,6 +249,12 @@ impl<B: Backend> Shard<B> {
                         Asker::App(_) => app.on_members(context, members),
                         Asker::Function(then) => then(members),
                     });
+                }
+            }
+            Delivery::User { action, .. } => self.act_on_user(user, action, frames),
+            Delivery::UserClients(part) => {
+                if let Some(user) = self.context.user_questions.take(*part) {
+                    self.with_app(|app, context| app.on_user(context, user));
                 }
             }
             Delivery::Note(note) => {

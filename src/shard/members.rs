@@ -1,5 +1,6 @@
-//! Answers to questions of shards for the members of rooms.
+//! Answers to questions of shards for the members of rooms and the clients of users.
 
+use crate::app::clients_of_user;
 use crate::hub::{MembersPart, MembersQuery};
 use crate::io::Backend;
 
@@ -15,8 +16,18 @@ const MAX_WAITING: usize = 1_000;
 pub(super) struct Question {
     /// Index of the shard that asks.
     pub(super) from: u16,
-    pub(super) room: Box<str>,
-    pub(super) query: MembersQuery,
+    /// Name of the room, or identifier of the user.
+    pub(super) name: Box<str>,
+    pub(super) wanted: Wanted,
+}
+
+/// The subject of a question.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// The members of a room.
+    Members(MembersQuery),
+    /// The clients of a user, for the list with this number.
+    UserClients(u64),
 }
 
 impl<B: Backend> Shard<B> {
@@ -42,14 +53,24 @@ impl<B: Backend> Shard<B> {
         self.questions.len() > MAX_WAITING
     }
 
-    /// Answers a question, and returns the number of listed members.
+    /// Answers a question, and returns the number of listed members, clients and rooms.
     fn answer_question(&mut self, question: &Question) -> usize {
-        let Question { from, ref room, query: MembersQuery { list, below, limit } } = *question;
-        let page = self.hub.members_below(room, below, limit);
-        let descriptions = self.describe_members(room, &page.clients);
-        let listed = page.clients.len();
-        let shard = self.settings.id.index;
-        self.hub.outgoing(from).deliveries.members(MembersPart { list, shard, page, descriptions });
-        listed
+        let Question { from, ref name, ref wanted } = *question;
+        match *wanted {
+            Wanted::Members(MembersQuery { list, below, limit }) => {
+                let page = self.hub.members_below(name, below, limit);
+                let descriptions = self.describe_members(name, &page.clients);
+                let listed = page.clients.len();
+                let shard = self.settings.id.index;
+                self.hub.outgoing(from).deliveries.members(MembersPart { list, shard, page, descriptions });
+                listed
+            }
+            Wanted::UserClients(list) => {
+                let part = clients_of_user(&self.hub, name, list);
+                let listed = part.clients.iter().map(|client| 1 + client.room_count as usize).sum();
+                self.hub.outgoing(from).deliveries.user_clients(part);
+                listed
+            }
+        }
     }
 }

@@ -256,6 +256,10 @@ impl<B: Backend> Shard<B> {
     ) -> Result<Option<Claims>, (Refused, Refusal)> {
         let Some(verifier) = &self.settings.verifier else { return Ok(None) };
         let (claims, left) = http::claims(request, room, verifier)?;
+        if claims.user().is_some_and(|user| self.shared.bans.has(user)) {
+            let reason = "The user in the token (sub) is banned from this server; try again later.";
+            return Err((Refused::Banned, Refusal::new(Status::Forbidden, reason)));
+        }
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         self.expiries.insert(slot, self.now_ms.saturating_add(left_ms));
         Ok(Some(claims))

@@ -9,9 +9,11 @@ use super::deflate::{Extension, Offer, RSV1, bomb};
 use super::fault::Fault;
 use super::frames::{self, Frame};
 use super::hearing::Hearing;
-use super::lodge::Stays;
+use super::lodge::{CLOSED, Stays};
 use super::net::{NARROW, Net};
+use super::outside::{self, Outside};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
+use super::users::{OUTCAST, USERS};
 
 /// Character of a simulated client: how it behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +215,7 @@ impl Client {
     /// Joins and leaves rooms, speaks in them, and asks who is there.
     fn visit(&mut self, net: &mut Net, rules: &Rules) {
         let any = |net: &mut Net| rules.rooms[net.random.below(rules.rooms.len())].clone();
-        match net.random.below(8) {
+        match net.random.below(16) {
             0 | 1 => {
                 for _ in 0..net.random.pick(&[1, 1, 5, 40]) {
                     let room = any(net);
@@ -226,10 +228,15 @@ impl Client {
                     self.say(net, 1, room.as_bytes());
                 }
             }
-            3 => {
+            3 | 4 => {
                 let room = any(net);
                 self.say(net, 1, format!("?{room}").as_bytes());
             }
+            8..11 => {
+                let user = net.random.pick(&["", USERS[0], USERS[1], USERS[2], OUTCAST]);
+                self.say(net, 1, format!("@{user}").as_bytes());
+            }
+            11..16 => self.meet_user(net),
             _ => {
                 for _ in 0..net.random.between(1, 4) {
                     let id = self.serial << 32 | self.said;
@@ -239,6 +246,25 @@ impl Client {
                     let room = own.unwrap_or_else(|| any(net));
                     let opcode = if kind_of(id) == Kind::Text { 1 } else { 2 };
                     self.say(net, opcode, &[format!("={room} ").as_bytes(), &payload(id)].concat());
+                }
+            }
+        }
+    }
+
+    /// Sends to a user, asks for its clients, closes them, or bans it.
+    fn meet_user(&mut self, net: &mut Net) {
+        let user = match net.random.once_in(2) {
+            true => self.stays.user.known().unwrap_or(USERS[0]),
+            false => net.random.pick(&USERS),
+        };
+        match net.random.below(40) {
+            0 => self.say(net, 1, format!("x{user}").as_bytes()),
+            1 => self.say(net, 1, format!("b{OUTCAST}").as_bytes()),
+            2..18 => self.say(net, 1, format!("w{user}").as_bytes()),
+            _ => {
+                for _ in 0..net.random.between(1, 3) {
+                    let message = self.stays.user.say(self.serial, user);
+                    self.say(net, 1, format!("!{user} {message}").as_bytes());
                 }
             }
         }
@@ -422,6 +448,10 @@ impl Client {
                 None => self.stays.notice(notice, self.said),
             };
         }
+        if rules.application == Application::Lodge && text.starts_with('~') {
+            net.to_users += 1;
+            return self.stays.user.hear(self.serial, rules.skips, text);
+        }
         if let Some(count) = missed {
             return hearing.miss(count);
         }
@@ -458,7 +488,11 @@ impl Client {
             None | Some(1000) => self.said_goodbye || self.broke_rules,
             Some(1001) => rules.is_stopping,
             Some(1002 | 1007 | 1009) => self.broke_rules,
+            Some(1008) if reason == "banned" => self.stays.user.may_be(OUTCAST) || rules.skips,
             Some(1008) => !reads || self.broke_rules || rules.jumps,
+            Some(code) if code == CLOSED.0 => {
+                self.stays.user.may_be(reason) || rules.skips || self.broke_rules
+            }
             Some(1011) => self.boomed,
             Some(1013) => reason == "lagged" || rules.has_little_memory,
             Some(_) => self.broke_rules,
@@ -499,13 +533,18 @@ impl Client {
     }
 
     /// Panics if a client that reads lacks messages.
-    pub(super) fn check_current(&self, truth: &Truth, application: Application) {
+    pub(super) fn check_current(&self, truth: &Truth, application: Application, outside: &Outside) {
         let is_meant =
             self.state == ClientState::Open && self.character != Character::Deaf && !self.broke_rules;
         let Some(hearing) = self.hearing.as_ref().filter(|_| is_meant) else { return };
         let truth = truth.borrow();
         if application == Application::Lodge {
             self.stays.check_current(&truth, self.serial);
+            if !self.boomed && !self.ended && !self.said_goodbye {
+                let is_banned = outside.is_banned(OUTCAST);
+                let accepted = |user: &str| outside.sent_to(user);
+                self.stays.user.check_current(self.serial, outside::SERIAL, accepted, is_banned);
+            }
         } else {
             hearing.check_current(&truth);
         }

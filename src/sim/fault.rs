@@ -35,6 +35,8 @@ pub(super) enum Fault {
     ForgottenExclusion,
     /// Fault: `hub` drops a report that a room is occupied or vacated.
     DroppedOccupancy,
+    /// Fault: `hub` forgets the users whose home it is.
+    ForgottenUser,
     /// Fault: `app` loses a member of a room while the list waits for other shards.
     LostMember,
     /// Fault: `shard` agrees to context takeover by the client, but remembers none of the client's messages.
@@ -75,6 +77,7 @@ pub(super) fn end_turn(
         Some(Fault::ReversedEntrance) => shard.entrance().reverse(),
         Some(Fault::ForgottenExclusion) => shard.hub().forget_exclusions(),
         Some(Fault::DroppedOccupancy) => _ = shard.hub().poll_occupancy(),
+        Some(Fault::ForgottenUser) => shard.hub().forget_users(),
         Some(Fault::LostMember) => shard.lose_members(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}

@@ -1,34 +1,56 @@
 //! An application with many rooms per client, and a client's view of its rooms.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use crate::app::{App, ClientId, Context, Incoming, Members, Message, Opening};
+use crate::app::{App, ClientId, CloseCode, Context, Incoming, Members, Message, Opening, User};
 
 use super::truth::{Application, Line, Streams, Truth};
+use super::users::UserView;
 
 /// Returns whether the client that sent message `id` does not get the message itself.
 fn leaves_out_sender(id: u64) -> bool {
     id % 4 == 1
 }
 
+/// Close code of a user's clients.
+pub(super) const CLOSED: CloseCode = CloseCode(4_001);
+
 /// An application that does what its clients say: `+ROOM` joins, `-ROOM` leaves, `=ROOM PAYLOAD` publishes, and `?ROOM`
-/// asks for the room's members. It compares what the server tells of rooms with [`Truth`].
+/// asks for the room's members. `@USER` makes the client this user, or none if it is empty. `!USER TEXT` sends to a user, `xUSER`
+/// closes the user's clients, `bUSER` bans the user, and `wUSER` asks for its clients. The application compares what the server
+/// tells of rooms and users with [`Truth`].
 pub(super) struct Lodge {
     truth: Truth,
     /// Questions for members by their tokens: the room, and the version of its members when the question was asked.
     asked: HashMap<u64, (String, u64)>,
+    /// Questions for users by their tokens: the version of the clients' users when the question was asked.
+    asked_users: HashMap<u64, u64>,
     next: u64,
 }
 
 impl Lodge {
     pub(super) fn new(truth: Truth) -> Self {
-        Self { truth, asked: HashMap::new(), next: 0 }
+        Self { truth, asked: HashMap::new(), asked_users: HashMap::new(), next: 0 }
     }
 
     fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
         if context.join(client, room, 0) && self.truth.borrow_mut().come(room, client) {
             context.send_to_client(client, Message::text(&format!("* joined {room}")));
         }
+    }
+
+    fn set_user(&self, context: &mut Context<'_>, client: ClientId, user: &str) {
+        let before = context.user_of(client).map(String::from);
+        if user.is_empty() {
+            context.clear_user(client);
+        } else if context.set_user(client, user).is_err() {
+            return context.send_to_client(client, Message::text("* refused"));
+        }
+        if before.as_deref() != Some(user) {
+            self.truth.borrow_mut().set_user(client, Some(user).filter(|user| !user.is_empty()));
+        }
+        context.send_to_client(client, Message::text(&format!("* user {user}")));
     }
 
     fn publish(
@@ -77,7 +99,27 @@ impl App for Lodge {
                 context.ask_members(room, None, 1_000, self.next);
                 self.next += 1;
             }
+            b'@' => self.set_user(context, client, room),
+            b'!' if end < rest.len() => {
+                context.send_to_user(room, Message::new(message.kind, &rest[end + 1..]));
+            }
+            b'x' => context.close_user(room, CLOSED, room),
+            b'b' => context.ban_user(room, Duration::from_secs(3_600)),
+            b'w' => {
+                self.asked_users.insert(self.next, self.truth.borrow().users_version);
+                context.ask_user(room, self.next);
+                self.next += 1;
+            }
             _ => {}
+        }
+    }
+
+    fn on_user(&mut self, _: &mut Context<'_>, user: User) {
+        let mut truth = self.truth.borrow_mut();
+        let version = self.asked_users.remove(&user.token);
+        truth.check(version.is_some(), || format!("two answers to one question: {user:?}"));
+        if let Some(version) = version {
+            truth.compare_user(version, &user);
         }
     }
 
@@ -114,6 +156,9 @@ impl App for Lodge {
         let mut rooms = context.rooms(client);
         rooms.sort_unstable();
         self.truth.borrow_mut().go_from_all(client, &rooms);
+        if context.user_of(client).is_some() {
+            self.truth.borrow_mut().set_user(client, None);
+        }
     }
 }
 
@@ -121,6 +166,7 @@ impl App for Lodge {
 #[derive(Debug, Default)]
 pub(super) struct Stays {
     rooms: HashMap<String, Stay>,
+    pub(super) user: UserView,
     /// Whether the client has missed messages, which may have told of other rooms.
     is_lost: bool,
 }
@@ -148,12 +194,15 @@ impl Stays {
                 self.rooms.insert(room.into(), Stay { last: None, since: said });
             }
             Some(("left", room)) => drop(self.rooms.remove(room)),
+            Some(("user", user)) => self.user.change(user),
+            None if notice == "refused" => {}
             _ => panic!("the application sends no {notice}"),
         }
     }
 
     pub(super) fn miss(&mut self) {
         self.is_lost = true;
+        self.user.is_lost = true;
     }
 
     /// Checks a message that the client with connection number `serial` got.

@@ -58,6 +58,8 @@ pub(super) struct Net {
     pub(super) fault: Option<Fault>,
     /// Number of messages that clients got.
     pub(super) heard: u64,
+    /// Number of messages to users that clients got.
+    pub(super) to_users: u64,
     /// Number of compressed messages that clients got.
     pub(super) inflated: u64,
     /// Number of messages that clients compressed.
@@ -81,6 +83,7 @@ impl Net {
             verbose,
             fault,
             heard: 0,
+            to_users: 0,
             inflated: 0,
             deflated: 0,
             starved: 0,

@@ -7,12 +7,14 @@ use crate::app::{Kind, Message};
 use crate::publisher::{PublishError, Publisher, Receipt};
 
 use super::client::Rules;
+use super::lodge::CLOSED;
 use super::net::Net;
 use super::random::Random;
 use super::truth::{Application, HUSH, Truth, kind_of, payload};
+use super::users::{USERS, text};
 
 /// Number that stands for the thread in the ids of its messages, where a client has its connection's number.
-const SERIAL: u64 = u32::MAX as u64;
+pub(super) const SERIAL: u64 = u32::MAX as u64;
 
 /// A message that the server accepted.
 struct Accepted {
@@ -27,6 +29,8 @@ pub(super) struct Outside {
     /// Number of messages that the thread has tried to publish.
     said: u64,
     accepted: HashMap<u64, Accepted>,
+    /// Number of accepted messages to each user.
+    to_users: HashMap<&'static str, u64>,
     /// Number of messages that found the queue of their shard full.
     pub(super) full: u64,
     /// Receipts in the order of their arrival, each with the id of its message.
@@ -35,7 +39,15 @@ pub(super) struct Outside {
 
 impl Outside {
     pub(super) fn new(publisher: Publisher, random: Random) -> Self {
-        Self { publisher, random, said: 0, accepted: HashMap::new(), full: 0, receipts: Arc::default() }
+        Self {
+            publisher,
+            random,
+            said: 0,
+            accepted: HashMap::new(),
+            to_users: HashMap::new(),
+            full: 0,
+            receipts: Arc::default(),
+        }
     }
 
     /// Publishes a few messages now and then. Before the shutdown the server accepts each unless its queue is full.
@@ -45,6 +57,9 @@ impl Outside {
         }
         for _ in 0..self.random.between(1, 4) {
             self.publish(net, rules);
+            if rules.application == Application::Lodge {
+                self.send_to_user(net, rules);
+            }
         }
     }
 
@@ -67,6 +82,33 @@ impl Outside {
             Err(PublishError::Full) => self.full += 1,
             Err(error) => assert!(rules.is_stopping, "{error} before the shutdown"),
         }
+    }
+
+    /// Sends to a user, or closes the user's clients now and then.
+    fn send_to_user(&mut self, net: &mut Net, rules: &Rules) {
+        let user = self.random.pick(&USERS);
+        if self.random.once_in(40) {
+            _ = self.publisher.close_user(user, CLOSED, user);
+            return;
+        }
+        let number = self.sent_to(user) + 1;
+        let result = self.publisher.send_to_user(user, Message::text(&text(user, SERIAL, number)));
+        net.note("outside sends to a user", [number as usize, usize::from(result.is_ok()), 0]);
+        match result {
+            Ok(()) => drop(self.to_users.insert(user, number)),
+            Err(PublishError::Full) => self.full += 1,
+            Err(error) => assert!(rules.is_stopping, "{error} before the shutdown"),
+        }
+    }
+
+    /// Returns the number of messages that the server accepted for a user.
+    pub(super) fn sent_to(&self, user: &str) -> u64 {
+        self.to_users.get(user).copied().unwrap_or_default()
+    }
+
+    /// Returns whether a user is banned.
+    pub(super) fn is_banned(&self, user: &str) -> bool {
+        self.publisher.is_banned(user)
     }
 
     /// Returns the number of messages that got a place in the order of their room.
@@ -99,6 +141,7 @@ impl Outside {
                 }
                 Receipt::Unheard => assert!(place.is_some() && !has_history, "message {id:x} is unheard"),
                 Receipt::Refused => assert!(place.is_none() && *is_refused, "message {id:x} is refused"),
+                Receipt::Sent(_) => panic!("message {id:x} went to a room, not to a user"),
                 Receipt::Stopped => assert!(place.is_none() && is_stopping, "message {id:x} is dropped"),
             }
         }

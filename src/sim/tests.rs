@@ -122,6 +122,8 @@ fn seeds_with_many_rooms() {
         ("heard messages", seeds_with(|outcome| outcome.heard)),
         ("compared members", seeds_with(|outcome| outcome.compared)),
         ("reported occupancy", seeds_with(|outcome| outcome.occupancies)),
+        ("sent to users", seeds_with(|outcome| outcome.to_users)),
+        ("compared users", seeds_with(|outcome| outcome.compared_users)),
     ];
     println!("{often:?}");
     for (what, seeds) in often {
@@ -147,8 +149,10 @@ fn a_seed_gives_the_same_run_every_time() {
 
 /// Panics if no run with one of the first `within` seeds catches the fault.
 fn is_caught(fault: Fault, within: u64) {
-    let needs_rooms =
-        matches!(fault, Fault::ForgottenExclusion | Fault::DroppedOccupancy | Fault::LostMember);
+    let needs_rooms = matches!(
+        fault,
+        Fault::ForgottenExclusion | Fault::DroppedOccupancy | Fault::ForgottenUser | Fault::LostMember
+    );
     let run = |seed| match needs_rooms {
         true => run_in_many_rooms(seed, Some(fault)),
         false => run_with_fault(seed, fault),
@@ -187,6 +191,7 @@ faults! {
     catches_a_stale_key_of_a_room: StaleKey within 500,
     catches_a_forgotten_exclusion: ForgottenExclusion within 200,
     catches_a_dropped_report_of_occupancy: DroppedOccupancy within 200,
+    catches_forgotten_users: ForgottenUser within 200,
     catches_a_lost_member: LostMember within 200,
     catches_a_context_forgotten: ForgottenContext within 500,
     catches_memory_of_windows_lost: LostContext within 500,

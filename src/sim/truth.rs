@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::app::{
     Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Kind, Members, Note, Opening, Relay,
+    User,
 };
 
 use super::asker::{self, Deferred};
@@ -75,6 +76,12 @@ pub(super) struct Streams {
     pub(super) compared: u64,
     /// Number of reports that a room is occupied or vacated.
     pub(super) occupancies: u64,
+    /// The user of each client that has one, by the client's number, with [`Application::Lodge`].
+    users: BTreeMap<u64, String>,
+    /// Number of changes of `users`.
+    pub(super) users_version: u64,
+    /// Number of answers with a user's clients that were compared with the true clients.
+    pub(super) compared_users: u64,
 }
 
 /// The members of a room.
@@ -165,6 +172,28 @@ impl Streams {
             let members: Vec<ClientId> = members.into_iter().flatten().copied().collect();
             self.check(clients == members, || format!("{clients:?} are in {room} instead of {members:?}"));
             self.compared += 1;
+        }
+    }
+
+    /// Records a client's user, or that it has none.
+    pub(super) fn set_user(&mut self, client: ClientId, user: Option<&str>) {
+        match user {
+            Some(user) => drop(self.users.insert(client.number, user.into())),
+            None => drop(self.users.remove(&client.number)),
+        }
+        self.users_version += 1;
+    }
+
+    /// Compares an answer with the clients of a user, unless clients have changed their users since the question, at
+    /// `version`.
+    pub(super) fn compare_user(&mut self, version: u64, answer: &User) {
+        if self.users_version == version {
+            let has_user = |(number, user): (&u64, &String)| (*user == answer.user).then_some(*number);
+            let expected: Vec<u64> = self.users.iter().filter_map(has_user).collect();
+            let listed: Vec<u64> = answer.clients.iter().map(|listed| listed.client.number).collect();
+            let is_right = listed == expected && answer.count == expected.len();
+            self.check(is_right, || format!("{answer:?} instead of the clients {expected:?}"));
+            self.compared_users += 1;
         }
     }
 
@@ -305,6 +334,10 @@ impl App for Watch {
 
     fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
         self.inner.on_members(context, members);
+    }
+
+    fn on_user(&mut self, context: &mut Context<'_>, user: User) {
+        self.inner.on_user(context, user);
     }
 
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {

@@ -127,6 +127,10 @@ pub(super) struct Outcome {
     pub(super) compared: u64,
     /// Number of reports that a room is occupied or vacated.
     pub(super) occupancies: u64,
+    /// Number of messages to users that clients got.
+    pub(super) to_users: u64,
+    /// Number of answers with a user's clients that were compared with the true clients.
+    pub(super) compared_users: u64,
 }
 
 /// Runs the simulation with a seed to its end.
@@ -236,7 +240,7 @@ impl World {
             rules,
             drivers: Vec::new(),
             clients: Vec::new(),
-            outside: Outside::new(Publisher::new(std::iter::empty()), Random::new(0)),
+            outside: Outside::new(Publisher::new(std::iter::empty(), &Arc::default()), Random::new(0)),
             askers: Vec::new(),
             deferred: Deferred::default(),
             keeps_answers: false,
@@ -365,7 +369,7 @@ impl World {
             self.drivers.push(Driver { shard, core, events: Events::default(), wait: None, over: false });
         }
         let doors = addresses.iter().map(|address| address.door.clone());
-        self.outside = Outside::new(Publisher::new(doors), outside);
+        self.outside = Outside::new(Publisher::new(doors, &self.shared.bans), outside);
         self.addresses = addresses;
     }
 
@@ -499,7 +503,7 @@ impl World {
 
     fn check_current(&self) {
         for client in &self.clients {
-            client.check_current(&self.truth, self.rules.application);
+            client.check_current(&self.truth, self.rules.application, &self.outside);
         }
         for asker in &self.askers {
             asker.check_answered(&self.net.borrow(), &self.rules);
@@ -530,7 +534,7 @@ impl World {
         let (members, visitors) = self.clients.split_at(members);
         let truth = self.truth.borrow();
         for (visitor, room) in visitors.iter().zip(&self.rules.rooms) {
-            visitor.check_current(&self.truth, self.rules.application);
+            visitor.check_current(&self.truth, self.rules.application, &self.outside);
             let Some((_, shown)) = visitor.attends().and_then(|hearing| hearing.first(&truth)) else {
                 continue;
             };
@@ -591,6 +595,8 @@ impl World {
             answered_later: self.askers.iter().map(|asker| asker.answered_later).sum(),
             compared: self.truth.borrow().compared,
             occupancies: self.truth.borrow().occupancies,
+            to_users: net.to_users,
+            compared_users: self.truth.borrow().compared_users,
         }
     }
 

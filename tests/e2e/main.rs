@@ -44,3 +44,4 @@ mod timers;
 mod tls;
 mod tokens;
 mod unix_socket;
+mod users;

@@ -262,7 +262,7 @@ impl Gathering {
 fn placed(receipt: Receipt) -> Result<Value, Problem> {
     match receipt {
         Receipt::Ordered(place) => Ok(json!({ "number": place.number, "epoch": place.epoch.to_string() })),
-        Receipt::Unheard => Ok(json!({ "number": null, "epoch": null })),
+        Receipt::Sent(_) | Receipt::Unheard => Ok(json!({ "number": null, "epoch": null })),
         Receipt::Refused => {
             let message = "The application refused the message.";
             let remedy = "Ask the application's author for the reason.";
