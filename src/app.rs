@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note, UserClient};
-use crate::hub::{ClientNumber, Hub, MAX_USER, Origin, Slot, UserAction};
+use crate::hub::{ClientNumber, Hub, Origin, Slot, UserAction, is_user};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
 use crate::publisher::{Ban, Publisher};
@@ -481,7 +481,7 @@ impl Context<'_> {
     /// # Errors
     /// See [`UserError`]. The client keeps the user that it had.
     pub fn set_user(&mut self, client: ClientId, user: &str) -> Result<(), UserError> {
-        if !(1..=MAX_USER).contains(&user.len()) {
+        if !is_user(user) {
             return Err(UserError::Length);
         }
         if self.state.publisher.is_banned(user) {

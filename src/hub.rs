@@ -100,7 +100,7 @@ pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
 use self::spare_chunks::SpareChunks;
 use self::users::Users;
-pub use self::users::{MAX_USER, UserAction};
+pub use self::users::{UserAction, is_user};
 
 /// Number of member visits after which the next room in the queue of passes gets its turn.
 const SLICE: usize = 256;

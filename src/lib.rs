@@ -71,7 +71,7 @@
 //! # Users
 //!
 //! A person may have several clients, on any workers. [`Context::set_user`](app::Context::set_user) gives a client a user,
-//! which is any text of 1 to 255 bytes, for example the `sub` of its token. Then
+//! which is any text of 1 to 255 characters, for example the `sub` of its token. Then
 //! [`send_to_user`](app::Context::send_to_user), [`close_user`](app::Context::close_user),
 //! [`join_user`](app::Context::join_user) and [`leave_user`](app::Context::leave_user) reach all clients of the user from
 //! every worker, and the methods of [`Publisher`] with the same names from every thread.

@@ -12,8 +12,8 @@ pub const MAX_LISTED_ROOMS: usize = 100;
 /// The reason why a client does not get a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// The identifier is empty or has more than 255 bytes.
-    #[error("the identifier of a user has 1 to 255 bytes")]
+    /// The identifier is empty or has more than 255 characters.
+    #[error("the identifier of a user has 1 to 255 characters")]
     Length,
     /// The user is banned: see [`Context::ban_user`](super::Context::ban_user).
     #[error("the user is banned; lift the ban, or wait until it ends")]

@@ -14,8 +14,13 @@ use crate::protocol::frame::CloseCode;
 
 use super::{Hub, Kind, Message, Slot};
 
-/// Maximum length of a user's identifier in bytes.
-pub const MAX_USER: usize = 255;
+/// Maximum length of a user's identifier in characters.
+const MAX_USER: usize = 255;
+
+/// Returns whether a text may be a user's identifier: it has 1 to 255 characters.
+pub fn is_user(text: &str) -> bool {
+    (1..=MAX_USER).contains(&text.chars().count())
+}
 
 /// Action on all clients of a user. The payload of the entry that carries it depends on the action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +118,9 @@ impl Users {
 }
 
 impl Hub {
-    /// Gives a client a user, instead of the one that it had. `user` has 1 to [`MAX_USER`] bytes.
+    /// Gives a client a user, instead of the one that it had. [`is_user`] is true for `user`.
     pub fn set_user(&mut self, slot: Slot, user: &str) {
-        debug_assert!((1..=MAX_USER).contains(&user.len()), "{} bytes are no user", user.len());
+        debug_assert!(is_user(user), "{} bytes are no user", user.len());
         if self.user_of(slot) == Some(user) {
             return;
         }

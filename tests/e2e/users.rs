@@ -21,7 +21,7 @@ on_both_backends!(
     a_user_joins_and_leaves_rooms_on_all_connections,
     a_question_lists_connections_and_rooms,
     a_banned_user_is_closed_and_kept_out,
-    an_identifier_has_1_to_255_bytes,
+    an_identifier_has_1_to_255_characters,
     a_token_gives_the_relay_its_user,
     a_banned_token_is_refused_before_the_upgrade,
     a_banned_nickname_is_refused,
@@ -291,14 +291,14 @@ fn a_banned_user_is_closed_and_kept_out(backend: BackendName) {
     }
 }
 
-fn an_identifier_has_1_to_255_bytes(backend: BackendName) {
+fn an_identifier_has_1_to_255_characters(backend: BackendName) {
     let rig = Rig::start(backend, 2);
     let mut client = rig.open();
     for user in [String::new(), "x".repeat(256)] {
         client.send_text(&format!("be {user}"));
-        client.expect_text("the identifier of a user has 1 to 255 bytes");
+        client.expect_text("the identifier of a user has 1 to 255 characters");
     }
-    let longest = "\u{1f600}".repeat(63) + "abc";
+    let longest = "\u{1f600}".repeat(255);
     client.send_text(&format!("be {longest}"));
     client.expect_text(&format!("{longest} came"));
 }
