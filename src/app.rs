@@ -10,6 +10,7 @@ mod echo;
 mod gathering;
 mod members;
 mod relay;
+mod renewal;
 mod request;
 mod responder;
 mod routes;
@@ -35,6 +36,8 @@ pub use echo::Echo;
 pub(crate) use members::{Asker, MemberLists};
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 pub use relay::Relay;
+pub use renewal::{RenewError, Renewal};
+pub(crate) use renewal::{TokenInUse, Tokens};
 pub use request::HttpRequest;
 pub use responder::{Deferral, Responder};
 pub use routes::rooms;
@@ -286,6 +289,7 @@ pub(crate) struct ContextState {
     pub(crate) timers: AppTimers,
     pub(crate) lists: MemberLists,
     pub(crate) user_questions: UserQuestions,
+    pub(crate) tokens: Tokens,
 }
 
 impl ContextState {
@@ -296,6 +300,7 @@ impl ContextState {
             timers: AppTimers::default(),
             lists: MemberLists::default(),
             user_questions: UserQuestions::default(),
+            tokens: Tokens::default(),
         }
     }
 }

@@ -166,12 +166,9 @@ pub(crate) struct Shard<B> {
     unfinished: unfinished::Unfinished,
     bounds: Bounds,
     full_log: events::FullLog,
-    /// Expiry times of clients' tokens by slot, in milliseconds of the shard's clock. Clients without a token have no
-    /// entry.
-    expiries: HashMap<Slot, u64>,
     /// Requests that wait for deferred answers, by slot.
     deferred: HashMap<Slot, deferred::Deferred>,
-    /// State of the application's contexts: its timers, and clients that it asked to close.
+    /// State of the application's contexts: its timers, clients that it asked to close, and the clients' tokens.
     context: ContextState,
     /// State of the server's shutdown. `None` until the server is told to shut down.
     drain: Option<drain::Drain>,
@@ -221,7 +218,6 @@ impl<B: Backend> Shard<B> {
             unfinished: unfinished::Unfinished::default(),
             bounds: Bounds::default(),
             full_log: events::FullLog::default(),
-            expiries: HashMap::new(),
             deferred: HashMap::new(),
             context: ContextState::new(publisher),
             drain: None,
@@ -230,6 +226,7 @@ impl<B: Backend> Shard<B> {
             shared,
             stats,
         };
+        shard.context.tokens.verifier.clone_from(&shard.settings.verifier);
         shard.start_app();
         shard
     }

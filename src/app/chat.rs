@@ -26,7 +26,7 @@ use crate::page;
 use super::strip::clean;
 use super::{
     Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Members,
-    Message, Note, Opening, Refusal, Response, Status, rooms,
+    Message, Note, Opening, Refusal, Renewal, Response, Status, rooms,
 };
 
 use directory::Directory;
@@ -391,6 +391,7 @@ impl Chat {
             ("join", room) => self.join(context, client, room),
             ("msg", rest) => self.send_private(context, client, rest),
             ("who", _) => self.who(context, client),
+            ("token", token) => self.renew(context, client, token),
             ("help", _) => self.tell(context, client, &Notice::help()),
             _ => {
                 let verb: String = clean(verb).chars().take(MAX_USER_NAME).collect();
@@ -546,6 +547,25 @@ impl Chat {
                 context.send_to_clients(&clients, Message::new(kind, text.as_bytes()));
             }
         }
+    }
+
+    /// Replaces the client's token. The name of the client stays as it is.
+    fn renew(&mut self, context: &mut Context<'_>, client: ClientId, token: &str) {
+        let text = match context.renew(client, token) {
+            Ok(Renewal { claims, left }) => {
+                self.claims.insert(client.number, claims);
+                match left.first() {
+                    None => "your token is renewed".into(),
+                    Some(room) => {
+                        format!(
+                            "your token is renewed and does not allow {room}, which you have left; /join another room"
+                        )
+                    }
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        self.tell(context, client, &text.into());
     }
 
     fn who(&mut self, context: &mut Context<'_>, client: ClientId) {

@@ -140,6 +140,9 @@ impl<B: Backend> Shard<B> {
         let result = self.unless_panicked(result);
         self.settle_new_rooms();
         self.charge_replays();
+        while let Some(slot) = self.context.tokens.renewed.pop() {
+            self.set_deadline(slot, self.settings.ping_ms);
+        }
         while let Some(Closing { slot, code, reason }) = self.context.closing.pop() {
             self.begin_closing(slot, true, code, &reason);
         }

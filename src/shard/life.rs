@@ -2,6 +2,7 @@
 
 use tracing::debug;
 
+use crate::app::TokenInUse;
 use crate::hub::Slot;
 use crate::io::clock::NS_PER_MS;
 use crate::io::{Backend, Close};
@@ -136,7 +137,7 @@ impl<B: Backend> Shard<B> {
         self.memory.unfinished -= gone.protocol.memory();
         self.memory.forget(slot, gone.flow.is_paused(Pause::Memory));
         self.unfinished.end(slot);
-        self.expiries.remove(&slot);
+        self.context.tokens.in_use.remove(&slot);
         self.count_phase(gone.phase, Phase::Free);
         self.hub.close(slot);
         self.stats.context_bytes_released.add(gone.context_memory() as u64);
@@ -152,9 +153,9 @@ impl<B: Backend> Shard<B> {
         let connection = &mut self.connections[slot as usize];
         connection.deadline_ms = self.now_ms + wait_ms;
         if connection.phase == Phase::Open
-            && let Some(expiry_ms) = self.expiries.get(&slot)
+            && let Some(token) = self.context.tokens.in_use.get(&slot)
         {
-            connection.deadline_ms = connection.deadline_ms.min(*expiry_ms);
+            connection.deadline_ms = connection.deadline_ms.min(token.expiry_ms);
         }
         if connection.timer_ms == 0 || connection.deadline_ms < connection.timer_ms {
             connection.timer_ms = connection.deadline_ms;
@@ -165,7 +166,7 @@ impl<B: Backend> Shard<B> {
     /// Moves the expiry of all tokens earlier by `paused_ms`, the length of a pause in milliseconds. The shard's clock
     /// stood still during the pause, but tokens expire in real time.
     pub(super) fn move_expiries(&mut self, paused_ms: u64) {
-        for (slot, expiry_ms) in &mut self.expiries {
+        for (slot, TokenInUse { expiry_ms, .. }) in &mut self.context.tokens.in_use {
             *expiry_ms = expiry_ms.saturating_sub(paused_ms);
             let connection = &mut self.connections[*slot as usize];
             if connection.phase == Phase::Open && *expiry_ms < connection.deadline_ms {
@@ -212,7 +213,7 @@ impl<B: Backend> Shard<B> {
             // The application may take its time.
             Phase::Answering => self.set_deadline(slot, ANSWERING_MS),
             Phase::Idle => self.check_idle(slot),
-            Phase::Open if self.expiries.get(&slot).is_some_and(|expiry_ms| *expiry_ms <= self.now_ms) => {
+            Phase::Open if self.token_has_expired(slot) => {
                 self.begin_closing(slot, true, CloseCode::POLICY, "token expired");
             }
             Phase::Open => self.check_life(slot),
@@ -222,6 +223,10 @@ impl<B: Backend> Shard<B> {
             }
             Phase::Free | Phase::Gone => {}
         }
+    }
+
+    fn token_has_expired(&self, slot: Slot) -> bool {
+        self.context.tokens.in_use.get(&slot).is_some_and(|token| token.expiry_ms <= self.now_ms)
     }
 
     /// Notes a sign of life of a client. After the answer to a ping, the next ping follows another silent interval.

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use tracing::error;
 
-use crate::app::{self, Answer, Claims, HttpRequest, Opening};
+use crate::app::{self, Answer, Claims, HttpRequest, Opening, TokenInUse};
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Close};
@@ -261,7 +261,8 @@ impl<B: Backend> Shard<B> {
             return Err((Refused::Banned, Refusal::new(Status::Forbidden, reason)));
         }
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        self.expiries.insert(slot, self.now_ms.saturating_add(left_ms));
+        let expiry_ms = self.now_ms.saturating_add(left_ms);
+        self.context.tokens.in_use.insert(slot, TokenInUse { expiry_ms, claims: claims.clone() });
         Ok(Some(claims))
     }
 

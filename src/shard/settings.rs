@@ -166,6 +166,7 @@ impl<B: Backend> Shard<B> {
         let options = self.shared.settings_update.options();
         let id = self.settings.id;
         self.settings = Settings::new(&options, id, &*self.app);
+        self.context.tokens.verifier.clone_from(&self.settings.verifier);
         self.reader.set_limits(self.settings.limits);
         self.hub.set_options(hub_options(&options, id, &*self.app));
     }

@@ -34,6 +34,8 @@ on_both_backends!(
     new_keys_apply_after_sighup,
     issuer_and_audience_must_match,
     publish_limits_who_may_speak,
+    a_renewed_token_keeps_a_chat_connection_open,
+    a_relay_client_renews_its_token_if_it_asked_to,
     a_new_secret_applies_to_new_connections,
     an_invalid_secret_changes_nothing,
     a_byte_order_mark_is_not_part_of_the_secret,
@@ -364,6 +366,78 @@ fn issuer_and_audience_must_match(backend: BackendName) {
         assert_eq!(response.status, status);
         assert!(response.body.contains(part), "{}", response.body);
     }
+}
+
+/// Returns claims that expire in a few seconds, clock tolerance included.
+fn soon(sub: &str) -> Value {
+    json!({"exp": now() - 7, "sub": sub})
+}
+
+fn a_renewed_token_keeps_a_chat_connection_open(backend: BackendName) {
+    let server = start(backend, "renewal", AppName::Chat);
+    let mut ada = open(&server, "/room/garden", &token(&soon("ada")));
+    let mut twin = open(&server, "/room/garden", &token(&soon("ada")));
+    ada.expect_text("* welcome to garden, you are ada; /help lists the commands");
+    twin.expect_text("* welcome to garden, you are ada; /help lists the commands");
+    for (bad, text) in [
+        (token_for("bob"), "The new token is another user's: its claim sub differs from the old token's."),
+        (token(&json!({"exp": 1, "sub": "ada"})), "The token has expired (exp); get a new one."),
+    ] {
+        ada.send_text(&format!("/token {bad}"));
+        ada.expect_text(&format!("* {text}"));
+    }
+    let renewed = token(
+        &json!({"exp": now() + 3600, "sub": "ada", "rooms": ["garden", "lawn"], "publish": ["garden"]}),
+    );
+    ada.send_text(&format!("/token {renewed}"));
+    ada.expect_text("* your token is renewed");
+    // The twin's token has the expiry of the old token.
+    assert_eq!(twin.wait_for_close(), (1008, "token expired".into()));
+    ada.send_text("still here");
+    ada.expect_text("ada: still here");
+    ada.send_text("/join lobby");
+    ada.expect_text("* your token does not allow the room lobby");
+    ada.send_text(&format!(
+        "/token {}",
+        token(&json!({"exp": now() + 3600, "sub": "ada", "rooms": ["lawn"]}))
+    ));
+    ada.expect_text(
+        "* your token is renewed and does not allow garden, which you have left; /join another room",
+    );
+    ada.send_text("/join lawn");
+    ada.expect_text("* you are in lawn");
+    // A shorter token ends the connection earlier.
+    ada.send_text(&format!("/token {}", token(&json!({"exp": now() - 9, "sub": "ada"}))));
+    assert_eq!(ada.wait_for_close(), (1008, "token expired".into()));
+}
+
+fn a_relay_client_renews_its_token_if_it_asked_to(backend: BackendName) {
+    let server = start(backend, "relay renewal", AppName::Relay);
+    let connect =
+        |claims: &Value| Client::open(server.address(), &format!("/room/a?renew=1&token={}", token(claims)));
+    let mut other = open(&server, "/room/a", &token_for("other"));
+    let mut ada = connect(&soon("ada"));
+    let mut twin = connect(&soon("ada"));
+    ada.send_text(&format!("/token {}", token_for("ada")));
+    assert_eq!(twin.wait_for_close(), (1008, "token expired".into()));
+    ada.send_text("still here");
+    other.expect_text("still here");
+    // Without `?renew=1` the text is a message like any other.
+    other.send_text("/token x");
+    other.expect_text("/token x");
+    for (new, reason) in [
+        (token_for("bob"), "The new token is another user's: its claim sub differs from the old token's."),
+        (
+            token(&json!({"exp": now() + 60, "sub": "ada", "rooms": ["b"]})),
+            "the new token does not allow this room",
+        ),
+    ] {
+        let mut ada = connect(&json!({"exp": now() + 60, "sub": "ada"}));
+        ada.send_text(&format!("/token {new}"));
+        assert_eq!(ada.wait_for_close(), (1008, reason.into()));
+    }
+    other.send_text("end");
+    other.expect_text("end");
 }
 
 fn publish_limits_who_may_speak(backend: BackendName) {

@@ -1,6 +1,7 @@
 //! Pauses of the process: the clock jumps, and input that came meanwhile is reported bit by bit after it.
 
 use super::*;
+use crate::app::{Claims, TokenInUse};
 use crate::shard::connection::Liveness;
 
 /// Lengths of the tested pauses in milliseconds. The shortest hardly passes a deadline of one second.
@@ -92,7 +93,9 @@ fn a_token_expires_during_a_pause_after_its_client_was_heard() {
     for pause_ms in PAUSES_MS {
         let mut shard = with_clients();
         for slot in 0..50 {
-            shard.expiries.insert(slot, shard.now_ms + 900);
+            let expiry_ms = shard.now_ms + 900;
+            let token = TokenInUse { expiry_ms, claims: Claims::unlimited() };
+            shard.context.tokens.in_use.insert(slot, token);
             shard.set_deadline(slot, 1_000_000);
         }
         pause(&mut shard, pause_ms, |_| Some(frame(0x81, b"hello")));
