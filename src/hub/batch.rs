@@ -1,6 +1,7 @@
 //! Messages between shards. Per turn, each destination shard gets at most one batch of requests and one of deliveries.
 
 use std::any::Any;
+use std::collections::VecDeque;
 
 use super::history::History;
 use super::members::{MembersPage, MembersQuery};
@@ -22,11 +23,13 @@ pub type Note = Box<dyn Any + Send>;
 /// A batch: entries of type `E` for one destination shard, in order.
 #[derive(Debug)]
 pub struct Batch<E> {
-    entries: Vec<E>,
-    /// The room names of all entries, concatenated in order.
+    entries: VecDeque<E>,
+    /// The room names of all entries, concatenated in order. Those before `names_start` belong to drained entries.
     names: String,
-    /// The payloads of all entries, concatenated in order.
+    names_start: usize,
+    /// The payloads of all entries, concatenated in order. Those before `bytes_start` belong to drained entries.
     bytes: Vec<u8>,
+    bytes_start: usize,
     /// Memory of the entries in bytes: see [`Batch::weight`].
     weight: usize,
 }
@@ -180,7 +183,14 @@ pub struct Snapshot {
 
 impl<E> Default for Batch<E> {
     fn default() -> Self {
-        Self { entries: Vec::new(), names: String::new(), bytes: Vec::new(), weight: 0 }
+        Self {
+            entries: VecDeque::new(),
+            names: String::new(),
+            names_start: 0,
+            bytes: Vec::new(),
+            bytes_start: 0,
+            weight: 0,
+        }
     }
 }
 
@@ -213,28 +223,21 @@ impl<E> Batch<E> {
     where
         E: Entry,
     {
-        let (mut names, mut bytes) = (&self.names[..], &self.bytes[..]);
-        let mut drained = 0;
-        let mut entries = self.entries.drain(..);
-        while let Some(entry) = entries.next() {
-            let (name, payload);
-            (name, names) = names.split_at(entry.name_len());
-            (payload, bytes) = bytes.split_at(entry.payload_len());
-            drained += 1;
-            if !each(entry, name, payload) && entries.len() > 0 {
-                let (names_len, bytes_len) = (self.names.len() - names.len(), self.bytes.len() - bytes.len());
-                self.entries = entries.collect();
-                self.names.drain(..names_len);
-                self.bytes.drain(..bytes_len);
-                // Drained notes count until the batch is empty, because a note's weight is not stored with it.
-                self.weight -= names_len + bytes_len + drained * ENTRY_WEIGHT;
+        while let Some(entry) = self.entries.pop_front() {
+            let (names_end, bytes_end) =
+                (self.names_start + entry.name_len(), self.bytes_start + entry.payload_len());
+            let name = &self.names[self.names_start..names_end];
+            let payload = &self.bytes[self.bytes_start..bytes_end];
+            // A drained note counts until the batch is empty, because its weight is not stored with it.
+            self.weight -= name.len() + payload.len() + ENTRY_WEIGHT;
+            (self.names_start, self.bytes_start) = (names_end, bytes_end);
+            if !each(entry, name, payload) && !self.entries.is_empty() {
                 return;
             }
         }
-        drop(entries);
         self.names.clear();
         self.bytes.clear();
-        self.weight = 0;
+        (self.names_start, self.bytes_start, self.weight) = (0, 0, 0);
         self.names.shrink_to(KEPT_BYTES);
         self.bytes.shrink_to(KEPT_BYTES);
         self.entries.shrink_to(KEPT_ENTRIES);
@@ -242,11 +245,24 @@ impl<E> Batch<E> {
 
     /// Moves all entries of `other` to the end of this batch.
     pub fn absorb(&mut self, other: &mut Self) {
+        self.release_drained();
         self.entries.append(&mut other.entries);
-        self.names.push_str(&other.names);
+        self.names.push_str(&other.names[other.names_start..]);
+        self.bytes.extend_from_slice(&other.bytes[other.bytes_start..]);
         other.names.clear();
-        self.bytes.append(&mut other.bytes);
+        other.bytes.clear();
+        (other.names_start, other.bytes_start) = (0, 0);
         self.weight += std::mem::take(&mut other.weight);
+    }
+
+    /// Releases the memory of drained entries when it is most of the batch's. So a byte is moved at most once.
+    fn release_drained(&mut self) {
+        if self.names_start > self.names.len() / 2 {
+            self.names.drain(..std::mem::take(&mut self.names_start));
+        }
+        if self.bytes_start > self.bytes.len() / 2 {
+            self.bytes.drain(..std::mem::take(&mut self.bytes_start));
+        }
     }
 
     fn push(&mut self, entry: E, name: &str, payload: &[&[u8]]) {
@@ -255,7 +271,7 @@ impl<E> Batch<E> {
         for part in payload {
             self.bytes.extend_from_slice(part);
         }
-        self.entries.push(entry);
+        self.entries.push_back(entry);
         self.weight += name.len() + self.bytes.len() - before + ENTRY_WEIGHT;
     }
 }
@@ -489,6 +505,26 @@ mod tests {
     fn entries_about_users_make_no_entry_larger() {
         assert!(size_of::<Request>() <= 72, "{} bytes", size_of::<Request>());
         assert!(size_of::<Delivery>() <= 56, "{} bytes", size_of::<Delivery>());
+    }
+
+    #[test]
+    fn a_batch_that_is_never_emptied_does_not_grow() {
+        let (mut batch, mut expected) = (Batch::default(), 0);
+        for number in 0..10_000_u32 {
+            let mut later = Batch::default();
+            later.publish("room", None, Message::new(Kind::Binary, &number.to_ne_bytes()), Origin::default());
+            batch.absorb(&mut later);
+            if number >= 100 {
+                batch.drain_while(|_, name, payload| {
+                    assert_eq!((name, payload), ("room", &u32::to_ne_bytes(expected)[..]));
+                    expected += 1;
+                    false
+                });
+            }
+        }
+        assert_eq!((expected, batch.entries.len()), (9_900, 100));
+        assert_eq!(batch.weight(), 100 * (8 + ENTRY_WEIGHT));
+        assert!(batch.names.len() <= 1_000 && batch.bytes.len() <= 1_000, "{} bytes", batch.bytes.len());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The server under a service manager: passed sockets, notifications and the watchdog.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -15,6 +17,7 @@ use crate::support::client::Client;
 use crate::support::client_churn::ClientChurn;
 use crate::support::metrics::Metrics;
 use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
+use crate::support::raw::{RawClient, TEXT, frame, upgrade_request_with};
 use crate::support::service_manager::{ServiceManager, command_with_sockets};
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
 use crate::support::wait_until;
@@ -22,6 +25,7 @@ use crate::support::wait_until;
 on_both_backends!(
     the_manager_is_notified_of_start_reload_and_shutdown,
     the_watchdog_is_not_fed_while_a_worker_hangs,
+    the_watchdog_is_fed_while_a_worker_is_busy,
     all_workers_accept_on_passed_sockets,
     no_client_is_refused_while_the_server_restarts,
     a_passed_socket_named_tls_uses_tls,
@@ -74,6 +78,48 @@ fn the_watchdog_is_not_fed_while_a_worker_hangs(backend: BackendName) {
     assert!(server.log().contains("shard 1 has not turned for "), "{}", server.log());
     drop(stopped);
     manager.wait_for("WATCHDOG=1");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code, Some(0));
+}
+
+/// Keeps the only worker busy for longer than the 5 seconds after which a worker without a turn counts as hung.
+fn the_watchdog_is_fed_while_a_worker_is_busy(backend: BackendName) {
+    let manager = ServiceManager::new();
+    let rates = ["--message-rate=0", "--byte-rate=0"];
+    let args = ["--app=chat", "--listen=127.0.0.1:0", "--workers=1", rates[0], rates[1], backend_arg(backend)];
+    let mut command = uproar(&args);
+    let server = Process::run(manager.attach(&mut command).env("WATCHDOG_USEC", "200000"));
+    manager.wait_for("WATCHDOG=1");
+    // Nothing is left of such a message without its tags, so each gets a short notice as its answer.
+    let message = frame(TEXT, "<i/>".repeat(16 << 10).as_bytes());
+    let is_over = AtomicBool::new(false);
+    let sent = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let mut raw = RawClient::connect(server.address);
+            raw.send(upgrade_request_with(&format!("/room/busy-{number}"), &[]).as_bytes());
+            raw.expect_upgrade();
+            let (mut writer, _) = raw.into_parts();
+            let mut reader = writer.try_clone().expect("a descriptor");
+            scope.spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+            let (message, is_over, sent) = (&message, &is_over, &sent);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    writer.write_all(message).expect("the server takes messages");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                writer.shutdown(Shutdown::Both).expect("connected");
+            });
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(7) {
+            manager.take_messages();
+            manager.wait_for("WATCHDOG=1");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(sent.into_inner() > 100, "the worker had something to do");
+    assert!(!server.log().contains("the watchdog is not notified"), "{}", server.log());
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code, Some(0));
 }
