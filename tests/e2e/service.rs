@@ -86,7 +86,8 @@ fn the_watchdog_is_not_fed_while_a_worker_hangs(backend: BackendName) {
 fn the_watchdog_is_fed_while_a_worker_is_busy(backend: BackendName) {
     let manager = ServiceManager::new();
     let rates = ["--message-rate=0", "--byte-rate=0"];
-    let args = ["--app=chat", "--listen=127.0.0.1:0", "--workers=1", rates[0], rates[1], backend_arg(backend)];
+    let args =
+        ["--app=chat", "--listen=127.0.0.1:0", "--workers=1", rates[0], rates[1], backend_arg(backend)];
     let mut command = uproar(&args);
     let server = Process::run(manager.attach(&mut command).env("WATCHDOG_USEC", "200000"));
     manager.wait_for("WATCHDOG=1");
