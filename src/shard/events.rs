@@ -16,6 +16,7 @@ use super::Shard;
 use super::admission::Place;
 use super::connection::{Connection, Phase};
 use super::flow::Pause;
+use super::life::NO_FRAME;
 
 /// Minimum interval in milliseconds between two log lines that say that no descriptor is left.
 const FULL_LOG_MS: u64 = 60_000;
@@ -75,7 +76,7 @@ impl<B: Backend> Shard<B> {
             IoEvent::Sent { slot } => self.sent(slot),
             IoEvent::Failed { slot, error } => {
                 debug!(slot, %error, "connection lost");
-                self.abandon(slot);
+                self.abandon(slot, NO_FRAME);
             }
             IoEvent::Closed { slot } => self.closed(slot),
             IoEvent::AcceptPaused => self.full_log.full(self.now_ms, self.live),

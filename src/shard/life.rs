@@ -92,10 +92,11 @@ impl<B: Backend> Shard<B> {
         self.transport.shutdown(slot);
     }
 
-    /// Resets a connection that failed. If its WebSocket was open, tells the application that the client is gone.
-    pub(super) fn abandon(&mut self, slot: Slot) {
+    /// Resets a connection. If its WebSocket was open, counts the end with `code`, and tells the application that the
+    /// client is gone.
+    pub(super) fn abandon(&mut self, slot: Slot, code: u16) {
         if self.is_open(slot) {
-            self.count_end(slot, NO_FRAME);
+            self.count_end(slot, code);
             self.set_phase(slot, Phase::Gone);
             self.gone(slot);
             self.hub.finish(slot, false, &[]);

@@ -372,17 +372,12 @@ impl<B: Backend> Shard<B> {
         debug!(slot, "closing a client to free memory");
         self.stats.memory_closes.add(1);
         self.drop_input(slot);
-        self.count_end(slot, CloseCode::TRY_AGAIN.0);
         if self.transport.send_progress(slot).is_none() && self.is_open(slot) {
+            self.count_end(slot, CloseCode::TRY_AGAIN.0);
             let frame = close_frame(CloseCode::TRY_AGAIN, "the server is short of memory");
             return self.end(slot, false, &frame);
         }
         // A close frame would wait behind the bytes that the client does not read.
-        if self.is_open(slot) {
-            self.set_phase(slot, Phase::Gone);
-            self.hub.finish(slot, false, &[]);
-            self.gone(slot);
-        }
-        self.close(slot, Close::Reset);
+        self.abandon(slot, CloseCode::TRY_AGAIN.0);
     }
 }

@@ -76,6 +76,7 @@ fn fixed_seeds() {
         ("broke the protocol", seeds_with(|outcome| outcome.totals.failed)),
         ("panicked", seeds_with(|outcome| outcome.totals.panics)),
         ("were refused", seeds_with(|outcome| outcome.totals.refused)),
+        ("paused clients for memory", seeds_with(|outcome| outcome.totals.memory_pauses)),
         ("found a mailbox full", seeds_with(|outcome| outcome.totals.mailbox_full)),
         ("published from outside", seeds_with(|outcome| outcome.from_outside)),
         ("found an entrance full", seeds_with(|outcome| outcome.full)),

@@ -313,7 +313,7 @@ impl World {
         let compression = random.pick(&[Compression::Off, Compression::Shared, Compression::Dedicated]);
         let context_memory = random.pick(&[0, 40_000, 1 << 20]);
         let compression_threshold = random.pick(&[0, 40, 400]);
-        let memory = random.pick(&[384 << 10, 1 << 30, 1 << 30]);
+        let memory = random.pick(&[48 << 10, 384 << 10, 1 << 30, 1 << 30]);
         self.rules.has_little_memory = memory < 1 << 30;
         let mut backends = Vec::new();
         for shard in 0..self.rules.shards {
