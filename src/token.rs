@@ -155,7 +155,11 @@ impl Verifier {
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Verifier")
+        let Self { issuer, audiences, .. } = self;
+        f.debug_struct("Verifier")
+            .field("issuer", issuer)
+            .field("audiences", audiences)
+            .finish_non_exhaustive()
     }
 }
 
@@ -383,6 +387,7 @@ mod tests {
 
     #[test]
     fn nothing_shows_the_secret() {
-        assert_eq!(format!("{:?}", Verifier::new(Some(SECRET), None)), "Verifier");
+        let shown = format!("{:?}", Verifier::new(Some(SECRET), None));
+        assert_eq!(shown, "Verifier { issuer: None, audiences: [], .. }");
     }
 }
