@@ -43,11 +43,13 @@ impl Hub {
         self.clients[slot as usize].finished = true;
     }
 
-    /// Stops delivery to the client, takes its user away, and sends it the bytes `last`. With `send_pending` its pending messages go before
-    /// `last`; otherwise the pending messages are dropped.
+    /// Stops delivery to the client, takes its user away, and sends it the bytes `last`. With `send_pending` its pending
+    /// messages go before `last`; otherwise the pending messages are dropped. They are dropped, too, if the client has
+    /// missed messages and was not told yet: no client gets messages behind a gap without a report.
     pub fn finish(&mut self, slot: Slot, send_pending: bool, last: &[u8]) {
         self.leave_all(slot, send_pending);
         self.clear_user(slot);
+        let send_pending = send_pending && !self.has_unreported_lag(slot);
         if let Some(outbox) = self.clients[slot as usize].outbox.as_mut().filter(|_| !send_pending) {
             outbox.clear();
         }
@@ -56,6 +58,12 @@ impl Hub {
         }
         self.clients[slot as usize].finished = true;
         self.queue_client(slot);
+    }
+
+    /// Returns whether the client has missed messages that [`Hub::poll_lagged`] has not reported.
+    pub(super) fn has_unreported_lag(&self, slot: Slot) -> bool {
+        let number = self.clients[slot as usize].number;
+        self.lagged.iter().any(|(lagged, _)| *lagged == number)
     }
 
     /// Returns the number of bytes in the client's outbox: answers that the client has not taken.

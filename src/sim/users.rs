@@ -25,9 +25,6 @@ pub(super) struct UserView {
     own: Option<u64>,
     /// Number of messages that the client has sent to each user.
     sent: HashMap<String, u64>,
-    /// The first message that came although one before it did not. A client that lags and is closed for another reason in
-    /// the same turn gets what came after the lag, and then its close frame. No other client may have a gap.
-    gap: Option<String>,
     /// Whether the client has missed messages, which may have told of another user.
     pub(super) is_lost: bool,
 }
@@ -76,9 +73,10 @@ impl UserView {
         if let Some(last) = self.last.insert(sender, number) {
             assert!(number > last, "connection {serial} got {message} after {last}");
             self.is_lost |= skips && number > last + 1;
-            if !self.is_lost && number > last + 1 {
-                self.gap.get_or_insert_with(|| format!("{message} after {last}"));
-            }
+            assert!(
+                self.is_lost || number == last + 1,
+                "connection {serial} got {message} too early, after {last}"
+            );
         }
     }
 
@@ -94,7 +92,6 @@ impl UserView {
         if self.is_lost {
             return;
         }
-        assert_eq!(self.gap, None, "connection {serial} got a message too early");
         assert!(!is_banned || self.name != OUTCAST, "connection {serial} has a banned user");
         if let Some(own) = self.own {
             assert_eq!(

@@ -129,8 +129,9 @@ fn a_message_larger_than_the_window_makes_no_client_lag_that_reads() {
     assert_eq!([0, 1].map(|slot| mesh.take(0, slot).len()), [10, 5]);
 }
 
-#[test]
-fn a_client_that_lagged_and_leaves_is_reported() {
+/// Returns hubs with a client at slot 0 of the first one that has missed messages, which no pass has detected yet. Also
+/// returns the number of messages in the room.
+fn with_undetected_lag() -> (Mesh, usize) {
     let mut mesh = mesh();
     mesh.hold(0, 0);
     // A pass trims messages that the client lacks. The client leaves before another pass detects the lag.
@@ -145,6 +146,12 @@ fn a_client_that_lagged_and_leaves_is_reported() {
     }
     assert_eq!(mesh.lagged, [], "not reported yet");
     let total = mesh.take(0, 1).len();
+    (mesh, total)
+}
+
+#[test]
+fn a_client_that_lagged_and_leaves_is_reported() {
+    let (mut mesh, total) = with_undetected_lag();
     mesh.hubs[0].leave(0, "room");
     mesh.let_go(0, 0);
     let missed = total - mesh.take(0, 0).len();
@@ -240,4 +247,15 @@ fn a_saturated_room_that_is_forgotten_makes_nobody_wait() {
     assert!(!mesh.hubs[0].is_saturated());
     mesh.send_all();
     assert_eq!(mesh.hubs[0].memory(), (0, 0));
+}
+
+#[test]
+fn a_client_that_lagged_and_is_finished_gets_nothing_behind_the_gap() {
+    let (mut mesh, total) = with_undetected_lag();
+    mesh.hubs[0].finish(0, true, b"");
+    mesh.let_go(0, 0);
+    mesh.settle();
+    let got: Vec<usize> = mesh.take(0, 0).iter().map(|payload| number(payload)).collect();
+    assert!(!got.is_empty() && got.len() < total, "{} of {total}", got.len());
+    assert_eq!(got, (0..got.len()).collect::<Vec<_>>());
 }

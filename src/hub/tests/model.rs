@@ -228,10 +228,11 @@ impl World {
 
     fn finish(&mut self, shard: u16, slot: Slot, send_pending: bool) {
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
+        let hub = &mut self.hubs[shard as usize];
+        hub.finish(slot, send_pending, b"\x88\x04last");
+        let send_pending = send_pending && !hub.has_unreported_lag(slot);
+        assert!(hub.find(client.id).is_none(), "nobody finds a finished client");
         client.finish(send_pending, |room| self.orders.known(room, shard));
-        self.hubs[shard as usize].finish(slot, send_pending, b"\x88\x04last");
-        let id = self.clients[&(shard, slot)].id;
-        assert!(self.hubs[shard as usize].find(id).is_none(), "nobody finds a finished client");
     }
 
     fn close(&mut self, shard: u16, slot: Slot) {
