@@ -36,7 +36,7 @@ use tracing::{debug, warn};
 use crate::chunk;
 use crate::config::Options;
 use crate::hub::Slot;
-use crate::io::{Backend, Close};
+use crate::io::Backend;
 use crate::protocol::CloseCode;
 
 use super::Shard;
