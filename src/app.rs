@@ -33,7 +33,8 @@ pub use answer::{Answer, Response, Upgrade};
 pub(crate) use api::Api;
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
-pub(crate) use members::{Asker, MemberLists};
+pub(crate) use gathering::Asker;
+pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 pub use relay::Relay;
 pub use renewal::{RenewError, Renewal};
@@ -540,7 +541,13 @@ impl Context<'_> {
     /// Asks for the clients of a user on all shards, and for their rooms. [`App::on_user`] gets the answer with `token`:
     /// the number of all clients, and at most [`MAX_LISTED_CLIENTS`] of them with at most [`MAX_LISTED_ROOMS`] rooms each.
     pub fn ask_user(&mut self, user: &str, token: u64) {
-        self.state.user_questions.ask(self.hub, self.shard_count, user, token);
+        self.state.user_questions.ask(self.hub, self.shard_count, user, Asker::App(token));
+    }
+
+    /// Works like [`Context::ask_user`]. `then` gets the answer instead of the application.
+    pub(crate) fn ask_user_then(&mut self, user: &str, then: impl FnOnce(User) + 'static) {
+        let asker = Asker::Function(Box::new(then));
+        self.state.user_questions.ask(self.hub, self.shard_count, user, asker);
     }
 
     /// Keeps a user out for `duration`, counted in real time: its clients on all shards are closed with 1008, no client

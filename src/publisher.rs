@@ -290,6 +290,18 @@ impl Publisher {
         self.bans.add(user, duration);
     }
 
+    /// Does an action on all clients of a user, and calls `then` like [`Publisher::send_to_user_then`]. The code of a close
+    /// must be sendable.
+    pub(crate) fn act_on_user_then(
+        &self,
+        user: &str,
+        action: UserAction,
+        payload: &[u8],
+        then: impl FnOnce(Receipt) + Send + 'static,
+    ) -> Result<(), PublishError> {
+        self.act_on_user(user, action, payload.into(), Some(OnReceipt::new(then)))
+    }
+
     fn act_on_user(
         &self,
         user: &str,

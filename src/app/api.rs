@@ -10,6 +10,7 @@ mod call;
 mod publish;
 mod read;
 mod reply;
+mod users;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -71,6 +72,14 @@ type Handler = fn(&mut Api, &mut Context<'_>, &mut Ask<'_>) -> Result<Answer, Pr
 /// All routes of the API.
 const ROUTES: &[Route] = &[
     Route {
+        template: "/api/bans",
+        methods: &[Method { name: "GET", scope: Scope::Admin, handler: users::get_bans }],
+    },
+    Route {
+        template: "/api/bans/USER",
+        methods: &[Method { name: "DELETE", scope: Scope::Admin, handler: users::delete_ban }],
+    },
+    Route {
         template: "/api/messages",
         methods: &[Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_rooms }],
     },
@@ -91,6 +100,20 @@ const ROUTES: &[Route] = &[
         methods: &[
             Method { name: "GET", scope: Scope::Read, handler: read::get_messages },
             Method { name: "POST", scope: Scope::Publish, handler: publish::post_to_room },
+        ],
+    },
+    Route {
+        template: "/api/users/USER",
+        methods: &[
+            Method { name: "GET", scope: Scope::Read, handler: users::get_user },
+            Method { name: "DELETE", scope: Scope::Admin, handler: users::delete_user },
+        ],
+    },
+    Route {
+        template: "/api/users/USER/rooms/ROOM",
+        methods: &[
+            Method { name: "PUT", scope: Scope::Admin, handler: users::put_room },
+            Method { name: "DELETE", scope: Scope::Admin, handler: users::delete_room },
         ],
     },
 ];

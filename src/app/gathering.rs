@@ -1,6 +1,31 @@
 //! Questions to all shards, and their answers, which come in parts.
 
 use std::collections::HashMap;
+use std::fmt;
+
+/// The receiver of an answer of type `A`.
+pub(crate) enum Asker<A> {
+    /// The application, with the token of its question.
+    App(u64),
+    /// A function.
+    Function(Box<dyn FnOnce(A)>),
+}
+
+impl<A> fmt::Debug for Asker<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(token) => f.debug_tuple("App").field(token).finish(),
+            Self::Function(_) => f.write_str("Function"),
+        }
+    }
+}
+
+impl<A> Asker<A> {
+    /// Returns the token of an application's question.
+    pub(super) fn token(&self) -> u64 {
+        if let Self::App(token) = self { *token } else { 0 }
+    }
+}
 
 /// Questions of type `Q` that wait for parts of type `P`, one from each shard.
 #[derive(Debug)]

@@ -1,10 +1,8 @@
 //! Lists of a room's members over all shards.
 
-use std::fmt;
-
 use crate::hub::{ClientId, Hub, MembersPart, MembersQuery};
 
-use super::gathering::Gathering;
+use super::gathering::{Asker, Gathering};
 
 /// Maximum number of members in one answer to [`Context::ask_members`](super::Context::ask_members).
 pub const MAX_LISTED_MEMBERS: u32 = 1_000;
@@ -47,33 +45,9 @@ pub struct Members {
 #[derive(Debug, Default)]
 pub(crate) struct MemberLists(Gathering<List, MembersPart>);
 
-/// The receiver of the answer to a question for members.
-pub(crate) enum Asker {
-    /// The application, with the token of its question.
-    App(u64),
-    /// A function.
-    Function(Box<dyn FnOnce(Members)>),
-}
-
-impl fmt::Debug for Asker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::App(token) => f.debug_tuple("App").field(token).finish(),
-            Self::Function(_) => f.write_str("Function"),
-        }
-    }
-}
-
-impl Asker {
-    /// Returns the token of an application's question.
-    fn token(&self) -> u64 {
-        if let Self::App(token) = self { *token } else { 0 }
-    }
-}
-
 #[derive(Debug)]
 struct List {
-    asker: Asker,
+    asker: Asker<Members>,
     room: String,
     limit: usize,
 }
@@ -87,7 +61,7 @@ impl MemberLists {
         room: &str,
         from: Option<MembersCursor>,
         limit: u32,
-        asker: Asker,
+        asker: Asker<Members>,
     ) {
         let from = from.unwrap_or(MembersCursor { shard: 0, below: u32::MAX });
         let limit = limit.min(MAX_LISTED_MEMBERS);
@@ -104,7 +78,7 @@ impl MemberLists {
     }
 
     /// Adds a shard's part to its list. Returns the answer and its receiver when all parts have arrived.
-    pub(crate) fn add(&mut self, part: MembersPart) -> Option<(Members, Asker)> {
+    pub(crate) fn add(&mut self, part: MembersPart) -> Option<(Members, Asker<Members>)> {
         self.0.add(part.list, part).map(|(list, parts)| list.finish(parts))
     }
 
@@ -129,7 +103,7 @@ impl MemberLists {
 
 impl List {
     /// Joins the parts of all shards, in the order of the shards.
-    fn finish(self, mut parts: Vec<MembersPart>) -> (Members, Asker) {
+    fn finish(self, mut parts: Vec<MembersPart>) -> (Members, Asker<Members>) {
         let Self { asker, room, limit } = self;
         parts.sort_unstable_by_key(|part| part.shard);
         let count = parts.iter().map(|part| part.page.count as usize).sum();

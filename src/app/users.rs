@@ -2,7 +2,7 @@
 
 use crate::hub::{Hub, UserClient, UserPart};
 
-use super::gathering::Gathering;
+use super::gathering::{Asker, Gathering};
 
 /// Maximum number of clients in one answer to [`Context::ask_user`](super::Context::ask_user).
 pub const MAX_LISTED_CLIENTS: usize = 100;
@@ -34,27 +34,27 @@ pub struct User {
     pub clients: Vec<UserClient>,
 }
 
-/// The questions for users' clients that wait for parts from shards, each with its token and its user.
+/// The questions for users' clients that wait for parts from shards, each with its receiver and its user.
 #[derive(Debug, Default)]
-pub(crate) struct UserQuestions(Gathering<(u64, String), UserPart>);
+pub(crate) struct UserQuestions(Gathering<(Asker<User>, String), UserPart>);
 
 impl UserQuestions {
     /// Asks all shards for the clients of a user.
-    pub(super) fn ask(&mut self, hub: &mut Hub, shards: u16, user: &str, token: u64) {
-        let list = self.0.begin((token, user.into()), shards);
+    pub(super) fn ask(&mut self, hub: &mut Hub, shards: u16, user: &str, asker: Asker<User>) {
+        let list = self.0.begin((asker, user.into()), shards);
         for shard in 0..shards {
             hub.outgoing(shard).requests.user_clients(user, list);
         }
     }
 
-    /// Adds a shard's part to its question. Returns the answer when all parts have arrived.
-    pub(crate) fn take(&mut self, part: UserPart) -> Option<User> {
-        let ((token, user), parts) = self.0.add(part.list, part)?;
+    /// Adds a shard's part to its question. Returns the answer and its receiver when all parts have arrived.
+    pub(crate) fn take(&mut self, part: UserPart) -> Option<(User, Asker<User>)> {
+        let ((asker, user), parts) = self.0.add(part.list, part)?;
         let count = parts.iter().map(|part| part.count as usize).sum();
         let mut clients: Vec<UserClient> = parts.into_iter().flat_map(|part| part.clients).collect();
         clients.sort_unstable_by_key(|listed| listed.client.number);
         clients.truncate(MAX_LISTED_CLIENTS);
-        Some(User { token, user, count, clients })
+        Some((User { token: asker.token(), user, count, clients }, asker))
     }
 
     /// Returns the number of questions that wait for parts.

@@ -253,8 +253,11 @@ impl<B: Backend> Shard<B> {
             }
             Delivery::User { action, .. } => self.act_on_user(user, action, frames),
             Delivery::UserClients(part) => {
-                if let Some(user) = self.context.user_questions.take(*part) {
-                    self.with_app(|app, context| app.on_user(context, user));
+                if let Some((user, asker)) = self.context.user_questions.take(*part) {
+                    self.with_app(|app, context| match asker {
+                        Asker::App(_) => app.on_user(context, user),
+                        Asker::Function(then) => then(user),
+                    });
                 }
             }
             Delivery::Note(note) => {

@@ -457,6 +457,8 @@ fn the_documented_calls_have_the_documented_answers(backend: BackendName) {
         member.send_text("hello");
         while !member.receive_text().ends_with(": hello") {}
     }
+    members[0].send_text("/nick ada");
+    while !members[0].receive_text().ends_with(" is now ada") {}
     let mut calls = 0;
     for part in page.split("```sh\ncurl").skip(1) {
         let (command, rest) = part.split_once("```").expect("the end of the block");
@@ -478,7 +480,7 @@ fn the_documented_calls_have_the_documented_answers(backend: BackendName) {
         }
         calls += 1;
     }
-    assert!(calls >= 7, "{calls} calls are on the page");
+    assert!(calls >= 12, "{calls} calls are on the page");
 }
 
 fn keys_are_reloaded_and_never_logged(backend: BackendName) {

@@ -10,6 +10,7 @@ mod support;
 mod admin;
 mod api;
 mod api_lists;
+mod api_users;
 mod bad_options;
 mod certificates;
 mod chat;

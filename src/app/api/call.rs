@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::app::{Answer, Context, HttpRequest, Responder, Response, Status};
 use crate::backends::{Backends, Outcome};
+use crate::hub::is_user;
 use crate::names;
 
 use super::reply::{Problem, Reply};
@@ -27,9 +28,20 @@ impl Ask<'_> {
         (answer, DeferredCall { call: self.call.clone(), responder })
     }
 
-    /// Returns the canonical name of the room in the path.
-    pub(super) fn room(&self) -> Result<String, Problem> {
+    /// Returns the identifier of the user in the path: the first capital segment of a route.
+    pub(super) fn user(&self) -> Result<String, Problem> {
         let encoded = self.segments.first().copied().unwrap_or_default();
+        let user = percent_decode_str(encoded).decode_utf8().ok().filter(|user| is_user(user));
+        user.map(Into::into).ok_or_else(|| {
+            let message = "The user's identifier is not 1 to 255 characters of UTF-8.";
+            let remedy = "Encode the identifier as UTF-8, then with percent signs.";
+            Problem::bad("user", message, remedy)
+        })
+    }
+
+    /// Returns the canonical name of the room in the path: the last capital segment of a route.
+    pub(super) fn room(&self) -> Result<String, Problem> {
+        let encoded = self.segments.last().copied().unwrap_or_default();
         let name = percent_decode_str(encoded).decode_utf8().map_err(|_| {
             Problem::bad(
                 "room",

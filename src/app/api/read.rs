@@ -247,7 +247,7 @@ fn keep_first(map: &mut BTreeMap<String, usize>, count: usize) {
 }
 
 /// Takes the parameter `limit`.
-fn limit(parameters: &mut Parameters, max: u32) -> Result<u32, Problem> {
+pub(super) fn limit(parameters: &mut Parameters, max: u32) -> Result<u32, Problem> {
     let Some(text) = parameters.take("limit") else { return Ok(DEFAULT_LIMIT) };
     text.parse().ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(|| {
         let message = format!("The parameter limit is not usable: {}.", shown(&text));
