@@ -136,7 +136,8 @@ def describe_machine():
 
 
 def summarise(arguments, results):
-    lines = ["# Idle connections", "", describe_machine(), "", "`" + " ".join(sys.argv[1:]) + "`", ""]
+    chosen = f"{arguments.connections:,} connections, a ping every {arguments.ping_seconds} s, {arguments.seconds:g} s a round."
+    lines = ["# Idle connections", "", describe_machine(), "", chosen, ""]
     lines += ["Medians of the rounds; the ranges are in brackets.", ""]
     lines += ["| server | backend | µs a ping and pong | pings a turn | kernel bytes of both ends |"]
     lines += ["|---|---|---|---|---|"]
