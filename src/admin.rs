@@ -4,6 +4,7 @@
 //! can hold up another one: sockets do not block, each connection has deadlines, and at the limit of connections the
 //! oldest one is closed.
 
+mod access;
 mod answers;
 mod connection;
 mod listener;

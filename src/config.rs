@@ -5,6 +5,8 @@
 //! its values replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold
 //! for the file, too.
 
+#[cfg(feature = "admin")]
+mod admin_token;
 mod api_keys;
 #[cfg(feature = "server")]
 mod command_line;
@@ -25,6 +27,8 @@ mod secret;
 #[cfg(all(test, feature = "server"))]
 pub(crate) mod tests;
 
+#[cfg(feature = "admin")]
+pub use admin_token::AdminToken;
 pub use api_keys::ApiKeys;
 #[cfg(feature = "server")]
 pub use command_line::{AppName, Cli, Config, LogFormat};

@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use uproar::config::{ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, Secret};
+use uproar::config::{
+    AdminToken, ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, Secret,
+};
 use uproar::server::{Control, Given, Server, Totals};
 
 use logging::Log;
@@ -158,13 +160,15 @@ struct Running {
 impl Running {
     /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
-        let Config { tls_cert, tls_key, auth_hmac_secret_file, auth_jwks, api_keys, .. } =
-            &self.loaded.config;
+        let Config {
+            tls_cert, tls_key, auth_hmac_secret_file, auth_jwks, api_keys, admin_token_file, ..
+        } = &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
         let public = auth_jwks.as_ref().map(Jwks::path);
         let keys = api_keys.as_ref().map(ApiKeys::path);
-        let files =
-            [self.loaded.file.as_deref(), tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys];
+        let token = admin_token_file.as_ref().map(AdminToken::path);
+        let settings = self.loaded.file.as_deref();
+        let files = [settings, tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys, token];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: the settings name no file to read again; name one with --config");
@@ -223,6 +227,8 @@ fn replaced_files(old: &Config, new: &Config) -> Vec<(&'static str, PathBuf, &'s
     compare("auth-jwks", "keys", paths, old.auth_jwks == new.auth_jwks);
     let paths = configs.map(|config| config.api_keys.as_ref().map(ApiKeys::path));
     compare("api-keys", "keys", paths, old.api_keys == new.api_keys);
+    let paths = configs.map(|config| config.admin_token_file.as_ref().map(AdminToken::path));
+    compare("admin-token-file", "token", paths, old.admin_token_file == new.admin_token_file);
     replaced
 }
 

@@ -19,6 +19,15 @@ pub(crate) fn page_response(page: &str, head_only: bool) -> Vec<u8> {
     response
 }
 
+/// Returns the content security policy of a page that has one inline style, no script, and a form for this server.
+pub(crate) fn form_policy(page: &str) -> String {
+    format!(
+        "default-src 'none'; style-src '{}'; img-src data:; base-uri 'none'; form-action 'self'; \
+         frame-ancestors 'none'",
+        source_hash(page, "style"),
+    )
+}
+
 /// Returns the header fields of a page with this content security policy.
 pub(crate) fn headers(policy: &str) -> [(&'static str, &str); 4] {
     [

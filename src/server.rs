@@ -220,6 +220,8 @@ impl Server {
             shards,
             identity: identity.clone(),
             hosts: Mutex::new(HostNames::new(options)),
+            #[cfg(feature = "admin")]
+            admin_token: Mutex::new(options.admin_token_file.clone()),
             last_reload: Mutex::new(LastReload { is_successful: true, succeeded: started }),
             backends,
         });

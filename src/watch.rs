@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::backends::Backends;
+#[cfg(feature = "admin")]
+use crate::config::AdminToken;
 use crate::config::hosts::HostNames;
 use crate::io::clock;
 use crate::shard::{Address, Shared};
@@ -31,6 +33,9 @@ pub(crate) struct Watch {
     pub(crate) identity: Option<Arc<Identity>>,
     /// The host names that requests to the admin listener may name.
     pub(crate) hosts: Mutex<HostNames>,
+    /// The token that the admin listener asks for; `None` if it asks for none.
+    #[cfg(feature = "admin")]
+    pub(crate) admin_token: Mutex<Option<AdminToken>>,
     pub(crate) last_reload: Mutex<LastReload>,
     pub(crate) backends: Arc<Backends>,
 }
@@ -82,6 +87,12 @@ impl Watch {
     /// Returns the host names of the admin listener.
     pub(crate) fn host_names(&self) -> MutexGuard<'_, HostNames> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the token that the admin listener asks for, if there is one.
+    #[cfg(feature = "admin")]
+    pub(crate) fn admin_token(&self) -> MutexGuard<'_, Option<AdminToken>> {
+        self.admin_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the outcome of the last reload of the settings.

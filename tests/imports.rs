@@ -91,7 +91,7 @@ const TABLE: &[Rule] = &[
     Rule {
         module: "admin",
         own: &["admin", "backends", "config::hosts", "page", "protocol", "stats", "watch"],
-        others: &["nix", "prometheus_client", "slab", "tracing"],
+        others: &["base64", "nix", "percent_encoding", "prometheus_client", "ring", "slab", "tracing"],
     },
     Rule {
         module: "tls",
@@ -144,7 +144,15 @@ const TABLE: &[Rule] = &[
     Rule { module: "stats", own: &[], others: &[] },
     Rule {
         module: "watch",
-        own: &["backends", "config::hosts", "io::clock", "shard", "stats", "tls::Identity"],
+        own: &[
+            "backends",
+            "config::AdminToken",
+            "config::hosts",
+            "io::clock",
+            "shard",
+            "stats",
+            "tls::Identity",
+        ],
         others: &[],
     },
     Rule { module: "timers", own: &[], others: &[] },

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
 use crate::config::hosts::foreign_host;
-use crate::page::page_response;
+use crate::page::{CONTENT_TYPE as HTML, form_policy, headers, page_response};
 use crate::protocol::response::{Form, respond};
 use crate::protocol::{Refusal, Request, Status};
 use crate::watch::Watch;
 
+use super::access::{Access, Denied};
 use super::metrics;
 
 /// The HTML text of the live page.
 const DASHBOARD: &str = include_str!("dashboard.html");
+
+/// The HTML text of the page that asks for the token.
+const LOGIN: &str = include_str!("login.html");
 
 /// The bytes of an HTTP response, which several connections may share.
 pub(super) type Response = Arc<[u8]>;
@@ -30,7 +34,7 @@ pub(super) enum Answer {
 }
 
 /// Returns the answer to a request. `is_local` says whether the listener has a loopback or private address.
-pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> Answer {
+pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_local: bool) -> Answer {
     let head_only = request.is_head();
     let refuse = |refused| Answer::Now(refusal(Refusal { head_only, ..refused }));
     if !watch.host_names().is_own(request.host, is_local) {
@@ -40,9 +44,20 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> An
         let reason = "There is nothing at this path; try /, /metrics, /healthz or /readyz.";
         return refuse(Refusal::new(Status::NotFound, reason));
     }
+    let token = watch.admin_token().clone();
+    if let ("POST", "/", Some(token)) = (request.method, request.path, &token) {
+        return Answer::Now(log_in(access.log_in(request.body, token.bytes())));
+    }
     if request.method != "GET" && !head_only {
         let reason = "This path answers GET and HEAD requests only.";
         return refuse(Refusal { allow: "GET, HEAD", ..Refusal::new(Status::MethodNotAllowed, reason) });
+    }
+    // The health checks need no token, so that those who probe the server need not know it.
+    let token = token.filter(|_| ["/", "/metrics"].contains(&request.path));
+    match token.map_or(Ok(()), |token| access.check(request, token.bytes())) {
+        Ok(()) => {}
+        Err(denied) if request.path == "/" => return Answer::Now(login_page(denied, head_only)),
+        Err(denied) => return refuse(Refusal::new(Status::Unauthorized, complaint(denied))),
     }
     match request.path {
         "/" => Answer::Now(page_response(DASHBOARD, head_only).into()),
@@ -53,6 +68,42 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, is_local: bool) -> An
             let draining = watch.is_draining().then(|| "draining: the server is shutting down".into());
             Answer::Now(state(draining, head_only))
         }
+    }
+}
+
+/// Returns the response to the form: the cookie and a redirect to the live page, or the form again without a cookie.
+fn log_in(cookie: Option<String>) -> Response {
+    let Some(cookie) = cookie else { return login_page(Denied::Wrong, false) };
+    let mut response = Vec::new();
+    let headers = [("Location", "/"), ("Set-Cookie", &*cookie), ("Cache-Control", "no-store")];
+    respond(Status::SeeOther, &headers, "", b"", Form::last(false), &mut response);
+    response.into()
+}
+
+/// Returns the page that asks for the token, as a 401 response.
+fn login_page(denied: Denied, head_only: bool) -> Response {
+    let problem = match denied {
+        Denied::Missing => String::new(),
+        Denied::Wrong | Denied::Several => format!("<p class=bad role=alert>{}</p>", complaint(denied)),
+    };
+    let page = LOGIN.replace("<!-- problem -->", &problem);
+    let (policy, mut response) = (form_policy(&page), Vec::new());
+    let [policy, nosniff, referrer, _] = headers(&policy);
+    let headers = [("WWW-Authenticate", "Bearer"), policy, nosniff, referrer, ("Cache-Control", "no-store")];
+    respond(Status::Unauthorized, &headers, HTML, page.as_bytes(), Form::last(head_only), &mut response);
+    response.into()
+}
+
+/// Returns the text for a request that may not read the admin endpoints.
+fn complaint(denied: Denied) -> &'static str {
+    match denied {
+        Denied::Missing => {
+            "The admin listener requires its token; send \"Authorization: Bearer TOKEN\", or open / in a browser."
+        }
+        Denied::Wrong => {
+            "This is not the token of the admin listener; use the one in its --admin-token-file."
+        }
+        Denied::Several => "Send one header field Authorization with the scheme Bearer.",
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 
-use crate::protocol::{MessageLimits, Protocol, ProtocolEvent, Reader};
-use crate::watch::Watch;
+use crate::protocol::response::CONTINUE;
+use crate::protocol::{MessageLimits, Protocol, ProtocolEvent, Reader, Request};
 
-use super::answers::{Answer, Response, answer, late_response, refusal};
+use super::answers::{Answer, Response, late_response, refusal};
 
 /// Time limit for a client to send its whole request, and again to take the whole response.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -20,9 +20,6 @@ const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_millis(500);
 /// Maximum number of reads from one connection per event, so that a fast sender does not hold up other connections.
 const READS_PER_EVENT: usize = 16;
-
-/// Limits of requests on the admin listener, which have no body.
-const LIMITS: MessageLimits = MessageLimits { max_message: 0, max_request_body: 0 };
 
 /// A connection of the admin listener.
 pub(super) struct AdminConnection {
@@ -54,8 +51,10 @@ pub(super) enum Next {
 }
 
 impl AdminConnection {
-    pub(super) fn new(stream: TcpStream, now: Instant) -> Self {
-        let state = State::Reading(Box::new((Protocol::new(), Reader::new(LIMITS))));
+    /// Creates a connection whose request may have a body of at most `max_request_body` bytes.
+    pub(super) fn new(stream: TcpStream, max_request_body: usize, now: Instant) -> Self {
+        let limits = MessageLimits { max_message: 0, max_request_body };
+        let state = State::Reading(Box::new((Protocol::new(), Reader::new(limits))));
         Self { stream, state, deadline: now + PATIENCE }
     }
 
@@ -67,14 +66,15 @@ impl AdminConnection {
         self.deadline
     }
 
-    /// Reads the request, sends the response, or discards input, as far as the socket allows without blocking.
-    pub(super) fn proceed(&mut self, watch: &Watch, is_local: bool, now: Instant) -> Next {
+    /// Reads the request, sends the response that `answer` gives, or discards input, as far as the socket allows
+    /// without blocking.
+    pub(super) fn proceed(&mut self, answer: impl Fn(&Request<'_>) -> Answer, now: Instant) -> Next {
         match &mut self.state {
-            State::Reading(parser) => match read_request(&self.stream, parser, watch, is_local) {
-                Request::Pending => Next::Wait(EpollFlags::EPOLLIN),
-                Request::Gone => Next::Close,
-                Request::Answered(Answer::Now(response)) => self.respond(response, now),
-                Request::Answered(later) => {
+            State::Reading(parser) => match read_request(&self.stream, parser, answer) {
+                Outcome::Pending => Next::Wait(EpollFlags::EPOLLIN),
+                Outcome::Gone => Next::Close,
+                Outcome::Answered(Answer::Now(response)) => self.respond(response, now),
+                Outcome::Answered(later) => {
                     self.state = State::Waiting;
                     self.deadline = now + SURVEY_LIMIT;
                     Next::Ask(later)
@@ -124,7 +124,7 @@ impl AdminConnection {
 }
 
 /// The outcome of reading a request from the socket.
-enum Request {
+enum Outcome {
     /// The head of the request is not complete yet.
     Pending,
     /// The client has ended or broken the connection without a valid request.
@@ -135,29 +135,33 @@ enum Request {
 fn read_request(
     mut stream: &TcpStream,
     (protocol, reader): &mut (Protocol, Reader),
-    watch: &Watch,
-    is_local: bool,
-) -> Request {
+    answer: impl Fn(&Request<'_>) -> Answer,
+) -> Outcome {
     let mut buffer = [0; 1024];
     for _ in 0..READS_PER_EVENT {
         let mut input = match stream.read(&mut buffer) {
-            Ok(0) => return Request::Gone,
+            Ok(0) => return Outcome::Gone,
             Ok(len) => &mut buffer[..len],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Request::Pending,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Outcome::Pending,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => return Request::Gone,
+            Err(_) => return Outcome::Gone,
         };
         match protocol.next(&mut input, reader) {
             Some(ProtocolEvent::Request(request)) => {
-                return Request::Answered(answer(&request, watch, is_local));
+                return Outcome::Answered(answer(&request));
             }
-            Some(ProtocolEvent::Refused(refused)) => return Request::Answered(Answer::Now(refusal(refused))),
+            Some(ProtocolEvent::Refused(refused)) => return Outcome::Answered(Answer::Now(refusal(refused))),
+            // A client that sends no body before this interim response sends nothing else, so the socket takes it.
+            Some(ProtocolEvent::Continue) => match stream.write(CONTINUE) {
+                Ok(len) if len == CONTINUE.len() => {}
+                _ => return Outcome::Gone,
+            },
             // All other events follow an upgrade to a WebSocket, and the admin listener upgrades no connection.
-            Some(_) => return Request::Gone,
+            Some(_) => return Outcome::Gone,
             None => {}
         }
     }
-    Request::Pending
+    Outcome::Pending
 }
 
 /// Reads and drops further input of a client until the client ends its direction of the stream.

@@ -13,9 +13,11 @@ use slab::Slab;
 use tracing::warn;
 
 use crate::config::hosts::is_local_address;
+use crate::protocol::Request;
 use crate::watch::{SURVEY_PATIENCE, TURN_PATIENCE, Watch};
 
-use super::answers::{Answer, Response, head_of, health_response, metrics_response};
+use super::access::{Access, MAX_FORM_LEN};
+use super::answers::{Answer, Response, answer, head_of, health_response, metrics_response};
 use super::connection::{AdminConnection, Next};
 use super::survey::Survey;
 
@@ -37,6 +39,7 @@ pub(super) struct Listener {
     stopping: Arc<AtomicBool>,
     /// Whether the listener's address is a loopback or private address.
     is_local: bool,
+    access: Access,
     max_connections: usize,
     epoll: Epoll,
     connections: Slab<Entry>,
@@ -74,8 +77,10 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        let address = listener.local_addr()?;
         Ok(Self {
-            is_local: is_local_address(listener.local_addr()?.ip()),
+            is_local: is_local_address(address.ip()),
+            access: Access::new(address)?,
             listener,
             watch,
             stopping,
@@ -179,9 +184,11 @@ impl Listener {
         }
         // A response is written in one piece, so a delay to join small writes would only slow it down.
         let _ = stream.set_nodelay(true);
+        // Only the form with the token is a request with a body.
+        let max_request_body = if self.watch.admin_token().is_some() { MAX_FORM_LEN } else { 0 };
         let entry = Entry {
             number: self.next_number,
-            connection: AdminConnection::new(stream, Instant::now()),
+            connection: AdminConnection::new(stream, max_request_body, Instant::now()),
             interest: EpollFlags::EPOLLIN,
         };
         self.next_number += 1;
@@ -210,7 +217,8 @@ impl Listener {
 
     fn proceed(&mut self, key: usize) {
         let connection = &mut self.connections[key].connection;
-        let next = connection.proceed(&self.watch, self.is_local, Instant::now());
+        let answer = |request: &Request<'_>| answer(request, &self.watch, &self.access, self.is_local);
+        let next = connection.proceed(answer, Instant::now());
         self.follow(key, next);
     }
 

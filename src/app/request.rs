@@ -69,10 +69,12 @@ impl<'a> HttpRequest<'a> {
 
     /// Returns the value of the first cookie with this name. Names are case-sensitive. RFC 6265 §4.2
     pub fn cookie(&self, name: &str) -> Option<&'a str> {
-        let pairs = self.request.headers("Cookie").filter_map(|value| str::from_utf8(value).ok());
-        let mut pairs =
-            pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.request.cookie(name)
+    }
+
+    /// Returns the credentials of all Authorization fields with the scheme Bearer. RFC 6750 §2.1
+    pub(crate) fn bearer(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.request.bearer()
     }
 
     /// Returns the body, at most [`Options::max_request_body`](crate::Options::max_request_body) bytes. Empty for a

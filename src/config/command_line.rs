@@ -15,8 +15,8 @@ use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    ApiKeys, BackendName, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network, Options, Origin, Secret,
-    ServerName, Takeover,
+    AdminToken, ApiKeys, BackendName, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network, Options,
+    Origin, Secret, ServerName, Takeover,
 };
 
 /// Help heading of the options that cannot change while the server runs.
@@ -339,10 +339,15 @@ pub struct Config {
           default_value_t = defaults().receive_buffers, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
-    /// Address of the admin listener with metrics, health checks and the live page. It has no authentication: only
+    /// Address of the admin listener with metrics, health checks and the live page. Without --admin-token-file, only
     /// operators should reach it.
     #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
     pub admin: Option<SocketAddr>,
+
+    /// File with the token of the admin listener: `/metrics` and the live page then need `Authorization: Bearer TOKEN`,
+    /// or the token in the page's form; others get 401. `/healthz` and `/readyz` need none. Read again on SIGHUP.
+    #[arg(long, env = "UPROAR_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<AdminToken>,
 
     /// Format of the log on stderr.
     #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT",
@@ -400,6 +405,7 @@ impl From<&Config> for Options {
             drain_seconds: config.drain_seconds,
             receive_buffers: config.receive_buffers,
             admin: config.admin,
+            admin_token_file: config.admin_token_file.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@ const SYNONYMS: &[(&[&str], &str)] = &[
     (&["secret", "jwt-secret", "secret-file", "auth", "token-secret"], "auth-hmac-secret-file"),
     (&["api", "api-key", "api-keys-file", "api-key-file"], "api-keys"),
     (&["metrics", "metrics-port", "health", "admin-port"], "admin"),
+    (&["admin-token", "admin-password", "admin-key", "metrics-token"], "admin-token-file"),
     (&["verbose", "v", "debug", "d", "quiet", "q", "log-level", "loglevel"], "log"),
     (&["max-clients", "connections", "limit"], "max-connections"),
     (&["max-message-size", "max-size", "max-payload"], "max-message"),

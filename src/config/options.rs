@@ -229,10 +229,15 @@ pub struct Options {
     #[doc(hidden)]
     pub receive_buffers: u16,
 
-    /// The address of the admin listener with metrics, health checks and the live page. The admin listener has no
-    /// authentication: only operators should reach this address.
+    /// The address of the admin listener with metrics, health checks and the live page. Without
+    /// [`Options::admin_token_file`], only operators should reach this address.
     #[cfg(feature = "admin")]
     pub admin: Option<std::net::SocketAddr>,
+
+    /// The token that the admin listener asks for, as `Authorization: Bearer TOKEN` or in the form of the live page.
+    /// Requests for `/metrics` and `/` without it get 401; the health checks need no token. `None`: no authentication.
+    #[cfg(feature = "admin")]
+    pub admin_token_file: Option<super::AdminToken>,
 }
 
 impl Default for Options {
@@ -284,6 +289,8 @@ impl Default for Options {
             receive_buffers: 256,
             #[cfg(feature = "admin")]
             admin: None,
+            #[cfg(feature = "admin")]
+            admin_token_file: None,
         }
     }
 }
@@ -350,12 +357,26 @@ impl Options {
         self.check_tls()?;
         self.check_auth()?;
         #[cfg(feature = "admin")]
+        self.check_admin()?;
+        Ok(())
+    }
+
+    #[cfg(feature = "admin")]
+    fn check_admin(&self) -> Result<(), Conflict> {
         if let Some(admin) = self.admin.filter(|admin| {
             admin.port() != 0 && self.listen.iter().any(|endpoint| endpoint.tcp() == Some(*admin))
         }) {
             let message =
                 format!("--admin {admin} is also an address of --listen; choose another port for --admin");
             return Err(Conflict { options: &["admin", "listen"], message });
+        }
+        if let (None, Some(token)) = (self.admin, &self.admin_token_file) {
+            let message = format!(
+                "--admin-token-file {} is set, but there is no admin listener; add --admin ADDR:PORT, or leave \
+                 --admin-token-file out",
+                token.path().display()
+            );
+            return Err(Conflict { options: &["admin-token-file", "admin"], message });
         }
         Ok(())
     }

@@ -150,6 +150,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
         "FILE" if option.get_id() == "api_keys" => "tests/files/api-keys".into(),
+        "FILE" if option.get_id() == "admin_token_file" => "tests/files/admin-token".into(),
         "FILE" if option.get_id() == "auth_jwks" => "tests/files/jwks.json".into(),
         // The license file is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),

@@ -80,6 +80,23 @@ impl<'a> Request<'a> {
         values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
     }
 
+    /// Returns the credentials of all Authorization fields with the scheme Bearer. The scheme's name is
+    /// case-insensitive. RFC 6750 §2.1, RFC 9110 §11.1
+    pub fn bearer(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.headers("Authorization").filter_map(|value| {
+            let (scheme, credentials) = value.split_at_checked("Bearer ".len())?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then(|| credentials.trim_ascii())
+        })
+    }
+
+    /// Returns the value of the first cookie with this name. Names are case-sensitive. RFC 6265 §4.2
+    pub fn cookie(&self, name: &str) -> Option<&'a str> {
+        let pairs = self.headers("Cookie").filter_map(|value| str::from_utf8(value).ok());
+        let mut pairs =
+            pairs.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
     /// Returns the head of the request, including the final empty line.
     pub(crate) fn head(&self) -> &'a [u8] {
         self.head

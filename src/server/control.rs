@@ -63,6 +63,8 @@ impl Control {
             identity.warn();
         }
         *self.watch.host_names() = HostNames::new(&options);
+        #[cfg(feature = "admin")]
+        self.watch.admin_token().clone_from(&options.admin_token_file);
         self.watch.shared.admission.set_limits(self.plan.limits(&options));
         if let Some(trusted) = &self.plan.trusted {
             trusted.replace(&options.trusted_proxies);

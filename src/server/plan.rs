@@ -140,7 +140,9 @@ mod tests {
         let (plan, id, app) = (Plan::new(&epoll, 1, 1_000), ShardId { index: 0, count: 1 }, Relay::default());
         let shard = (Settings::new(&options, id, &app), hub_options(&options, id, &app));
         let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
-        format!("{shard:?} {:?} {} {identity:?} {:?}", plan.limits(&options), config.log, config.api_keys)
+        let Config { api_keys, admin_token_file, .. } = config;
+        let (limits, log) = (plan.limits(&options), &config.log);
+        format!("{shard:?} {limits:?} {log} {identity:?} {api_keys:?} {admin_token_file:?}")
     }
 
     /// A new option must be applied by `Control::reload`, or have the help heading of options that need a restart.

@@ -84,7 +84,7 @@ fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'st
     let in_query = parameters.filter_map(|parameter| parameter.strip_prefix("token="));
     let in_query = in_query.map(|token| Cow::from(percent_decode_str(token)));
     // Credentials of other schemes may be for a proxy, so they are ignored.
-    let in_header = request.headers("Authorization").filter_map(bearer).map(Cow::Borrowed);
+    let in_header = request.bearer().map(Cow::Borrowed);
     let mut tokens = in_query.chain(in_header);
     match (tokens.next(), tokens.next()) {
         (None, _) => Err((
@@ -94,13 +94,6 @@ fn only_token<'a>(request: &Request<'a>) -> Result<Cow<'a, [u8]>, (Refused, &'st
         (Some(_), Some(_)) => Err((Refused::TokenMalformed, "Send one token, in the header or in the URL.")),
         (Some(token), None) => Ok(token),
     }
-}
-
-/// Returns the credentials of an Authorization header with the scheme `Bearer`. The scheme's name is case-insensitive
-/// (RFC 9110 §11.1).
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
 /// Returns the refusal reason for the metrics and the response text for a bad token.

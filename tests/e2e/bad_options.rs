@@ -66,6 +66,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--drain-delay", &["-1", "x"]),
     ("--drain-seconds", &["-1", "x"]),
     ("--admin", &["9100", "localhost:9100", "127.0.0.1:70000"]),
+    ("--admin-token-file", &["/nowhere/token", "/", "/dev/null", "/dev/zero"]),
     ("--log-format", &["xml", ""]),
     ("--log", &["uproar=loud", "=,="]),
 ];

@@ -182,6 +182,7 @@ fn the_example_settings_file_is_valid_and_has_every_key() {
     let keys = format!("php publish {}", "x".repeat(32));
     let text = text.replace("/etc/uproar/api-keys", &settings_file("example keys", keys));
     let text = text.replace("/etc/uproar/jwks.json", "tests/files/jwks.json");
+    let text = text.replace("/etc/uproar/admin-token", "tests/files/admin-token");
     let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
         assert!(origin.starts_with(&path), "{EXAMPLE} has no line for {key}");

@@ -8,6 +8,7 @@
 mod support;
 
 mod admin;
+mod admin_token;
 mod api;
 mod api_lists;
 mod api_users;

@@ -169,10 +169,7 @@ pub(super) fn shown(text: &str) -> String {
 
 /// Returns the key of a request: the only credentials with the scheme Bearer. RFC 6750 §2.1
 pub(super) fn bearer<'a>(request: &HttpRequest<'a>) -> Result<&'a [u8], Problem> {
-    let mut keys = request.headers("Authorization").filter_map(|value| {
-        let (scheme, key) = value.split_at_checked("Bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
-    });
+    let mut keys = request.bearer();
     match (keys.next(), keys.next()) {
         (Some(key), None) => Ok(key),
         _ => Err(Problem::no_key()),
