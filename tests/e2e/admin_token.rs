@@ -18,6 +18,7 @@ on_both_backends!(
     a_wrong_form_gets_the_form_again_without_a_cookie,
     the_host_is_checked_before_the_token,
     another_token_ends_old_cookies_and_no_token_is_logged,
+    a_reload_adds_the_option_and_takes_it_away,
 );
 
 const TOKEN: &str = "admin-token+0123456789/=";
@@ -153,7 +154,7 @@ fn the_form_sets_a_cookie_that_opens_page_and_metrics(backend: BackendName) {
     let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
     let mut raw = RawClient::connect(admin);
     raw.send(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes());
-    assert_eq!(raw.receive_status(), Some(100));
+    assert_eq!(raw.receive_head(), "HTTP/1.1 100 Continue\r\n\r\n");
     raw.send(body.as_bytes());
     assert_eq!(raw.receive_response().status, 303);
     let mut raw = RawClient::connect(admin);
@@ -231,6 +232,29 @@ fn another_token_ends_old_cookies_and_no_token_is_logged(backend: BackendName) {
     for secret in [TOKEN, ENCODED, other, "hushy", "guessed-0123456789", &value(&cookie), &value(&new_cookie)]
     {
         assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}
+
+fn a_reload_adds_the_option_and_takes_it_away(backend: BackendName) {
+    let token = settings_file(&format!("added admin token {backend:?}"), TOKEN);
+    let name = format!("adds the admin token {backend:?}");
+    let path = settings_file(&name, "");
+    let server = Process::start(&["--admin=127.0.0.1:0", "--config", &path, backend_arg(backend)]);
+    let admin = server.admin_address();
+    for (text, status, line) in [
+        (format!("admin-token-file = {token:?}\n"), 401, "admin-token-file: not set → "),
+        (String::new(), 200, "→ not set"),
+    ] {
+        settings_file(&name, text);
+        server.signal(Signal::SIGHUP);
+        wait_until(line, || server.log().contains(line));
+        for path in ["/", "/metrics"] {
+            assert_eq!(get(admin, path, &[]).status, status, "{path} {line}");
+        }
+        assert_eq!(
+            post_form(admin, &format!("token={ENCODED}")).status,
+            if status == 401 { 303 } else { 413 }
+        );
     }
 }
 
