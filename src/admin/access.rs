@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode;
-use ring::hmac;
+use ring::hmac::{HMAC_SHA256, Key, sign, verify};
 use ring::rand::SystemRandom;
 
 use crate::protocol::Request;
@@ -20,7 +20,7 @@ pub(super) const MAX_FORM_LEN: usize = 2048;
 
 /// Checks whether requests have the admin token. Takes the same time for any wrong token of the same length.
 pub(super) struct Access {
-    key: hmac::Key,
+    key: Key,
     cookie_name: String,
 }
 
@@ -42,7 +42,7 @@ impl Access {
     /// # Errors
     /// The operating system gives no random bytes.
     pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        let key = Key::generate(HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| io::Error::other("getrandom(2) gives no random bytes"))?;
         Ok(Self { key, cookie_name: format!("uproar-admin-{}", address.port()) })
     }
@@ -67,18 +67,18 @@ impl Access {
     /// `None` if the client has sent anything else.
     pub(super) fn log_in(&self, body: &[u8], token: &[u8]) -> Option<String> {
         form_token(body).filter(|given| self.is_token(given, token))?;
-        let value = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, token));
+        let value = URL_SAFE_NO_PAD.encode(sign(&self.key, token));
         Some(format!("{}={value}; Path=/; HttpOnly; SameSite=Strict", self.cookie_name))
     }
 
     /// Returns whether `given` is `token`. The comparison is between MACs, so that its time tells nothing about the
     /// token.
     fn is_token(&self, given: &[u8], token: &[u8]) -> bool {
-        hmac::verify(&self.key, given, hmac::sign(&self.key, token).as_ref()).is_ok()
+        verify(&self.key, given, sign(&self.key, token).as_ref()).is_ok()
     }
 
     fn is_cookie(&self, cookie: &str, token: &[u8]) -> bool {
-        URL_SAFE_NO_PAD.decode(cookie).is_ok_and(|mac| hmac::verify(&self.key, token, &mac).is_ok())
+        URL_SAFE_NO_PAD.decode(cookie).is_ok_and(|mac| verify(&self.key, token, &mac).is_ok())
     }
 }
 

@@ -339,8 +339,8 @@ pub struct Config {
           default_value_t = defaults().receive_buffers, value_parser = parse_buffers)]
     pub receive_buffers: u16,
 
-    /// Address of the admin listener with metrics, health checks and the live page. Without --admin-token-file, only
-    /// operators should reach it.
+    /// Address of the admin listener with metrics, health checks and the live page. Only operators should reach it
+    /// unless --admin-token-file is set.
     #[arg(long, env = "UPROAR_ADMIN", value_name = "ADDR:PORT", value_parser = parse_address, help_heading = AT_START)]
     pub admin: Option<SocketAddr>,
 
