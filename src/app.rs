@@ -205,6 +205,37 @@ pub trait App {
         }
     }
 
+    /// Makes the payload of a message that a backend sends to a user through the HTTP API, like [`App::on_api_message`].
+    /// [`App::on_api_delivery`] gets the payload on each shard that has clients of the user.
+    ///
+    /// By default does what [`App::on_api_message`] does.
+    ///
+    /// # Errors
+    /// Returns the refusal of a message that the application does not send.
+    fn on_api_user_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        self.on_api_message(author, message)
+    }
+
+    /// Sends a backend's message to clients of this shard, which are all clients that the shard has of one user. The
+    /// payload of `message` is that of [`App::on_api_user_message`]; `author` is unchanged. An application whose clients
+    /// have several formats chooses the format of each here.
+    ///
+    /// By default sends the message unchanged.
+    fn on_api_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+        clients: &[ClientId],
+        author: Option<&str>,
+        message: Incoming<'_>,
+    ) {
+        let _ = author;
+        context.send_to_clients(clients, message.into());
+    }
+
     /// Returns whether the application wants [`App::on_occupied`] and [`App::on_vacated`]. Called once when the server
     /// starts and again on each reload.
     fn watches_occupancy(&self) -> bool {
@@ -548,6 +579,16 @@ impl Context<'_> {
     pub(crate) fn ask_user_then(&mut self, user: &str, then: impl FnOnce(User) + 'static) {
         let asker = Asker::Function(Box::new(then));
         self.state.user_questions.ask(self.hub, self.shard_count, user, asker);
+    }
+
+    /// Returns the shards that have clients of a user, each with their number. Only the user's home shard knows them.
+    pub(crate) fn shards_of_user(&self, user: &str) -> Vec<(u16, u32)> {
+        self.hub.shards_of_user(user).to_vec()
+    }
+
+    /// Returns the clients of a user on this shard, in no particular order.
+    pub(crate) fn clients_of_user(&self, user: &str) -> Vec<ClientId> {
+        self.hub.clients_of_user(user).iter().map(|slot| self.hub.client(*slot)).collect()
     }
 
     /// Keeps a user out for `duration`, counted in real time: its clients on all shards are closed with 1008, no client

@@ -7,6 +7,7 @@
 
 mod attempts;
 mod call;
+mod direct;
 mod publish;
 mod read;
 mod reply;
@@ -24,6 +25,7 @@ use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, User}
 
 use attempts::Attempts;
 use call::{Ask, Call, Parameters, bearer, segments};
+use direct::{Delivery, ToUser};
 use publish::Attempt;
 use read::{Reading, Walk};
 use reply::Problem;
@@ -51,6 +53,8 @@ enum ApiNote {
     Step,
     /// Reads the place and the kept messages of a room whose home is the shard.
     Read(Box<Reading>),
+    /// Passes a message on to the shards that have clients of a user whose home is the shard.
+    ToUser(Box<ToUser>),
 }
 
 /// A route: a path, and a handler for each method.
@@ -110,6 +114,10 @@ const ROUTES: &[Route] = &[
         ],
     },
     Route {
+        template: "/api/users/USER/messages",
+        methods: &[Method { name: "POST", scope: Scope::Publish, handler: direct::post_to_user }],
+    },
+    Route {
         template: "/api/users/USER/rooms/ROOM",
         methods: &[
             Method { name: "PUT", scope: Scope::Admin, handler: users::put_room },
@@ -150,6 +158,7 @@ impl Api {
             ApiNote::Walk(walk) => self.begin_walk(context, *walk),
             ApiNote::Step => self.step(context),
             ApiNote::Read(reading) => reading.answer(context),
+            ApiNote::ToUser(message) => message.pass_on(context),
         }
     }
 }
@@ -238,6 +247,24 @@ impl App for Api {
         self.inner.on_api_message(author, message)
     }
 
+    fn on_api_user_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        self.inner.on_api_user_message(author, message)
+    }
+
+    fn on_api_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+        clients: &[ClientId],
+        author: Option<&str>,
+        message: Incoming<'_>,
+    ) {
+        self.inner.on_api_delivery(context, clients, author, message);
+    }
+
     fn watches_occupancy(&self) -> bool {
         self.inner.watches_occupancy()
     }
@@ -255,7 +282,10 @@ impl App for Api {
     }
 
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
-        self.inner.on_tell(context, note);
+        match note.downcast::<Delivery>() {
+            Ok(delivery) => self.deliver(context, &delivery),
+            Err(note) => self.inner.on_tell(context, note),
+        }
     }
 
     fn describe_member(&mut self, room: &str, client: ClientId) -> String {

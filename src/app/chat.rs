@@ -11,6 +11,7 @@
 //! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
 //! also gets the ages of the messages in a room's history.
 
+mod backend;
 mod directory;
 mod notice;
 
@@ -196,24 +197,41 @@ impl App for Chat {
         author: Option<&str>,
         message: Incoming<'a>,
     ) -> Result<Cow<'a, [u8]>, Refusal> {
-        let Some(text) = message.text() else {
-            let reason = "This chat takes text only; send the message as text/plain.";
-            return Err(Refusal::new(Status::UnsupportedMediaType, reason));
-        };
-        let text = clean(text);
-        if text.is_empty() {
-            let reason = "Nothing was left of the message without its HTML tags; send some text.";
-            return Err(Refusal::new(Status::BadRequest, reason));
-        }
-        let line = match author.map(user_name) {
-            None => format!("* {text}"),
-            Some(Ok(name)) => format!("{name}: {text}"),
-            Some(Err(problem)) => {
-                let reason = format!("The parameter \"as\" is no user's name: {problem}.");
-                return Err(Refusal::with_text(Status::BadRequest, reason));
-            }
+        let line = match backend::parts(author, &message)? {
+            (None, text) => format!("* {text}"),
+            (Some(name), text) => format!("{name}: {text}"),
         };
         Ok(line.into_bytes().into())
+    }
+
+    fn on_api_user_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        let (_, text) = backend::parts(author, &message)?;
+        let limit = self.options.max_private_message as usize;
+        if text.len() > limit {
+            let reason = format!(
+                "A private message has at most {limit} bytes; send a shorter one, or raise --max-private-message."
+            );
+            return Err(Refusal::with_text(Status::ContentTooLarge, reason));
+        }
+        Ok(text.into_owned().into_bytes().into())
+    }
+
+    fn on_api_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+        clients: &[ClientId],
+        author: Option<&str>,
+        message: Incoming<'_>,
+    ) {
+        let text = message.text().unwrap_or_default();
+        match author.and_then(|author| user_name(author).ok()) {
+            Some(name) => self.deliver(context, clients, &Notice::PrivateFrom { name: &name, text }),
+            None => self.deliver(context, clients, &text.into()),
+        }
     }
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
@@ -241,7 +259,9 @@ impl App for Chat {
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(tell) = note.downcast::<Tell>() else { return };
         match *tell {
-            Tell::Private { clients, from, text } => self.deliver(context, clients, &from, &text),
+            Tell::Private { clients, from, text } => {
+                self.deliver(context, &clients, &Notice::PrivateFrom { name: &from, text: &text });
+            }
             Tell::Sent { client, name, text } => {
                 self.tell(context, client, &Notice::PrivateTo { name: &name, text: &text });
             }
@@ -536,11 +556,10 @@ impl Chat {
         context.tell_sized(from.shard, Tell::Sent { client: from, name, text }, heap_bytes);
     }
 
-    /// Sends a private message to clients of this shard, which share one copy for each format.
-    fn deliver(&self, context: &mut Context<'_>, clients: Vec<ClientId>, from: &str, text: &str) {
-        let notice = Notice::PrivateFrom { name: from, text };
-        let (structured, plain): (Vec<_>, Vec<_>) =
-            clients.into_iter().partition(|client| self.structured.contains(&client.number));
+    /// Sends a notice to clients of this shard, which share one copy for each format.
+    fn deliver(&self, context: &mut Context<'_>, clients: &[ClientId], notice: &Notice<'_>) {
+        let (structured, plain): (Vec<ClientId>, Vec<ClientId>) =
+            clients.iter().partition(|client| self.structured.contains(&client.number));
         for (is_json, clients) in [(true, structured), (false, plain)] {
             if !clients.is_empty() {
                 let (kind, text) = notice.encode(is_json);

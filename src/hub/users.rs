@@ -182,6 +182,11 @@ impl Hub {
         shards.iter().map(|(_, count)| count).sum()
     }
 
+    /// Returns the shards that have clients of a user, each with their number. Called on the user's home shard.
+    pub fn shards_of_user(&self, user: &str) -> &[(u16, u32)] {
+        self.users.shards.get(user).map_or(&[], SmallVec::as_slice)
+    }
+
     /// Sends a message to the user's clients on this shard, which share one copy of each encoding.
     pub fn send_to_user_here(&mut self, user: &str, message: Message<'_>) {
         let slots = self.users.here.remove_entry(user);

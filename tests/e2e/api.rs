@@ -407,6 +407,13 @@ fn a_full_queue_has_its_error_and_is_tried_again(backend: BackendName) {
     let answer = receive(&mut raw);
     assert_eq!((answer.status, answer.code()), (429, "busy"));
     assert!(answer.head.contains("\r\nRetry-After: 1\r\n"), "{}", answer.head);
+    for (method, rest) in [("POST", "/messages"), ("PUT", "/rooms/a"), ("DELETE", "?ban=600")] {
+        raw.send(&request(method, &format!("/api/users/{busy}{rest}"), ADMIN, &[TEXT], b"x"));
+        let answer = receive(&mut raw);
+        assert_eq!((answer.status, answer.code()), (429, "busy"), "{method}");
+    }
+    // The ban holds, although the user's connections could not be closed.
+    assert!(publisher.is_banned(&busy));
     let body = json!({"rooms": [busy, free], "text": "x"}).to_string();
     raw.send(&request("POST", "/api/messages", ADMIN, &[JSON], body.as_bytes()));
     let results = receive(&mut raw).body["results"].clone();
@@ -480,7 +487,7 @@ fn the_documented_calls_have_the_documented_answers(backend: BackendName) {
         }
         calls += 1;
     }
-    assert!(calls >= 12, "{calls} calls are on the page");
+    assert!(calls >= 13, "{calls} calls are on the page");
 }
 
 fn keys_are_reloaded_and_never_logged(backend: BackendName) {

@@ -1,12 +1,14 @@
-//! The HTTP API for backends: users, their rooms, their end, and bans.
+//! The HTTP API for backends: users, messages to them, their rooms, their end, and bans.
 
 use serde_json::{Value, json};
 use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening};
-use uproar::config::{AppName, BackendName};
+use uproar::config::{AppName, BackendName, Config};
 
-use crate::api::{ADMIN, Answer, PUBLISH, READ, call, settings};
+use crate::api::{ADMIN, Answer, BYTES, PUBLISH, READ, TEXT, call, publish, settings};
 use crate::support::client::Client;
+use crate::support::token::{SECRET, token_for};
 use crate::support::{TestServer, wait_until};
+use crate::tokens::with_secret;
 
 on_both_backends!(
     a_user_shows_its_connections_and_their_rooms,
@@ -15,6 +17,10 @@ on_both_backends!(
     bans_are_listed_in_pages,
     a_backend_moves_a_user_into_rooms_and_out_of_them,
     a_wrong_call_for_a_user_has_its_error,
+    a_message_reaches_all_connections_of_a_user_unchanged,
+    the_chat_tells_a_user_in_the_format_of_each_connection,
+    a_repeated_message_reaches_a_user_once,
+    a_message_that_cannot_be_sent_to_a_user_has_its_error,
 );
 
 /// An application whose clients name their user in the query.
@@ -178,20 +184,18 @@ fn a_backend_moves_a_user_into_rooms_and_out_of_them(backend: BackendName) {
             let expected = ["ada0", "ada1", "ada2", "ada3", "café", "café", "café", "café"];
             wait_until("all are members", || rooms(&server, "ada") == expected);
         }
-        let publish = |room: &str, text: &str| {
-            let path = format!("/api/rooms/{room}/messages");
-            let kind = "Content-Type: text/plain";
-            let answer = call(server.address(), "POST", &path, PUBLISH, &[kind], text.as_bytes());
+        let say = |room: &str, text: &str| {
+            let answer = publish(&server, &format!("/api/rooms/{room}/messages"), TEXT, text.as_bytes());
             assert_eq!(answer.status, 200, "{answer:?}");
         };
-        publish("caf%C3%A9", "hello");
+        say("caf%C3%A9", "hello");
         for client in &mut ada {
             client.expect_text("hello");
         }
         assert_eq!(succeed(&server, "DELETE", "/api/users/ada/rooms/caf%C3%A9"), json!({"count": 4}));
         wait_until("all have left", || rooms(&server, "ada") == ["ada0", "ada1", "ada2", "ada3"]);
-        publish("caf%C3%A9", "to nobody");
-        publish("ada0", "end");
+        say("caf%C3%A9", "to nobody");
+        say("ada0", "end");
         ada[0].expect_text("end");
     }
 }
@@ -245,4 +249,136 @@ fn a_wrong_call_for_a_user_has_its_error(backend: BackendName) {
     // No wrong call has had an effect.
     assert_eq!(rooms(&server, "ada"), ["ada0"]);
     assert_eq!(succeed(&server, "GET", "/api/bans")["count"], 0);
+}
+
+fn a_message_reaches_all_connections_of_a_user_unchanged(backend: BackendName) {
+    for workers in [1, 2] {
+        let server = start(backend, workers);
+        let path = "/api/users/ada%20l/messages";
+        let unheard = publish(&server, path, TEXT, b"x");
+        assert_eq!((unheard.status, unheard.body), (200, json!({"count": 0})));
+        let mut ada = open(&server, "ada", 5);
+        let mut bob = open(&server, "bob", 1);
+        let path = "/api/users/ada/messages";
+        for number in 0..30 {
+            let text = format!("<b>grüße</b> {number} {}", "long ".repeat(number * 20));
+            let answer = publish(&server, path, TEXT, text.as_bytes());
+            assert_eq!((answer.status, answer.body), (200, json!({"count": 5})));
+            for client in &mut ada {
+                client.expect_text(&text);
+            }
+        }
+        assert_eq!(publish(&server, path, BYTES, &[0, 255]).body, json!({"count": 5}));
+        for client in &mut ada {
+            assert_eq!(client.receive().into_data().to_vec(), [0, 255]);
+        }
+        publish(&server, "/api/users/bob/messages", TEXT, b"only bob");
+        bob[0].expect_text("only bob");
+    }
+}
+
+fn the_chat_tells_a_user_in_the_format_of_each_connection(backend: BackendName) {
+    for workers in [1, 2] {
+        let base = settings(backend, AppName::Chat, workers);
+        let server = TestServer::start(&with_secret(base, &format!("told users {workers}"), SECRET));
+        let open = |format: &str| {
+            let path = format!("/room/garden?token={}{format}", token_for("ada"));
+            let mut client = Client::open(server.address(), &path);
+            client.receive();
+            client
+        };
+        let mut plain: Vec<Client> = (0..4).map(|_| open("")).collect();
+        let mut structured: Vec<Client> = (0..4).map(|_| open("&format=json")).collect();
+        wait_until("the user's home knows of all", || {
+            succeed(&server, "DELETE", "/api/users/ada/rooms/none") == json!({"count": 8})
+        });
+        let path = "/api/users/ada/messages";
+        for (path, body, line, event) in [
+            (path, "<b>your</b>\norder", "* your order", json!({"event": "note", "text": "your order"})),
+            (
+                &*format!("{path}?as=J%C3%BCrgen"),
+                "hello",
+                "* from Jürgen: hello",
+                json!({"event": "private_from", "name": "Jürgen", "text": "hello"}),
+            ),
+        ] {
+            let answer = publish(&server, path, TEXT, body.as_bytes());
+            assert_eq!((answer.status, answer.body), (200, json!({"count": 8})));
+            for client in &mut plain {
+                client.expect_text(line);
+            }
+            for client in &mut structured {
+                // The connection may get the ages of its room's history first.
+                let notice = loop {
+                    let notice: Value = serde_json::from_slice(&client.receive().into_data()).expect("JSON");
+                    if notice["event"] != "history" {
+                        break notice;
+                    }
+                };
+                assert_eq!(notice, event);
+            }
+        }
+        for (path, kind, body, status, code) in [
+            (path, BYTES, &b"\x00"[..], 415, "media_type"),
+            (path, TEXT, b"<b></b>", 400, "bad_message"),
+            (path, TEXT, &[b'x'; 8_193], 413, "too_large"),
+            ("/api/users/ada/messages?as=a+b", TEXT, b"x", 400, "bad_message"),
+            ("/api/users/ada/messages?as=", TEXT, b"x", 400, "bad_message"),
+        ] {
+            let answer = publish(&server, path, kind, body);
+            assert_eq!((answer.status, answer.code()), (status, code), "{path}: {answer:?}");
+        }
+        assert_eq!(publish(&server, path, TEXT, &[b'x'; 8_192]).status, 200);
+        plain[0].expect_text(&format!("* {}", "x".repeat(8_192)));
+    }
+}
+
+fn a_repeated_message_reaches_a_user_once(backend: BackendName) {
+    for workers in [1, 2] {
+        let server = start(backend, workers);
+        let mut ada = open(&server, "ada", 3);
+        let send = |user: &str, key: &str, text: &str| {
+            let (path, header) = (format!("/api/users/{user}/messages"), format!("Idempotency-Key: {key}"));
+            call(server.address(), "POST", &path, PUBLISH, &[TEXT, &header], text.as_bytes())
+        };
+        for number in 0..10 {
+            let (key, text) = (format!("order-{number}"), format!("text {number}"));
+            for _ in 0..3 {
+                assert_eq!(send("ada", &key, &text).body, json!({"count": 3}));
+            }
+            for (user, text) in [("ada", "another"), ("bob", &*text)] {
+                let other = send(user, &key, text);
+                assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+            }
+            for client in &mut ada {
+                client.expect_text(&text);
+            }
+        }
+    }
+}
+
+fn a_message_that_cannot_be_sent_to_a_user_has_its_error(backend: BackendName) {
+    let base = Config { max_message: 1_000, ..settings(backend, AppName::Relay, 2) };
+    let server = TestServer::start_app(&base, |_| Box::new(Named));
+    let mut ada = open(&server, "ada", 1);
+    let path = "/api/users/ada/messages";
+    for (path, key, kind, body, status, code) in [
+        (path, PUBLISH, TEXT, &b""[..], 400, "empty"),
+        (path, PUBLISH, TEXT, b"\xff", 400, "utf8"),
+        (path, PUBLISH, TEXT, &[b'x'; 1_001], 413, "too_large"),
+        (path, PUBLISH, "Content-Type: text/html", b"x", 415, "media_type"),
+        (path, PUBLISH, "Idempotency-Key: a b\r\nContent-Type: text/plain", b"x", 400, "idempotency_key"),
+        ("/api/users/ada/messages?as=bob", PUBLISH, TEXT, b"x", 400, "bad_message"),
+        ("/api/users/ada/messages?x=1", PUBLISH, TEXT, b"x", 400, "parameter"),
+        ("/api/users/%ff/messages", PUBLISH, TEXT, b"x", 400, "user"),
+        ("/api/users//messages", PUBLISH, TEXT, b"x", 400, "user"),
+        (path, READ, TEXT, b"x", 403, "scope"),
+    ] {
+        let answer = call(server.address(), "POST", path, key, &[kind], body);
+        assert_eq!((answer.status, answer.code()), (status, code), "{path} {kind}: {answer:?}");
+    }
+    let answer = ask(&server, "GET", path);
+    assert_eq!((answer.status, answer.code()), (405, "method"));
+    assert_eq!(publish(&server, path, TEXT, &[b'x'; 1_000]).body, json!({"count": 1}));
+    ada[0].expect_text(&"x".repeat(1_000));
 }

@@ -1,5 +1,6 @@
-//! Publishing to one room or to several, once for each `Idempotency-Key`.
+//! Publishing to one room, to several or to a user, once for each `Idempotency-Key`.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
@@ -8,26 +9,43 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::app::{Answer, Context, HttpRequest, Incoming, Message, Status};
+use crate::app::{Answer, App, Context, HttpRequest, Incoming, Message, Refusal, Status};
 use crate::hub::Kind;
 use crate::publisher::{Publisher, Receipt};
 
 use super::attempts::{Entry, Found};
 use super::call::{DeferredCall, room};
 use super::reply::{Problem, Reply};
-use super::{Api, ApiNote, Ask};
+use super::{Api, ApiNote, Ask, direct};
 
 /// Maximum number of rooms of one call.
 const MAX_ROOMS: usize = 100;
 /// Maximum length of an `Idempotency-Key` in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
-/// A message for rooms.
+/// A message for rooms or for a user.
 #[derive(Debug)]
-struct Publication {
-    rooms: Vec<String>,
-    kind: Kind,
-    payload: Box<[u8]>,
+pub(super) struct Publication {
+    pub(super) to: Recipients,
+    pub(super) kind: Kind,
+    pub(super) payload: Box<[u8]>,
+}
+
+/// The recipients of a message.
+#[derive(Debug)]
+pub(super) enum Recipients {
+    Rooms(Rooms),
+    /// A user, and the author of the message.
+    User {
+        user: String,
+        author: Option<String>,
+    },
+}
+
+/// The rooms of a message.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    names: Vec<String>,
     /// Whether the answer has a list of results, one for each room.
     is_list: bool,
 }
@@ -45,7 +63,7 @@ pub(super) struct Attempt {
 
 /// The receiver of a publication's outcome.
 #[derive(Debug)]
-enum Sink {
+pub(super) enum Sink {
     Call(DeferredCall),
     Attempt(Arc<Entry>),
 }
@@ -55,7 +73,7 @@ enum Sink {
 struct Gathering {
     results: Vec<Option<Result<Receipt, Problem>>>,
     missing: usize,
-    publication: Publication,
+    rooms: Rooms,
     sink: Option<Sink>,
 }
 
@@ -81,8 +99,9 @@ pub(super) fn post_to_room(
     ask.parameters.end("as")?;
     let kind = body_kind(ask.request)?;
     let message = Incoming { kind, payload: ask.request.body() };
-    let payload = api.payload(author.as_deref(), message)?;
-    api.publish(context, ask, Publication { rooms: vec![room], kind, payload, is_list: false })
+    let payload = api.payload(message, |app| app.on_api_message(author.as_deref(), message))?;
+    let to = Recipients::Rooms(Rooms { names: vec![room], is_list: false });
+    api.publish(context, ask, Publication { to, kind, payload })
 }
 
 /// Handles `POST /api/messages`.
@@ -129,13 +148,19 @@ pub(super) fn post_to_rooms(
             return Err(Problem::bad("json", message, "Send one of them."));
         }
     };
-    let payload = api.payload(author.as_deref(), Incoming { kind, payload: &payload })?;
-    api.publish(context, ask, Publication { rooms: names, kind, payload, is_list: true })
+    let message = Incoming { kind, payload: &payload };
+    let payload = api.payload(message, |app| app.on_api_message(author.as_deref(), message))?;
+    let to = Recipients::Rooms(Rooms { names, is_list: true });
+    api.publish(context, ask, Publication { to, kind, payload })
 }
 
 impl Api {
-    /// Returns the payload that the application makes of a message.
-    fn payload(&mut self, author: Option<&str>, message: Incoming<'_>) -> Result<Box<[u8]>, Problem> {
+    /// Checks a message, and returns the payload that the application makes of it in `make`.
+    pub(super) fn payload<'a>(
+        &mut self,
+        message: Incoming<'a>,
+        make: impl FnOnce(&mut dyn App) -> Result<Cow<'a, [u8]>, Refusal>,
+    ) -> Result<Box<[u8]>, Problem> {
         if message.payload.is_empty() {
             return Err(Problem::bad("empty", "The message is empty.", "Send at least one byte."));
         }
@@ -148,7 +173,7 @@ impl Api {
             let remedy = "Send UTF-8, or send the bytes as application/octet-stream.";
             return Err(Problem::bad("utf8", "The text is not UTF-8.", remedy));
         }
-        let payload = self.inner.on_api_message(author, message)?;
+        let payload = make(&mut *self.inner)?;
         if is_text && (Incoming { kind: Kind::Text, payload: &payload }).text().is_none() {
             let remedy = "Report this to the application's author.";
             let message = "The application made a text that is not UTF-8.";
@@ -158,7 +183,7 @@ impl Api {
     }
 
     /// Publishes, by way of the home shard of the `Idempotency-Key` if the call has one.
-    fn publish(
+    pub(super) fn publish(
         &mut self,
         context: &mut Context<'_>,
         ask: &Ask<'_>,
@@ -171,9 +196,7 @@ impl Api {
             return Ok(answer);
         };
         let name = format!("{} {key}", ask.call.key());
-        let heap_bytes = name.len()
-            + publication.payload.len()
-            + publication.rooms.iter().map(|room| size_of::<String>() + room.len()).sum::<usize>();
+        let heap_bytes = name.len() + publication.payload.len() + publication.to.heap_bytes();
         let fingerprint = fingerprint(ask.request);
         let home = context.home_of(&name);
         let attempt = Attempt { name, fingerprint, publication, call };
@@ -205,18 +228,45 @@ impl Api {
     }
 }
 
-/// Publishes a message to all its rooms. The sink gets the outcome when all receipts have arrived.
+impl Recipients {
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Rooms(Rooms { names, .. }) => {
+                names.iter().map(|name| size_of::<String>() + name.len()).sum()
+            }
+            Self::User { user, author } => user.len() + author.as_ref().map_or(0, String::len),
+        }
+    }
+}
+
+impl Sink {
+    /// Gives the outcome to the calls that wait for it.
+    pub(super) fn finish(self, outcome: Result<Reply, Problem>) {
+        match self {
+            Self::Call(call) => call.finish(outcome),
+            Self::Attempt(entry) => entry.complete(&outcome),
+        }
+    }
+}
+
+/// Sends a message to its recipients. The sink gets the outcome.
 fn publish(publisher: &Publisher, publication: Publication, sink: Sink) {
-    let count = publication.rooms.len();
-    let rooms = publication.rooms.clone();
-    let (kind, payload): (Kind, Arc<[u8]>) = (publication.kind, (&*publication.payload).into());
-    let results = vec![None; count];
-    let gathering = Gathering { results, missing: count, publication, sink: Some(sink) };
+    let Publication { to, kind, payload } = publication;
+    match to {
+        Recipients::Rooms(rooms) => publish_to_rooms(publisher, rooms, Message::new(kind, &payload), sink),
+        Recipients::User { user, author } => direct::send(publisher, (user, author), kind, payload, sink),
+    }
+}
+
+/// Publishes a message to all its rooms. The sink gets the outcome when all receipts have arrived.
+fn publish_to_rooms(publisher: &Publisher, rooms: Rooms, message: Message<'_>, sink: Sink) {
+    let names = rooms.names.clone();
+    let results = vec![None; names.len()];
+    let gathering = Gathering { results, missing: names.len(), rooms, sink: Some(sink) };
     let gathering = Arc::new(Mutex::new(gathering));
-    for (index, room) in rooms.iter().enumerate() {
+    for (index, room) in names.iter().enumerate() {
         let then = Arc::clone(&gathering);
-        let published = publisher
-            .publish_then(room, Message::new(kind, &payload), move |receipt| add(&then, index, Ok(receipt)));
+        let published = publisher.publish_then(room, message, move |receipt| add(&then, index, Ok(receipt)));
         if let Err(error) = published {
             add(&gathering, index, Err(error.into()));
         }
@@ -232,10 +282,8 @@ fn add(gathering: &Mutex<Gathering>, index: usize, result: Result<Receipt, Probl
         return;
     }
     let outcome = gathering.outcome();
-    match gathering.sink.take() {
-        Some(Sink::Call(call)) => call.finish(outcome),
-        Some(Sink::Attempt(entry)) => entry.complete(&outcome),
-        None => {}
+    if let Some(sink) = gathering.sink.take() {
+        sink.finish(outcome);
     }
 }
 
@@ -245,10 +293,10 @@ impl Gathering {
         let results = std::mem::take(&mut self.results).into_iter();
         let mut results =
             results.map(|result| result.unwrap_or_else(|| Err(Problem::stopped())).and_then(placed));
-        if !self.publication.is_list {
+        if !self.rooms.is_list {
             return results.next().unwrap_or_else(|| Err(Problem::stopped())).map(|json| Reply::new(&json));
         }
-        let results = self.publication.rooms.iter().zip(results).map(|(room, result)| {
+        let results = self.rooms.names.iter().zip(results).map(|(room, result)| {
             let mut json = result.unwrap_or_else(|problem| json!({ "error": problem.json() }));
             json["room"] = json!(room);
             json
@@ -273,7 +321,7 @@ fn placed(receipt: Receipt) -> Result<Value, Problem> {
 }
 
 /// Returns the kind of message that the body's media type stands for.
-fn body_kind(request: &HttpRequest<'_>) -> Result<Kind, Problem> {
+pub(super) fn body_kind(request: &HttpRequest<'_>) -> Result<Kind, Problem> {
     match media_type(request) {
         Some((media, true)) if media.eq_ignore_ascii_case("text/plain") => Ok(Kind::Text),
         Some((media, _)) if media.eq_ignore_ascii_case("application/octet-stream") => Ok(Kind::Binary),
