@@ -412,7 +412,10 @@ impl Chat {
             ("msg", rest) => self.send_private(context, client, rest),
             ("who", _) => self.who(context, client),
             ("token", token) => self.renew(context, client, token),
-            ("help", _) => self.tell(context, client, &Notice::help()),
+            ("help", _) => {
+                let has_token = self.claims.contains_key(&client.number);
+                self.tell(context, client, &Notice::help(has_token));
+            }
             _ => {
                 let verb: String = clean(verb).chars().take(MAX_USER_NAME).collect();
                 let text = format!("unknown command /{verb}; /help lists the commands");

@@ -36,6 +36,7 @@ on_both_backends!(
     publish_limits_who_may_speak,
     a_renewed_token_keeps_a_chat_connection_open,
     a_relay_client_renews_its_token_if_it_asked_to,
+    a_token_in_a_message_is_never_logged,
     a_new_secret_applies_to_new_connections,
     an_invalid_secret_changes_nothing,
     a_byte_order_mark_is_not_part_of_the_secret,
@@ -389,6 +390,8 @@ fn a_renewed_token_keeps_a_chat_connection_open(backend: BackendName) {
     let renewed = token(
         &json!({"exp": now() + 3600, "sub": "ada", "rooms": ["garden", "lawn"], "publish": ["garden"]}),
     );
+    ada.send_text("/help");
+    assert!(ada.receive_text().ends_with("; /token TOKEN: replace your token before it expires"));
     ada.send_text(&format!("/token {renewed}"));
     ada.expect_text("* your token is renewed");
     // The twin's token has the expiry of the old token.
@@ -438,6 +441,46 @@ fn a_relay_client_renews_its_token_if_it_asked_to(backend: BackendName) {
     }
     other.send_text("end");
     other.expect_text("end");
+}
+
+fn a_token_in_a_message_is_never_logged(backend: BackendName) {
+    let secret = settings_file(&format!("logged tokens {backend:?}"), SECRET);
+    let flag = format!("--auth-hmac-secret-file={secret}");
+    let first = token_for("ada");
+    let right = token(&json!({"exp": now() + 1_800, "sub": "ada"}));
+    let wrong = [
+        token(&json!({"exp": now() + 900, "sub": "bob"})),
+        token(&json!({"exp": 1, "sub": "ada"})),
+        signed(&json!({"alg": "HS256"}), &json!({"exp": now() + 60, "sub": "ada"}), &"x".repeat(32)),
+        "not.a.token".into(),
+    ];
+    for (app, query) in [("chat", ""), ("relay", "&renew=1")] {
+        let app = format!("--app={app}");
+        let server = Process::start(&[&app, "--log=trace", &flag, backend_arg(backend)]);
+        let connect = || Client::open(server.address, &format!("/room/a?token={first}{query}"));
+        for wrong in &wrong {
+            let mut client = connect();
+            client.send_text(&format!("/token {right}"));
+            client.send_text(&format!("/token {wrong}"));
+            client.send_text(&format!("/Token {wrong}"));
+            match &*app {
+                "--app=chat" => {
+                    while client.receive_text() != "* unknown command /Token; /help lists the commands" {}
+                }
+                _ => assert_eq!(client.wait_for_close().0, 1008),
+            }
+        }
+        server.signal(Signal::SIGTERM);
+        let log = server.wait().log;
+        assert!(log.contains("connection ended") && log.contains("room/a"), "{log}");
+        for token in wrong.iter().chain([&first, &right]) {
+            // All valid tokens have the same header, which is no secret.
+            let (_, secret) = token.split_once('.').expect("a header");
+            for part in secret.split('.').filter(|part| part.len() > 10).chain([&**token]) {
+                assert!(!log.contains(part), "{part} of {token}: {log}");
+            }
+        }
+    }
 }
 
 fn publish_limits_who_may_speak(backend: BackendName) {

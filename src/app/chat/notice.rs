@@ -6,13 +6,14 @@ use serde::Serialize;
 
 use crate::hub::Kind;
 
-/// All commands of the chat with their descriptions, as `/help` lists them.
-const COMMANDS: [Command; 5] = [
+/// All commands of the chat with their descriptions, as `/help` lists them. The last one is for clients with a token.
+const COMMANDS: [Command; 6] = [
     Command { usage: "/nick NAME", does: "be called NAME" },
     Command { usage: "/join ROOM", does: "go to another room" },
     Command { usage: "/msg NAME TEXT", does: "tell one person only" },
     Command { usage: "/who", does: "who is here" },
     Command { usage: "/help", does: "this list" },
+    Command { usage: "/token TOKEN", does: "replace your token before it expires" },
 ];
 
 /// A command with its description, in the answer to `/help`.
@@ -48,7 +49,7 @@ pub(super) enum Notice<'a> {
     PrivateTo { name: &'a str, text: &'a str },
     /// Refusal of a name that the client asked for: another user has the name.
     Taken { name: &'a str },
-    /// Answer to `/help`: all commands.
+    /// Answer to `/help`: the commands.
     Help { commands: &'static [Command] },
     /// Report that the client read too slowly and skips `count` messages.
     Missed { count: u64 },
@@ -60,9 +61,10 @@ pub(super) enum Notice<'a> {
 }
 
 impl Notice<'_> {
-    /// Returns the answer to `/help`, with all commands.
-    pub(super) fn help() -> Self {
-        Self::Help { commands: &COMMANDS }
+    /// Returns the answer to `/help`. `has_token` tells whether the client has an access token.
+    pub(super) fn help(has_token: bool) -> Self {
+        let count = if has_token { COMMANDS.len() } else { COMMANDS.len() - 1 };
+        Self::Help { commands: &COMMANDS[..count] }
     }
 
     /// Returns the message for this notice, with its type: a binary JSON object or a line of text.
@@ -134,10 +136,10 @@ mod tests {
             assert_eq!(notice.encode(false), (Kind::Text, line.to_owned()));
             assert_eq!(notice.encode(true), (Kind::Binary, json.to_owned()));
         }
-        assert_eq!(
-            Notice::help().encode(false).1,
-            "* /nick NAME: be called NAME; /join ROOM: go to another room; /msg NAME TEXT: tell one person only; \
-             /who: who is here; /help: this list"
-        );
+        let help = "* /nick NAME: be called NAME; /join ROOM: go to another room; /msg NAME TEXT: tell one person only; \
+                    /who: who is here; /help: this list";
+        assert_eq!(Notice::help(false).encode(false).1, help);
+        let with_token = format!("{help}; /token TOKEN: replace your token before it expires");
+        assert_eq!(Notice::help(true).encode(false).1, with_token);
     }
 }
