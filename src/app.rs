@@ -319,6 +319,8 @@ pub(crate) struct ContextState {
     /// Clients that the shard closes after the handler has returned.
     pub(crate) closing: Vec<Closing>,
     pub(crate) timers: AppTimers,
+    /// Whether the handler has excused the request that it handles from the client's rates.
+    pub(crate) excused: bool,
     pub(crate) lists: MemberLists,
     pub(crate) user_questions: UserQuestions,
     pub(crate) tokens: Tokens,
@@ -330,6 +332,7 @@ impl ContextState {
             publisher,
             closing: Vec::new(),
             timers: AppTimers::default(),
+            excused: false,
             lists: MemberLists::default(),
             user_questions: UserQuestions::default(),
             tokens: Tokens::default(),
@@ -386,6 +389,13 @@ impl Context<'_> {
     /// Cancels the timer with this token. Does nothing when no such timer is set.
     pub fn cancel_timer(&mut self, token: u64) {
         self.state.timers.cancel(token);
+    }
+
+    /// Excuses the HTTP request that is being handled from the rates of clients: forgets what its connection was charged
+    /// for so far. For requests of backends that have proven who they are, which may send more than a person. Does
+    /// nothing outside [`App::on_request`].
+    pub fn excuse_from_rates(&mut self) {
+        self.state.excused = true;
     }
 
     /// Returns whether the client is connected to this shard.

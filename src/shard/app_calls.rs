@@ -18,7 +18,7 @@ impl<B: Backend> Shard<B> {
     /// Completes a WebSocket handshake: marks the client as open, and calls the application's `on_open`.
     pub(super) fn opened(&mut self, slot: Slot, opening: Opening<'_>) {
         self.set_phase(slot, Phase::Open);
-        self.connections[slot as usize].flow.begin_messages();
+        self.connections[slot as usize].flow.forget_spent();
         self.set_deadline(slot, self.settings.ping_ms);
         self.stats.opened.add(1);
         self.with_client(slot, |app, context, client| app.on_open(context, client, opening));

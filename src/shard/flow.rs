@@ -122,8 +122,8 @@ impl ClientFlow {
         is_over
     }
 
-    /// Forgets what an HTTP client was charged for, because its WebSocket opens.
-    pub(super) fn begin_messages(&mut self) {
+    /// Forgets what the client was charged for.
+    pub(super) fn forget_spent(&mut self) {
         self.spent = Spent::default();
     }
 

@@ -226,6 +226,8 @@ impl<B: Backend> Shard<B> {
                     let answered = self.answer(slot, &request);
                     has_finished |= matches!(answered, Answered::Upgraded(_));
                     self.follow(slot, &mut protocol, answered);
+                    // The application may have excused the request from the rates.
+                    is_over &= self.connections[slot as usize].flow.rate_wait_ms(self.now_ms) > 0;
                 }
                 protocol::ProtocolEvent::Continue => self.hub.send_response(slot, &[CONTINUE]),
                 protocol::ProtocolEvent::Refused(refusal) => self.refused(slot, &refusal),

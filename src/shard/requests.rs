@@ -212,7 +212,12 @@ impl<B: Backend> Shard<B> {
             return Answer::Refuse(refusal);
         }
         let asked = HttpRequest::new(request, peer, ticket);
-        self.with_app(|app, context| app.on_request(context, &asked)).unwrap_or_else(failed)
+        self.context.excused = false;
+        let answer = self.with_app(|app, context| app.on_request(context, &asked)).unwrap_or_else(failed);
+        if self.context.excused {
+            self.connections[slot as usize].flow.forget_spent();
+        }
+        answer
     }
 
     /// Answers a request with an error response, and ends the connection.

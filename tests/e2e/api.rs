@@ -26,6 +26,7 @@ on_both_backends!(
     a_message_that_cannot_be_published_has_its_error,
     one_call_publishes_to_many_rooms,
     a_repeated_call_publishes_once,
+    the_rates_of_clients_do_not_apply_to_calls_with_a_key,
     an_application_may_change_and_refuse_messages,
     a_full_queue_has_its_error_and_is_tried_again,
     the_documented_calls_have_the_documented_answers,
@@ -338,6 +339,25 @@ impl App for Marking {
     ) -> Result<std::borrow::Cow<'a, [u8]>, uproar::app::Refusal> {
         Ok([author.unwrap_or("nobody").as_bytes(), b"|", message.payload].concat().into())
     }
+}
+
+fn the_rates_of_clients_do_not_apply_to_calls_with_a_key(backend: BackendName) {
+    // At the chat's 20 messages a second this is far more than its burst.
+    const CALLS: usize = 300;
+    let server = TestServer::start(&settings(backend, AppName::Chat, 2));
+    let pipeline = |key: &str| {
+        let mut raw = RawClient::connect(server.address());
+        raw.send(&request("POST", "/api/rooms/garden/messages", key, &[TEXT], b"x").repeat(CALLS));
+        raw
+    };
+    let mut raw = pipeline(PUBLISH);
+    for number in 0..CALLS {
+        let answer = receive(&mut raw);
+        assert_eq!((answer.status, answer.body["number"].as_u64()), (200, Some(number as u64)));
+    }
+    assert_eq!(server.totals().throttled, 0);
+    let _raw = pipeline("wrong-key-0123456789");
+    wait_until("calls with a wrong key are paused", || server.totals().throttled > 0);
 }
 
 fn an_application_may_change_and_refuse_messages(backend: BackendName) {
