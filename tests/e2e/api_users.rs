@@ -1,7 +1,9 @@
 //! The HTTP API for backends: users, messages to them, their rooms, their end, and bans.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
-use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening};
+use uproar::app::{App, ClientId, CloseCode, Context, Incoming, Message, Opening, Refusal};
 use uproar::config::{AppName, BackendName, Config};
 
 use crate::api::{ADMIN, Answer, BYTES, PUBLISH, READ, TEXT, call, publish, settings};
@@ -19,6 +21,7 @@ on_both_backends!(
     a_wrong_call_for_a_user_has_its_error,
     a_message_reaches_all_connections_of_a_user_unchanged,
     the_chat_tells_a_user_in_the_format_of_each_connection,
+    an_application_changes_a_message_once_and_formats_it_for_each_connection,
     a_repeated_message_reaches_a_user_once,
     a_message_that_cannot_be_sent_to_a_user_has_its_error,
 );
@@ -330,6 +333,62 @@ fn the_chat_tells_a_user_in_the_format_of_each_connection(backend: BackendName) 
         }
         assert_eq!(publish(&server, path, TEXT, &[b'x'; 8_192]).status, 200);
         plain[0].expect_text(&format!("* {}", "x".repeat(8_192)));
+    }
+}
+
+/// An application that marks the messages of backends, and numbers the connections that get one on each worker.
+struct Numbering;
+
+impl App for Numbering {
+    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
+        Named.on_open(context, client, opening);
+    }
+
+    fn on_message(&mut self, _: &mut Context<'_>, _: ClientId, _: Incoming<'_>) {}
+
+    fn on_api_message<'a>(
+        &mut self,
+        author: Option<&str>,
+        message: Incoming<'a>,
+    ) -> Result<Cow<'a, [u8]>, Refusal> {
+        let text = message.text().expect("the test sends text");
+        Ok(format!("{author:?} {text}").into_bytes().into())
+    }
+
+    fn on_api_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+        clients: &[ClientId],
+        author: Option<&str>,
+        message: Incoming<'_>,
+    ) {
+        let text = message.text().expect("the test sends text");
+        for client in clients {
+            let line = format!("{author:?} {text} {} of {}", client.number, clients.len());
+            context.send_to_client(*client, Message::text(&line));
+        }
+    }
+}
+
+fn an_application_changes_a_message_once_and_formats_it_for_each_connection(backend: BackendName) {
+    for workers in [1, 2] {
+        let server =
+            TestServer::start_app(&settings(backend, AppName::Relay, workers), |_| Box::new(Numbering));
+        let mut ada = open(&server, "ada", 4);
+        let answer = publish(&server, "/api/users/ada/messages?as=bob", TEXT, b"hi");
+        assert_eq!((answer.status, answer.body), (200, json!({"count": 4})));
+        let mut seen = Vec::new();
+        for client in &mut ada {
+            let line = client.receive_text();
+            let rest = line.strip_prefix("Some(\"bob\") Some(\"bob\") hi ").expect(&line);
+            seen.push(rest.split_once(" of ").expect(&line).0.to_owned());
+        }
+        let listed = succeed(&server, "GET", "/api/users/ada")["connections"].clone();
+        let mut ids: Vec<_> =
+            listed.as_array().expect("a list").iter().map(|one| one["id"].to_string()).collect();
+        ids.sort_unstable();
+        seen.sort_unstable();
+        assert_eq!(seen, ids);
     }
 }
 
