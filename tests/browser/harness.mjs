@@ -12,8 +12,8 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 export const repository = path.resolve(here, '../..');
 
 /**
- * Starts the server on a free port. Returns its address as { host, port } and a function `stop`. With --admin the result
- * has the admin address as `admin`, and with --tls-cert the address of the TLS listener as `secure`.
+ * Starts the server on a free port. Returns its address as { host, port } and the functions `stop` and `signal`. With
+ * --admin the result has the admin address as `admin`, and with --tls-cert the address of the TLS listener as `secure`.
  */
 export async function startServer(options = []) {
   const binary = process.env.SERVER_BIN ?? path.join(repository, 'target/release/uproar');
@@ -48,7 +48,7 @@ export async function startServer(options = []) {
     server.kill('SIGKILL');
     throw error;
   }).finally(() => clearTimeout(timer));
-  return { ...address, stop };
+  return { ...address, stop, signal: name => server.kill(name) };
 }
 
 /** Starts a TCP proxy to `target`. `cut` resets its connections and refuses new ones; `mend` accepts them again. */
