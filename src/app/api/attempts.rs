@@ -46,7 +46,7 @@ enum State {
 pub(super) enum Found {
     /// The entry of the call's key, perhaps a new one.
     Entry(Arc<Entry>),
-    /// Another request had the key.
+    /// The `Idempotency-Key` belongs to an earlier request that differs.
     Other,
     /// No more entries fit.
     Full,

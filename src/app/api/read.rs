@@ -30,8 +30,8 @@ pub(super) struct Walk {
     after: Option<String>,
     /// Maximum number of rooms in the answer.
     limit: usize,
-    /// Rooms with their members, of the shards that the walk has left: at most one more than `limit`. If a shard has a
-    /// room of the answer, the room is among the first ones of that shard, too. So the counts are complete.
+    /// The first rooms by name of the shards that the walk has left, with their numbers of members: at most one more than
+    /// `limit`. A room of the answer is among the first ones of each shard that has it, so its count is complete.
     found: BTreeMap<String, usize>,
     /// Rooms of the present shard.
     here: BTreeMap<String, usize>,

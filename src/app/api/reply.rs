@@ -22,7 +22,7 @@ impl Reply {
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
     pub(super) status: Status,
-    /// Word for programs.
+    /// Error code for programs, for example `no_route`.
     pub(super) code: &'static str,
     /// Sentence for people.
     message: Cow<'static, str>,
