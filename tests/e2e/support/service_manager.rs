@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 
 use command_fds::{CommandFdExt, FdMapping};
 use tempfile::TempDir;
@@ -15,6 +16,9 @@ use super::process::UPROAR;
 pub(crate) struct ServiceManager {
     directory: TempDir,
     messages: Receiver<String>,
+    /// Empties the socket, because the socket's queue is short and a full queue blocks the server. Ends at an empty
+    /// message. `None` while the manager is dropped.
+    receiver: Option<JoinHandle<()>>,
 }
 
 impl ServiceManager {
@@ -22,17 +26,16 @@ impl ServiceManager {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = UnixDatagram::bind(directory.path().join("notify")).expect("a free path");
         let (sender, messages) = channel();
-        // A thread empties the socket, because the socket's queue is short and a full queue blocks the server.
-        std::thread::spawn(move || {
+        let receiver = std::thread::spawn(move || {
             let mut message = [0; 4096];
-            while let Ok(len) = socket.recv(&mut message) {
+            while let Ok(len @ 1..) = socket.recv(&mut message) {
                 let message = str::from_utf8(&message[..len]).expect("UTF-8");
                 if sender.send(message.to_owned()).is_err() {
                     return;
                 }
             }
         });
-        Self { directory, messages }
+        Self { directory, messages, receiver: Some(receiver) }
     }
 
     /// Sets the environment of `command` so that the server notifies this manager.
@@ -54,6 +57,16 @@ impl ServiceManager {
     /// Returns all notifications received since the last call of any method. Does not wait.
     pub(crate) fn take_messages(&self) -> Vec<String> {
         self.messages.try_iter().collect()
+    }
+}
+
+impl Drop for ServiceManager {
+    fn drop(&mut self) {
+        let socket = UnixDatagram::unbound().expect("a descriptor");
+        let told = socket.send_to(b"", self.directory.path().join("notify"));
+        if let (Ok(_), Some(receiver)) = (told, self.receiver.take()) {
+            let _ = receiver.join();
+        }
     }
 }
 
