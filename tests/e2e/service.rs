@@ -149,7 +149,7 @@ fn all_workers_accept_on_passed_sockets(backend: BackendName) {
         clients.push(Client::open(address, "/"));
     }
     let mut stream = UnixStream::connect(&path).expect("it listens");
-    stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
+    stream.write_all(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
@@ -217,7 +217,10 @@ fn peers_of_a_passed_unix_socket_are_trusted_proxies(backend: BackendName) {
     assert!(!server.log().contains("nothing changes"), "{}", server.log());
     let mut proxy = UnixStream::connect(&path).expect("it listens");
     proxy
-        .write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .write_all(
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n\
+              GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        )
         .expect("sent");
     let mut answer = String::new();
     proxy.read_to_string(&mut answer).expect("an answer");
