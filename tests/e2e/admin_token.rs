@@ -218,7 +218,7 @@ fn another_token_ends_old_cookies_and_no_token_is_logged(backend: BackendName) {
     let problem = "for '--admin-token-file <FILE>': its token has 5 bytes; use 16 to 512";
     reload("hushy", problem);
     assert_eq!([bearer(TOKEN), bearer("hushy"), by_cookie(&cookie)], [200, 401, 200]);
-    // The same token with a line break is the same token, so the cookie stays.
+    // A line break after the token is not part of the token, so the old cookie stays valid.
     reload(&format!("{TOKEN}\n"), "0 changed");
     assert_eq!([bearer(TOKEN), by_cookie(&cookie)], [200, 200]);
     reload(other, "admin-token-file: new token in");

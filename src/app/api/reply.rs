@@ -26,7 +26,7 @@ pub(super) struct Problem {
     pub(super) code: &'static str,
     /// Sentence for people.
     message: Cow<'static, str>,
-    /// What the caller can do.
+    /// Remedy: the sentence that tells the caller what to do.
     remedy: Cow<'static, str>,
     /// A header field that the status demands.
     header: Option<(&'static str, Cow<'static, str>)>,
