@@ -5,6 +5,26 @@
 //! its values replace clap's defaults. So clap's order of precedence (flag, variable, default) and clap's checks hold
 //! for the file, too.
 
+/// Implements `FromStr`, which reads the file at a path, and a `Debug` form that shows the path only, for a type with the
+/// function `read` and the field `path`. So no text shows what stands in a file of secrets.
+macro_rules! named_by_path {
+    ($type:ident) => {
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(path: &str) -> Result<Self, String> {
+                Self::read(Path::new(path))
+            }
+        }
+
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($type)).field(&self.path).finish()
+            }
+        }
+    };
+}
+
 #[cfg(feature = "admin")]
 mod admin_token;
 mod api_keys;

@@ -1,8 +1,6 @@
 //! The token of the admin listener. The token has a file of its own.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::files;
@@ -61,19 +59,7 @@ impl AdminToken {
     }
 }
 
-impl FromStr for AdminToken {
-    type Err = String;
-
-    fn from_str(path: &str) -> Result<Self, String> {
-        Self::read(Path::new(path))
-    }
-}
-
-impl fmt::Debug for AdminToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AdminToken").field(&self.path).finish()
-    }
-}
+named_by_path!(AdminToken);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,6 @@
 //! The file with the keys of the HTTP API.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::backends::KeySet;
@@ -41,16 +39,4 @@ impl ApiKeys {
     }
 }
 
-impl FromStr for ApiKeys {
-    type Err = String;
-
-    fn from_str(path: &str) -> Result<Self, String> {
-        Self::read(Path::new(path))
-    }
-}
-
-impl fmt::Debug for ApiKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ApiKeys").field(&self.path).finish()
-    }
-}
+named_by_path!(ApiKeys);

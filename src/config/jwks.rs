@@ -1,8 +1,6 @@
 //! The public keys that verify access tokens. The key set has a file of its own.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::files;
@@ -46,16 +44,4 @@ impl Jwks {
     }
 }
 
-impl FromStr for Jwks {
-    type Err = String;
-
-    fn from_str(path: &str) -> Result<Self, String> {
-        Self::read(Path::new(path))
-    }
-}
-
-impl fmt::Debug for Jwks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Jwks").field(&self.path).finish()
-    }
-}
+named_by_path!(Jwks);

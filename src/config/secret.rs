@@ -1,8 +1,6 @@
 //! The secret that signs access tokens. The secret has a file of its own.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::files;
@@ -49,19 +47,7 @@ impl Secret {
     }
 }
 
-impl FromStr for Secret {
-    type Err = String;
-
-    fn from_str(path: &str) -> Result<Self, String> {
-        Self::read(Path::new(path))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Secret").field(&self.path).finish()
-    }
-}
+named_by_path!(Secret);
 
 #[cfg(test)]
 mod tests {
