@@ -195,8 +195,7 @@ impl Listener {
         let key = self.connections.insert(entry);
         let event = EpollEvent::new(EpollFlags::EPOLLIN, key as u64);
         if self.epoll.add(self.connections[key].connection.stream(), event).is_err() {
-            self.connections.remove(key);
-            return;
+            return self.remove(key);
         }
         self.proceed(key);
     }
@@ -222,10 +221,17 @@ impl Listener {
         self.follow(key, next);
     }
 
+    /// Closes a connection. Its epoll entry goes first: while a process that is being started holds the socket, the kernel
+    /// would report events of it under a key that may belong to another connection by then.
+    fn remove(&mut self, key: usize) {
+        let entry = self.connections.remove(key);
+        let _ = self.epoll.delete(entry.connection.stream());
+    }
+
     fn follow(&mut self, key: usize, next: Next) {
         let number = self.connections[key].number;
         match next {
-            Next::Close => drop(self.connections.remove(key)),
+            Next::Close => self.remove(key),
             Next::Wait(interest) => self.set_interest(key, interest),
             Next::Ask(answer) => {
                 self.set_interest(key, EpollFlags::empty());
