@@ -9,6 +9,8 @@ mod chat;
 mod echo;
 mod gathering;
 mod members;
+#[allow(dead_code)]
+mod pusher;
 mod relay;
 mod renewal;
 mod request;
@@ -36,6 +38,7 @@ pub use echo::Echo;
 pub(crate) use gathering::Asker;
 pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
+pub use pusher::{Pusher, PusherApp, PusherApps};
 pub use relay::Relay;
 pub use renewal::{RenewError, Renewal};
 pub(crate) use renewal::{TokenInUse, Tokens};

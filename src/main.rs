@@ -5,12 +5,14 @@ mod service;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
+use uproar::app::PusherApps;
 use uproar::config::{
     AdminToken, ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, Secret,
 };
@@ -247,17 +249,48 @@ fn announce(config: &Config, server: &Server) {
         let _ = writeln!(std::io::stdout(), "admin on http://{address}/");
     }
     let page = server.endpoints().iter().find_map(|endpoint| Some((endpoint.tcp()?, endpoint.has_tls())));
-    if let (AppName::Chat, Some((mut address, has_tls))) = (config.app, page) {
-        if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv4() {
-                [127, 0, 0, 1].into()
-            } else {
-                std::net::Ipv6Addr::LOCALHOST.into()
-            });
+    let Some((address, has_tls)) = page else { return };
+    let (address, scheme) = (reachable(address), if has_tls { "https" } else { "http" });
+    match config.app {
+        AppName::Chat => {
+            let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/ in two windows to chat");
         }
-        let scheme = if has_tls { "https" } else { "http" };
-        let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/ in two windows to chat");
+        AppName::Pusher => announce_pusher(server, address, scheme),
+        AppName::Relay | AppName::Echo => {}
     }
+}
+
+/// Returns the address at which this host reaches a listener.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// Prints the lines for the file `.env` of a Laravel project that uses the server's application. Prints nothing for the
+/// applications of a file, whose secrets the user knows.
+fn announce_pusher(server: &Server, address: SocketAddr, scheme: &str) {
+    let apps = server.control().pusher_apps().map(PusherApps::list).unwrap_or_default();
+    let [app] = &apps[..] else { return };
+    let host = match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    let _ = writeln!(
+        std::io::stdout(),
+        "an application for this run; in Laravel's .env:\n\
+         BROADCAST_CONNECTION=reverb\n\
+         REVERB_APP_ID={}\nREVERB_APP_KEY={}\nREVERB_APP_SECRET={}\n\
+         REVERB_HOST={host}\nREVERB_PORT={}\nREVERB_SCHEME={scheme}",
+        app.id,
+        app.key,
+        app.secret,
+        address.port(),
+    );
 }
 
 /// Prints a start-up error and returns the exit status. Used before the log has started.

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::app::{Api, App};
 #[cfg(feature = "server")]
-use crate::app::{Chat, ChatOptions, Echo, Relay};
+use crate::app::{Chat, ChatOptions, Echo, Pusher, PusherApps, Relay};
 use crate::backends::Backends;
 use crate::config::hosts::HostNames;
 use crate::config::{ApiKeys, BackendName, Conflict, Endpoint, Options, Takeover};
@@ -145,7 +145,23 @@ impl Server {
             }
             AppName::Relay => Self::start_app_on(given, config, |_| Box::<Relay>::default()),
             AppName::Echo => Self::start_app_on(given, config, |_| Box::<Echo>::default()),
+            AppName::Pusher => Self::start_pusher_on(given, config),
         }
+    }
+
+    /// Starts a Pusher server with one application, whose credentials are random.
+    #[cfg(feature = "server")]
+    fn start_pusher_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
+        let apps = PusherApps::random().map_err(|error| StartError::System {
+            action: "make random credentials",
+            error,
+            remedy: "wait until the system has random numbers",
+        })?;
+        let instances = apps.clone();
+        let make = move |_| -> Box<dyn App> { Box::new(Pusher::new(instances.clone())) };
+        let mut server = Self::start_app_on(given, config, make)?;
+        server.control.pusher_apps = Some(apps);
+        Ok(server)
     }
 
     /// Starts a server with your application. The server's own threads serve the clients, so this call returns at once.
@@ -244,7 +260,15 @@ impl Server {
         let publisher = Publisher::new(doors, &bans);
         let threads = workers.serve();
         let taken_over = admin.clone().filter(|_| options.takeover == Takeover::On);
-        let control = Control { watch, publisher, plan: Arc::new(plan), taken_over, identity, passed };
+        let control = Control {
+            watch,
+            publisher,
+            plan: Arc::new(plan),
+            taken_over,
+            identity,
+            passed,
+            pusher_apps: None,
+        };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
     }
 

@@ -72,6 +72,8 @@ pub enum AppName {
     Relay,
     /// Sends every message back to its sender.
     Echo,
+    /// Speaks the Pusher protocol with stock client and server libraries.
+    Pusher,
 }
 
 /// The format of the log.
@@ -372,7 +374,7 @@ impl From<&Config> for Options {
             max_connections_per_ip: config.max_connections_per_ip,
             connection_rate: config.connection_rate,
             max_handshakes: config.max_handshakes,
-            allowed_origins: config.allowed_origins.clone(),
+            allowed_origins: allowed_origins(config),
             server_names: config.server_names.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
@@ -428,6 +430,15 @@ impl Config {
     /// Returns the first contradiction between settings.
     pub fn check(&self) -> Result<(), Conflict> {
         Options::from(self).check()
+    }
+}
+
+/// Returns the origins whose pages may connect. Pages of all origins use a Pusher server, unless the settings say
+/// otherwise.
+fn allowed_origins(config: &Config) -> Vec<Origin> {
+    match config.app {
+        AppName::Pusher if config.allowed_origins.is_empty() => vec![Origin::Any],
+        _ => config.allowed_origins.clone(),
     }
 }
 

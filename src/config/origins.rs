@@ -65,6 +65,20 @@ impl FromStr for Origin {
 }
 
 impl Origin {
+    /// Returns whether one of the entries allows an `Origin` header with this value.
+    ///
+    /// ```
+    /// use uproar::config::Origin;
+    ///
+    /// let allowed = ["https://*.example.org".parse()?];
+    /// assert!(Origin::is_in(&allowed, b"https://shop.example.org"));
+    /// assert!(!Origin::is_in(&allowed, b"https://example.com"));
+    /// # Ok::<(), &str>(())
+    /// ```
+    pub fn is_in(allowed: &[Self], origin: &[u8]) -> bool {
+        !allowed.is_empty() && is_allowed(origin, allowed, None)
+    }
+
     fn allows(&self, origin: Option<&Site>) -> bool {
         match (self, origin) {
             (Self::Any, _) | (Self::Null, None) => true,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tracing::warn;
 
+use crate::app::PusherApps;
 use crate::config::hosts::HostNames;
 use crate::config::{ApiKeys, Endpoint, Options};
 use crate::publisher::Publisher;
@@ -35,6 +36,8 @@ pub struct Control {
     pub(super) identity: Option<Arc<Identity>>,
     /// The endpoints of the [`Given`](super::Given) sockets that the server listens on.
     pub(super) passed: Vec<Endpoint>,
+    /// The Pusher applications of a server that runs the application `pusher`.
+    pub(super) pusher_apps: Option<PusherApps>,
 }
 
 impl Control {
@@ -91,6 +94,11 @@ impl Control {
     /// Returns a handle that publishes into the server from any thread.
     pub fn publisher(&self) -> Publisher {
         self.publisher.clone()
+    }
+
+    /// Returns the Pusher applications of a server that runs the application `pusher`, otherwise `None`.
+    pub fn pusher_apps(&self) -> Option<&PusherApps> {
+        self.pusher_apps.as_ref()
     }
 
     /// Returns whether [`Control::stop`] was called.
