@@ -62,7 +62,7 @@ fn converse(address: &str, path: &str) -> io::Result<Option<String>> {
             done += step.consumed;
             match step.event {
                 WsEvent::NeedsMore => break,
-                WsEvent::Opened | WsEvent::Nothing => {}
+                WsEvent::Opened | WsEvent::Nothing | WsEvent::Response { .. } => {}
                 WsEvent::Text(text) => {
                     first_text.get_or_insert_with(|| text.to_owned());
                     encode(&mut out, Opcode::Text, text.as_bytes(), key);

@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::compare::CompareOptions;
 use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
+use crate::post::PublishOptions;
 use crate::report::ReportOptions;
 use crate::tls::TlsOptions;
 use crate::ws::Offer;
@@ -119,6 +120,26 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// HTTP clients publish with POST requests, and WebSocket subscribers get every message. Measures publishing.
+    ///
+    /// --connections is the number of HTTP clients, which keep their connections. Each sends its next request when the
+    /// last one is answered (closed loop). With --rate requests leave on a fixed schedule, and the latency counts from the
+    /// scheduled time (open loop). A request must be answered with a status of 200 to 299. uproar needs --api-keys; for
+    /// another server give --publish-url. Subscribers find a message inside anything that the server puts around it.
+    #[command(after_help = "Examples:\n  loadgen publish --connections 16 --api-key KEY\n  \
+        loadgen publish --connections 1 --subscribers 1000 --rate 50 --api-key KEY\n  \
+        loadgen publish --connections 4 --subscribers 10 --url ws://127.0.0.1:8080/sub/x \\\n      \
+        --publish-url http://127.0.0.1:8080/api --publish-header 'Content-Type: application/json' \\\n      \
+        --publish-body '{\"channel\":\"x\",\"data\":\"{payload-json}\"}'")]
+    Publish {
+        /// Open loop: requests per second of all connections together.
+        #[arg(long, value_parser = parse_rate)]
+        rate: Option<f64>,
+        #[command(flatten)]
+        publish: PublishOptions,
+        #[command(flatten)]
+        options: RunOptions,
+    },
     /// Holds connections and reopens those that the server closes. Measures how clients return after a restart.
     ///
     /// A closed connection returns after a random delay of up to --first-delay; the limit doubles with each failed
@@ -174,6 +195,9 @@ pub(crate) struct RunOptions {
     /// The server that connections return to in the reconnect scenario, if not the server of `url`.
     #[arg(skip)]
     pub(crate) then: Option<String>,
+    /// The requests and subscribers of the publish scenario.
+    #[arg(skip)]
+    pub(crate) publish: Option<PublishOptions>,
     /// Number of connections.
     #[arg(long, short, default_value_t = 500, value_parser = parse_connections)]
     pub(crate) connections: usize,
@@ -255,6 +279,10 @@ impl Command {
             Self::Requests { pipeline, options } => {
                 let url = if options.url == WS_URL { HTTP_URL.to_owned() } else { options.url };
                 (Scenario::Requests { pipeline }, RunOptions { url, ..options })
+            }
+            Self::Publish { rate, publish, options } => {
+                let scenario = Scenario::Publish { subscribers: publish.subscribers, rate };
+                (scenario, RunOptions { publish: Some(publish), ..options })
             }
             Self::Reconnect { first_delay, max_delay, then, stop_server, options } => {
                 let [first_delay_ms, max_delay_ms] =

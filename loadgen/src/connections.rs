@@ -17,6 +17,7 @@ use crate::clock::now_ns;
 use crate::end::End;
 use crate::http;
 use crate::net::{Net, Ready};
+use crate::post::Post;
 use crate::target::Target;
 use crate::totals::Wire;
 use crate::url::Protocol;
@@ -42,6 +43,8 @@ pub(crate) trait Handler {
     fn recognise(&mut self, connections: &mut Connections, slot: usize, input: &[u8], now: u64) -> Repeated;
     /// Handles a text or binary message.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
+    /// Handles the response to a request that publishes.
+    fn on_response(&mut self, connections: &mut Connections, slot: usize, response: Response<'_>, now: u64);
     /// Handles an outbox that is empty again, after the socket was full or [`Connections::has_room`] returned false.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize);
     /// Handles the end of a connection, or a failed connection attempt (`was_open` is false). The slot is vacant.
@@ -53,6 +56,14 @@ pub(crate) trait Handler {
 pub(crate) struct Payload<'a> {
     pub(crate) is_text: bool,
     pub(crate) bytes: &'a [u8],
+}
+
+/// A response to an HTTP request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Response<'a> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'a str,
+    pub(crate) body: &'a [u8],
 }
 
 /// Input that a handler has recognised and counted: whole messages of one frame each.
@@ -67,6 +78,8 @@ pub(crate) struct Repeated {
 pub(crate) struct ConnectionOptions {
     /// The server that connections are opened to.
     pub(crate) target: Target,
+    /// The requests of the connections that publish over HTTP. `None` if there are no such connections.
+    pub(crate) post: Option<Post>,
     /// The TLS configuration, for targets that use TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// Longest duration of an opening handshake and of a close handshake, in nanoseconds.
@@ -137,6 +150,18 @@ enum ConnectionState {
     Closing,
 }
 
+impl ConnectionOptions {
+    /// Returns whether connection `id` publishes over HTTP.
+    fn publishes(&self, id: usize) -> bool {
+        self.post.as_ref().is_some_and(|post| post.publishers.number(id).is_some())
+    }
+
+    /// Returns the server of connection `id`.
+    fn target(&self, id: usize) -> &Target {
+        self.post.as_ref().filter(|_| self.publishes(id)).map_or(&self.target, |post| &post.target)
+    }
+}
+
 impl Connections {
     /// Returns a table of `slots` vacant slots.
     pub(crate) fn new(net: Net, slots: usize, options: ConnectionOptions) -> Self {
@@ -199,6 +224,18 @@ impl Connections {
             self.dirty.push(slot);
         }
         http::write_request(&mut entry.outbox, &self.options.target.host, &self.options.target.resource);
+    }
+
+    /// Queues the request that publishes `payload` on the connection in `slot`, which publishes. [`Connections::flush`]
+    /// writes the request to the socket.
+    pub(crate) fn queue_post(&mut self, slot: usize, payload: &[u8]) {
+        let entry = &mut self.slots[slot];
+        if entry.outbox.is_empty() {
+            self.dirty.push(slot);
+        }
+        if let Some(post) = &self.options.post {
+            post.write(payload, &mut entry.outbox);
+        }
     }
 
     /// Queues a text message on the connection in `slot`. [`Connections::flush`] writes the message to the socket.
@@ -296,14 +333,19 @@ impl Connections {
 
     /// Starts a connection attempt of `slot` to the target's address with the slot's address index.
     fn connect(&mut self, slot: usize) {
-        let ConnectionOptions { target, offer, .. } = &self.options;
         let entry = &mut self.slots[slot];
+        let id = entry.id;
+        let target = self.options.target(id);
         entry.outbox.clear();
         entry.written = 0;
         entry.blocked = false;
-        entry.client = Client::start(target, *offer, &mut self.rng, &mut entry.outbox);
-        let address = target.address(entry.address, entry.id);
-        match self.net.connect(slot, address).and_then(|socket| self.stream(socket)) {
+        entry.client = if self.options.publishes(id) {
+            Client::Publisher
+        } else {
+            Client::start(target, self.options.offer, &mut self.rng, &mut entry.outbox)
+        };
+        let address = target.address(entry.address % target.address_count(), id);
+        match self.net.connect(slot, address).and_then(|socket| self.stream(socket, id)) {
             Ok(stream) => self.slots[slot].stream = Some(stream),
             Err(error) => {
                 let end = self.io_end(slot, &error);
@@ -312,9 +354,9 @@ impl Connections {
         }
     }
 
-    fn stream(&self, socket: TcpStream) -> io::Result<Stream> {
-        let ConnectionOptions { target, tls, .. } = &self.options;
-        match tls {
+    fn stream(&self, socket: TcpStream, id: usize) -> io::Result<Stream> {
+        let target = self.options.target(id);
+        match &self.options.tls {
             Some(config) if target.is_secure => {
                 let name = ServerName::try_from(target.server_name.clone()).map_err(io::Error::other)?;
                 Stream::tls(socket, config.clone(), name)
@@ -325,7 +367,7 @@ impl Connections {
 
     /// Queues a close frame with `code`. Does nothing on a connection that speaks HTTP, because HTTP has none.
     fn queue_close(&mut self, slot: usize, code: u16) {
-        if self.options.target.protocol == Protocol::WebSocket {
+        if self.options.target(self.slots[slot].id).protocol == Protocol::WebSocket {
             self.queue(slot, Opcode::Close, &code.to_be_bytes());
         }
     }
@@ -361,6 +403,14 @@ impl Connections {
         // After a refusal the slot has a new socket, but the event was about the old socket.
         if (readable || ended) && self.slots[slot].refusals.len() == refusals {
             self.read(slot, ended, handler);
+        }
+        let entry = &self.slots[slot];
+        if entry.state == ConnectionState::Opening
+            && entry.client.needs_no_handshake()
+            && entry.stream.as_ref().is_some_and(Stream::is_established)
+        {
+            self.opened(slot, None);
+            handler.on_open(self, slot, now_ns());
         }
     }
 
@@ -400,19 +450,22 @@ impl Connections {
 
     fn io_end(&self, slot: usize, error: &io::Error) -> End {
         let Slot { address, id, .. } = self.slots[slot];
-        let target = &self.options.target;
+        let target = self.options.target(id);
+        let address = address % target.address_count();
         End::from_io(error, target.address(address, id), target.is_spread(address, id))
     }
 
     /// Frees the slot and reports the end to the handler, unless the target has another address to try.
     fn end(&mut self, slot: usize, mut end: End, handler: &mut impl Handler) {
-        let addresses = self.options.target.address_count();
         let entry = &mut self.slots[slot];
+        let target = self.options.target(entry.id);
+        let addresses = target.address_count();
         let state = entry.state;
         if state == ConnectionState::Vacant {
             return;
         }
-        let has_connected = entry.outbox.is_empty() || entry.written > 0;
+        let has_connected =
+            (entry.outbox.is_empty() || entry.written > 0) && !entry.client.needs_no_handshake();
         let was_opening = state == ConnectionState::Opening;
         if was_opening && !has_connected && addresses > 1 && end.is_unreachable() && !self.is_leaving {
             entry.refusals.push(end.to_string());
@@ -420,7 +473,7 @@ impl Connections {
                 return self.try_next_address(slot);
             }
             let refusals = mem::take(&mut entry.refusals);
-            end = End::NoAddress { host: self.options.target.host.clone(), refusals };
+            end = End::NoAddress { host: target.host.clone(), refusals };
         }
         let mut entry = mem::take(&mut self.slots[slot]);
         if let Some(stream) = &mut entry.stream {
@@ -438,7 +491,7 @@ impl Connections {
         let entry = &mut self.slots[slot];
         entry.stream = None;
         entry.inbox = Vec::new();
-        entry.address = (entry.address + 1) % self.options.target.address_count();
+        entry.address = (entry.address + 1) % self.options.target(entry.id).address_count();
         entry.since_ns = now_ns();
         self.connect(slot);
     }

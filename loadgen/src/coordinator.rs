@@ -15,8 +15,10 @@ use crate::clock::{SECOND_NS, now_ns};
 use crate::memory::Snapshot;
 use crate::outcome::{Observations, Outcome, ServerEnd, ServerSample};
 use crate::plan::{Command, Plan, Report, Scenario, SentCount, Window};
+use crate::post::Post;
 use crate::procfs::{CpuUse, Server};
 use crate::progress::Progress;
+use crate::publishers::Publishers;
 use crate::target::Target;
 use crate::totals::{Times, Totals};
 use crate::worker_pool::WorkerPool;
@@ -55,8 +57,10 @@ pub(crate) fn run(
     let per_process = connections_per_process().map_err(RunError::Options)?;
     let server = match options.server_pid {
         Some(pid) => Some(Server::with_pid(pid).map_err(RunError::Options)?),
-        None if plan.target.is_local() => Server::listening_on(plan.target.port()),
-        None => None,
+        None => {
+            let target = plan.post.as_ref().map_or(&plan.target, |post| &post.target);
+            target.is_local().then(|| Server::listening_on(target.port())).flatten()
+        }
     };
     let pool = WorkerPool::start(&plan, options.threads, per_process)?;
     let progress = Progress::new(pool.len(), options.quiet);
@@ -128,7 +132,8 @@ impl Run<'_> {
             seen.bytes_per_connection = None;
         }
         let outcome = Outcome::new(self.scenario, self.options.clone(), &totals, seen);
-        Ok((outcome, totals.latency))
+        let has_deliveries = self.options.publish.is_none() || totals.answers.subscribers > 0;
+        Ok((outcome, if has_deliveries { totals.latency } else { totals.answers.latency }))
     }
 
     /// Tells every worker to open its connections, and waits for the workers' reports. Returns the number of open
@@ -303,8 +308,8 @@ impl Run<'_> {
 }
 
 /// Returns an error for TLS options in a run without TLS, and for TLS options that do not work.
-fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Result<(), String> {
-    let is_secure = target.is_secure || then.is_some_and(|then| then.is_secure);
+fn check_tls(options: &RunOptions, targets: [Option<&Target>; 3]) -> Result<(), String> {
+    let is_secure = targets.into_iter().flatten().any(|target| target.is_secure);
     match options.tls.given() {
         Some(name) if !is_secure => {
             Err(format!("{name} is for TLS, but {} is not; give a wss:// or https:// URL", options.url))
@@ -317,13 +322,18 @@ fn check_tls(options: &RunOptions, target: &Target, then: Option<&Target>) -> Re
 
 fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     let mut target = Target::parse(&options.url, scenario.protocol())?;
-    let destinations = match options.destinations {
-        Some(destinations) => destinations,
-        None => target.destinations_for(options.connections, ports_per_destination()),
-    };
-    target.spread(destinations)?;
+    let subscribers = options.publish.as_ref().map_or(0, |publish| publish.subscribers);
+    let connections = options.connections + subscribers;
+    let publishers = Publishers { count: options.connections, connections };
+    let post = options.publish.as_ref().map(|publish| Post::new(publish, &options.url, publishers));
+    let mut post = post.transpose()?;
+    for target in post.iter_mut().map(|post| &mut post.target).chain([&mut target]) {
+        let needed = || target.destinations_for(connections, ports_per_destination());
+        let destinations = options.destinations.unwrap_or_else(needed);
+        target.spread(destinations)?;
+    }
     let then = options.then.as_deref().map(|url| Target::parse(url, scenario.protocol())).transpose()?;
-    check_tls(options, &target, then.as_ref())?;
+    check_tls(options, [Some(&target), then.as_ref(), post.as_ref().map(|post| &post.target)])?;
     if let Scenario::Broadcast { publishers, .. } = scenario
         && publishers as usize > options.connections
     {
@@ -337,8 +347,9 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     Ok(Plan {
         target,
         then,
+        post,
         scenario,
-        connections: options.connections,
+        connections,
         size: options.size,
         payload: options.payload,
         compression: options.compression,

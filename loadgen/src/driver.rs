@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use crate::clock::{SECOND_NS, now_ns};
-use crate::connections::{Connections, Handler, Payload, Repeated};
+use crate::connections::{Connections, Handler, Payload, Repeated, Response};
 use crate::end::End;
 use crate::plan::{Command, Plan, Report, Scenario, Share};
 use crate::scenario::{MAX_FAILED_STARTS, Traffic};
@@ -274,6 +274,10 @@ impl<T: Traffic> Handler for Driver<T> {
 
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64) {
         self.traffic.on_message(connections, slot, message, now);
+    }
+
+    fn on_response(&mut self, connections: &mut Connections, slot: usize, response: Response<'_>, now: u64) {
+        self.traffic.on_response(connections, slot, response, now);
     }
 
     fn on_drained(&mut self, connections: &mut Connections, slot: usize) {

@@ -1,12 +1,13 @@
 //! The client's half of HTTP/1.1 with keep-alive (RFC 9112), without input or output.
 //!
-//! The client sends GET requests for one resource. The first request is the connection's opening handshake: the
-//! connection is open when its response has arrived.
+//! [`Client`] sends GET requests for one resource. The first request is the connection's opening handshake: the
+//! connection is open when its response has arrived. A publisher sends requests that each have a message in their body,
+//! and [`next_response`] reads the responses.
 
 use crate::ws::handshake::{MAX_HEAD, MAX_HEADERS, explanation, has_token, header};
 use crate::ws::{ProtocolError, Step, WsEvent};
 
-/// The protocol state of one connection.
+/// The protocol state of one connection that sends GET requests.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     is_open: bool,
@@ -23,29 +24,70 @@ impl Client {
     /// Decodes the next event at the front of `input`: the body of a response, as a binary message. Before the first
     /// body comes [`WsEvent::Opened`], which consumes nothing.
     pub(crate) fn next<'a>(&mut self, input: &'a [u8]) -> Result<Step<'a>, ProtocolError> {
-        let Some((body, consumed)) = read_response(input, false)? else {
+        let Some(response) = read_response(input, false, Accepted::Ok)? else {
             return Ok(Step { consumed: 0, event: WsEvent::NeedsMore });
         };
         if !self.is_open {
             self.is_open = true;
             return Ok(Step { consumed: 0, event: WsEvent::Opened });
         }
-        Ok(Step { consumed, event: WsEvent::Binary(body) })
+        Ok(Step { consumed: response.len, event: WsEvent::Binary(response.body) })
     }
 
     /// Handles the end of the server's stream after the unconsumed bytes `rest`. Returns an error if the stream ends
     /// inside a response.
     pub(crate) fn end_of_stream(&self, rest: &[u8]) -> Result<(), ProtocolError> {
-        match read_response(rest, true)? {
-            None if !rest.is_empty() => Err(ProtocolError::ResponseCut(rest.len())),
-            _ => Ok(()),
-        }
+        end_of_stream(rest, Accepted::Ok)
     }
 }
 
-/// Parses the response at the front of `bytes`. Returns its body and its length with head and body, or `None` if it is
-/// not whole. `at_end` says that the server has closed the connection.
-fn read_response(bytes: &[u8], at_end: bool) -> Result<Option<(&[u8], usize)>, ProtocolError> {
+/// Decodes the next event at the front of `input`: a response with any status.
+pub(crate) fn next_response(input: &[u8]) -> Result<Step<'_>, ProtocolError> {
+    Ok(match read_response(input, false, Accepted::Any)? {
+        Some(Response { status, reason, body, len }) => {
+            Step { consumed: len, event: WsEvent::Response { status, reason, body } }
+        }
+        None => Step { consumed: 0, event: WsEvent::NeedsMore },
+    })
+}
+
+/// Handles the end of a publisher's stream as [`Client::end_of_stream`] does.
+pub(crate) fn end_of_responses(rest: &[u8]) -> Result<(), ProtocolError> {
+    end_of_stream(rest, Accepted::Any)
+}
+
+/// The responses that a client handles. Others end the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// Responses with the status 200.
+    Ok,
+    /// Responses with any status.
+    Any,
+}
+
+/// A whole response.
+struct Response<'a> {
+    status: u16,
+    reason: &'a str,
+    body: &'a [u8],
+    /// Length of head and body, in bytes.
+    len: usize,
+}
+
+fn end_of_stream(rest: &[u8], accepted: Accepted) -> Result<(), ProtocolError> {
+    match read_response(rest, true, accepted)? {
+        None if !rest.is_empty() => Err(ProtocolError::ResponseCut(rest.len())),
+        _ => Ok(()),
+    }
+}
+
+/// Parses the response at the front of `bytes`. Returns `None` if it is not whole. `at_end` says that the server has
+/// closed the connection.
+fn read_response(
+    bytes: &[u8],
+    at_end: bool,
+    accepted: Accepted,
+) -> Result<Option<Response<'_>>, ProtocolError> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -61,21 +103,25 @@ fn read_response(bytes: &[u8], at_end: bool) -> Result<Option<(&[u8], usize)>, P
         Err(error) => return fault(error.to_string()),
     };
     let status = response.code.unwrap_or(0);
-    if status != 200 {
+    if accepted == Accepted::Ok && status != 200 {
         let Some((reason, body)) = explanation(&response, &bytes[head_len..], at_end) else {
             return Ok(None);
         };
         return Err(ProtocolError::Status { status, reason, body });
     }
     let body_len = header(&response, "content-length").and_then(|len| len.parse::<usize>().ok());
-    let Some(body_len) = body_len else {
+    // RFC 9112 §6.3: a response with the status 204 has no body and no Content-Length.
+    let Some(body_len) = body_len.or_else(|| (status == 204).then_some(0)) else {
         return fault("it has no Content-Length, which this scenario needs".to_owned());
     };
     if header(&response, "connection").is_some_and(|value| has_token(value, "close")) {
-        return fault("it has `Connection: close`, and this scenario needs keep-alive".to_owned());
+        let text =
+            format!("it has the status {status} and `Connection: close`, and this scenario needs keep-alive");
+        return fault(text);
     }
     let end = head_len + body_len;
-    Ok(bytes.get(head_len..end).map(|body| (body, end)))
+    let reason = response.reason.unwrap_or("");
+    Ok(bytes.get(head_len..end).map(|body| Response { status, reason, body, len: end }))
 }
 
 #[cfg(test)]
@@ -122,5 +168,20 @@ mod tests {
             let error = events(input.as_bytes(), input.len()).expect_err(input).to_string();
             assert!(error.contains(reason), "{input:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_publisher_gets_responses_with_any_status() {
+        let input = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfullHTTP/1.1 204 No Content\r\n\r\nHTT";
+        let first = next_response(input.as_bytes()).expect("it is a response");
+        let event = WsEvent::Response { status: 429, reason: "Too Many Requests", body: b"full" };
+        assert_eq!(first.event, event);
+        let rest = &input.as_bytes()[first.consumed..];
+        let second = next_response(rest).expect("it is a response");
+        assert_eq!(second.event, WsEvent::Response { status: 204, reason: "No Content", body: b"" });
+        let rest = &rest[second.consumed..];
+        assert_eq!(next_response(rest), Ok(Step { consumed: 0, event: WsEvent::NeedsMore }));
+        assert_eq!(end_of_responses(rest), Err(ProtocolError::ResponseCut(3)));
+        assert_eq!(end_of_responses(b""), Ok(()));
     }
 }

@@ -17,6 +17,8 @@ const LIVE_ONE_IN: u64 = 64;
 pub(crate) struct Ledger {
     messages: Messages,
     chat: bool,
+    /// The server may put anything around a message, and may send a text as binary.
+    wrapped: bool,
     epoch_ns: u64,
     text: Vec<u8>,
     pub(crate) window: Window,
@@ -53,6 +55,7 @@ impl Ledger {
         Self {
             messages: Messages::new(plan.tag, plan.size, plan.payload),
             chat: plan.chat,
+            wrapped: plan.post.is_some(),
             epoch_ns: plan.epoch_ns,
             text: Vec::new(),
             window: Window::default(),
@@ -75,23 +78,34 @@ impl Ledger {
         due_ns: u64,
         now: u64,
     ) {
+        self.write(message, due_ns, now);
+        connections.queue_text(slot, &self.text);
+    }
+
+    /// Counts a message that is sent now, and returns its payload. Records the delay from `due_ns` to `now`, in
+    /// nanoseconds.
+    pub(crate) fn write(&mut self, message: MessageId, due_ns: u64, now: u64) -> &[u8] {
         let MessageId { sender, sequence } = message;
         let stamp = Stamp { sender, sequence, time_ns: due_ns - self.epoch_ns };
         self.messages.write(stamp, &mut self.text);
-        connections.queue_text(slot, &self.text);
         self.counts.sent += 1;
         if self.window.measures(due_ns) {
             self.lag.record(now.saturating_sub(due_ns));
         }
+        &self.text
     }
 
     /// Checks a received message. Returns the header fields of an intact message. Otherwise counts the message as
     /// corrupt or foreign, and returns `None`.
     pub(crate) fn read(&mut self, message: Payload<'_>, now: u64) -> Option<Arrival> {
         self.last_ns = now;
-        let said = if self.chat { without_name(message.bytes) } else { message.bytes };
-        match self.messages.read(said) {
-            Reading::Intact(stamp) if message.is_text => {
+        let reading = match (self.wrapped, self.chat) {
+            (true, _) => self.messages.find(message.bytes),
+            (false, true) => self.messages.read(without_name(message.bytes)),
+            (false, false) => self.messages.read(message.bytes),
+        };
+        match reading {
+            Reading::Intact(stamp) if message.is_text || self.wrapped => {
                 let Stamp { sender, sequence, time_ns } = stamp;
                 return Some(Arrival { sender, sequence, due_ns: self.epoch_ns + time_ns });
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli ─▶ coordinator ─▶ worker_pool ─▶ worker ─▶ driver ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                                   └─▶ connections ─▶ net, tls, ws, http
+//!            │                                   └─▶ connections ─▶ net, tls, ws, http, post
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
 //! `compare` starts servers and runs this program against them. `report` reads the files that `compare` wrote.
@@ -13,6 +13,7 @@ mod clock;
 mod compare;
 mod connections;
 mod coordinator;
+mod deliveries;
 mod driver;
 mod end;
 mod http;
@@ -24,8 +25,10 @@ mod outcome;
 mod output;
 mod pace;
 mod plan;
+mod post;
 mod procfs;
 mod progress;
+mod publishers;
 mod report;
 mod scenario;
 mod sequence;

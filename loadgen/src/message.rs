@@ -165,6 +165,25 @@ impl Messages {
         }
     }
 
+    /// Finds a message of this run inside `payload`, such as a JSON object that the server has put around the message. The
+    /// message may be escaped as in a JSON string. An altered filler is found as corrupt, an altered header is not found.
+    pub(crate) fn find(&self, payload: &[u8]) -> Reading {
+        let mut found = Reading::Foreign;
+        for at in 0..payload.len().saturating_sub(HEADER_LEN - 1) {
+            let (header, rest) = payload[at..].split_at(HEADER_LEN);
+            if !header.starts_with(&self.tag_digits) {
+                continue;
+            }
+            let Some(stamp) = self.read_stamp(header) else { continue };
+            let filler = self.filler(stamp);
+            if rest.starts_with(filler) || begins_escaped(rest, filler) {
+                return Reading::Intact(stamp);
+            }
+            found = Reading::Corrupt;
+        }
+        found
+    }
+
     fn read_stamp(&self, header: &[u8]) -> Option<Stamp> {
         let (sender, sender_faults) = read_number(&header[SENDER_AT..SEQUENCE_AT]);
         let (sequence, sequence_faults) = read_number(&header[SEQUENCE_AT..TIME_AT]);
@@ -205,6 +224,34 @@ fn json(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
     }
     text.truncate(len);
     text.into_bytes()
+}
+
+/// Returns whether `text`, which is the inside of a JSON string, begins with `bytes`.
+fn begins_escaped(mut text: &[u8], bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| {
+        let next = unescape(text);
+        text = next.map_or(&[], |(_, rest)| rest);
+        next.is_some_and(|(unescaped, _)| unescaped == byte)
+    })
+}
+
+/// Returns the first character of the inside of a JSON string, and the rest (RFC 8259 §7). `None` for a character that is
+/// not ASCII, a wrong escape, or an empty string.
+fn unescape(text: &[u8]) -> Option<(u8, &[u8])> {
+    let symbol = match *text {
+        [b'\\', b'u', a, b, c, d, ..] => {
+            let digits = [a, b, c, d];
+            let number = u32::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?;
+            return Some((u8::try_from(number).ok()?, &text[6..]));
+        }
+        [b'\\', b'n', ..] => b'\n',
+        [b'\\', b'r', ..] => b'\r',
+        [b'\\', b't', ..] => b'\t',
+        [b'\\', symbol @ (b'"' | b'\\' | b'/'), ..] => symbol,
+        [b'\\', ..] | [] => return None,
+        [symbol, ..] => return Some((symbol, &text[1..])),
+    };
+    Some((symbol, &text[2..]))
 }
 
 /// Writes the lowest bits of `number` into `places` as base64 digits, six bits per digit.
@@ -268,6 +315,34 @@ mod tests {
             assert_eq!(messages.read(&out[..63]), Reading::Corrupt);
             assert_eq!(messages.read(b"* welcome"), Reading::Foreign);
             assert_eq!(Messages::new(78, 64, filler).read(&out), Reading::Foreign);
+        }
+    }
+
+    #[test]
+    fn a_message_is_found_inside_what_a_server_wraps_around_it() {
+        for filler in [Filler::Random, Filler::Json] {
+            let messages = Messages::new(77, 300, filler);
+            let mut out = Vec::new();
+            messages.write(STAMP, &mut out);
+            let text = String::from_utf8(out.clone()).expect("messages are ASCII");
+            let escaped = serde_json::to_string(&text).expect("a text has a JSON form");
+            let unusual = escaped.replace("\\\"", "\\u0022").replace("\\n", "\\u000a");
+            for wrapped in [
+                text.clone(),
+                format!("* {text}"),
+                format!("{}{text}", &text[..5]),
+                format!(r#"{{"room":"bench","data":{escaped}}}"#),
+                format!(r#"{{"data":{unusual}}}"#),
+            ] {
+                assert_eq!(messages.find(wrapped.as_bytes()), Reading::Intact(STAMP), "{wrapped}");
+                let cut = &wrapped.as_bytes()[..wrapped.len() - 5];
+                assert_eq!(messages.find(cut), Reading::Corrupt, "{wrapped}");
+            }
+            let altered = text.replacen(&text[200..203], "\u{7f}..", 1);
+            assert_eq!(messages.find(altered.as_bytes()), Reading::Corrupt);
+            for foreign in ["", "* Ada: hello", &text[..19], &text[1..]] {
+                assert_eq!(messages.find(foreign.as_bytes()), Reading::Foreign, "{foreign}");
+            }
         }
     }
 

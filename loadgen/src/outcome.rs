@@ -10,7 +10,7 @@ use crate::cli::RunOptions;
 use crate::memory::PerConnection;
 use crate::plan::Scenario;
 use crate::procfs::CpuUse;
-use crate::totals::{Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
+use crate::totals::{Answers, Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 
 /// Share of the time (0 to 1) above which a running load generator thread has no time to spare.
 const BUSY_SHARE: f64 = 0.9;
@@ -20,8 +20,8 @@ const BUSY_SHARE: f64 = 0.9;
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) options: RunOptions,
-    /// Whether the run passed: no message was lost, duplicated, reordered or corrupt, every connection stayed open, and
-    /// the server did not end. In `reconnect`, every closed connection must also have returned.
+    /// Whether the run passed: no message was lost, duplicated, reordered, corrupt or refused, every connection stayed
+    /// open, and the server did not end. In `reconnect`, every closed connection must also have returned.
     pub(crate) passed: bool,
     /// Whether a signal ended the run early.
     pub(crate) interrupted: bool,
@@ -39,6 +39,7 @@ pub(crate) struct Outcome {
     pub(crate) send_lag: Summary,
     pub(crate) rounds: Option<Rounds>,
     pub(crate) returns: Option<Returns>,
+    pub(crate) publish: Option<Published>,
     pub(crate) server: Option<ServerUse>,
     /// The unexpected end of the server's processes during the run. `None` if there was no such end.
     pub(crate) server_end: Option<ServerEnd>,
@@ -120,6 +121,28 @@ pub(crate) struct Returns {
     pub(crate) per_100_ms: Vec<Step>,
 }
 
+/// Figures of `publish`. Deliveries and their latency are in the fields that all scenarios have.
+#[derive(Debug, Serialize)]
+pub(crate) struct Published {
+    pub(crate) subscribers: u64,
+    /// Messages that the server accepted in the measured window.
+    pub(crate) accepted: u64,
+    /// Messages that the server accepted per second of the measured window.
+    pub(crate) per_second: f64,
+    /// Messages that the server accepted per second of its CPU time. `None` without the server's CPU time.
+    pub(crate) per_cpu_second: Option<f64>,
+    /// The server's CPU time for each accepted message with all its deliveries, in microseconds.
+    pub(crate) cpu_us_per_publish: Option<f64>,
+    /// The server's CPU time for each delivery with its part of the publishing, in microseconds.
+    pub(crate) cpu_us_per_delivery: Option<f64>,
+    /// Number of responses by status.
+    pub(crate) statuses: Reasons,
+    /// Distribution of the time from the moment a request was due to its response.
+    pub(crate) response_latency: Summary,
+    /// Distribution of the time from the moment a request was due to the message's arrival at the last subscriber.
+    pub(crate) last_subscriber_latency: Summary,
+}
+
 /// CPU use of the server's processes in the measured window, and their peak memory.
 #[derive(Debug, Serialize)]
 pub(crate) struct ServerUse {
@@ -194,6 +217,8 @@ impl Outcome {
                 time: Summary::of(&totals.rounds),
             }),
             returns,
+            publish: matches!(scenario, Scenario::Publish { .. })
+                .then(|| Published::new(&totals.answers, counts.measured, &seen)),
             server: seen.server.map(|sample| ServerUse::new(sample, counts.measured, seconds)),
             server_end: seen.server_end,
             bytes_per_connection: seen.bytes_per_connection,
@@ -237,6 +262,25 @@ impl Returns {
             all_back_seconds: (closed == back).then_some(curve.last_back_ns as f64 / 1e9),
             most_per_100_ms: curve.steps.iter().map(|step| step.back).max().unwrap_or(0),
             per_100_ms: curve.steps.clone(),
+        }
+    }
+}
+
+impl Published {
+    fn new(answers: &Answers, deliveries: u64, seen: &Observations) -> Self {
+        let cpu = seen.server.as_ref().map(|server| server.cpu.user_seconds + server.cpu.system_seconds);
+        let cpu = cpu.filter(|&seconds| seconds > 0.0);
+        let cpu_us_per = |count: u64| cpu.filter(|_| count > 0).map(|seconds| seconds * 1e6 / count as f64);
+        Self {
+            subscribers: answers.subscribers,
+            accepted: answers.measured,
+            per_second: answers.measured as f64 / seen.seconds.max(f64::MIN_POSITIVE),
+            per_cpu_second: cpu.map(|seconds| answers.measured as f64 / seconds),
+            cpu_us_per_publish: cpu_us_per(answers.measured),
+            cpu_us_per_delivery: cpu_us_per(deliveries),
+            statuses: answers.statuses.clone(),
+            response_latency: Summary::of(&answers.latency),
+            last_subscriber_latency: Summary::of(&answers.deliveries.to_the_last(answers.subscribers)),
         }
     }
 }

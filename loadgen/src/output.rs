@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::memory::PerConnection;
-use crate::outcome::{Outcome, Returns, ServerUse, Summary};
+use crate::outcome::{Outcome, Published, Returns, ServerUse, Summary};
 use crate::plan::Scenario;
 use crate::totals::{Reasons, Times};
 
@@ -45,7 +45,11 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let counts = outcome.messages.counts;
     let connected = &outcome.connections;
     line("connections", format!("{} opened in {:.2} s", connected.opened, connected.ramp_seconds));
-    if outcome.seconds > 0.001 && outcome.returns.is_none() {
+    for (label, value) in outcome.publish.iter().flat_map(|publish| published(publish, outcome.seconds)) {
+        line(label, value);
+    }
+    let has_receivers = outcome.publish.as_ref().is_none_or(|publish| publish.subscribers > 0);
+    if outcome.seconds > 0.001 && outcome.returns.is_none() && has_receivers {
         let what = match outcome.scenario {
             Scenario::Connect { .. } => "handshakes",
             Scenario::Requests { .. } => "responses",
@@ -62,9 +66,13 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     if let Some(returns) = &outcome.returns {
         line("returned", returned(returns));
     }
-    line("latency", milliseconds(&outcome.latency));
+    if has_receivers {
+        line("latency", milliseconds(&outcome.latency));
+    }
     let has_schedule = match outcome.scenario {
-        Scenario::Echo { rate, .. } | Scenario::Connect { rate } => rate.is_some(),
+        Scenario::Echo { rate, .. } | Scenario::Connect { rate } | Scenario::Publish { rate, .. } => {
+            rate.is_some()
+        }
         Scenario::Broadcast { .. } => true,
         Scenario::Storm | Scenario::Idle { .. } | Scenario::Requests { .. } | Scenario::Reconnect { .. } => {
             false
@@ -108,11 +116,32 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     out
 }
 
+/// Returns the labels and values of the lines that only `publish` has.
+fn published(publish: &Published, seconds: f64) -> Vec<(&'static str, String)> {
+    let Published { accepted, per_second, .. } = publish;
+    let mut lines = vec![
+        ("published", format!("{per_second:.0}/s ({accepted} in {seconds:.2} s)")),
+        ("answered", milliseconds(&publish.response_latency)),
+    ];
+    for (status, times) in &publish.statuses.0 {
+        lines.push(("status", format!("{times} times: {status}")));
+    }
+    if publish.subscribers > 0 {
+        lines.push(("to the last", milliseconds(&publish.last_subscriber_latency)));
+    }
+    if let (Some(per_publish), Some(per_cpu)) = (publish.cpu_us_per_publish, publish.per_cpu_second) {
+        let text = format!("{per_publish:.3} µs CPU per publish; {per_cpu:.0} publishes per CPU second");
+        lines.push(("server", text));
+    }
+    lines
+}
+
 fn server_use(server: &ServerUse) -> String {
     let peak_mib = server.peak_rss_bytes as f64 / f64::from(1 << 20);
-    let Some(per_message) = server.cpu_us_per_message else { return format!("peak {peak_mib:.1} MiB") };
+    let per_message =
+        server.cpu_us_per_message.map_or_else(String::new, |us| format!("{us:.3} µs CPU per message; "));
     format!(
-        "{per_message:.3} µs CPU per message; {:.2} s user, {:.2} s system ({:.0}% of a core); \
+        "{per_message}{:.2} s user, {:.2} s system ({:.0}% of a core); \
          {} voluntary + {} involuntary switches; peak {peak_mib:.1} MiB",
         server.user_seconds,
         server.system_seconds,

@@ -56,15 +56,33 @@ impl Pace {
 
     /// Writes every message that is due at or before `now`.
     pub(crate) fn run(&mut self, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
-        while self.next_due().is_some_and(|due| due <= now) {
-            let index = self.turn;
-            self.turn += 1;
-            if self.turn == self.senders.len() {
-                self.turn = 0;
-                self.sequence += 1;
-            }
+        while let Some(index) = self.advance(now) {
             self.write(index, connections, ledger, now);
         }
+    }
+
+    /// Makes the next message due if its time has come. Returns the index of its sender among this worker's senders, or
+    /// `None` if no further message is due at `now`.
+    pub(crate) fn advance(&mut self, now: u64) -> Option<usize> {
+        self.next_due().filter(|&due| due <= now)?;
+        let index = self.turn;
+        self.turn += 1;
+        if self.turn == self.senders.len() {
+            self.turn = 0;
+            self.sequence += 1;
+        }
+        Some(index)
+    }
+
+    /// Takes the oldest message that the sender at `index` holds back, to be sent now. Returns the time when the message
+    /// was due, or `None` if the sender holds none back.
+    pub(crate) fn take(&mut self, index: usize) -> Option<u64> {
+        let Sender { number, written, .. } = self.senders[index];
+        if self.stopped || written == self.scheduled(index) {
+            return None;
+        }
+        self.senders[index].written += 1;
+        Some(self.due(number, written))
     }
 
     /// Writes the held-back messages of the sender in `slot`, after its outbox has room again.
@@ -95,7 +113,8 @@ impl Pace {
         self.senders.iter().map(count).collect()
     }
 
-    fn held_back(&self) -> u64 {
+    /// Returns the number of messages that were due and are not written.
+    pub(crate) fn held_back(&self) -> u64 {
         (0..self.senders.len())
             .map(|index| u64::from(self.scheduled(index) - self.senders[index].written))
             .sum()
@@ -112,16 +131,11 @@ impl Pace {
     }
 
     fn write(&mut self, index: usize, connections: &mut Connections, ledger: &mut Ledger, now: u64) {
-        let scheduled = self.scheduled(index);
-        loop {
-            let Sender { number, slot, written } = self.senders[index];
-            if written == scheduled || !connections.is_open(slot) || !connections.has_room(slot, MAX_QUEUED) {
-                return;
-            }
-            let due = self.due(number, written);
-            let message = MessageId { sender: number, sequence: written };
-            ledger.send(connections, slot, message, due, now);
-            self.senders[index].written += 1;
+        let Sender { number, slot, .. } = self.senders[index];
+        while connections.is_open(slot) && connections.has_room(slot, MAX_QUEUED) {
+            let sequence = self.senders[index].written;
+            let Some(due) = self.take(index) else { return };
+            ledger.send(connections, slot, MessageId { sender: number, sequence }, due, now);
         }
     }
 }

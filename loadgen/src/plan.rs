@@ -6,6 +6,7 @@ use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Filler;
+use crate::post::Post;
 use crate::target::Target;
 use crate::tls::TlsOptions;
 use crate::totals::{Tick, Totals};
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) target: Target,
     /// The server that connections return to in the reconnect scenario, if not `target`.
     pub(crate) then: Option<Target>,
+    /// The requests that publish in the publish scenario. `None` in other scenarios.
+    pub(crate) post: Option<Post>,
     pub(crate) scenario: Scenario,
     /// Total number of connections of all workers.
     pub(crate) connections: usize,
@@ -65,6 +68,11 @@ pub(crate) enum Scenario {
     /// HTTP requests over kept connections, with `pipeline` requests under way on each.
     Requests {
         pipeline: u32,
+    },
+    /// HTTP requests publish, and `subscribers` WebSocket connections receive. Closed loop without a rate.
+    Publish {
+        subscribers: usize,
+        rate: Option<f64>,
     },
     Reconnect {
         /// Longest random delay before the first attempt to return, in milliseconds.
@@ -149,7 +157,9 @@ impl Scenario {
 impl Plan {
     /// Creates the TLS configuration. Returns `None` if no server of the run uses TLS.
     pub(crate) fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
-        let is_needed = self.target.is_secure || self.then.as_ref().is_some_and(|then| then.is_secure);
+        let is_needed = self.target.is_secure
+            || self.then.as_ref().is_some_and(|then| then.is_secure)
+            || self.post.as_ref().is_some_and(|post| post.target.is_secure);
         is_needed.then(|| self.tls.client_config().map(Arc::new)).transpose()
     }
 }

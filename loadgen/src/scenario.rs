@@ -3,12 +3,14 @@
 pub(crate) mod broadcast;
 pub(crate) mod connect;
 pub(crate) mod echo;
+pub(crate) mod publish;
+mod receivers;
 pub(crate) mod reconnect;
 pub(crate) mod requests;
 mod round;
 pub(crate) mod storm;
 
-use crate::connections::{Connections, Payload, Repeated};
+use crate::connections::{Connections, Payload, Repeated, Response};
 use crate::end::End;
 use crate::ledger::Ledger;
 use crate::plan::{SentCount, Window};
@@ -43,6 +45,15 @@ pub(crate) trait Traffic {
     }
     /// Handles a message that has arrived on the connection `slot`.
     fn on_message(&mut self, connections: &mut Connections, slot: usize, message: Payload<'_>, now: u64);
+    /// Handles the response to a request that has published a message.
+    fn on_response(
+        &mut self,
+        _connections: &mut Connections,
+        _slot: usize,
+        _response: Response<'_>,
+        _now: u64,
+    ) {
+    }
     /// Handles a connection whose outbox is empty again, so that it has room for more messages.
     fn on_drained(&mut self, connections: &mut Connections, slot: usize, now: u64);
     /// Handles a connection that has ended or could not be opened. Returns true if the end of an open connection is a

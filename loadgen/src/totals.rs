@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::connections::Repeated;
+use crate::deliveries::Deliveries;
 
 /// Largest number of different failure reasons that are kept. A server with random reasons cannot fill the memory.
 const MAX_REASONS: usize = 24;
@@ -38,6 +39,21 @@ pub(crate) struct Totals {
     pub(crate) threads: Vec<ThreadUse>,
     pub(crate) wire: Wire,
     pub(crate) curve: Curve,
+    pub(crate) answers: Answers,
+}
+
+/// The responses to requests that publish, and the deliveries of the published messages.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    /// Number of subscribers that were connected when the traffic began.
+    pub(crate) subscribers: u64,
+    /// Number of messages that the server accepted in the measured window.
+    pub(crate) measured: u64,
+    /// Time from the due time of a request to its response, for requests that were due in the measured window.
+    pub(crate) latency: Times,
+    /// Number of responses by status. The status of a refusal has its reason and the start of its body.
+    pub(crate) statuses: Reasons,
+    pub(crate) deliveries: Deliveries,
 }
 
 /// Numbers of connections that were closed and reopened over the measured window.
@@ -92,6 +108,9 @@ pub(crate) struct Counts {
     pub(crate) from_others: u64,
     /// Received messages that are not from this run.
     pub(crate) foreign: u64,
+    /// Messages that the server refused to publish.
+    #[serde(default)]
+    pub(crate) refused: u64,
     /// Messages that were due but never sent, because the server accepted no more bytes.
     pub(crate) unsent: u64,
     /// Messages that had not arrived when the wait for them ended, although other messages were still arriving.
@@ -145,6 +164,17 @@ impl Totals {
         self.wire.frame_bytes += other.wire.frame_bytes;
         self.wire.payload_bytes += other.wire.payload_bytes;
         self.curve.add(&other.curve);
+        self.answers.add(other.answers);
+    }
+}
+
+impl Answers {
+    fn add(&mut self, other: Self) {
+        self.subscribers += other.subscribers;
+        self.measured += other.measured;
+        self.latency.add(&other.latency);
+        self.statuses.add(other.statuses);
+        self.deliveries.add(&other.deliveries);
     }
 }
 
@@ -187,9 +217,9 @@ impl Wire {
 }
 
 impl Counts {
-    /// Returns the number of messages that are lost, duplicated, reordered or corrupt.
+    /// Returns the number of messages that are lost, duplicated, reordered, corrupt or refused.
     pub(crate) fn faults(&self) -> u64 {
-        self.lost + self.duplicated + self.reordered + self.corrupt
+        self.lost + self.duplicated + self.reordered + self.corrupt + self.refused
     }
 
     fn add(&mut self, other: Self) {
@@ -203,6 +233,7 @@ impl Counts {
         self.misdelivered += other.misdelivered;
         self.from_others += other.from_others;
         self.foreign += other.foreign;
+        self.refused += other.refused;
         self.unsent += other.unsent;
         self.unfinished += other.unfinished;
     }

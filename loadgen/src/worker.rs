@@ -15,6 +15,7 @@ use crate::scenario::Traffic;
 use crate::scenario::broadcast::Broadcast;
 use crate::scenario::connect::Connect;
 use crate::scenario::echo::Echo;
+use crate::scenario::publish::Publish;
 use crate::scenario::reconnect::{DelayRange, Reconnect};
 use crate::scenario::requests::Requests;
 use crate::scenario::storm::{Barrier, Storm};
@@ -48,6 +49,7 @@ pub(crate) fn start(
     let (commands, orders) = channel();
     let options = ConnectionOptions {
         target: plan.target.clone(),
+        post: plan.post.clone(),
         tls: plan.tls_config().map_err(io::Error::other)?,
         timeout_ns: plan.timeout_ns,
         offer: plan.compression,
@@ -103,6 +105,11 @@ impl Worker {
             }
             Scenario::Requests { pipeline } => {
                 let traffic = Requests::new(plan, share, pipeline);
+                self.run(traffic)
+            }
+            Scenario::Publish { rate, .. } => {
+                let post = plan.post.as_ref().expect("a plan of this scenario has requests");
+                let traffic = Publish::new(plan, share, post.publishers, rate);
                 self.run(traffic)
             }
             Scenario::Reconnect { first_delay_ms, max_delay_ms, .. } => {

@@ -81,6 +81,15 @@ pub enum WsEvent<'a> {
         /// The text of the close reason, often empty.
         reason: &'a str,
     },
+    /// A response to an HTTP request. [`Client`] never returns this event.
+    Response {
+        /// The HTTP status code.
+        status: u16,
+        /// The reason phrase after the HTTP status code.
+        reason: &'a str,
+        /// The body of the response.
+        body: &'a [u8],
+    },
 }
 
 /// A violation of the protocol by the server.

@@ -1,4 +1,4 @@
-//! The protocol state of one connection: WebSocket or HTTP.
+//! The protocol state of one connection: WebSocket, or HTTP with GET or POST requests.
 
 use crate::http;
 use crate::target::Target;
@@ -11,6 +11,8 @@ use crate::ws::{self, Agreed, Offer, ProtocolError, Step};
 pub(super) enum Client {
     WebSocket(ws::Client),
     Http(http::Client),
+    /// The client publishes with HTTP requests. It is open once its stream is.
+    Publisher,
 }
 
 impl Default for Client {
@@ -35,11 +37,16 @@ impl Client {
         }
     }
 
+    /// Returns whether the connection is open without a handshake of its protocol.
+    pub(super) fn needs_no_handshake(&self) -> bool {
+        matches!(self, Self::Publisher)
+    }
+
     /// Returns the negotiated compression. `None` before the end of the handshake, or without compression.
     pub(super) fn agreed(&self) -> Option<Agreed> {
         match self {
             Self::WebSocket(client) => client.agreed(),
-            Self::Http(_) => None,
+            Self::Http(_) | Self::Publisher => None,
         }
     }
 
@@ -57,6 +64,7 @@ impl Client {
         match self {
             Self::WebSocket(client) => client.next(input, inflater),
             Self::Http(client) => client.next(input),
+            Self::Publisher => http::next_response(input),
         }
     }
 
@@ -66,6 +74,7 @@ impl Client {
         match self {
             Self::WebSocket(client) => client.end_of_stream(rest),
             Self::Http(client) => client.end_of_stream(rest),
+            Self::Publisher => http::end_of_responses(rest),
         }
     }
 }

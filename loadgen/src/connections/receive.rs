@@ -7,10 +7,9 @@ use crate::clock::now_ns;
 use crate::end::End;
 use crate::ws::deflate::Inflater;
 use crate::ws::frame::Opcode;
-use crate::ws::{ProtocolError, Step, WsEvent};
+use crate::ws::{Agreed, ProtocolError, Step, WsEvent};
 
-use super::client::Client;
-use super::{ConnectionState, Connections, Handler, Payload};
+use super::{ConnectionState, Connections, Handler, Payload, Response};
 
 /// Buffer space for a read that continues an incomplete frame, in bytes.
 const READ_MORE: usize = 32 * 1024;
@@ -121,7 +120,7 @@ impl Connections {
                 Next::Event => {}
                 Next::Read => break,
                 Next::Opened => {
-                    self.opened(slot, &client);
+                    self.opened(slot, client.agreed());
                     handler.on_open(self, slot, now);
                 }
                 Next::Ended => return input.len(),
@@ -149,6 +148,9 @@ impl Connections {
                 handler.on_message(self, slot, Payload { is_text: false, bytes }, now);
             }
             WsEvent::Ping(payload) => self.queue(slot, Opcode::Pong, payload),
+            WsEvent::Response { status, reason, body } => {
+                handler.on_response(self, slot, Response { status, reason, body }, now);
+            }
             WsEvent::Closed { code, reason } => {
                 let entry = &self.slots[slot];
                 // A close frame that arrives before the client has sent its own close frame is not an answer.
@@ -166,10 +168,10 @@ impl Connections {
         Next::Event
     }
 
-    fn opened(&mut self, slot: usize, client: &Client) {
+    pub(super) fn opened(&mut self, slot: usize, agreed: Option<Agreed>) {
         let entry = &mut self.slots[slot];
         entry.state = ConnectionState::Open;
-        entry.agreed = client.agreed();
+        entry.agreed = agreed;
         entry.refusals = Vec::new();
         if entry.outbox.is_empty() {
             // Frees the outbox of the long handshake request: an idle connection must own no buffer.

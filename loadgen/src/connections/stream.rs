@@ -46,6 +46,14 @@ impl Stream {
         Ok(Self::Tls(Box::new(TlsStream { session, socket })))
     }
 
+    /// Returns whether the TCP connection and, with TLS, the session are established.
+    pub(super) fn is_established(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.peer_addr().is_ok(),
+            Self::Tls(stream) => !stream.session.is_handshaking(),
+        }
+    }
+
     /// Returns the smallest buffer that a read may have, in bytes.
     pub(super) fn least_room(&self) -> usize {
         match self {

@@ -28,6 +28,7 @@ pub(super) fn of(outcome: &Outcome) -> Vec<String> {
         misdelivered(outcome),
         echoed(outcome),
         foreign(outcome),
+        unheard(outcome),
         orders(outcome),
         no_server(outcome),
     ];
@@ -74,8 +75,8 @@ fn unsent(outcome: &Outcome) -> Option<String> {
     let Counts { unsent, .. } = outcome.messages.counts;
     (unsent > 0).then(|| {
         format!(
-            "{unsent} messages that were due were not sent, because the server read no more or had closed; the rate \
-             or the size is more than it can handle"
+            "{unsent} messages that were due were not sent, because the server read or answered no more, or had \
+             closed; the rate or the size is more than it can handle"
         )
     })
 }
@@ -135,6 +136,7 @@ fn echoed(outcome: &Outcome) -> Option<String> {
         | Scenario::Idle { .. }
         | Scenario::Connect { .. }
         | Scenario::Requests { .. }
+        | Scenario::Publish { .. }
         | Scenario::Reconnect { .. } => false,
     };
     let Counts { received, lost, from_others, .. } = outcome.messages.counts;
@@ -154,6 +156,17 @@ fn foreign(outcome: &Outcome) -> Option<String> {
         ""
     };
     (foreign > 0).then(|| format!("{foreign} messages arrived that are not from this run{hint}"))
+}
+
+/// Warns that no message reached any subscriber, although the server accepted messages.
+fn unheard(outcome: &Outcome) -> Option<String> {
+    let publish = outcome.publish.as_ref()?;
+    let Counts { received, lost, .. } = outcome.messages.counts;
+    (publish.subscribers > 0 && received == 0 && lost > 0).then(|| {
+        "no message reached a subscriber: --publish-url and --url seem to name different rooms, or the body does not \
+         have the form that the server expects"
+            .to_owned()
+    })
 }
 
 fn orders(outcome: &Outcome) -> Option<String> {

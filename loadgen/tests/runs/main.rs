@@ -1,4 +1,4 @@
-//! Runs of loadgen against small test servers: a correct server, and servers with one fault.
+//! Runs of loadgen against small test servers, a correct server and servers with one fault, and against uproar.
 
 mod compare;
 mod compression;
@@ -6,6 +6,7 @@ mod ends;
 mod faults;
 mod hints;
 mod processes;
+mod publish;
 mod reconnect;
 mod requests;
 mod scenarios;

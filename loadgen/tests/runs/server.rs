@@ -148,7 +148,7 @@ fn run_room(mode: Mode, fault: Fault, events: &Receiver<RoomEvent>) {
 }
 
 /// Encodes a frame of the server. In a close frame, the code 1013 precedes `payload`.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let code = if opcode == 8 { &1013u16.to_be_bytes()[..] } else { &[] };
     let payload = [code, payload].concat();
     let mut frame = vec![0x80 | opcode];

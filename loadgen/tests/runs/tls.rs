@@ -21,13 +21,13 @@ use crate::server::{Fault, Mode, run, serve};
 const TIMES: &str = "--threads 2 --duration 300ms --warmup 0 --quiet";
 
 /// A TLS server of a test, and the file with its certificate.
-struct TlsServer {
-    address: SocketAddr,
-    cert_file: PathBuf,
+pub(crate) struct TlsServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) cert_file: PathBuf,
 }
 
 /// Starts a TLS server with a certificate for `names`. The server passes decrypted bytes on to the server `plain`.
-fn serve_tls(
+pub(crate) fn serve_tls(
     plain: SocketAddr,
     file: &str,
     names: &[&str],
@@ -71,7 +71,7 @@ fn config(
         .expect("the certificate is good")
 }
 
-fn serve_tls_on(listener: TcpListener, plain: SocketAddr, config: Arc<ServerConfig>) {
+pub(crate) fn serve_tls_on(listener: TcpListener, plain: SocketAddr, config: Arc<ServerConfig>) {
     thread::spawn(move || {
         for socket in listener.incoming().flatten() {
             let config = config.clone();

@@ -1,0 +1,82 @@
+//! The connections that receive what others publish, and the check that each message arrives once and in order.
+
+use crate::ledger::{Arrival, Ledger};
+use crate::sequence::{Order, Sequences};
+use crate::totals::Totals;
+
+/// The receivers of one worker, by slot.
+pub(super) struct Receivers {
+    /// Number of publishers of all workers.
+    publishers: usize,
+    /// The order check of the messages, with one stream per pair of receiving slot and publisher.
+    sequences: Sequences,
+    slots: Vec<Receiver>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Receiver {
+    takes_part: bool,
+    /// Whether the connection has ended, so that no further message is expected.
+    ended: bool,
+    /// The number of different messages that the connection has received.
+    received: u64,
+    /// A hash of the order in which the messages arrived.
+    order: u64,
+}
+
+impl Receivers {
+    pub(super) fn new(slots: usize, publishers: usize) -> Self {
+        Self {
+            publishers,
+            sequences: Sequences::new(slots * publishers),
+            slots: vec![Receiver::default(); slots],
+        }
+    }
+
+    /// Expects all messages on the connection in `slot`.
+    pub(super) fn start(&mut self, slot: usize) {
+        self.slots[slot].takes_part = true;
+    }
+
+    /// Expects no further messages on the connection in `slot`, which has ended.
+    pub(super) fn end(&mut self, slot: usize) {
+        self.slots[slot].ended = true;
+    }
+
+    /// Records a message of a known publisher. Returns the order of its arrival.
+    pub(super) fn observe(&mut self, slot: usize, arrival: Arrival) -> Order {
+        let stream = slot * self.publishers + arrival.sender as usize;
+        let order = self.sequences.observe(stream, arrival.sequence);
+        if order != Order::Duplicate {
+            self.slots[slot].note(arrival);
+        }
+        order
+    }
+
+    /// Returns whether all receivers have all messages. `sent[n]` is the number of messages of publisher `n`.
+    pub(super) fn is_complete(&self, sent: &[u32]) -> bool {
+        let all: u64 = sent.iter().copied().map(u64::from).sum();
+        let waits = |receiver: &Receiver| receiver.takes_part && !receiver.ended && receiver.received < all;
+        !self.slots.iter().any(waits)
+    }
+
+    /// Counts the missing messages of all receivers, and the orders in which the messages arrived.
+    pub(super) fn finish(&self, sent: &[u32], ledger: &mut Ledger, totals: &mut Totals) {
+        for (slot, receiver) in self.slots.iter().enumerate().filter(|(_, receiver)| receiver.takes_part) {
+            for (publisher, &sent) in sent.iter().enumerate() {
+                ledger.count_missing(self.sequences.missing(slot * self.publishers + publisher, sent));
+            }
+            if !receiver.ended {
+                *totals.orders.entry(receiver.order).or_default() += 1;
+            }
+        }
+    }
+}
+
+impl Receiver {
+    fn note(&mut self, arrival: Arrival) {
+        self.received += 1;
+        let message = u64::from(arrival.sender) << 32 | u64::from(arrival.sequence);
+        self.order = (self.order.rotate_left(5) ^ message).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
