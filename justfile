@@ -44,6 +44,10 @@ hostile FILE="target/hostile.jsonl":
 requests DIRECTORY:
     benches/requests/run {{DIRECTORY}}
 
+# Measure publishing over HTTP beside nchan and the bare kernel in 14 minutes; DIRECTORY gets the figures
+publish DIRECTORY:
+    benches/publish/run {{DIRECTORY}}
+
 # Test the page in Chromium, on both backends
 browser:
     tests/browser/run

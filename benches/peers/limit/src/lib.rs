@@ -8,7 +8,9 @@
 //! - uses the size of a client's first frame for all frames of that client, so that it reads no further header;
 //! - unmasks, because every client has its own masks and the load generator compares each byte;
 //! - reads the opcode only to find a close frame, and answers the close frame;
-//! - sends the frames of one turn with one send per client.
+//! - sends the frames of one turn with one send per client;
+//! - takes a client whose first bytes are `POST` for a publisher: it puts the body of each request into the room as a text
+//!   message, and answers with a fixed response. All requests of the client have the lengths of the first one.
 //!
 //! There is no other frame logic: no check of headers, lengths or UTF-8, no control frames, no fragments, no message
 //! limit. There are no timers, no limits per client or address, no history, no application and no metrics. A client
@@ -25,6 +27,9 @@ const KEY_HEADER: &[u8] = b"Sec-WebSocket-Key: ";
 /// Length of a `Sec-WebSocket-Key`, in bytes (RFC 6455 §4.1: base64 of 16 bytes).
 const KEY_LEN: usize = 24;
 const CLOSE_NORMALLY: [u8; 4] = [0x88, 2, 0x03, 0xE8];
+const LENGTH_HEADER: &[u8] = b"Content-Length: ";
+/// The response to a request that publishes.
+const ACCEPTED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// The error of a connection that must be closed after its pending bytes are sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Input {
     header_len: usize,
     /// Length of the client's first frame with its header, in bytes; 0 before the first frame.
     frame_len: usize,
+    /// Lengths of head and body of a publisher's first request, in bytes. `None` before it, and for other clients.
+    request_lens: Option<(usize, usize)>,
 }
 
 impl Input {
@@ -77,6 +84,9 @@ impl Input {
         room: &mut Vec<u8>,
     ) -> Result<usize, Ended> {
         let mut used = 0;
+        if self.request_lens.is_some() || (!self.is_open && bytes.starts_with(b"POST")) {
+            return self.take_requests(bytes, own, room);
+        }
         if !self.is_open {
             let Some(head_len) = answer(bytes, own)? else { return Ok(0) };
             self.is_open = true;
@@ -96,6 +106,21 @@ impl Input {
             unmask(frame, self.header_len, out);
             used += self.frame_len;
             rest = next;
+        }
+        Ok(used)
+    }
+
+    /// Handles the whole requests in a publisher's bytes. Returns the number of handled bytes.
+    fn take_requests(&mut self, bytes: &[u8], own: &mut Vec<u8>, room: &mut Vec<u8>) -> Result<usize, Ended> {
+        if self.request_lens.is_none() {
+            self.request_lens = request_lens(bytes)?;
+        }
+        let Some((head_len, body_len)) = self.request_lens else { return Ok(0) };
+        let mut used = 0;
+        while let Some(request) = bytes[used..].get(..head_len + body_len) {
+            append_frame(&request[head_len..], room);
+            own.extend_from_slice(ACCEPTED);
+            used += request.len();
         }
         Ok(used)
     }
@@ -175,6 +200,32 @@ fn answer(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, Ended> {
     let accept = BASE64_STANDARD.encode(digest);
     out.extend_from_slice(format!("{head}Sec-WebSocket-Accept: {accept}\r\n\r\n").as_bytes());
     Ok(Some(end + 4))
+}
+
+/// Returns the lengths of head and body of the request at the front of `bytes`. `None` if its head is incomplete.
+fn request_lens(bytes: &[u8]) -> Result<Option<(usize, usize)>, Ended> {
+    let Some(end) = find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    let length_at = find(&bytes[..end], LENGTH_HEADER).ok_or(Ended)? + LENGTH_HEADER.len();
+    let digits = bytes[length_at..end].split(|&byte| byte == b'\r').next().unwrap_or(&[]);
+    let body_len = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).ok_or(Ended)?;
+    Ok(Some((end + 4, body_len)))
+}
+
+/// Appends a text frame of the server to `out` (RFC 6455 §5.2).
+fn append_frame(payload: &[u8], out: &mut Vec<u8>) {
+    let len = payload.len();
+    match (u8::try_from(len), u16::try_from(len)) {
+        (Ok(short @ 0..126), _) => out.extend_from_slice(&[0x81, short]),
+        (_, Ok(medium)) => {
+            out.extend_from_slice(&[0x81, 126]);
+            out.extend_from_slice(&medium.to_be_bytes());
+        }
+        _ => {
+            out.extend_from_slice(&[0x81, 127]);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(payload);
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
