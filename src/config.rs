@@ -43,6 +43,8 @@ mod machine;
 pub(crate) mod networks;
 mod options;
 pub(crate) mod origins;
+#[cfg(feature = "server")]
+mod pusher_apps;
 mod secret;
 #[cfg(all(test, feature = "server"))]
 pub(crate) mod tests;
@@ -62,4 +64,6 @@ pub use load::{Change, LoadError, Loaded};
 pub use networks::Network;
 pub use options::{BackendName, Compression, Conflict, LagPolicy, Options, Takeover};
 pub use origins::Origin;
+#[cfg(feature = "server")]
+pub use pusher_apps::PusherAppsFile;
 pub use secret::Secret;

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 use uproar::app::PusherApps;
 use uproar::config::{
-    AdminToken, ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, Secret,
+    AdminToken, ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, PusherAppsFile, Secret,
 };
 use uproar::server::{Control, Given, Server, Totals};
 
@@ -163,14 +163,22 @@ impl Running {
     /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
         let Config {
-            tls_cert, tls_key, auth_hmac_secret_file, auth_jwks, api_keys, admin_token_file, ..
+            tls_cert,
+            tls_key,
+            auth_hmac_secret_file,
+            auth_jwks,
+            api_keys,
+            pusher_apps,
+            admin_token_file,
+            ..
         } = &self.loaded.config;
         let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
         let public = auth_jwks.as_ref().map(Jwks::path);
         let keys = api_keys.as_ref().map(ApiKeys::path);
+        let apps = pusher_apps.as_ref().map(PusherAppsFile::path);
         let token = admin_token_file.as_ref().map(AdminToken::path);
         let settings = self.loaded.file.as_deref();
-        let files = [settings, tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys, token];
+        let files = [settings, tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys, apps, token];
         let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: the settings name no file to read again; name one with --config");
@@ -188,6 +196,9 @@ impl Running {
             .and_then(|fresh| logging::parse(&fresh.config).map(|_| fresh))
             .inspect_err(|_| self.control.reload_failed())?;
         let reloaded = self.control.reload(&fresh.config).map_err(|error| error.to_string())?;
+        if let (Some(apps), Some(file)) = (self.control.pusher_apps(), &fresh.config.pusher_apps) {
+            apps.replace(file.apps().to_vec(), &self.control.publisher())?;
+        }
         let mut changed = 0;
         if let (Some(certificate), Some(path)) = (reloaded.certificate, &fresh.config.tls_cert) {
             changed += 1;
@@ -229,6 +240,8 @@ fn replaced_files(old: &Config, new: &Config) -> Vec<(&'static str, PathBuf, &'s
     compare("auth-jwks", "keys", paths, old.auth_jwks == new.auth_jwks);
     let paths = configs.map(|config| config.api_keys.as_ref().map(ApiKeys::path));
     compare("api-keys", "keys", paths, old.api_keys == new.api_keys);
+    let paths = configs.map(|config| config.pusher_apps.as_ref().map(PusherAppsFile::path));
+    compare("pusher-apps", "applications", paths, old.pusher_apps == new.pusher_apps);
     let paths = configs.map(|config| config.admin_token_file.as_ref().map(AdminToken::path));
     compare("admin-token-file", "token", paths, old.admin_token_file == new.admin_token_file);
     replaced
@@ -255,8 +268,8 @@ fn announce(config: &Config, server: &Server) {
         AppName::Chat => {
             let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/ in two windows to chat");
         }
-        AppName::Pusher => announce_pusher(server, address, scheme),
-        AppName::Relay | AppName::Echo => {}
+        AppName::Pusher if config.pusher_apps.is_none() => announce_pusher(server, address, scheme),
+        AppName::Pusher | AppName::Relay | AppName::Echo => {}
     }
 }
 
@@ -271,8 +284,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Prints the lines for the file `.env` of a Laravel project that uses the server's application. Prints nothing for the
-/// applications of a file, whose secrets the user knows.
+/// Prints the lines for the file `.env` of a Laravel project that uses the server's application with random
+/// credentials.
 fn announce_pusher(server: &Server, address: SocketAddr, scheme: &str) {
     let apps = server.control().pusher_apps().map(PusherApps::list).unwrap_or_default();
     let [app] = &apps[..] else { return };

@@ -149,11 +149,15 @@ impl Server {
         }
     }
 
-    /// Starts a Pusher server with one application, whose credentials are random.
+    /// Starts a Pusher server with the applications of a file, or with one that has random credentials.
     #[cfg(feature = "server")]
     fn start_pusher_on(given: Vec<Given>, config: &Config) -> Result<Self, StartError> {
-        let apps = PusherApps::random().map_err(|error| StartError::System {
-            action: "make random credentials",
+        let apps = match &config.pusher_apps {
+            Some(file) => PusherApps::new(file.apps().to_vec()).map_err(io::Error::other),
+            None => PusherApps::random(),
+        };
+        let apps = apps.map_err(|error| StartError::System {
+            action: "make random numbers for the Pusher applications",
             error,
             remedy: "wait until the system has random numbers",
         })?;

@@ -73,7 +73,7 @@ const TABLE: &[Rule] = &[
             "Publisher",
             "config::Origin",
         ],
-        others: &["percent_encoding", "ring", "serde", "serde_json"],
+        others: &["md5", "percent_encoding", "ring", "serde", "serde_json", "subtle", "thiserror"],
     },
     Rule {
         module: "publisher",
@@ -163,8 +163,8 @@ const TABLE: &[Rule] = &[
     Rule { module: "chunk", own: &[], others: &[] },
     Rule {
         module: "config",
-        own: &["config", "backends::KeySet", "files", "token::KeySet"],
-        others: &["clap", "ipnet", "nix", "thiserror", "toml", "tracing_subscriber"],
+        own: &["config", "app::PusherApp", "app::PusherApps", "backends::KeySet", "files", "token::KeySet"],
+        others: &["clap", "ipnet", "nix", "serde", "thiserror", "toml", "tracing_subscriber"],
     },
     Rule { module: "files", own: &[], others: &["nix", "thiserror"] },
     Rule { module: "sync", own: &[], others: &["loom"] },

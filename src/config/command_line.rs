@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     AdminToken, ApiKeys, BackendName, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network, Options,
-    Origin, Secret, ServerName, Takeover,
+    Origin, PusherAppsFile, Secret, ServerName, Takeover,
 };
 
 /// Help heading of the options that cannot change while the server runs.
@@ -200,6 +200,11 @@ pub struct Config {
     /// publish or admin. Without it there is no API. Read again on SIGHUP; turning the API on needs a restart.
     #[arg(long, env = "UPROAR_API_KEYS", value_name = "FILE")]
     pub api_keys: Option<ApiKeys>,
+
+    /// File with the applications of a Pusher server: one table `[[app]]` with id, key and secret for each. Default: one
+    /// application with random credentials, which are printed. Read again on SIGHUP. Needs --app pusher.
+    #[arg(long, env = "UPROAR_PUSHER_APPS", value_name = "FILE")]
+    pub pusher_apps: Option<PusherAppsFile>,
 
     /// Longest message that a client may send. A longer one closes the connection with 1009.
     #[arg(long, env = "UPROAR_MAX_MESSAGE", value_name = "BYTES", default_value_t = defaults().max_message,
@@ -424,6 +429,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Checks that the options of an application are not given for another one.
+    pub(super) fn check_app(&self) -> Result<(), Conflict> {
+        match &self.pusher_apps {
+            Some(file) if self.app != AppName::Pusher => {
+                let message = format!(
+                    "--pusher-apps {} is set, but the application is another one; add --app pusher, or leave \
+                     --pusher-apps out",
+                    file.path().display()
+                );
+                Err(Conflict { options: &["pusher-apps", "app"], message })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that the settings do not contradict each other.
     ///
     /// # Errors

@@ -92,6 +92,7 @@ impl Loaded {
         let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| LoadError::of(error, args))?;
         let options = cli.options();
         let checked = Options::from(&options.settings).check_on(passed);
+        let checked = checked.and_then(|()| options.settings.check_app());
         checked.map_err(|conflict| LoadError::Wrong(locate(&conflict, &settings)))?;
         let warnings = unknown_variables(std::env::vars_os());
         Ok(Self { config: options.settings, file: options.config, check_only, warnings, settings })

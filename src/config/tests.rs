@@ -31,7 +31,7 @@ fn the_chat_has_the_same_defaults_in_the_library() {
 /// its default.
 #[test]
 fn an_option_that_is_set_on_the_command_line_is_set_in_the_engine() {
-    let ours = ["app", "log-format", "log", "max-private-message"];
+    let ours = ["app", "log-format", "log", "max-private-message", "pusher-apps"];
     let defaults = format!("{:?}", Options::default());
     for option in
         keys(&options()).filter(|option| !ours.contains(&option.get_long().expect("keys have names")))
@@ -150,6 +150,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
         "ADDR:PORT" | "ENDPOINT" => "127.0.0.1:1".into(),
         "FILTER" => "debug".into(),
         "FILE" if option.get_id() == "api_keys" => "tests/files/api-keys".into(),
+        "FILE" if option.get_id() == "pusher_apps" => "tests/files/pusher-apps.toml".into(),
         "FILE" if option.get_id() == "admin_token_file" => "tests/files/admin-token".into(),
         "FILE" if option.get_id() == "auth_jwks" => "tests/files/jwks.json".into(),
         // The license file is long enough for a secret.

@@ -39,6 +39,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--proxy-protocol", &["maybe", "1", "v2"]),
     ("--auth-hmac-secret-file", &["/nowhere/secret", "/", "/dev/null", "/dev/zero"]),
     ("--api-keys", &["/nowhere/keys", "/", "/dev/null", "/dev/zero"]),
+    ("--pusher-apps", &["/nowhere/apps", "/", "/dev/null", "/dev/zero", "LICENSE-MIT"]),
     ("--auth-issuer", &[""]),
     ("--auth-audience", &[""]),
     ("--auth-jwks", &["/nowhere/keys", "/", "/dev/null", "/dev/zero", "https://example.org/jwks"]),

@@ -181,6 +181,9 @@ fn the_example_settings_file_is_valid_and_has_every_key() {
     let text = text.replace("/etc/uproar/token-secret", &settings_file("example secret", "x".repeat(32)));
     let keys = format!("php publish {}", "x".repeat(32));
     let text = text.replace("/etc/uproar/api-keys", &settings_file("example keys", keys));
+    // Only a Pusher server has Pusher applications.
+    let text = text.replace("app = \"chat\"", "app = \"pusher\"");
+    let text = text.replace("/etc/uproar/pusher-apps.toml", "tests/files/pusher-apps.toml");
     let text = text.replace("/etc/uproar/jwks.json", "tests/files/jwks.json");
     let text = text.replace("/etc/uproar/admin-token", "tests/files/admin-token");
     let path = settings_file("example", text);
