@@ -442,6 +442,22 @@ impl Context<'_> {
         self.hub.find(client).is_some_and(|slot| self.hub.join(slot, room, history))
     }
 
+    /// Works like [`Context::join`] without history, but the client gets no message of the room before [`Context::start`].
+    /// An application that tells the client something first, which another shard has to find out, needs that.
+    pub fn join_held(&mut self, client: ClientId, room: &str) -> bool {
+        self.hub.find(client).is_some_and(|slot| self.hub.join_held(slot, room))
+    }
+
+    /// Lets a client that joined with [`Context::join_held`] get all messages of `room` that this shard gets from now on.
+    /// Does nothing for a member that gets them already.
+    ///
+    /// Returns false if the client is no member, or while this shard does not get the room's messages, because it has
+    /// joined it for its first member and the room's home shard ([`Context::home_of`]) has not answered yet. A note that
+    /// the home tells this shard ([`Context::tell`]) after a question that followed the join comes behind this answer.
+    pub fn start(&mut self, client: ClientId, room: &str) -> bool {
+        self.hub.find(client).is_some_and(|slot| self.hub.start(slot, room))
+    }
+
     /// Ends a client's membership of `room`. The client still gets the messages that its shard already has for the
     /// room.
     pub fn leave(&mut self, client: ClientId, room: &str) {

@@ -10,6 +10,24 @@ impl Hub {
     /// nothing if the client is a member already. Returns whether the client is a member now; false means that it is in
     /// as many rooms as the options allow.
     pub fn join(&mut self, slot: Slot, room: &str, history: u32) -> bool {
+        self.join_from(slot, room, Some(history))
+    }
+
+    /// Works like [`Hub::join`] without history, but the client gets no message of the room before [`Hub::start`].
+    pub fn join_held(&mut self, slot: Slot, room: &str) -> bool {
+        self.join_from(slot, room, None)
+    }
+
+    /// Lets a client that joined with [`Hub::join_held`] get all messages that reach this shard from now on. Does nothing
+    /// for a member that gets them already. Returns false if the client is no member, or if the answer of the room's home
+    /// to the shard's subscription has not come.
+    pub fn start(&mut self, slot: Slot, room: &str) -> bool {
+        let Some(id) = self.rooms.find(room) else { return false };
+        let membership = self.clients[slot as usize].memberships.find(id);
+        membership.is_some_and(|membership| self.rooms[id].start_held(membership.index))
+    }
+
+    fn join_from(&mut self, slot: Slot, room: &str, history: Option<u32>) -> bool {
         debug_assert!(!self.clients[slot as usize].finished, "a finished client joins no room");
         let memberships = &self.clients[slot as usize].memberships;
         let known = self.rooms.find(room);
@@ -24,7 +42,10 @@ impl Hub {
         let limits = self.history_limits(id);
         let room = &mut self.rooms[id];
         let compressed = self.clients[slot as usize].encoding == Encoding::Shared;
-        let index = room.add(slot, compressed, history, &limits);
+        let index = match history {
+            Some(wanted) => room.add(slot, compressed, wanted, &limits),
+            None => room.add_held(slot, compressed),
+        };
         let place =
             self.clients[slot as usize].memberships.insert(Membership { room: id, index: index as u32 });
         room.members[index].set_place(place);

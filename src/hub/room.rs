@@ -18,6 +18,9 @@ pub type Slot = u32;
 /// value is the number of old messages that the member wants.
 const WAITING: u64 = u64::MAX - u32::MAX as u64;
 
+/// Cursor value of a held member: see [`Room::add_held`].
+const HELD: u64 = WAITING - 1;
+
 /// Place in `Member::bits` of a client in few rooms.
 const NO_PLACE: u32 = u32::MAX >> 1;
 
@@ -35,6 +38,11 @@ pub(crate) struct Member {
 impl Member {
     fn new(slot: Slot, compressed: bool, cursor: u64) -> Self {
         Self { slot, bits: NO_PLACE << 1 | u32::from(compressed), cursor }
+    }
+
+    /// Returns whether the member gets nothing yet: see [`Room::add_held`].
+    fn is_held(&self) -> bool {
+        self.cursor == HELD
     }
 
     fn is_compressed(&self) -> bool {
@@ -199,6 +207,25 @@ impl Room {
             true => self.log.tail(wanted.min(limits.messages).into(), limits.bytes),
             false => WAITING + u64::from(wanted),
         };
+        self.add_at(slot, compressed, cursor)
+    }
+
+    /// Adds a member that gets nothing until [`Room::start_held`]. Returns the member's index.
+    pub(super) fn add_held(&mut self, slot: Slot, compressed: bool) -> usize {
+        self.add_at(slot, compressed, HELD)
+    }
+
+    /// Lets a held member get all messages from now on. Does nothing for other members. Returns false if the room is not
+    /// live; then nothing changes.
+    pub(super) fn start_held(&mut self, index: u32) -> bool {
+        let member = &mut self.members[index as usize];
+        if self.live && member.is_held() {
+            member.cursor = self.log.head();
+        }
+        self.live
+    }
+
+    fn add_at(&mut self, slot: Slot, compressed: bool, cursor: u64) -> usize {
         // A pass in progress will reach the new member, because it is the last in the list.
         self.members.push(Member::new(slot, compressed, cursor));
         if compressed {
@@ -247,15 +274,16 @@ impl Room {
         self.log = log;
         self.home_key = Some(home_key);
         self.live = true;
-        for member in &mut self.members {
+        for member in self.members.iter_mut().filter(|member| !member.is_held()) {
             let wanted = (member.cursor - WAITING).min(limits.messages.into());
             member.cursor = self.log.tail(wanted, limits.bytes);
         }
     }
 
-    /// Returns whether the member has no pending messages in this room. True while the room is not live.
+    /// Returns whether the member has no pending messages in this room. True while the room is not live, and for a held
+    /// member.
     pub(crate) fn is_current(&self, member: &Member) -> bool {
-        !self.live || member.cursor == self.log.head()
+        !self.live || member.cursor == self.log.head() || member.is_held()
     }
 
     /// Returns the size of the room's messages that the member has not been sent, in bytes before compression. 0 while
@@ -295,10 +323,10 @@ impl Room {
 
     /// Works like [`Room::take`], for frames before number `end`.
     fn take_before(&mut self, index: usize, end: u64) -> Visit {
-        let member = &mut self.members[index];
-        if !self.live || member.cursor == self.log.head() {
+        if self.is_current(&self.members[index]) {
             return Visit::Nothing;
         }
+        let member = &mut self.members[index];
         let compressed = self.compressed.as_ref().filter(|_| member.is_compressed());
         let span = |log: &Log| log.span_before(member.cursor, end);
         match compressed.and_then(span).or_else(|| span(&self.log)) {
@@ -319,6 +347,9 @@ impl Room {
     /// Returns the number of messages in the log that the member at `index` still has to get.
     pub(crate) fn unread(&self, index: usize) -> u64 {
         let Member { slot, cursor, .. } = self.members[index];
+        if cursor == HELD {
+            return 0;
+        }
         let excluded = self.excluded.range((slot, cursor)..=(slot, u64::MAX)).count();
         self.log.head() - cursor - excluded as u64
     }

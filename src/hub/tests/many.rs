@@ -1,5 +1,7 @@
 //! Clients in many rooms, clients that a message leaves out, and reports about occupied rooms.
 
+use std::time::Duration;
+
 use super::*;
 
 fn reports(hub: &mut Hub) -> Vec<(String, bool)> {
@@ -48,6 +50,52 @@ fn a_client_in_a_thousand_rooms_gets_every_message_while_it_is_slow() {
     }
     got.dedup();
     assert_eq!((got.len(), mesh.hubs[0].is_idle(0), &mesh.lagged[..]), (2_000, true, &[][..]));
+}
+
+#[test]
+fn a_held_member_gets_nothing_before_it_starts_and_everything_after() {
+    for (home, compresses) in [(0, false), (1, false), (0, true), (1, true)] {
+        let mut mesh = Mesh::new(2, |_| {});
+        let room = room_at(home, 2, 0);
+        mesh.open(0, 0);
+        if compresses {
+            mesh.hubs[0].compress(0);
+        }
+        assert!(!mesh.hubs[0].start(0, &room), "no member");
+        assert!(mesh.hubs[0].join_held(0, &room));
+        assert_eq!(mesh.hubs[0].start(0, &room), home == 0, "the home has not answered");
+        mesh.hubs[0].leave(0, &room);
+        mesh.settle();
+        assert!(mesh.hubs[0].join_held(0, &room));
+        mesh.settle();
+        mesh.publish(1, &room, &"before".repeat(30));
+        mesh.settle();
+        assert_eq!((mesh.take(0, 0), mesh.hubs[0].unsent(0, &room)), (vec![], Some(0)));
+        assert!(mesh.hubs[0].is_idle(0), "nothing is pending for a held member");
+        assert!(mesh.hubs[0].start(0, &room) && mesh.hubs[0].start(0, &room));
+        mesh.publish(1, &room, &"after".repeat(30));
+        mesh.settle();
+        assert_eq!(mesh.take(0, 0), ["after".repeat(30)]);
+        assert!(mesh.lagged.is_empty());
+    }
+}
+
+#[test]
+fn a_held_member_neither_lags_nor_keeps_messages_in_memory() {
+    let mut mesh = Mesh::new(1, |options| options.lag_window = 10_000);
+    mesh.open(0, 0);
+    mesh.open(0, 1);
+    mesh.hubs[0].set_history("room", Some(History { messages: 0, kept_for: Duration::ZERO }));
+    assert!(mesh.hubs[0].join_held(0, "room"));
+    mesh.join(0, 1, "room", 0);
+    for number in 0..100 {
+        mesh.publish(0, "room", &format!("{number} {}", "x".repeat(5_000)));
+        mesh.settle();
+    }
+    assert_eq!((mesh.take(0, 0).len(), mesh.take(0, 1).len(), mesh.lagged.len()), (0, 100, 0));
+    mesh.hubs[0].leave(0, "room");
+    mesh.settle();
+    assert_eq!(mesh.take(0, 0), [""; 0]);
 }
 
 #[test]

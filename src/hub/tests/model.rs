@@ -138,7 +138,8 @@ impl World {
         }
         let room = self.random.below(ROOMS);
         match self.random.below(100) {
-            0..30 => self.join(shard, slot, room),
+            0..26 => self.join(shard, slot, room),
+            26..30 => self.start(shard, slot, room),
             30..80 => self.publish(shard, slot, room),
             80..88 => self.leave(shard, slot, room),
             88..96 => self.send(shard, slot),
@@ -155,7 +156,11 @@ impl World {
         let hub = &mut self.hubs[shard as usize];
         let wanted = [0, 1, 3, 100][self.random.below(4)];
         let is_new = hub.rooms.find(&name).is_none();
-        hub.join(slot, &name, wanted);
+        let is_held = self.random.chance(20);
+        match is_held {
+            true => hub.join_held(slot, &name),
+            false => hub.join(slot, &name, wanted),
+        };
         settle_new_rooms(hub, |name| self.histories[number_of(name)]);
         let is_live = hub.rooms[hub.rooms.find(&name).expect("joined")].live;
         if is_new && hub.home_of(&name) == shard {
@@ -164,10 +169,22 @@ impl World {
         let (messages, bytes) = self.history(room);
         let client = self.clients.get_mut(&(shard, slot)).expect("open");
         if !client.is_member(room) {
-            client.join(room, wanted);
-            if is_live {
+            client.join(room, wanted, is_held);
+            if is_live && !is_held {
                 client.start(&self.orders, room, shard, messages, bytes);
             }
+        }
+    }
+
+    /// Lets a held client get messages.
+    fn start(&mut self, shard: u16, slot: Slot, room: usize) {
+        let name = self.room(room);
+        let hub = &mut self.hubs[shard as usize];
+        let is_live = hub.rooms.find(&name).is_some_and(|id| hub.rooms[id].live);
+        let client = self.clients.get_mut(&(shard, slot)).expect("open");
+        assert_eq!(hub.start(slot, &name), is_live && client.is_member(room));
+        if is_live && client.is_held(room) {
+            client.release(room, self.orders.known(room, shard));
         }
     }
 
@@ -308,7 +325,7 @@ impl World {
                 self.orders.accept(room, to, answer);
                 let (messages, bytes) = self.history(room);
                 for ((shard, _), client) in &mut self.clients {
-                    if *shard == to && client.is_member(room) {
+                    if *shard == to && client.is_member(room) && !client.is_held(room) {
                         client.start(&self.orders, room, to, messages, bytes);
                     }
                 }

@@ -111,6 +111,8 @@ pub(super) fn number(digits: &[u8]) -> usize {
 #[derive(Debug)]
 struct Stay {
     wanted: u32,
+    /// Whether the client gets no messages yet.
+    is_held: bool,
     /// Place in the room's order of the next message to be received. `None` until the room's log has arrived.
     next: Option<usize>,
     /// Place after the last message that the client gets for this stay. `None` until the client leaves.
@@ -180,8 +182,24 @@ impl Client {
         self.own_sent - 1
     }
 
-    pub(super) fn join(&mut self, room: usize, wanted: u32) {
-        self.stays[room].push_back(Stay { wanted, next: None, end: None, excluded: BTreeSet::new() });
+    pub(super) fn is_held(&self, room: usize) -> bool {
+        self.stays[room].back().is_some_and(|stay| stay.is_held)
+    }
+
+    /// Records that the client gets the messages from place `known` on.
+    pub(super) fn release(&mut self, room: usize, known: usize) {
+        let stay = self.stays[room].back_mut().expect("a member");
+        (stay.is_held, stay.next) = (false, Some(known));
+    }
+
+    pub(super) fn join(&mut self, room: usize, wanted: u32, is_held: bool) {
+        self.stays[room].push_back(Stay {
+            wanted,
+            is_held,
+            next: None,
+            end: None,
+            excluded: BTreeSet::new(),
+        });
     }
 
     /// Records that the shard has the room's log, which decides the first message that the client gets: the room's
@@ -198,6 +216,7 @@ impl Client {
         let stay = self.stays[room].back_mut().expect("a member");
         stay.end = Some(if stay.next.is_some() { known } else { 0 });
         stay.next.get_or_insert(0);
+        stay.is_held = false;
     }
 
     /// Records that the client does not get the newest message that its shard has of the room.
@@ -271,12 +290,17 @@ impl Client {
         assert_eq!(self.own_received, self.own_sent);
         let mut missed = self.missed;
         for (room, stays) in self.stays.iter().enumerate() {
-            for stay in stays {
+            for stay in stays.iter().filter(|stay| !stay.is_held) {
                 let known = orders.known(room, shard);
                 let end = stay.end.unwrap_or(known);
                 assert!(stay.end.is_some() || end == orders.rooms[room].len(), "the shard has all messages");
-                let mut stay =
-                    Stay { wanted: 0, next: stay.next, end: stay.end, excluded: stay.excluded.clone() };
+                let mut stay = Stay {
+                    wanted: 0,
+                    is_held: false,
+                    next: stay.next,
+                    end: stay.end,
+                    excluded: stay.excluded.clone(),
+                };
                 missed += skip_to(&mut stay, end, orders, room, lag_window);
             }
         }
