@@ -9,7 +9,6 @@ mod chat;
 mod echo;
 mod gathering;
 mod members;
-#[allow(dead_code)]
 mod pusher;
 mod relay;
 mod renewal;

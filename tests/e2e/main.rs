@@ -32,6 +32,7 @@ mod pauses;
 mod process;
 mod proxies;
 mod publisher;
+mod pusher;
 mod rates;
 mod relay;
 mod reload;

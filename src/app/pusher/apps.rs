@@ -84,8 +84,8 @@ impl PusherApps {
     /// Creates the applications of a server.
     ///
     /// # Errors
-    /// Returns a text with the problem if two applications have the same identifier or key, or if the operating system
-    /// gives no random bytes.
+    /// Returns a text with the problem if two applications have the same identifier or key, if one of these is not made of
+    /// 1 to 100 letters, digits, `-` and `_`, or if the operating system gives no random bytes.
     pub fn new(apps: Vec<PusherApp>) -> Result<Self, String> {
         let table = Table::default().with(apps)?;
         let salt = u64::from_le_bytes(random().map_err(|error| error.to_string())?);
@@ -106,7 +106,7 @@ impl PusherApps {
     /// gone or disabled are closed.
     ///
     /// # Errors
-    /// Returns a text with the problem if two applications have the same identifier or key. Then nothing changes.
+    /// Returns a text with the problem as [`PusherApps::new`] does. Then nothing changes.
     pub fn replace(&self, apps: Vec<PusherApp>, publisher: &Publisher) -> Result<(), String> {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         *table = Arc::new(table.with(apps)?);
@@ -164,6 +164,12 @@ impl Table {
         let mut table = Self { rows: self.rows.clone(), by_id: self.by_id.clone(), by_key: HashMap::new() };
         table.rows.iter_mut().for_each(|row| row.is_current = false);
         for app in apps {
+            if !is_id(&app.id) || !is_id(&app.key) {
+                let (id, key) = (&app.id, &app.key);
+                return Err(format!(
+                    "the id {id:?} or the key {key:?} is not made of 1 to 100 letters, digits, - and _"
+                ));
+            }
             let next = table.rows.len() as AppIndex;
             let index = *table.by_id.entry(app.id.clone()).or_insert(next);
             if table.by_key.insert(app.key.clone(), index).is_some() {
@@ -207,6 +213,11 @@ impl Table {
         self.rows.get(index as usize).filter(|row| row.is_current).map(|row| &row.app)
     }
 
+    /// Returns all applications by index, `None` for those that are gone.
+    pub(super) fn all(&self) -> impl Iterator<Item = Option<&Arc<PusherApp>>> {
+        self.rows.iter().map(|row| row.is_current.then_some(&row.app))
+    }
+
     /// Returns the number of connections of the application at an index, over all shards.
     pub(super) fn connections(&self, index: AppIndex) -> u32 {
         self.rows.get(index as usize).map_or(0, |row| row.connections.load(Ordering::Relaxed))
@@ -216,20 +227,47 @@ impl Table {
     /// as it may have.
     pub(super) fn admit(&self, index: AppIndex) -> Option<Admission> {
         let Row { app, connections, .. } = self.rows.get(index as usize)?;
-        let admission = Admission(Arc::clone(connections));
+        let admission = Admission { index, connections: Some(Arc::clone(connections)) };
         let before = connections.fetch_add(1, Ordering::Relaxed);
         (app.max_connections == 0 || before < app.max_connections).then_some(admission)
     }
+
+    /// Ends a connection whose admission was kept.
+    pub(super) fn release(&self, index: AppIndex) {
+        if let Some(row) = self.rows.get(index as usize) {
+            row.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
-/// A counted connection of an application. The connection ends with this value.
+/// A counted connection of an application. It is not counted any more when this value is dropped.
 #[derive(Debug)]
-pub(super) struct Admission(Arc<AtomicU32>);
+pub(super) struct Admission {
+    index: AppIndex,
+    /// The counter of the application's connections. `None` once the admission was kept.
+    connections: Option<Arc<AtomicU32>>,
+}
+
+impl Admission {
+    /// Keeps the connection until [`Table::release`]. Returns the index of the application.
+    pub(super) fn keep(mut self) -> AppIndex {
+        self.connections = None;
+        self.index
+    }
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(connections) = &self.connections {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
+}
+
+/// Returns whether a text may be the identifier or the key of an application, which paths contain.
+fn is_id(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    (1..=100).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {
@@ -268,6 +306,10 @@ mod tests {
         assert_eq!(error, "two applications have the id 1; give each its own");
         let error = PusherApps::new(vec![app("1", "a"), app("2", "a")]).expect_err("the same key");
         assert_eq!(error, "two applications have the key a; give each its own");
+        for wrong in ["", "a/b", "a b", "ä"] {
+            assert!(PusherApps::new(vec![app(wrong, "a")]).is_err(), "{wrong}");
+            assert!(PusherApps::new(vec![app("a", wrong)]).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -279,7 +321,10 @@ mod tests {
         assert!(table.admit(0).is_none());
         assert_eq!(table.connections(0), 2);
         drop(first);
-        assert!(table.admit(0).is_some());
+        assert_eq!(table.connections(0), 1);
+        assert_eq!(table.admit(0).expect("below the limit").keep(), 0);
+        assert!(table.admit(0).is_none());
+        table.release(0);
         assert_eq!(table.connections(0), 1);
     }
 

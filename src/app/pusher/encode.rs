@@ -9,6 +9,20 @@ pub(super) enum Data<'a> {
     Text(&'a str),
     /// A JSON value, which becomes part of the event as it is.
     Json(&'a str),
+    /// No data: the event has no such key.
+    None,
+}
+
+/// The answer to `pusher:ping`. It has no channel, which Pysher would not take.
+pub(super) const PONG: &str = r#"{"event":"pusher:pong","data":"{}"}"#;
+
+/// Time in seconds without a message after which clients send `pusher:ping`.
+const ACTIVITY_TIMEOUT: u32 = 120;
+
+/// Returns the first event of a connection. pusher-js needs the time, and fails on 0.
+pub(super) fn connection_established(socket_id: &str) -> String {
+    let data = format!("{{\"socket_id\":\"{socket_id}\",\"activity_timeout\":{ACTIVITY_TIMEOUT}}}");
+    encode_event("pusher:connection_established", None, Data::Text(&data), None)
 }
 
 /// Returns the JSON text of an event. `channel` is `None` for an event of the connection, `user_id` the sender of a client
@@ -22,14 +36,18 @@ pub(super) fn encode_event(
     let data_len = match data {
         Data::Text(text) => text.len() + text.len() / 8,
         Data::Json(json) => json.len(),
+        Data::None => 0,
     };
     let mut json = String::with_capacity(64 + event.len() + channel.map_or(0, str::len) + data_len);
     json.push_str("{\"event\":");
     push_text(&mut json, event);
-    json.push_str(",\"data\":");
+    if !matches!(data, Data::None) {
+        json.push_str(",\"data\":");
+    }
     match data {
         Data::Text(text) => push_text(&mut json, text),
         Data::Json(value) => json.push_str(value),
+        Data::None => {}
     }
     for (key, value) in [("channel", channel), ("user_id", user_id)] {
         if let Some(value) = value {
@@ -74,8 +92,13 @@ mod tests {
         assert_eq!(event, r#"{"event":"my-event","data":"{\"a\":\"b\"}","channel":"my-channel"}"#);
         let event = encode_event("client-x", Some("presence-a"), Data::Json(r#"{"a":1}"#), Some("ann"));
         assert_eq!(event, r#"{"event":"client-x","data":{"a":1},"channel":"presence-a","user_id":"ann"}"#);
-        let event = encode_event("pusher:pong", None, Data::Text("{}"), None);
-        assert_eq!(event, r#"{"event":"pusher:pong","data":"{}"}"#);
+        assert_eq!(encode_event("pusher:pong", None, Data::Text("{}"), None), PONG);
+        let event = encode_event("pusher:cache_miss", Some("cache-a"), Data::None, None);
+        assert_eq!(event, r#"{"event":"pusher:cache_miss","channel":"cache-a"}"#);
+        assert_eq!(
+            connection_established("1.2"),
+            r#"{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.2\",\"activity_timeout\":120}"}"#
+        );
     }
 
     #[test]

@@ -1,0 +1,7 @@
+//! The application `pusher`, as stock clients use it: connections, subscriptions, presence, client events, signing in.
+
+mod channels;
+mod connections;
+mod peer;
+mod presence;
+mod signin;
