@@ -183,7 +183,8 @@ fn a_cancelled_subscription_leaves_no_member(backend: BackendName) {
     // A subscription that is answered before the server reads that it is cancelled has an answer, too.
     peer.expect_members(CHANNEL, &["ghost", "watcher"]);
     peer.send(&json!({ "event": "pusher:ping" }));
-    let answers = std::iter::repeat_with(|| peer.receive()).take_while(|event| event["event"] != "pusher:pong");
+    let answers =
+        std::iter::repeat_with(|| peer.receive()).take_while(|event| event["event"] != "pusher:pong");
     answers.for_each(|event| assert_eq!(event["event"], "pusher_internal:subscription_succeeded"));
     watcher.expect_nothing();
 }
