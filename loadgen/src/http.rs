@@ -109,19 +109,47 @@ fn read_response(
         };
         return Err(ProtocolError::Status { status, reason, body });
     }
-    let body_len = header(&response, "content-length").and_then(|len| len.parse::<usize>().ok());
-    // RFC 9112 §6.3: a response with the status 204 has no body and no Content-Length.
-    let Some(body_len) = body_len.or_else(|| (status == 204).then_some(0)) else {
-        return fault("it has no Content-Length, which this scenario needs".to_owned());
-    };
     if header(&response, "connection").is_some_and(|value| has_token(value, "close")) {
-        let text =
-            format!("it has the status {status} and `Connection: close`, and this scenario needs keep-alive");
-        return fault(text);
+        return fault(format!(
+            "it has the status {status} and `Connection: close`, and this scenario needs keep-alive"
+        ));
     }
-    let end = head_len + body_len;
+    let body_len = header(&response, "content-length").and_then(|len| len.parse::<usize>().ok());
+    let is_chunked = header(&response, "transfer-encoding").is_some_and(|value| has_token(value, "chunked"));
+    let rest = &bytes[head_len..];
+    let body = match body_len {
+        Some(len) => rest.get(..len).map(|body| (body, len)),
+        None if is_chunked && accepted == Accepted::Any => read_chunks(rest)?,
+        // RFC 9112 §6.3: a response with the status 204 has no body and no Content-Length.
+        None if status == 204 => Some((&[][..], 0)),
+        None => return fault("it has no Content-Length, which this scenario needs".to_owned()),
+    };
     let reason = response.reason.unwrap_or("");
-    Ok(bytes.get(head_len..end).map(|body| Response { status, reason, body, len: end }))
+    Ok(body.map(|(body, len)| Response { status, reason, body, len: head_len + len }))
+}
+
+/// Parses a chunked body without trailers at the front of `bytes` (RFC 9112 §7.1). Returns its first chunk, which is all of
+/// a short body, and the length of all chunks in bytes. Returns `None` if the body is not whole.
+fn read_chunks(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, ProtocolError> {
+    let fault = |text: &str| Err(ProtocolError::Response(text.to_owned()));
+    let (mut at, mut first) = (0, None);
+    loop {
+        let (start, len) = match httparse::parse_chunk_size(&bytes[at..]) {
+            Ok(httparse::Status::Complete((head_len, len))) => (at + head_len, len as usize),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return fault("the length of a chunk is not a hexadecimal number"),
+        };
+        let last_end = bytes.len().saturating_sub(2);
+        let Some(end) = start.checked_add(len).filter(|&end| end <= last_end) else { return Ok(None) };
+        if &bytes[end..end + 2] != b"\r\n" {
+            return fault("a chunk is longer than it says, or its body has trailers");
+        }
+        let first = *first.get_or_insert_with(|| &bytes[start..end]);
+        at = end + 2;
+        if len == 0 {
+            return Ok(Some((first, at)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,5 +211,31 @@ mod tests {
         assert_eq!(next_response(rest), Ok(Step { consumed: 0, event: WsEvent::NeedsMore }));
         assert_eq!(end_of_responses(rest), Err(ProtocolError::ResponseCut(3)));
         assert_eq!(end_of_responses(b""), Ok(()));
+    }
+
+    #[test]
+    fn a_chunked_response_is_read_whole() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let input = format!("{head}5;x=y\r\nhello\r\n1\r\n!\r\n0\r\n\r\n");
+        for cut in 0..input.len() {
+            let step = next_response(&input.as_bytes()[..cut]);
+            assert_eq!(step, Ok(Step { consumed: 0, event: WsEvent::NeedsMore }), "{cut}");
+        }
+        let event = WsEvent::Response { status: 200, reason: "OK", body: b"hello" };
+        let step = next_response(input.as_bytes());
+        assert_eq!(step, Ok(Step { consumed: input.len(), event }));
+        for (wrong, reason) in [
+            ("x\r\n", "not a hexadecimal number"),
+            ("1\r\nhello", "longer than it says"),
+            ("0\r\nA: b\r\n\r\n", "has trailers"),
+        ] {
+            let error = next_response(format!("{head}{wrong}").as_bytes()).expect_err(wrong).to_string();
+            assert!(error.contains(reason), "{wrong:?}: {error}");
+        }
+        for huge in ["ffffffffffffffff\r\nhello", "fffffffffffffff0\r\n"] {
+            let input = format!("{head}{huge}");
+            let step = next_response(input.as_bytes()).expect("it may go on");
+            assert_eq!(step.event, WsEvent::NeedsMore, "{huge:?}");
+        }
     }
 }
