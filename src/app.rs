@@ -177,6 +177,18 @@ pub trait App {
         let _ = (context, client);
     }
 
+    /// Handles a client that became a member of `room` by an action on its user: [`Context::join_user`] of any instance,
+    /// [`Publisher::join_user`], or the HTTP API. Not called for [`Context::join`].
+    fn on_added(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let _ = (context, client, room);
+    }
+
+    /// Handles a client whose membership of `room` was ended by an action on its user: [`Context::leave_user`] of any
+    /// instance, [`Publisher::leave_user`], or the HTTP API. Not called for [`Context::leave`].
+    fn on_removed(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let _ = (context, client, room);
+    }
+
     /// Decides whether a message may be published to a room. Called once for each message, on the room's home shard,
     /// before the message gets its number. `sender` is the client whose message or event was being handled when the
     /// application published, on any shard; `None` for other handlers, such as [`App::on_tell`]. `false`, or a panic,

@@ -238,6 +238,14 @@ impl App for Api {
         self.inner.on_close(context, client);
     }
 
+    fn on_added(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        self.inner.on_added(context, client, room);
+    }
+
+    fn on_removed(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        self.inner.on_removed(context, client, room);
+    }
+
     fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
         self.inner.on_publish(room, sender, kind, payload)
     }

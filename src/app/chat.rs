@@ -9,11 +9,14 @@
 //!
 //! Room messages are lines of text, equal for all clients. Notices to one client are lines of text, too. A client that
 //! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
-//! also gets the ages of the messages in a room's history.
+//! also gets the ages of the messages in a room's history. With `?format=json&presence=1` it is kept informed about who
+//! is in its rooms: see [`presence`].
 
 mod backend;
+mod board;
 mod directory;
 mod notice;
+mod presence;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -32,6 +35,7 @@ use super::{
 
 use directory::Directory;
 use notice::{Limits, Notice};
+use presence::{FromBoard, ListQuestion, Presence, ToBoard};
 
 /// Number of past messages that a client sees when it joins a room.
 const HISTORY: u32 = 50;
@@ -69,6 +73,9 @@ pub struct Chat {
     names: HashMap<u64, String>,
     /// Numbers of this shard's clients that get notices as JSON.
     structured: HashSet<u64>,
+    /// Numbers of this shard's clients that get the presence of their rooms.
+    watching: HashSet<u64>,
+    presence: Presence,
     /// Numbers of this shard's clients that wait for the answer to `/nick`. A client claims one name at a time. With
     /// two claims, releasing the old name for the first could release the name that the second was granted.
     claiming: HashSet<u64>,
@@ -78,9 +85,9 @@ pub struct Chat {
     newcomers: HashMap<u64, Newcomer>,
     /// Names whose home is this shard, with the clients that hold each name.
     directory: Directory,
-    /// Clients that wait for the answer to `/who`, by the token of the question.
-    asking: HashMap<u64, ClientId>,
-    /// Token of the next question for the answer to `/who`.
+    /// Questions for lists of members, by their tokens.
+    asking: HashMap<u64, Asker>,
+    /// Token of the next question for a list of members.
     next_question: u64,
 }
 
@@ -95,6 +102,15 @@ struct Newcomer {
     is_gone: bool,
 }
 
+/// The receiver of a list of members.
+#[derive(Debug)]
+enum Asker {
+    /// A client that sent `/who`.
+    Client(ClientId),
+    /// The board with this number.
+    Board(u64),
+}
+
 /// Note with a question from one chat instance to another.
 enum Ask {
     /// Claims the name for the client. `user` is the identity in the client's token, if it has one.
@@ -105,6 +121,8 @@ enum Ask {
     Private { from: ClientId, label: String, name: String, text: String },
     /// Asks for the ages of the room's last messages, for a client that has joined the room.
     Ages { room: String, client: ClientId },
+    /// Tells the board of a room something.
+    Presence(ToBoard),
 }
 
 /// Note with an answer from one chat instance to another, or with a private message for the other shard's clients.
@@ -121,6 +139,8 @@ enum Tell {
     Nobody { client: ClientId, name: String },
     /// Ages, in seconds, of the last messages of the room that the client has joined.
     Ages { client: ClientId, room: String, ages: Vec<u32> },
+    /// Note of the board of a room.
+    Presence(FromBoard),
 }
 
 /// Returns the response with the chat page.
@@ -147,8 +167,12 @@ impl App for Chat {
 
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         let room = opening.room;
-        if opening.query.is_some_and(|query| query.split('&').any(|parameter| parameter == "format=json")) {
+        let has = |wanted| opening.query.is_some_and(|query| query.split('&').any(|found| found == wanted));
+        if has("format=json") {
             self.structured.insert(client.number);
+            if has("presence=1") {
+                self.watching.insert(client.number);
+            }
         }
         if let Some(claims) = opening.claims {
             self.claims.insert(client.number, claims.clone());
@@ -176,8 +200,31 @@ impl App for Chat {
         match self.newcomers.get_mut(&client.number) {
             // The early messages of a client that left are published if its name is granted.
             Some(newcomer) if !newcomer.early.is_empty() => newcomer.is_gone = true,
-            _ => self.forget(context, client),
+            _ => {
+                if !self.presence.is_unused() {
+                    for room in context.rooms(client) {
+                        // The client still is a member.
+                        let left = context.members(&room).len().saturating_sub(1);
+                        self.went(context, client, &room, left);
+                    }
+                }
+                self.forget(context, client);
+            }
         }
+    }
+
+    fn on_added(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        self.came(context, client, room);
+    }
+
+    fn on_removed(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let left = context.members(room).len();
+        self.went(context, client, room, left);
+    }
+
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        let question = self.presence.fire(context, token);
+        self.ask_list(context, question);
     }
 
     fn describe_member(&mut self, _: &str, client: ClientId) -> String {
@@ -185,8 +232,16 @@ impl App for Chat {
     }
 
     fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
-        let Some(client) = self.asking.remove(&members.token) else { return };
+        let Some(asker) = self.asking.remove(&members.token) else { return };
         let Members { room, count, members, .. } = members;
+        let client = match asker {
+            Asker::Client(client) => client,
+            Asker::Board(board) => {
+                let members = members.into_iter().map(|one| (one.client.number, one.description.into()));
+                let question = self.presence.add_list(context, board, members);
+                return self.ask_list(context, question);
+            }
+        };
         let mut names: Vec<String> = members.into_iter().map(|member| member.description).collect();
         names.sort_unstable();
         self.tell(context, client, &Notice::People { room: &room, names: &names, count });
@@ -236,6 +291,12 @@ impl App for Chat {
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         self.tell(context, client, &Notice::Missed { count: missed });
+        if self.watching.contains(&client.number) {
+            // An update may be among the missed messages.
+            for room in context.rooms(client) {
+                self.presence.watch(context, client, &room);
+            }
+        }
     }
 
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
@@ -252,6 +313,10 @@ impl App for Chat {
             Ask::Ages { room, client } => {
                 let ages = context.history_ages(&room);
                 context.tell(client.shard, Tell::Ages { client, room, ages });
+            }
+            Ask::Presence(note) => {
+                let question = self.presence.take_ask(context, note);
+                self.ask_list(context, question);
             }
         }
     }
@@ -285,6 +350,7 @@ impl App for Chat {
                 self.tell(context, client, &Notice::Taken { name: &name });
             }
             Tell::Ages { client, room, ages } => self.tell_ages(context, client, &room, &ages),
+            Tell::Presence(note) => self.presence.take_tell(context, note),
         }
     }
 }
@@ -336,6 +402,7 @@ impl Chat {
 
     fn forget(&mut self, context: &mut Context<'_>, client: ClientId) {
         self.structured.remove(&client.number);
+        self.watching.remove(&client.number);
         self.claiming.remove(&client.number);
         self.claims.remove(&client.number);
         self.newcomers.remove(&client.number);
@@ -349,13 +416,16 @@ impl Chat {
         let name = &self.label(client);
         let ChatOptions { max_message: message, max_private_message: private_message } = self.options;
         let limits = Limits { message, private_message };
-        self.tell(context, client, &Notice::Welcome { room, name, limits });
+        let id = client.number;
+        self.tell(context, client, &Notice::Welcome { room, name, id, limits });
         self.join_room(context, client, room);
     }
 
     /// Makes a client a member of a room. A client with `format=json` also gets the ages of the room's history.
-    fn join_room(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        context.join(client, room, HISTORY);
+    fn join_room(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        if context.join(client, room, HISTORY) {
+            self.came(context, client, room);
+        }
         if !self.structured.contains(&client.number) {
             return;
         }
@@ -367,6 +437,37 @@ impl Chat {
             return self.tell_ages(context, client, room, &ages);
         }
         context.ask(home, Ask::Ages { room: room.into(), client });
+    }
+
+    /// Reports a new member of a room to those who watch the room.
+    fn came(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        if !self.presence.is_unused() {
+            self.report(context, client, room);
+        }
+        if self.watching.contains(&client.number) {
+            self.presence.watch(context, client, room);
+        }
+    }
+
+    /// Reports the name of a room's member to those who watch the room.
+    fn report(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
+        let (name, count) = (self.label(client), context.members(room).len());
+        self.presence.report(context, room, client, Some(&name), count);
+    }
+
+    /// Reports the end of a membership to those who watch the room. `left` is the number of members that the shard has
+    /// now.
+    fn went(&mut self, context: &mut Context<'_>, client: ClientId, room: &str, left: usize) {
+        self.presence.unwatch(context, client, room);
+        self.presence.report(context, room, client, None, left);
+    }
+
+    /// Asks for the list of members that a board needs.
+    fn ask_list(&mut self, context: &mut Context<'_>, question: Option<ListQuestion>) {
+        let Some(ListQuestion { board, room, limit }) = question else { return };
+        context.ask_members(&room, None, limit, self.next_question);
+        self.asking.insert(self.next_question, Asker::Board(board));
+        self.next_question += 1;
     }
 
     /// Sends a client the ages, in seconds, of the messages in a room's log. The last age must be that of the log's
@@ -458,7 +559,7 @@ impl Chat {
         context.close(client, CloseCode::POLICY, &format!("the name {taken} is taken"));
     }
 
-    fn join(&self, context: &mut Context<'_>, client: ClientId, room: &str) {
+    fn join(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
         let room = match room_name(room) {
             Ok(room) => room,
             Err(problem) => {
@@ -475,6 +576,7 @@ impl Chat {
         }
         for old in old {
             context.leave(client, &old);
+            self.on_removed(context, client, &old);
         }
         self.tell(context, client, &Notice::Joined { room: &room });
         self.join_room(context, client, &room);
@@ -523,6 +625,11 @@ impl Chat {
         }
         if old != name {
             context.publish_to_rooms_of(client, Message::text(&text));
+            if !self.presence.is_unused() {
+                for room in context.rooms(client) {
+                    self.report(context, client, &room);
+                }
+            }
         }
     }
 
@@ -576,6 +683,9 @@ impl Chat {
         let text = match context.renew(client, token) {
             Ok(Renewal { claims, left }) => {
                 self.claims.insert(client.number, claims);
+                for room in &left {
+                    self.on_removed(context, client, room);
+                }
                 match left.first() {
                     None => "your token is renewed".into(),
                     Some(room) => {
@@ -593,7 +703,7 @@ impl Chat {
     fn who(&mut self, context: &mut Context<'_>, client: ClientId) {
         for room in context.rooms(client) {
             context.ask_members(&room, None, LISTED, self.next_question);
-            self.asking.insert(self.next_question, client);
+            self.asking.insert(self.next_question, Asker::Client(client));
             self.next_question += 1;
         }
     }

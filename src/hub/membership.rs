@@ -69,6 +69,12 @@ impl Hub {
         }
     }
 
+    /// Returns whether the client is a member of `room`.
+    pub fn is_member(&self, slot: Slot, room: &str) -> bool {
+        let id = self.rooms.find(room);
+        id.is_some_and(|id| self.clients[slot as usize].memberships.find(id).is_some())
+    }
+
     /// Returns the names of the rooms of which the client is a member.
     pub fn rooms_of(&self, slot: Slot) -> impl Iterator<Item = &str> {
         self.clients[slot as usize].memberships.iter().map(|membership| &*self.rooms[membership.room].name)

@@ -64,6 +64,16 @@ impl<B: Backend> Shard<B> {
         self.with_client(slot, |app, context, client| app.on_close(context, client));
     }
 
+    /// Calls the application's `on_added` for a client that an action on its user has added to a room.
+    pub(super) fn added(&mut self, slot: Slot, room: &str) {
+        self.with_client(slot, |app, context, client| app.on_added(context, client, room));
+    }
+
+    /// Calls the application's `on_removed` for a client that an action on its user has removed from a room.
+    pub(super) fn removed(&mut self, slot: Slot, room: &str) {
+        self.with_client(slot, |app, context, client| app.on_removed(context, client, room));
+    }
+
     /// Calls the application's `on_start`, before the first turn.
     pub(super) fn start_app(&mut self) {
         self.with_app(|app, context| app.on_start(context));

@@ -29,14 +29,19 @@ impl<B: Backend> Shard<B> {
             }
             (UserAction::Join { history }, room) => {
                 for slot in self.hub.clients_of_user(user).to_vec() {
-                    self.hub.join(slot, room, history);
+                    if !self.hub.is_member(slot, room) && self.hub.join(slot, room, history) {
+                        self.added(slot, room);
+                    }
                 }
                 self.settle_new_rooms();
                 self.charge_replays();
             }
             (UserAction::Leave, room) => {
                 for slot in self.hub.clients_of_user(user).to_vec() {
-                    self.hub.leave(slot, room);
+                    if self.hub.is_member(slot, room) {
+                        self.hub.leave(slot, room);
+                        self.removed(slot, room);
+                    }
                 }
             }
         }

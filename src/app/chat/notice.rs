@@ -37,8 +37,8 @@ pub(super) struct Limits {
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Notice<'a> {
-    /// Welcome notice: the client is in its first room.
-    Welcome { room: &'a str, name: &'a str, limits: Limits },
+    /// Welcome notice: the client is in its first room. `id` is its number.
+    Welcome { room: &'a str, name: &'a str, id: u64, limits: Limits },
     /// Notice that the client has moved to another room.
     Joined { room: &'a str },
     /// Answer to `/who`: some of the members' names, and the number of all members.
