@@ -41,11 +41,17 @@ async function staged(play, options, at, prepare) {
 const tell = (socket, event) => socket.send(Buffer.from(JSON.stringify(event)));
 const LIMITS = { message: 1 << 20, private_message: 8192 };
 const ME = 'User #7 (1)';
-const welcome = (socket, limits = LIMITS) => tell(socket, { event: 'welcome', room: 'lobby', name: ME, limits });
-const present = (socket, names) => tell(socket, { event: 'people', room: 'lobby', names, count: names.length });
-function answer(socket, names = [ME]) {
+const member = (name, index) => [name === ME ? 7 : 100 + index, name];
+const present = (socket, names) => tell(socket, { event: 'present', room: 'lobby', count: names.length, members: names.map(member) });
+/** Welcomes the page and lists the members of its room. */
+function welcome(socket, names = [ME], limits = LIMITS) {
+  tell(socket, { event: 'welcome', room: 'lobby', name: ME, id: 7, limits });
+  present(socket, names);
+}
+/** Answers /who with these names. */
+function answer(socket, names) {
   socket.onMessage(text => {
-    if (text === '/who') present(socket, names);
+    if (text === '/who') tell(socket, { event: 'people', room: 'lobby', names, count: names.length });
   });
 }
 
@@ -105,7 +111,7 @@ test('the WebSocket address follows the page address, also below a prefix of a p
     const address = new Promise(resolve => {
       staged(socket => resolve(socket.url()), {}, at).then(({ context }) => context.close());
     });
-    assert.equal(await address, `ws://${server.host}:${server.port}${expected}?format=json`, at);
+    assert.equal(await address, `ws://${server.host}:${server.port}${expected}?format=json&presence=1`, at);
   }
 });
 
@@ -152,8 +158,7 @@ test('markup in messages is shown as text', async () => {
 
   // The server strips tags, but the page must not depend on that.
   const b = await staged(socket => {
-    answer(socket, [ME, evil]);
-    welcome(socket);
+    welcome(socket, [ME, evil]);
     socket.send(`alice: ${evil}`);
     socket.send(`<b>bold</b>: ${evil}`);
     tell(socket, { event: 'private_from', name: 'bob', text: evil });
@@ -226,8 +231,7 @@ test('replayed history is not shown twice after a reconnection', async () => {
     const { page, context } = await staged((socket, count) => {
       welcome(socket);
       for (const line of count === 1 ? first : second) socket.send(line);
-      answer(socket);
-      if (count === 1) socket.close({ code: 1001 });
+        if (count === 1) socket.close({ code: 1001 });
       else tell(socket, { event: 'note', text: 'that was all' });
     });
     await hears(page, 'that was all');
@@ -239,7 +243,6 @@ test('replayed history is not shown twice after a reconnection', async () => {
 
 test('close codes are explained, "Try now" reconnects at once, and the page also retries by itself', async () => {
   const { page, context, sockets } = await staged((socket, count) => {
-    answer(socket);
     welcome(socket);
     if (count === 1) socket.close({ code: 1013, reason: 'lagged' });
     if (count === 2) socket.close({ code: 1001 });
@@ -261,27 +264,116 @@ test('close codes are explained, "Try now" reconnects at once, and the page also
   await context.close();
 });
 
-test('answers to the page\'s own /who are hidden, answers to the user\'s are shown', async () => {
-  const { page, context } = await staged(socket => {
-    answer(socket, [ME, 'alice']);
-    welcome(socket);
+test('the page asks when the server is silent, hides the answer, and closes a connection without an answer', async () => {
+  const asked = [];
+  const { page, context, sockets } = await staged((socket, count) => {
+    welcome(socket, [ME, 'alice']);
+    socket.onMessage(text => {
+      asked.push([count, text]);
+      // The server stops answering after its first answer.
+      if (asked.length > 1) return;
+      tell(socket, { event: 'people', room: 'lobby', names: [ME, 'alice'], count: 2 });
+    });
+  }, {}, '/', async page => {
+    await page.clock.install();
+    await page.clock.pauseAt(Date.now() + 1000);
+    await page.addInitScript(() => { Math.random = () => .5; });
   });
   await online(page);
-  assert.deepEqual(await names(page), ['User #7you', 'alice']);
+  const wait = async seconds => { for (let i = 0; i < seconds; i++) await page.clock.runFor(1000); };
+  await wait(15);
+  sockets[0].send('alice: hello');
+  await hears(page, 'hello', 'alice');
+  await wait(7);
+  assert.deepEqual(asked, [], 'a message shows that the connection works');
+  await wait(19);
+  assert.deepEqual(asked, [[1, '/who']]);
+  await wait(20);
+  assert.deepEqual(asked, [[1, '/who'], [1, '/who']]);
   assert.equal(await page.locator('#log .notice').count(), 1);
+  await wait(20);
+  await page.locator('#reason', { hasText: 'The server stopped answering.' }).waitFor({ state: 'attached' });
+  await wait(2);
+  await page.locator('#state.online').waitFor();
+  assert.equal(sockets.length, 2);
+  await context.close();
+});
+
+test('the list of people follows the presence events of the room', async () => {
+  const { page, context, sockets } = await staged(socket => {
+    answer(socket, [ME, 'alice']);
+    welcome(socket, [ME, 'bob', 'alice']);
+  });
+  await online(page);
+  assert.deepEqual(await names(page), ['User #7you', 'alice', 'bob']);
+  const change = (count, joined, left, room = 'lobby') => tell(sockets[0], { event: 'presence', room, count, joined, left });
+  const shows = async (wanted, count) => {
+    await page.waitForFunction(wanted => [...document.querySelectorAll('#people li')].map(li => li.textContent).join() === wanted, wanted.join());
+    assert.equal(await page.locator('#here').textContent(), `Here now (${count})`);
+  };
+  change(3, [[5, 'eve'], [102, 'alicia']], [101]);
+  await shows(['User #7you', 'alicia', 'eve'], 3);
+  // Another room, from which the page has moved, and a member that the page does not know.
+  change(9, [[8, 'stranger']], [5], 'tea');
+  change(1000, [[102, 'alice']], [4, 5]);
+  await shows(['User #7you', 'alice', 'and 998 more'], 1000);
+  // The line of a name change and its presence event come in any order.
+  sockets[0].send('* alice is now bob');
+  await hears(page, 'alice is now bob');
+  change(2, [[102, 'bob']], []);
+  await shows(['User #7you', 'bob'], 2);
+  sockets[0].send(`* ${ME} is now carol`);
+  await shows(['carolyou', 'bob'], 2);
+  change(2, [[7, 'carol']], []);
+  // A list without the page's own member, as at the beginning, when others came at the same time.
+  tell(sockets[0], { event: 'present', room: 'lobby', count: 1, members: [[102, 'bob']] });
+  await shows(['carolyou', 'bob'], 2);
   await say(page, '/who');
   await hears(page, 'in lobby (2): User #7, alice');
   await context.close();
 });
 
+test('a page sees silent members come, change their names and leave', async () => {
+  // The page's timers stand still, so that it learns nothing by asking from time to time.
+  const a = await openPage(browser, server, {
+    at: '/room/silent',
+    prepare: async page => {
+      await page.clock.install();
+      await page.clock.pauseAt(Date.now() + 1000);
+    },
+  });
+  await online(a.page);
+  const listed = text => a.page.locator('#people li').filter({ hasText: text });
+  // A client without the page, on a page of another room.
+  const b = await openPage(browser, server, { at: '/room/other' });
+  await online(b.page);
+  const welcome = await b.page.evaluate(() => new Promise(done => {
+    window.silent = new WebSocket(`ws://${location.host}/room/silent`);
+    window.silent.onmessage = event => done(event.data);
+  }));
+  const name = /you are (User #\d+)/.exec(welcome)[1];
+  await listed(name).waitFor({ state: 'attached' });
+  await b.page.evaluate(() => window.silent.send('/nick hush'));
+  await listed('hush').waitFor({ state: 'attached' });
+  assert.equal(await listed(name).count(), 0);
+  await b.page.evaluate(() => window.silent.close());
+  await listed('hush').waitFor({ state: 'detached' });
+  await say(b.page, '/join silent');
+  const other = await b.page.locator('#people li', { hasText: 'you' }).textContent();
+  await listed(other.replace('you', '')).waitFor({ state: 'attached' });
+  await b.context.close();
+  await listed(other.replace('you', '')).waitFor({ state: 'detached' });
+  assert.deepEqual(a.complaints, []);
+  await a.context.close();
+});
+
 test('a remembered name that another user has is given up', async () => {
   const { page, context } = await staged(socket => {
     socket.onMessage(text => {
-      if (text === '/who') present(socket, [ME, 'alice']);
       if (text === '/nick alice') tell(socket, { event: 'taken', name: 'alice' });
     });
     socket.send('alice: this is another alice');
-    welcome(socket);
+    welcome(socket, [ME, 'alice']);
   }, { storageState: { cookies: [], origins: [{ origin: `http://${server.host}:${server.port}`, localStorage: [{ name: 'uproar.nick', value: 'alice' }] }] } });
   await hears(page, 'the name alice is taken');
   assert.equal(await page.locator('#nick').inputValue(), '');
@@ -292,7 +384,6 @@ test('a remembered name that another user has is given up', async () => {
 
 test('the log is limited, and a reader who scrolled up stays in place', async () => {
   const { page, context, sockets } = await staged(socket => {
-    answer(socket);
     welcome(socket);
     for (let i = 0; i < 1100; i++) socket.send(`alice: line ${i}`);
   });
@@ -317,8 +408,7 @@ test('the log is limited, and a reader who scrolled up stays in place', async ()
 for (const colorScheme of ['light', 'dark']) {
   test(`the chat fits on a phone and is readable, ${colorScheme}`, async () => {
     const { page, context, complaints } = await staged(socket => {
-      answer(socket, [ME, 'alice', 'bob']);
-      welcome(socket);
+      welcome(socket, [ME, 'alice', 'bob']);
       socket.send('alice: ' + 'w'.repeat(300));
       socket.send('alice: https://example.com/' + 'path/'.repeat(40));
       socket.send(`${'m'.repeat(32)}: hello`);
@@ -354,7 +444,6 @@ test('history has the times at which the messages were sent', async () => {
   const minutes = 60_000;
   const clock = at => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
   const { page, context, sockets } = await staged(socket => {
-    answer(socket);
     welcome(socket);
     socket.send('alice: one');
     socket.send('* alice is now bob');
@@ -386,7 +475,6 @@ test('history has the times at which the messages were sent', async () => {
 
 test('messages are shown with links, line breaks and their own text direction', async () => {
   const { page, context, complaints } = await staged(socket => {
-    answer(socket);
     welcome(socket);
     for (const text of [
       'see https://example.org/a?b=c#d, and http://x.example/(y) (https://example.org/z).',
@@ -425,11 +513,8 @@ test('Shift+Enter begins a new line, Enter sends', async () => {
 test('a message over the limit is neither sent nor truncated', async () => {
   const sent = [];
   const { page, context } = await staged(socket => {
-    socket.onMessage(text => {
-      sent.push(text);
-      if (text === '/who') present(socket, [ME]);
-    });
-    welcome(socket, { message: 1000, private_message: 100 });
+    socket.onMessage(text => sent.push(text));
+    welcome(socket, [ME], { message: 1000, private_message: 100 });
   });
   await online(page);
   for (const [text, words] of [
@@ -446,15 +531,14 @@ test('a message over the limit is neither sent nor truncated', async () => {
   await say(page, '/msg bob ' + 'x'.repeat(100));
   await say(page, 'y'.repeat(1000));
   await page.waitForFunction(() => document.querySelector('#text').value === '');
-  assert.deepEqual(sent.filter(text => text !== '/who').map(text => text.length), [5, 109, 1000]);
+  assert.deepEqual(sent.map(text => text.length), [5, 109, 1000]);
   await context.close();
 });
 
 test('help is a list, name changes share an entry, and messages cannot add people to the list', async () => {
   const { page, context } = await staged(socket => {
-    welcome(socket);
+    welcome(socket, [ME, 'alice']);
     socket.onMessage(text => {
-      if (text === '/who') tell(socket, { event: 'people', room: 'x (9): mallory, eve', names: [ME, 'alice'], count: 2 });
       if (text === '/help') tell(socket, { event: 'help', commands: [{ usage: '/who', does: 'who is here' }, { usage: '/x Y', does: 'z' }] });
     });
     for (const [from, to] of [['User #8 (2)', 'alice'], ['bob', 'rob'], ['alice', 'alicia'], ['c', 'd'], ['e', 'f'], ['rob', 'bob']]) {
@@ -502,8 +586,7 @@ test('rooms with special characters are reached by their addresses', async () =>
 for (const colorScheme of ['light', 'dark']) {
   test(`axe finds no accessibility problems, ${colorScheme}`, async () => {
     const { page, context } = await staged(socket => {
-      answer(socket, [ME, 'alice', 'שלום']);
-      welcome(socket);
+      welcome(socket, [ME, 'alice', 'שלום']);
       socket.send('alice: https://example.org/ and more');
       socket.send(`${ME}: mine`);
       socket.send('* alice is now bob');

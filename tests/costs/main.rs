@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use tungstenite::Message;
 use uproar::app::{
-    Answer, App, ClientId, Context, Echo, HttpRequest, Incoming, Opening, Relay, Response, Status,
+    Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Members, Note, Opening, Relay,
+    Response, Status,
 };
 use uproar::config::{AppName, BackendName, Config};
 
+use support::client::Client;
 use support::raw::{BINARY, RawClient, frame};
 use support::tls::{Identity, TlsClient, VERSIONS};
 use support::{TestServer, config, wait_until};
@@ -30,6 +32,7 @@ on_both_backends!(
     a_broadcast_allocates_nothing,
     a_request_without_a_body_allocates_nothing,
     a_storm_takes_few_sends,
+    an_update_of_presence_costs_one_send_and_few_allocations,
     an_idle_tls_connection_holds_no_buffer,
 );
 
@@ -91,6 +94,30 @@ impl<A: App> App for Counted<A> {
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
         self.0.on_message(context, client, message);
+    }
+
+    fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        self.0.on_close(context, client);
+    }
+
+    fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
+        self.0.on_ask(context, note);
+    }
+
+    fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
+        self.0.on_tell(context, note);
+    }
+
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        self.0.on_timer(context, token);
+    }
+
+    fn describe_member(&mut self, room: &str, client: ClientId) -> String {
+        self.0.describe_member(room, client)
+    }
+
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        self.0.on_members(context, members);
     }
 }
 
@@ -228,6 +255,51 @@ fn a_storm_takes_few_sends(backend: BackendName) {
     assert_eq!(deliveries, (CLIENTS * CLIENTS * ROUNDS) as u64);
     let sends = (totals.sends - before.sends) as f64 / deliveries as f64;
     assert!(sends <= 0.05, "{sends} sends for each delivered message");
+}
+
+/// Each watcher of a room gets the changes of the room in one send, which is shared by all of them.
+fn an_update_of_presence_costs_one_send_and_few_allocations(backend: BackendName) {
+    const WATCHERS: usize = 300;
+    const ROUNDS: usize = 5;
+    let (server, heap) = start_counted(&config(backend, AppName::Chat, 1), Chat::default);
+    let mut watchers: Vec<_> = (0..WATCHERS)
+        .map(|_| Watcher(Client::open(server.address(), "/room/costs?format=json&presence=1")))
+        .collect();
+    watchers.iter_mut().for_each(|watcher| _ = watcher.until(WATCHERS));
+    let mut updates = 0;
+    let (sends, allocations) = (server.totals().sends, heap.allocations.load(Ordering::Relaxed));
+    for _ in 0..ROUNDS {
+        // Ten clients come, and then leave.
+        let guests: Vec<_> = (0..10).map(|_| Client::open(server.address(), "/room/costs")).collect();
+        updates += watchers.iter_mut().map(|watcher| watcher.until(WATCHERS + 10)).sum::<usize>();
+        drop(guests);
+        updates += watchers.iter_mut().map(|watcher| watcher.until(WATCHERS)).sum::<usize>();
+    }
+    let sends = server.totals().sends - sends;
+    let allocations = heap.allocations.load(Ordering::Relaxed) - allocations;
+    assert!(updates >= WATCHERS * 2 * ROUNDS, "{updates} updates");
+    let (guests, updates) = (10 * ROUNDS as u64, updates as u64);
+    // The upgrade, the welcome and the close of each guest are sends, too.
+    assert!(sends <= updates + 4 * guests, "{sends} sends for {updates} updates");
+    assert!(allocations <= 2 * updates + 50 * guests, "{allocations} allocations for {updates} updates");
+}
+
+/// A page's client, which gets the presence of its room.
+struct Watcher(Client);
+
+impl Watcher {
+    /// Receives updates until the room has so many members. Returns the number of updates.
+    fn until(&mut self, members: usize) -> usize {
+        let mut updates = 0;
+        loop {
+            let Message::Binary(event) = self.0.receive() else { continue };
+            let event: serde_json::Value = serde_json::from_slice(&event).expect("JSON");
+            updates += usize::from(event["event"] == "presence");
+            if event["count"] == members {
+                return updates;
+            }
+        }
+    }
 }
 
 /// After a long message in each direction, an idle TLS connection keeps only its session state.

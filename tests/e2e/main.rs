@@ -29,6 +29,7 @@ mod logs;
 mod origins;
 mod panics;
 mod pauses;
+mod presence;
 mod process;
 mod proxies;
 mod publisher;

@@ -60,7 +60,9 @@ fn what_is_for_one_client_is_an_object_and_the_rooms_lines_are_text(backend: Bac
     let welcome = event(&mut ada);
     let name = welcome["name"].as_str().expect("a name").to_owned();
     let limits = json!({"message": 1 << 20, "private_message": 8192});
-    assert_eq!(welcome, json!({"event": "welcome", "room": "tea", "name": name, "limits": limits}));
+    let id = welcome["id"].as_u64().expect("a number");
+    assert_eq!(name, format!("User #{id} (1)"));
+    assert_eq!(welcome, json!({"event": "welcome", "room": "tea", "name": name, "id": id, "limits": limits}));
     assert_eq!(event(&mut ada), json!({"event": "history", "room": "tea", "ages": [], "unsent": 0}));
     let mut bob = ChatUser::join(server.address(), "tea");
     bob.set_name("bob");
