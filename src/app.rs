@@ -9,7 +9,6 @@ mod chat;
 mod echo;
 mod gathering;
 mod members;
-#[allow(dead_code, reason = "the REST API uses the rest")]
 mod pusher;
 mod relay;
 mod renewal;

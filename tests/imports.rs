@@ -61,6 +61,7 @@ const TABLE: &[Rule] = &[
             "app::HttpRequest",
             "app::Incoming",
             "app::Kind",
+            "app::Members",
             "app::Message",
             "app::Note",
             "app::Opening",

@@ -40,7 +40,8 @@ use std::sync::Arc;
 pub use apps::{PusherApp, PusherApps};
 
 use super::{
-    Answer, App, ClientId, CloseCode, Context, HttpRequest, Incoming, Message, Note, Opening, Refusal, Status,
+    Answer, App, ClientId, CloseCode, Context, HttpRequest, Incoming, Members, Message, Note, Opening,
+    Refusal, Status,
 };
 
 use apps::{AppIndex, Replaced, Table};
@@ -48,6 +49,7 @@ use client_events::Allowance;
 use home::{Ask, Home, Told};
 use inbound::Frame;
 use opening::Entrance;
+use rest::{Rest, RestNote};
 use signin::SignedIn;
 
 /// Timer of the instance that drops expired events of cache channels.
@@ -71,6 +73,7 @@ pub struct Pusher {
     next_join: u64,
     /// State of the rooms whose home is this shard.
     home: Home,
+    rest: Rest,
 }
 
 /// A connection of an application.
@@ -100,6 +103,7 @@ impl Pusher {
             clients: HashMap::new(),
             next_join: 0,
             home: Home::default(),
+            rest: Rest::default(),
         };
         pusher.copy_apps();
         pusher
@@ -165,7 +169,10 @@ impl App for Pusher {
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         match request.path() {
             path if path.starts_with("/app/") => opening::answer(&self.table, request),
-            path if path.starts_with("/apps/") => rest::answer(self, context, request),
+            "/up" if request.is_read() => rest::up(),
+            path if path.starts_with("/apps/") || path.starts_with("/users/") => {
+                rest::answer(self, context, request)
+            }
             _ => Answer::NotMine,
         }
     }
@@ -227,8 +234,10 @@ impl App for Pusher {
             }
             Err(note) => note,
         };
-        if note.is::<Replaced>() {
-            self.adopt_apps(context);
+        match note.downcast::<RestNote>() {
+            Ok(note) => self.take_rest_note(context, *note),
+            Err(note) if note.is::<Replaced>() => self.adopt_apps(context),
+            Err(_) => {}
         }
     }
 
@@ -241,6 +250,11 @@ impl App for Pusher {
     fn on_api_message<'a>(&mut self, _: Option<&str>, _: Incoming<'a>) -> Result<Cow<'a, [u8]>, Refusal> {
         let reason = "Messages here are events of channels; send them with the REST API below /apps.";
         Err(Refusal::new(Status::BadRequest, reason))
+    }
+
+    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
+        let _ = context;
+        self.count_subscriptions(members.token, members.count);
     }
 
     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {

@@ -60,7 +60,7 @@ impl PusherAppsFile {
     pub fn read(path: &Path) -> Result<Self, String> {
         let bytes = files::read(path, MAX_LEN).map_err(|error| error.to_string())?;
         let text = str::from_utf8(&bytes).map_err(|_| "not UTF-8; save the file in that encoding")?;
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
         Ok(Self { path: path.into(), apps: parse(text, directory)?.into() })
     }
 
@@ -96,11 +96,11 @@ fn parse(text: &str, directory: &Path) -> Result<Vec<PusherApp>, String> {
 impl Entry {
     fn app(self, directory: &Path) -> Result<PusherApp, String> {
         let id = &self.id;
-        let is_plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_');
         for (what, name) in [("id", id), ("key", &self.key)] {
             if !(1..=MAX_NAME_LEN).contains(&name.len()) || !name.chars().all(is_plain) {
                 return Err(format!(
-                    "the {what} {name:?} is not 1 to {MAX_NAME_LEN} letters, digits, -, _ or . of ASCII"
+                    "the {what} {name:?} is not 1 to {MAX_NAME_LEN} letters, digits, - or _ of ASCII"
                 ));
             }
         }

@@ -4,4 +4,5 @@ mod channels;
 mod connections;
 mod peer;
 mod presence;
+mod rest;
 mod signin;

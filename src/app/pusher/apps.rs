@@ -203,9 +203,9 @@ impl Table {
         self.by_key.get(key).map(|index| (*index, &self.rows[*index as usize].app))
     }
 
-    /// Returns the current application with this identifier.
-    pub(super) fn by_id(&self, id: &str) -> Option<&Arc<PusherApp>> {
-        self.by_id.get(id).and_then(|index| self.at(*index))
+    /// Returns the current application with this identifier, and its index.
+    pub(super) fn by_id(&self, id: &str) -> Option<(AppIndex, &Arc<PusherApp>)> {
+        self.by_id.get(id).and_then(|index| Some((*index, self.at(*index)?)))
     }
 
     /// Returns the application at an index. `None` if it is gone.

@@ -53,11 +53,6 @@ impl<'a> Channel<'a> {
         Some(Self { name, of_type, is_cache: rest.starts_with("cache-") })
     }
 
-    /// Returns the channel of a room of the application `app_id`. `None` if the room is not one of the application.
-    pub(super) fn of_room(room: &'a str, app_id: &str) -> Option<Self> {
-        Self::parse(room.strip_prefix(app_id)?.strip_prefix('/')?)
-    }
-
     /// Returns the name of the channel's room.
     pub(super) fn room(&self, app_id: &str) -> String {
         [app_id, "/", self.name].concat()
@@ -114,9 +109,7 @@ mod tests {
         ] {
             let channel = Channel::parse(name).expect(name);
             assert_eq!((channel.of_type, channel.is_cache), (of_type, is_cache), "{name}");
-            let room = channel.room("7");
-            assert_eq!(Channel::of_room(&room, "7"), Some(channel));
-            assert!(Channel::of_room(&room, "77").is_none() && Channel::of_room(&room, "").is_none());
+            assert_eq!(channel.room("7"), format!("7/{name}"));
         }
         assert_eq!(Channel::parse("#server-to-user-5").and_then(|channel| channel.user()), Some("5"));
         let takers = ["private-a", "presence-a", "presence-cache-a"];

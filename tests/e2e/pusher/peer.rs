@@ -202,7 +202,7 @@ impl Peer {
     }
 }
 
-fn hmac(text: &str) -> String {
+pub(super) fn hmac(text: &str) -> String {
     let tag = sign(&Key::new(HMAC_SHA256, SECRET.as_bytes()), text.as_bytes());
     tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
