@@ -60,6 +60,10 @@ autobahn SET="full":
 clients:
     tests/clients/run
 
+# Test the examples in PHP, Node.js and Python, on both backends
+backends:
+    tests/backends/run
+
 # Test behind Debian's nginx with the configurations in deploy, on both backends
 nginx:
     tests/nginx/run
