@@ -37,6 +37,8 @@ pub use echo::Echo;
 pub(crate) use gathering::Asker;
 pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
+#[cfg(test)]
+pub(crate) use pusher::publish_as_backend;
 pub use pusher::{Pusher, PusherApp, PusherApps};
 pub use relay::Relay;
 pub use renewal::{RenewError, Renewal};

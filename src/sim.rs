@@ -11,6 +11,7 @@ mod frames;
 mod hearing;
 mod kernel;
 mod lodge;
+mod lounge;
 mod net;
 mod outside;
 mod random;

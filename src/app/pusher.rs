@@ -165,6 +165,12 @@ impl Pusher {
     }
 }
 
+/// Publishes an event to a room as the REST API does, for the simulation.
+#[cfg(test)]
+pub(crate) fn publish_as_backend(context: &mut Context<'_>, room: &str, is_cache: bool, event: &str) {
+    home::publish_event(context, room, is_cache, None, event);
+}
+
 impl App for Pusher {
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         match request.path() {

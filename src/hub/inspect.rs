@@ -36,6 +36,13 @@ impl Hub {
         self.rooms.iter_mut().for_each(|room| room.excluded.clear());
     }
 
+    /// Injects a bug: held members get messages before the application starts them.
+    pub(crate) fn start_held_members(&mut self) {
+        for room in self.rooms.iter_mut() {
+            (0..room.members.len() as u32).for_each(|index| _ = room.start_held(index));
+        }
+    }
+
     /// Injects a bug: in rooms with their home on another shard, compressed messages are numbered from 0, as before the
     /// snapshot arrived.
     pub(crate) fn misnumber_compressed_logs(&mut self) {

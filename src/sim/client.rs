@@ -10,6 +10,7 @@ use super::fault::Fault;
 use super::frames::{self, Frame};
 use super::hearing::Hearing;
 use super::lodge::{CLOSED, Stays};
+use super::lounge::{self, Subscriptions};
 use super::net::{NARROW, Net};
 use super::outside::{self, Outside};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
@@ -74,6 +75,8 @@ pub(super) struct Client {
     hearing: Option<Hearing>,
     /// The client's rooms, with [`Application::Lodge`] instead of `hearing`.
     stays: Stays,
+    /// The client's channels, with [`Application::Pusher`] instead of `hearing`.
+    subscriptions: Subscriptions,
     out: VecDeque<u8>,
     input: Vec<u8>,
     said: u64,
@@ -97,6 +100,7 @@ impl Client {
             serial: 0,
             hearing: None,
             stays: Stays::default(),
+            subscriptions: Subscriptions::default(),
             out: VecDeque::new(),
             input: Vec::new(),
             said: 0,
@@ -158,8 +162,12 @@ impl Client {
         let rude = self.character == Character::Rude && net.random.once_in(3);
         self.broke_rules = rude;
         let line = if rude { net.random.pick(&["\u{1}\u{2}", "POST / HTTP/1.1\r\n", "GET"]) } else { "" };
+        let path = match rules.application {
+            Application::Pusher => lounge::PATH.to_owned(),
+            _ => format!("/room/{room}"),
+        };
         let request = format!(
-            "{line}GET /room/{room} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "{line}GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n",
         );
         self.out.extend(request.bytes());
@@ -195,6 +203,14 @@ impl Client {
         if net.random.once_in(60) {
             self.boomed = true;
             return self.say(net, 1, BOOM);
+        }
+        if rules.application == Application::Pusher {
+            for _ in 0..net.random.pick(&[1, 1, 2, 6]) {
+                if let Some(message) = self.subscriptions.act(&mut net.random, self.serial) {
+                    self.say(net, 1, message.as_bytes());
+                }
+            }
+            return;
         }
         if rules.application != Application::Echo && net.random.once_in(30) {
             let is_lodge = rules.application == Application::Lodge;
@@ -440,6 +456,13 @@ impl Client {
     fn heard_text(&mut self, net: &mut Net, rules: &Rules, truth: &Truth, bytes: Vec<u8>) {
         let hearing = self.hearing.as_mut().expect("made with the connection");
         let text = str::from_utf8(&bytes).expect("a text message is UTF-8");
+        if rules.application == Application::Pusher {
+            let before = self.subscriptions.lists;
+            self.subscriptions.hear(&truth.borrow(), self.serial, text);
+            net.lists += self.subscriptions.lists - before;
+            net.heard += 1;
+            return;
+        }
         let notice = text.strip_prefix("* ").unwrap_or_default();
         let missed = notice.strip_suffix(" messages missed").and_then(|count| count.parse().ok());
         if rules.application == Application::Lodge && !notice.is_empty() {
@@ -544,6 +567,10 @@ impl Client {
                 let is_banned = outside.is_banned(OUTCAST);
                 let accepted = |user: &str| outside.sent_to(user);
                 self.stays.user.check_current(self.serial, outside::SERIAL, accepted, is_banned);
+            }
+        } else if application == Application::Pusher {
+            if !self.boomed && !self.ended && !self.said_goodbye {
+                self.subscriptions.check_current(&truth, self.serial);
             }
         } else {
             hearing.check_current(&truth);

@@ -37,6 +37,8 @@ pub(super) enum Fault {
     DroppedOccupancy,
     /// Fault: `hub` forgets the users whose home it is.
     ForgottenUser,
+    /// Fault: `hub` lets held members get messages at once.
+    EarlyStart,
     /// Fault: `app` loses a member of a room while the list waits for other shards.
     LostMember,
     /// Fault: `shard` agrees to context takeover by the client, but remembers none of the client's messages.
@@ -78,6 +80,7 @@ pub(super) fn end_turn(
         Some(Fault::ForgottenExclusion) => shard.hub().forget_exclusions(),
         Some(Fault::DroppedOccupancy) => _ = shard.hub().poll_occupancy(),
         Some(Fault::ForgottenUser) => shard.hub().forget_users(),
+        Some(Fault::EarlyStart) => shard.hub().start_held_members(),
         Some(Fault::LostMember) => shard.lose_members(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}

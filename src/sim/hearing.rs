@@ -25,7 +25,9 @@ impl Hearing {
     pub(super) fn new(application: Application, serial: u64, room: &str) -> Self {
         let (stream, heard) = match application {
             Application::Echo => (stream_of(serial), Some((0, 0))),
-            Application::Relay | Application::Chat | Application::Lodge => (room.to_owned(), None),
+            Application::Relay | Application::Chat | Application::Lodge | Application::Pusher => {
+                (room.to_owned(), None)
+            }
         };
         let (stream, unplaced) = (Some(stream), Vec::new());
         Self { application, serial, stream, heard, unplaced, missed: 0, left_out: 0, since: 0 }
@@ -45,7 +47,9 @@ impl Hearing {
             // Messages that were echoed in the same turn may come before the report.
             Application::Echo => {}
             // The missed messages may include answers, lines of former rooms, and the notice of another room.
-            Application::Chat | Application::Lodge => (self.stream, self.heard) = (None, None),
+            Application::Chat | Application::Lodge | Application::Pusher => {
+                (self.stream, self.heard) = (None, None)
+            }
         }
     }
 

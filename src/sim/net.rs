@@ -60,6 +60,8 @@ pub(super) struct Net {
     pub(super) heard: u64,
     /// Number of messages to users that clients got.
     pub(super) to_users: u64,
+    /// Number of lists of members of presence channels that clients got.
+    pub(super) lists: u64,
     /// Number of compressed messages that clients got.
     pub(super) inflated: u64,
     /// Number of messages that clients compressed.
@@ -84,6 +86,7 @@ impl Net {
             fault,
             heard: 0,
             to_users: 0,
+            lists: 0,
             inflated: 0,
             deflated: 0,
             starved: 0,

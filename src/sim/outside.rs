@@ -52,7 +52,7 @@ impl Outside {
 
     /// Publishes a few messages now and then. Before the shutdown the server accepts each unless its queue is full.
     pub(super) fn step(&mut self, net: &mut Net, rules: &Rules) {
-        if rules.application == Application::Echo || !self.random.once_in(60) {
+        if matches!(rules.application, Application::Echo | Application::Pusher) || !self.random.once_in(60) {
             return;
         }
         for _ in 0..self.random.between(1, 4) {

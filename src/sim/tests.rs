@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fault::Fault;
-use super::world::{Outcome, run, run_in_many_rooms, run_with_fault, run_with_reloads};
+use super::world::{Outcome, run, run_in_many_rooms, run_pusher, run_with_fault, run_with_reloads};
 
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
@@ -132,6 +132,19 @@ fn seeds_with_many_rooms() {
     }
 }
 
+/// Runs seeds with clients of the Pusher protocol. The variables of [`fresh_seeds`] set the number of seeds and the first
+/// one.
+#[test]
+fn seeds_with_pusher() {
+    let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
+    let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
+    let outcomes = run_seeds_with(|seed| run_pusher(seed, None), replay("seeds_with_pusher"), first, count);
+    let with_lists = outcomes.iter().filter(|outcome| outcome.lists > 0).count() as u64;
+    let lists: u64 = outcomes.iter().map(|outcome| outcome.lists).sum();
+    println!("{with_lists} of {count} seeds got lists, {lists} in total");
+    assert!(with_lists >= FRESH / 4 || count < FRESH);
+}
+
 /// Runs the seed in `UPROAR_SIM_SEED` and prints all events of the run.
 #[test]
 fn one() {
@@ -155,6 +168,7 @@ fn is_caught(fault: Fault, within: u64) {
         Fault::ForgottenExclusion | Fault::DroppedOccupancy | Fault::ForgottenUser | Fault::LostMember
     );
     let run = |seed| match needs_rooms {
+        _ if fault == Fault::EarlyStart => run_pusher(seed, Some(fault)),
         true => run_in_many_rooms(seed, Some(fault)),
         false => run_with_fault(seed, fault),
     };
@@ -194,6 +208,7 @@ faults! {
     catches_a_dropped_report_of_occupancy: DroppedOccupancy within 200,
     catches_forgotten_users: ForgottenUser within 200,
     catches_a_lost_member: LostMember within 200,
+    catches_a_held_member_that_starts_early: EarlyStart within 200,
     catches_a_context_forgotten: ForgottenContext within 500,
     catches_memory_of_windows_lost: LostContext within 500,
 }

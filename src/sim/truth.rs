@@ -8,13 +8,14 @@ use std::panic::resume_unwind;
 use std::rc::Rc;
 
 use crate::app::{
-    Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Kind, Members, Note, Opening, Relay,
-    User,
+    Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Kind, Members, Note, Opening, Pusher,
+    Relay, User, publish_as_backend,
 };
 
 use super::asker::{self, Deferred};
 
 use super::lodge::Lodge;
+use super::lounge;
 
 /// Payload on which the application's handler `on_message` panics.
 pub(super) const BOOM: &[u8] = b"!boom";
@@ -29,6 +30,8 @@ pub(super) enum Application {
     Chat,
     /// [`Lodge`]: clients in many rooms.
     Lodge,
+    /// [`lounge`]: clients of the Pusher protocol.
+    Pusher,
 }
 
 impl Application {
@@ -38,6 +41,7 @@ impl Application {
             Self::Echo => Box::<Echo>::default(),
             Self::Chat => Box::<Chat>::default(),
             Self::Lodge => Box::new(Lodge::new(Rc::clone(truth))),
+            Self::Pusher => Box::new(Pusher::new(lounge::apps())),
         }
     }
 
@@ -45,6 +49,7 @@ impl Application {
     pub(super) fn id_of(self, message: &[u8]) -> Option<u64> {
         let said = match self {
             Self::Relay | Self::Echo | Self::Lodge => message,
+            Self::Pusher => return None,
             // A chat message has its sender's name first, as in `alice: hello` or `User #17 (2): hello`.
             Self::Chat => &message[message.windows(2).position(|pair| pair == b": ")? + 2..],
         };
@@ -297,6 +302,11 @@ impl App for Watch {
         {
             self.note(stream_of(id >> 32), Some(id), message.kind, message.payload);
         }
+        if self.application == Application::Pusher
+            && let Some((room, is_cache, event)) = lounge::backend_event(message.payload)
+        {
+            return publish_as_backend(context, &room, is_cache, event);
+        }
         self.inner.on_message(context, client, message);
     }
 
@@ -346,6 +356,10 @@ impl App for Watch {
 
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
         self.inner.on_tell(context, note);
+    }
+
+    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
+        self.inner.on_timer(context, token);
     }
 }
 

@@ -22,6 +22,7 @@ use super::asker::{Asker, Deferred, Later};
 use super::client::{Character, Client, Rules};
 use super::fault::{Fault, end_turn};
 use super::kernel::{Core, Simulated};
+use super::lounge;
 use super::net::Net;
 use super::outside::Outside;
 use super::random::Random;
@@ -129,6 +130,8 @@ pub(super) struct Outcome {
     pub(super) occupancies: u64,
     /// Number of messages to users that clients got.
     pub(super) to_users: u64,
+    /// Number of lists of members of presence channels that clients got.
+    pub(super) lists: u64,
     /// Number of answers with a user's clients that were compared with the true clients.
     pub(super) compared_users: u64,
 }
@@ -174,6 +177,14 @@ pub(super) fn run_in_many_rooms(seed: u64, fault: Option<Fault>) -> Outcome {
     // No room keeps a history, which a member would get again when it joins again.
     world.keeps_history = false;
     play_out(world)
+}
+
+/// Runs the simulation with a seed, with clients of the Pusher protocol, and with an injected fault if there is one.
+///
+/// # Panics
+/// If a check fails.
+pub(super) fn run_pusher(seed: u64, fault: Option<Fault>) -> Outcome {
+    play_out(World::with(seed, false, fault, Some(Application::Pusher)))
 }
 
 fn play_out(mut world: World) -> Outcome {
@@ -521,7 +532,7 @@ impl World {
 
     /// Checks that a new client in each room gets the history that the room keeps, and nothing older.
     fn check_history(&mut self) {
-        if self.rules.application == Application::Lodge {
+        if matches!(self.rules.application, Application::Lodge | Application::Pusher) {
             return;
         }
         let members = self.clients.len();
@@ -567,6 +578,9 @@ impl World {
         // The timers of closed connections fire once more.
         self.settle(80_000);
         self.truth.borrow().check_occupancies();
+        if self.rules.application == Application::Pusher {
+            lounge::check_vacant(&self.truth.borrow());
+        }
         for (at, driver) in self.drivers.iter().enumerate() {
             let left = [driver.shard.leftovers(), driver.core.borrow().leftovers()].concat();
             assert!(left.is_empty(), "shard {at} keeps {}", left.join(", "));
@@ -596,6 +610,7 @@ impl World {
             compared: self.truth.borrow().compared,
             occupancies: self.truth.borrow().occupancies,
             to_users: net.to_users,
+            lists: net.lists,
             compared_users: self.truth.borrow().compared_users,
         }
     }

@@ -92,6 +92,13 @@ impl PusherApps {
         Ok(Self { shared: Arc::new(Shared { table: Mutex::new(Arc::new(table)), salt }) })
     }
 
+    /// Creates the applications of a simulated server, which gives out the same socket identifiers in every run.
+    #[cfg(test)]
+    pub(crate) fn with_salt(apps: Vec<PusherApp>, salt: u64) -> Self {
+        let table = Table::default().with(apps).expect("valid applications");
+        Self { shared: Arc::new(Shared { table: Mutex::new(Arc::new(table)), salt }) }
+    }
+
     /// Creates one application with random credentials.
     ///
     /// # Errors
