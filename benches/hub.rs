@@ -166,6 +166,7 @@ impl Bench {
             compression_threshold: 128,
             max_rooms: 1_000,
             occupancy: false,
+            member_reports: false,
             history_memory: 0,
         });
         let mut names = (0..).map(|n| format!("room {n}")).filter(|name| hub.home_of(name) == 0);

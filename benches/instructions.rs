@@ -56,6 +56,7 @@ fn hub(shard: u16, shards: u16) -> Hub {
         compression_threshold: 128,
         max_rooms: 10_000,
         occupancy: false,
+        member_reports: false,
     })
 }
 

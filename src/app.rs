@@ -3,6 +3,9 @@
 //! A user of this library implements [`App`]. Each shard has its own instance, so an application needs no locks.
 //! Instances send each other notes. The crate's documentation has examples.
 
+#[macro_use]
+mod forward;
+
 mod answer;
 mod api;
 mod chat;
@@ -24,7 +27,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note, UserClient};
-use crate::hub::{ClientNumber, Hub, Origin, Slot, UserAction, is_user};
+use crate::hub::{ClientNumber, Hub, Origin, Position, Slot, UserAction, is_user};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
 use crate::publisher::{Ban, Publisher};
@@ -199,6 +202,20 @@ pub trait App {
         true
     }
 
+    /// Decides whether a message may be published, like [`App::on_publish`], which it calls. For wrappers that need the
+    /// message's place in the room's order: see [`Context::next_position`].
+    #[doc(hidden)]
+    fn on_publish_at(
+        &mut self,
+        context: &mut Context<'_>,
+        room: &str,
+        sender: Option<ClientId>,
+        message: Incoming<'_>,
+    ) -> bool {
+        let _ = context;
+        self.on_publish(room, sender, message.kind, message.payload)
+    }
+
     /// Makes the payload of a message that a backend publishes through the HTTP API
     /// ([`Options::api_keys`](crate::Options::api_keys)). `author` is the user that the backend names with `?as=`. The
     /// payload has the kind of `message`; that of a text must be UTF-8. [`App::on_publish`] judges it afterwards.
@@ -268,6 +285,25 @@ pub trait App {
     /// that moves between shards may leave the room empty for a moment.
     fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
         let _ = (context, room);
+    }
+
+    /// Returns whether the application wants [`App::on_joined`] and [`App::on_left`]. Called once when the server starts
+    /// and again on each reload. The calls cost a message between shards for each client that joins or leaves a room.
+    fn watches_members(&self) -> bool {
+        false
+    }
+
+    /// Handles a client of any shard that has become a member of a room, and a member whose user has changed. `user` is
+    /// the client's user, if it has one. Called on the room's home shard, before [`App::on_publish`] for each message that
+    /// the client publishes as a member, if [`App::watches_members`].
+    fn on_joined(&mut self, context: &mut Context<'_>, room: &str, client: ClientId, user: Option<&str>) {
+        let _ = (context, room, client, user);
+    }
+
+    /// Handles a client of any shard that is no member of a room any more. Called on the room's home shard, once after
+    /// [`App::on_joined`], if [`App::watches_members`].
+    fn on_left(&mut self, context: &mut Context<'_>, room: &str, client: ClientId) {
+        let _ = (context, room, client);
     }
 
     /// Handles a client that reads too slowly and skips `missed` messages. Called only under the lag policy `skip`. By
@@ -492,6 +528,12 @@ impl Context<'_> {
         if let Some(slot) = self.hub.find_leaving(client) {
             self.hub.publish_from_as(slot, message, Origin { sender: self.caller, except: None });
         }
+    }
+
+    /// Returns the position that the next message of `room` gets. `None` if the room does not exist. Only the room's home
+    /// shard knows the position.
+    pub(crate) fn next_position(&self, room: &str) -> Option<Position> {
+        self.hub.next_position(room)
     }
 
     /// Returns the ages, in seconds, of the messages in the history of `room`, oldest first. Only the room's home shard

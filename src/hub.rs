@@ -31,6 +31,7 @@
 //!     compression_threshold: 128,
 //!     max_rooms: 1_000,
 //!     occupancy: false,
+//!     member_reports: false,
 //! });
 //! hub.open(7);
 //! hub.join(7, "lobby", 0);
@@ -57,6 +58,7 @@ mod history;
 mod inspect;
 mod kept;
 mod log;
+mod member_reports;
 mod members;
 mod membership;
 mod memberships;
@@ -133,6 +135,8 @@ pub struct HubOptions {
     pub max_rooms: usize,
     /// Whether the hub reports rooms that get their first member or lose their last one.
     pub occupancy: bool,
+    /// Whether the hub reports members of rooms to the rooms' home shards, with [`Request::Member`].
+    pub member_reports: bool,
 }
 
 impl HubOptions {

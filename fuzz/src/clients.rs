@@ -70,6 +70,7 @@ impl Clients {
             compression_threshold: 128,
             max_rooms: 1_000,
             occupancy: true,
+            member_reports: false,
         });
         Self { hub, clients: (0..CLIENTS).map(|_| None).collect(), sending: [false; CLIENTS], now_ms: 0 }
     }

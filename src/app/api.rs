@@ -199,97 +199,11 @@ impl App for Api {
         self.inner.on_request(context, request)
     }
 
-    fn on_user(&mut self, context: &mut Context<'_>, user: User) {
-        self.inner.on_user(context, user);
-    }
-
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         match note.downcast::<ApiNote>() {
             Ok(note) => self.take_note(context, *note),
             Err(note) => self.inner.on_ask(context, note),
         }
-    }
-
-    fn history(&self) -> u32 {
-        self.inner.history()
-    }
-
-    fn history_of(&mut self, room: &str) -> Option<History> {
-        self.inner.history_of(room)
-    }
-
-    fn rates(&self) -> (u32, u32) {
-        self.inner.rates()
-    }
-
-    fn on_start(&mut self, context: &mut Context<'_>) {
-        self.inner.on_start(context);
-    }
-
-    fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
-        self.inner.on_open(context, client, opening);
-    }
-
-    fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
-        self.inner.on_message(context, client, message);
-    }
-
-    fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
-        self.inner.on_close(context, client);
-    }
-
-    fn on_added(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        self.inner.on_added(context, client, room);
-    }
-
-    fn on_removed(&mut self, context: &mut Context<'_>, client: ClientId, room: &str) {
-        self.inner.on_removed(context, client, room);
-    }
-
-    fn on_publish(&mut self, room: &str, sender: Option<ClientId>, kind: Kind, payload: &[u8]) -> bool {
-        self.inner.on_publish(room, sender, kind, payload)
-    }
-
-    fn on_api_message<'a>(
-        &mut self,
-        author: Option<&str>,
-        message: Incoming<'a>,
-    ) -> Result<Cow<'a, [u8]>, Refusal> {
-        self.inner.on_api_message(author, message)
-    }
-
-    fn on_api_user_message<'a>(
-        &mut self,
-        author: Option<&str>,
-        message: Incoming<'a>,
-    ) -> Result<Cow<'a, [u8]>, Refusal> {
-        self.inner.on_api_user_message(author, message)
-    }
-
-    fn on_api_delivery(
-        &mut self,
-        context: &mut Context<'_>,
-        clients: &[ClientId],
-        author: Option<&str>,
-        message: Incoming<'_>,
-    ) {
-        self.inner.on_api_delivery(context, clients, author, message);
-    }
-
-    fn watches_occupancy(&self) -> bool {
-        self.inner.watches_occupancy()
-    }
-
-    fn on_occupied(&mut self, context: &mut Context<'_>, room: &str) {
-        self.inner.on_occupied(context, room);
-    }
-
-    fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
-        self.inner.on_vacated(context, room);
-    }
-
-    fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
-        self.inner.on_lag(context, client, missed);
     }
 
     fn on_tell(&mut self, context: &mut Context<'_>, note: Note) {
@@ -299,15 +213,31 @@ impl App for Api {
         }
     }
 
-    fn describe_member(&mut self, room: &str, client: ClientId) -> String {
-        self.inner.describe_member(room, client)
-    }
-
-    fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
-        self.inner.on_members(context, members);
-    }
-
-    fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
-        self.inner.on_timer(context, token);
-    }
+    forward!(
+        history,
+        history_of,
+        rates,
+        on_start,
+        on_open,
+        on_message,
+        on_close,
+        on_added,
+        on_removed,
+        on_publish,
+        on_publish_at,
+        on_api_message,
+        on_api_user_message,
+        on_api_delivery,
+        watches_occupancy,
+        on_occupied,
+        on_vacated,
+        watches_members,
+        on_joined,
+        on_left,
+        on_lag,
+        describe_member,
+        on_members,
+        on_user,
+        on_timer,
+    );
 }

@@ -142,6 +142,7 @@ mod tests {
             compression_threshold: 0,
             max_rooms: 1,
             occupancy: false,
+            member_reports: false,
         });
         lists.ask(&mut hub, shards, "room", from, limit, Asker::App(7));
         let mut answer = None;

@@ -93,6 +93,17 @@ pub enum Request {
         /// Number of the list of which the answer is a part.
         list: u64,
     },
+    /// Report about a member of a room, for the room's home shard. The payload is the client's user, if it has one.
+    Member {
+        /// Length of the room's name in bytes.
+        name_len: usize,
+        /// Length of the user's identifier in bytes, 0 for a client without a user.
+        payload_len: usize,
+        /// The client.
+        client: ClientNumber,
+        /// Whether the client is a member now.
+        is_here: bool,
+    },
     /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
 }
@@ -295,6 +306,7 @@ impl Entry for Request {
             | Self::CountUser { name_len, .. }
             | Self::User { name_len, .. }
             | Self::UserClients { name_len, .. }
+            | Self::Member { name_len, .. }
             | Self::Publish { name_len, .. } => *name_len,
             Self::Note(_) => 0,
         }
@@ -302,7 +314,9 @@ impl Entry for Request {
 
     fn payload_len(&self) -> usize {
         match self {
-            Self::Publish { payload_len, .. } | Self::User { payload_len, .. } => *payload_len,
+            Self::Publish { payload_len, .. }
+            | Self::User { payload_len, .. }
+            | Self::Member { payload_len, .. } => *payload_len,
             Self::Subscribe { .. }
             | Self::Unsubscribe { .. }
             | Self::Members { .. }
@@ -364,6 +378,11 @@ impl Batch<Request> {
 
     pub(crate) fn user_clients(&mut self, user: &str, list: u64) {
         self.push(Request::UserClients { name_len: user.len(), list }, user, &[]);
+    }
+
+    pub(crate) fn member(&mut self, room: &str, client: ClientNumber, user: &str, is_here: bool) {
+        let (name_len, payload_len) = (room.len(), user.len());
+        self.push(Request::Member { name_len, payload_len, client, is_here }, room, &[user.as_bytes()]);
     }
 
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition

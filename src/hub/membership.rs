@@ -51,6 +51,7 @@ impl Hub {
         room.members[index].set_place(place);
         self.owe_rest(id, index);
         self.note_occupancy(id);
+        self.report_member(slot, id, true);
         self.weigh(id);
         self.queue_client(slot);
         self.report_replay(id, index);
@@ -123,6 +124,7 @@ impl Hub {
         });
         self.queue_client(slot);
         self.note_occupancy(membership.room);
+        self.report_member(slot, membership.room, false);
         self.maybe_forget(membership.room);
     }
 

@@ -31,6 +31,7 @@ fn options(shard: u16, shards: u16) -> HubOptions {
         compression_threshold: 100,
         max_rooms: 1_000,
         occupancy: true,
+        member_reports: false,
         history_memory: 0,
     }
 }

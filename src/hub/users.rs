@@ -105,6 +105,11 @@ impl Users {
         }
     }
 
+    /// Returns the user of a client, or `None` for a client without a user.
+    pub(super) fn of(&self, slot: Slot) -> Option<&str> {
+        self.of.get(&slot).map(|place| &*place.user)
+    }
+
     /// Returns the number of entries: clients with a user, users of this shard, and users whose home is this shard.
     pub(super) fn len(&self) -> usize {
         self.of.len() + self.here.len() + self.shards.len()
@@ -124,18 +129,27 @@ impl Hub {
         if self.user_of(slot) == Some(user) {
             return;
         }
-        self.clear_user(slot);
+        self.forget_user(slot);
         let count = self.users.add(slot, user);
         self.tell_home(user, count);
+        self.report_user(slot);
     }
 
     /// Takes a client's user away. Does nothing for a client without a user.
     pub fn clear_user(&mut self, slot: Slot) {
-        if !self.users.of.is_empty()
-            && let Some((user, left)) = self.users.remove(slot)
-        {
-            self.tell_home(&user, left);
+        if self.forget_user(slot) {
+            self.report_user(slot);
         }
+    }
+
+    /// Takes a client's user away, and tells the user's home. Returns whether the client had a user.
+    fn forget_user(&mut self, slot: Slot) -> bool {
+        if self.users.of.is_empty() {
+            return false;
+        }
+        let Some((user, left)) = self.users.remove(slot) else { return false };
+        self.tell_home(&user, left);
+        true
     }
 
     /// Tells the home shard of a user how many of the user's clients this shard has.
@@ -146,7 +160,7 @@ impl Hub {
 
     /// Returns the user of a client, or `None` for a client without a user.
     pub fn user_of(&self, slot: Slot) -> Option<&str> {
-        self.users.of.get(&slot).map(|place| &*place.user)
+        self.users.of(slot)
     }
 
     /// Returns the slots of a user's clients on this shard, in no particular order.

@@ -100,6 +100,16 @@ impl<B: Backend> Shard<B> {
         }
     }
 
+    /// Tells the application about a member of a room whose home is this shard. `user` is the member's user, or empty.
+    pub(super) fn tell_member(&mut self, room: &str, client: ClientNumber, is_here: bool, user: &[u8]) {
+        let client = self.hub.identify(client);
+        let user = str::from_utf8(user).ok().filter(|user| !user.is_empty());
+        self.with_app(|app, context| match is_here {
+            true => app.on_joined(context, room, client, user),
+            false => app.on_left(context, room, client),
+        });
+    }
+
     /// Calls a handler of the application for a client. If the handler panics, only this client is closed, with code
     /// 1011.
     fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {

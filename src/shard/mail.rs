@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use crate::app::Asker;
+use crate::app::{App, Asker, Context, Incoming};
 use crate::hub::{Delivery, Kind, Message, Origin, Position, Request, RoomKey};
 use crate::io::Backend;
 use crate::publisher::{Entry, OnReceipt, Receipt};
@@ -194,6 +194,7 @@ impl<B: Backend> Shard<B> {
                     wanted: Wanted::UserClients(list),
                 });
             }
+            Request::Member { client, is_here, .. } => self.tell_member(room, client, is_here, payload),
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
             }
@@ -211,7 +212,10 @@ impl<B: Backend> Shard<B> {
         payload: &[u8],
     ) -> Receipt {
         let sender = origin.sender.map(|sender| self.hub.identify(sender));
-        if !self.with_app(|app, _| app.on_publish(room, sender, kind, payload)).unwrap_or(false) {
+        let judge = |app: &mut dyn App, context: &mut Context<'_>| {
+            app.on_publish_at(context, room, sender, Incoming { kind, payload })
+        };
+        if !self.with_app(judge).unwrap_or(false) {
             return Receipt::Refused;
         }
         self.stats.ordered.add(1);

@@ -126,6 +126,7 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
         compression_threshold: options.compression_threshold as usize,
         max_rooms: options.max_rooms_per_connection as usize,
         occupancy: app.watches_occupancy(),
+        member_reports: app.watches_members(),
         history_memory: {
             let wanted = match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
                 0 => usize::MAX,

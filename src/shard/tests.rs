@@ -96,6 +96,7 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             compression_threshold: 128,
             max_rooms: 1_000,
             occupancy: true,
+            member_reports: false,
             history_memory: 0,
         });
         let app = Box::<Relay>::default();

@@ -350,6 +350,7 @@ impl World {
                 compression_threshold,
                 max_rooms: 1_000,
                 occupancy: app.watches_occupancy(),
+                member_reports: false,
             });
             let settings = Settings {
                 limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },

@@ -95,6 +95,7 @@ fn rooms_with_different_homes(workers: u16) -> [String; 2] {
         compression_threshold: 128,
         max_rooms: 1_000,
         occupancy: false,
+        member_reports: false,
         history_memory: 0,
     };
     let hub = Hub::new(options);
