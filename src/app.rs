@@ -11,6 +11,8 @@ mod api;
 mod chat;
 mod echo;
 mod gathering;
+#[cfg(feature = "outgoing")]
+mod hooks;
 mod members;
 mod pusher;
 mod relay;
@@ -38,6 +40,8 @@ pub(crate) use api::Api;
 pub use chat::{Chat, ChatOptions};
 pub use echo::Echo;
 pub(crate) use gathering::Asker;
+#[cfg(feature = "outgoing")]
+pub(crate) use hooks::Hooks;
 pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 #[cfg(test)]

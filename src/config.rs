@@ -28,6 +28,8 @@ macro_rules! named_by_path {
 #[cfg(feature = "admin")]
 mod admin_token;
 mod api_keys;
+#[cfg(feature = "outgoing")]
+mod ca_file;
 #[cfg(feature = "server")]
 mod command_line;
 mod endpoint;
@@ -52,6 +54,8 @@ pub(crate) mod tests;
 #[cfg(feature = "admin")]
 pub use admin_token::AdminToken;
 pub use api_keys::ApiKeys;
+#[cfg(feature = "outgoing")]
+pub use ca_file::CaFile;
 #[cfg(feature = "server")]
 pub use command_line::{AppName, Cli, Config, LogFormat};
 pub use endpoint::Endpoint;
@@ -67,3 +71,10 @@ pub use origins::Origin;
 #[cfg(feature = "server")]
 pub use pusher_apps::PusherAppsFile;
 pub use secret::Secret;
+
+#[cfg(feature = "outgoing")]
+pub use crate::names::RoomPattern;
+#[cfg(feature = "outgoing")]
+pub use crate::outgoing::Url;
+#[cfg(feature = "outgoing")]
+pub use crate::webhooks::WebhookEvent;

@@ -285,8 +285,9 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `server` (default) | the program `uproar`: command line, settings file, log, service manager; turns on `admin` |
+//! | `server` (default) | the program `uproar`: command line, settings file, log, service manager; turns on `admin` and `outgoing` |
 //! | `admin` | the admin listener: metrics for Prometheus, health checks, live page |
+//! | `outgoing` | requests to other servers: webhooks |
 //!
 //! `default-features = false` leaves the engine: both backends, TLS, rooms, and the applications in [`app`]. The engine
 //! logs with the crate `tracing`. A program that wants to see the log lines installs a subscriber.
@@ -319,6 +320,8 @@ mod io;
 #[doc(hidden)]
 pub mod io;
 mod names;
+#[cfg(feature = "outgoing")]
+mod outgoing;
 mod page;
 #[cfg(not(feature = "internals"))]
 mod protocol;
@@ -346,6 +349,8 @@ mod tls;
 mod token;
 mod transport;
 mod watch;
+#[cfg(feature = "outgoing")]
+mod webhooks;
 
 pub use config::{Endpoint, Options};
 pub use publisher::Publisher;

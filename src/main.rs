@@ -14,7 +14,8 @@ use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 use uproar::app::PusherApps;
 use uproar::config::{
-    AdminToken, ApiKeys, AppName, Config, Endpoint, Jwks, LoadError, Loaded, Options, PusherAppsFile, Secret,
+    AdminToken, ApiKeys, AppName, CaFile, Config, Endpoint, Jwks, LoadError, Loaded, Options, PusherAppsFile,
+    Secret,
 };
 use uproar::server::{Control, Given, Server, Totals};
 
@@ -162,24 +163,12 @@ struct Running {
 impl Running {
     /// Reads all configured files again and applies the new settings, or logs the reason why it cannot.
     fn reload(&mut self) {
-        let Config {
-            tls_cert,
-            tls_key,
-            auth_hmac_secret_file,
-            auth_jwks,
-            api_keys,
-            pusher_apps,
-            admin_token_file,
-            ..
-        } = &self.loaded.config;
-        let secret = auth_hmac_secret_file.as_ref().map(Secret::path);
-        let public = auth_jwks.as_ref().map(Jwks::path);
-        let keys = api_keys.as_ref().map(ApiKeys::path);
-        let apps = pusher_apps.as_ref().map(PusherAppsFile::path);
-        let token = admin_token_file.as_ref().map(AdminToken::path);
+        let Config { tls_cert, tls_key, .. } = &self.loaded.config;
         let settings = self.loaded.file.as_deref();
-        let files = [settings, tls_cert.as_deref(), tls_key.as_deref(), secret, public, keys, apps, token];
-        let names: Vec<_> = files.into_iter().flatten().map(|file| file.display().to_string()).collect();
+        let contents = contents(&self.loaded.config);
+        let others = contents.iter().map(|content| content.path);
+        let files = [settings, tls_cert.as_deref(), tls_key.as_deref()].into_iter().chain(others);
+        let names: Vec<_> = files.flatten().map(|file| file.display().to_string()).collect();
         if names.is_empty() {
             return info!("SIGHUP: the settings name no file to read again; name one with --config");
         }
@@ -221,30 +210,75 @@ impl Running {
     }
 }
 
+/// The content of a file that an option names.
+struct Content<'a> {
+    option: &'static str,
+    /// The file. `None` if the option is not set.
+    path: Option<&'a Path>,
+    /// The kind of the content, for the log.
+    what: &'static str,
+    /// Compares the option in two configurations.
+    is_equal: fn(&Config, &Config) -> bool,
+}
+
+/// Returns the options that name a file with a secret, a token, keys or certificates.
+fn contents(config: &Config) -> [Content<'_>; 7] {
+    let Config { auth_hmac_secret_file, auth_jwks, api_keys, admin_token_file, .. } = config;
+    [
+        Content {
+            option: "auth-hmac-secret-file",
+            path: auth_hmac_secret_file.as_ref().map(Secret::path),
+            what: "secret",
+            is_equal: |old, new| old.auth_hmac_secret_file == new.auth_hmac_secret_file,
+        },
+        Content {
+            option: "auth-jwks",
+            path: auth_jwks.as_ref().map(Jwks::path),
+            what: "keys",
+            is_equal: |old, new| old.auth_jwks == new.auth_jwks,
+        },
+        Content {
+            option: "api-keys",
+            path: api_keys.as_ref().map(ApiKeys::path),
+            what: "keys",
+            is_equal: |old, new| old.api_keys == new.api_keys,
+        },
+        Content {
+            option: "pusher-apps",
+            path: config.pusher_apps.as_ref().map(PusherAppsFile::path),
+            what: "applications",
+            is_equal: |old, new| old.pusher_apps == new.pusher_apps,
+        },
+        Content {
+            option: "admin-token-file",
+            path: admin_token_file.as_ref().map(AdminToken::path),
+            what: "token",
+            is_equal: |old, new| old.admin_token_file == new.admin_token_file,
+        },
+        Content {
+            option: "webhook-secret-file",
+            path: config.webhook_secret_file.as_ref().map(Secret::path),
+            what: "secret",
+            is_equal: |old, new| old.webhook_secret_file == new.webhook_secret_file,
+        },
+        Content {
+            option: "ca-file",
+            path: config.ca_file.as_ref().map(CaFile::path),
+            what: "certificates",
+            is_equal: |old, new| old.ca_file == new.ca_file,
+        },
+    ]
+}
+
 /// Returns the options whose secret or keys have changed in the same file: the option's name, the file, and its content.
 fn replaced_files(old: &Config, new: &Config) -> Vec<(&'static str, PathBuf, &'static str)> {
-    let mut replaced = Vec::new();
-    let mut compare = |option, what, paths: [Option<&Path>; 2], is_equal: bool| {
-        if let [Some(old), Some(new)] = paths
-            && old == new
-            && !is_equal
-        {
-            replaced.push((option, new.to_owned(), what));
-        }
-    };
-    let configs = [old, new];
-    let paths = configs.map(|config| config.auth_hmac_secret_file.as_ref().map(Secret::path));
-    let is_equal = old.auth_hmac_secret_file == new.auth_hmac_secret_file;
-    compare("auth-hmac-secret-file", "secret", paths, is_equal);
-    let paths = configs.map(|config| config.auth_jwks.as_ref().map(Jwks::path));
-    compare("auth-jwks", "keys", paths, old.auth_jwks == new.auth_jwks);
-    let paths = configs.map(|config| config.api_keys.as_ref().map(ApiKeys::path));
-    compare("api-keys", "keys", paths, old.api_keys == new.api_keys);
-    let paths = configs.map(|config| config.pusher_apps.as_ref().map(PusherAppsFile::path));
-    compare("pusher-apps", "applications", paths, old.pusher_apps == new.pusher_apps);
-    let paths = configs.map(|config| config.admin_token_file.as_ref().map(AdminToken::path));
-    compare("admin-token-file", "token", paths, old.admin_token_file == new.admin_token_file);
-    replaced
+    let pairs = contents(old).into_iter().zip(contents(new));
+    pairs
+        .filter_map(|(before, Content { option, path, what, is_equal })| {
+            let path = path.filter(|path| before.path == Some(path) && !is_equal(old, new))?;
+            Some((option, path.to_owned(), what))
+        })
+        .collect()
 }
 
 /// Prints the server's addresses, which scripts wait for, and the URL of the chat page for people.

@@ -12,6 +12,7 @@
 mod emoji;
 mod joiners;
 mod marks;
+mod pattern;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use unicode_security::GeneralSecurityProfile;
 use unicode_security::general_security_profile::IdentifierType;
 
 use joiners::{ZWJ, ZWNJ};
+pub use pattern::RoomPattern;
 
 /// Maximum length of a user's name, in characters.
 pub(crate) const MAX_USER_NAME: usize = 32;

@@ -3,6 +3,7 @@
 mod admin_listener;
 mod control;
 mod listening;
+mod outgoing;
 mod plan;
 mod signals;
 mod workers;
@@ -36,6 +37,7 @@ use crate::watch::{LastReload, Watch, Watched};
 use admin_listener::Admin;
 pub use control::{Control, Reloaded};
 use listening::{BoundListeners, bind_all, share_given, take_paths};
+use outgoing::Outgoing;
 use plan::{Plan, admin_connections};
 use workers::{MakeApp, Workers};
 
@@ -204,6 +206,8 @@ impl Server {
         let workers = options.worker_count();
         let backends =
             Arc::new(Backends::new(options.api_keys.as_ref().map(ApiKeys::keys), options.max_message));
+        let outgoing = Outgoing::start(options)?;
+        let make = outgoing.wrap(make);
         let make = if options.api_keys.is_some() { with_api(make, Arc::clone(&backends)) } else { make };
         let admin = admin_listener::bind(options)?;
         let BoundListeners { endpoints, listeners, pending } =
@@ -244,6 +248,8 @@ impl Server {
             admin_token: Mutex::new(options.admin_token_file.clone()),
             last_reload: Mutex::new(LastReload { is_successful: true, succeeded: started }),
             backends,
+            #[cfg(feature = "outgoing")]
+            webhooks: outgoing.webhooks(),
         });
         if let Some(identity) = &identity {
             identity.keep_warning().map_err(|error| StartError::System {
@@ -271,6 +277,7 @@ impl Server {
             taken_over,
             identity,
             passed,
+            outgoing,
             pusher_apps: None,
         };
         Ok(Self { endpoints, backend, workers: threads, stats, control, admin })
@@ -323,12 +330,13 @@ impl Server {
         self.control.stop();
     }
 
-    /// Waits until the server's shutdown is complete.
+    /// Waits until the server's shutdown is complete. Webhooks get what waits for them for at most three seconds.
     pub fn join(&mut self) {
         for worker in self.workers.drain(..) {
             // The result is ignored, since a worker that panics aborts the process.
             let _ = worker.join();
         }
+        self.control.outgoing.end();
         if let Some(admin) = self.admin.take() {
             admin.stop();
         }

@@ -12,6 +12,8 @@ use crate::io::clock;
 use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 use crate::tls::Identity;
+#[cfg(feature = "outgoing")]
+use crate::webhooks::Webhooks;
 
 /// Age of a shard's last turn, in milliseconds, from which a shard that was woken counts as hanging.
 const HUNG_MS: u64 = 5_000;
@@ -38,6 +40,9 @@ pub(crate) struct Watch {
     pub(crate) admin_token: Mutex<Option<AdminToken>>,
     pub(crate) last_reload: Mutex<LastReload>,
     pub(crate) backends: Arc<Backends>,
+    /// The webhooks of a server that has started with some.
+    #[cfg(feature = "outgoing")]
+    pub(crate) webhooks: Option<Arc<Webhooks>>,
 }
 
 /// The outcome of the last reload of the settings. The start of the server counts as a reload.

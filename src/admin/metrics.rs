@@ -12,6 +12,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::backends::CallLabels;
+#[cfg(feature = "outgoing")]
+use crate::outgoing::Counts;
 use crate::stats::{Distribution, Exposed, ExposedFamily, State, Stats};
 use crate::watch::{LastReload, Watch, Watched};
 
@@ -84,6 +86,8 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
         });
         out.counters("api_requests", help, calls)?;
     }
+    #[cfg(feature = "outgoing")]
+    encode_webhooks(watch, out)?;
     let LastReload { is_successful, succeeded } = watch.last_reload();
     let help = "1 if the last reload of the settings (or the start) succeeded, else 0.";
     out.gauges("config_last_reload_successful", help, [(Vec::new(), u64::from(is_successful))])?;
@@ -95,6 +99,28 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     )?;
     let labels = vec![("version", env!("CARGO_PKG_VERSION").into()), ("backend", watch.backend.into())];
     out.gauges("info", "Always 1. The labels tell the version and the backend.", [(labels, 1_u64)])
+}
+
+/// Writes the metrics of the webhooks, by endpoint. The names of endpoints have no secrets.
+#[cfg(feature = "outgoing")]
+fn encode_webhooks(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
+    let Some(webhooks) = &watch.webhooks else { return Ok(()) };
+    let counts = webhooks.counts();
+    let all = |read: fn(&Counts) -> u64| {
+        let series = |(name, counts): &(String, Counts)| (vec![("endpoint", name.clone())], read(counts));
+        counts.iter().map(series).collect::<Vec<_>>()
+    };
+    out.counters("webhook_events", "Events that the endpoint has accepted.", all(|counts| counts.sent))?;
+    out.counters("webhook_failures", "Failed requests to the endpoint.", all(|counts| counts.failures))?;
+    let dropped = counts.iter().flat_map(|(name, counts)| {
+        [("full", counts.dropped_full), ("late", counts.dropped_late)]
+            .map(|(reason, count)| (vec![("endpoint", name.clone()), ("reason", reason.to_owned())], count))
+    });
+    let help = "Events that the endpoint never got: its queue was full, or it did not accept them in time.";
+    out.counters("webhook_dropped", help, dropped)?;
+    out.gauges("webhook_queued", "Events that wait for the endpoint.", all(|counts| counts.queued))?;
+    let help = "Bytes of the events that wait for the endpoint.";
+    out.gauges("webhook_queued_bytes", help, all(|counts| counts.queued_bytes))
 }
 
 /// Collector of the usual metrics of a process: CPU time, memory and start time.

@@ -15,8 +15,8 @@ use clap::{ArgAction, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    AdminToken, ApiKeys, BackendName, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network, Options,
-    Origin, PusherAppsFile, Secret, ServerName, Takeover,
+    AdminToken, ApiKeys, BackendName, CaFile, Compression, Conflict, Endpoint, Jwks, LagPolicy, Network,
+    Options, Origin, PusherAppsFile, RoomPattern, Secret, ServerName, Takeover, Url, WebhookEvent,
 };
 
 /// Help heading of the options that cannot change while the server runs.
@@ -356,6 +356,30 @@ pub struct Config {
     #[arg(long, env = "UPROAR_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<AdminToken>,
 
+    /// URL of a webhook: a server that is told what happens in rooms, with signed POST requests. Repeat the option for
+    /// several. Needs --webhook-secret-file. Read again on SIGHUP; the first webhook needs a restart.
+    #[arg(long, env = "UPROAR_WEBHOOK", value_name = "URL", value_delimiter = ',', hide_env_values = true)]
+    pub webhook: Vec<Url>,
+
+    /// File with the secret that signs the requests of webhooks (HMAC-SHA256): at least 32 bytes. Read again on SIGHUP.
+    #[arg(long, env = "UPROAR_WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    pub webhook_secret_file: Option<Secret>,
+
+    /// Events that webhooks are told.
+    #[arg(long, env = "UPROAR_WEBHOOK_EVENTS", value_name = "EVENT", value_enum, value_delimiter = ',',
+          default_values_t = defaults().webhook_events)]
+    pub webhook_events: Vec<WebhookEvent>,
+
+    /// Rooms whose messages webhooks are told, too: `garden`, `shop-*` for all rooms that begin with `shop-`, or `*`.
+    /// Default: none.
+    #[arg(long, env = "UPROAR_WEBHOOK_MESSAGES", value_name = "ROOM", value_delimiter = ',')]
+    pub webhook_messages: Vec<RoomPattern>,
+
+    /// File with certificates (PEM) of authorities that the server trusts, besides those of the system, when it sends
+    /// requests to other servers. Read again on SIGHUP.
+    #[arg(long, env = "UPROAR_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<CaFile>,
+
     /// Format of the log on stderr.
     #[arg(long, env = "UPROAR_LOG_FORMAT", value_name = "FORMAT",
           value_enum, default_value_t = LogFormat::Text, help_heading = AT_START)]
@@ -413,6 +437,11 @@ impl From<&Config> for Options {
             receive_buffers: config.receive_buffers,
             admin: config.admin,
             admin_token_file: config.admin_token_file.clone(),
+            webhook: config.webhook.clone(),
+            webhook_secret_file: config.webhook_secret_file.clone(),
+            webhook_events: config.webhook_events.clone(),
+            webhook_messages: config.webhook_messages.clone(),
+            ca_file: config.ca_file.clone(),
         }
     }
 }

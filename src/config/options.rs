@@ -238,6 +238,27 @@ pub struct Options {
     /// Requests for `/metrics` and `/` without it get 401; the health checks need no token. `None`: no authentication.
     #[cfg(feature = "admin")]
     pub admin_token_file: Option<super::AdminToken>,
+
+    /// The URLs of webhooks: servers that are told what happens in rooms, with signed requests. Empty: no webhooks. A
+    /// change from empty needs a restart.
+    #[cfg(feature = "outgoing")]
+    pub webhook: Vec<super::Url>,
+
+    /// The secret that signs the requests of webhooks (HMAC-SHA256).
+    #[cfg(feature = "outgoing")]
+    pub webhook_secret_file: Option<Secret>,
+
+    /// The kinds of events that webhooks are told. By default all kinds.
+    #[cfg(feature = "outgoing")]
+    pub webhook_events: Vec<super::WebhookEvent>,
+
+    /// The rooms whose messages webhooks are told.
+    #[cfg(feature = "outgoing")]
+    pub webhook_messages: Vec<super::RoomPattern>,
+
+    /// Certificate authorities that the server trusts when it connects to other servers, besides those of the system.
+    #[cfg(feature = "outgoing")]
+    pub ca_file: Option<super::CaFile>,
 }
 
 impl Default for Options {
@@ -291,6 +312,16 @@ impl Default for Options {
             admin: None,
             #[cfg(feature = "admin")]
             admin_token_file: None,
+            #[cfg(feature = "outgoing")]
+            webhook: Vec::new(),
+            #[cfg(feature = "outgoing")]
+            webhook_secret_file: None,
+            #[cfg(feature = "outgoing")]
+            webhook_events: super::WebhookEvent::ALL.to_vec(),
+            #[cfg(feature = "outgoing")]
+            webhook_messages: Vec::new(),
+            #[cfg(feature = "outgoing")]
+            ca_file: None,
         }
     }
 }
@@ -358,7 +389,39 @@ impl Options {
         self.check_auth()?;
         #[cfg(feature = "admin")]
         self.check_admin()?;
+        #[cfg(feature = "outgoing")]
+        self.check_webhooks()?;
         Ok(())
+    }
+
+    /// Checks that webhooks have URLs and a secret, or neither.
+    #[cfg(feature = "outgoing")]
+    fn check_webhooks(&self) -> Result<(), Conflict> {
+        let options = &["webhook", "webhook-secret-file", "webhook-messages"];
+        let conflict = |message| Err(Conflict { options, message });
+        match (&self.webhook[..], &self.webhook_secret_file) {
+            ([first, ..], None) => conflict(format!(
+                "--webhook {} needs a secret, with which its requests are signed; write one with openssl rand -hex 32 and \
+                 name the file with --webhook-secret-file FILE",
+                first.origin()
+            )),
+            ([], Some(secret)) => conflict(format!(
+                "--webhook-secret-file {} is set, but there is no webhook; add --webhook URL, or leave \
+                 --webhook-secret-file out",
+                secret.path().display()
+            )),
+            ([], None) if !self.webhook_messages.is_empty() => conflict(format!(
+                "--webhook-messages {} is set, but there is no webhook; add --webhook URL, or leave --webhook-messages out",
+                self.webhook_messages[0]
+            )),
+            (urls, _) => match (1..urls.len()).find(|at| urls[..*at].contains(&urls[*at])) {
+                Some(at) => {
+                    let origin = urls[at].origin();
+                    conflict(format!("--webhook names one URL of {origin} twice; leave one of them out"))
+                }
+                None => Ok(()),
+            },
+        }
     }
 
     #[cfg(feature = "admin")]

@@ -153,6 +153,9 @@ pub(crate) fn other_value(option: &Arg) -> String {
         "FILE" if option.get_id() == "pusher_apps" => "tests/files/pusher-apps.toml".into(),
         "FILE" if option.get_id() == "admin_token_file" => "tests/files/admin-token".into(),
         "FILE" if option.get_id() == "auth_jwks" => "tests/files/jwks.json".into(),
+        "FILE" if option.get_id() == "ca_file" => "tests/files/ca.pem".into(),
+        "URL" => "https://example.org/hooks".into(),
+        "ROOM" => "garden".into(),
         // The license file is long enough for a secret.
         "FILE" => "LICENSE-MIT".into(),
         "CIDR" => "10.0.0.0/8".into(),

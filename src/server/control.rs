@@ -13,6 +13,7 @@ use crate::tls::Identity;
 use crate::watch::Watch;
 
 use super::admin_listener::Admin;
+use super::outgoing::Outgoing;
 use super::plan::Plan;
 use super::{StartError, check};
 
@@ -38,6 +39,7 @@ pub struct Control {
     pub(super) passed: Vec<Endpoint>,
     /// The Pusher applications of a server that runs the application `pusher`.
     pub(super) pusher_apps: Option<PusherApps>,
+    pub(super) outgoing: Outgoing,
 }
 
 impl Control {
@@ -60,6 +62,7 @@ impl Control {
     pub fn reload(&self, options: impl Into<Options>) -> Result<Reloaded, StartError> {
         let options = options.into();
         let credentials = check(&options, &self.passed).inspect_err(|_| self.reload_failed())?;
+        self.outgoing.reload(&options).inspect_err(|_| self.reload_failed())?;
         let mut certificate = None;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             certificate = identity.replace(credentials).then(|| identity.description());

@@ -186,6 +186,9 @@ fn the_example_settings_file_is_valid_and_has_every_key() {
     let text = text.replace("/etc/uproar/pusher-apps.toml", "tests/files/pusher-apps.toml");
     let text = text.replace("/etc/uproar/jwks.json", "tests/files/jwks.json");
     let text = text.replace("/etc/uproar/admin-token", "tests/files/admin-token");
+    let text =
+        text.replace("/etc/uproar/webhook-secret", &settings_file("example webhook secret", "x".repeat(32)));
+    let text = text.replace("/etc/uproar/ca.pem", "tests/files/ca.pem");
     let path = settings_file("example", text);
     for (key, (_, origin)) in check(&mut uproar(&["check", "--config", &path])) {
         assert!(origin.starts_with(&path), "{EXAMPLE} has no line for {key}");

@@ -49,3 +49,4 @@ mod tls;
 mod tokens;
 mod unix_socket;
 mod users;
+mod webhooks;

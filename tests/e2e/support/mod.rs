@@ -22,6 +22,7 @@ pub(crate) mod many_clients;
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod receiver;
 pub(crate) mod seccomp;
 pub(crate) mod service_manager;
 pub(crate) mod tls;
