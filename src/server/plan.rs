@@ -140,11 +140,13 @@ mod tests {
         let (plan, id, app) = (Plan::new(&epoll, 1, 1_000), ShardId { index: 0, count: 1 }, Relay::default());
         let shard = (Settings::new(&options, id, &app), hub_options(&options, id, &app));
         let identity = config.tls_cert.as_ref().or(config.tls_key.as_ref());
-        let Config { api_keys, admin_token_file, webhook, ca_file, .. } = config;
+        let Config { api_keys, pusher_apps, admin_token_file, webhook, ca_file, .. } = config;
         let Config { webhook_secret_file, webhook_events, webhook_messages, .. } = config;
         let webhooks = (webhook, webhook_secret_file, webhook_events, webhook_messages, ca_file);
         let (limits, log) = (plan.limits(&options), &config.log);
-        format!("{shard:?} {limits:?} {log} {identity:?} {api_keys:?} {admin_token_file:?} {webhooks:?}")
+        format!(
+            "{shard:?} {limits:?} {log} {identity:?} {api_keys:?} {pusher_apps:?} {admin_token_file:?} {webhooks:?}"
+        )
     }
 
     /// A new option must be applied by `Control::reload`, or have the help heading of options that need a restart.
