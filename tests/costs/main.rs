@@ -7,6 +7,8 @@
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod support;
 
+mod pusher;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -87,6 +89,10 @@ unsafe impl GlobalAlloc for CountingAllocator {
 struct Counted<A>(A, &'static Heap);
 
 impl<A: App> App for Counted<A> {
+    fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        self.0.on_request(context, request)
+    }
+
     fn on_open(&mut self, context: &mut Context<'_>, client: ClientId, opening: Opening<'_>) {
         HEAP.set(Some(self.1));
         self.0.on_open(context, client, opening);
