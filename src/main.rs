@@ -302,8 +302,8 @@ fn announce(config: &Config, server: &Server) {
         AppName::Chat => {
             let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/ in two windows to chat");
         }
-        AppName::Pusher if config.pusher_apps.is_none() => announce_pusher(server, address, scheme),
-        AppName::Pusher | AppName::Relay | AppName::Echo => {}
+        AppName::Pusher => announce_pusher(config, server, address, scheme),
+        AppName::Relay | AppName::Echo => {}
     }
 }
 
@@ -318,11 +318,13 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Prints the lines for the file `.env` of a Laravel project that uses the server's application with random
-/// credentials.
-fn announce_pusher(server: &Server, address: SocketAddr, scheme: &str) {
+/// Prints the URL of the page of a Pusher server, and for an application with random credentials the lines for the file
+/// `.env` of a Laravel project.
+fn announce_pusher(config: &Config, server: &Server, address: SocketAddr, scheme: &str) {
     let apps = server.control().pusher_apps().map(PusherApps::list).unwrap_or_default();
-    let [app] = &apps[..] else { return };
+    let (None, [app]) = (&config.pusher_apps, &apps[..]) else {
+        return announce_page(address, scheme, "");
+    };
     let host = match address {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
@@ -338,6 +340,11 @@ fn announce_pusher(server: &Server, address: SocketAddr, scheme: &str) {
         app.secret,
         address.port(),
     );
+    announce_page(address, scheme, &format!("#{}:{}:{}", app.id, app.key, app.secret));
+}
+
+fn announce_page(address: SocketAddr, scheme: &str, fragment: &str) {
+    let _ = writeln!(std::io::stdout(), "open {scheme}://{address}/{fragment} to try it");
 }
 
 /// Prints a start-up error and returns the exit status. Used before the log has started.

@@ -25,7 +25,6 @@ use std::sync::{Arc, LazyLock};
 use sha2::{Digest, Sha256};
 
 use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
-use crate::page;
 
 use super::strip::clean;
 use super::{
@@ -145,11 +144,8 @@ enum Tell {
 
 /// Returns the response with the chat page.
 fn page() -> Response {
-    static POLICY: LazyLock<String> = LazyLock::new(|| page::policy(CHAT_PAGE));
-    let response = Response::new(Status::Ok, page::CONTENT_TYPE, CHAT_PAGE.as_bytes());
-    page::headers(&POLICY)
-        .into_iter()
-        .fold(response, |response, (name, value)| response.with_header(name, value))
+    static PAGE: LazyLock<Response> = LazyLock::new(|| Response::page(CHAT_PAGE));
+    PAGE.clone()
 }
 
 impl App for Chat {

@@ -35,13 +35,13 @@ mod subscriptions;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use apps::{PusherApp, PusherApps};
 
 use super::{
     Answer, App, ClientId, CloseCode, Context, HttpRequest, Incoming, Members, Message, Note, Opening,
-    Refusal, Status,
+    Refusal, Response, Status,
 };
 
 use apps::{AppIndex, Replaced, Table};
@@ -171,10 +171,17 @@ pub(crate) fn publish_as_backend(context: &mut Context<'_>, room: &str, is_cache
     home::publish_event(context, room, is_cache, None, event);
 }
 
+/// Returns the response with the page for a first try.
+fn page() -> Response {
+    static PAGE: LazyLock<Response> = LazyLock::new(|| Response::page(include_str!("pusher/page.html")));
+    PAGE.clone()
+}
+
 impl App for Pusher {
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
         match request.path() {
             path if path.starts_with("/app/") => opening::answer(&self.table, request),
+            "/" if request.is_read() && !request.is_upgrade() => Answer::Respond(page()),
             "/up" if request.is_read() => rest::up(),
             path if path.starts_with("/apps/") || path.starts_with("/users/") => {
                 rest::answer(self, context, request)
