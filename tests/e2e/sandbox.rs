@@ -7,9 +7,11 @@ use crate::support::chat_user::ChatUser;
 use crate::support::client::Client;
 use crate::support::metrics::{Metrics, http_get};
 use crate::support::process::{Process, backend_arg, settings_file, uproar};
+use crate::support::receiver::{Receiver, Reply};
 use crate::support::seccomp::{run_with_few_rings, run_with_only_syscalls, run_without_syscalls};
 use crate::support::service_manager::ServiceManager;
 use crate::support::tls::{Identity, TlsClient, VERSIONS, arg};
+use crate::support::token::SECRET;
 use crate::support::wait_until;
 
 on_both_backends!(the_server_needs_only_the_system_calls_that_the_unit_allows);
@@ -31,7 +33,13 @@ fn the_server_needs_only_the_system_calls_that_the_unit_allows(backend: BackendN
     let (cert, key) = (identity.cert(), identity.key());
     let listen = ["--listen=127.0.0.1:0", "--listen=tls:127.0.0.2:0", &socket, "--admin=127.0.0.1:0"];
     let args = ["--workers=2", "--config", &path, "--tls-cert", arg(&cert), "--tls-key", arg(&key)];
-    let mut command = uproar(&[&listen[..], &args, &["--drain-seconds=0.5", backend_arg(backend)]].concat());
+    // The first endpoint has a name to resolve and a certificate, the second one a server that does not listen.
+    let endpoint = Receiver::start_tls(&identity, |_, _| Reply::status(200));
+    let (webhook, secret) = (endpoint.url("/hooks"), identity.file("secret", SECRET));
+    let hooks = ["--webhook", &webhook, "--webhook=http://127.0.0.1:1/", "--webhook-messages=garden"];
+    let hooks = [&hooks[..], &["--webhook-secret-file", arg(&secret), "--ca-file", arg(&cert)]].concat();
+    let others = ["--drain-seconds=0.5", backend_arg(backend)];
+    let mut command = uproar(&[&listen[..], &args, &hooks, &others].concat());
     manager.attach(&mut command).env("WATCHDOG_USEC", "500000");
     let server = run_with_only_syscalls(&allowed_calls(), || Process::run(&mut command));
     let admin = server.admin_address();
@@ -51,6 +59,9 @@ fn the_server_needs_only_the_system_calls_that_the_unit_allows(backend: BackendN
     eve.send_text("hello");
     while !bob.receive_text().ends_with(": hello") {}
     drop(eve);
+    wait_until("the webhook gets the messages", || {
+        endpoint.requests().iter().any(|request| request.body.contains("ada: 19 "))
+    });
     for path in ["/", "/healthz", "/readyz"] {
         assert_eq!(http_get(admin, path).status, 200);
     }
