@@ -38,7 +38,7 @@ mod file;
 #[cfg(feature = "server")]
 mod hints;
 pub(crate) mod hosts;
-mod jwks;
+pub(crate) mod jwks;
 #[cfg(feature = "server")]
 mod load;
 mod machine;

@@ -233,7 +233,7 @@ fn contents(config: &Config) -> [Content<'_>; 7] {
         },
         Content {
             option: "auth-jwks",
-            path: auth_jwks.as_ref().map(Jwks::path),
+            path: auth_jwks.as_ref().and_then(Jwks::path),
             what: "keys",
             is_equal: |old, new| old.auth_jwks == new.auth_jwks,
         },

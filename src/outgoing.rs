@@ -9,7 +9,7 @@ mod retry;
 mod trust;
 mod url;
 
-pub(crate) use client::{Client, SendError};
+pub(crate) use client::{Client, Fetched, SendError};
 pub(crate) use delivery::{Batch, Counts, Delivery, Format, Prepared, Target};
 pub(crate) use retry::Backoff;
 pub(crate) use trust::{Trust, certificates};

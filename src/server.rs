@@ -2,6 +2,8 @@
 
 mod admin_listener;
 mod control;
+#[cfg(feature = "outgoing")]
+mod key_fetcher;
 mod listening;
 mod outgoing;
 mod plan;
@@ -206,7 +208,9 @@ impl Server {
         let workers = options.worker_count();
         let backends =
             Arc::new(Backends::new(options.api_keys.as_ref().map(ApiKeys::keys), options.max_message));
-        let outgoing = Outgoing::start(options)?;
+        let mut options = options.clone();
+        let outgoing = Outgoing::start(&mut options)?;
+        let options = &options;
         let make = outgoing.wrap(make);
         let make = if options.api_keys.is_some() { with_api(make, Arc::clone(&backends)) } else { make };
         let admin = admin_listener::bind(options)?;
@@ -250,6 +254,8 @@ impl Server {
             backends,
             #[cfg(feature = "outgoing")]
             webhooks: outgoing.webhooks(),
+            #[cfg(feature = "outgoing")]
+            remote_keys: Mutex::new(outgoing.keys()),
         });
         if let Some(identity) = &identity {
             identity.keep_warning().map_err(|error| StartError::System {

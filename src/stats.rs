@@ -291,6 +291,8 @@ label! {
         TokenMalformed = "token_malformed",
         /// Refusal reason: the token's signature does not match.
         TokenSignature = "token_signature",
+        /// Refusal reason: the key of the token is being fetched from the identity provider.
+        TokenKeys = "token_keys",
         /// Refusal reason: the token has expired.
         TokenExpired = "token_expired",
         /// Refusal reason: the token is not valid yet.

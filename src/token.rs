@@ -3,10 +3,11 @@
 
 mod claims;
 mod keys;
+mod remote;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 pub use claims::Claims;
 use claims::RawClaims;
 pub(crate) use keys::KeySet;
+pub(crate) use remote::{RemoteKeys, Wake};
 
 /// Tolerated difference between the clocks of the token's issuer and of the server, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
@@ -24,11 +26,20 @@ const LEEWAY_SECONDS: u64 = 10;
 #[derive(Default)]
 pub(crate) struct Verifier {
     secret: Option<Key>,
-    keys: Option<Arc<KeySet>>,
+    keys: Option<Keys>,
     /// The issuer that tokens must name. `None` takes tokens of every issuer.
     issuer: Option<String>,
     /// The audiences of which tokens must name one. Empty: tokens must name none.
     audiences: Vec<String>,
+}
+
+/// The public keys of an identity provider.
+#[derive(Clone, Debug)]
+pub(crate) enum Keys {
+    /// Keys from a file.
+    Fixed(Arc<KeySet>),
+    /// Keys that are fetched from a URL.
+    Remote(Arc<RemoteKeys>),
 }
 
 /// The reason why an access token is refused.
@@ -40,6 +51,8 @@ pub(crate) enum BadToken {
     Algorithm,
     /// The server has no key with the name in the token's header (`kid`), or cannot choose one without a name.
     Key,
+    /// The server does not have the key yet, and is fetching the keys of the identity provider.
+    Fetching,
     /// The token was signed with another secret or key, or was changed after signing.
     Signature,
     /// The token has expired: the time in its claim `exp` is past.
@@ -76,7 +89,7 @@ struct Header {
 
 impl Verifier {
     /// Creates a verifier of tokens that are signed with `secret`, with one of `keys`, or with either.
-    pub(crate) fn new(secret: Option<&[u8]>, keys: Option<Arc<KeySet>>) -> Self {
+    pub(crate) fn new(secret: Option<&[u8]>, keys: Option<Keys>) -> Self {
         let secret = secret.map(|secret| Key::new(HMAC_SHA256, secret));
         Self { secret, keys, ..Self::default() }
     }
@@ -153,6 +166,32 @@ impl Verifier {
     }
 }
 
+impl Keys {
+    /// Verifies the signature of `message` with the key called `id`: see [`KeySet::verify`]. Asks for a fetch if the key may
+    /// be a new one of the provider.
+    fn verify(
+        &self,
+        algorithm: Algorithm,
+        id: Option<&str>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), BadToken> {
+        let remote = match self {
+            Self::Fixed(keys) => return keys.verify(algorithm, id, message, signature),
+            Self::Remote(remote) => remote,
+        };
+        let Some(keys) = remote.keys() else { return Err(BadToken::Fetching) };
+        let verified = keys.verify(algorithm, id, message, signature);
+        // A token without a kid cannot tell that its key is new.
+        let is_unknown = match verified {
+            Err(BadToken::Key) => true,
+            Err(BadToken::Signature) => id.is_none(),
+            _ => false,
+        };
+        if is_unknown && remote.want(Instant::now()) { Err(BadToken::Fetching) } else { verified }
+    }
+}
+
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { issuer, audiences, .. } = self;
@@ -178,6 +217,10 @@ impl BadToken {
             Self::Key => {
                 "The server has no key for this token: no public key has its alg and kid, or the token names no kid and \
                  several keys have its alg."
+            }
+            Self::Fetching => {
+                "The server is fetching the keys of the identity provider, since it has none that fits this token; try again \
+                 in a second."
             }
             Self::Signature => {
                 "The token's signature does not match; sign it with the secret or a key of this server."
@@ -311,6 +354,26 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_key_at_a_url_is_fetched_before_its_token_is_refused() {
+        let claims = r#"{"exp":99999999999}"#;
+        let set = || KeySet::parse(include_bytes!("../tests/files/jwks.json")).expect("usable");
+        let forged = |header: &str| token(header, claims, SECRET);
+        let with_kid = forged(r#"{"alg":"EdDSA","kid":"nobody's"}"#);
+        let without = forged(r#"{"alg":"EdDSA"}"#);
+        for (token, refused) in [(with_kid, BadToken::Key), (without, BadToken::Signature)] {
+            let remote = Arc::new(RemoteKeys::default());
+            let verifier = Verifier::new(None, Some(Keys::Remote(Arc::clone(&remote))));
+            let verified = || verifier.verify(token.as_bytes());
+            assert_eq!(verified(), Err(BadToken::Fetching), "there are no keys yet");
+            remote.fetched(Some(set()));
+            assert_eq!(verified(), Err(BadToken::Fetching), "the key may be new");
+            assert_eq!(verified(), Err(BadToken::Fetching), "the fetch is under way");
+            remote.fetched(Some(set()));
+            assert_eq!(verified(), Err(refused));
+        }
+    }
+
+    #[test]
     fn the_identity_is_sub_and_the_name_shown_fits() {
         let uuid = "123e4567-e89b-12d3-a456-426614174000";
         let long = "é".repeat(255);
@@ -369,14 +432,14 @@ mod tests {
     fn a_public_key_is_no_secret() {
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
         let set = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"a","x":"{x}"}}]}}"#);
-        let keys = Arc::new(KeySet::parse(set.as_bytes()).expect("usable"));
+        let keys = Keys::Fixed(Arc::new(KeySet::parse(set.as_bytes()).expect("usable")));
         let key = URL_SAFE_NO_PAD.decode(x).expect("base64");
         for header in [HS256, r#"{"alg":"HS256","kid":"a"}"#] {
             for secret in [&key[..], x.as_bytes(), set.as_bytes()] {
                 let forged = token(header, r#"{"exp":99999999999}"#, secret);
-                let only_keys = Verifier::new(None, Some(Arc::clone(&keys)));
+                let only_keys = Verifier::new(None, Some(keys.clone()));
                 assert_eq!(only_keys.verify(forged.as_bytes()), Err(BadToken::Algorithm));
-                let both = Verifier::new(Some(SECRET), Some(Arc::clone(&keys)));
+                let both = Verifier::new(Some(SECRET), Some(keys.clone()));
                 assert_eq!(both.verify(forged.as_bytes()), Err(BadToken::Signature));
             }
         }

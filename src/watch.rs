@@ -13,6 +13,8 @@ use crate::shard::{Address, Shared};
 use crate::stats::Stats;
 use crate::tls::Identity;
 #[cfg(feature = "outgoing")]
+use crate::token::RemoteKeys;
+#[cfg(feature = "outgoing")]
 use crate::webhooks::Webhooks;
 
 /// Age of a shard's last turn, in milliseconds, from which a shard that was woken counts as hanging.
@@ -43,6 +45,9 @@ pub(crate) struct Watch {
     /// The webhooks of a server that has started with some.
     #[cfg(feature = "outgoing")]
     pub(crate) webhooks: Option<Arc<Webhooks>>,
+    /// The keys of an identity provider, if they are fetched from a URL.
+    #[cfg(feature = "outgoing")]
+    pub(crate) remote_keys: Mutex<Option<Arc<RemoteKeys>>>,
 }
 
 /// The outcome of the last reload of the settings. The start of the server counts as a reload.
@@ -98,6 +103,28 @@ impl Watch {
     #[cfg(feature = "admin")]
     pub(crate) fn admin_token(&self) -> MutexGuard<'_, Option<AdminToken>> {
         self.admin_token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the keys of an identity provider, if they are fetched from a URL.
+    #[cfg(feature = "outgoing")]
+    pub(crate) fn remote_keys(&self) -> MutexGuard<'_, Option<Arc<RemoteKeys>>> {
+        self.remote_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the reason why new clients should go to another server, or `None` if the server is ready for them.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        if self.is_draining() {
+            return Some("draining: the server is shutting down");
+        }
+        #[cfg(feature = "outgoing")]
+        if let Some(keys) = &*self.remote_keys()
+            && keys.remote_state().keys.is_none()
+        {
+            return Some(
+                "no keys: the server has not fetched the keys of the identity provider (auth-jwks) yet",
+            );
+        }
+        None
     }
 
     /// Returns the outcome of the last reload of the settings.

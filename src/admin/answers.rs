@@ -64,10 +64,7 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_l
         "/metrics" => Answer::Metrics { head_only },
         "/healthz" if watch.has_late_shards() => Answer::Health { head_only },
         "/healthz" => Answer::Now(state(None, head_only)),
-        _ => {
-            let draining = watch.is_draining().then(|| "draining: the server is shutting down".into());
-            Answer::Now(state(draining, head_only))
-        }
+        _ => Answer::Now(state(watch.unready().map(Into::into), head_only)),
     }
 }
 

@@ -87,7 +87,10 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
         out.counters("api_requests", help, calls)?;
     }
     #[cfg(feature = "outgoing")]
-    encode_webhooks(watch, out)?;
+    {
+        encode_webhooks(watch, out)?;
+        encode_keys(watch, out)?;
+    }
     let LastReload { is_successful, succeeded } = watch.last_reload();
     let help = "1 if the last reload of the settings (or the start) succeeded, else 0.";
     out.gauges("config_last_reload_successful", help, [(Vec::new(), u64::from(is_successful))])?;
@@ -121,6 +124,20 @@ fn encode_webhooks(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
     out.gauges("webhook_queued", "Events that wait for the endpoint.", all(|counts| counts.queued))?;
     let help = "Bytes of the events that wait for the endpoint.";
     out.gauges("webhook_queued_bytes", help, all(|counts| counts.queued_bytes))
+}
+
+/// Writes the metrics of keys that are fetched from a URL.
+#[cfg(feature = "outgoing")]
+fn encode_keys(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
+    let Some(state) = watch.remote_keys().as_ref().map(|keys| keys.remote_state()) else { return Ok(()) };
+    let outcomes = [("ok", state.fetched), ("failed", state.failed)];
+    let series = outcomes.map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count));
+    out.counters("jwks_fetches", "Fetches of the keys of the identity provider, by outcome.", series)?;
+    let help = "Keys of the identity provider in force, 0 until the first fetch succeeds.";
+    out.gauges("jwks_keys", help, [(Vec::new(), state.keys.unwrap_or(0) as u64)])?;
+    let Some(succeeded) = state.succeeded else { return Ok(()) };
+    let help = "Time of the last successful fetch of the keys, in seconds since 1970.";
+    out.gauges("jwks_last_success_timestamp_seconds", help, [(Vec::new(), unix_seconds(succeeded))])
 }
 
 /// Collector of the usual metrics of a process: CPU time, memory and start time.

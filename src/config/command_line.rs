@@ -181,9 +181,9 @@ pub struct Config {
     #[arg(long, env = "UPROAR_AUTH_HMAC_SECRET_FILE", value_name = "FILE")]
     pub auth_hmac_secret_file: Option<Secret>,
 
-    /// File with the public keys (JWKS) of an identity provider, which verify access tokens (JWT, RS256, ES256 or
-    /// EdDSA). Clients then need a token, as with --auth-hmac-secret-file; with both, either kind is valid. Read again
-    /// on SIGHUP.
+    /// File or `https://` URL with the public keys (JWKS) of an identity provider, which verify access tokens (JWT,
+    /// RS256, ES256 or EdDSA). Clients then need a token. With --auth-hmac-secret-file as well, either kind is valid.
+    /// Read again on SIGHUP, a URL also at intervals and for an unknown key.
     #[arg(long, env = "UPROAR_AUTH_JWKS", value_name = "FILE")]
     pub auth_jwks: Option<Jwks>,
 

@@ -127,7 +127,8 @@ pub struct Options {
     /// `?token=TOKEN` or `Authorization: Bearer TOKEN`. A client without a valid token gets 401.
     pub auth_hmac_secret_file: Option<Secret>,
 
-    /// The public keys that verify access tokens (JWT with RS256, ES256 or EdDSA) of an identity provider. Clients then
+    /// The public keys that verify access tokens (JWT with RS256, ES256 or EdDSA) of an identity provider, from a file or a
+    /// URL. Clients then
     /// need a token, as with [`Options::auth_hmac_secret_file`]. With both options, tokens of either kind are valid.
     pub auth_jwks: Option<Jwks>,
 

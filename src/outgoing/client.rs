@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustls::crypto::ring;
 use ureq::config::ConfigBuilder;
-use ureq::http::StatusCode;
+use ureq::http::{Response, StatusCode};
 use ureq::tls::{TlsConfig, TlsProvider};
 use ureq::typestate::AgentScope;
-use ureq::{Agent, Error, Timeout};
+use ureq::{Agent, Body, Error, Timeout};
 
 use super::trust::Trust;
 use super::url::Url;
@@ -29,6 +29,14 @@ pub(crate) struct Client {
     agent: Agent,
 }
 
+/// The answer to [`Client::get`].
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) body: Vec<u8>,
+    /// The directive `max-age` of the field `Cache-Control`. RFC 9111 §5.2.2.1
+    pub(crate) max_age: Option<Duration>,
+}
+
 /// The reason why a request has no good answer. The text does not have the URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
@@ -46,6 +54,9 @@ pub(crate) enum SendError {
     /// A time limit is over.
     #[error("the server did not answer in time ({0})")]
     Late(Timeout),
+    /// The body of the answer is too long.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(u64),
     /// The connection or the protocol failed.
     #[error("{0}")]
     Other(String),
@@ -101,6 +112,35 @@ impl Client {
         let _ = io::copy(&mut unwanted.take(MAX_UNWANTED), &mut io::sink());
         if status.is_success() { Ok(()) } else { Err(status.into()) }
     }
+
+    /// Gets a body of at most `max_len` bytes. All must be over within `patience`.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub(crate) fn get(
+        &self,
+        url: &Url,
+        accept: &str,
+        max_len: u64,
+        patience: Duration,
+    ) -> Result<Fetched, SendError> {
+        let request = self.agent.get(url.uri()).config().timeout_global(Some(patience)).build();
+        let mut request = request.header("Accept", accept);
+        if let Some(authorization) = url.authorization() {
+            request = request.header("Authorization", authorization);
+        }
+        let response = request.call()?;
+        if !response.status().is_success() {
+            return Err(response.status().into());
+        }
+        let max_age = max_age(&response);
+        let mut body = Vec::new();
+        response.into_body().into_reader().take(max_len + 1).read_to_end(&mut body).map_err(Error::from)?;
+        if body.len() as u64 > max_len {
+            return Err(SendError::TooLong(max_len));
+        }
+        Ok(Fetched { body, max_age })
+    }
 }
 
 impl From<StatusCode> for SendError {
@@ -121,4 +161,14 @@ impl From<Error> for SendError {
             other => Self::Other(other.to_string()),
         }
     }
+}
+
+/// Returns the directive `max-age` of a response.
+fn max_age(response: &Response<Body>) -> Option<Duration> {
+    let fields = response.headers().get_all("cache-control");
+    let directives = fields.iter().filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(','));
+    directives.filter_map(|directive| directive.trim().split_once('=')).find_map(|(name, value)| {
+        let seconds = value.trim_matches('"').parse().ok()?;
+        name.eq_ignore_ascii_case("max-age").then(|| Duration::from_secs(seconds))
+    })
 }

@@ -31,6 +31,11 @@ impl Url {
         format!("{}://{authority}", self.uri.scheme_str().unwrap_or_default())
     }
 
+    /// Returns whether requests to this URL are encrypted.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
     /// Returns whether the host is `localhost` or a loopback address.
     pub(crate) fn is_loopback(&self) -> bool {
         let host = self.uri.host().unwrap_or_default();

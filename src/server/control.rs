@@ -60,9 +60,11 @@ impl Control {
     /// # Errors
     /// The settings contradict each other, or the certificate cannot be used. Then all settings stay as they are.
     pub fn reload(&self, options: impl Into<Options>) -> Result<Reloaded, StartError> {
-        let options = options.into();
+        let mut options = options.into();
         let credentials = check(&options, &self.passed).inspect_err(|_| self.reload_failed())?;
-        self.outgoing.reload(&options).inspect_err(|_| self.reload_failed())?;
+        self.outgoing.reload(&mut options).inspect_err(|_| self.reload_failed())?;
+        #[cfg(feature = "outgoing")]
+        self.watch.remote_keys().clone_from(&self.outgoing.keys());
         let mut certificate = None;
         if let (Some(identity), Some(credentials)) = (&self.identity, credentials) {
             certificate = identity.replace(credentials).then(|| identity.description());

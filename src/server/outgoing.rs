@@ -8,31 +8,37 @@ pub(super) use present::Outgoing;
 
 #[cfg(feature = "outgoing")]
 mod present {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
     use tracing::warn;
 
     use crate::app::Hooks;
     use crate::config::{CaFile, Options, Secret};
     use crate::outgoing::Trust;
+    use crate::server::key_fetcher::KeyFetcher;
     use crate::server::workers::MakeApp;
     use crate::server::{StartError, THREAD_REMEDY};
+    use crate::token::RemoteKeys;
     use crate::webhooks::{Plan, Webhooks};
 
-    /// The webhooks of a server.
+    /// The webhooks of a server, and the keys of its identity provider.
     #[derive(Clone, Debug)]
     pub(crate) struct Outgoing {
         webhooks: Option<Arc<Webhooks>>,
+        fetcher: Arc<Mutex<Option<KeyFetcher>>>,
     }
 
     impl Outgoing {
-        /// Starts the threads that the options ask for.
-        pub(crate) fn start(options: &Options) -> Result<Self, StartError> {
-            if options.webhook.is_empty() {
-                return Ok(Self { webhooks: None });
-            }
-            let webhooks = with_plan(options, Webhooks::start)?;
-            Ok(Self { webhooks: Some(Arc::new(webhooks)) })
+        /// Starts the threads that the options ask for. Replaces the keys at a URL in the options by those that a thread
+        /// fetches.
+        pub(crate) fn start(options: &mut Options) -> Result<Self, StartError> {
+            let webhooks = match options.webhook.is_empty() {
+                true => None,
+                false => Some(Arc::new(with_plan(options, Webhooks::start)?)),
+            };
+            let outgoing = Self { webhooks, fetcher: Arc::default() };
+            outgoing.adopt_keys(options)?;
+            Ok(outgoing)
         }
 
         /// Returns a function that wraps the applications that `make` creates, so that they report to the webhooks.
@@ -45,8 +51,9 @@ mod present {
             }
         }
 
-        /// Applies new options. After an error, everything is as before.
-        pub(crate) fn reload(&self, options: &Options) -> Result<(), StartError> {
+        /// Applies new options. Replaces the keys at a URL in the options by those that a thread fetches. After an error,
+        /// everything is as before.
+        pub(crate) fn reload(&self, options: &mut Options) -> Result<(), StartError> {
             match &self.webhooks {
                 Some(webhooks) => with_plan(options, |plan| webhooks.reload(plan))?,
                 None if options.webhook.is_empty() => {}
@@ -54,11 +61,35 @@ mod present {
                     "--webhook: nothing is sent until a restart, since the server has started without webhooks"
                 ),
             }
+            self.adopt_keys(options)
+        }
+
+        /// Lets a thread fetch the keys at a URL, if the options have one. Keys at the same URL as before stay in force.
+        fn adopt_keys(&self, options: &mut Options) -> Result<(), StartError> {
+            let mut fetcher = self.fetcher();
+            let Some(jwks) = options.auth_jwks.as_ref().filter(|jwks| jwks.remote().is_some()) else {
+                *fetcher = None;
+                return Ok(());
+            };
+            let trust = trust(options);
+            match fetcher.as_ref().filter(|fetcher| fetcher.jwks() == jwks) {
+                Some(fetcher) => fetcher.refresh(&trust),
+                None => {
+                    let started = KeyFetcher::start(jwks, &trust);
+                    *fetcher = started.map_err(|error| StartError::System {
+                        action: "start the thread that fetches keys",
+                        error,
+                        remedy: THREAD_REMEDY,
+                    })?;
+                }
+            }
+            options.auth_jwks = fetcher.as_ref().map(|fetcher| fetcher.jwks().clone());
             Ok(())
         }
 
-        /// Sends what waits for the webhooks, for a short time, and ends their threads.
+        /// Sends what waits for the webhooks, for a short time, and ends all threads.
         pub(crate) fn end(&self) {
+            *self.fetcher() = None;
             if let Some(webhooks) = &self.webhooks {
                 webhooks.end();
             }
@@ -68,6 +99,20 @@ mod present {
         pub(crate) fn webhooks(&self) -> Option<Arc<Webhooks>> {
             self.webhooks.clone()
         }
+
+        /// Returns the keys that a thread fetches, if there is one.
+        pub(crate) fn keys(&self) -> Option<Arc<RemoteKeys>> {
+            self.fetcher().as_ref().map(KeyFetcher::keys)
+        }
+
+        fn fetcher(&self) -> MutexGuard<'_, Option<KeyFetcher>> {
+            self.fetcher.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    /// Returns the certificate authorities of the system and of the options.
+    fn trust(options: &Options) -> Trust {
+        Trust::load(options.ca_file.as_ref().map_or(&[], CaFile::certificates))
     }
 
     /// Calls `with` with the settings of the webhooks.
@@ -75,7 +120,7 @@ mod present {
         options: &Options,
         with: impl FnOnce(&Plan<'_>) -> std::io::Result<R>,
     ) -> Result<R, StartError> {
-        let trust = Trust::load(options.ca_file.as_ref().map_or(&[], CaFile::certificates));
+        let trust = trust(options);
         let plan = Plan {
             urls: &options.webhook,
             secret: options.webhook_secret_file.as_ref().map_or(&[], Secret::bytes),
@@ -104,7 +149,7 @@ mod absent {
     pub(crate) struct Outgoing;
 
     impl Outgoing {
-        pub(crate) fn start(_options: &Options) -> Result<Self, StartError> {
+        pub(crate) fn start(_options: &mut Options) -> Result<Self, StartError> {
             Ok(Self)
         }
 
@@ -112,7 +157,7 @@ mod absent {
             make
         }
 
-        pub(crate) fn reload(&self, _options: &Options) -> Result<(), StartError> {
+        pub(crate) fn reload(&self, _options: &mut Options) -> Result<(), StartError> {
             Ok(())
         }
 

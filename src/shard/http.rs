@@ -66,7 +66,10 @@ pub(super) fn claims(
     room: &str,
     verifier: &Verifier,
 ) -> Result<(Claims, Duration), (Refused, Refusal)> {
-    let refuse = |(why, reason)| (why, Refusal::new(Status::Unauthorized, reason));
+    let refuse = |(why, reason)| match why {
+        Refused::TokenKeys => (why, Refusal::new(Status::ServiceUnavailable, reason)),
+        _ => (why, Refusal::new(Status::Unauthorized, reason)),
+    };
     let token = only_token(request).map_err(refuse)?;
     let (claims, left) = verifier.verify(&token).map_err(|bad| refuse(complaint(bad)))?;
     if !claims.may_join(room) {
@@ -106,6 +109,7 @@ fn complaint(bad: BadToken) -> (Refused, &'static str) {
         | BadToken::Issuer
         | BadToken::Identity => Refused::TokenMalformed,
         BadToken::Key | BadToken::Signature => Refused::TokenSignature,
+        BadToken::Fetching => Refused::TokenKeys,
         BadToken::Expired => Refused::TokenExpired,
         BadToken::TooEarly => Refused::TokenEarly,
     };

@@ -89,6 +89,11 @@ impl KeySet {
         Ok(Self(keys))
     }
 
+    /// Returns the number of keys.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Verifies the signature of `message` with the key called `id`. Without an `id`, the set must have exactly one key
     /// for the algorithm.
     pub(super) fn verify(
@@ -132,7 +137,7 @@ impl RawKey {
             return Ok(None);
         }
         if self.d.is_some() {
-            return Err("is a private key (d); put only public keys in this file".into());
+            return Err("is a private key (d); publish only public keys".into());
         }
         Ok(Some(Key { id: self.kid, material }))
     }

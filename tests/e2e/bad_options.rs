@@ -47,7 +47,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("--ca-file", &["/nowhere/ca.pem", "/", "/dev/null", "/dev/zero", "LICENSE-MIT"]),
     ("--auth-issuer", &[""]),
     ("--auth-audience", &[""]),
-    ("--auth-jwks", &["/nowhere/keys", "/", "/dev/null", "/dev/zero", "https://example.org/jwks"]),
+    ("--auth-jwks", &["/nowhere/keys", "/", "/dev/null", "/dev/zero", "http://example.org/jwks"]),
     ("--max-message", &["0", "1073741825", "1M"]),
     ("--max-request-body", &["-1", "1073741825", "1M"]),
     ("--max-private-message", &["0", "-1", "8K"]),

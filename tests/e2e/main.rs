@@ -23,6 +23,7 @@ mod endings;
 mod frames;
 mod handshake;
 mod http;
+mod jwks_url;
 mod lag;
 mod limits;
 mod logs;

@@ -252,7 +252,7 @@ fn users_of_one_name_are_told_apart(backend: BackendName) {
 }
 
 /// Returns a pair of an ES256 key and its entry in a key set.
-fn es256_key(id: &str) -> (EcdsaKeyPair, Value) {
+pub(crate) fn es256_key(id: &str) -> (EcdsaKeyPair, Value) {
     let random = SystemRandom::new();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
     let key =
@@ -263,7 +263,7 @@ fn es256_key(id: &str) -> (EcdsaKeyPair, Value) {
 }
 
 /// Returns a token with this header and these claims, signed with a key of the curve P-256.
-fn es256_signed(header: &Value, claims: &Value, key: &EcdsaKeyPair) -> String {
+pub(crate) fn es256_signed(header: &Value, claims: &Value, key: &EcdsaKeyPair) -> String {
     let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
     let signature = key.sign(&SystemRandom::new(), text.as_bytes()).expect("signed");
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -339,7 +339,8 @@ fn unusable_key_sets_and_claims_without_keys_prevent_the_start() {
             ["check", "--auth-jwks", &*weak],
             "the key \"old\" has 1024 bits; use an RSA key of 2048 to 8192 bits",
         ),
-        (["check", "--auth-jwks", "https://login.example/jwks"], "URLs are not supported yet"),
+        (["check", "--auth-jwks", "http://login.example/jwks"], "use https://"),
+        (["check", "--auth-jwks", "https:///jwks"], "like https://example.org"),
         (["check", "--auth-issuer", "x"], "--auth-issuer is set, but nothing verifies tokens"),
         (["check", "--auth-audience", "x"], "--auth-audience is set, but nothing verifies tokens"),
     ] {
