@@ -46,7 +46,7 @@ pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 #[cfg(test)]
 pub(crate) use pusher::publish_as_backend;
-pub use pusher::{Pusher, PusherApp, PusherApps};
+pub use pusher::{Pusher, PusherApp, PusherApps, PusherEvent, PusherReports, PusherWebhook};
 pub use relay::Relay;
 pub use renewal::{RenewError, Renewal};
 pub(crate) use renewal::{TokenInUse, Tokens};

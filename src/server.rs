@@ -12,7 +12,7 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -165,10 +165,17 @@ impl Server {
             error,
             remedy: "wait until the system has random numbers",
         })?;
+        let webhooks = Outgoing::start_pusher(&apps, &config.into()).map_err(|error| StartError::System {
+            action: "start the webhooks of the Pusher applications",
+            error: io::Error::other(error),
+            remedy: "change the file of --pusher-apps",
+        })?;
         let instances = apps.clone();
         let make = move |_| -> Box<dyn App> { Box::new(Pusher::new(instances.clone())) };
         let mut server = Self::start_app_on(given, config, make)?;
         server.control.pusher_apps = Some(apps);
+        let _ = server.control.watch.pusher_webhooks.set(Arc::clone(&webhooks));
+        server.control.outgoing.add_pusher(webhooks);
         Ok(server)
     }
 
@@ -256,6 +263,8 @@ impl Server {
             webhooks: outgoing.webhooks(),
             #[cfg(feature = "outgoing")]
             remote_keys: Mutex::new(outgoing.keys()),
+            #[cfg(feature = "outgoing")]
+            pusher_webhooks: OnceLock::new(),
         });
         if let Some(identity) = &identity {
             identity.keep_warning().map_err(|error| StartError::System {

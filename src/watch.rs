@@ -1,7 +1,7 @@
 //! Access to the whole server from threads other than its shards.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::backends::Backends;
@@ -15,7 +15,7 @@ use crate::tls::Identity;
 #[cfg(feature = "outgoing")]
 use crate::token::RemoteKeys;
 #[cfg(feature = "outgoing")]
-use crate::webhooks::Webhooks;
+use crate::webhooks::{PusherWebhooks, Webhooks};
 
 /// Age of a shard's last turn, in milliseconds, from which a shard that was woken counts as hanging.
 const HUNG_MS: u64 = 5_000;
@@ -48,6 +48,9 @@ pub(crate) struct Watch {
     /// The keys of an identity provider, if they are fetched from a URL.
     #[cfg(feature = "outgoing")]
     pub(crate) remote_keys: Mutex<Option<Arc<RemoteKeys>>>,
+    /// The webhooks of the applications of a Pusher server.
+    #[cfg(feature = "outgoing")]
+    pub(crate) pusher_webhooks: OnceLock<Arc<PusherWebhooks>>,
 }
 
 /// The outcome of the last reload of the settings. The start of the server counts as a reload.

@@ -7,6 +7,7 @@
 mod event;
 mod format;
 mod presence;
+mod pusher;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ pub(crate) use event::Message;
 pub use event::WebhookEvent;
 use format::Signed;
 pub(crate) use presence::Presence;
+pub(crate) use pusher::PusherWebhooks;
 
 /// Time limit for events that are left when the server ends.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -150,10 +152,14 @@ impl Active {
 
 /// Returns a name for an endpoint without its secrets: its origin, with a number after it if that name is taken.
 fn name(url: &Url, taken: &[&str]) -> String {
-    let origin = url.origin();
-    let numbered = (2..).map(|number| format!("{origin} ({number})"));
-    let mut names = std::iter::once(origin.clone()).chain(numbered);
-    names.find(|name| !taken.contains(&&**name)).unwrap_or(origin)
+    unique(url.origin(), taken)
+}
+
+/// Returns a name, with a number after it if the name is taken.
+fn unique(name: String, taken: &[&str]) -> String {
+    let numbered = (2..).map(|number| format!("{name} ({number})"));
+    let mut names = std::iter::once(name.clone()).chain(numbered);
+    names.find(|name| !taken.contains(&&**name)).unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -107,8 +107,12 @@ fn encode_whole(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
 /// Writes the metrics of the webhooks, by endpoint. The names of endpoints have no secrets.
 #[cfg(feature = "outgoing")]
 fn encode_webhooks(watch: &Watch, out: &mut Writer<'_>) -> fmt::Result {
-    let Some(webhooks) = &watch.webhooks else { return Ok(()) };
-    let counts = webhooks.counts();
+    if watch.webhooks.is_none() && watch.pusher_webhooks.get().is_none() {
+        return Ok(());
+    }
+    let own = watch.webhooks.iter().flat_map(|webhooks| webhooks.counts());
+    let pusher = watch.pusher_webhooks.get().into_iter().flat_map(|webhooks| webhooks.counts());
+    let counts: Vec<(String, Counts)> = own.chain(pusher).collect();
     let all = |read: fn(&Counts) -> u64| {
         let series = |(name, counts): &(String, Counts)| (vec![("endpoint", name.clone())], read(counts));
         counts.iter().map(series).collect::<Vec<_>>()

@@ -20,6 +20,7 @@ mod apps;
 mod cache;
 mod channel;
 mod client_events;
+mod counts;
 mod encode;
 mod home;
 mod inbound;
@@ -31,6 +32,7 @@ mod signature;
 mod signin;
 mod socket_id;
 mod subscriptions;
+mod webhooks;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -38,6 +40,7 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 pub use apps::{PusherApp, PusherApps};
+pub use webhooks::{PusherEvent, PusherReports, PusherWebhook};
 
 use super::{
     Answer, App, ClientId, CloseCode, Context, HttpRequest, Incoming, Members, Message, Note, Opening,
@@ -46,11 +49,13 @@ use super::{
 
 use apps::{AppIndex, Replaced, Table};
 use client_events::Allowance;
+use counts::COUNT_TIMER;
 use home::{Ask, Home, Told};
 use inbound::Frame;
 use opening::Entrance;
 use rest::{Rest, RestNote};
 use signin::SignedIn;
+use webhooks::GRACE_TIMER;
 
 /// Timer of the instance that drops expired events of cache channels.
 const CACHE_TIMER: u64 = 1;
@@ -111,6 +116,8 @@ impl Pusher {
 
     fn copy_apps(&mut self) {
         self.own = self.table.all().map(|app| app.map(|app| Rc::new((**app).clone()))).collect();
+        let apps = self.own.iter().flatten().map(|app| &**app);
+        self.home.reporter.adopt(self.apps.reports(), apps);
     }
 
     /// Returns the application of a client. `None` for a client that is being closed because it has none.
@@ -163,6 +170,11 @@ impl Pusher {
             }
         }
     }
+}
+
+/// Returns whether a room is that of the channel of a user, about which webhooks are told nothing.
+fn is_of_user(room: &str) -> bool {
+    home::channel(room).starts_with('#')
 }
 
 /// Publishes an event to a room as the REST API does, for the simulation.
@@ -227,6 +239,11 @@ impl App for Pusher {
     }
 
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
+        if self.app_of(client).is_some_and(|app| app.counts_subscriptions()) {
+            for room in context.rooms(client) {
+                subscriptions::note_change(context, &room);
+            }
+        }
         if let Some(mut state) = self.clients.remove(&client.number) {
             state.subscriptions.end(context, client);
         }
@@ -266,13 +283,33 @@ impl App for Pusher {
     }
 
     fn on_members(&mut self, context: &mut Context<'_>, members: Members) {
-        let _ = context;
-        self.count_subscriptions(members.token, members.count);
+        if !self.home.take_count(context, members.token, members.count) {
+            self.count_subscriptions(members.token, members.count);
+        }
+    }
+
+    fn watches_occupancy(&self) -> bool {
+        self.apps.reports().is_some()
+    }
+
+    fn on_occupied(&mut self, _: &mut Context<'_>, room: &str) {
+        if !is_of_user(room) {
+            self.home.reporter.occupied(room);
+        }
+    }
+
+    fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
+        if !is_of_user(room) {
+            self.home.reporter.vacated(context, room);
+        }
     }
 
     fn on_timer(&mut self, context: &mut Context<'_>, token: u64) {
-        if token == CACHE_TIMER {
-            self.home.drop_expired(context);
+        match token {
+            CACHE_TIMER => self.home.drop_expired(context),
+            GRACE_TIMER => self.home.reporter.end_grace(context),
+            COUNT_TIMER => self.home.counts.count(context),
+            _ => {}
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::app::{PusherApp, PusherApps};
-use crate::config::Origin;
+use crate::app::{PusherApp, PusherApps, PusherEvent, PusherWebhook};
+use crate::config::{Origin, Url};
 use crate::files;
 
 /// Maximum length of the file in bytes.
@@ -49,6 +49,16 @@ struct Entry {
     max_member_bytes: Option<u32>,
     max_event_bytes: Option<u32>,
     origins: Option<Vec<String>>,
+    #[serde(default)]
+    webhook: Vec<WebhookEntry>,
+}
+
+/// A table `[[app.webhook]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WebhookEntry {
+    url: String,
+    events: Option<Vec<String>>,
 }
 
 impl PusherAppsFile {
@@ -128,7 +138,9 @@ impl Entry {
             text.parse::<Origin>().map_err(|problem| format!("application {id}: origin {text:?}: {problem}"))
         });
         let origins = origins.collect::<Result<_, _>>()?;
-        let usual = PusherApp::new(id, &self.key, secret);
+        let webhooks = self.webhook.into_iter().map(|webhook| webhook.webhook(&self.id));
+        let webhooks = webhooks.collect::<Result<_, _>>()?;
+        let usual = PusherApp::new(&self.id, &self.key, secret);
         Ok(PusherApp {
             is_enabled: self.enabled.unwrap_or(usual.is_enabled),
             client_events: self.client_events.unwrap_or(usual.client_events),
@@ -139,8 +151,31 @@ impl Entry {
             max_member_bytes: self.max_member_bytes.unwrap_or(usual.max_member_bytes),
             max_event_bytes: self.max_event_bytes.unwrap_or(usual.max_event_bytes),
             origins,
+            webhooks,
             ..usual
         })
+    }
+}
+
+impl WebhookEntry {
+    fn webhook(self, id: &str) -> Result<PusherWebhook, String> {
+        let Self { url, events } = self;
+        // The error does not repeat the URL, which may have a password.
+        url.parse::<Url>().map_err(|problem| format!("application {id}: the url of a webhook: {problem}"))?;
+        let Some(names) = events else {
+            let is_usual = |event: &PusherEvent| *event != PusherEvent::SubscriptionCount;
+            return Ok(PusherWebhook {
+                url,
+                events: PusherEvent::ALL.into_iter().filter(is_usual).collect(),
+            });
+        };
+        let events = names.iter().map(|name| {
+            PusherEvent::ALL.into_iter().find(|event| event.name() == name).ok_or_else(|| {
+                let all = PusherEvent::ALL.map(PusherEvent::name).join(", ");
+                format!("application {id}: webhooks have no event {name:?}; use {all}")
+            })
+        });
+        Ok(PusherWebhook { url, events: events.collect::<Result<_, _>>()? })
     }
 }
 
@@ -158,8 +193,14 @@ mod tests {
             "[[app]]\nid = '1'\nkey = 'a'\nsecret = 's'\n\n[[app]]\nid = '2'\nkey = 'b'\nsecret = 't'\n\
              enabled = false\nclient-events = false\nclient-events-per-second = 1\nsubscription-counts = true\n\
              max-connections = 2\nmax-presence-members = 3\nmax-member-bytes = 4\nmax-event-bytes = 5\n\
-             origins = ['https://a.example']",
+             origins = ['https://a.example']\n[[app.webhook]]\nurl = 'https://b.example/hook'\n\
+             events = ['member_added']\n[[app.webhook]]\nurl = 'http://c.example'",
         );
+        let [first, second] = ["https://b.example/hook", "http://c.example"].map(String::from);
+        let webhooks = vec![
+            PusherWebhook { url: first, events: vec![PusherEvent::MemberAdded] },
+            PusherWebhook { url: second, events: PusherEvent::ALL[..6].to_vec() },
+        ];
         let second = PusherApp {
             is_enabled: false,
             client_events: false,
@@ -170,6 +211,7 @@ mod tests {
             max_member_bytes: 4,
             max_event_bytes: 5,
             origins: vec!["https://a.example".parse().expect("an origin")],
+            webhooks,
             ..PusherApp::new("2", "b", "t")
         };
         assert_eq!(apps, Ok(vec![PusherApp::new("1", "a", "s"), second]));
@@ -208,6 +250,11 @@ mod tests {
                 "application 1: secret-file /nowhere/x: no such file",
             ),
             (format!("{APP}origins = ['nonsense']"), "application 1: origin \"nonsense\": "),
+            (format!("{APP}[[app.webhook]]\nurl = 'ftp://HUSH'"), "application 1: the url of a webhook: "),
+            (
+                format!("{APP}[[app.webhook]]\nurl = 'http://a'\nevents = ['x']"),
+                "no event \"x\"; use channel_occ",
+            ),
             (format!("{APP}{APP}"), "two applications have the"),
             (format!("{APP}{}", APP.replace("'1'", "'2'")), "two applications have the key a"),
         ] {

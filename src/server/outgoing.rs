@@ -13,18 +13,22 @@ mod present {
     use tracing::warn;
 
     use crate::app::Hooks;
+    #[cfg(feature = "server")]
+    use crate::app::PusherApps;
     use crate::config::{CaFile, Options, Secret};
     use crate::outgoing::Trust;
     use crate::server::key_fetcher::KeyFetcher;
     use crate::server::workers::MakeApp;
     use crate::server::{StartError, THREAD_REMEDY};
     use crate::token::RemoteKeys;
-    use crate::webhooks::{Plan, Webhooks};
+    use crate::webhooks::{Plan, PusherWebhooks, Webhooks};
 
     /// The webhooks of a server, and the keys of its identity provider.
     #[derive(Clone, Debug)]
     pub(crate) struct Outgoing {
         webhooks: Option<Arc<Webhooks>>,
+        /// The webhooks of the applications of a Pusher server.
+        pusher: Option<Arc<PusherWebhooks>>,
         fetcher: Arc<Mutex<Option<KeyFetcher>>>,
     }
 
@@ -36,7 +40,7 @@ mod present {
                 true => None,
                 false => Some(Arc::new(with_plan(options, Webhooks::start)?)),
             };
-            let outgoing = Self { webhooks, fetcher: Arc::default() };
+            let outgoing = Self { webhooks, pusher: None, fetcher: Arc::default() };
             outgoing.adopt_keys(options)?;
             Ok(outgoing)
         }
@@ -87,9 +91,33 @@ mod present {
             Ok(())
         }
 
+        /// Starts the webhooks of Pusher applications. Call this before the server starts.
+        ///
+        /// # Errors
+        /// Returns a text with the problem.
+        #[cfg(feature = "server")]
+        pub(crate) fn start_pusher(
+            apps: &PusherApps,
+            options: &Options,
+        ) -> Result<Arc<PusherWebhooks>, String> {
+            let trust = Trust::load(options.ca_file.as_ref().map_or(&[], CaFile::certificates));
+            let webhooks = Arc::new(PusherWebhooks::start(&apps.list(), trust)?);
+            apps.set_reports(Arc::clone(&webhooks) as _);
+            Ok(webhooks)
+        }
+
+        /// Ends the webhooks of Pusher applications with the others.
+        #[cfg(feature = "server")]
+        pub(crate) fn add_pusher(&mut self, webhooks: Arc<PusherWebhooks>) {
+            self.pusher = Some(webhooks);
+        }
+
         /// Sends what waits for the webhooks, for a short time, and ends all threads.
         pub(crate) fn end(&self) {
             *self.fetcher() = None;
+            if let Some(pusher) = &self.pusher {
+                pusher.end();
+            }
             if let Some(webhooks) = &self.webhooks {
                 webhooks.end();
             }

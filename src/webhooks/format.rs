@@ -53,7 +53,8 @@ pub(super) fn random_run() -> io::Result<Arc<str>> {
     Ok(hex(&bytes).into())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Returns bytes in hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -6,3 +6,4 @@ mod peer;
 mod presence;
 mod rest;
 mod signin;
+mod webhooks;

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
+
+use super::webhooks::{PusherEvent, PusherReports, PusherWebhook};
 
 use crate::Publisher;
 use crate::config::Origin;
@@ -38,6 +40,8 @@ pub struct PusherApp {
     pub max_event_bytes: u32,
     /// Origins whose pages may connect. Empty: all.
     pub origins: Vec<Origin>,
+    /// Servers that are told what happens in the application's channels.
+    pub webhooks: Vec<PusherWebhook>,
 }
 
 impl PusherApp {
@@ -56,7 +60,16 @@ impl PusherApp {
             max_member_bytes: 2 << 10,
             max_event_bytes: 10 << 10,
             origins: Vec::new(),
+            webhooks: Vec::new(),
         }
+    }
+}
+
+impl PusherApp {
+    /// Returns whether subscriptions are counted, for clients or for a webhook.
+    pub(super) fn counts_subscriptions(&self) -> bool {
+        let is_wanted = |webhook: &PusherWebhook| webhook.events.contains(&PusherEvent::SubscriptionCount);
+        self.subscription_counts || self.webhooks.iter().any(is_wanted)
     }
 }
 
@@ -78,6 +91,8 @@ struct Shared {
     table: Mutex<Arc<Table>>,
     /// Random number of this run of the server, which hides the numbers of connections in socket identifiers.
     salt: u64,
+    /// The receiver of the events for webhooks.
+    reports: OnceLock<Arc<dyn PusherReports>>,
 }
 
 impl PusherApps {
@@ -89,14 +104,16 @@ impl PusherApps {
     pub fn new(apps: Vec<PusherApp>) -> Result<Self, String> {
         let table = Table::default().with(apps)?;
         let salt = u64::from_le_bytes(random().map_err(|error| error.to_string())?);
-        Ok(Self { shared: Arc::new(Shared { table: Mutex::new(Arc::new(table)), salt }) })
+        let table = Mutex::new(Arc::new(table));
+        Ok(Self { shared: Arc::new(Shared { table, salt, reports: OnceLock::new() }) })
     }
 
     /// Creates the applications of a simulated server, which gives out the same socket identifiers in every run.
     #[cfg(test)]
     pub(crate) fn with_salt(apps: Vec<PusherApp>, salt: u64) -> Self {
         let table = Table::default().with(apps).expect("valid applications");
-        Self { shared: Arc::new(Shared { table: Mutex::new(Arc::new(table)), salt }) }
+        let table = Mutex::new(Arc::new(table));
+        Self { shared: Arc::new(Shared { table, salt, reports: OnceLock::new() }) }
     }
 
     /// Creates one application with random credentials.
@@ -116,13 +133,28 @@ impl PusherApps {
     /// Returns a text with the problem as [`PusherApps::new`] does. Then nothing changes.
     pub fn replace(&self, apps: Vec<PusherApp>, publisher: &Publisher) -> Result<(), String> {
         let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        *table = Arc::new(table.with(apps)?);
+        let fresh = table.with(apps.clone())?;
+        if let Some(reports) = self.shared.reports.get() {
+            reports.replace(&apps)?;
+        }
+        *table = Arc::new(fresh);
         drop(table);
         for shard in 0..publisher.shard_count() {
             // A shard whose queue is full sees the new applications when its next client connects.
             let _ = publisher.ask(shard, Replaced);
         }
         Ok(())
+    }
+
+    /// Sets the receiver of the events for the applications' webhooks. Call this before the server starts. Without a receiver
+    /// nothing is sent. The first receiver stays.
+    pub fn set_reports(&self, reports: Arc<dyn PusherReports>) {
+        let _ = self.shared.reports.set(reports);
+    }
+
+    /// Returns the receiver of the events for webhooks, if there is one.
+    pub(super) fn reports(&self) -> Option<Arc<dyn PusherReports>> {
+        self.shared.reports.get().cloned()
     }
 
     /// Returns the applications.

@@ -8,7 +8,7 @@ use super::channel::{self, Channel};
 use super::encode::{Data, encode_event};
 use super::inbound::Frame;
 use super::problem::{self, CLIENT_EVENT};
-use super::{ClientId, Context, Message, Pusher, PusherApp};
+use super::{ClientId, Context, Message, Pusher, PusherApp, PusherEvent};
 
 /// Maximum length of an event's name in bytes.
 const MAX_NAME: usize = 200;
@@ -80,10 +80,16 @@ impl Pusher {
         if !state.allowance.get_or_insert_with(|| Allowance::full(rate, now)).take(rate, now) {
             return Err(format!("The connection sends more than {rate} client events per second."));
         }
-        let user_id = state.subscriptions.user_id(&room);
+        let state = self.clients.get(&client.number);
+        let user_id = state.and_then(|state| state.subscriptions.user_id(&room));
         let data = frame.data.map_or(Data::None, |data| Data::Json(data.get()));
         let event = encode_event(&frame.event, Some(channel.name), data, user_id);
         context.publish_to_room_except(&room, client, Message::text(&event));
+        if self.home.reporter.wants(&room, PusherEvent::ClientEvent) {
+            let data = frame.data.map(RawValue::get);
+            let socket_id = self.socket_id(client);
+            self.home.reporter.client_event(&room, &socket_id, user_id, &frame.event, data);
+        }
         Ok(())
     }
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::{self, Cache};
+use super::counts::SubscriptionCounts;
 use super::encode::{Data, encode_event};
 use super::presence::{NewMember, Presence, member_added, member_removed};
 use super::problem::Rejection;
+use super::webhooks::Reporter;
 use super::{CACHE_TIMER, ClientId, Context, Message};
 
 /// A client's join of a room, which waits for the answer of the room's home.
@@ -26,6 +28,10 @@ pub(super) struct Join {
 #[derive(Debug)]
 pub(super) enum Ask {
     Join(Box<Join>),
+    /// A client has subscribed to a room, or has left it, in an application that counts subscriptions.
+    Changed {
+        room: Box<str>,
+    },
     /// A client is gone from a presence channel.
     Leave {
         room: Box<str>,
@@ -77,6 +83,8 @@ pub(super) enum Told {
 pub(super) struct Home {
     rooms: HashMap<Box<str>, Room>,
     cache: Cache,
+    pub(super) counts: SubscriptionCounts,
+    pub(super) reporter: Reporter,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +101,7 @@ impl Home {
         match ask {
             Ask::Answer(answer) => return answer.send(context),
             Ask::Join(join) => self.join(context, *join),
+            Ask::Changed { room } => self.counts.change(context, room),
             Ask::Leave { room, client, user_id } => self.leave(context, &room, client, &user_id),
             Ask::Publish { room, event, except } => {
                 publish(context, &room, except, &event);
@@ -112,6 +121,11 @@ impl Home {
     /// Returns the last event of a cache channel, as its subscribers have got it, and the time for which it is still kept.
     pub(super) fn cached(&self, now: Duration, room: &str) -> Option<(&str, Duration)> {
         self.cache.get(now, room).map(|(event, left)| (&**event, left))
+    }
+
+    /// Publishes the number of subscribers of a channel. Returns false if the token is that of another question.
+    pub(super) fn take_count(&mut self, context: &mut Context<'_>, token: u64, count: usize) -> bool {
+        self.counts.take(context, &self.reporter, token, count)
     }
 
     /// Drops the expired events of cache channels, and sets a timer for the next ones.
@@ -135,9 +149,10 @@ impl Home {
                 self.forget(&room);
                 return context.tell(client.shard, Told::Refused { room, client, number, rejection });
             }
-            let event = member_added(channel(&room), &member);
+            let (event, user_id) = (member_added(channel(&room), &member), member.user_id.clone());
             if state.presence.add(client.number, member) {
                 publish(context, &room, None, &event);
+                self.reporter.added(&room, &user_id);
             }
         }
         state.waiting.push((client, number));
@@ -150,6 +165,7 @@ impl Home {
         let Some(state) = self.rooms.get_mut(room) else { return };
         if state.presence.remove(client, user_id) {
             publish(context, room, None, &member_removed(channel(room), user_id));
+            self.reporter.removed(context, room, user_id);
             self.forget(room);
         }
     }
@@ -165,7 +181,10 @@ impl Home {
         let succeeded: Option<Arc<str>> = is_presence.then(|| state.presence.succeeded(name).into());
         let then = is_cache.then(|| match self.cache.get(context.now(), &room) {
             Some((event, _)) => Arc::clone(event),
-            None => encode_event("pusher:cache_miss", Some(name), Data::None, None).into(),
+            None => {
+                self.reporter.missed(context.now(), &room);
+                encode_event("pusher:cache_miss", Some(name), Data::None, None).into()
+            }
         });
         self.forget(&room);
         let bytes = succeeded.as_ref().map_or(0, |event| event.len()) + 24 * waiting.len();

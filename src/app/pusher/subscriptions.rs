@@ -111,6 +111,9 @@ impl Pusher {
         };
         let Some(channel) = Channel::parse(&name) else { return };
         let room = channel.room(&app.id);
+        if app.counts_subscriptions() && context.unsent(client, &room).is_some() {
+            note_change(context, &room);
+        }
         context.leave(client, &room);
         let Some(state) = self.clients.get_mut(&client.number) else { return };
         state.subscriptions.pending.remove(&*room);
@@ -187,6 +190,9 @@ impl Pusher {
             let text = "The connection is in as many channels as --max-rooms-per-connection allows.";
             return Err(Rejection::limit(4100, text));
         }
+        if app.counts_subscriptions() {
+            note_change(context, &room);
+        }
         if member.is_none() && !channel.is_cache && context.start(client, &room) {
             context.send_to_client(client, Message::text(&succeeded(channel.name)));
             return Ok(());
@@ -259,6 +265,15 @@ impl Pusher {
         if self.clients.get(&client.number).is_some_and(|state| is_unused(state)) {
             self.clients.remove(&client.number);
         }
+    }
+}
+
+/// Tells the home of a room that its number of subscribers changes. Channels of users and presence channels are not
+/// counted.
+pub(super) fn note_change(context: &mut Context<'_>, room: &str) {
+    let name = super::home::channel(room);
+    if !name.starts_with("presence-") && !name.starts_with('#') {
+        context.ask(context.home_of(room), Ask::Changed { room: room.into() });
     }
 }
 
