@@ -7,6 +7,7 @@
 mod access;
 mod answers;
 mod connection;
+mod guesses;
 mod listener;
 mod metrics;
 mod survey;

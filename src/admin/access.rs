@@ -4,8 +4,10 @@
 //! The cookie is a MAC of the token under a key of this process, so it does not reveal the token. It ends with another
 //! token and with the process.
 
+use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +17,8 @@ use ring::rand::SystemRandom;
 
 use crate::protocol::Request;
 
+use super::guesses::Guesses;
+
 /// Maximum length of the form's body in bytes: the longest token with each character percent-encoded, and its name.
 pub(super) const MAX_FORM_LEN: usize = 2048;
 
@@ -22,6 +26,7 @@ pub(super) const MAX_FORM_LEN: usize = 2048;
 pub(super) struct Access {
     key: Key,
     cookie_name: String,
+    guesses: RefCell<Guesses>,
 }
 
 /// The reason why a request may not read the admin endpoints.
@@ -33,6 +38,8 @@ pub(super) enum Denied {
     Wrong,
     /// The request has several tokens.
     Several,
+    /// The client's address has sent too many wrong tokens, and must wait for this time.
+    Waiting(Duration),
 }
 
 impl Access {
@@ -44,16 +51,16 @@ impl Access {
     pub(super) fn new(address: SocketAddr) -> io::Result<Self> {
         let key = Key::generate(HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| io::Error::other("getrandom(2) gives no random bytes"))?;
-        Ok(Self { key, cookie_name: format!("uproar-admin-{}", address.port()) })
+        let cookie_name = format!("uproar-admin-{}", address.port());
+        Ok(Self { key, cookie_name, guesses: RefCell::default() })
     }
 
-    /// Returns whether the request has `token`. An Authorization field with the scheme Bearer decides alone; without
-    /// one, the cookie decides.
-    pub(super) fn check(&self, request: &Request<'_>, token: &[u8]) -> Result<(), Denied> {
+    /// Returns whether the request of a client at the address `peer` has `token`. An Authorization field with the scheme
+    /// Bearer decides alone; without one, the cookie decides.
+    pub(super) fn check(&self, request: &Request<'_>, token: &[u8], peer: IpAddr) -> Result<(), Denied> {
         let mut credentials = request.bearer();
         match (credentials.next(), credentials.next()) {
-            (Some(given), None) if self.is_token(given, token) => Ok(()),
-            (Some(_), None) => Err(Denied::Wrong),
+            (Some(given), None) => self.try_token(given, token, peer),
             (Some(_), Some(_)) => Err(Denied::Several),
             (None, _) => match request.cookie(&self.cookie_name) {
                 Some(cookie) if self.is_cookie(cookie, token) => Ok(()),
@@ -63,12 +70,27 @@ impl Access {
         }
     }
 
-    /// Returns the value of the field `Set-Cookie` for a client that has sent `token` in the form's `body`. Returns
-    /// `None` if the client has sent anything else.
-    pub(super) fn log_in(&self, body: &[u8], token: &[u8]) -> Option<String> {
-        form_token(body).filter(|given| self.is_token(given, token))?;
+    /// Returns the value of the field `Set-Cookie` for a client at the address `peer` that has sent `token` in the form's
+    /// `body`, or an error if it has sent anything else.
+    pub(super) fn log_in(&self, body: &[u8], token: &[u8], peer: IpAddr) -> Result<String, Denied> {
+        self.try_token(&form_token(body).ok_or(Denied::Wrong)?, token, peer)?;
         let value = URL_SAFE_NO_PAD.encode(sign(&self.key, token));
-        Some(format!("{}={value}; Path=/; HttpOnly; SameSite=Strict", self.cookie_name))
+        Ok(format!("{}={value}; Path=/; HttpOnly; SameSite=Strict", self.cookie_name))
+    }
+
+    /// Returns whether `given` is `token`, unless the client's address has to wait. An address that waits learns nothing, even
+    /// with the right token.
+    fn try_token(&self, given: &[u8], token: &[u8], peer: IpAddr) -> Result<(), Denied> {
+        let (mut guesses, now) = (self.guesses.borrow_mut(), Instant::now());
+        if let Some(left) = guesses.wait(peer, now) {
+            return Err(Denied::Waiting(left));
+        }
+        if !self.is_token(given, token) {
+            guesses.failed(peer, now);
+            return Err(Denied::Wrong);
+        }
+        guesses.succeeded(peer);
+        Ok(())
     }
 
     /// Returns whether `given` is `token`. The comparison is between MACs, so that its time tells nothing about the
@@ -95,6 +117,7 @@ mod tests {
     use super::*;
 
     const TOKEN: &[u8] = b"0123456789abc+/=&%";
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn access(port: u16) -> Access {
         Access::new(([127, 0, 0, 1], port).into()).expect("random bytes")
@@ -103,7 +126,7 @@ mod tests {
     fn check(access: &Access, fields: &str) -> Result<(), Denied> {
         let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
         let request = Request::from_head(head.as_bytes()).expect("valid");
-        access.check(&request, TOKEN)
+        access.check(&request, TOKEN, PEER)
     }
 
     #[test]
@@ -135,10 +158,10 @@ mod tests {
             format!("a=b&token=%20{encoded}%0d%0a&c"),
             "token=0123456789abc%2B%2F%3D%26%25".into(),
         ] {
-            assert!(access.log_in(body.as_bytes(), TOKEN).is_some(), "{body}");
+            assert!(access.log_in(body.as_bytes(), TOKEN, PEER).is_ok(), "{body}");
         }
         for body in ["", "token=", "token=+", "nottoken=x", "token=0123456789abc+/=&%"] {
-            assert_eq!(access.log_in(body.as_bytes(), TOKEN), None, "{body}");
+            assert_eq!(access.log_in(body.as_bytes(), TOKEN, PEER), Err(Denied::Wrong), "{body}");
         }
     }
 
@@ -147,7 +170,8 @@ mod tests {
         let (access, other) = (access(9100), access(9100));
         let set = |access: &Access, token: &[u8]| {
             let form: String = token.iter().map(|byte| format!("%{byte:02x}")).collect();
-            let field = access.log_in(format!("token={form}").as_bytes(), token).expect("the right token");
+            let field =
+                access.log_in(format!("token={form}").as_bytes(), token, PEER).expect("the right token");
             let (cookie, attributes) = field.split_once("; ").expect("attributes");
             assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict");
             cookie.to_owned()

@@ -1,6 +1,8 @@
 //! The answers to requests on the admin listener.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
@@ -33,8 +35,15 @@ pub(super) enum Answer {
     Health { head_only: bool },
 }
 
-/// Returns the answer to a request. `is_local` says whether the listener has a loopback or private address.
-pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_local: bool) -> Answer {
+/// Returns the answer to a request of a client at the address `peer`. `is_local` says whether the listener has a loopback or
+/// private address.
+pub(super) fn answer(
+    request: &Request<'_>,
+    watch: &Watch,
+    access: &Access,
+    peer: IpAddr,
+    is_local: bool,
+) -> Answer {
     let head_only = request.is_head();
     let refuse = |refused| Answer::Now(refusal(Refusal { head_only, ..refused }));
     if !watch.host_names().is_own(request.host, is_local) {
@@ -46,7 +55,7 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_l
     }
     let token = watch.admin_token().clone();
     if let ("POST", "/", Some(token)) = (request.method, request.path, &token) {
-        return Answer::Now(log_in(access.log_in(request.body, token.bytes())));
+        return Answer::Now(log_in(access.log_in(request.body, token.bytes(), peer)));
     }
     if request.method != "GET" && !head_only {
         let reason = "This path answers GET and HEAD requests only.";
@@ -54,8 +63,9 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_l
     }
     // The health checks need no token, so that those who probe the server need not know it.
     let token = token.filter(|_| ["/", "/metrics"].contains(&request.path));
-    match token.map_or(Ok(()), |token| access.check(request, token.bytes())) {
+    match token.map_or(Ok(()), |token| access.check(request, token.bytes(), peer)) {
         Ok(()) => {}
+        Err(Denied::Waiting(left)) => return Answer::Now(wait(left, head_only)),
         Err(denied) if request.path == "/" => return Answer::Now(login_page(denied, head_only)),
         Err(denied) => return refuse(Refusal::new(Status::Unauthorized, complaint(denied))),
     }
@@ -69,11 +79,26 @@ pub(super) fn answer(request: &Request<'_>, watch: &Watch, access: &Access, is_l
 }
 
 /// Returns the response to the form: the cookie and a redirect to the live page, or the form again without a cookie.
-fn log_in(cookie: Option<String>) -> Response {
-    let Some(cookie) = cookie else { return login_page(Denied::Wrong, false) };
+fn log_in(cookie: Result<String, Denied>) -> Response {
+    let cookie = match cookie {
+        Ok(cookie) => cookie,
+        Err(Denied::Waiting(left)) => return wait(left, false),
+        Err(denied) => return login_page(denied, false),
+    };
     let mut response = Vec::new();
     let headers = [("Location", "/"), ("Set-Cookie", &*cookie), ("Cache-Control", "no-store")];
     respond(Status::SeeOther, &headers, "", b"", Form::last(false), &mut response);
+    response.into()
+}
+
+/// Returns the response to a client whose address has sent too many wrong tokens.
+fn wait(left: Duration, head_only: bool) -> Response {
+    let seconds = (left.as_secs() + 1).to_string();
+    let body = format!("There were too many wrong tokens from this address; try again in {seconds} s.\n");
+    let headers = [("Retry-After", &*seconds), ("Cache-Control", "no-store")];
+    let (kind, mut response) = ("text/plain; charset=utf-8", Vec::new());
+    let form = Form::last(head_only);
+    respond(Status::TooManyRequests, &headers, kind, body.as_bytes(), form, &mut response);
     response.into()
 }
 
@@ -81,7 +106,9 @@ fn log_in(cookie: Option<String>) -> Response {
 fn login_page(denied: Denied, head_only: bool) -> Response {
     let problem = match denied {
         Denied::Missing => String::new(),
-        Denied::Wrong | Denied::Several => format!("<p class=bad role=alert>{}</p>", complaint(denied)),
+        Denied::Wrong | Denied::Several | Denied::Waiting(_) => {
+            format!("<p class=bad role=alert>{}</p>", complaint(denied))
+        }
     };
     let page = LOGIN.replace("<!-- problem -->", &problem);
     let (policy, mut response) = (form_policy(&page), Vec::new());
@@ -100,6 +127,7 @@ fn complaint(denied: Denied) -> &'static str {
         Denied::Wrong => {
             "This is not the token of the admin listener; use the one in its --admin-token-file."
         }
+        Denied::Waiting(_) => "There were too many wrong tokens from this address; try again later.",
         Denied::Several => "Send one header field Authorization with the scheme Bearer.",
     }
 }

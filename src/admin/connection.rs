@@ -1,7 +1,7 @@
 //! One connection of the admin listener: one request, one response, then the end.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
@@ -24,6 +24,8 @@ const READS_PER_EVENT: usize = 16;
 /// A connection of the admin listener.
 pub(super) struct AdminConnection {
     stream: TcpStream,
+    /// The client's address.
+    peer: IpAddr,
     state: State,
     deadline: Instant,
 }
@@ -51,15 +53,20 @@ pub(super) enum Next {
 }
 
 impl AdminConnection {
-    /// Creates a connection whose request may have a body of at most `max_request_body` bytes.
-    pub(super) fn new(stream: TcpStream, max_request_body: usize, now: Instant) -> Self {
+    /// Creates a connection of a client at the address `peer`, whose request may have a body of at most `max_request_body`
+    /// bytes.
+    pub(super) fn new(stream: TcpStream, peer: IpAddr, max_request_body: usize, now: Instant) -> Self {
         let limits = MessageLimits { max_message: 0, max_request_body };
         let state = State::Reading(Box::new((Protocol::new(), Reader::new(limits))));
-        Self { stream, state, deadline: now + PATIENCE }
+        Self { stream, peer, state, deadline: now + PATIENCE }
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     pub(super) fn deadline(&self) -> Instant {

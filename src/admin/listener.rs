@@ -2,7 +2,7 @@
 //! are too slow.
 
 use std::io::{self, ErrorKind};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ impl Listener {
         }
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
-                Ok((stream, _)) => self.add(stream),
+                Ok((stream, peer)) => self.add(stream, peer.ip()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) if self.stopping.load(Ordering::SeqCst) => {
                     self.is_accepting = false;
@@ -175,7 +175,7 @@ impl Listener {
     }
 
     /// Adds an accepted connection, and serves it at once, since its request may have arrived already.
-    fn add(&mut self, stream: TcpStream) {
+    fn add(&mut self, stream: TcpStream, peer: IpAddr) {
         if self.connections.len() >= self.max_connections {
             self.close_oldest();
         }
@@ -188,7 +188,7 @@ impl Listener {
         let max_request_body = if self.watch.admin_token().is_some() { MAX_FORM_LEN } else { 0 };
         let entry = Entry {
             number: self.next_number,
-            connection: AdminConnection::new(stream, max_request_body, Instant::now()),
+            connection: AdminConnection::new(stream, peer, max_request_body, Instant::now()),
             interest: EpollFlags::EPOLLIN,
         };
         self.next_number += 1;
@@ -216,7 +216,8 @@ impl Listener {
 
     fn proceed(&mut self, key: usize) {
         let connection = &mut self.connections[key].connection;
-        let answer = |request: &Request<'_>| answer(request, &self.watch, &self.access, self.is_local);
+        let peer = connection.peer();
+        let answer = |request: &Request<'_>| answer(request, &self.watch, &self.access, peer, self.is_local);
         let next = connection.proceed(answer, Instant::now());
         self.follow(key, next);
     }

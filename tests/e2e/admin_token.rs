@@ -8,7 +8,7 @@ use uproar::config::{AdminToken, AppName, BackendName, Config};
 use crate::support::process::{
     Process, backend_arg, expect_start_failure, run_to_end, settings_file, uproar,
 };
-use crate::support::raw::{RawClient, Response};
+use crate::support::raw::{RawClient, Response, connect_from};
 use crate::support::{TestServer, config, wait_until};
 
 on_both_backends!(
@@ -19,6 +19,7 @@ on_both_backends!(
     the_host_is_checked_before_the_token,
     another_token_ends_old_cookies_and_no_token_is_logged,
     a_reload_adds_the_option_and_takes_it_away,
+    guesses_have_a_limit_for_each_address,
 );
 
 const TOKEN: &str = "admin-token+0123456789/=";
@@ -256,6 +257,42 @@ fn a_reload_adds_the_option_and_takes_it_away(backend: BackendName) {
             if status == 401 { 303 } else { 413 }
         );
     }
+}
+
+fn guesses_have_a_limit_for_each_address(backend: BackendName) {
+    let token = settings_file(&format!("guessed admin token {backend:?}"), TOKEN);
+    let args = ["--admin=127.0.0.1:0", "--admin-token-file", &token, backend_arg(backend)];
+    let server = Process::start(&args);
+    let admin = server.admin_address();
+    let cookie = log_in(admin, ENCODED);
+    let right = format!("Authorization: Bearer {TOKEN}");
+    for guess in 0..10 {
+        let wrong = format!("guess-{guess}-0123456789");
+        let response = match guess % 2 {
+            0 => get(admin, "/metrics", &[&format!("Authorization: Bearer {wrong}")]),
+            _ => post_form(admin, &format!("token={wrong}")),
+        };
+        assert_eq!(response.status, 401, "{response:?}");
+    }
+    // From now on even the right token is refused, so that a guess tells nothing.
+    for response in
+        [get(admin, "/metrics", &[&right]), get(admin, "/", &[&right]), post_form(admin, "token=x")]
+    {
+        let seconds: u64 =
+            field(&response, "Retry-After").and_then(|text| text.parse().ok()).expect("a time");
+        assert_eq!((response.status, (1..=61).contains(&seconds)), (429, true), "{response:?}");
+        assert!(response.body.contains("too many wrong tokens from this address"), "{response:?}");
+    }
+    // Sessions, probes and other addresses do not notice.
+    assert_eq!(get(admin, "/metrics", &[&cookie]).status, 200);
+    assert_eq!((get(admin, "/healthz", &[&right]).status, get(admin, "/readyz", &[]).status), (200, 200));
+    let mut other = RawClient::from_stream(connect_from([127, 0, 0, 2].into(), admin));
+    other.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{right}\r\n\r\n").as_bytes());
+    assert_eq!(other.receive_response().status, 200);
+    let line = "many wrong admin tokens; the address gets 429 for 60 s";
+    wait_until("the guesses are logged", || server.log().contains(line));
+    let log = server.log();
+    assert!(log.contains("a wrong admin token address=127.0.0.1") && !log.contains("guess-"), "{log}");
 }
 
 #[test]
