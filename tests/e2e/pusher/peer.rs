@@ -116,6 +116,14 @@ impl Peer {
         event["data"]["message"].as_str().expect("a text").to_owned()
     }
 
+    /// Sends a ping, and returns the events that come before its answer.
+    pub(super) fn events_until_pong(&mut self) -> Vec<Value> {
+        self.send(&json!({ "event": "pusher:ping", "data": {} }));
+        std::iter::repeat_with(|| self.receive())
+            .take_while(|event| event["event"] != "pusher:pong")
+            .collect()
+    }
+
     /// Asserts that nothing is on its way to the client: the next event is the answer to a ping.
     #[track_caller]
     pub(super) fn expect_nothing(&mut self) {
