@@ -11,6 +11,7 @@ use crate::compare::CompareOptions;
 use crate::message::{Filler, MIN_SIZE};
 use crate::plan::Scenario;
 use crate::post::PublishOptions;
+use crate::pusher::{Dialect, PusherOptions};
 use crate::report::ReportOptions;
 use crate::tls::TlsOptions;
 use crate::ws::Offer;
@@ -19,12 +20,15 @@ const EXAMPLES: &str = "\
 Examples (start the server first, in the mode that the scenario needs):
   uproar --app echo  & loadgen echo --connections 100
   uproar --app relay & loadgen broadcast --connections 1000 --rate 100
+  loadgen publish --protocol pusher --pusher-app ID:KEY:SECRET --subscribers 1000 --rate 100 --connections 4
   loadgen compare --servers uproar-epoll,uproar-io-uring --scenarios echo --rounds 3
 
 `loadgen SCENARIO --help` describes a scenario and its options.";
 
 /// The URL of the load if none is given.
 const WS_URL: &str = "ws://127.0.0.1:8000/room/bench";
+/// The URL of a Pusher server if none is given.
+const PUSHER_URL: &str = "ws://127.0.0.1:8000";
 /// The URL of an HTTP load if none is given.
 const HTTP_URL: &str = "http://127.0.0.1:8000/";
 
@@ -63,7 +67,8 @@ pub(crate) enum Command {
     /// Some connections publish at a fixed rate, and all receive every message. Measures delivery.
     ///
     /// The server must be in relay mode (uproar --app relay), or a chat with --chat. The latency counts from the
-    /// scheduled time of a message.
+    /// scheduled time of a message. With --protocol pusher the messages are client events, which do not return to their
+    /// sender; raise the server's limit of client events.
     #[command(after_help = "Example: loadgen broadcast --connections 1000 --publishers 1 --rate 100")]
     Broadcast {
         /// Connections that publish.
@@ -78,8 +83,11 @@ pub(crate) enum Command {
     /// Every connection sends one message and waits for everybody's, then the next round begins. Measures rounds.
     ///
     /// With N connections a round has N × N deliveries. The server must be in relay mode (uproar --app relay), or a
-    /// chat with --chat; a chat needs --message-rate 0 --byte-rate 0, or its limit is what is measured.
-    #[command(after_help = "Example: loadgen storm --connections 500 --size 20")]
+    /// chat with --chat; a chat needs --message-rate 0 --byte-rate 0, or its limit is what is measured. With --protocol
+    /// pusher the messages are client events, and a round has N × (N - 1) deliveries; raise the server's limit of client
+    /// events.
+    #[command(after_help = "Examples:\n  loadgen storm --connections 500 --size 20\n  \
+        loadgen storm --connections 200 --protocol pusher --pusher-app ID:KEY:SECRET")]
     Storm {
         #[command(flatten)]
         options: RunOptions,
@@ -87,7 +95,8 @@ pub(crate) enum Command {
     /// Opens connections and holds them for --duration. Measures memory per connection.
     ///
     /// In the end one message goes to all of them, to show that they work; the server must be in relay mode. With
-    /// --speak each connection sends messages to itself instead, and the server must be in echo mode.
+    /// --speak each connection sends messages to itself instead, and the server must be in echo mode. With
+    /// --pusher-own-channels the server answers a ping of each connection instead.
     #[command(after_help = "Example: loadgen idle --connections 10000 --duration 5s")]
     Idle {
         /// Messages that each connection sends to itself when it opens.
@@ -125,7 +134,7 @@ pub(crate) enum Command {
     /// --connections is the number of HTTP clients, which keep their connections. Each sends its next request when the
     /// last one is answered (closed loop). With --rate requests leave on a fixed schedule, and the latency counts from the
     /// scheduled time (open loop). A request must be answered with a status of 200 to 299. uproar needs --api-keys; for
-    /// another server give --publish-url. Subscribers find a message inside anything that the server puts around it.
+    /// another server give --publish-url. With --protocol pusher the requests are signed events. Subscribers find a message inside anything that the server puts around it.
     #[command(after_help = "Examples:\n  loadgen publish --connections 16 --api-key KEY\n  \
         loadgen publish --connections 1 --subscribers 1000 --rate 50 --api-key KEY\n  \
         loadgen publish --connections 4 --subscribers 10 --url ws://127.0.0.1:8080/sub/x \\\n      \
@@ -137,6 +146,20 @@ pub(crate) enum Command {
         rate: Option<f64>,
         #[command(flatten)]
         publish: PublishOptions,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Members of a Pusher presence channel hear of guests that join and leave. Measures presence.
+    ///
+    /// --connections is the number of members that stay. Further connections, two for each join per second, join and leave
+    /// the channel; a guest stays for a second. Every member must hear of every join and leave, once and in order.
+    #[command(
+        after_help = "Example: loadgen presence --connections 1000 --rate 10 --pusher-app ID:KEY:SECRET"
+    )]
+    Presence {
+        /// Joins per second. There are as many leaves.
+        #[arg(long, default_value = "10", value_parser = parse_rate)]
+        rate: f64,
         #[command(flatten)]
         options: RunOptions,
     },
@@ -179,7 +202,7 @@ pub(crate) enum Command {
 
 /// The task that a command line asks for.
 pub(crate) enum Task {
-    Run(Scenario, RunOptions),
+    Run(Scenario, Box<RunOptions>),
     Compare(CompareOptions),
     Report(ReportOptions),
     Helper,
@@ -216,6 +239,9 @@ pub(crate) struct RunOptions {
     /// The server is a chat: it puts `NAME: ` before each message and sends notices of its own, as uproar's chat does.
     #[arg(long)]
     pub(crate) chat: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) pusher: PusherOptions,
     /// Length of the measured window, such as 10, 10s, 500ms or 2m.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     #[serde(rename = "duration_seconds", serialize_with = "as_seconds")]
@@ -284,6 +310,12 @@ impl Command {
                 let scenario = Scenario::Publish { subscribers: publish.subscribers, rate };
                 (scenario, RunOptions { publish: Some(publish), ..options })
             }
+            Self::Presence { rate, options } => {
+                let pusher = PusherOptions { protocol: Dialect::Pusher, ..options.pusher };
+                // A guest stays for half of the time between its joins.
+                let guests = (2.0 * rate).ceil().max(2.0) as usize;
+                (Scenario::Presence { guests, rate }, RunOptions { pusher, ..options })
+            }
             Self::Reconnect { first_delay, max_delay, then, stop_server, options } => {
                 let [first_delay_ms, max_delay_ms] =
                     [first_delay, max_delay].map(|delay| delay.as_millis() as u64);
@@ -291,7 +323,9 @@ impl Command {
                 (scenario, RunOptions { then, ..options })
             }
         };
-        Task::Run(scenario, options)
+        let uses_pusher = options.pusher.protocol == Dialect::Pusher && options.url == WS_URL;
+        let url = if uses_pusher { PUSHER_URL.to_owned() } else { options.url };
+        Task::Run(scenario, Box::new(RunOptions { url, ..options }))
     }
 }
 

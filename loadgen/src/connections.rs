@@ -3,6 +3,7 @@
 mod client;
 mod receive;
 mod stream;
+mod subscribe;
 
 use std::collections::HashSet;
 use std::io;
@@ -18,6 +19,7 @@ use crate::end::End;
 use crate::http;
 use crate::net::{Net, Ready};
 use crate::post::Post;
+use crate::pusher::Session;
 use crate::target::Target;
 use crate::totals::Wire;
 use crate::url::Protocol;
@@ -27,6 +29,7 @@ use crate::ws::{Agreed, Offer};
 
 use client::Client;
 use stream::Stream;
+use subscribe::Awaited;
 
 /// Size of the read buffer for connections that hold no incomplete frame, in bytes.
 const READ_SIZE: usize = 256 * 1024;
@@ -80,6 +83,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) target: Target,
     /// The requests of the connections that publish over HTTP. `None` if there are no such connections.
     pub(crate) post: Option<Post>,
+    /// The application and the channels of a Pusher server. `None` with another protocol.
+    pub(crate) pusher: Option<Session>,
     /// The TLS configuration, for targets that use TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// Longest duration of an opening handshake and of a close handshake, in nanoseconds.
@@ -112,6 +117,8 @@ pub(crate) struct Connections {
     inflater: Inflater,
     deflater: Deflater,
     wire: Wire,
+    /// A buffer for the event that carries a message.
+    event: Vec<u8>,
 }
 
 /// A slot of the table: one connection, or vacant.
@@ -124,6 +131,10 @@ struct Slot {
     /// Queued bytes wait for room in the socket, or a caller waits for room in the outbox.
     blocked: bool,
     client: Client,
+    /// The next message of a Pusher server that completes the opening of the connection.
+    awaited: Awaited,
+    /// The identifier that a Pusher server has given to a guest's connection. Empty for other connections.
+    socket_id: String,
     /// The negotiated compression of sent messages. `None` means uncompressed.
     agreed: Option<Agreed>,
     deflate_state: DeflateState,
@@ -182,6 +193,7 @@ impl Connections {
             inflater: Inflater::default(),
             deflater: Deflater::default(),
             wire: Wire::default(),
+            event: Vec::new(),
         }
     }
 
@@ -236,11 +248,6 @@ impl Connections {
         if let Some(post) = &self.options.post {
             post.write(payload, &mut entry.outbox);
         }
-    }
-
-    /// Queues a text message on the connection in `slot`. [`Connections::flush`] writes the message to the socket.
-    pub(crate) fn queue_text(&mut self, slot: usize, payload: &[u8]) {
-        self.queue(slot, Opcode::Text, payload);
     }
 
     /// Returns whether less than `limit` bytes wait to be written. If not, the handler's `on_drained` is called when

@@ -19,6 +19,7 @@ use crate::post::Post;
 use crate::procfs::{CpuUse, Server};
 use crate::progress::Progress;
 use crate::publishers::Publishers;
+use crate::pusher::Session;
 use crate::target::Target;
 use crate::totals::{Times, Totals};
 use crate::worker_pool::WorkerPool;
@@ -322,10 +323,22 @@ fn check_tls(options: &RunOptions, targets: [Option<&Target>; 3]) -> Result<(), 
 
 fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     let mut target = Target::parse(&options.url, scenario.protocol())?;
-    let subscribers = options.publish.as_ref().map_or(0, |publish| publish.subscribers);
-    let connections = options.connections + subscribers;
+    let others = match scenario {
+        Scenario::Publish { subscribers, .. } => subscribers,
+        Scenario::Presence { guests, .. } => guests,
+        _ => 0,
+    };
+    let connections = options.connections + others;
+    let pusher = Session::new(scenario, &options.pusher, connections)?;
+    if let Some(session) = &pusher {
+        if target.resource.contains('?') {
+            return Err(format!("{}: a Pusher client has a query of its own; remove this one", options.url));
+        }
+        target.resource = session.resource(&target.resource);
+    }
     let publishers = Publishers { count: options.connections, connections };
-    let post = options.publish.as_ref().map(|publish| Post::new(publish, &options.url, publishers));
+    let post =
+        options.publish.as_ref().map(|publish| Post::new(publish, &options.url, publishers, pusher.as_ref()));
     let mut post = post.transpose()?;
     for target in post.iter_mut().map(|post| &mut post.target).chain([&mut target]) {
         let needed = || target.destinations_for(connections, ports_per_destination());
@@ -339,6 +352,11 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
     {
         return Err(format!("--publishers {publishers} is more than --connections {}", options.connections));
     }
+    if scenario == Scenario::Storm && pusher.is_some() && connections < 2 {
+        return Err(
+            "a Pusher server sends a client event to the others only; use 2 or more --connections".to_owned()
+        );
+    }
     if scenario == Scenario::Storm && options.connections > MAX_STORM {
         return Err(format!(
             "a storm of more than {MAX_STORM} connections would not finish its first round; use fewer --connections"
@@ -348,6 +366,7 @@ fn plan(scenario: Scenario, options: &RunOptions) -> Result<Plan, String> {
         target,
         then,
         post,
+        pusher,
         scenario,
         connections,
         size: options.size,

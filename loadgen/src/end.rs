@@ -32,6 +32,11 @@ pub(crate) enum End {
     Tls(String),
     #[error("{0}")]
     Protocol(ProtocolError),
+    /// The server reported an error of Pusher's protocol.
+    #[error(
+        "the server answered with an error: {0}; check --pusher-app, --pusher-channel and the server's limits"
+    )]
+    Pusher(String),
     /// The normal end of a connection: the client sent a close frame and the server answered.
     #[error("the server answered the client's close frame")]
     CloseAnswered,

@@ -17,6 +17,8 @@ const LIVE_ONE_IN: u64 = 64;
 pub(crate) struct Ledger {
     messages: Messages,
     chat: bool,
+    /// The server sends messages of its own, which are none of this run.
+    has_notices: bool,
     /// The server may put anything around a message, and may send a text as binary.
     wrapped: bool,
     epoch_ns: u64,
@@ -55,7 +57,8 @@ impl Ledger {
         Self {
             messages: Messages::new(plan.tag, plan.size, plan.payload),
             chat: plan.chat,
-            wrapped: plan.post.is_some(),
+            has_notices: plan.chat || plan.pusher.as_ref().is_some_and(|session| session.reports_members),
+            wrapped: plan.post.is_some() || plan.pusher.is_some(),
             epoch_ns: plan.epoch_ns,
             text: Vec::new(),
             window: Window::default(),
@@ -110,7 +113,7 @@ impl Ledger {
                 return Some(Arrival { sender, sequence, due_ns: self.epoch_ns + time_ns });
             }
             Reading::Intact(_) | Reading::Corrupt => self.corrupt(),
-            Reading::Foreign if self.chat => {}
+            Reading::Foreign if self.has_notices => {}
             Reading::Foreign => self.counts.foreign += 1,
         }
         None

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli ─▶ coordinator ─▶ worker_pool ─▶ worker ─▶ driver ─▶ scenario::* ─▶ ledger, pace, sequence, message
-//!            │                                   └─▶ connections ─▶ net, tls, ws, http, post
+//!            │                                   └─▶ connections ─▶ net, tls, ws, http, post, pusher
 //!            └─▶ procfs, memory, progress, outcome, output
 //! ```
 //! `compare` starts servers and runs this program against them. `report` reads the files that `compare` wrote.
@@ -29,6 +29,7 @@ mod post;
 mod procfs;
 mod progress;
 mod publishers;
+mod pusher;
 mod report;
 mod scenario;
 mod sequence;

@@ -10,6 +10,7 @@ use crate::cli::RunOptions;
 use crate::memory::PerConnection;
 use crate::plan::Scenario;
 use crate::procfs::CpuUse;
+use crate::pusher::Dialect;
 use crate::totals::{Answers, Counts, Curve, Reasons, Step, ThreadUse, Times, Totals, Wire};
 
 /// Share of the time (0 to 1) above which a running load generator thread has no time to spare.
@@ -194,6 +195,10 @@ impl Outcome {
         let seconds = seen.seconds.max(f64::MIN_POSITIVE);
         let unconnected = totals.failures.total() + totals.ends.total();
         let returns = matches!(scenario, Scenario::Reconnect { .. }).then(|| Returns::of(&totals.curve));
+        // A client event of a Pusher server goes to all connections but its sender.
+        let receivers =
+            totals.opened - u64::from(options.pusher.protocol == Dialect::Pusher).min(totals.opened);
+        let round = (totals.opened * receivers) as f64;
         let all_back = returns.as_ref().is_none_or(|returns| returns.back == returns.closed);
         let mut outcome = Self {
             scenario,
@@ -213,7 +218,7 @@ impl Outcome {
             latency: Summary::of(&totals.latency),
             send_lag: Summary::of(&totals.lag),
             rounds: (scenario == Scenario::Storm).then(|| Rounds {
-                per_second: counts.measured as f64 / (totals.opened as f64).powi(2) / seconds,
+                per_second: counts.measured as f64 / round / seconds,
                 time: Summary::of(&totals.rounds),
             }),
             returns,

@@ -73,7 +73,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         Scenario::Echo { rate, .. } | Scenario::Connect { rate } | Scenario::Publish { rate, .. } => {
             rate.is_some()
         }
-        Scenario::Broadcast { .. } => true,
+        Scenario::Broadcast { .. } | Scenario::Presence { .. } => true,
         Scenario::Storm | Scenario::Idle { .. } | Scenario::Requests { .. } | Scenario::Reconnect { .. } => {
             false
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Filler;
 use crate::post::Post;
+use crate::pusher::Session;
 use crate::target::Target;
 use crate::tls::TlsOptions;
 use crate::totals::{Tick, Totals};
@@ -21,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) then: Option<Target>,
     /// The requests that publish in the publish scenario. `None` in other scenarios.
     pub(crate) post: Option<Post>,
+    /// The application and the channels of a Pusher server. `None` with another protocol.
+    pub(crate) pusher: Option<Session>,
     pub(crate) scenario: Scenario,
     /// Total number of connections of all workers.
     pub(crate) connections: usize,
@@ -73,6 +76,11 @@ pub(crate) enum Scenario {
     Publish {
         subscribers: usize,
         rate: Option<f64>,
+    },
+    /// Members of a Pusher presence channel hear of `guests`, which join and leave: `rate` joins and leaves per second.
+    Presence {
+        guests: usize,
+        rate: f64,
     },
     Reconnect {
         /// Longest random delay before the first attempt to return, in milliseconds.

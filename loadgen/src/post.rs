@@ -6,6 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::publishers::Publishers;
+use crate::pusher::{PusherApp, Session, sign};
 use crate::target::Target;
 use crate::url::Protocol;
 
@@ -22,17 +23,18 @@ pub(crate) struct PublishOptions {
     /// WebSocket connections to --url that must get every message. With 0, only the requests are measured.
     #[arg(long, default_value_t = 0, value_parser = parse_subscribers)]
     pub(crate) subscribers: usize,
-    /// The URL that a request is sent to; uproar's API for the room of --url if not given.
+    /// The URL that a request is sent to; uproar's API for the room of --url if not given, and with
+    /// --protocol pusher the events of the application.
     #[arg(long, value_name = "URL")]
     pub(crate) publish_url: Option<String>,
     /// A header of each request, such as `Content-Type: application/json`. May be given several times. Without a
-    /// Content-Type, loadgen sends text/plain.
+    /// Content-Type, loadgen sends text/plain, and with --protocol pusher application/json.
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     // A header may contain a password, and the figures of a run are published.
     #[serde(skip)]
     pub(crate) publish_header: Vec<String>,
     /// The body of each request. `{payload}` stands for the message, and `{payload-json}` for the message with the
-    /// escapes of a JSON string.
+    /// escapes of a JSON string. With --protocol pusher, the default is an event for --pusher-channel.
     #[arg(long, value_name = "TEMPLATE", default_value = PAYLOAD, value_parser = parse_template)]
     pub(crate) publish_body: String,
     /// Key of uproar's API, short for --publish-header 'Authorization: Bearer KEY'.
@@ -46,7 +48,11 @@ pub(crate) struct PublishOptions {
 pub(crate) struct Post {
     pub(crate) target: Target,
     pub(crate) publishers: Publishers,
-    /// The start of each request, up to the value of its Content-Length.
+    /// The path of each request.
+    resource: String,
+    /// The application that signs each request with a query. `None` if requests are not signed.
+    signer: Option<PusherApp>,
+    /// The head of each request behind its resource, up to the value of its Content-Length.
     head: String,
     body: Vec<Part>,
 }
@@ -63,11 +69,18 @@ enum Part {
 }
 
 impl Post {
-    /// Creates the requests that `options` describe. `url` is the URL of the subscribers.
-    pub(crate) fn new(options: &PublishOptions, url: &str, publishers: Publishers) -> Result<Self, String> {
-        let publish_url = match &options.publish_url {
-            Some(url) => url.clone(),
-            None => api_url(url)?,
+    /// Creates the requests that `options` describe. `url` is the URL of the subscribers, and `pusher` is the session of a
+    /// Pusher server.
+    pub(crate) fn new(
+        options: &PublishOptions,
+        url: &str,
+        publishers: Publishers,
+        pusher: Option<&Session>,
+    ) -> Result<Self, String> {
+        let publish_url = match (&options.publish_url, pusher) {
+            (Some(url), _) => url.clone(),
+            (None, Some(session)) => events_url(url, session),
+            (None, None) => api_url(url)?,
         };
         let target = Target::parse(&publish_url, Protocol::Http)?;
         let mut headers = options.publish_header.clone();
@@ -77,20 +90,31 @@ impl Post {
         }
         let names: Vec<String> = headers.iter().map(|header| name(header).to_ascii_lowercase()).collect();
         if !names.iter().any(|name| name == "content-type") {
-            headers.push("Content-Type: text/plain".to_owned());
+            let default = if pusher.is_some() { "application/json" } else { "text/plain" };
+            headers.push(format!("Content-Type: {default}"));
         }
         if names.iter().filter(|name| *name == "authorization").count() > 1 {
             return Err("give --api-key or a header Authorization, not both".to_owned());
         }
         let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let Target { resource, host, .. } = &target;
-        let head = format!("POST {resource} HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: ");
-        Ok(Self { head, body: parts(&options.publish_body), target, publishers })
+        let resource = resource.clone();
+        if pusher.is_some() && resource.contains('?') {
+            return Err(format!("{publish_url}: signed requests have a query already; remove this one"));
+        }
+        let head = format!(" HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: ");
+        let body = match pusher {
+            Some(Session { channel, .. }) if options.publish_body == PAYLOAD => {
+                parts(&format!(r#"{{"name":"msg","channel":"{channel}","data":"{JSON_PAYLOAD}"}}"#))
+            }
+            _ => parts(&options.publish_body),
+        };
+        let signer = pusher.map(|session| session.app.clone());
+        Ok(Self { resource, signer, head, body, target, publishers })
     }
 
     /// Appends the request that publishes `payload` to `out`.
     pub(crate) fn write(&self, payload: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(self.head.as_bytes());
         let mut json = Vec::new();
         if self.body.contains(&Part::JsonPayload) {
             escape(payload, &mut json);
@@ -101,6 +125,13 @@ impl Post {
             Part::JsonPayload => &json,
         });
         let len: usize = parts.clone().map(<[u8]>::len).sum();
+        out.extend_from_slice(b"POST ");
+        out.extend_from_slice(self.resource.as_bytes());
+        if let Some(app) = &self.signer {
+            out.push(b'?');
+            out.extend_from_slice(sign::query(app, &self.resource, parts.clone()).as_bytes());
+        }
+        out.extend_from_slice(self.head.as_bytes());
         // Writing to a vector cannot fail.
         let _ = write!(out, "{len}\r\n\r\n");
         for part in parts {
@@ -117,6 +148,12 @@ fn api_url(url: &str) -> Result<String, String> {
     let start = start.strip_prefix("ws").ok_or_else(unknown)?;
     let room = room.split(['?', '/']).next().filter(|room| !room.is_empty()).ok_or_else(unknown)?;
     Ok(format!("http{start}/api/rooms/{room}/messages"))
+}
+
+/// Returns the URL at which a Pusher server takes events. `url` is the WebSocket URL, whose path is in front of all paths.
+fn events_url(url: &str, session: &Session) -> String {
+    let start = url.strip_prefix("ws").unwrap_or(url).trim_end_matches('/');
+    format!("http{start}/apps/{}/events", session.app.id)
 }
 
 fn parse_subscribers(text: &str) -> Result<usize, String> {
@@ -171,7 +208,7 @@ fn parts(mut template: &str) -> Vec<Part> {
 }
 
 /// Appends an ASCII text with the escapes of a JSON string to `out` (RFC 8259 §7).
-fn escape(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn escape(text: &[u8], out: &mut Vec<u8>) {
     for &byte in text {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
@@ -201,7 +238,8 @@ mod tests {
 
     fn request(options: &PublishOptions, payload: &str) -> Result<String, String> {
         let mut out = Vec::new();
-        Post::new(options, URL, Publishers { count: 1, connections: 1 })?.write(payload.as_bytes(), &mut out);
+        Post::new(options, URL, Publishers { count: 1, connections: 1 }, None)?
+            .write(payload.as_bytes(), &mut out);
         Ok(String::from_utf8(out).expect("it is text"))
     }
 

@@ -3,6 +3,8 @@
 pub(crate) mod broadcast;
 pub(crate) mod connect;
 pub(crate) mod echo;
+pub(crate) mod presence;
+pub(crate) mod probe;
 pub(crate) mod publish;
 mod receivers;
 pub(crate) mod reconnect;

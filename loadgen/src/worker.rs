@@ -11,10 +11,13 @@ use crate::connections::{ConnectionOptions, Connections};
 use crate::driver::Driver;
 use crate::net::Net;
 use crate::plan::{Command, Plan, Report, Scenario, Share};
+use crate::pusher::Session;
 use crate::scenario::Traffic;
 use crate::scenario::broadcast::Broadcast;
 use crate::scenario::connect::Connect;
 use crate::scenario::echo::Echo;
+use crate::scenario::presence::Presence;
+use crate::scenario::probe::Probe;
 use crate::scenario::publish::Publish;
 use crate::scenario::reconnect::{DelayRange, Reconnect};
 use crate::scenario::requests::Requests;
@@ -50,6 +53,7 @@ pub(crate) fn start(
     let options = ConnectionOptions {
         target: plan.target.clone(),
         post: plan.post.clone(),
+        pusher: plan.pusher.clone(),
         tls: plan.tls_config().map_err(io::Error::other)?,
         timeout_ns: plan.timeout_ns,
         offer: plan.compression,
@@ -91,6 +95,10 @@ impl Worker {
                 let traffic = Echo::new(plan, share, 1, None);
                 self.run(traffic)
             }
+            Scenario::Idle { speak: 0 } if plan.pusher.as_ref().is_some_and(Session::has_own_channels) => {
+                let traffic = Probe::new(plan, share);
+                self.run(traffic)
+            }
             Scenario::Idle { speak: 0 } => {
                 let traffic = Broadcast::new(plan, share, 1, 1.0);
                 self.run(traffic)
@@ -110,6 +118,10 @@ impl Worker {
             Scenario::Publish { rate, .. } => {
                 let post = plan.post.as_ref().expect("a plan of this scenario has requests");
                 let traffic = Publish::new(plan, share, post.publishers, rate);
+                self.run(traffic)
+            }
+            Scenario::Presence { guests, rate } => {
+                let traffic = Presence::new(plan, share, guests, rate);
                 self.run(traffic)
             }
             Scenario::Reconnect { first_delay_ms, max_delay_ms, .. } => {

@@ -15,11 +15,13 @@ use super::{ConnectionState, Connections, Handler, Payload, Response};
 const READ_MORE: usize = 32 * 1024;
 
 /// The next step of the read loop after one event of a connection.
-enum Next {
+pub(super) enum Next {
     /// Decode the next event from the rest of the input.
     Event,
     /// Read from the socket again: the rest of the input is an incomplete frame.
     Read,
+    /// Wait for the greeting of a Pusher server: the WebSocket handshake has succeeded.
+    Upgraded,
     /// Report the open connection to the handler: the handshake has succeeded.
     Opened,
     /// Discard the rest of the input: the connection has ended.
@@ -119,6 +121,7 @@ impl Connections {
             match next {
                 Next::Event => {}
                 Next::Read => break,
+                Next::Upgraded => self.await_greeting(slot, client.agreed()),
                 Next::Opened => {
                     self.opened(slot, client.agreed());
                     handler.on_open(self, slot, now);
@@ -136,8 +139,12 @@ impl Connections {
         let Step { consumed, event } = step;
         match event {
             WsEvent::NeedsMore => return Next::Read,
+            WsEvent::Opened if self.options.pusher.is_some() => return Next::Upgraded,
             WsEvent::Opened => return Next::Opened,
             WsEvent::Nothing => self.wire.frame_bytes += consumed as u64,
+            WsEvent::Text(text) if self.options.pusher.is_some() => {
+                return self.handle_pusher(slot, text, consumed, handler, now);
+            }
             WsEvent::Text(text) => {
                 let message = Payload { is_text: true, bytes: text.as_bytes() };
                 self.wire.count(consumed, text.len());
@@ -191,7 +198,7 @@ impl Connections {
     }
 
     /// Sends a close frame, unless the client has already sent one, and ends the connection.
-    fn finish(&mut self, slot: usize, code: u16, end: End, handler: &mut impl Handler) {
+    pub(super) fn finish(&mut self, slot: usize, code: u16, end: End, handler: &mut impl Handler) {
         if self.is_open(slot) {
             self.queue_close(slot, code);
             self.write(slot, handler);

@@ -137,6 +137,7 @@ fn echoed(outcome: &Outcome) -> Option<String> {
         | Scenario::Connect { .. }
         | Scenario::Requests { .. }
         | Scenario::Publish { .. }
+        | Scenario::Presence { .. }
         | Scenario::Reconnect { .. } => false,
     };
     let Counts { received, lost, from_others, .. } = outcome.messages.counts;

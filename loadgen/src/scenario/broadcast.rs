@@ -22,6 +22,8 @@ pub(crate) struct Broadcast {
     receivers: Receivers,
     /// For each slot, its connection's publisher number. `None` if the connection does not publish.
     own_numbers: Vec<Option<u32>>,
+    /// Whether messages return to their sender.
+    echoes: bool,
 }
 
 impl Broadcast {
@@ -35,6 +37,7 @@ impl Broadcast {
             ledger: Ledger::new(plan),
             receivers: Receivers::new(share.count, publishers.count),
             own_numbers: vec![None; share.count],
+            echoes: plan.pusher.is_none(),
         }
     }
 }
@@ -42,13 +45,13 @@ impl Broadcast {
 impl Traffic for Broadcast {
     fn start(&mut self, connections: &mut Connections, window: Window, _now: u64) {
         self.ledger.window = window;
-        for slot in (0..self.share.count).filter(|&slot| connections.is_open(slot)) {
-            self.receivers.start(slot);
-        }
         let open = self.publishers.within(self.share).filter(|&(_, slot)| connections.is_open(slot));
         let senders: Vec<Sender> = open.map(|(number, slot)| Sender::new(number, slot)).collect();
         for sender in &senders {
             self.own_numbers[sender.slot] = Some(sender.number);
+        }
+        for slot in (0..self.share.count).filter(|&slot| connections.is_open(slot)) {
+            self.receivers.start(slot, self.own_numbers[slot].filter(|_| !self.echoes));
         }
         self.pace = Pace::new(window, self.rate, self.publishers.count, senders);
     }
@@ -67,6 +70,9 @@ impl Traffic for Broadcast {
             return self.ledger.corrupt();
         }
         let is_own = self.own_numbers[slot] == Some(arrival.sender);
+        if is_own && !self.echoes {
+            return self.ledger.corrupt();
+        }
         self.ledger.counts.from_others += u64::from(!is_own);
         let order = self.receivers.observe(slot, arrival);
         self.ledger.received(arrival, order, now);

@@ -110,7 +110,7 @@ impl Traffic for Publish {
                     self.own.push(Publisher { number, slot, accepted: 0, due_ns: None });
                 }
                 None => {
-                    self.receivers.start(slot);
+                    self.receivers.start(slot, None);
                     self.answers.subscribers += 1;
                 }
             }

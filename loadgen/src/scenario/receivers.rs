@@ -16,6 +16,8 @@ pub(super) struct Receivers {
 #[derive(Clone, Copy, Default)]
 struct Receiver {
     takes_part: bool,
+    /// The publisher whose messages do not come to this connection, because the connection sends them itself.
+    own: Option<u32>,
     /// Whether the connection has ended, so that no further message is expected.
     ended: bool,
     /// The number of different messages that the connection has received.
@@ -33,9 +35,10 @@ impl Receivers {
         }
     }
 
-    /// Expects all messages on the connection in `slot`.
-    pub(super) fn start(&mut self, slot: usize) {
+    /// Expects all messages on the connection in `slot`, except those of the publisher `own`.
+    pub(super) fn start(&mut self, slot: usize, own: Option<u32>) {
         self.slots[slot].takes_part = true;
+        self.slots[slot].own = own;
     }
 
     /// Expects no further messages on the connection in `slot`, which has ended.
@@ -56,17 +59,23 @@ impl Receivers {
     /// Returns whether all receivers have all messages. `sent[n]` is the number of messages of publisher `n`.
     pub(super) fn is_complete(&self, sent: &[u32]) -> bool {
         let all: u64 = sent.iter().copied().map(u64::from).sum();
-        let waits = |receiver: &Receiver| receiver.takes_part && !receiver.ended && receiver.received < all;
+        let own = |receiver: &Receiver| receiver.own.and_then(|own| sent.get(own as usize)).copied();
+        let expected = |receiver: &Receiver| all - own(receiver).map_or(0, u64::from);
+        let waits = |receiver: &Receiver| {
+            receiver.takes_part && !receiver.ended && receiver.received < expected(receiver)
+        };
         !self.slots.iter().any(waits)
     }
 
     /// Counts the missing messages of all receivers, and the orders in which the messages arrived.
     pub(super) fn finish(&self, sent: &[u32], ledger: &mut Ledger, totals: &mut Totals) {
         for (slot, receiver) in self.slots.iter().enumerate().filter(|(_, receiver)| receiver.takes_part) {
-            for (publisher, &sent) in sent.iter().enumerate() {
+            let own = receiver.own.map(|own| own as usize);
+            for (publisher, &sent) in sent.iter().enumerate().filter(|&(number, _)| Some(number) != own) {
                 ledger.count_missing(self.sequences.missing(slot * self.publishers + publisher, sent));
             }
-            if !receiver.ended {
+            // Receivers that do not get all messages do not have the order of the others.
+            if !receiver.ended && receiver.own.is_none() {
                 *totals.orders.entry(receiver.order).or_default() += 1;
             }
         }

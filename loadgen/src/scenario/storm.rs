@@ -26,8 +26,10 @@ pub(crate) struct Storm {
     round: u32,
     /// The slots of this worker whose connections take part.
     slots: Vec<usize>,
-    /// The number of connections that take part, in all workers.
-    population: usize,
+    /// The number of messages that each connection receives in a round.
+    per_connection: usize,
+    /// Whether messages return to their sender.
+    echoes: bool,
     /// The checked messages of the current round.
     cache: RoundCache,
     /// The number of messages of the current round that this worker has received.
@@ -91,8 +93,9 @@ impl Storm {
             ledger: Ledger::new(plan),
             round: 0,
             slots: Vec::new(),
-            population: 0,
-            cache: RoundCache::new(share.count, plan.connections),
+            per_connection: 0,
+            echoes: plan.pusher.is_none(),
+            cache: RoundCache::new(share, plan.connections, plan.pusher.is_none()),
             received: 0,
             begun: false,
             arrived: false,
@@ -112,7 +115,7 @@ impl Storm {
 
     /// Reports a complete round to the barrier. Starts the next round when all workers have completed theirs.
     fn advance(&mut self, connections: &mut Connections) {
-        if self.begun && !self.arrived && self.received == self.slots.len() * self.population {
+        if self.begun && !self.arrived && self.received == self.slots.len() * self.per_connection {
             self.arrived = true;
             self.barrier.arrive(self.share.workers, self.ledger.window.end_ns, &mut self.ledger);
         }
@@ -146,7 +149,7 @@ impl Storm {
 impl Traffic for Storm {
     fn start(&mut self, connections: &mut Connections, window: Window, _now: u64) {
         self.ledger.window = window;
-        self.population = window.population;
+        self.per_connection = window.population - usize::from(!self.echoes);
         self.slots = (0..self.share.count).filter(|&slot| connections.is_open(slot)).collect();
         self.ledger.last_ns = window.start_ns;
     }
@@ -190,6 +193,9 @@ impl Traffic for Storm {
             return self.ledger.corrupt();
         }
         let own = (self.share.first + slot) as u32;
+        if arrival.sender == own && !self.echoes {
+            return self.ledger.corrupt();
+        }
         self.ledger.counts.from_others += u64::from(arrival.sender != own);
         let order = self.hear(slot, arrival, message.bytes);
         self.ledger.received(arrival, order, now);
@@ -219,7 +225,7 @@ impl Traffic for Storm {
     }
 
     fn finish(&mut self, _sent: &[u32], _totals: &mut Totals) {
-        let awaited = self.slots.len() * self.population - self.received;
+        let awaited = self.slots.len() * self.per_connection - self.received;
         self.ledger.count_missing(Missing { inside: 0, after: awaited as u64 });
     }
 

@@ -7,6 +7,7 @@ mod faults;
 mod hints;
 mod processes;
 mod publish;
+mod pusher;
 mod reconnect;
 mod requests;
 mod scenarios;

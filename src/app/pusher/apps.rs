@@ -26,7 +26,7 @@ pub struct PusherApp {
     pub is_enabled: bool,
     /// Whether clients may send client events.
     pub client_events: bool,
-    /// Number of client events that a connection may send per second.
+    /// Maximum number of client events that a connection may send per second. 0 means no limit.
     pub client_events_per_second: u32,
     /// Whether clients get events with the number of subscribers of their channels.
     pub subscription_counts: bool,

@@ -17,6 +17,7 @@ on_both_backends!(
     client_events_reach_the_others_and_not_the_sender,
     client_events_are_refused_with_a_reason,
     client_events_have_a_rate,
+    client_events_may_have_no_limit,
     an_application_may_forbid_client_events,
     a_cache_channel_reports_that_it_has_no_event,
     applications_do_not_hear_each_other,
@@ -174,6 +175,18 @@ fn client_events_have_a_rate(backend: BackendName) {
     // Ten events pass at once. A slow machine may need seconds for the rest.
     assert!((1..=count - 10).contains(&refused), "{refused}");
     for number in 0..10 {
+        other.expect(&json!({ "event": "client-x", "data": number, "channel": "private-a" }));
+    }
+    sender.expect_nothing();
+}
+
+fn client_events_may_have_no_limit(backend: BackendName) {
+    let rig = Rig::with(backend, 1, vec![PusherApp { client_events_per_second: 0, ..app() }]);
+    let (mut sender, mut other) = (rig.subscriber("private-a"), rig.subscriber("private-a"));
+    for number in 0..200 {
+        sender.send_event("private-a", "client-x", &json!(number));
+    }
+    for number in 0..200 {
         other.expect(&json!({ "event": "client-x", "data": number, "channel": "private-a" }));
     }
     sender.expect_nothing();
