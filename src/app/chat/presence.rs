@@ -5,17 +5,22 @@
 //! change costs one message per watcher, however many changes there are. Rooms without watchers have no board, and
 //! nobody reports their changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::board::{Board, LISTED, Step};
 use super::{ClientId, Context, Kind, Message};
+
+/// Number of watchers that get an update in one turn, so that a crowd of watchers delays other rooms by little.
+const SENDS_PER_TURN: usize = 256;
 
 /// Presence of the rooms that concern one shard. All maps are empty on a server without watchers.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     /// This shard's watchers, by room. No list is empty.
     watchers: HashMap<String, Watchers>,
+    /// Updates on their way to this shard's watchers, in order. The first one is in progress.
+    sending: VecDeque<Sending>,
     /// Rooms whose changes this shard reports to their homes.
     reported: HashSet<String>,
     /// Boards of watched rooms whose home is this shard.
@@ -33,7 +38,17 @@ struct Watchers {
     places: HashMap<u64, usize>,
 }
 
-/// Note to the home shard of a room.
+/// An update on its way to the watchers of a room.
+#[derive(Debug)]
+struct Sending {
+    room: Arc<str>,
+    event: Arc<str>,
+    /// Number of watchers at the start of the list that have not got the update. A watcher that moves within the list
+    /// may get it twice, which changes nothing.
+    left: usize,
+}
+
+/// Note to the home shard of a room, or to the own shard.
 #[derive(Debug)]
 pub(super) enum ToBoard {
     /// The client watches the room now, and wants the list.
@@ -44,6 +59,8 @@ pub(super) enum ToBoard {
     Reporting { room: String, board: u64, shard: u16, count: u32 },
     /// A client of the shard is a member with this name, or is no member any more. The shard has `count` members now.
     Change { room: String, shard: u16, count: u32, member: u64, name: Option<Arc<str>> },
+    /// Continues the update in progress on the own shard, in the turn after the last step.
+    Continue,
 }
 
 /// Note from the home shard of a room.
@@ -99,7 +116,7 @@ impl Presence {
         ask(context, room, ToBoard::Change { room: room.into(), shard, count, member: client.number, name });
     }
 
-    /// Handles a note to this shard's boards. Returns the number of the board that needs a list, and its room.
+    /// Handles a note to this shard. Returns the question of a board that needs a list.
     pub(super) fn take_ask(&mut self, context: &mut Context<'_>, ask: ToBoard) -> Option<ListQuestion> {
         let (room, step) = match ask {
             ToBoard::Watch { room, client } => {
@@ -122,6 +139,10 @@ impl Presence {
                 let board = self.boards.get_mut(&room)?;
                 let step = board.change(context.now(), (shard, count), member, name);
                 (room, step)
+            }
+            ToBoard::Continue => {
+                self.send(context);
+                return None;
             }
         };
         self.take_step(context, room, step)
@@ -172,8 +193,27 @@ impl Presence {
             }
             FromBoard::Update { room, event } => {
                 let Some(watchers) = self.watchers.get(&*room) else { return };
-                context.send_to_clients(&watchers.clients, Message::new(Kind::Binary, event.as_bytes()));
+                self.sending.push_back(Sending { room, event, left: watchers.clients.len() });
+                if self.sending.len() == 1 {
+                    self.send(context);
+                }
             }
+        }
+    }
+
+    /// Sends the update in progress to this turn's share of its watchers.
+    fn send(&mut self, context: &mut Context<'_>) {
+        let Some(Sending { room, event, left }) = self.sending.front_mut() else { return };
+        let clients = self.watchers.get(&**room).map_or(&[][..], |watchers| &watchers.clients);
+        let end = clients.len().min(*left);
+        let start = end.saturating_sub(SENDS_PER_TURN);
+        context.send_to_clients(&clients[start..end], Message::new(Kind::Binary, event.as_bytes()));
+        *left = start;
+        if start == 0 {
+            self.sending.pop_front();
+        }
+        if !self.sending.is_empty() {
+            context.ask(context.shard(), super::Ask::Presence(ToBoard::Continue));
         }
     }
 
