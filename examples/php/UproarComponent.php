@@ -15,7 +15,7 @@ class UproarComponent extends \yii\base\Component
     public string $key = '';
     /** Secret of --auth-hmac-secret-file, for tokens. */
     public string $secret = '';
-    /** Secret of the webhook. */
+    /** Secret of --webhook-secret-file. */
     public string $webhookSecret = '';
 
     private \Uproar $uproar;

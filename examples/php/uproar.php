@@ -16,7 +16,7 @@ final class Uproar
         private string $key,
         /** Secret of --auth-hmac-secret-file, for tokens */
         private string $secret = '',
-        /** Secret of the webhook */
+        /** Secret of --webhook-secret-file */
         private string $webhookSecret = '',
     ) {
     }

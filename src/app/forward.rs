@@ -164,3 +164,22 @@ macro_rules! forward {
         }
     };
 }
+
+/// A handler that a wrapper forgets would silently be the default one.
+#[test]
+fn wrappers_have_all_handlers() {
+    let (_, app) = include_str!("../app.rs").split_once("pub trait App {").expect("the trait");
+    let (app, _) = app.split_once("\n}\n").expect("the end of the trait");
+    let handlers: Vec<&str> =
+        app.lines().filter_map(|line| line.strip_prefix("    fn ")?.split(['(', '<']).next()).collect();
+    assert!(handlers.len() > 20, "{handlers:?}");
+    for (wrapper, source) in [("api", include_str!("api.rs")), ("hooks", include_str!("hooks.rs"))] {
+        for handler in &handlers {
+            let ways = [format!("fn {handler}("), format!("fn {handler}<"), format!("    {handler},\n")];
+            assert!(
+                ways.iter().any(|way| source.contains(&format!("\n    {way}"))),
+                "{wrapper} has no {handler}"
+            );
+        }
+    }
+}

@@ -85,6 +85,8 @@ impl App for Hooks {
         on_open,
         on_message,
         on_close,
+        on_added,
+        on_removed,
         on_publish,
         on_api_message,
         on_api_user_message,
