@@ -9,6 +9,7 @@ mod format;
 mod presence;
 mod pusher;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,8 @@ pub(crate) struct Webhooks {
     /// Random text of this process, the beginning of the identifiers of all requests.
     run: Arc<str>,
     active: RwLock<Arc<Active>>,
+    /// Whether messages of some rooms are reported. Otherwise a message costs no lock.
+    tells_messages: AtomicBool,
 }
 
 /// The settings in force.
@@ -63,7 +66,7 @@ impl Webhooks {
     pub(crate) fn start(plan: &Plan<'_>) -> std::io::Result<Self> {
         let run = format::random_run()?;
         let active = RwLock::new(Arc::new(Active::new(plan, &run, &[])?));
-        Ok(Self { run, active })
+        Ok(Self { run, active, tells_messages: AtomicBool::new(!plan.messages.is_empty()) })
     }
 
     /// Applies new settings. Endpoints that stay keep their queues. An endpoint that is gone sends what it has within the
@@ -81,6 +84,7 @@ impl Webhooks {
             endpoint.close(Instant::now() + FLUSH);
         }
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        self.tells_messages.store(!plan.messages.is_empty(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -111,6 +115,9 @@ impl Webhooks {
 
     /// Reports a message, if the messages of its room are to be reported. `make` makes the report.
     pub(crate) fn report_message<'a>(&self, room: &'a str, make: impl FnOnce() -> Message<'a>) {
+        if !self.tells_messages.load(Ordering::Relaxed) {
+            return;
+        }
         let active = self.active();
         if active.messages.iter().any(|pattern| pattern.matches(room)) {
             active.push(&Event::message(room, make()));

@@ -385,6 +385,15 @@ impl Batch<Request> {
         self.push(Request::Member { name_len, payload_len, client, is_here }, room, &[user.as_bytes()]);
     }
 
+    /// Injects a bug: the first report about a member tells the opposite.
+    #[cfg(test)]
+    pub(crate) fn reverse_member(&mut self) {
+        let report = self.entries.iter_mut().find(|entry| matches!(entry, Request::Member { .. }));
+        if let Some(Request::Member { is_here, .. }) = report {
+            *is_here = !*is_here;
+        }
+    }
+
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
     /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {

@@ -13,6 +13,12 @@ impl Hub {
         self.clients.iter().filter(is_used).count() + self.dedicated.len()
     }
 
+    /// Injects a bug: the hub reverses its first report about a member to this shard, if there is one.
+    pub(crate) fn reverse_member_report(&mut self) {
+        let own = self.options.shard;
+        self.outgoing.at(own).requests.reverse_member();
+    }
+
     /// Injects a bug: the hub forgets the users whose home it is.
     pub(crate) fn forget_users(&mut self) {
         self.users.forget_homes();

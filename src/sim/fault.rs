@@ -35,6 +35,8 @@ pub(super) enum Fault {
     ForgottenExclusion,
     /// Fault: `hub` drops a report that a room is occupied or vacated.
     DroppedOccupancy,
+    /// Fault: `hub` reports that a new member of a room has left it, and the reverse.
+    ReversedMemberReport,
     /// Fault: `hub` forgets the users whose home it is.
     ForgottenUser,
     /// Fault: `hub` lets held members get messages at once.
@@ -79,6 +81,7 @@ pub(super) fn end_turn(
         Some(Fault::ReversedEntrance) => shard.entrance().reverse(),
         Some(Fault::ForgottenExclusion) => shard.hub().forget_exclusions(),
         Some(Fault::DroppedOccupancy) => _ = shard.hub().poll_occupancy(),
+        Some(Fault::ReversedMemberReport) => shard.hub().reverse_member_report(),
         Some(Fault::ForgottenUser) => shard.hub().forget_users(),
         Some(Fault::EarlyStart) => shard.hub().start_held_members(),
         Some(Fault::LostMember) => shard.lose_members(),

@@ -152,6 +152,18 @@ impl App for Lodge {
         self.truth.borrow_mut().occupy(room, false);
     }
 
+    fn watches_members(&self) -> bool {
+        true
+    }
+
+    fn on_joined(&mut self, _: &mut Context<'_>, room: &str, client: ClientId, user: Option<&str>) {
+        self.truth.borrow_mut().report_joined(room, client, user);
+    }
+
+    fn on_left(&mut self, _: &mut Context<'_>, room: &str, client: ClientId) {
+        self.truth.borrow_mut().report_left(room, client);
+    }
+
     fn on_close(&mut self, context: &mut Context<'_>, client: ClientId) {
         let mut rooms = context.rooms(client);
         rooms.sort_unstable();

@@ -123,6 +123,7 @@ fn seeds_with_many_rooms() {
         ("heard messages", seeds_with(|outcome| outcome.heard)),
         ("compared members", seeds_with(|outcome| outcome.compared)),
         ("reported occupancy", seeds_with(|outcome| outcome.occupancies)),
+        ("reported members", seeds_with(|outcome| outcome.member_reports)),
         ("sent to users", seeds_with(|outcome| outcome.to_users)),
         ("compared users", seeds_with(|outcome| outcome.compared_users)),
     ];
@@ -165,7 +166,11 @@ fn a_seed_gives_the_same_run_every_time() {
 fn is_caught(fault: Fault, within: u64) {
     let needs_rooms = matches!(
         fault,
-        Fault::ForgottenExclusion | Fault::DroppedOccupancy | Fault::ForgottenUser | Fault::LostMember
+        Fault::ForgottenExclusion
+            | Fault::DroppedOccupancy
+            | Fault::ReversedMemberReport
+            | Fault::ForgottenUser
+            | Fault::LostMember
     );
     let run = |seed| match needs_rooms {
         _ if fault == Fault::EarlyStart => run_pusher(seed, Some(fault)),
@@ -206,6 +211,7 @@ faults! {
     catches_a_stale_key_of_a_room: StaleKey within 500,
     catches_a_forgotten_exclusion: ForgottenExclusion within 200,
     catches_a_dropped_report_of_occupancy: DroppedOccupancy within 200,
+    catches_a_reversed_report_of_a_member: ReversedMemberReport within 200,
     catches_forgotten_users: ForgottenUser within 200,
     catches_a_lost_member: LostMember within 200,
     catches_a_held_member_that_starts_early: EarlyStart within 200,

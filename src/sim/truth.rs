@@ -81,6 +81,8 @@ pub(super) struct Streams {
     pub(super) compared: u64,
     /// Number of reports that a room is occupied or vacated.
     pub(super) occupancies: u64,
+    /// Number of reports about single members of rooms.
+    pub(super) member_reports: u64,
     /// The user of each client that has one, by the client's number, with [`Application::Lodge`].
     users: BTreeMap<u64, String>,
     /// Number of changes of `users`.
@@ -98,6 +100,8 @@ struct Attendance {
     version: u64,
     /// Whether the room has members, as the server reported last.
     is_occupied: bool,
+    /// The members as the server reported them, by their numbers, each with its user.
+    reported: BTreeMap<u64, Option<String>>,
 }
 
 pub(super) type Truth = Rc<RefCell<Streams>>;
@@ -212,6 +216,23 @@ impl Streams {
         self.occupancies += 1;
     }
 
+    /// Records the server's report that a client is a member of a room, or has another user. Checks that it is news.
+    pub(super) fn report_joined(&mut self, room: &str, client: ClientId, user: Option<&str>) {
+        let attendance = self.attendances.entry(room.into()).or_default();
+        let old = attendance.reported.insert(client.number, user.map(Into::into));
+        let is_news = old.is_none_or(|old| old.as_deref() != user);
+        self.check(is_news, || format!("{client:?} is reported twice as a member of {room}: {user:?}"));
+        self.member_reports += 1;
+    }
+
+    /// Records the server's report that a client is no member of a room any more. Checks that it was one.
+    pub(super) fn report_left(&mut self, room: &str, client: ClientId) {
+        let attendance = self.attendances.entry(room.into()).or_default();
+        let was_there = attendance.reported.remove(&client.number).is_some();
+        self.check(was_there, || format!("{client:?} has left {room}, where it was not reported"));
+        self.member_reports += 1;
+    }
+
     /// Records a failed check of a handler.
     pub(super) fn check(&mut self, is_right: bool, problem: impl FnOnce() -> String) {
         if !is_right {
@@ -224,11 +245,14 @@ impl Streams {
         assert!(self.problems.is_empty(), "{:#?}", self.problems);
     }
 
-    /// Panics unless the rooms with members are those that were reported as occupied. Call this method when the server
-    /// has handled everything.
+    /// Panics unless the rooms with members are those that were reported as occupied, and their members and users are those
+    /// that were reported. Call this method when the server has handled everything.
     pub(super) fn check_occupancies(&self) {
-        for (room, Attendance { members, is_occupied, .. }) in &self.attendances {
+        for (room, Attendance { members, is_occupied, reported, .. }) in &self.attendances {
             assert_eq!(*is_occupied, !members.is_empty(), "{room} is occupied, with the members {members:?}");
+            let user_of = |number: &u64| (*number, self.users.get(number).cloned());
+            let expected: BTreeMap<u64, Option<String>> = members.keys().map(user_of).collect();
+            assert_eq!(*reported, expected, "the reported members of {room}");
         }
     }
 
@@ -336,6 +360,18 @@ impl App for Watch {
 
     fn on_vacated(&mut self, context: &mut Context<'_>, room: &str) {
         self.inner.on_vacated(context, room);
+    }
+
+    fn watches_members(&self) -> bool {
+        self.inner.watches_members()
+    }
+
+    fn on_joined(&mut self, context: &mut Context<'_>, room: &str, client: ClientId, user: Option<&str>) {
+        self.inner.on_joined(context, room, client, user);
+    }
+
+    fn on_left(&mut self, context: &mut Context<'_>, room: &str, client: ClientId) {
+        self.inner.on_left(context, room, client);
     }
 
     fn describe_member(&mut self, room: &str, client: ClientId) -> String {

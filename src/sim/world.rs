@@ -128,6 +128,8 @@ pub(super) struct Outcome {
     pub(super) compared: u64,
     /// Number of reports that a room is occupied or vacated.
     pub(super) occupancies: u64,
+    /// Number of reports about single members of rooms.
+    pub(super) member_reports: u64,
     /// Number of messages to users that clients got.
     pub(super) to_users: u64,
     /// Number of lists of members of presence channels that clients got.
@@ -350,7 +352,7 @@ impl World {
                 compression_threshold,
                 max_rooms: 1_000,
                 occupancy: app.watches_occupancy(),
-                member_reports: false,
+                member_reports: app.watches_members(),
             });
             let settings = Settings {
                 limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },
@@ -610,6 +612,7 @@ impl World {
             answered_later: self.askers.iter().map(|asker| asker.answered_later).sum(),
             compared: self.truth.borrow().compared,
             occupancies: self.truth.borrow().occupancies,
+            member_reports: self.truth.borrow().member_reports,
             to_users: net.to_users,
             lists: net.lists,
             compared_users: self.truth.borrow().compared_users,

@@ -385,6 +385,30 @@ fn webhooks_are_reloaded(backend: BackendName) {
 }
 
 #[test]
+fn everybody_leaves_when_a_server_with_several_workers_ends() {
+    let receiver = accepting();
+    let secret = settings_file("webhooks of several workers", SECRET);
+    let args =
+        ["--app=chat", "--workers=2", "--webhook", &receiver.url("/"), "--webhook-secret-file", &secret];
+    let server = Process::start(&[&args[..], &["--drain-seconds=0.2"]].concat());
+    let ada = ChatUser::join_on_worker(server.address, "garden", 1);
+    let bob = ChatUser::join_on_worker(server.address, "garden", 2);
+    let number = |user: &ChatUser| user.number;
+    let closed: Vec<_> = [(number(&ada), ada), (number(&bob), bob)]
+        .into_iter()
+        .map(|(number, mut user)| (number, std::thread::spawn(move || user.wait_for_close().0)))
+        .collect();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code, Some(0));
+    let all = events(&receiver);
+    for (number, closed) in closed {
+        assert_eq!(closed.join().expect("no panic"), 1001);
+        assert!(all.contains(&format!("left garden {number}")), "{all:?}");
+    }
+    assert_eq!(all.last().map(String::as_str), Some("vacated garden"));
+}
+
+#[test]
 fn what_waits_is_sent_when_the_server_ends() {
     let receiver = Receiver::start(|number, _| {
         // The first request takes long, so that the other events wait for it.
