@@ -44,6 +44,8 @@ pub(crate) use gathering::Asker;
 pub(crate) use hooks::Hooks;
 pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
+#[cfg(feature = "internals")]
+pub use pusher::inspect as pusher_parsers;
 #[cfg(test)]
 pub(crate) use pusher::publish_as_backend;
 pub use pusher::{Pusher, PusherApp, PusherApps, PusherEvent, PusherReports, PusherWebhook};

@@ -24,6 +24,8 @@ mod counts;
 mod encode;
 mod home;
 mod inbound;
+#[cfg(feature = "internals")]
+pub mod inspect;
 mod opening;
 mod presence;
 mod problem;

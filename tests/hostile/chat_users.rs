@@ -39,6 +39,11 @@ pub(crate) struct Measurements {
 }
 
 impl Latencies {
+    /// Adds a delivery time.
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.micros.push(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+    }
+
     /// Returns the delivery time, in microseconds, that `permille` of 1000 deliveries do not exceed.
     pub(crate) fn permille(&mut self, permille: usize) -> u32 {
         self.micros.sort_unstable();
@@ -151,8 +156,7 @@ impl Conversation {
             let now_us = start.elapsed().as_micros() as u64;
             let latencies =
                 if message.is_before { &mut measurements.before } else { &mut measurements.during };
-            let latency = u32::try_from(now_us.saturating_sub(message.due_us));
-            latencies.micros.push(latency.unwrap_or(u32::MAX));
+            latencies.add(Duration::from_micros(now_us.saturating_sub(message.due_us)));
             measurements.received += 1;
         });
     }

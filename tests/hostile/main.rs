@@ -31,6 +31,7 @@ mod floods;
 mod frames;
 mod harness;
 mod memory;
+mod pusher;
 mod readers;
 mod readme;
 mod requests;

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 const README: &str = include_str!("README.md");
 
 /// Modules with attacks: each module's name and source text.
-const MODULES: [(&str, &str); 10] = [
+const MODULES: [(&str, &str); 11] = [
     ("connections", include_str!("connections.rs")),
     ("floods", include_str!("floods.rs")),
     ("frames", include_str!("frames.rs")),
     ("memory", include_str!("memory.rs")),
+    ("pusher", include_str!("pusher.rs")),
     ("readers", include_str!("readers.rs")),
     ("requests", include_str!("requests.rs")),
     ("resources", include_str!("resources.rs")),

@@ -26,9 +26,12 @@ use super::home::publish_event;
 use super::signin::user_of;
 use super::socket_id::{client_of, is_socket_id};
 
-use events::{BadBody, Event};
+use events::BadBody;
 use look::{Form, Inquiry};
-use query::{BadSignature, SignedQuery};
+use query::BadSignature;
+
+pub(super) use events::{Event, parse_batch, parse_event};
+pub(super) use query::SignedQuery;
 
 /// Code with which the connections of a user are closed. Clients do not connect again.
 const TERMINATED: CloseCode = CloseCode(4009);
@@ -152,7 +155,7 @@ impl Pusher {
 
     /// Handles `POST /apps/ID/events`.
     fn trigger(&mut self, context: &mut Context<'_>, ask: &Ask<'_>) -> Result<Answer, Problem> {
-        let event = events::parse_event(ask.request.body(), ask.app.max_event_bytes as usize)?;
+        let event = parse_event(ask.request.body(), ask.app.max_event_bytes as usize)?;
         let channels = channels_of(&event)?;
         let info = Info::parse(event.info.as_deref())?;
         self.publish(context, ask, &event, &channels)?;
@@ -169,7 +172,7 @@ impl Pusher {
 
     /// Handles `POST /apps/ID/batch_events`.
     fn trigger_batch(&mut self, context: &mut Context<'_>, ask: &Ask<'_>) -> Result<Answer, Problem> {
-        let events = events::parse_batch(ask.request.body(), ask.app.max_event_bytes as usize)?;
+        let events = parse_batch(ask.request.body(), ask.app.max_event_bytes as usize)?;
         let mut checked = Vec::new();
         for event in &events {
             let channels = channels_of(event)?;

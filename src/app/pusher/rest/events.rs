@@ -1,6 +1,7 @@
 //! Bodies of the REST API: the events that a backend triggers.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -16,20 +17,20 @@ const MAX_NAME: usize = 200;
 
 /// An event for one or several channels.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Event<'a> {
-    pub(super) name: Cow<'a, str>,
+pub(in super::super) struct Event<'a> {
+    pub(in super::super) name: Cow<'a, str>,
     /// The data, as a JSON string with its quotes: the form in which clients get it.
-    pub(super) data: Cow<'a, str>,
-    pub(super) channels: Vec<Cow<'a, str>>,
+    pub(in super::super) data: Cow<'a, str>,
+    pub(in super::super) channels: Vec<Cow<'a, str>>,
     /// The socket identifier of the client that does not get the event.
-    pub(super) except: Option<Cow<'a, str>>,
+    pub(in super::super) except: Option<Cow<'a, str>>,
     /// Attributes that the answer lists for each channel, separated by commas.
-    pub(super) info: Option<Cow<'a, str>>,
+    pub(in super::super) info: Option<Cow<'a, str>>,
 }
 
 /// The reason why the body of a request is refused: a status and a sentence.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadBody {
+pub(in super::super) struct BadBody {
     pub(super) status: Status,
     pub(super) message: String,
 }
@@ -57,18 +58,28 @@ struct Batch<'a> {
 }
 
 /// Parses the body of `POST /apps/ID/events`. The data may have `max_data` bytes.
-pub(super) fn parse_event(body: &[u8], max_data: usize) -> Result<Event<'_>, BadBody> {
-    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| bad_json(&error, EVENT))?;
-    Event::of(body, max_data)
+pub(in super::super) fn parse_event(body: &[u8], max_data: usize) -> Result<Event<'_>, BadBody> {
+    Event::of(parse(body, EVENT)?, max_data)
 }
 
 /// Parses the body of `POST /apps/ID/batch_events`. The data of each event may have `max_data` bytes.
-pub(super) fn parse_batch(body: &[u8], max_data: usize) -> Result<Vec<Event<'_>>, BadBody> {
-    let Batch { batch } = serde_json::from_slice(body).map_err(|error| bad_json(&error, BATCH))?;
+pub(in super::super) fn parse_batch(body: &[u8], max_data: usize) -> Result<Vec<Event<'_>>, BadBody> {
+    let Batch { batch } = parse(body, BATCH)?;
     if batch.is_empty() || batch.len() > MAX_BATCH {
         return Err(bad(format!("the batch has {} events; send 1 to {MAX_BATCH}", batch.len())));
     }
     batch.into_iter().map(|body| Event::of(body, max_data)).collect()
+}
+
+/// Parses a body. `expected` is an example for the error.
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], expected: &str) -> Result<T, BadBody> {
+    let explain =
+        |error: &dyn Display| bad(format!("the body is not the expected JSON: {error}; send {expected}"));
+    // Serde takes a list for an object, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(explain(&"it is not an object"));
+    }
+    serde_json::from_slice(body).map_err(|error| explain(&error))
 }
 
 const EVENT: &str = r#"{"name": "…", "channels": ["…"], "data": "…"}"#;
@@ -120,10 +131,6 @@ fn string_len(json: &str, limit: usize) -> usize {
 
 fn bad(message: String) -> BadBody {
     BadBody { status: Status::BadRequest, message }
-}
-
-fn bad_json(error: &serde_json::Error, expected: &str) -> BadBody {
-    bad(format!("the body is not the expected JSON: {error}; send {expected}"))
 }
 
 #[cfg(test)]
@@ -183,6 +190,7 @@ mod tests {
         for (body, part) in [
             (String::new(), "not the expected JSON"),
             ("[]".into(), "not the expected JSON"),
+            (r#"["e", "", "a", null, null, null]"#.into(), "it is not an object"),
             (r#"{"name":7,"channel":"a","data":""}"#.into(), "not the expected JSON"),
             (r#"{"channel":"a","data":""}"#.into(), "no name"),
             (r#"{"name":"","channel":"a","data":""}"#.into(), "has 0 bytes"),

@@ -12,7 +12,7 @@ const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(600);
 
 /// The reason why a REST request is not authentic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadSignature {
+pub(in super::super) enum BadSignature {
     #[error("the query has a parameter twice, or one that is not UTF-8; send each once, percent-encoded")]
     Query,
     #[error("the query has no {0}; sign the request as the Pusher HTTP API describes it")]
@@ -31,13 +31,13 @@ pub(super) enum BadSignature {
 
 /// The query of a signed REST request.
 #[derive(Debug)]
-pub(super) struct SignedQuery<'a> {
+pub(in super::super) struct SignedQuery<'a> {
     /// Names in lower case and values as they came, in the order of the names.
     pairs: Vec<(String, &'a str)>,
 }
 
 impl<'a> SignedQuery<'a> {
-    pub(super) fn parse(query: Option<&'a str>) -> Result<Self, BadSignature> {
+    pub(in super::super) fn parse(query: Option<&'a str>) -> Result<Self, BadSignature> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let mut pairs: Vec<(String, &str)> = pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -66,7 +66,7 @@ impl<'a> SignedQuery<'a> {
 
     /// Checks that the request was signed for the application with `key` and `secret` at the time `now`, counted from
     /// 1970 on.
-    pub(super) fn check(
+    pub(in super::super) fn check(
         &self,
         (key, secret): (&str, &str),
         (method, path): (&str, &str),
