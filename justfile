@@ -48,6 +48,10 @@ requests DIRECTORY:
 publish DIRECTORY:
     benches/publish/run {{DIRECTORY}}
 
+# Measure the Pusher server beside sockudo and the bare kernel; DIRECTORY gets the figures
+pusher DIRECTORY:
+    benches/pusher/run {{DIRECTORY}}
+
 # Test the page in Chromium, on both backends
 browser:
     tests/browser/run

@@ -152,7 +152,8 @@ pub(crate) enum Command {
     /// Members of a Pusher presence channel hear of guests that join and leave. Measures presence.
     ///
     /// --connections is the number of members that stay. Further connections, two for each join per second, join and leave
-    /// the channel; a guest stays for a second. Every member must hear of every join and leave, once and in order.
+    /// the channel; a guest stays for a second. Every member must hear of every join and leave, once and in order. --size,
+    /// --payload and --chat do not apply.
     #[command(
         after_help = "Example: loadgen presence --connections 1000 --rate 10 --pusher-app ID:KEY:SECRET"
     )]
@@ -212,7 +213,8 @@ pub(crate) enum Task {
 #[derive(Debug, Clone, Args, Serialize)]
 pub(crate) struct RunOptions {
     /// The server and, for most servers, the room: ws:// or, with TLS, wss://. `requests` takes
-    /// http:// and https://, and http://127.0.0.1:8000/ if none is given.
+    /// http:// and https://, and http://127.0.0.1:8000/ if none is given. With --protocol pusher the default is
+    /// ws://127.0.0.1:8000.
     #[arg(long, default_value = WS_URL)]
     pub(crate) url: String,
     /// The server that connections return to in the reconnect scenario, if not the server of `url`.
@@ -314,7 +316,9 @@ impl Command {
                 let pusher = PusherOptions { protocol: Dialect::Pusher, ..options.pusher };
                 // A guest stays for half of the time between its joins.
                 let guests = (2.0 * rate).ceil().max(2.0) as usize;
-                (Scenario::Presence { guests, rate }, RunOptions { pusher, ..options })
+                // A message of the smallest size is the user identifier of a guest.
+                let (size, payload) = (MIN_SIZE, Filler::default());
+                (Scenario::Presence { guests, rate }, RunOptions { pusher, size, payload, ..options })
             }
             Self::Reconnect { first_delay, max_delay, then, stop_server, options } => {
                 let [first_delay_ms, max_delay_ms] =

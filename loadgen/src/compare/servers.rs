@@ -17,7 +17,7 @@ pub(crate) struct Server {
     /// The program and its arguments. Each run replaces the placeholders `{listen}`, `{app}` and `{workers}`, and with
     /// TLS `{cert}` and `{key}` (or `{rsa-cert}` and `{rsa-key}`).
     pub(crate) command: Vec<String>,
-    /// The modes that the server supports: `echo`, `relay`, or both.
+    /// The modes that the server supports: `echo`, `relay` and `pusher`. A comparison has no runs for `pusher`.
     pub(crate) apps: Vec<String>,
     /// The shell command that builds the server. Empty if the server needs no build.
     #[serde(default)]
@@ -66,7 +66,8 @@ fn parse(text: &str, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, S
         }
     }
     if wanted.is_empty() {
-        let usual: Vec<Server> = servers.into_iter().filter(|server| with_tls || !server.tls).collect();
+        let is_usual = |server: &Server| server.is_compared() && (with_tls || !server.tls);
+        let usual: Vec<Server> = servers.into_iter().filter(is_usual).collect();
         return if usual.is_empty() {
             Err("there is no server in it; add one, or give --tls".to_owned())
         } else {
@@ -79,7 +80,13 @@ fn parse(text: &str, wanted: &[String], with_tls: bool) -> Result<Vec<Server>, S
             format!("there is no server `{name}`; choose from {}", names.join(", "))
         })
     };
-    wanted.iter().map(find).collect()
+    let found: Vec<Server> = wanted.iter().map(find).collect::<Result<_, _>>()?;
+    match found.iter().find(|server| !server.is_compared()) {
+        Some(Server { name, .. }) => Err(format!(
+            "`{name}` has no mode that is compared; leave it out, and measure it with the load's own script"
+        )),
+        None => Ok(found),
+    }
 }
 
 fn check(server: &Server) -> Result<(), String> {
@@ -100,8 +107,9 @@ fn check(server: &Server) -> Result<(), String> {
              `{{rsa-key}}`) in its command, or neither"
         ));
     }
-    if !server.apps.iter().all(|app| app == "echo" || app == "relay") || server.apps.is_empty() {
-        return Err(format!("the apps of `{name}` are {:?}; give echo, relay or both", server.apps));
+    let is_app = |app: &String| ["echo", "relay", "pusher"].contains(&&**app);
+    if !server.apps.iter().all(is_app) || server.apps.is_empty() {
+        return Err(format!("the apps of `{name}` are {:?}; give echo, relay or pusher", server.apps));
     }
     Ok(())
 }
@@ -121,6 +129,11 @@ pub(crate) fn build(servers: &[Server]) {
 }
 
 impl Server {
+    /// Returns whether the server has a mode that a comparison runs.
+    fn is_compared(&self) -> bool {
+        self.apps.iter().any(|app| app == "echo" || app == "relay")
+    }
+
     /// Returns the server's program and arguments for one run, with all placeholders replaced.
     pub(crate) fn command(
         &self,
@@ -210,5 +223,9 @@ mod tests {
         let unknown = parse(&file("", ""), &["c".to_owned()], false).expect_err("it has no `c`");
         assert!(unknown.contains("`c`; choose from a, b"), "{unknown}");
         assert!(parse("{\"servers\":[]}", &[], false).is_err());
+        let other = file("[\"echo\"]", "[\"pusher\"]");
+        let named = parse(&other, &["a".to_owned()], false).expect_err("it is not compared");
+        assert!(named.contains("`a` has no mode that is compared"), "{named}");
+        assert!(parse(&other, &[], false).is_err());
     }
 }
