@@ -522,7 +522,7 @@ mod tests {
     fn worker(events: &[String]) -> (Arc<Shared>, Worker) {
         let (sender, receiver) = unbounded();
         let url: Url = "http://localhost/".parse().expect("valid");
-        let client = Client::new(&super::super::Trust::load(&[]), &url);
+        let client = Client::new(&super::super::Trust::for_urls(&[], []), &url);
         let target = Arc::new(Target { url, client, format: Arc::new(Unused) });
         let shared = Arc::new(Shared {
             name: "test".into(),

@@ -8,11 +8,21 @@ use rustls::pki_types::pem::PemObject;
 use tracing::warn;
 use ureq::tls::{Certificate, RootCerts};
 
+use super::url::Url;
+
 /// The certificates of the authorities that other servers may have their certificates from.
 #[derive(Clone, Debug)]
 pub(crate) struct Trust(Arc<Vec<Certificate<'static>>>);
 
 impl Trust {
+    /// Works like [`Trust::load`], but loads nothing if none of the `urls` needs TLS.
+    pub(crate) fn for_urls<'a>(
+        others: &[CertificateDer<'static>],
+        urls: impl IntoIterator<Item = &'a Url>,
+    ) -> Self {
+        if urls.into_iter().any(Url::has_tls) { Self::load(others) } else { Self(Arc::default()) }
+    }
+
     /// Loads the system's authorities (or those that the variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name), and adds
     /// the certificates `others`.
     pub(crate) fn load(others: &[CertificateDer<'static>]) -> Self {

@@ -16,7 +16,7 @@ mod present {
     #[cfg(feature = "server")]
     use crate::app::PusherApps;
     use crate::config::{CaFile, Options, Secret};
-    use crate::outgoing::Trust;
+    use crate::outgoing::{Trust, Url};
     use crate::server::key_fetcher::KeyFetcher;
     use crate::server::workers::MakeApp;
     use crate::server::{StartError, THREAD_REMEDY};
@@ -71,11 +71,12 @@ mod present {
         /// Lets a thread fetch the keys at a URL, if the options have one. Keys at the same URL as before stay in force.
         fn adopt_keys(&self, options: &mut Options) -> Result<(), StartError> {
             let mut fetcher = self.fetcher();
-            let Some(jwks) = options.auth_jwks.as_ref().filter(|jwks| jwks.remote().is_some()) else {
+            let jwks = options.auth_jwks.as_ref();
+            let Some((jwks, (url, _))) = jwks.and_then(|jwks| Some((jwks, jwks.remote()?))) else {
                 *fetcher = None;
                 return Ok(());
             };
-            let trust = trust(options);
+            let trust = trust(options, [url]);
             match fetcher.as_ref().filter(|fetcher| fetcher.jwks() == jwks) {
                 Some(fetcher) => fetcher.refresh(&trust),
                 None => {
@@ -138,9 +139,9 @@ mod present {
         }
     }
 
-    /// Returns the certificate authorities of the system and of the options.
-    fn trust(options: &Options) -> Trust {
-        Trust::load(options.ca_file.as_ref().map_or(&[], CaFile::certificates))
+    /// Returns the certificate authorities of the system and of the options, for requests to these URLs.
+    fn trust<'a>(options: &Options, urls: impl IntoIterator<Item = &'a Url>) -> Trust {
+        Trust::for_urls(options.ca_file.as_ref().map_or(&[], CaFile::certificates), urls)
     }
 
     /// Calls `with` with the settings of the webhooks.
@@ -148,7 +149,7 @@ mod present {
         options: &Options,
         with: impl FnOnce(&Plan<'_>) -> std::io::Result<R>,
     ) -> Result<R, StartError> {
-        let trust = trust(options);
+        let trust = trust(options, &options.webhook);
         let plan = Plan {
             urls: &options.webhook,
             secret: options.webhook_secret_file.as_ref().map_or(&[], Secret::bytes),
