@@ -74,7 +74,16 @@ const TABLE: &[Rule] = &[
             "Publisher",
             "config::Origin",
         ],
-        others: &["md5", "percent_encoding", "ring", "serde", "serde_json", "subtle", "thiserror"],
+        others: &[
+            "md5",
+            "percent_encoding",
+            "ring",
+            "serde",
+            "serde_json",
+            "smallvec",
+            "subtle",
+            "thiserror",
+        ],
     },
     Rule {
         module: "publisher",

@@ -69,6 +69,8 @@ pub struct Pusher {
     apps: PusherApps,
     /// The applications that this instance serves.
     table: Arc<Table>,
+    /// Version of `table`.
+    version: u64,
     /// This instance's own copies of the applications, by index, so that shards share no counter. `None` for applications
     /// that are gone.
     own: Vec<Option<Rc<PusherApp>>>,
@@ -103,6 +105,7 @@ impl Pusher {
     /// Creates the instance of a shard. All instances share `apps`.
     pub fn new(apps: PusherApps) -> Self {
         let mut pusher = Self {
+            version: apps.version(),
             table: apps.table(),
             apps,
             own: Vec::new(),
@@ -135,6 +138,8 @@ impl Pusher {
 
     /// Adopts the latest applications. Closes the clients of those that are gone or disabled.
     fn adopt_apps(&mut self, context: &mut Context<'_>) {
+        // The table may be newer than the version, and is then adopted once more.
+        self.version = self.apps.version();
         self.table = self.apps.table();
         self.copy_apps();
         for (slot, connection) in (0_u32..).zip(&self.connections) {
@@ -193,6 +198,9 @@ fn page() -> Response {
 
 impl App for Pusher {
     fn on_request(&mut self, context: &mut Context<'_>, request: &HttpRequest<'_>) -> Answer {
+        if self.version != self.apps.version() {
+            self.adopt_apps(context);
+        }
         match request.path() {
             path if path.starts_with("/app/") => opening::answer(&self.table, request),
             "/" if request.is_read() && !request.is_upgrade() => Answer::Respond(page()),

@@ -2,6 +2,7 @@
 
 mod channels;
 mod connections;
+mod hostile;
 mod peer;
 mod presence;
 mod rest;

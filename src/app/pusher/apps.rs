@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -89,6 +89,8 @@ pub struct PusherApps {
 #[derive(Debug)]
 struct Shared {
     table: Mutex<Arc<Table>>,
+    /// Number of the changes of `table`.
+    version: AtomicU64,
     /// Random number of this run of the server, which hides the numbers of connections in socket identifiers.
     salt: u64,
     /// The receiver of the events for webhooks.
@@ -105,7 +107,9 @@ impl PusherApps {
         let table = Table::default().with(apps)?;
         let salt = u64::from_le_bytes(random().map_err(|error| error.to_string())?);
         let table = Mutex::new(Arc::new(table));
-        Ok(Self { shared: Arc::new(Shared { table, salt, reports: OnceLock::new() }) })
+        Ok(Self {
+            shared: Arc::new(Shared { table, version: AtomicU64::new(0), salt, reports: OnceLock::new() }),
+        })
     }
 
     /// Creates the applications of a simulated server, which gives out the same socket identifiers in every run.
@@ -113,7 +117,9 @@ impl PusherApps {
     pub(crate) fn with_salt(apps: Vec<PusherApp>, salt: u64) -> Self {
         let table = Table::default().with(apps).expect("valid applications");
         let table = Mutex::new(Arc::new(table));
-        Self { shared: Arc::new(Shared { table, salt, reports: OnceLock::new() }) }
+        Self {
+            shared: Arc::new(Shared { table, version: AtomicU64::new(0), salt, reports: OnceLock::new() }),
+        }
     }
 
     /// Creates one application with random credentials.
@@ -138,9 +144,10 @@ impl PusherApps {
             reports.replace(&apps)?;
         }
         *table = Arc::new(fresh);
+        self.shared.version.fetch_add(1, Ordering::Release);
         drop(table);
         for shard in 0..publisher.shard_count() {
-            // A shard whose queue is full sees the new applications when its next client connects.
+            // A shard whose queue is full sees the new applications with its next request.
             let _ = publisher.ask(shard, Replaced);
         }
         Ok(())
@@ -160,6 +167,11 @@ impl PusherApps {
     /// Returns the applications.
     pub fn list(&self) -> Vec<PusherApp> {
         self.table().current().map(|app| (**app).clone()).collect()
+    }
+
+    /// Returns the version of the latest table.
+    pub(super) fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
     }
 
     /// Returns the latest table.

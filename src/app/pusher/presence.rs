@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::encode::{Data, encode_event, push_text};
 
 /// The members of a presence channel, each with its connections.
@@ -24,7 +26,7 @@ struct Member {
     /// The JSON text of the member's first connection.
     info: Box<str>,
     /// Numbers of the clients of the user. Never empty.
-    clients: Vec<u64>,
+    clients: SmallVec<[u64; 2]>,
 }
 
 impl Presence {
@@ -48,7 +50,7 @@ impl Presence {
             member.clients.push(client);
             return false;
         }
-        self.members.insert(new.user_id, Member { info: new.info, clients: vec![client] });
+        self.members.insert(new.user_id, Member { info: new.info, clients: smallvec![client] });
         true
     }
 

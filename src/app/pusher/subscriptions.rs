@@ -1,6 +1,5 @@
 //! Subscriptions of this shard's clients.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -23,10 +22,39 @@ const MAX_REPEATED: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     /// Rooms whose home has not answered yet, with the number of the join.
-    pending: BTreeMap<Box<str>, u64>,
+    pending: Rooms<u64>,
     /// Rooms of presence channels, with the client's user identifier there. The home has the client as a member, or will
     /// have refused it.
-    seats: BTreeMap<Box<str>, Box<str>>,
+    seats: Rooms<Box<str>>,
+}
+
+/// Values by room, for the few rooms of a client. A map would have a node of several hundred bytes for one room.
+#[derive(Debug)]
+struct Rooms<T>(Vec<(Box<str>, T)>);
+
+impl<T> Default for Rooms<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Rooms<T> {
+    fn get(&self, room: &str) -> Option<&T> {
+        self.0.iter().find(|(known, _)| **known == *room).map(|(_, value)| value)
+    }
+
+    /// Adds the value of a room that has none.
+    fn insert(&mut self, room: &str, value: T) {
+        if self.0.is_empty() {
+            self.0.reserve_exact(1);
+        }
+        self.0.push((room.into(), value));
+    }
+
+    fn remove(&mut self, room: &str) -> Option<(Box<str>, T)> {
+        let at = self.0.iter().position(|(known, _)| **known == *room)?;
+        Some(self.0.swap_remove(at))
+    }
 }
 
 /// Data of `pusher:subscribe`.
@@ -53,7 +81,7 @@ struct ChannelData {
 impl Subscriptions {
     /// Returns whether the client is in a presence channel.
     pub(super) fn is_present(&self) -> bool {
-        !self.seats.is_empty()
+        !self.seats.0.is_empty()
     }
 
     /// Returns the client's user identifier in the room of a presence channel.
@@ -63,13 +91,13 @@ impl Subscriptions {
 
     /// Leaves all presence channels of a client that is gone.
     pub(super) fn end(&mut self, context: &mut Context<'_>, client: ClientId) {
-        while let Some((room, user_id)) = self.seats.pop_first() {
+        for (room, user_id) in self.seats.0.drain(..) {
             context.ask(context.home_of(&room), Ask::Leave { room, client: client.number, user_id });
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.seats.is_empty()
+        self.pending.0.is_empty() && self.seats.0.is_empty()
     }
 }
 
@@ -116,8 +144,8 @@ impl Pusher {
         }
         context.leave(client, &room);
         let Some(state) = self.clients.get_mut(&client.number) else { return };
-        state.subscriptions.pending.remove(&*room);
-        if let Some((room, user_id)) = state.subscriptions.seats.remove_entry(&*room) {
+        state.subscriptions.pending.remove(&room);
+        if let Some((room, user_id)) = state.subscriptions.seats.remove(&room) {
             context.ask(context.home_of(&room), Ask::Leave { room, client: client.number, user_id });
         }
         self.drop_unused(client);
@@ -178,7 +206,7 @@ impl Pusher {
     ) -> Result<(), Rejection> {
         let room = channel.room(&app.id);
         let known = self.clients.get(&client.number).map(|state| &state.subscriptions);
-        if known.is_some_and(|known| known.pending.contains_key(&*room)) {
+        if known.is_some_and(|known| known.pending.get(&room).is_some()) {
             // The answer to the first request is on its way.
             return Ok(());
         }
@@ -200,11 +228,11 @@ impl Pusher {
         let number = self.next_join;
         self.next_join += 1;
         let subscriptions = &mut self.clients.entry(client.number).or_default().subscriptions;
-        subscriptions.pending.insert(room.as_str().into(), number);
+        subscriptions.pending.insert(&room, number);
         let mut bytes = room.len();
         if let Some(member) = &member {
             bytes += member.user_id.len() + member.info.len();
-            subscriptions.seats.insert(room.as_str().into(), member.user_id.clone());
+            subscriptions.seats.insert(&room, member.user_id.clone());
         }
         let member = member.map(|member| (member, app.max_presence_members));
         let home = context.home_of(&room);
