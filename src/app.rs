@@ -45,6 +45,8 @@ pub(crate) use hooks::Hooks;
 pub(crate) use members::MemberLists;
 pub use members::{MAX_LISTED_MEMBERS, Member, Members, MembersCursor};
 #[cfg(feature = "internals")]
+pub use pusher::check_client_text;
+#[cfg(feature = "internals")]
 pub use pusher::inspect as pusher_parsers;
 #[cfg(test)]
 pub(crate) use pusher::publish_as_backend;

@@ -26,7 +26,9 @@ libfuzzer_sys::fuzz_target!(|input: &str| {
 /// An event of a client reaches the others with its name and its data.
 fn judge_client_event(input: &str) {
     let Some(event) = client_event(input) else { return };
-    let (sent, passed) = (parse(input), parse(&event));
+    // Data that is nested deeper than a `Value` may be is passed on, but cannot be compared here.
+    let Ok(sent) = serde_json::from_str::<Value>(input) else { return };
+    let passed = parse(&event);
     for name in ["event", "channel"] {
         assert_eq!(sent.get(name).filter(|value| !value.is_null()), passed.get(name), "{input}");
     }

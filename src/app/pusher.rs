@@ -22,6 +22,8 @@ mod channel;
 mod client_events;
 mod counts;
 mod encode;
+#[cfg(any(test, feature = "internals"))]
+mod fuzzing;
 mod home;
 mod inbound;
 #[cfg(feature = "internals")]
@@ -42,6 +44,8 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 pub use apps::{PusherApp, PusherApps};
+#[cfg(feature = "internals")]
+pub use fuzzing::check_client_text;
 pub use webhooks::{PusherEvent, PusherReports, PusherWebhook};
 
 use super::{

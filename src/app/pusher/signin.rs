@@ -96,6 +96,14 @@ fn succeeded(user_data: &str) -> String {
     encode_event("pusher:signin_success", None, Data::Text(&data), None)
 }
 
+/// Parses the data of any event as that of a sign-in.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn check_data(data: Option<&RawValue>) {
+    if let Ok(SignIn { user_data, .. }) = data_of::<SignIn>("e", data) {
+        let _ = serde_json::from_str::<UserData>(&user_data);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -338,7 +338,7 @@ pub(super) fn is_signed(app: &PusherApp, signed: &str, auth: Option<&str>) -> bo
 }
 
 /// Parses the `channel_data` of a presence channel.
-fn member_of(data: &str, app: &PusherApp) -> Result<NewMember, Rejection> {
+pub(super) fn member_of(data: &str, app: &PusherApp) -> Result<NewMember, Rejection> {
     if data.len() > app.max_member_bytes as usize {
         let text = format!("The channel_data is longer than {} bytes.", app.max_member_bytes);
         return Err(Rejection::limit(4301, text));
@@ -351,6 +351,13 @@ fn member_of(data: &str, app: &PusherApp) -> Result<NewMember, Rejection> {
     }
     let info = parsed.user_info.map_or_else(|| "{}".into(), |info| info.get().into());
     Ok(NewMember { user_id: user_id.into(), info })
+}
+
+/// Parses the data of any event as that of a subscription.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn check_data(data: Option<&RawValue>) {
+    let _ = data_of::<Subscribe>("e", data);
+    let _ = data_of::<Unsubscribe>("e", data);
 }
 
 #[cfg(test)]
