@@ -287,10 +287,11 @@
 //! |---|---|
 //! | `server` (default) | the program `uproar`: command line, settings file, log, service manager; turns on `admin` and `outgoing` |
 //! | `admin` | the admin listener: metrics for Prometheus, health checks, live page |
-//! | `outgoing` | requests to other servers: webhooks |
+//! | `outgoing` | requests to other servers: webhooks, keys of identity providers by URL |
 //!
 //! `default-features = false` leaves the engine: both backends, TLS, rooms, and the applications in [`app`]. The engine
-//! logs with the crate `tracing`. A program that wants to see the log lines installs a subscriber.
+//! logs with the crate `tracing`. A program that wants to see the log lines installs a subscriber. The HTTP client of the
+//! feature `outgoing` logs with the crate `log`, at the level debug with whole URLs, which may be secret.
 
 // Code of disabled features has no caller, so these lints are off then. The workspace's own checks enable all features.
 #![cfg_attr(

@@ -8,9 +8,9 @@ use std::io::{IsTerminal, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
 
+use tracing::subscriber::set_global_default;
 use tracing::{Dispatch, Level, dispatcher, error, info, warn};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 use uproar::config::{Change, Config, Endpoint, LogFormat};
 
@@ -31,11 +31,13 @@ impl Log {
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let log = tracing_subscriber::registry().with(layer);
         let is_json = config.log_format == LogFormat::Json;
-        if is_json {
-            log.with(lines.json().flatten_event(true)).init();
+        // Records of the crate `log` stay out: at the level debug, those of the HTTP client have whole URLs.
+        let started = if is_json {
+            set_global_default(log.with(lines.json().flatten_event(true)))
         } else {
-            log.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
-        }
+            set_global_default(log.with(lines.with_ansi(std::io::stderr().is_terminal())))
+        };
+        started.expect("the log starts once");
         let unfiltered = is_json.then(|| {
             let builder = tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr);
             Dispatch::new(builder.with_max_level(Level::ERROR).finish())

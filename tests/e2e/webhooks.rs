@@ -12,7 +12,9 @@ use uproar::config::{AppName, BackendName, CaFile, Config, Secret};
 use crate::support::chat_user::ChatUser;
 use crate::support::client::Client;
 use crate::support::metrics::Metrics;
-use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
+use crate::support::process::{
+    Process, backend_arg, expect_start_failure, run_to_end, settings_file, uproar,
+};
 use crate::support::receiver::{Received, Receiver, Reply};
 use crate::support::tls::{Identity, arg};
 use crate::support::token::{SECRET, token_for};
@@ -406,6 +408,30 @@ fn everybody_leaves_when_a_server_with_several_workers_ends() {
         assert!(all.contains(&format!("left garden {number}")), "{all:?}");
     }
     assert_eq!(all.last().map(String::as_str), Some("vacated garden"));
+}
+
+#[test]
+fn nothing_secret_is_logged_at_any_level() {
+    let receiver = accepting();
+    let url = receiver.url("/hush?key=hush").replacen("http://", "http://ann:hush@", 1);
+    let secret = settings_file("secret of logged webhooks", SECRET);
+    for format in ["--log-format=text", "--log-format=json"] {
+        let args = ["--app=relay", "--workers=1", "--webhook", &url, "--webhook-secret-file", &secret];
+        let server = Process::start(&[&args[..], &["--log=trace", format]].concat());
+        let before = receiver.requests().len();
+        drop(Client::open(server.address, "/room/tea"));
+        wait_until("the events arrive", || receiver.requests().len() > before);
+        server.signal(Signal::SIGTERM);
+        let log = server.wait().log;
+        // The form of the credentials in the header field.
+        for secret in ["hush", "YW5uOmh1c2g", SECRET] {
+            assert!(log.contains("ended") && !log.contains(secret), "{secret}: {log}");
+        }
+    }
+    assert_eq!(receiver.requests()[0].field("authorization"), Some("Basic YW5uOmh1c2g="));
+    let output = run_to_end(&mut uproar(&["check", "--webhook", &url, "--webhook-secret-file", &secret]));
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+    assert!(text.contains("webhook = (secret)") && !text.contains("hush"), "{text}");
 }
 
 #[test]
