@@ -167,6 +167,9 @@ impl Bench {
             max_rooms: 1_000,
             occupancy: false,
             member_reports: false,
+            session_ms: 0,
+            ack_ms: 0,
+            max_sessions: 0,
             history_memory: 0,
         });
         let mut names = (0..).map(|n| format!("room {n}")).filter(|name| hub.home_of(name) == 0);

@@ -57,6 +57,9 @@ fn hub(shard: u16, shards: u16) -> Hub {
         max_rooms: 10_000,
         occupancy: false,
         member_reports: false,
+        session_ms: 0,
+        ack_ms: 0,
+        max_sessions: 0,
     })
 }
 

@@ -20,6 +20,7 @@ mod renewal;
 mod request;
 mod responder;
 mod routes;
+mod session;
 mod strip;
 mod timers;
 mod users;
@@ -28,8 +29,8 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::time::Duration;
 
-pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note, UserClient};
-use crate::hub::{ClientNumber, Hub, Origin, Position, Slot, UserAction, is_user};
+pub use crate::hub::{ClientId, History, KeptMessage, KeptPage, Kind, Message, Note, Position, UserClient};
+use crate::hub::{ClientNumber, Hub, Origin, Slot, UserAction, is_user};
 pub use crate::protocol::frame::CloseCode;
 pub use crate::protocol::{Refusal, Status};
 use crate::publisher::{Ban, Publisher};
@@ -57,6 +58,7 @@ pub(crate) use renewal::{TokenInUse, Tokens};
 pub use request::HttpRequest;
 pub use responder::{Deferral, Responder};
 pub use routes::rooms;
+pub use session::{ResumedRoom, Resumption, check_session_id, session_in_query};
 #[cfg(feature = "internals")]
 pub use strip::clean as clean_text;
 pub(crate) use timers::AppTimers;
@@ -110,6 +112,9 @@ pub struct Opening<'a> {
     pub claims: Option<&'a Claims>,
     /// The value that [`App::on_request`] gave with its answer: see [`Upgrade::with_value`].
     pub value: Option<Box<dyn Any + Send>>,
+    /// The session that the client continues. `None` for a client without a session ([`Upgrade::with_session`]) or with a
+    /// new one.
+    pub resumption: Option<Resumption>,
 }
 
 impl Opening<'_> {
@@ -321,6 +326,20 @@ pub trait App {
         context.send_to_client(client, Message::text(&text));
     }
 
+    /// Handles a client that continues in a room where its session stopped, after [`Context::join`]. The client gets the
+    /// room's messages after this call, unless the handler closes it. A client that answers the close frame is not told
+    /// again.
+    ///
+    /// By default sends a client that has missed messages a line that reports them.
+    fn on_resumed(&mut self, context: &mut Context<'_>, client: ClientId, resumed: ResumedRoom<'_>) {
+        let text = match resumed.missed {
+            Some(0) => return,
+            Some(count) => format!("* {count} messages missed in {}", resumed.room),
+            None => format!("* messages missed in {}", resumed.room),
+        };
+        context.send_to_client(client, Message::text(&text));
+    }
+
     /// Handles a note that an application instance sent with [`Context::ask`], or another thread with
     /// [`Publisher::ask`]. The sender may be this instance.
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
@@ -384,6 +403,8 @@ pub(crate) struct ContextState {
     pub(crate) lists: MemberLists,
     pub(crate) user_questions: UserQuestions,
     pub(crate) tokens: Tokens,
+    /// Whether the lag policy is `skip`.
+    pub(crate) skips_lagged: bool,
 }
 
 impl ContextState {
@@ -396,6 +417,7 @@ impl ContextState {
             lists: MemberLists::default(),
             user_questions: UserQuestions::default(),
             tokens: Tokens::default(),
+            skips_lagged: false,
         }
     }
 }
@@ -491,7 +513,8 @@ impl Context<'_> {
     }
 
     /// Makes a client a member of `room`. The client gets at most `history` messages of the room's history, then all
-    /// new messages. Does nothing if the client is a member already.
+    /// new messages. A client whose session has a position in the room continues there instead: see
+    /// [`App::on_resumed`]. Does nothing if the client is a member already.
     ///
     /// Returns whether the client is a member now. False means that it is gone, or is in as many rooms as
     /// `--max-rooms-per-connection` allows.
@@ -554,6 +577,12 @@ impl Context<'_> {
     /// not a member, or while the room's history has not arrived from its home shard.
     pub fn unsent(&self, client: ClientId, room: &str) -> Option<u64> {
         self.hub.unsent(self.hub.find(client)?, room)
+    }
+
+    /// Returns the position in `room` at which a client of this shard continues after what is queued for it alone. `None`
+    /// if the client is not a member, or while the room's history has not arrived from its home shard.
+    pub fn position(&self, client: ClientId, room: &str) -> Option<Position> {
+        self.hub.position(self.hub.find(client)?, room)
     }
 
     /// Asks for the members of `room` on all shards. [`App::on_members`] gets the answer with `token`: the number of all

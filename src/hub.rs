@@ -32,6 +32,9 @@
 //!     max_rooms: 1_000,
 //!     occupancy: false,
 //!     member_reports: false,
+//!     session_ms: 0,
+//!     ack_ms: 0,
+//!     max_sessions: 0,
 //! });
 //! hub.open(7);
 //! hub.join(7, "lobby", 0);
@@ -57,6 +60,7 @@ mod history;
 #[cfg(test)]
 mod inspect;
 mod kept;
+mod links;
 mod log;
 mod member_reports;
 mod members;
@@ -67,8 +71,10 @@ mod occupancy;
 mod order;
 mod outbox;
 mod outgoing;
+mod resume;
 mod room;
 mod rooms;
+mod sessions;
 mod shared;
 mod spare_chunks;
 #[cfg(test)]
@@ -89,6 +95,8 @@ use crate::protocol::frame::encode_header;
 pub use self::batch::{Batch, Delivery, Entry, MembersPart, Note, Request, Snapshot, UserClient, UserPart};
 pub use self::history::History;
 pub use self::kept::{KeptMessage, KeptPage};
+use self::links::Links;
+pub use self::links::MAX_SESSION_STATE;
 pub use self::members::{MembersPage, MembersQuery};
 use self::memberships::Memberships;
 pub use self::message::{Message, Position};
@@ -97,9 +105,12 @@ use self::outbox::Outbox;
 pub use self::outgoing::Outgoing;
 use self::outgoing::Outgoings;
 pub(crate) use self::outgoing::Weights;
+pub use self::resume::{RangePart, Resumed};
 pub use self::room::Slot;
 pub use self::rooms::RoomKey;
 use self::rooms::Rooms;
+use self::sessions::Sessions;
+pub use self::sessions::{SessionCounts, SessionKey, SessionRecord, SessionReply, SessionRequest};
 use self::spare_chunks::SpareChunks;
 use self::users::Users;
 pub use self::users::{UserAction, is_user};
@@ -137,6 +148,13 @@ pub struct HubOptions {
     pub occupancy: bool,
     /// Whether the hub reports members of rooms to the rooms' home shards, with [`Request::Member`].
     pub member_reports: bool,
+    /// Time in milliseconds for which a session waits for its client's return, and for which its rooms keep messages. 0
+    /// means no sessions.
+    pub session_ms: u64,
+    /// Minimum interval in milliseconds between two pings that ask a client with a session what it has got.
+    pub ack_ms: u64,
+    /// Maximum number of sessions whose home is this shard.
+    pub max_sessions: usize,
 }
 
 impl HubOptions {
@@ -245,6 +263,8 @@ struct Client {
     queued: bool,
     /// Whether [`Hub::finish`] was called. A finished client gets nothing new and joins no rooms.
     finished: bool,
+    /// Whether `Hub::links` has a session of the client.
+    has_session: bool,
 }
 
 impl Client {
@@ -261,6 +281,12 @@ pub struct Hub {
     clients: Vec<Client>,
     rooms: Rooms,
     users: Users,
+    /// Sessions of this shard's clients.
+    links: Links,
+    /// Sessions whose home is this shard.
+    sessions: Sessions,
+    /// Reports for [`Hub::poll_resumed`].
+    resumed: VecDeque<Resumed>,
     /// Queue of clients that [`Hub::poll_send`] checks before it continues the passes over rooms.
     ready: VecDeque<Slot>,
     /// Queue of rooms that have a pass in progress or due. A queued room may no longer exist.
@@ -297,8 +323,6 @@ pub struct Hub {
     dedicated: HashMap<Slot, Dedicated>,
     /// Number of connections opened on this shard so far.
     opened: u64,
-    /// Base of the epochs of the rooms whose home is this shard.
-    epoch_base: u64,
     now_ms: u64,
     /// Time, in milliseconds, for which the hub has watched whether clients read. A tick adds at most half of
     /// `STALL_MS`, so a pause of the process alone makes no client count as stalled.
@@ -312,6 +336,9 @@ impl Hub {
             clients: Vec::new(),
             rooms: Rooms::default(),
             users: Users::default(),
+            links: Links::default(),
+            sessions: Sessions::default(),
+            resumed: VecDeque::new(),
             ready: VecDeque::new(),
             passes: VecDeque::new(),
             slice: SLICE,
@@ -332,7 +359,6 @@ impl Hub {
             dedicated: HashMap::new(),
             options: options.settled(),
             opened: 0,
-            epoch_base: 0,
             now_ms: 0,
             watched_ms: 0,
         }
@@ -351,7 +377,7 @@ impl Hub {
     /// Sets the base of the rooms' epochs, before the first room exists. A random base makes the epochs of two runs of a
     /// server differ.
     pub fn set_epoch_base(&mut self, base: u64) {
-        self.epoch_base = base;
+        self.rooms.epoch_base = base;
     }
 
     /// Registers a new connection at `slot`, and returns its identifier.
@@ -413,6 +439,7 @@ impl Hub {
     /// Removes the connection at `slot` and everything pending for it. No send to it may be in flight.
     pub fn close(&mut self, slot: Slot) {
         self.leave_all(slot, false);
+        self.detach(slot);
         self.clear_user(slot);
         let client = &mut self.clients[slot as usize];
         if client.encoding == Encoding::Dedicated {

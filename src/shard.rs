@@ -28,6 +28,7 @@ pub(crate) mod memory;
 mod pace;
 mod peers;
 mod requests;
+mod sessions;
 mod settings;
 mod stopwatch;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::app::{App, ContextState};
+use crate::config::LagPolicy;
 use crate::hub::{Hub, Slot};
 use crate::io::{Backend, More, Waker};
 use crate::protocol::Reader;
@@ -227,6 +229,7 @@ impl<B: Backend> Shard<B> {
             stats,
         };
         shard.context.tokens.verifier.clone_from(&shard.settings.verifier);
+        shard.context.skips_lagged = shard.settings.lag_policy == LagPolicy::Skip;
         shard.start_app();
         shard
     }

@@ -15,6 +15,7 @@ mod lounge;
 mod net;
 mod outside;
 mod random;
+mod returns;
 mod tests;
 mod truth;
 mod users;

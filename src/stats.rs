@@ -415,6 +415,16 @@ stats! {
         /// Times that receiving waited for a free buffer. Long messages on io_uring often do, since few buffers are
         /// lent.
         starved = "receive_buffer_shortages",
+        /// Sessions whose connection has ended.
+        sessions_detached = "sessions_detached",
+        /// Sessions that a returning client has got.
+        sessions_resumed = "sessions_resumed",
+        /// Sessions whose client did not return in time.
+        sessions_expired = "sessions_expired",
+        /// Messages that returning clients got because they had not acknowledged them.
+        replayed = "replayed_messages",
+        /// Messages that returning clients were told to have missed.
+        missed = "missed_messages",
         /// TLS handshakes completed.
         tls_handshakes = "tls_handshakes",
         /// TLS handshakes that resumed an earlier session.
@@ -435,6 +445,9 @@ stats! {
     gauges {
         /// Rooms that have members or a history on this worker.
         rooms = "rooms",
+        /// Sessions: those of connected clients, those that wait for their client's return, and the positions of expired
+        /// ones.
+        sessions = "sessions",
         /// Bytes in the logs of rooms.
         log_bytes = "log_bytes",
         /// Bytes of answers and private messages that were not sent yet.

@@ -123,7 +123,7 @@ const TABLE: &[Rule] = &[
             "token",
             "transport",
         ],
-        others: &["crossbeam_channel", "percent_encoding", "tracing"],
+        others: &["crossbeam_channel", "percent_encoding", "sha2", "tracing"],
     },
     Rule {
         module: "admin",

@@ -71,6 +71,9 @@ impl Clients {
             max_rooms: 1_000,
             occupancy: true,
             member_reports: false,
+            session_ms: 0,
+            ack_ms: 0,
+            max_sessions: 0,
         });
         Self { hub, clients: (0..CLIENTS).map(|_| None).collect(), sending: [false; CLIENTS], now_ms: 0 }
     }

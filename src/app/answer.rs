@@ -52,6 +52,8 @@ pub struct Upgrade {
     /// A value for [`App::on_open`](super::App::on_open), such as the user that the application has found. See
     /// [`Opening::take`](super::Opening::take).
     pub value: Option<Box<dyn Any + Send>>,
+    /// The identifier of the client's session. `None` for a client without a session. See [`Upgrade::with_session`].
+    pub session: Option<String>,
 }
 
 impl Upgrade {
@@ -64,6 +66,18 @@ impl Upgrade {
     #[must_use]
     pub fn with_subprotocol(self, subprotocol: impl Into<String>) -> Self {
         Self { subprotocol: Some(subprotocol.into()), ..self }
+    }
+
+    /// Gives the client a session, with an identifier that [`check_session_id`](super::check_session_id) accepts. The
+    /// session outlives the connection: a client that returns with the same identifier, and the same `sub` in its token,
+    /// continues in its rooms where it stopped. The WebSocket opens when the session is there, at once. Of two
+    /// connections with one session the new one wins; the old one is closed with 4002.
+    ///
+    /// The client acknowledges messages by its pongs, so it costs pings while it gets messages. Does nothing on a server
+    /// without sessions (`--session-seconds 0`).
+    #[must_use]
+    pub fn with_session(self, id: impl Into<String>) -> Self {
+        Self { session: Some(id.into()), ..self }
     }
 
     /// Gives [`App::on_open`](super::App::on_open) a value: see [`Upgrade::value`].

@@ -21,7 +21,7 @@ use crate::backends::{Backends, Scope};
 use crate::hub::{ClientId, History, Kind, Note};
 use crate::protocol::Refusal;
 
-use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, User};
+use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, ResumedRoom, User};
 
 use attempts::Attempts;
 use call::{Ask, Call, Parameters, bearer, segments};
@@ -235,6 +235,7 @@ impl App for Api {
         on_joined,
         on_left,
         on_lag,
+        on_resumed,
         describe_member,
         on_members,
         on_user,

@@ -11,12 +11,15 @@
 //! connects with `?format=json` gets notices as JSON objects in binary messages instead ([`Notice`]). Such a client
 //! also gets the ages of the messages in a room's history. With `?format=json&presence=1` it is kept informed about who
 //! is in its rooms: see [`presence`].
+//!
+//! A client that returns with its session (`?session=ID`) is in its room again, with its name.
 
 mod backend;
 mod board;
 mod directory;
 mod notice;
 mod presence;
+mod returning;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -29,12 +32,13 @@ use crate::names::{MAX_USER_NAME, room_name, user_key, user_name};
 use super::strip::clean;
 use super::{
     Answer, App, CHAT_PAGE, Claims, ClientId, CloseCode, Context, HttpRequest, Incoming, Kind, Members,
-    Message, Note, Opening, Refusal, Renewal, Response, Status, rooms,
+    Message, Note, Opening, Refusal, Renewal, Response, ResumedRoom, Status, rooms,
 };
 
 use directory::Directory;
 use notice::{Limits, Notice};
 use presence::{FromBoard, ListQuestion, Presence, ToBoard};
+use returning::keep_name;
 
 /// Number of past messages that a client sees when it joins a room.
 const HISTORY: u32 = 50;
@@ -113,7 +117,8 @@ enum Asker {
 /// Note with a question from one chat instance to another.
 enum Ask {
     /// Claims the name for the client. `user` is the identity in the client's token, if it has one.
-    Claim { name: String, client: ClientId, user: Option<String> },
+    /// A client that had the name as `from`, an earlier connection, gets it from that connection.
+    Claim { name: String, client: ClientId, user: Option<String>, from: Option<ClientId> },
     /// Releases the client's name.
     Release { name: String, client: ClientId },
     /// Sends a private message from the client `from`, called `label`, to the user called `name`.
@@ -170,13 +175,18 @@ impl App for Chat {
                 self.watching.insert(client.number);
             }
         }
+        let resumption = opening.resumption.as_ref();
         if let Some(claims) = opening.claims {
             self.claims.insert(client.number, claims.clone());
             if let (Some(user), Some(name)) = (claims.user(), claims.name()) {
-                return self.claim_proven(context, client, (user, name), room);
+                let former = resumption.and_then(|resumption| self.room_of(client, resumption));
+                return self.claim_proven(context, client, (user, name), former.unwrap_or(room));
             }
         }
-        self.enter(context, client, room);
+        match resumption {
+            Some(resumption) => self.welcome_back(context, client, resumption, room),
+            None => self.enter(context, client, room),
+        }
     }
 
     fn on_message(&mut self, context: &mut Context<'_>, client: ClientId, message: Incoming<'_>) {
@@ -295,11 +305,15 @@ impl App for Chat {
         }
     }
 
+    fn on_resumed(&mut self, context: &mut Context<'_>, client: ClientId, resumed: ResumedRoom<'_>) {
+        self.tell_resumed(context, client, resumed);
+    }
+
     fn on_ask(&mut self, context: &mut Context<'_>, note: Note) {
         let Ok(ask) = note.downcast::<Ask>() else { return };
         match *ask {
-            Ask::Claim { name, client, user } => {
-                let is_granted = self.directory.grant(&name, client, user);
+            Ask::Claim { name, client, user, from } => {
+                let is_granted = self.directory.grant(&name, client, user, from);
                 let answer =
                     if is_granted { Tell::Granted { name, client } } else { Tell::Taken { name, client } };
                 context.tell(client.shard, answer);
@@ -335,7 +349,16 @@ impl App for Chat {
                     self.admit(context, client, newcomer);
                 }
             }
+            Tell::Granted { name, client } if self.newcomers.contains_key(&client.number) => {
+                self.readmit(context, client, &name, true);
+            }
             Tell::Granted { name, client } => self.rename(context, client, name),
+            Tell::Taken { name, client }
+                if self.newcomers.contains_key(&client.number)
+                    && !self.claims.contains_key(&client.number) =>
+            {
+                self.readmit(context, client, &name, false);
+            }
             Tell::Taken { name, client } if self.newcomers.contains_key(&client.number) => {
                 self.claim_suffixed(context, client, &name);
             }
@@ -470,7 +493,9 @@ impl Chat {
     /// last message.
     fn tell_ages(&self, context: &mut Context<'_>, client: ClientId, room: &str, ages: &[u32]) {
         if let Some(unsent) = context.unsent(client, room) {
-            self.tell(context, client, &Notice::History { room, ages, unsent });
+            let position = context.position(client, room).filter(|_| context.has_session(client));
+            let next = position.map(|position| position.number);
+            self.tell(context, client, &Notice::History { room, ages, unsent, next });
         }
     }
 
@@ -535,7 +560,10 @@ impl Chat {
         let name = name.to_owned();
         self.names.insert(client.number, name.clone());
         self.newcomers.insert(client.number, Newcomer { room: room.into(), ..Newcomer::default() });
-        context.ask(home_of_name(&name, context), Ask::Claim { name, client, user: Some(user.into()) });
+        context.ask(
+            home_of_name(&name, context),
+            Ask::Claim { name, client, user: Some(user.into()), from: None },
+        );
     }
 
     /// Claims the name with the user's suffix for a newcomer, after another user had the name `taken`. Closes the
@@ -547,7 +575,7 @@ impl Chat {
         if let Some(name) = name.filter(|name| name != taken) {
             self.names.insert(client.number, name.clone());
             let home = home_of_name(&name, context);
-            return context.ask(home, Ask::Claim { name, client, user: Some(user) });
+            return context.ask(home, Ask::Claim { name, client, user: Some(user), from: None });
         }
         if self.newcomers.get(&client.number).is_some_and(|newcomer| newcomer.is_gone) {
             return self.forget(context, client);
@@ -596,7 +624,7 @@ impl Chat {
                 &"your last /nick is still in progress; try again in a moment".into(),
             );
         }
-        context.ask(home_of_name(&name, context), Ask::Claim { name, client, user: None });
+        context.ask(home_of_name(&name, context), Ask::Claim { name, client, user: None, from: None });
     }
 
     /// Renames a client to the name that it was granted, and releases its old name.
@@ -613,6 +641,7 @@ impl Chat {
             }
             return self.tell(context, client, &"the name is banned".into());
         }
+        keep_name(context, client, &name);
         let text = format!("* {old} is now {name}");
         if let Some(old) = self.names.insert(client.number, name.clone())
             && user_key(&old) != user_key(&name)

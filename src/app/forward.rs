@@ -128,6 +128,11 @@ macro_rules! forward {
             self.inner.on_left(context, room, client);
         }
     };
+    (@ on_resumed) => {
+        fn on_resumed(&mut self, context: &mut Context<'_>, client: ClientId, resumed: ResumedRoom<'_>) {
+            self.inner.on_resumed(context, client, resumed);
+        }
+    };
     (@ on_lag) => {
         fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
             self.inner.on_lag(context, client, missed);

@@ -8,7 +8,7 @@ use crate::hub::{ClientId, History, Kind, Note};
 use crate::protocol::Refusal;
 use crate::webhooks::{Message, Presence, Webhooks};
 
-use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, User};
+use super::{Answer, App, Context, HttpRequest, Incoming, Members, Opening, ResumedRoom, User};
 
 /// The application that reports to webhooks. Each instance reports the rooms whose home is its shard, so the events of a
 /// room come in order.
@@ -95,6 +95,7 @@ impl App for Hooks {
         on_occupied,
         on_vacated,
         on_lag,
+        on_resumed,
         on_ask,
         on_tell,
         describe_member,

@@ -143,6 +143,9 @@ mod tests {
             max_rooms: 1,
             occupancy: false,
             member_reports: false,
+            session_ms: 0,
+            ack_ms: 0,
+            max_sessions: 0,
         });
         lists.ask(&mut hub, shards, "room", from, limit, Asker::App(7));
         let mut answer = None;

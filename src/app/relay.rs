@@ -2,11 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Opening, Renewal};
+use super::{App, Claims, ClientId, CloseCode, Context, Incoming, Message, Opening, Renewal, ResumedRoom};
+
+/// Close code of a client that has missed messages for good.
+const MISSED: CloseCode = CloseCode(4001);
 
 /// The application `relay`: sends every message, text or binary, unchanged to all members of the sender's room. A client
 /// that sends a message although its token does not allow it to publish in the room is closed with 1008. The
 /// user of a client with a token is the claim `sub`.
+///
+/// A client that connects with `?session=ID` continues where it stopped. If it missed messages for good, it is closed with
+/// 4001 and the reason `missed N`, or told under the lag policy `skip`.
 ///
 /// A client that connects with `?renew=1` replaces its token with the text message `/token TOKEN`, which is not relayed.
 #[derive(Debug, Default)]
@@ -45,6 +51,18 @@ impl App for Relay {
             return context.close(client, CloseCode::POLICY, "the token does not allow publishing here");
         }
         context.publish_to_rooms_of(client, message.into());
+    }
+
+    fn on_resumed(&mut self, context: &mut Context<'_>, client: ClientId, resumed: ResumedRoom<'_>) {
+        match resumed.missed {
+            Some(0) => {}
+            Some(count) if context.skips_lagged() => self.on_lag(context, client, count),
+            None if context.skips_lagged() => {
+                context.send_to_client(client, Message::text("* messages missed"));
+            }
+            Some(count) => context.close(client, MISSED, &format!("missed {count}")),
+            None => context.close(client, MISSED, "missed messages"),
+        }
     }
 
     fn on_close(&mut self, _: &mut Context<'_>, client: ClientId) {

@@ -5,13 +5,14 @@ use percent_encoding::percent_decode_str;
 use crate::names;
 use crate::protocol::{Refusal, Status};
 
-use super::{Answer, HttpRequest, Response};
+use super::session::session_in_query;
+use super::{Answer, HttpRequest, Response, Upgrade};
 
 /// Name of the room at the path `/`.
 const LOBBY: &str = "lobby";
 
 /// Answers a request for the room of its path: `/room/NAME`, or `/` for the room `lobby`. A WebSocket handshake opens
-/// the WebSocket. A GET or HEAD request without a handshake gets the page, or 426 without a page. Other paths get 404.
+/// the WebSocket, with a session if the query has `session=ID` (see [`session_in_query`]). A GET or HEAD request without a handshake gets the page, or 426 without a page. Other paths get 404.
 pub fn rooms(request: &HttpRequest<'_>, page: Option<fn() -> Response>) -> Answer {
     let room = match request.path() {
         "/" => Ok(LOBBY.to_owned()),
@@ -22,7 +23,10 @@ pub fn rooms(request: &HttpRequest<'_>, page: Option<fn() -> Response>) -> Answe
     };
     match (room, page) {
         (Err(refusal), _) => Answer::Refuse(refusal),
-        (Ok(room), _) if request.is_upgrade() => Answer::open(room),
+        (Ok(room), _) if request.is_upgrade() => match session_in_query(request) {
+            Ok(session) => Answer::Open(Upgrade { session, ..Upgrade::to(room) }),
+            Err(refusal) => Answer::Refuse(refusal),
+        },
         (Ok(_), _) if !request.is_read() => {
             let reason = "Only GET and HEAD requests are answered here.";
             let refusal = Refusal::new(Status::MethodNotAllowed, reason);

@@ -248,6 +248,26 @@ pub struct Config {
           value_enum, default_value_t = defaults().lag_policy)]
     pub lag_policy: LagPolicy,
 
+    /// Time for which a client with a session (`?session=ID`) may be gone and continue where it stopped. Its rooms keep
+    /// their messages for that time, at most --lag-window bytes each. 0: no sessions.
+    #[arg(long, env = "UPROAR_SESSION_SECONDS", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().session_seconds),
+          value_parser = parse_seconds)]
+    pub session_seconds: Duration,
+
+    /// Limit of sessions, over all workers. At the limit, the session that is away for the longest time is forgotten.
+    /// 0: no limit.
+    #[arg(long, env = "UPROAR_MAX_SESSIONS", value_name = "N", default_value_t = defaults().max_sessions,
+          value_parser = whole(0..=u32::MAX))]
+    pub max_sessions: u32,
+
+    /// Shortest interval between two pings that ask a client with a session which messages it has got. Messages since
+    /// the last answer come twice if the client is gone.
+    #[arg(long, env = "UPROAR_ACK_INTERVAL", value_name = "SECONDS",
+          default_value = shown_seconds(defaults().ack_interval),
+          value_parser = parse_some_seconds)]
+    pub ack_interval: Duration,
+
     /// Compression of messages for clients that offer permessage-deflate.
     #[arg(long, env = "UPROAR_COMPRESSION", value_name = "MODE",
           value_enum, default_value_t = defaults().compression)]
@@ -419,6 +439,9 @@ impl From<&Config> for Options {
             max_rooms_per_connection: config.max_rooms_per_connection,
             lag_window: config.lag_window,
             lag_policy: config.lag_policy,
+            session_seconds: config.session_seconds,
+            max_sessions: config.max_sessions,
+            ack_interval: config.ack_interval,
             compression: config.compression,
             compression_threshold: config.compression_threshold,
             context_memory: config.context_memory,

@@ -172,6 +172,18 @@ pub struct Options {
     /// The policy for a client that reads too slowly.
     pub lag_policy: LagPolicy,
 
+    /// The time for which the session of a client that is gone waits for its return, and for which its rooms keep
+    /// messages, at most [`Options::lag_window`] bytes each. 0: no sessions. See
+    /// [`Upgrade::with_session`](crate::app::Upgrade::with_session).
+    pub session_seconds: Duration,
+
+    /// The limit of sessions, over all workers. At the limit, the session that is away for the longest time is
+    /// forgotten. If clients have all of them, a further client gets none. 0: no limit.
+    pub max_sessions: u32,
+
+    /// The minimum interval between two pings that ask a client with a session which messages it has got. At least 1 ms.
+    pub ack_interval: Duration,
+
     /// The compression of messages for clients that offer permessage-deflate.
     pub compression: Compression,
 
@@ -293,6 +305,9 @@ impl Default for Options {
             max_rooms_per_connection: 1_000,
             lag_window: 1 << 20,
             lag_policy: LagPolicy::Close,
+            session_seconds: Duration::from_secs(120),
+            max_sessions: 100_000,
+            ack_interval: Duration::from_millis(250),
             compression: Compression::Shared,
             compression_threshold: 128,
             context_memory: 64 << 20,
@@ -448,7 +463,7 @@ impl Options {
     /// Checks the range of each option by itself. The command line also checks these ranges when it parses options.
     fn check_ranges(&self) -> Result<(), Conflict> {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 10] = [
+        let ranges: [(&'static [&'static str], u64, RangeInclusive<u64>); 11] = [
             (&["workers"], self.workers.map_or(1, u64::from), 1..=1024),
             (&["max-message"], self.max_message.into(), 1..=1 << 30),
             (&["max-request-body"], self.max_request_body.into(), 0..=1 << 30),
@@ -456,13 +471,18 @@ impl Options {
             (&["lag-window"], self.lag_window.into(), 1024..=1 << 30),
             (&["message-seconds"], ms(self.message_seconds), 1..=u64::MAX),
             (&["handshake-seconds"], ms(self.handshake_seconds), 1..=u64::MAX),
+            (&["ack-interval"], ms(self.ack_interval), 1..=u64::MAX),
             (&["ping-seconds"], ms(self.ping_seconds), 1..=u64::MAX),
             (&["pong-seconds"], ms(self.pong_seconds), 1..=u64::MAX),
             (&["close-seconds"], ms(self.close_seconds), 1..=u64::MAX),
         ];
         for (options, value, range) in ranges {
             if !range.contains(&value) {
-                let unit = if options[0].ends_with("-seconds") { " milliseconds" } else { "" };
+                let unit = if options[0].ends_with("-seconds") || options[0].ends_with("-interval") {
+                    " milliseconds"
+                } else {
+                    ""
+                };
                 let (name, low) = (options[0], range.start());
                 let message = match *range.end() {
                     u64::MAX => format!("{name} is {value}{unit}; use at least {low}{unit}"),

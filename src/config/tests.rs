@@ -161,6 +161,7 @@ pub(crate) fn other_value(option: &Arg) -> String {
         "CIDR" => "10.0.0.0/8".into(),
         "ORIGIN" => "https://example.org".into(),
         "NAME" | "ISSUER" => "example.org".into(),
+        "SECONDS" => (default.unwrap_or("0").parse::<f64>().expect("a number") + 1.0).to_string(),
         _ => (default.unwrap_or("0").parse::<u64>().expect("a number") + 1).to_string(),
     }
 }

@@ -5,9 +5,11 @@ use std::collections::VecDeque;
 
 use super::history::History;
 use super::members::{MembersPage, MembersQuery};
+use super::resume::RangePart;
 use super::rooms::RoomKey;
+use super::sessions::{SessionReply, SessionRequest};
 use super::users::UserAction;
-use super::{ClientId, ClientNumber, Kind, Message, Origin};
+use super::{ClientId, ClientNumber, Kind, Message, Origin, Position};
 
 /// Maximum capacity, in bytes, that a drained batch keeps for names and for payloads.
 const KEPT_BYTES: usize = 256 << 10;
@@ -104,12 +106,33 @@ pub enum Request {
         /// Whether the client is a member now.
         is_here: bool,
     },
+    /// Report that the sending shard has got its first member with a session in a room, or lost its last one.
+    Retain {
+        /// Length of the room's name in bytes.
+        name_len: usize,
+        /// Whether the shard has such members now.
+        begins: bool,
+    },
+    /// Question for the messages of a room from a session's position on, which the home shard answers with a delivery.
+    Range {
+        /// Length of the room's name in bytes.
+        name_len: usize,
+        /// The asking shard's key of the room.
+        subscriber: RoomKey,
+        /// The client that continues in the room.
+        client: ClientNumber,
+        /// The first message that the client has not acknowledged.
+        position: Position,
+    },
+    /// Request about a session whose home is the destination shard.
+    Session(Box<SessionRequest>),
     /// Note for the application instance of the destination shard. The instance may answer with a delivery.
     Note(Note),
 }
 
 /// Delivery from a room's home shard. Handling a delivery causes no deliveries, so a shard can always take deliveries,
-/// and two shards never wait for each other. A snapshot, a note, and an action on a user's clients may cause requests.
+/// and two shards never wait for each other. A snapshot, a note, a reply about a session, and an action on a user's
+/// clients may cause requests.
 #[derive(Debug)]
 pub enum Delivery {
     /// Snapshot: the answer to [`Request::Subscribe`], with the frames of the room's history.
@@ -138,6 +161,10 @@ pub enum Delivery {
     },
     /// Answer to [`Request::UserClients`].
     UserClients(Box<UserPart>),
+    /// Answer to [`Request::Range`], with the frames.
+    Range(Box<RangePart>),
+    /// Reply about a session, mostly to a [`Request::Session`].
+    Session(Box<SessionReply>),
     /// Note that answers another instance's note.
     Note(Note),
 }
@@ -307,8 +334,10 @@ impl Entry for Request {
             | Self::User { name_len, .. }
             | Self::UserClients { name_len, .. }
             | Self::Member { name_len, .. }
+            | Self::Retain { name_len, .. }
+            | Self::Range { name_len, .. }
             | Self::Publish { name_len, .. } => *name_len,
-            Self::Note(_) => 0,
+            Self::Session(_) | Self::Note(_) => 0,
         }
     }
 
@@ -322,6 +351,9 @@ impl Entry for Request {
             | Self::Members { .. }
             | Self::CountUser { .. }
             | Self::UserClients { .. }
+            | Self::Retain { .. }
+            | Self::Range { .. }
+            | Self::Session(_)
             | Self::Note(_) => 0,
         }
     }
@@ -335,9 +367,10 @@ impl Entry for Delivery {
     fn payload_len(&self) -> usize {
         match self {
             Self::Snapshot(snapshot) => snapshot.frame_lens.iter().map(|len| *len as usize).sum(),
+            Self::Range(part) => part.frame_lens.iter().map(|len| *len as usize).sum(),
             Self::Frame { frame_len, .. } => *frame_len,
             Self::User { payload_len, .. } => *payload_len,
-            Self::Members(_) | Self::UserClients(_) | Self::Note(_) => 0,
+            Self::Members(_) | Self::UserClients(_) | Self::Session(_) | Self::Note(_) => 0,
         }
     }
 }
@@ -394,6 +427,29 @@ impl Batch<Request> {
         }
     }
 
+    pub(crate) fn retain(&mut self, room: &str, begins: bool) {
+        self.push(Request::Retain { name_len: room.len(), begins }, room, &[]);
+    }
+
+    pub(crate) fn range(
+        &mut self,
+        room: &str,
+        subscriber: RoomKey,
+        client: ClientNumber,
+        position: Position,
+    ) {
+        self.push(Request::Range { name_len: room.len(), subscriber, client, position }, room, &[]);
+    }
+
+    pub(crate) fn session(&mut self, request: SessionRequest) {
+        let heap_bytes = match &request {
+            SessionRequest::Attach { .. } => 0,
+            SessionRequest::Detach { record, .. } => record.heap_bytes(),
+        };
+        self.weight += size_of_val(&request) + heap_bytes;
+        self.push(Request::Session(Box::new(request)), "", &[]);
+    }
+
     /// Adds a note for the destination's application instance. The note owns `heap_bytes` bytes on the heap in addition
     /// to its own size.
     pub(crate) fn note(&mut self, note: Note, heap_bytes: usize) {
@@ -410,14 +466,37 @@ impl Batch<Delivery> {
         first: u64,
         frames: impl Iterator<Item = &'a [u8]>,
     ) {
+        let frame_lens = self.frames(frames);
+        let snapshot = Snapshot { room, home, history, first, frame_lens };
+        self.push(Delivery::Snapshot(Box::new(snapshot)), "", &[]);
+    }
+
+    /// Adds the messages of a room that a session's client has not acknowledged. `part` is the entry without the lengths
+    /// of `frames`.
+    pub(crate) fn range<'a>(&mut self, part: RangePart, frames: impl Iterator<Item = &'a [u8]>) {
+        let frame_lens = self.frames(frames);
+        self.weight += size_of_val(&part);
+        self.push(Delivery::Range(Box::new(RangePart { frame_lens, ..part })), "", &[]);
+    }
+
+    /// Adds the frames of the entry that is pushed next, and returns their lengths in bytes.
+    fn frames<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> Vec<u32> {
         let mut frame_lens = Vec::new();
         for frame in frames {
             self.bytes.extend_from_slice(frame);
             frame_lens.push(frame.len() as u32);
             self.weight += frame.len() + size_of::<u32>();
         }
-        let snapshot = Snapshot { room, home, history, first, frame_lens };
-        self.push(Delivery::Snapshot(Box::new(snapshot)), "", &[]);
+        frame_lens
+    }
+
+    pub(crate) fn session(&mut self, reply: SessionReply) {
+        let heap_bytes = match &reply {
+            SessionReply::Attached { record: Some(record), .. } => record.heap_bytes(),
+            _ => 0,
+        };
+        self.weight += size_of_val(&reply) + heap_bytes;
+        self.push(Delivery::Session(Box::new(reply)), "", &[]);
     }
 
     pub(crate) fn frame(

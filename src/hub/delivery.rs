@@ -2,7 +2,6 @@
 
 use crate::protocol::frame::frames;
 
-use super::history::HistoryLimits;
 use super::memberships::Place;
 use super::room::{Slot, Visit};
 use super::rooms::RoomId;
@@ -154,12 +153,9 @@ impl Hub {
     fn finish_pass(&mut self, id: RoomId) {
         self.next_pass();
         let lag_window = self.options.lag_window;
-        let HistoryLimits { messages, mut bytes, .. } = self.history_limits(id);
-        if self.has_too_much_history() {
-            bytes = 0;
-        }
+        let kept = if self.has_too_much_history() { u64::MAX } else { self.kept_from(id) };
         let room = &mut self.rooms[id];
-        room.queued = room.finish_pass(lag_window, messages, bytes);
+        room.queued = room.finish_pass(lag_window, kept);
         if room.queued {
             self.passes.push_back(room.key);
         }
@@ -176,7 +172,7 @@ impl Hub {
     /// Starts the client's next send: from the outbox if that has bytes, otherwise from the client's rooms in turn.
     /// `None` if a send is in flight or nothing is pending.
     fn next_for(&mut self, slot: Slot) -> Option<Outbound> {
-        let client = &mut self.clients[slot as usize];
+        let mut client = &mut self.clients[slot as usize];
         if client.sending {
             return None;
         }
@@ -198,7 +194,8 @@ impl Hub {
             match self.rooms[membership.room].take(membership.index as usize) {
                 Visit::Send(slot, span, count) => return Some(self.start_sending(slot, span, count)),
                 Visit::Lagged(slot, missed) => {
-                    self.lagged.push_back((client.number, Lagged { slot, missed }));
+                    self.lag(slot, missed);
+                    client = &mut self.clients[slot as usize];
                 }
                 Visit::Busy(..) | Visit::Nothing | Visit::Over => {}
             }
@@ -255,7 +252,10 @@ impl Hub {
     fn hand_over(&mut self, slot: Slot, span: Span, messages: u64) -> Outbound {
         let client = &mut self.clients[slot as usize];
         client.sending = true;
-        let is_last = client.finished && !self.has_pending(slot);
+        if client.has_session && messages > 0 {
+            self.schedule_ping(slot);
+        }
+        let is_last = self.clients[slot as usize].finished && !self.has_pending(slot);
         Outbound { slot, span, messages, is_last }
     }
 
@@ -293,5 +293,8 @@ impl Hub {
     pub(super) fn lag(&mut self, slot: Slot, missed: u64) {
         let number = self.clients[slot as usize].number;
         self.lagged.push_back((number, Lagged { slot, missed }));
+        if self.clients[slot as usize].has_session {
+            self.forget_ping(slot);
+        }
     }
 }

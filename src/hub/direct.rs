@@ -56,6 +56,7 @@ impl Hub {
         if !last.is_empty() {
             self.append(slot, &[last], Content::Control);
         }
+        self.end_session(slot, send_pending, last);
         self.clients[slot as usize].finished = true;
         self.queue_client(slot);
     }

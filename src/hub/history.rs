@@ -92,6 +92,14 @@ impl Hub {
         }
     }
 
+    /// Returns the number of the first message that room `id` keeps although no member waits for it: for newcomers, or for
+    /// clients with sessions that are away.
+    pub(super) fn kept_from(&self, id: RoomId) -> u64 {
+        let limits = self.history_limits(id);
+        let history = self.rooms[id].log.tail(limits.messages.into(), limits.bytes);
+        history.min(self.retained_from(id))
+    }
+
     pub(super) fn has_too_much_history(&self) -> bool {
         self.options.history_memory > 0 && self.rooms.weight() > self.options.history_memory
     }

@@ -62,6 +62,13 @@ impl Hub {
         }
     }
 
+    /// Injects a bug: rooms keep no messages for sessions.
+    pub(crate) fn forget_retention(&mut self) {
+        for home in self.rooms.iter_mut().filter_map(|room| room.home.as_mut()) {
+            (home.session_shards, home.retained_until_ms) = (0, 0);
+        }
+    }
+
     /// Injects a bug: the next room gets the key of an earlier room, if it gets that room's index.
     pub(crate) fn reuse_keys(&mut self) {
         self.rooms.forget_serials();

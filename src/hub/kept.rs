@@ -53,7 +53,7 @@ impl Hub {
             Some(KeptMessage { number, kind, payload: payload.into(), age_s })
         });
         let messages = messages.collect();
-        Some(KeptPage { epoch: self.epoch_base.wrapping_add(room.key.serial()), first, next, messages })
+        Some(KeptPage { epoch: self.rooms.epoch(id)?, first, next, messages })
     }
 
     /// Calls `each` with the rooms at the next `count` positions from `from` on: a room's name, and the number of its

@@ -35,8 +35,8 @@ impl Hub {
     /// Returns the position that the next message of `room` gets. `None` if the room does not exist. Only the room's home
     /// shard knows the position.
     pub fn next_position(&self, room: &str) -> Option<Position> {
-        let room = &self.rooms[self.rooms.find(room)?];
-        let epoch = self.epoch_base.wrapping_add(room.key.serial());
+        let id = self.rooms.find(room)?;
+        let (room, epoch) = (&self.rooms[id], self.rooms.epoch(id)?);
         (room.home_shard == self.options.shard).then(|| Position { epoch, number: room.log.head() })
     }
 }

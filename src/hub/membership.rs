@@ -3,7 +3,7 @@
 use super::memberships::Membership;
 use super::room::Visit;
 use super::rooms::RoomId;
-use super::{ClientId, Encoding, Hub, Replay, Slot};
+use super::{ClientId, Encoding, Hub, Position, Replay, Slot};
 
 impl Hub {
     /// Makes the client a member of `room`, and first sends it at most `history` messages of the room's history. Does
@@ -19,12 +19,25 @@ impl Hub {
     }
 
     /// Lets a client that joined with [`Hub::join_held`] get all messages that reach this shard from now on. Does nothing
-    /// for a member that gets them already. Returns false if the client is no member, or if the answer of the room's home
-    /// to the shard's subscription has not come.
+    /// for a member that gets them already. A client whose session has a position in the room continues there: see
+    /// [`Hub::poll_resumed`]. Returns false if the client is no member, or if the answer of the room's home to the shard's
+    /// subscription has not come.
     pub fn start(&mut self, slot: Slot, room: &str) -> bool {
         let Some(id) = self.rooms.find(room) else { return false };
-        let membership = self.clients[slot as usize].memberships.find(id);
-        membership.is_some_and(|membership| self.rooms[id].start_held(membership.index))
+        let client = &self.clients[slot as usize];
+        let Some(membership) = client.memberships.find(id) else { return false };
+        let index = membership.index as usize;
+        if !client.has_session || !self.rooms[id].live || !self.rooms[id].holds(index) {
+            return self.rooms[id].start_held(membership.index);
+        }
+        match self.stopped_at(slot, id) {
+            Some(position) => self.settle_position(slot, id, position),
+            None => {
+                self.rooms[id].start_held(membership.index);
+                self.note_start(id, index);
+            }
+        }
+        true
     }
 
     fn join_from(&mut self, slot: Slot, room: &str, history: Option<u32>) -> bool {
@@ -40,9 +53,10 @@ impl Hub {
         let id = known.unwrap_or_else(|| self.make_room(room));
         self.make_space(slot);
         let limits = self.history_limits(id);
+        let resumes_at = self.resumes_at(slot, room);
         let room = &mut self.rooms[id];
         let compressed = self.clients[slot as usize].encoding == Encoding::Shared;
-        let index = match history {
+        let index = match history.filter(|_| resumes_at.is_none()) {
             Some(wanted) => room.add(slot, compressed, wanted, &limits),
             None => room.add_held(slot, compressed),
         };
@@ -55,6 +69,14 @@ impl Hub {
         self.weigh(id);
         self.queue_client(slot);
         self.report_replay(id, index);
+        if self.clients[slot as usize].has_session {
+            self.begin_standing(slot, id, resumes_at);
+            match resumes_at {
+                Some(position) if history.is_some() => self.settle_position(slot, id, position),
+                Some(_) => {}
+                None => self.note_start(id, index),
+            }
+        }
         true
     }
 
@@ -66,6 +88,7 @@ impl Hub {
             if let Some(last) = memberships.shrink() {
                 self.rooms[last.room].members[last.index as usize].set_place(None);
             }
+            self.end_standing(slot, id);
             self.end_membership(slot, membership, true);
         }
     }
@@ -104,6 +127,18 @@ impl Hub {
         }
     }
 
+    /// Notes the position at which the member at `index` of the room begins, if its client has a session.
+    pub(super) fn note_start(&mut self, id: RoomId, index: usize) {
+        let room = &self.rooms[id];
+        let slot = room.members[index].slot;
+        if self.clients[slot as usize].has_session
+            && let Some(number) = room.position(index)
+            && let Some(epoch) = self.rooms.epoch(id)
+        {
+            self.set_start(slot, id, Position { epoch, number });
+        }
+    }
+
     pub(super) fn leave_all(&mut self, slot: Slot, send_pending: bool) {
         for membership in std::mem::take(&mut self.clients[slot as usize].memberships).iter() {
             self.end_membership(slot, membership, send_pending);
@@ -115,6 +150,9 @@ impl Hub {
     fn end_membership(&mut self, slot: Slot, membership: Membership, send_pending: bool) {
         if send_pending {
             self.move_pending(slot, membership);
+        }
+        if self.clients[slot as usize].has_session {
+            self.suspend(slot, membership, send_pending);
         }
         let room = &mut self.rooms[membership.room];
         let clients = &mut self.clients;

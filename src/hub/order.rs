@@ -41,13 +41,9 @@ impl Hub {
             }
             self.exclude(id, number, except);
             self.rooms[id].append(parts, &mut self.deflater);
-            let messages = self.history_limits(id).messages;
-            if let Some(home) = self.rooms[id].home.as_mut().filter(|_| messages > 0) {
-                home.times.note(number, self.now_ms, messages);
-            }
+            self.note_time(id, number);
         });
-        // A shard never uses a serial number again, and a room's home never changes.
-        let epoch = self.epoch_base.wrapping_add(self.rooms[id].key.serial());
+        let epoch = self.rooms.epoch(id)?;
         // This may forget the room, if it has no members and histories take too much memory.
         self.appended(id);
         Some(Position { epoch, number })
@@ -101,6 +97,7 @@ impl Hub {
         self.rooms[id].start(log, snapshot.home, &limits);
         for index in 0..self.rooms[id].members.len() {
             self.report_replay(id, index);
+            self.note_start(id, index);
         }
         if self.rooms[id].members.is_empty() {
             return self.maybe_forget(id);
@@ -126,6 +123,8 @@ impl Hub {
     pub fn tick(&mut self, now_ms: u64) {
         self.watched_ms += now_ms.saturating_sub(self.now_ms).min(STALL_MS / 2);
         self.now_ms = now_ms;
+        self.expire_sessions();
+        self.send_due_pings();
         while let Some(due) = self.rooms.timers.expired(now_ms) {
             for key in due {
                 if let Some(id) = self.rooms.resolve(key) {
@@ -175,11 +174,22 @@ impl Hub {
 
     /// Returns the time in milliseconds at which [`Hub::tick`] is due next. `None` without a timer.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.rooms.timers.next_due_ms()
+        let dues = [self.rooms.timers.next_due_ms(), self.next_ping_ms(), self.sessions_due_ms()];
+        dues.into_iter().flatten().min()
     }
 }
 
 impl Hub {
+    /// Notes the arrival time of message `number` in a room that keeps messages for newcomers or for sessions.
+    fn note_time(&mut self, id: RoomId, number: u64) {
+        let messages = self.history_limits(id).messages;
+        let first = if self.retains(id) { self.rooms[id].log.first() } else { u64::MAX };
+        if let Some(home) = self.rooms[id].home.as_mut().filter(|_| messages > 0 || first < u64::MAX) {
+            let oldest = (number + 1).saturating_sub(messages.into());
+            home.times.note(number, self.now_ms, oldest.min(first));
+        }
+    }
+
     /// Excludes a client from message `number` of room `id`, if the client is a member on this shard.
     fn exclude(&mut self, id: RoomId, number: u64, except: Option<ClientNumber>) {
         let Some(client) = except else { return };
@@ -238,8 +248,8 @@ impl Hub {
         }
         room.used_ms = self.now_ms;
         if room.home.is_some() {
-            let abandoned = room.is_abandoned();
-            if abandoned && (kept_ms == 0 || room.log.head() == 0) {
+            let abandoned = room.is_abandoned() && !self.retains(id);
+            if abandoned && (kept_ms == 0 || self.rooms[id].log.head() == 0) {
                 self.forget(id);
             } else {
                 self.set_timer(id);
@@ -258,21 +268,30 @@ impl Hub {
 
     pub(super) fn set_timer(&mut self, id: RoomId) {
         let kept_ms = self.history_limits(id).kept_ms;
-        self.rooms.set_timer(id, self.now_ms, kept_ms);
+        self.rooms.set_timer(id, self.now_ms, kept_ms, self.retention_ms());
     }
 
     /// Handles a room's timer: frees the memory of a room unused for long enough, or forgets the room.
     fn rest(&mut self, id: RoomId) {
         let kept_ms = self.history_limits(id).kept_ms;
-        let room = &mut self.rooms[id];
-        let idle_ms = self.now_ms.saturating_sub(room.used_ms);
-        if room.is_abandoned() && idle_ms >= kept_ms {
+        let is_retained = self.retains(id);
+        let idle_ms = self.now_ms.saturating_sub(self.rooms[id].used_ms);
+        if self.rooms[id].is_abandoned() && idle_ms >= kept_ms && !is_retained {
             return self.forget(id);
         }
+        if self.rooms[id]
+            .home
+            .as_ref()
+            .is_some_and(|home| home.session_shards > 0 || home.retained_until_ms > 0)
+        {
+            let kept = self.kept_from(id);
+            self.rooms[id].trim(kept);
+        }
+        let room = &mut self.rooms[id];
         if room.is_consumed() && !room.queued && idle_ms >= rooms::REST_MS {
             room.release();
         }
-        if room.is_abandoned() || room.memory() > 0 && room.is_consumed() {
+        if is_retained || room.is_abandoned() || room.memory() > 0 && room.is_consumed() {
             self.set_timer(id);
         }
         self.weigh(id);

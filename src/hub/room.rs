@@ -79,6 +79,17 @@ pub(crate) struct Home {
     pub(crate) times: Times,
     /// Whether the room has members on any shard, as last reported by the hub.
     pub(crate) is_occupied: bool,
+    /// Number of shards that have members with a session.
+    pub(super) session_shards: u32,
+    /// Time in milliseconds until which the room keeps messages for the sessions of former members; 0 without any.
+    pub(super) retained_until_ms: u64,
+}
+
+impl Home {
+    /// Returns whether the room keeps messages for clients with sessions that are away.
+    pub(super) fn retains(&self, now_ms: u64) -> bool {
+        self.session_shards > 0 || now_ms < self.retained_until_ms
+    }
 }
 
 /// Subscription of another shard to a room, kept on the room's home shard.
@@ -121,6 +132,8 @@ pub(crate) struct Room {
     /// Number of members that read the log `compressed`.
     compressed_members: usize,
     pub(crate) members: Vec<Member>,
+    /// Number of members with a session.
+    pub(super) session_members: u32,
     /// State that only the room's home shard keeps. `None` on other shards.
     pub(crate) home: Option<Home>,
     /// Whether `log` follows the room's order: always on the home shard, elsewhere once the snapshot has arrived.
@@ -161,6 +174,7 @@ impl Room {
             compressed: None,
             compressed_members: 0,
             members: Vec::new(),
+            session_members: 0,
             home,
             live,
             queued: false,
@@ -280,10 +294,36 @@ impl Room {
         }
     }
 
-    /// Returns whether the member has no pending messages in this room. True while the room is not live, and for a held
-    /// member.
+    /// Injects a bug: moves the cursor of a member that has got everything back by one message.
+    #[cfg(test)]
+    pub(super) fn repeat_last(&mut self, index: usize, is_resumed: bool) {
+        let (head, first) = (self.log.head(), self.log.first());
+        let member = &mut self.members[index];
+        if is_resumed && self.live && member.cursor == head && first < head {
+            member.cursor -= 1;
+        }
+    }
+
+    /// Returns whether the member at `index` is held: see [`Room::add_held`].
+    pub(super) fn holds(&self, index: usize) -> bool {
+        self.members[index].is_held()
+    }
+
+    /// Gives a held member its position.
+    pub(super) fn seek(&mut self, index: usize, cursor: u64) {
+        debug_assert!(self.holds(index), "only a held member gets a position");
+        self.members[index].cursor = cursor;
+    }
+
+    /// Returns the member's position if it has one: it is not held, and does not wait for the snapshot.
+    pub(super) fn position(&self, index: usize) -> Option<u64> {
+        Some(self.members[index].cursor).filter(|cursor| self.live && *cursor < HELD)
+    }
+
+    /// Returns whether the member has no pending messages in this room. True while the room is not live, for a held
+    /// member, and for a member with a position ahead of this shard's log.
     pub(crate) fn is_current(&self, member: &Member) -> bool {
-        !self.live || member.cursor == self.log.head() || member.is_held()
+        !self.live || member.cursor >= self.log.head()
     }
 
     /// Returns the size of the room's messages that the member has not been sent, in bytes before compression. 0 while
@@ -347,7 +387,7 @@ impl Room {
     /// Returns the number of messages in the log that the member at `index` still has to get.
     pub(crate) fn unread(&self, index: usize) -> u64 {
         let Member { slot, cursor, .. } = self.members[index];
-        if cursor == HELD {
+        if cursor >= self.log.head() {
             return 0;
         }
         let excluded = self.excluded.range((slot, cursor)..=(slot, u64::MAX)).count();
@@ -410,11 +450,10 @@ impl Room {
         self.pass.and_then(|pass| pass.at.checked_sub(1))
     }
 
-    /// Ends the pass and trims frames that neither a member nor the history needs. Returns whether another pass is due,
-    /// because new messages came during the pass or a member waits for one.
-    pub(crate) fn finish_pass(&mut self, lag_window: usize, history: u32, history_bytes: usize) -> bool {
+    /// Ends the pass and trims frames that no member needs, except those from number `kept` on. Returns whether another
+    /// pass is due, because new messages came during the pass or a member waits for one.
+    pub(crate) fn finish_pass(&mut self, lag_window: usize, kept: u64) -> bool {
         let Some(pass) = self.pass.take() else { return std::mem::take(&mut self.revisit) };
-        let kept = self.log.tail(history.into(), history_bytes);
         // Only offered messages count for the window: a member cannot lag behind messages that it was not offered.
         let window = self.log.window_start(self.offered, lag_window as u64);
         let oldest = pass.min_cursor.min(kept).max(window.min(pass.head));
@@ -428,10 +467,15 @@ impl Room {
 
     /// Drops the room's history: trims the frames that no member still needs.
     pub(crate) fn drop_history(&mut self) {
-        // If a pass is in progress, the end of the pass trims the log.
+        self.trim(u64::MAX);
+    }
+
+    /// Trims the frames that no member still needs, except those from number `kept` on. If a pass is in progress, its end
+    /// trims the log.
+    pub(super) fn trim(&mut self, kept: u64) {
         if self.live && self.pass.is_none() {
             let needed = self.members.iter().map(|member| member.cursor).min();
-            let oldest = needed.unwrap_or_else(|| self.log.head());
+            let oldest = needed.unwrap_or(u64::MAX).min(kept);
             self.log.trim(oldest);
             if let Some(compressed) = &mut self.compressed {
                 compressed.trim(oldest);

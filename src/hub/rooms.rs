@@ -49,6 +49,8 @@ pub(crate) struct Rooms {
     by_name: HashMap<Box<str>, RoomId>,
     /// Serial number of the next room to be created.
     next: NonZeroU64,
+    /// Base of the epochs of all rooms.
+    pub(crate) epoch_base: u64,
     /// Rooms that may lose their history, in the order in which they lose it.
     ranks: BTreeMap<Rank, RoomId>,
     /// Sum of the weights of all rooms, in bytes.
@@ -63,6 +65,7 @@ impl Default for Rooms {
             slab: Slab::new(),
             by_name: HashMap::new(),
             next: NonZeroU64::MIN,
+            epoch_base: 0,
             ranks: BTreeMap::new(),
             weight: 0,
             timers: Timers::default(),
@@ -112,6 +115,12 @@ impl Rooms {
     /// Returns the index of the room with this key. `None` if the room was forgotten.
     pub(crate) fn resolve(&self, key: RoomKey) -> Option<RoomId> {
         self.slab.get(key.id as usize).filter(|room| room.key == key).map(|_| key.id)
+    }
+
+    /// Returns the epoch of a room. `None` on a shard that does not know the home shard's key of the room yet.
+    pub(crate) fn epoch(&self, id: RoomId) -> Option<u64> {
+        // A shard never uses a serial number again, and a room's home never changes.
+        self.slab[id as usize].home_key.map(|key| self.epoch_base.wrapping_add(key.serial()))
     }
 
     /// Creates a room whose home is `home_shard`, and returns its index. `home` is present if this shard is the home.
@@ -169,18 +178,23 @@ impl Rooms {
     }
 
     /// Sets the timer of a room whose log can be freed later, or that has no members. Does nothing for other rooms.
-    pub(crate) fn set_timer(&mut self, id: RoomId, now_ms: u64, history_ms: u64) {
+    /// `retention_ms` is the time for which a room with sessions keeps its messages.
+    pub(crate) fn set_timer(&mut self, id: RoomId, now_ms: u64, history_ms: u64, retention_ms: u64) {
         let room = &mut self.slab[id as usize];
         if room.timed {
             return;
         }
-        let resting = room.memory() == 0 || !room.is_consumed();
-        if resting && !room.is_abandoned() {
-            return;
-        }
+        let retained_until_ms = room.home.as_ref().map_or(0, |home| home.retained_until_ms);
+        let has_sessions = room.home.as_ref().is_some_and(|home| home.retains(now_ms));
+        let due_ms = match room.memory() == 0 || !room.is_consumed() {
+            false => room.used_ms + REST_MS,
+            true if room.is_abandoned() => (room.used_ms + history_ms).max(retained_until_ms),
+            // By then the last message is too old for all sessions.
+            true if has_sessions && room.memory() > 0 => room.used_ms + retention_ms,
+            true => return,
+        };
         room.timed = true;
-        let wait_ms = if resting { history_ms } else { REST_MS };
-        self.timers.set(now_ms.max(room.used_ms + wait_ms), room.key);
+        self.timers.set(now_ms.max(due_ms), room.key);
     }
 }
 

@@ -11,6 +11,7 @@ mod model;
 mod options;
 mod passes;
 mod rules;
+mod sessions;
 mod shared;
 
 use std::collections::{HashMap, VecDeque};
@@ -32,6 +33,9 @@ fn options(shard: u16, shards: u16) -> HubOptions {
         max_rooms: 1_000,
         occupancy: true,
         member_reports: false,
+        session_ms: 10_000,
+        ack_ms: 100,
+        max_sessions: 100,
         history_memory: 0,
     }
 }
@@ -52,11 +56,13 @@ struct FrameReader {
     engine: Decompress,
     /// Whether a compressed message may refer to earlier messages (context takeover).
     takeover: bool,
+    /// Payloads of the pings that were read.
+    pings: Vec<Vec<u8>>,
 }
 
 impl FrameReader {
     fn new(window_bits: u8, takeover: bool) -> Self {
-        Self { engine: Decompress::new_with_window_bits(false, window_bits), takeover }
+        Self { engine: Decompress::new_with_window_bits(false, window_bits), takeover, pings: Vec::new() }
     }
 
     /// Returns the payloads of the frames in `bytes`. Panics when a frame is cut off.
@@ -69,11 +75,12 @@ impl FrameReader {
                 short => (2, usize::from(short)),
             };
             let payload = &bytes[header..header + len];
-            all.push(match bytes[0] {
-                0x81 | 0x82 | 0x88 => payload.to_vec(),
-                0xc1 | 0xc2 => self.inflate(payload),
+            match bytes[0] {
+                0x81 | 0x82 | 0x88 => all.push(payload.to_vec()),
+                0x89 => self.pings.push(payload.to_vec()),
+                0xc1 | 0xc2 => all.push(self.inflate(payload)),
                 first => panic!("a frame begins with {first:#x}"),
-            });
+            }
             bytes = &bytes[header + len..];
         }
         all
@@ -111,6 +118,10 @@ fn take_request(
             hub.subscribe(from, room, *subscriber);
         }
         Request::Unsubscribe { .. } => hub.unsubscribe(from, room),
+        Request::Retain { begins, .. } => hub.retain(room, *begins),
+        Request::Range { subscriber, client, position, .. } => {
+            hub.answer_range(from, room, *subscriber, *client, *position);
+        }
         Request::Publish { room: key, kind, origin, .. } => {
             if !hub.has_room(room) && hub.keeps_history(history) {
                 hub.set_history(room, history);
@@ -145,6 +156,12 @@ struct Mesh {
     /// Held clients, which do not read, with their sends in flight.
     held: HashMap<(u16, Slot), Option<Span>>,
     lagged: Vec<(u16, Lagged)>,
+    /// The payloads of the pings that each client received, by shard and slot.
+    pings: HashMap<(u16, Slot), Vec<Vec<u8>>>,
+    /// Replies about sessions that a test has not looked at.
+    replies: Vec<SessionReply>,
+    /// Number of missed messages in each report about a client that continues in a room.
+    resumed: Vec<Option<u64>>,
     /// Histories of rooms that have limits of their own, by room.
     histories: HashMap<String, History>,
 }
@@ -161,6 +178,9 @@ impl Mesh {
             received: HashMap::new(),
             held: HashMap::new(),
             lagged: Vec::new(),
+            pings: HashMap::new(),
+            replies: Vec::new(),
+            resumed: Vec::new(),
             histories: HashMap::new(),
         }
     }
@@ -173,6 +193,10 @@ impl Mesh {
         let hub = &mut self.hubs[shard as usize];
         hub.join(slot, room, history);
         settle_new_rooms(hub, |room| self.histories.get(room).copied());
+        while let Some(resumed) = hub.poll_resumed() {
+            self.resumed.push(resumed.missed);
+            hub.begin_resumed(&resumed, None);
+        }
     }
 
     fn publish(&mut self, shard: u16, room: &str, payload: &str) {
@@ -189,7 +213,10 @@ impl Mesh {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).requests);
             batch.drain(|request, room, payload| {
                 let history = self.histories.get(room).copied();
-                take_request(&mut self.hubs[to], from, &request, room, payload, history);
+                match request {
+                    Request::Session(request) => self.hubs[to].take_session_request(*request),
+                    other => take_request(&mut self.hubs[to], from, &other, room, payload, history),
+                }
             });
         }
     }
@@ -198,7 +225,16 @@ impl Mesh {
     fn bring_deliveries(&mut self, from: u16) {
         for to in 0..self.hubs.len() {
             let mut batch = std::mem::take(&mut self.hubs[from as usize].outgoing(to as u16).deliveries);
-            batch.drain(|delivery, _, frames| take_delivery(&mut self.hubs[to], &delivery, frames));
+            batch.drain(|delivery, _, frames| match delivery {
+                Delivery::Session(reply) => self.replies.push(*reply),
+                Delivery::Range(part) => {
+                    if let Some(resumed) = self.hubs[to].take_range(&part) {
+                        self.resumed.push(resumed.missed);
+                        self.hubs[to].begin_resumed(&resumed, Some((frames, part.frame_lens.len() as u64)));
+                    }
+                }
+                other => take_delivery(&mut self.hubs[to], &other, frames),
+            });
         }
     }
 
@@ -221,7 +257,9 @@ impl Mesh {
                         assert!(in_flight.replace(span).is_none(), "one send at a time");
                     }
                     None => {
-                        self.received.entry((shard, slot)).or_default().extend(payloads(span.bytes()));
+                        let mut reader = FrameReader::new(15, false);
+                        self.received.entry((shard, slot)).or_default().extend(reader.payloads(span.bytes()));
+                        self.pings.entry((shard, slot)).or_default().extend(reader.pings);
                         drop(span);
                         hub.sent(slot);
                     }

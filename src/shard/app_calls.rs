@@ -112,7 +112,11 @@ impl<B: Backend> Shard<B> {
 
     /// Calls a handler of the application for a client. If the handler panics, only this client is closed, with code
     /// 1011.
-    fn with_client(&mut self, slot: Slot, handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId)) {
+    pub(super) fn with_client(
+        &mut self,
+        slot: Slot,
+        handler: impl FnOnce(&mut dyn App, &mut Context<'_>, ClientId),
+    ) {
         let client = self.hub.client(slot);
         let handle = |app: &mut dyn App, context: &mut Context<'_>| {
             context.caller = ClientNumber::of(client);
@@ -159,6 +163,7 @@ impl<B: Backend> Shard<B> {
         let result = catch_unwind(AssertUnwindSafe(|| handler(app, &mut context)));
         let result = self.unless_panicked(result);
         self.settle_new_rooms();
+        self.settle_resumed();
         self.charge_replays();
         while let Some(slot) = self.context.tokens.renewed.pop() {
             self.set_deadline(slot, self.settings.ping_ms);

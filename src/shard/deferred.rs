@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::error;
 
-use crate::app::{Answer, Note};
+use crate::app::{self, Answer, Claims, Note};
 use crate::chunk::Counted;
 use crate::hub::Slot;
 use crate::io::Backend;
@@ -12,7 +12,7 @@ use crate::protocol::Request;
 use crate::publisher::Ticket;
 
 use super::Shard;
-use super::connection::Phase;
+use super::connection::{Liveness, Phase};
 use super::flow::Pause;
 use super::requests::{Answered, Asked, failed};
 
@@ -23,18 +23,34 @@ pub(super) struct Deferred {
     number: u64,
     /// Address of the connection before the request: a trusted proxy's, if the request named its client.
     proxy: Option<IpAddr>,
-    waits: Waits,
+    pub(super) waits: Waits,
     /// The memory of `waits`.
     _counted: Counted,
 }
 
+impl Deferred {
+    /// Returns whether the request waits for its session, which was asked for with this number.
+    pub(super) fn waits_for_session(&self, number: u64) -> bool {
+        self.number == number && matches!(self.waits, Waits::Session { .. })
+    }
+}
+
 /// The part of a request that its answer needs.
 #[derive(Debug)]
-enum Waits {
+pub(super) enum Waits {
     /// An ordinary request.
     Request { head_only: bool, keep_alive: bool },
     /// A WebSocket handshake, with the head of its request.
     Handshake(Box<[u8]>),
+    /// A WebSocket handshake that the application has answered, and that waits for its session.
+    Session { head: Box<[u8]>, pending: Box<Pending> },
+}
+
+/// A WebSocket that opens when its session is there.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) upgrade: app::Upgrade,
+    pub(super) claims: Option<Claims>,
 }
 
 impl<B: Backend> Shard<B> {
@@ -50,10 +66,19 @@ impl<B: Backend> Shard<B> {
             Some(_) => Waits::Handshake(request.head().into()),
             None => Waits::Request { head_only: request.is_head(), keep_alive: request.keep_alive },
         };
+        self.wait(slot, ticket.number, proxy, waits)
+    }
+
+    /// Lets a request with this number wait.
+    pub(super) fn wait(&mut self, slot: Slot, number: u64, proxy: Option<IpAddr>, waits: Waits) -> Answered {
         let mut counted = Counted::default();
-        counted.set(size_of::<Deferred>() + if let Waits::Handshake(head) = &waits { head.len() } else { 0 });
+        let head_len = match &waits {
+            Waits::Request { .. } => 0,
+            Waits::Handshake(head) | Waits::Session { head, .. } => head.len(),
+        };
+        counted.set(size_of::<Deferred>() + head_len);
         self.set_phase(slot, Phase::Answering);
-        self.deferred.insert(slot, Deferred { number: ticket.number, proxy, waits, _counted: counted });
+        self.deferred.insert(slot, Deferred { number, proxy, waits, _counted: counted });
         Answered::Later
     }
 
@@ -61,7 +86,10 @@ impl<B: Backend> Shard<B> {
     /// has an answer.
     pub(super) fn take_answer(&mut self, ticket: Ticket, answer: Note) {
         let Ticket { slot, number } = ticket;
-        if self.deferred.get(&slot).is_none_or(|deferred| deferred.number != number) {
+        let is_asked = |deferred: &Deferred| {
+            deferred.number == number && !matches!(deferred.waits, Waits::Session { .. })
+        };
+        if !self.deferred.get(&slot).is_some_and(is_asked) {
             return;
         }
         let Some(Deferred { proxy, waits, .. }) = self.deferred.remove(&slot) else { return };
@@ -85,6 +113,7 @@ impl<B: Backend> Shard<B> {
                 Some(request) => shard.conclude(slot, Asked::by(&request), answer),
                 None => Answered::Ended,
             },
+            Waits::Session { .. } => unreachable!("only a session's home answers this request"),
         });
     }
 
@@ -93,6 +122,10 @@ impl<B: Backend> Shard<B> {
     pub(super) fn conclude_later(&mut self, slot: Slot, conclude: impl FnOnce(&mut Self) -> Answered) {
         self.set_phase(slot, Phase::Idle);
         let answered = conclude(self);
+        if matches!(answered, Answered::Later) {
+            // The handshake waits for its session.
+            return;
+        }
         let mut protocol = std::mem::take(&mut self.connections[slot as usize].protocol);
         self.memory.unfinished -= protocol.memory();
         self.follow(slot, &mut protocol, answered);
@@ -100,5 +133,9 @@ impl<B: Backend> Shard<B> {
         self.connections[slot as usize].protocol = protocol;
         self.pause_if_unread(slot);
         self.resume(slot, Pause::Answer);
+        if self.is_open(slot) && self.connections[slot as usize].liveness == Liveness::Ended {
+            // The client ended its stream while its handshake waited.
+            self.ended(slot);
+        }
     }
 }

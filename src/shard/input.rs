@@ -220,7 +220,12 @@ impl<B: Backend> Shard<B> {
                 break;
             };
             let taken = before - input.len();
-            is_over |= self.charge(slot, 1, taken);
+            // The answer to a ping for a session costs the client nothing: the server sets the pace of these pings.
+            let is_answer =
+                matches!(event, protocol::ProtocolEvent::Pong(payload) if self.hub.pong(slot, payload));
+            if !is_answer {
+                is_over |= self.charge(slot, 1, taken);
+            }
             match event {
                 protocol::ProtocolEvent::Request(request) => {
                     let answered = self.answer(slot, &request);
@@ -389,9 +394,11 @@ impl<B: Backend> Shard<B> {
         self.connections[slot as usize].liveness = Liveness::Ended;
         self.count_end(slot, if has_code { code.0 } else { NO_CODE });
         if self.is_open(slot) {
+            self.hub.say_goodbye(slot);
             let frame = if has_code { close_frame(code, "") } else { vec![0x88, 0] };
             self.end(slot, true, &frame);
         } else {
+            self.hub.acknowledge_end(slot, code.0);
             self.finish_closing(slot);
         }
     }

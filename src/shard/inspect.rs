@@ -3,7 +3,7 @@
 use super::connection::Liveness;
 use super::flow::Pause;
 use super::*;
-use crate::hub::Batch;
+use crate::hub::{Batch, SessionCounts};
 use crate::io::Uring;
 use crate::io::uring::Kernel;
 use crate::publisher::Hall;
@@ -50,6 +50,10 @@ impl<K: Kernel> Shard<Uring<K>> {
     /// Loses members from unfinished lists: a fault that the simulation injects.
     pub(crate) fn lose_members(&mut self) {
         self.context.lists.lose_members();
+    }
+
+    pub(crate) fn session_counts(&self) -> SessionCounts {
+        self.hub.session_counts()
     }
 
     pub(crate) fn hub(&mut self) -> &mut Hub {
@@ -105,6 +109,8 @@ impl<K: Kernel> Shard<Uring<K>> {
             ("lists of members", self.context.lists.len()),
             ("questions for users", self.context.user_questions.waiting()),
             ("users", self.hub.user_entries()),
+            ("sessions of clients", self.hub.linked()),
+            ("sessions", self.hub.session_entries()),
             ("clients paused for memory", self.memory.paused()),
             ("held bytes", self.flow.held_bytes()),
             ("bytes of unfinished messages", self.memory.unfinished),

@@ -323,6 +323,7 @@ impl<B: Backend> Shard<B> {
 
     /// Pings a client that was silent for the ping interval, and closes a client that did not answer a ping in time.
     fn check_answer(&mut self, slot: Slot) {
+        let is_catching_up = self.is_catching_up(slot);
         let connection = &mut self.connections[slot as usize];
         let silent_ms = self.now_ms - connection.heard_ms;
         let waits = [Pause::Congestion, Pause::Share, Pause::Memory];
@@ -333,16 +334,32 @@ impl<B: Backend> Shard<B> {
         } else if connection.flow.is_paused(Pause::Rate) {
             // The client's pong may lie in the socket, from which the shard receives nothing. If the client is gone,
             // this ping cannot be delivered, and the connection fails.
-            self.send_control(slot, Opcode::Ping, b"");
+            self.ping(slot);
             self.set_deadline(slot, self.settings.ping_ms);
+        } else if connection.liveness == Liveness::Pinged && is_catching_up {
+            self.set_deadline(slot, self.settings.pong_ms);
         } else if connection.liveness == Liveness::Pinged {
             self.begin_closing(slot, false, CloseCode::POLICY, "no answer to a ping");
         } else if silent_ms < self.settings.ping_ms {
             self.set_deadline(slot, self.settings.ping_ms - silent_ms);
         } else {
             connection.liveness = Liveness::Pinged;
-            self.send_control(slot, Opcode::Ping, b"");
+            self.ping(slot);
             self.set_deadline(slot, self.settings.pong_ms);
+        }
+    }
+
+    /// Returns whether a client with a session takes bytes that go before its ping, such as the messages of a room that it
+    /// has missed. It could not answer earlier, and would get the same messages again after it returned.
+    fn is_catching_up(&self, slot: Slot) -> bool {
+        self.hub.has_session(slot)
+            && self.stalled_ms(slot).is_some_and(|stalled_ms| stalled_ms < self.settings.pong_ms)
+    }
+
+    /// Pings a client, to find out whether it is alive.
+    fn ping(&mut self, slot: Slot) {
+        if !self.hub.ping_session(slot) {
+            self.send_control(slot, Opcode::Ping, b"");
         }
     }
 }

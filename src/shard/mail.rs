@@ -195,6 +195,11 @@ impl<B: Backend> Shard<B> {
                 });
             }
             Request::Member { client, is_here, .. } => self.tell_member(room, client, is_here, payload),
+            Request::Retain { begins, .. } => self.hub.retain(room, begins),
+            Request::Range { subscriber, client, position, .. } => {
+                self.hub.answer_range(from, room, subscriber, client, position);
+            }
+            Request::Session(request) => self.hub.take_session_request(*request),
             Request::Note(note) => {
                 self.with_app(|app, context| app.on_ask(context, note));
             }
@@ -264,6 +269,8 @@ impl<B: Backend> Shard<B> {
                     });
                 }
             }
+            Delivery::Range(part) => self.take_range(&part, frames),
+            Delivery::Session(reply) => self.take_session_reply(*reply),
             Delivery::Note(note) => {
                 self.with_app(|app, context| app.on_tell(context, note));
             }

@@ -86,6 +86,13 @@ impl<B: Backend> Shard<B> {
         stats.short_of_memory.set(self.memory.paused() as u64);
         stats.ring_overflows.set(usage.ring_overflows);
         stats.starved.set(usage.starved);
+        let sessions = self.hub.session_counts();
+        stats.sessions.set(self.hub.session_entries() as u64);
+        stats.sessions_detached.set(sessions.detached);
+        stats.sessions_resumed.set(sessions.resumed);
+        stats.sessions_expired.set(sessions.expired);
+        stats.replayed.set(sessions.replayed);
+        stats.missed.set(sessions.missed);
         let tls = self.transport.tls_usage();
         stats.tls_handshakes.set(tls.handshakes);
         stats.tls_resumed.set(tls.resumed);

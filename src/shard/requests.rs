@@ -4,7 +4,7 @@ use std::any::Any;
 
 use tracing::error;
 
-use crate::app::{self, Answer, Claims, HttpRequest, Opening, TokenInUse};
+use crate::app::{self, Answer, Claims, HttpRequest, Opening, Resumption, TokenInUse};
 use crate::config::Compression;
 use crate::hub::Slot;
 use crate::io::{Backend, Close};
@@ -35,6 +35,8 @@ pub(super) struct Upgrade {
     pub(super) claims: Option<Claims>,
     /// Value that the application's `on_request` has for its `on_open`.
     pub(super) value: Option<Box<dyn Any + Send>>,
+    /// The session that the client continues.
+    pub(super) resumption: Option<Resumption>,
 }
 
 /// The part of a request that decides about the form of its answer.
@@ -104,10 +106,10 @@ impl<B: Backend> Shard<B> {
     /// Does what an answer asks of the connection and its protocol. `protocol` is the connection's, taken out of it.
     pub(super) fn follow(&mut self, slot: Slot, protocol: &mut Protocol, answered: Answered) {
         match answered {
-            Answered::Upgraded(Upgrade { room, query, agreement, claims, value }) => {
+            Answered::Upgraded(Upgrade { room, query, agreement, claims, value, resumption }) => {
                 protocol.upgrade(agreement);
                 let (query, claims) = (query.as_deref(), claims.as_ref());
-                self.opened(slot, Opening { room: &room, query, claims, value });
+                self.opened(slot, Opening { room: &room, query, claims, value, resumption });
             }
             Answered::Kept => protocol.answered(),
             Answered::Ended => protocol.discard(),
@@ -144,9 +146,8 @@ impl<B: Backend> Shard<B> {
 
     /// Opens the WebSocket that a request asks for, unless the client's token does not allow its room.
     fn upgrade(&mut self, slot: Slot, request: &Request<'_>, upgrade: app::Upgrade) -> Answered {
-        let app::Upgrade { room, subprotocol, value } = upgrade;
-        let Some(key) = &request.upgrade else { return Answered::Ended };
-        if let Some(chosen) = &subprotocol
+        let mut upgrade = upgrade;
+        if let Some(chosen) = &upgrade.subprotocol
             && !request.subprotocols().any(|offered| offered == chosen)
         {
             error!(
@@ -155,17 +156,35 @@ impl<B: Backend> Shard<B> {
             );
             return self.conclude(slot, Asked::by(request), failed());
         }
-        let claims = match self.claims(slot, request, &room) {
+        let claims = match self.claims(slot, request, &upgrade.room) {
             Ok(claims) => claims,
             Err((why, refusal)) => return self.refuse(slot, why, &refusal),
         };
+        match upgrade.session.take().filter(|_| self.settings.has_sessions) {
+            Some(id) => self.ask_for_session(slot, request, upgrade, (claims, &id)),
+            None => self.complete_upgrade(slot, request, upgrade, claims, None),
+        }
+    }
+
+    /// Opens the WebSocket that a request asks for, with the claims of its client's token and the session that the client
+    /// continues.
+    pub(super) fn complete_upgrade(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        upgrade: app::Upgrade,
+        claims: Option<Claims>,
+        resumption: Option<Resumption>,
+    ) -> Answered {
+        let app::Upgrade { room, subprotocol, value, .. } = upgrade;
+        let Some(key) = &request.upgrade else { return Answered::Ended };
         self.journal.answered(slot, 101);
         let agreement = self.agree(slot, request);
         let mut response = Vec::new();
         switching_protocols(key, agreement.as_ref(), subprotocol.as_deref(), &mut response);
         self.hub.send_response(slot, &[&response]);
         let query = request.query.map(str::to_owned);
-        Answered::Upgraded(Upgrade { room, query, agreement, claims, value })
+        Answered::Upgraded(Upgrade { room, query, agreement, claims, value, resumption })
     }
 
     /// Sends a response: a head that `encode_head` appends to a buffer, and a body. The connection then waits for the

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) memory: MemoryPart,
     pub(crate) pace: Pace,
     pub(crate) lag_policy: LagPolicy,
+    /// Whether clients may have sessions.
+    pub(crate) has_sessions: bool,
     pub(crate) handshake_ms: u64,
     pub(crate) message_ms: u64,
     /// Time in milliseconds for which a connection waits for its next HTTP request. 0: every response ends its
@@ -90,6 +92,7 @@ impl Settings {
                 bytes: options.byte_rate.unwrap_or(bytes),
             },
             lag_policy: options.lag_policy,
+            has_sessions: !options.session_seconds.is_zero(),
             handshake_ms: millis(options.handshake_seconds),
             message_ms: millis(options.message_seconds),
             keep_alive_ms: millis(options.keep_alive_seconds),
@@ -127,6 +130,12 @@ pub(crate) fn hub_options(options: &Options, id: ShardId, app: &dyn App) -> hub:
         max_rooms: options.max_rooms_per_connection as usize,
         occupancy: app.watches_occupancy(),
         member_reports: app.watches_members(),
+        session_ms: millis(options.session_seconds),
+        ack_ms: millis(options.ack_interval),
+        max_sessions: match options.max_sessions as usize {
+            0 => usize::MAX,
+            most => most.div_ceil(usize::from(id.count)),
+        },
         history_memory: {
             let wanted = match usize::try_from(options.history_memory).unwrap_or(usize::MAX) {
                 0 => usize::MAX,
@@ -168,6 +177,7 @@ impl<B: Backend> Shard<B> {
         let id = self.settings.id;
         self.settings = Settings::new(&options, id, &*self.app);
         self.context.tokens.verifier.clone_from(&self.settings.verifier);
+        self.context.skips_lagged = self.settings.lag_policy == LagPolicy::Skip;
         self.reader.set_limits(self.settings.limits);
         self.hub.set_options(hub_options(&options, id, &*self.app));
     }

@@ -3,6 +3,7 @@
 mod flow;
 mod memory;
 mod pauses;
+mod sessions;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -97,6 +98,9 @@ fn shards(count: u16) -> Vec<Shard<Quiet>> {
             max_rooms: 1_000,
             occupancy: true,
             member_reports: false,
+            session_ms: 10_000,
+            ack_ms: 100,
+            max_sessions: 100,
             history_memory: 0,
         });
         let app = Box::<Relay>::default();

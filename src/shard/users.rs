@@ -34,6 +34,7 @@ impl<B: Backend> Shard<B> {
                     }
                 }
                 self.settle_new_rooms();
+                self.settle_resumed();
                 self.charge_replays();
             }
             (UserAction::Leave, room) => {

@@ -13,6 +13,7 @@ use super::lodge::{CLOSED, Stays};
 use super::lounge::{self, Subscriptions};
 use super::net::{NARROW, Net};
 use super::outside::{self, Outside};
+use super::returns::{Returns, SessionRules};
 use super::truth::{Application, BOOM, HUSH, Line, Truth, kind_of, payload};
 use super::users::{OUTCAST, USERS};
 
@@ -64,6 +65,8 @@ pub(super) struct Rules {
     pub(super) has_little_memory: bool,
     /// Whether the server shuts down and accepts no new connections.
     pub(super) is_stopping: bool,
+    /// The rules for sessions. `None` in a run without sessions.
+    pub(super) sessions: Option<SessionRules>,
 }
 
 pub(super) struct Client {
@@ -89,11 +92,19 @@ pub(super) struct Client {
     boomed: bool,
     said_goodbye: bool,
     visits: usize,
+    /// The client's session, in a run with sessions.
+    returns: Option<Returns>,
 }
 
 impl Client {
+    /// Makes a client with a session, which is number `client` of all clients.
+    pub(super) fn returning(character: Character, client: usize) -> Self {
+        Self { returns: Some(Returns::new(client)), ..Self::new(character) }
+    }
+
     pub(super) fn new(character: Character) -> Self {
         Self {
+            returns: None,
             character,
             state: ClientState::Away,
             conn: None,
@@ -138,7 +149,8 @@ impl Client {
     }
 
     fn connect(&mut self, net: &mut Net, rules: &Rules) -> bool {
-        if self.visits == 4 {
+        let most = if rules.sessions.is_some() { 20 } else { 4 };
+        if self.visits == most {
             return false;
         }
         let room = net.random.below(rules.rooms.len());
@@ -149,13 +161,19 @@ impl Client {
     /// Connects the client to a random shard, with a request for `room`.
     pub(super) fn go_to(&mut self, net: &mut Net, rules: &Rules, room: &str) {
         let visits = self.visits + 1;
-        *self = Self { visits, ..Self::new(self.character) };
+        let mut returns = self.returns.take();
+        if let (Some(returns), Some(hearing)) = (&mut returns, self.hearing.take()) {
+            returns.keep(hearing, net.now_ms);
+        }
+        *self = Self { visits, returns, ..Self::new(self.character) };
         let address = net.random.below(rules.addresses) as u8;
         let peer = SocketAddr::from(([10, 0, 0, address], 1_000 + net.conns.len() as u16));
         let shard = net.random.below(rules.shards);
         self.conn = Some(net.connect(shard, peer));
         self.serial = net.conns.len() as u64;
-        self.hearing = Some(Hearing::new(rules.application, self.serial, room));
+        let serial = self.serial;
+        let returned = self.returns.as_mut().and_then(|returns| returns.take(room, serial));
+        self.hearing = Some(returned.unwrap_or_else(|| Hearing::new(rules.application, serial, room)));
         self.state = ClientState::Request;
         self.offer = net.random.once_in(2).then(|| Offer::any(&mut net.random));
         let extensions = self.offer.map_or(String::new(), Offer::header);
@@ -164,7 +182,10 @@ impl Client {
         let line = if rude { net.random.pick(&["\u{1}\u{2}", "POST / HTTP/1.1\r\n", "GET"]) } else { "" };
         let path = match rules.application {
             Application::Pusher => lounge::PATH.to_owned(),
-            _ => format!("/room/{room}"),
+            _ => match &self.returns {
+                Some(returns) => format!("/room/{room}?session={}", returns.id()),
+                None => format!("/room/{room}"),
+            },
         };
         let request = format!(
             "{line}GET {path} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -184,6 +205,10 @@ impl Client {
         if self.ended || self.said_goodbye || self.out.len() > 4_000 {
             return false;
         }
+        if self.returns.is_some() && net.random.once_in(10) {
+            self.drop_out(net, conn);
+            return true;
+        }
         match self.character {
             Character::Silent => return false,
             Character::Fickle if net.random.once_in(8) => self.say_goodbye(net),
@@ -193,6 +218,17 @@ impl Client {
             _ => self.speak(net, rules),
         }
         true
+    }
+
+    /// Ends the connection in any way. The client returns with its session.
+    fn drop_out(&mut self, net: &mut Net, conn: usize) {
+        match net.random.below(4) {
+            0 => self.say_goodbye(net),
+            1 => self.end(net, conn),
+            2 => self.reset(net, conn),
+            // The server notices when a ping is not answered, or when the client returns.
+            _ => self.forget(),
+        }
     }
 
     fn speak(&mut self, net: &mut Net, rules: &Rules) {
@@ -407,6 +443,12 @@ impl Client {
             if head.starts_with("HTTP/1.1 101 ") {
                 self.state = ClientState::Open;
                 self.agree(head, net.fault);
+                if let (Some(returns), Some(sessions)) = (&self.returns, rules.sessions)
+                    && returns.may_be_forgotten(net.now_ms, sessions)
+                    && let Some(hearing) = &mut self.hearing
+                {
+                    hearing.forget();
+                }
             } else {
                 let is_error = head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 5");
                 assert!(is_error, "a response: {head:?}");
@@ -478,6 +520,9 @@ impl Client {
         if let Some(count) = missed {
             return hearing.miss(count);
         }
+        if notice == "messages missed" {
+            return hearing.forget();
+        }
         // A change of name is a message of the room, not a notice.
         if rules.application != Application::Chat || notice.is_empty() || notice.contains(" is now ") {
             return self.heard(net, rules, truth, Line { kind: Kind::Text, bytes });
@@ -509,6 +554,10 @@ impl Client {
         let reads = !matches!(self.character, Character::Slow | Character::Deaf);
         let allowed = match code {
             None | Some(1000) => self.said_goodbye || self.broke_rules,
+            Some(4001) if let Some(sessions) = rules.sessions => {
+                self.told_missed(reason);
+                sessions.is_lossy
+            }
             Some(1001) => rules.is_stopping,
             Some(1002 | 1007 | 1009) => self.broke_rules,
             Some(1008) if reason == "banned" => self.stays.user.may_be(OUTCAST) || rules.skips,
@@ -532,6 +581,15 @@ impl Client {
             self.out.extend(frames::encode(&mut net.random, 8, true, &code));
         }
         self.ended = true;
+    }
+
+    /// Handles the report that the client has missed messages, in a close frame.
+    fn told_missed(&mut self, reason: &str) {
+        let Some(hearing) = &mut self.hearing else { return };
+        match reason.strip_prefix("missed ").and_then(|count| count.parse().ok()) {
+            Some(count) => hearing.miss(count),
+            None => hearing.forget(),
+        }
     }
 
     fn stream_ended(&mut self, net: &mut Net, conn: usize, rules: &Rules) {

@@ -43,6 +43,16 @@ pub(super) enum Fault {
     EarlyStart,
     /// Fault: `app` loses a member of a room while the list waits for other shards.
     LostMember,
+    /// Fault: `hub` takes positions as acknowledged when their ping is sent.
+    AckedEarly,
+    /// Fault: `hub` takes positions as acknowledged when messages are handed out.
+    AckedSent,
+    /// Fault: `hub` loses a message of each session that has no client.
+    LostEntry,
+    /// Fault: `hub` does not keep messages for clients that are away.
+    ForgottenSessions,
+    /// Fault: `hub` sends a client that continues in a room its last message once more.
+    OverlappingRange,
     /// Fault: `shard` agrees to context takeover by the client, but remembers none of the client's messages.
     ForgottenContext,
     /// Fault: `shard` does not release the memory of compression windows when their connection closes.
@@ -84,6 +94,10 @@ pub(super) fn end_turn(
         Some(Fault::ReversedMemberReport) => shard.hub().reverse_member_report(),
         Some(Fault::ForgottenUser) => shard.hub().forget_users(),
         Some(Fault::EarlyStart) => shard.hub().start_held_members(),
+        Some(Fault::AckedEarly) => shard.hub().acknowledge_pings(),
+        Some(Fault::AckedSent) => shard.hub().acknowledge_sends(),
+        Some(Fault::ForgottenSessions) => shard.hub().forget_retention(),
+        Some(Fault::OverlappingRange) => shard.hub().rewind_new_sessions(),
         Some(Fault::LostMember) => shard.lose_members(),
         Some(Fault::StaleNumbers) => shard.hub().misnumber_compressed_logs(),
         _ => {}
@@ -99,6 +113,7 @@ pub(super) fn end_turn(
             let closed = shard.stats().closed.get() - closed;
             (0..closed).for_each(|_| admission.leave(None, Place::Uncounted));
         }
+        Some(Fault::LostEntry) => shard.hub().lose_entries(),
         Some(Fault::DroppedBatch) => shard.drop_stuck_requests(),
         Some(Fault::NeverResumed) => shard.forget_paused(),
         _ => {}

@@ -17,6 +17,11 @@ pub(super) struct Hearing {
     missed: usize,
     /// Number of messages that the server skipped before a message that came.
     left_out: usize,
+    /// Position of the first message that the client got before it returned.
+    earliest: Option<usize>,
+    /// Position up to which the client has heard everything, or was told of the loss, before it returned with its session.
+    /// The next message that comes must not be behind it. `None` unless the client has just returned.
+    limit: Option<usize>,
     /// Number of the first message that the client sent after it learned that it is in the stream.
     since: u64,
 }
@@ -30,7 +35,18 @@ impl Hearing {
             }
         };
         let (stream, unplaced) = (Some(stream), Vec::new());
-        Self { application, serial, stream, heard, unplaced, missed: 0, left_out: 0, since: 0 }
+        Self {
+            application,
+            serial,
+            stream,
+            heard,
+            unplaced,
+            missed: 0,
+            left_out: 0,
+            earliest: None,
+            limit: None,
+            since: 0,
+        }
     }
 
     /// Records that the client is in another room, after it sent `said` messages.
@@ -38,10 +54,32 @@ impl Hearing {
         *self = Self { since: said, ..Self::new(self.application, self.serial, room) };
     }
 
+    /// Returns the name of the stream, if it is known.
+    pub(super) fn stream(&self) -> Option<&str> {
+        self.stream.as_deref()
+    }
+
+    /// Returns the view of a client that returns with its session, on another connection.
+    pub(super) fn resumed(self, serial: u64) -> Self {
+        let (first, limit) = match (self.heard, self.limit) {
+            (Some((first, next)), _) => (Some(first), Some(next)),
+            (None, limit) => (self.earliest, limit),
+        };
+        let stream = self.stream.unwrap_or_default();
+        Self { earliest: first, limit, missed: self.missed, ..Self::new(self.application, serial, &stream) }
+    }
+
+    /// Records that the server does not know what the client has missed.
+    pub(super) fn forget(&mut self) {
+        (self.limit, self.earliest) = (None, None);
+        self.unplaced.clear();
+    }
+
     /// Records that the server reported `count` missed messages.
     pub(super) fn miss(&mut self, count: usize) {
         self.unplaced.clear();
         self.missed += count;
+        self.limit = self.limit.map(|limit| limit + count);
         match self.application {
             Application::Relay => self.heard = self.heard.map(|(first, next)| (first, next + count)),
             // Messages that were echoed in the same turn may come before the report.
@@ -85,8 +123,14 @@ impl Hearing {
             "connection {serial}, {first} of {stream}"
         );
         self.unplaced.clear();
+        if let Some(limit) = self.limit.take() {
+            assert!(
+                first <= limit,
+                "connection {serial} returned and got {first} of {stream} after {limit} messages"
+            );
+        }
         self.stream = Some(stream.clone());
-        self.heard = Some((first, next));
+        self.heard = Some((self.earliest.unwrap_or(first).min(first), next));
     }
 
     /// Returns the stream and the position of the first message that the client got. Without any message, the position
@@ -116,6 +160,14 @@ impl Hearing {
             None => {
                 let is_newest = truth.lines(stream).ends_with(&self.unplaced);
                 assert!(is_newest, "connection {serial} has not got the end of {stream}");
+                if let Some(limit) = self.limit {
+                    let first = len - self.unplaced.len();
+                    assert!(
+                        first <= limit,
+                        "connection {serial} returned and lacks messages of {stream} from {limit}"
+                    );
+                    return;
+                }
                 let own = truth.said(serial, self.since, Some(stream));
                 assert!(own <= self.missed, "connection {serial} has heard nothing, not even itself");
             }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fault::Fault;
-use super::world::{Outcome, run, run_in_many_rooms, run_pusher, run_with_fault, run_with_reloads};
+use super::world::{
+    Outcome, run, run_in_many_rooms, run_pusher, run_with_fault, run_with_reloads, run_with_sessions,
+};
 
 const FIXED: u64 = 2_000;
 const FRESH: u64 = 500;
@@ -146,6 +148,28 @@ fn seeds_with_pusher() {
     assert!(with_lists >= FRESH / 4 || count < FRESH);
 }
 
+/// Runs seeds with clients that return with their sessions. The variables of [`fresh_seeds`] set the number of seeds and the
+/// first one.
+#[test]
+fn seeds_with_sessions() {
+    let first = variable("UPROAR_SIM_FROM").unwrap_or(0);
+    let count = variable("UPROAR_SIM_RUNS").unwrap_or(FRESH);
+    let run = |seed| run_with_sessions(seed, None);
+    let outcomes = run_seeds_with(run, replay("seeds_with_sessions"), first, count);
+    let seeds_with =
+        |count: fn(&Outcome) -> u64| outcomes.iter().filter(|outcome| count(outcome) > 0).count();
+    let often = [
+        ("heard messages", seeds_with(|outcome| outcome.heard)),
+        ("continued sessions", seeds_with(|outcome| outcome.resumed)),
+        ("sent messages again", seeds_with(|outcome| outcome.replayed)),
+        ("missed messages", 5 * seeds_with(|outcome| outcome.missed)),
+    ];
+    println!("{often:?}");
+    for (what, seeds) in often {
+        assert!(seeds as u64 >= FRESH / 4 || count < FRESH, "{seeds} of {count} seeds {what}");
+    }
+}
+
 /// Runs the seed in `UPROAR_SIM_SEED` and prints all events of the run.
 #[test]
 fn one() {
@@ -172,7 +196,16 @@ fn is_caught(fault: Fault, within: u64) {
             | Fault::ForgottenUser
             | Fault::LostMember
     );
+    let needs_sessions = matches!(
+        fault,
+        Fault::AckedEarly
+            | Fault::AckedSent
+            | Fault::LostEntry
+            | Fault::ForgottenSessions
+            | Fault::OverlappingRange
+    );
     let run = |seed| match needs_rooms {
+        _ if needs_sessions => run_with_sessions(seed, Some(fault)),
         _ if fault == Fault::EarlyStart => run_pusher(seed, Some(fault)),
         true => run_in_many_rooms(seed, Some(fault)),
         false => run_with_fault(seed, fault),
@@ -215,6 +248,11 @@ faults! {
     catches_forgotten_users: ForgottenUser within 200,
     catches_a_lost_member: LostMember within 200,
     catches_a_held_member_that_starts_early: EarlyStart within 200,
+    catches_a_ping_that_acknowledges: AckedEarly within 200,
+    catches_a_send_that_acknowledges: AckedSent within 200,
+    catches_a_lost_entry_of_a_session: LostEntry within 200,
+    catches_messages_not_kept_for_sessions: ForgottenSessions within 200,
+    catches_a_range_that_overlaps_the_head: OverlappingRange within 200,
     catches_a_context_forgotten: ForgottenContext within 500,
     catches_memory_of_windows_lost: LostContext within 500,
 }

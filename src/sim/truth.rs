@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::app::{
     Answer, App, Chat, ClientId, Context, Echo, HttpRequest, Incoming, Kind, Members, Note, Opening, Pusher,
-    Relay, User, publish_as_backend,
+    Relay, ResumedRoom, User, publish_as_backend,
 };
 
 use super::asker::{self, Deferred};
@@ -348,6 +348,10 @@ impl App for Watch {
 
     fn on_lag(&mut self, context: &mut Context<'_>, client: ClientId, missed: u64) {
         self.inner.on_lag(context, client, missed);
+    }
+
+    fn on_resumed(&mut self, context: &mut Context<'_>, client: ClientId, resumed: ResumedRoom<'_>) {
+        self.inner.on_resumed(context, client, resumed);
     }
 
     fn watches_occupancy(&self) -> bool {

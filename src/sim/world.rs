@@ -26,6 +26,7 @@ use super::lounge;
 use super::net::Net;
 use super::outside::Outside;
 use super::random::Random;
+use super::returns::SessionRules;
 use super::truth::{Application, Truth, Watch};
 
 const PING_MS: u64 = 3_000;
@@ -136,6 +137,10 @@ pub(super) struct Outcome {
     pub(super) lists: u64,
     /// Number of answers with a user's clients that were compared with the true clients.
     pub(super) compared_users: u64,
+    /// Number of sessions that were continued, of messages that were sent again for them, and of missed ones.
+    pub(super) resumed: u64,
+    pub(super) replayed: u64,
+    pub(super) missed: u64,
 }
 
 /// Runs the simulation with a seed to its end.
@@ -189,6 +194,24 @@ pub(super) fn run_pusher(seed: u64, fault: Option<Fault>) -> Outcome {
     play_out(World::with(seed, false, fault, Some(Application::Pusher)))
 }
 
+/// Runs the simulation with a seed, with clients that return with their sessions, and with an injected fault if there is
+/// one.
+///
+/// # Panics
+/// If a check fails.
+pub(super) fn run_with_sessions(seed: u64, fault: Option<Fault>) -> Outcome {
+    let mut random = Random::new(seed ^ 0x5e55);
+    let is_lossy = random.once_in(2);
+    let session_ms = if is_lossy { random.pick(&[500, 5_000]) } else { 60_000 };
+    let sessions = SessionRules { session_ms, is_lossy };
+    let mut world = World::with_rules(seed, false, fault, Some(Application::Relay), Some(sessions));
+    // A room may keep messages that no newcomer gets.
+    world.keeps_history = false;
+    world.steps = random.between(2_000, 6_000);
+    world.clients.truncate(6);
+    play_out(world)
+}
+
 fn play_out(mut world: World) -> Outcome {
     world.play();
     if world.random.once_in(4) {
@@ -217,6 +240,17 @@ impl World {
 
     /// Creates a world with this application. Without it the seed decides.
     fn with(seed: u64, verbose: bool, fault: Option<Fault>, application: Option<Application>) -> Self {
+        Self::with_rules(seed, verbose, fault, application, None)
+    }
+
+    /// Creates a world in which clients have sessions, if there are rules for them.
+    fn with_rules(
+        seed: u64,
+        verbose: bool,
+        fault: Option<Fault>,
+        application: Option<Application>,
+        sessions: Option<SessionRules>,
+    ) -> Self {
         let mut random = Random::new(seed);
         let shards = random.between(1, 3);
         let net = Rc::new(RefCell::new(Net::new(Random::new(random.next()), shards, verbose, fault)));
@@ -236,10 +270,17 @@ impl World {
             ends_idle: false,
             has_little_memory: false,
             is_stopping: false,
+            sessions: None,
         };
         if let Some(application) = application {
             rules.application = application;
             rules.rooms = (0..random.pick(&[3, 30, 300])).map(|number| format!("room{number}")).collect();
+        }
+        if let Some(sessions) = sessions {
+            rules.rooms = (0..random.between(1, 3)).map(|number| format!("room{number}")).collect();
+            rules.sessions = Some(sessions);
+            // A jump may be longer than a session.
+            rules.jumps &= sessions.is_lossy;
         }
         let shared = Arc::new(Shared::new(admission::ConnectionLimits {
             server: random.pick(&[5, 1_000]),
@@ -281,7 +322,11 @@ impl World {
         let clients = if world.random.once_in(10) { 40 } else { world.random.between(2, 12) };
         for _ in 0..clients {
             let character = world.random.pick(&characters);
-            world.clients.push(Client::new(character));
+            let number = world.clients.len();
+            world.clients.push(match sessions {
+                Some(_) => Client::returning(character, number),
+                None => Client::new(character),
+            });
         }
         world
     }
@@ -327,6 +372,12 @@ impl World {
         let context_memory = random.pick(&[0, 40_000, 1 << 20]);
         let compression_threshold = random.pick(&[0, 40, 400]);
         let memory = random.pick(&[48 << 10, 384 << 10, 1 << 30, 1 << 30]);
+        let sessions = self.rules.sessions;
+        let ack_ms = if sessions.is_some() { random.pick(&[1, 5, 50]) } else { 0 };
+        let (lag_window, history_memory, memory) = match sessions {
+            Some(SessionRules { is_lossy: false, .. }) => (1 << 20, 0, 1 << 30),
+            _ => (lag_window, history_memory, memory),
+        };
         self.rules.has_little_memory = memory < 1 << 30;
         let mut backends = Vec::new();
         for shard in 0..self.rules.shards {
@@ -353,6 +404,9 @@ impl World {
                 max_rooms: 1_000,
                 occupancy: app.watches_occupancy(),
                 member_reports: app.watches_members(),
+                session_ms: sessions.map_or(0, |sessions| sessions.session_ms),
+                ack_ms,
+                max_sessions: 1_000,
             });
             let settings = Settings {
                 limits: MessageLimits { max_message: 60_000, max_request_body: 5_000 },
@@ -361,6 +415,7 @@ impl World {
                 memory: MemoryPart::of(memory),
                 pace,
                 lag_policy,
+                has_sessions: sessions.is_some(),
                 handshake_ms: 1_000,
                 keep_alive_ms,
                 ping_ms: PING_MS,
@@ -578,8 +633,9 @@ impl World {
             }
             self.settle(PING_MS + 2 * CLOSE_MS);
         }
-        // The timers of closed connections fire once more.
-        self.settle(80_000);
+        // The timers of closed connections fire once more, and sessions are forgotten.
+        let session_ms = self.rules.sessions.map_or(0, |sessions| sessions.session_ms);
+        self.settle(80_000 + 11 * session_ms);
         self.truth.borrow().check_occupancies();
         if self.rules.application == Application::Pusher {
             lounge::check_vacant(&self.truth.borrow());
@@ -598,7 +654,11 @@ impl World {
 
     fn outcome(&self) -> Outcome {
         let net = self.net.borrow();
+        let sessions = || self.drivers.iter().map(|driver| driver.shard.session_counts());
         Outcome {
+            resumed: sessions().map(|counts| counts.resumed).sum(),
+            replayed: sessions().map(|counts| counts.replayed).sum(),
+            missed: sessions().map(|counts| counts.missed).sum(),
             trace: net.trace,
             totals: Totals::of(self.drivers.iter().map(|driver| driver.shard.stats())),
             heard: net.heard,

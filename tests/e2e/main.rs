@@ -42,6 +42,7 @@ mod restart;
 mod rooms;
 mod sandbox;
 mod service;
+mod sessions;
 mod structured;
 mod takeover;
 mod timeouts;

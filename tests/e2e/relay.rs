@@ -96,6 +96,9 @@ fn rooms_with_different_homes(workers: u16) -> [String; 2] {
         max_rooms: 1_000,
         occupancy: false,
         member_reports: false,
+        session_ms: 0,
+        ack_ms: 0,
+        max_sessions: 0,
         history_memory: 0,
     };
     let hub = Hub::new(options);

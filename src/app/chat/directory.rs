@@ -25,12 +25,21 @@ struct Holder {
 
 impl Directory {
     /// Grants a name to a client, unless another user has the name. Returns whether the client has the name now.
-    /// Clients with tokens are one user if their identities, `user`, are equal.
-    pub(super) fn grant(&mut self, name: &str, client: ClientId, user: Option<String>) -> bool {
+    /// Clients with tokens are one user if their identities, `user`, are equal. If `from` has the name, it loses the name
+    /// to the client, which is its successor.
+    pub(super) fn grant(
+        &mut self,
+        name: &str,
+        client: ClientId,
+        user: Option<String>,
+        from: Option<ClientId>,
+    ) -> bool {
         let vacant = || Holder { user: user.clone(), clients: HashSet::new() };
         let holder = self.holders.entry(user_key(name)).or_insert_with(vacant);
         let is_same_user = user.is_some() && holder.user == user;
-        let is_granted = holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user;
+        let is_successor = from.is_some_and(|from| holder.clients.remove(&from));
+        let is_granted =
+            holder.clients.is_empty() || holder.clients.contains(&client) || is_same_user || is_successor;
         if is_granted {
             holder.clients.insert(client);
         }

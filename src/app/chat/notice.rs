@@ -54,8 +54,19 @@ pub(super) enum Notice<'a> {
     /// Report that the client read too slowly and skips `count` messages.
     Missed { count: u64 },
     /// Ages, in seconds, of the messages in the room's history, oldest first. The last `unsent` of these messages
-    /// follow this notice; the client already has the others. Sent only to clients with `format=json`.
-    History { room: &'a str, ages: &'a [u32], unsent: u64 },
+    /// follow this notice; the client already has the others. `next` is the number of the next message of the room that
+    /// the client gets, for a client with a session. Sent only to clients with `format=json`.
+    History {
+        room: &'a str,
+        ages: &'a [u32],
+        unsent: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<u64>,
+    },
+    /// Report that a client that returned with its session continues in its room: the next message of the room has the
+    /// number `next`. `missed` messages before it are lost for good; `null` if their number is unknown. Sent only to
+    /// clients with `format=json`.
+    Resumed { room: &'a str, next: u64, missed: Option<u64> },
     /// Notice with any other line of text.
     Note { text: Cow<'a, str> },
 }
@@ -95,6 +106,7 @@ impl Notice<'_> {
             }
             Self::Missed { count } => format!("{count} messages missed"),
             Self::History { ages, .. } => format!("the last {} messages are from before", ages.len()),
+            Self::Resumed { room, .. } => format!("you are back in {room}"),
             Self::Note { text } => text.clone().into_owned(),
         }
     }
