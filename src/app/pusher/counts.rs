@@ -1,6 +1,6 @@
 //! Events with the number of subscribers of a channel, for applications that want them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::encode::{Data, encode_event};
@@ -10,7 +10,7 @@ use super::{Context, Message};
 
 /// Time for which changes of a channel gather.
 const GATHER: Duration = Duration::from_millis(500);
-/// The same for a channel with more than [`MANY`] subscribers.
+/// Time for which changes of a channel with more than [`MANY`] subscribers gather.
 const GATHER_MANY: Duration = Duration::from_secs(5);
 const MANY: usize = 100;
 /// Timer of the instance that counts the subscribers of changed channels.
@@ -22,7 +22,7 @@ const TOKEN: u64 = 1 << 63;
 #[derive(Debug, Default)]
 pub(super) struct SubscriptionCounts {
     /// Rooms to count, by the time at which they are counted.
-    due: BTreeMap<(Duration, Box<str>), ()>,
+    due: BTreeSet<(Duration, Box<str>)>,
     /// State of each room with subscribers, or with a count that is due.
     rooms: HashMap<Box<str>, Counted>,
     /// Rooms that are being counted, by the token of the question.
@@ -45,15 +45,15 @@ impl SubscriptionCounts {
             return;
         }
         let wait = if counted.count > MANY { GATHER_MANY } else { GATHER };
-        self.due.insert((context.now() + wait, room), ());
+        self.due.insert((context.now() + wait, room));
         self.set_timer(context);
     }
 
     /// Counts the rooms whose time has come.
     pub(super) fn count(&mut self, context: &mut Context<'_>) {
-        while let Some(((at, _), ())) = self.due.first_key_value()
+        while let Some((at, _)) = self.due.first()
             && *at <= context.now()
-            && let Some(((_, room), ())) = self.due.pop_first()
+            && let Some((_, room)) = self.due.pop_first()
         {
             self.last_token += 1;
             let token = self.last_token | TOKEN;
@@ -90,7 +90,7 @@ impl SubscriptionCounts {
     }
 
     fn set_timer(&self, context: &mut Context<'_>) {
-        if let Some(((at, _), ())) = self.due.first_key_value() {
+        if let Some((at, _)) = self.due.first() {
             context.set_timer(at.saturating_sub(context.now()), COUNT_TIMER);
         }
     }

@@ -3,7 +3,7 @@
 //! The home shard of a channel's room reports what happens in the channel, so the events of a channel come in order. An
 //! application without webhooks costs nothing: no event is made that nobody wants.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use super::{Context, PusherApp};
 /// Time for which a channel without subscribers, or a member without connections, counts as there. A page that is loaded
 /// again causes no events.
 const GRACE: Duration = Duration::from_secs(3);
+/// Maximum number of channels and members in their grace. Above it, the events are sent at once.
+const MAX_GRACES: usize = 100_000;
 /// Minimum time between two events about a cache channel without an event.
 const MISS_INTERVAL: Duration = Duration::from_secs(5);
 /// Timer of the instance that ends the grace of channels and members.
@@ -103,8 +105,15 @@ pub(super) struct Reporter {
     /// out.
     wanted: HashMap<String, Vec<PusherEvent>>,
     grace: Grace,
-    /// Rooms of cache channels with the time of the last event about a miss, oldest first.
-    misses: VecDeque<(Duration, Box<str>)>,
+    misses: Misses,
+}
+
+/// The cache channels about which webhooks were told a moment ago that they have no event.
+#[derive(Debug, Default)]
+struct Misses {
+    rooms: HashSet<Arc<str>>,
+    /// The rooms with the times of their events, oldest first.
+    queue: VecDeque<(Duration, Arc<str>)>,
 }
 
 /// Channels without subscribers and members without connections that still count as there.
@@ -162,7 +171,9 @@ impl Reporter {
 
     /// Reports after the grace that a channel is vacated.
     pub(super) fn vacated(&mut self, context: &mut Context<'_>, room: &str) {
-        if self.wants_any(room, [PusherEvent::ChannelOccupied, PusherEvent::ChannelVacated]) {
+        if self.grace.is_full() {
+            self.report(room, PusherEvent::ChannelVacated, |_| {});
+        } else if self.wants_any(room, [PusherEvent::ChannelOccupied, PusherEvent::ChannelVacated]) {
             self.grace.begin(context, room, None);
         }
     }
@@ -176,7 +187,9 @@ impl Reporter {
 
     /// Reports after the grace that a member has left.
     pub(super) fn removed(&mut self, context: &mut Context<'_>, room: &str, user_id: &str) {
-        if self.wants_any(room, [PusherEvent::MemberAdded, PusherEvent::MemberRemoved]) {
+        if self.grace.is_full() {
+            self.report(room, PusherEvent::MemberRemoved, |json| push_member(json, "user_id", user_id));
+        } else if self.wants_any(room, [PusherEvent::MemberAdded, PusherEvent::MemberRemoved]) {
             self.grace.begin(context, room, Some(user_id));
         }
     }
@@ -205,11 +218,7 @@ impl Reporter {
         if !self.wants(room, PusherEvent::CacheMiss) {
             return;
         }
-        while self.misses.front().is_some_and(|(at, _)| *at + MISS_INTERVAL <= now) {
-            self.misses.pop_front();
-        }
-        if self.misses.iter().all(|(_, known)| **known != *room) {
-            self.misses.push_back((now, room.into()));
+        if self.misses.is_new(now, room) {
             self.report(room, PusherEvent::CacheMiss, |_| {});
         }
     }
@@ -240,6 +249,22 @@ impl Reporter {
     }
 }
 
+impl Misses {
+    /// Returns whether the last event about a room is long enough ago. If so, notes that there is one now.
+    fn is_new(&mut self, now: Duration, room: &str) -> bool {
+        while let Some((_, old)) = self.queue.pop_front_if(|(at, _)| *at + MISS_INTERVAL <= now) {
+            self.rooms.remove(&old);
+        }
+        if self.rooms.contains(room) {
+            return false;
+        }
+        let room: Arc<str> = room.into();
+        self.rooms.insert(Arc::clone(&room));
+        self.queue.push_back((now, room));
+        true
+    }
+}
+
 impl Grace {
     fn begin(&mut self, context: &mut Context<'_>, room: &str, user_id: Option<&str>) {
         let is_first = self.queue.is_empty();
@@ -253,6 +278,10 @@ impl Grace {
         let (room, user_id): (Box<str>, _) = (room.into(), user_id.map(Box::from));
         self.ends.insert((room.clone(), user_id.clone()), end);
         self.queue.push_back((end, room, user_id));
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len() >= MAX_GRACES
     }
 
     /// Ends a grace without an event. Returns false if there was none.
@@ -375,5 +404,10 @@ mod tests {
         assert_eq!(grace.expired(4 * second), None);
         assert_eq!(grace.expired(5 * second), Some(("7/a".into(), Some("ann".into()))));
         assert!(grace.expired(9 * second).is_none() && grace.queue.is_empty() && grace.ends.is_empty());
+        for number in 0..MAX_GRACES {
+            assert!(!grace.is_full());
+            grace.add(3 * second, &number.to_string(), None);
+        }
+        assert!(grace.is_full());
     }
 }
