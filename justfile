@@ -105,6 +105,10 @@ drain DIRECTORY ROUNDS="3":
     cargo build --release --workspace
     benches/drain/run {{DIRECTORY}} {{ROUNDS}}
 
+# Measure what presence costs in a room of 10,000 pages; DIRECTORY gets the figures
+presence DIRECTORY:
+    benches/presence/run {{DIRECTORY}}
+
 # Compare all servers in under 25 minutes; results/DATE-NAME gets the figures
 compare *ARGS:
     cargo build --release --workspace

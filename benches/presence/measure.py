@@ -70,6 +70,9 @@ class Clients:
         self.sockets = {}
         self.witnesses = {}
         self.bytes = 0
+        # When the first change after the last update was made, and how long each update came after such a change.
+        self.changed = None
+        self.delays = []
 
     def open(self, path, is_witness=False):
         """Opens a WebSocket. Returns its descriptor. The upgrade is not awaited."""
@@ -100,7 +103,13 @@ class Clients:
                 sys.exit("the server closed a connection")
             self.bytes += len(data)
             if descriptor in self.witnesses:
-                self.witnesses[descriptor].take(data)
+                witness = self.witnesses[descriptor]
+                updates = witness.updates
+                witness.take(data)
+                # The first page is the last one of the room to which an update is sent.
+                if witness.updates > updates and descriptor == next(iter(self.witnesses)) and self.changed:
+                    self.delays.append(time.monotonic() - self.changed)
+                    self.changed = None
 
 
 class Witness:
@@ -179,6 +188,7 @@ def measure_with(server, arguments, backend, mode):
     before = [witness.updates for witness in clients.witnesses.values()]
     begin, cpu, received = time.monotonic(), server.cpu_ns(), clients.bytes
     own = time.process_time()
+    clients.changed, clients.delays = None, []
     changes = asked = 0
     while (elapsed := time.monotonic() - begin) < arguments.seconds:
         if changes < elapsed * arguments.changes * 2:
@@ -188,6 +198,7 @@ def measure_with(server, arguments, backend, mode):
             else:
                 clients.close(guests.pop(0))
             changes += 1
+            clients.changed = clients.changed or time.monotonic()
         if mode == "who":
             while asked < elapsed * arguments.pages / WHO_SECONDS:
                 clients.sockets[pages[asked % len(pages)]].send(WHO)
@@ -208,6 +219,8 @@ def measure_with(server, arguments, backend, mode):
         members = arguments.pages + len(guests)
         until(clients, "all hear the last change", lambda: all(w.count == members for w in clients.witnesses.values()))
         updates = [w.updates - old for w, old in zip(clients.witnesses.values(), before)]
+        delays = sorted(clients.delays)
+        result["delay_ms"] = {"median": statistics.median(delays) * 1e3, "max": delays[-1] * 1e3}
         result["updates_per_second"] = statistics.mean(updates) / elapsed
         result["server_us_per_update_and_page"] = cpu / 1e3 / statistics.mean(updates) / arguments.pages
     for client in clients.sockets.values():
@@ -216,7 +229,10 @@ def measure_with(server, arguments, backend, mode):
 
 
 def summarize(results):
-    lines = ["| mode | backend | server CPU, ms a second | spread | received, MB a second | updates a second | runs |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| mode | backend | server CPU, ms a second | spread | received, MB a second | updates a second | delay, ms: median, longest | runs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for mode in QUERIES:
         for backend in BACKENDS:
             runs = [result for result in results if (result["mode"], result["backend"]) == (mode, backend)]
@@ -225,8 +241,14 @@ def summarize(results):
             cpu = [run["server_cpu_ms_per_second"] for run in runs]
             received = statistics.median(run["received_bytes_per_second"] for run in runs) / 1e6
             updates = statistics.median(run.get("updates_per_second", 0) for run in runs)
+            delays = [run["delay_ms"] for run in runs if "delay_ms" in run]
+            delay = "-"
+            if delays:
+                longest = max(delay["max"] for delay in delays)
+                delay = f"{statistics.median(delay['median'] for delay in delays):.0f}, {longest:.0f}"
             lines.append(
-                f"| {mode} | {backend} | {statistics.median(cpu):.1f} | {min(cpu):.1f} to {max(cpu):.1f} | {received:.2f} | {updates:.2f} | {len(runs)} |"
+                f"| {mode} | {backend} | {statistics.median(cpu):.1f} | {min(cpu):.1f} to {max(cpu):.1f} | {received:.2f} "
+                f"| {updates:.2f} | {delay} | {len(runs)} |"
             )
     return "\n".join(lines)
 

@@ -1,15 +1,18 @@
 //! Attacks on the chat itself: many rooms, hostile names and hostile messages.
 
+use tungstenite::Message;
 use uproar::config::{BackendName, Config};
 
 use crate::harness::{chat, chat_without_rates, run_attack};
 use crate::support::chat_user::ChatUser;
+use crate::support::client::Client;
 use crate::support::raw::{RawClient, upgrade_request};
 use crate::support::wait_until;
 
 on_both_backends!(
     a_thousand_new_rooms,
     a_thousand_new_rooms_at_the_default_rates,
+    a_storm_into_a_watched_room,
     hostile_nicknames_and_room_names,
     hostile_messages,
 );
@@ -48,6 +51,50 @@ fn a_thousand_new_rooms_at_the_default_rates(backend: BackendName) {
         }
         wait_until("the client is paused", || server.totals().throttled > 0);
     });
+}
+
+/// Clients storm into a room whose members watch who comes and goes, and leave it again, while one watcher runs through
+/// a thousand rooms. Each of the other watchers gets a few events, and knows the number of members at the end.
+fn a_storm_into_a_watched_room(backend: BackendName) {
+    const WATCHERS: usize = 100;
+    run_attack("a storm into a watched room", &chat_without_rates(backend), |server| {
+        let open = || Client::open(server.address(), "/room/pit?format=json&presence=1");
+        let mut watchers: Vec<_> = (0..WATCHERS).map(|_| open()).collect();
+        watchers.iter_mut().for_each(|watcher| _ = events_until(watcher, WATCHERS));
+        let mut runner = open();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..500).for_each(|_| drop(ChatUser::join(server.address(), "pit"))));
+            }
+            for number in 0..1_000 {
+                runner.send_text(&format!("/join run-{number}"));
+                let room = format!("\"room\":\"run-{number}\",\"count\":1,");
+                while !event(&mut runner).contains(&room) {}
+            }
+        });
+        drop(runner);
+        // A storm of less than 900 ms causes no event, since the members are the same again. The last guests stay.
+        let guests = [(); 20].map(|()| ChatUser::join(server.address(), "pit"));
+        let members = WATCHERS + guests.len();
+        let events: usize =
+            watchers.iter_mut().map(|watcher| events_until(watcher, members)).sum::<usize>() / WATCHERS;
+        assert!(events < 1_000, "{events} events for each watcher of 4,000 changes");
+    });
+}
+
+/// Receives the next JSON object.
+fn event(client: &mut Client) -> String {
+    loop {
+        if let Message::Binary(bytes) = client.receive() {
+            return String::from_utf8(bytes.to_vec()).expect("JSON is UTF-8");
+        }
+    }
+}
+
+/// Receives events until the room has so many members and no client of the storm is left. Returns the number of events.
+fn events_until(watcher: &mut Client, members: usize) -> usize {
+    let count = format!("\"room\":\"pit\",\"count\":{members},");
+    (1..).find(|_| event(watcher).contains(&count)).expect("an endless range")
 }
 
 /// Returns names with invisible, reordering, stacking or markup characters.
