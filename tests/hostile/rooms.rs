@@ -73,7 +73,7 @@ fn a_storm_into_a_watched_room(backend: BackendName) {
             }
         });
         drop(runner);
-        // A storm of less than 900 ms causes no event, since the members are the same again. The last guests stay.
+        // A storm of less than 800 ms causes no event, since the members are the same again. The last guests stay.
         let guests = [(); 20].map(|()| ChatUser::join(server.address(), "pit"));
         let members = WATCHERS + guests.len();
         let events: usize =

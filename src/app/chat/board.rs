@@ -11,7 +11,7 @@ use crate::hub::ClientId;
 /// Maximum number of members on a board. Further members are only counted.
 pub(super) const LISTED: usize = 100;
 /// Time between two updates of a board. A change is shown within a second.
-const UPDATE_EVERY: Duration = Duration::from_millis(900);
+const UPDATE_EVERY: Duration = Duration::from_millis(800);
 /// Time between a first change and its update, so that a page that is loaded again causes one update.
 const GATHER: Duration = Duration::from_millis(100);
 /// Maximum number of members whose changes a board remembers while it waits for a list.
@@ -302,7 +302,7 @@ mod tests {
         let list = json!({"event": "present", "room": ROOM, "count": 2, "members": [[1, "bob"], [2, "ada"]]});
         assert_eq!(serde_json::from_str::<Value>(&board.list(ROOM)).expect("JSON"), list);
         // The next update comes within a second of the last one.
-        assert_eq!(board.change(ms(5_200), (0, 1), 1, None), Step::SetTimer(ms(800)));
+        assert_eq!(board.change(ms(5_200), (0, 1), 1, None), Step::SetTimer(ms(700)));
         assert_eq!(board.watch(client(0)), Step::Welcome);
     }
 
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(board.update(ms(3_100), ROOM).1, Step::AskList);
         assert_eq!(board.update(ms(3_200), ROOM).1, Step::Rest, "the list is asked for once");
         let members = (100..200).map(|member| (member, format!("u{member}").into()));
-        assert_eq!(board.add_list(ms(3_300), members), Step::SetTimer(ms(700)));
+        assert_eq!(board.add_list(ms(3_300), members), Step::SetTimer(ms(600)));
         assert_eq!(board.listed.len(), LISTED);
         let joined = update(&mut board, ms(4_000)).expect("changes");
         assert_eq!(joined["joined"].as_array().map(Vec::len), Some(51));

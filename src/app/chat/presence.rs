@@ -1,7 +1,7 @@
 //! Presence: lists of members for the clients that connected with `format=json&presence=1`, such as the chat page.
 //!
 //! The home shard of a watched room keeps a [`Board`] of the room's members. While there is a board, all shards report to
-//! it who joins, leaves and gets another name. The board sends its watchers one event for all changes of 900 ms, so a
+//! it who joins, leaves and gets another name. The board sends its watchers one event for all changes of 800 ms, so a
 //! change costs one message per watcher, however many changes there are. Rooms without watchers have no board, and
 //! nobody reports their changes.
 
