@@ -68,6 +68,10 @@ clients:
 backends:
     tests/backends/run
 
+# Test with stock Pusher libraries, on both backends
+pusher:
+    tests/pusher/run
+
 # Test behind Debian's nginx with the configurations in deploy, on both backends
 nginx:
     tests/nginx/run

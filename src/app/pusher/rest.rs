@@ -111,6 +111,13 @@ fn authenticate<'a>(pusher: &Pusher, request: &'a HttpRequest<'a>) -> Result<(As
     })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     query.check((&app.key, &app.secret), (request.method(), path), request.body(), now)?;
+    if !app.is_enabled {
+        let message = format!(
+            "the application {} is disabled; set enabled = true in the file of --pusher-apps",
+            app.id
+        );
+        return Err(Problem::new(Status::Forbidden, message));
+    }
     Ok((Ask { request, query, index, app }, rest))
 }
 

@@ -23,6 +23,7 @@ on_both_backends!(
     a_wrong_body_has_its_error,
     one_connection_takes_many_requests,
     an_application_sees_only_its_own_channels,
+    a_disabled_application_is_forbidden,
 );
 
 /// A backend with a keep-alive connection.
@@ -350,4 +351,16 @@ fn an_application_sees_only_its_own_channels(backend: BackendName) {
     peer.expect_nothing();
     let mut wrong = Backend { key: "second", ..Backend::of(&rig) };
     assert_eq!(wrong.get("/channels", "").0, 401);
+}
+
+fn a_disabled_application_is_forbidden(backend: BackendName) {
+    let rig = Rig::with(backend, 1, vec![PusherApp { is_enabled: false, ..app() }]);
+    let mut api = Backend::of(&rig);
+    let (status, json) = api.post("/events", &json!({ "name": "e", "channel": "a", "data": "" }));
+    assert_eq!(status, 403, "{json}");
+    assert!(json["error"].as_str().is_some_and(|text| text.contains("disabled")), "{json}");
+    assert_eq!(api.get("/channels", "").0, 403);
+    // Without the secret nobody learns that the application is disabled.
+    let mut stranger = Backend { key: "other", ..api };
+    assert_eq!(stranger.get("/channels", "").0, 401);
 }
