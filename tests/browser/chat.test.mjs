@@ -114,7 +114,9 @@ test('the WebSocket address follows the page address, also below a prefix of a p
     const address = new Promise(resolve => {
       staged(socket => resolve(socket.url()), {}, at).then(({ context }) => context.close());
     });
-    assert.equal(await address, `ws://${server.host}:${server.port}${expected}?format=json&presence=1`, at);
+    const [url, session] = (await address).split('&session=');
+    assert.equal(url, `ws://${server.host}:${server.port}${expected}?format=json&presence=1`, at);
+    assert.match(session, /^[\da-f]{32}$/);
   }
 });
 
@@ -242,6 +244,66 @@ test('replayed history is not shown twice after a reconnection', async () => {
     assert.deepEqual(texts.filter(text => !/^welcome|^that was all/.test(text)), shown);
     await context.close();
   }
+});
+
+test('a continued session shows no line twice and says what is lost', async () => {
+  const missing = count => `${count} messages are missing here`;
+  const lines = (socket, ...texts) => { for (const text of texts) socket.send(`alice: ${text}`); };
+  const history = (socket, next) => tell(socket, { event: 'history', room: 'lobby', ages: [], unsent: 0, next });
+  const resumed = (socket, next, missed = 0) => tell(socket, { event: 'resumed', room: 'lobby', next, missed });
+  for (const [first, second, shown] of [
+    // Equal lines are told apart by their numbers.
+    [s => { history(s, 5); lines(s, 'a', 'a'); }, s => { resumed(s, 6); lines(s, 'a', 'a', 'a'); }, ['a', 'a', 'a', 'a']],
+    [s => { history(s, 5); lines(s, 'a', 'b'); }, s => { resumed(s, 7); lines(s, 'b'); }, ['a', 'b', 'b']],
+    [s => { lines(s, 'a', 'b'); history(s, 7); }, s => { resumed(s, 5); lines(s, 'a', 'b', 'b'); }, ['a', 'b', 'b']],
+    // The page knows better than the server which lines it has.
+    [s => { history(s, 5); lines(s, 'a', 'b'); }, s => { resumed(s, 10, 5); lines(s, 'c'); }, ['a', 'b', missing(3), 'c']],
+    [s => { history(s, 5); lines(s, 'a', 'b'); }, s => { resumed(s, 7, 2); lines(s, 'c'); }, ['a', 'b', 'c']],
+    [s => { history(s, 5); lines(s, 'a', 'b'); }, s => { resumed(s, 2, null); lines(s, 'b'); }, ['a', 'b', 'some messages are missing here', 'b']],
+    // Without a number the lines are compared.
+    [s => lines(s, 'a', 'b'), s => { resumed(s, 9); lines(s, 'b', 'c'); }, ['a', 'b', 'c']],
+    // A new session begins with the history.
+    [s => { history(s, 5); lines(s, 'a', 'b'); }, s => { lines(s, 'b', 'c'); history(s, 2); }, ['a', 'b', 'c']],
+  ]) {
+    const { page, context } = await staged((socket, count) => {
+      welcome(socket);
+      (count === 1 ? first : second)(socket);
+      if (count === 1) socket.close({ code: 1001 });
+      else tell(socket, { event: 'note', text: 'that was all' });
+    });
+    await hears(page, 'that was all');
+    const texts = await page.locator('#log > div').evaluateAll(entries => entries.map(entry => (entry.querySelector('p') ?? entry).textContent));
+    assert.deepEqual(texts.filter(text => !/^welcome|^that was all/.test(text)), shown);
+    await context.close();
+  }
+});
+
+test('a page has every line once after a hundred cuts', async t => {
+  const wire = await startWire(server);
+  t.after(() => wire.stop());
+  const a = await openPage(browser, server, { at: '/room/cuts' });
+  const b = await openPage(browser, wire, { at: '/room/cuts' });
+  await online(a.page);
+  await online(b.page);
+  const speak = (page, text) => page.evaluate(text => say(text), text);
+  for (let cut = 0; cut < 100; cut++) {
+    // Equal lines, which only their numbers tell apart.
+    await speak(a.page, `${cut % 3}`);
+    wire.cut();
+    await speak(a.page, `${cut % 2}`);
+    wire.mend();
+    await b.page.waitForFunction(() => { retryNow(); return document.querySelector('#state.online'); });
+    // The server lets a page send 20 messages a second.
+    if (cut % 5 === 0) await new Promise(resolve => setTimeout(resolve, 300));
+  }
+  await speak(a.page, 'the end');
+  const texts = page => page.locator('#log .said p').allTextContents();
+  for (const { page } of [a, b]) await page.locator('#log .said', { hasText: 'the end' }).waitFor();
+  assert.deepEqual(await texts(b.page), await texts(a.page));
+  assert.equal((await texts(b.page)).length, 201);
+  assert.equal(await b.page.locator('#log .notice', { hasText: 'missing' }).count(), 0);
+  await a.context.close();
+  await b.context.close();
 });
 
 test('close codes are explained, "Try now" reconnects at once, and the page also retries by itself', async () => {
