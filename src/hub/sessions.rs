@@ -579,4 +579,22 @@ mod tests {
         let many = SessionRecord { rooms, ..record("x", 1) };
         assert!(many.pack().len() <= 16 + 10 * 40, "{}", many.pack().len());
     }
+
+    #[test]
+    fn a_hundred_thousand_detached_sessions_take_200_bytes_each_and_40_for_their_room() {
+        const COUNT: u64 = 100_000;
+        let mut sessions = Sessions::default();
+        for number in 1..=COUNT {
+            let mut hash = [0; 16];
+            hash[..8].copy_from_slice(&number.to_le_bytes());
+            sessions.attach(SessionKey(hash), client(number), 1, usize::MAX);
+            sessions.detach(SessionKey(hash), client(number), record("room-0001", 1), 0);
+        }
+        // A hash table has a byte of its own for each place, and the allocator rounds a record up to 16 bytes and adds 8.
+        let table = sessions.entries.capacity() * 8 / 7 * (size_of::<(SessionKey, Entry)>() + 1);
+        let queues = (sessions.away.capacity() + sessions.expired.capacity()) * size_of::<Away>();
+        let record = record("room-0001", 1).pack().len().next_multiple_of(16) + 8;
+        let each = (table + queues) / COUNT as usize + record;
+        assert!(each <= 200 + 40, "{each} bytes");
+    }
 }

@@ -73,9 +73,13 @@ impl Journal {
         }
     }
 
-    /// Records the path of a connection's request. Omits the query, which may contain a token.
+    /// Records the path of a connection's request. Omits the query, which may contain a token or a session, and a session
+    /// in the path.
     pub(super) fn asked(&mut self, slot: Slot, path: &str) {
-        self.note(slot, |record| record.path = Some(path[..path.floor_char_boundary(MAX_PATH)].into()));
+        self.note(slot, |record| {
+            let path = without_session(path);
+            record.path = Some(path[..path.floor_char_boundary(MAX_PATH)].into());
+        });
     }
 
     /// Records the HTTP status of the answer to a connection's request.
@@ -223,6 +227,12 @@ fn shown(peer: Option<IpAddr>) -> String {
     peer.map_or_else(|| "unix".into(), |peer| peer.to_string())
 }
 
+/// Returns the part of a path before the identifier of a session, as in `/resume/ID/app/KEY`.
+fn without_session(path: &str) -> &str {
+    const BEFORE: &str = "/resume/";
+    path.find(BEFORE).map_or(path, |at| &path[..at + BEFORE.len()])
+}
+
 #[cfg(test)]
 mod tests {
     use tracing::subscriber::with_default;
@@ -238,6 +248,18 @@ mod tests {
         assert_eq!(journal.records.len(), 100);
         journal.accepted(100, 0);
         assert_eq!(journal.records.capacity(), 0);
+    }
+
+    #[test]
+    fn sessions_in_paths_are_not_logged() {
+        for (path, logged) in [
+            ("/room/tea", "/room/tea"),
+            ("/resume/0123456789abcdef/app/key", "/resume/"),
+            ("/below/resume/0123456789abcdef", "/below/resume/"),
+            ("/resume", "/resume"),
+        ] {
+            assert_eq!(without_session(path), logged);
+        }
     }
 
     #[test]

@@ -147,6 +147,42 @@ fn one_ping_is_unanswered_at_a_time_and_pings_keep_their_interval() {
     assert_eq!(mesh.pings(0, 0), 0);
 }
 
+/// Returns the number of sends to a client that gets 20 messages a second for 10 seconds and answers each ping.
+fn sends_at_20_messages_a_second(has_session: bool) -> usize {
+    let mut mesh = Mesh::new(1, |options| (options.history, options.ack_ms) = (0, 250));
+    mesh.tick(1_000);
+    match has_session {
+        true => drop(mesh.open_with_session(0, 0)),
+        false => drop(mesh.open(0, 0)),
+    }
+    mesh.join(0, 0, "x", 0);
+    let mut sends = 0;
+    for step in 0..1_000_u64 {
+        let hub = &mut mesh.hubs[0];
+        hub.tick(1_000 + step * 10);
+        if step.is_multiple_of(5) {
+            hub.publish("x", text(&[b"message"]));
+        }
+        mesh.bring_mail();
+        while let Some(Outbound { span, .. }) = mesh.hubs[0].poll_send(&mut usize::MAX.clone()) {
+            sends += 1;
+            let mut reader = FrameReader::new(15, false);
+            reader.payloads(span.bytes());
+            drop(span);
+            mesh.hubs[0].sent(0);
+            reader.pings.iter().for_each(|ping| assert!(mesh.hubs[0].pong(0, ping)));
+        }
+    }
+    sends
+}
+
+#[test]
+fn pings_add_a_fifth_to_the_sends_of_20_messages_a_second() {
+    assert_eq!(sends_at_20_messages_a_second(false), 200);
+    let sends = sends_at_20_messages_a_second(true);
+    assert!((230..=240).contains(&sends), "{sends}");
+}
+
 #[test]
 fn a_client_without_a_session_costs_no_pings_no_timers_and_no_messages_kept() {
     let mut mesh = mesh(1);
