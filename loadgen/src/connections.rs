@@ -347,7 +347,7 @@ impl Connections {
         entry.written = 0;
         entry.blocked = false;
         entry.client = if self.options.publishes(id) {
-            Client::Publisher
+            Client::Publisher { may_end: self.options.post.as_ref().is_some_and(|post| post.reconnects) }
         } else {
             Client::start(target, self.options.offer, &mut self.rng, &mut entry.outbox)
         };

@@ -41,9 +41,11 @@ impl Client {
     }
 }
 
-/// Decodes the next event at the front of `input`: a response with any status.
-pub(crate) fn next_response(input: &[u8]) -> Result<Step<'_>, ProtocolError> {
-    Ok(match read_response(input, false, Accepted::Any)? {
+/// Decodes the next event at the front of `input`: a response with any status. `may_end` says that a response may announce
+/// the end of the connection.
+pub(crate) fn next_response(input: &[u8], may_end: bool) -> Result<Step<'_>, ProtocolError> {
+    let accepted = if may_end { Accepted::Last } else { Accepted::Any };
+    Ok(match read_response(input, false, accepted)? {
         Some(Response { status, reason, body, len }) => {
             Step { consumed: len, event: WsEvent::Response { status, reason, body } }
         }
@@ -53,7 +55,7 @@ pub(crate) fn next_response(input: &[u8]) -> Result<Step<'_>, ProtocolError> {
 
 /// Handles the end of a publisher's stream as [`Client::end_of_stream`] does.
 pub(crate) fn end_of_responses(rest: &[u8]) -> Result<(), ProtocolError> {
-    end_of_stream(rest, Accepted::Any)
+    end_of_stream(rest, Accepted::Last)
 }
 
 /// The responses that a client handles. Others end the connection.
@@ -61,8 +63,10 @@ pub(crate) fn end_of_responses(rest: &[u8]) -> Result<(), ProtocolError> {
 enum Accepted {
     /// Responses with the status 200.
     Ok,
-    /// Responses with any status.
+    /// Responses with any status that keep the connection open.
     Any,
+    /// Responses with any status.
+    Last,
 }
 
 /// A whole response.
@@ -109,9 +113,11 @@ fn read_response(
         };
         return Err(ProtocolError::Status { status, reason, body });
     }
-    if header(&response, "connection").is_some_and(|value| has_token(value, "close")) {
+    let is_last = header(&response, "connection").is_some_and(|value| has_token(value, "close"));
+    if is_last && accepted != Accepted::Last {
         return fault(format!(
-            "it has the status {status} and `Connection: close`, and this scenario needs keep-alive"
+            "it has the status {status} and `Connection: close`, and this scenario needs keep-alive (or \
+             --publish-reconnect)"
         ));
     }
     let body_len = header(&response, "content-length").and_then(|len| len.parse::<usize>().ok());
@@ -119,7 +125,7 @@ fn read_response(
     let rest = &bytes[head_len..];
     let body = match body_len {
         Some(len) => rest.get(..len).map(|body| (body, len)),
-        None if is_chunked && accepted == Accepted::Any => read_chunks(rest)?,
+        None if is_chunked && accepted != Accepted::Ok => read_chunks(rest)?,
         // RFC 9112 §6.3: a response with the status 204 has no body and no Content-Length.
         None if status == 204 => Some((&[][..], 0)),
         None => return fault("it has no Content-Length, which this scenario needs".to_owned()),
@@ -201,14 +207,14 @@ mod tests {
     #[test]
     fn a_publisher_gets_responses_with_any_status() {
         let input = "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfullHTTP/1.1 204 No Content\r\n\r\nHTT";
-        let first = next_response(input.as_bytes()).expect("it is a response");
+        let first = next_response(input.as_bytes(), false).expect("it is a response");
         let event = WsEvent::Response { status: 429, reason: "Too Many Requests", body: b"full" };
         assert_eq!(first.event, event);
         let rest = &input.as_bytes()[first.consumed..];
-        let second = next_response(rest).expect("it is a response");
+        let second = next_response(rest, false).expect("it is a response");
         assert_eq!(second.event, WsEvent::Response { status: 204, reason: "No Content", body: b"" });
         let rest = &rest[second.consumed..];
-        assert_eq!(next_response(rest), Ok(Step { consumed: 0, event: WsEvent::NeedsMore }));
+        assert_eq!(next_response(rest, false), Ok(Step { consumed: 0, event: WsEvent::NeedsMore }));
         assert_eq!(end_of_responses(rest), Err(ProtocolError::ResponseCut(3)));
         assert_eq!(end_of_responses(b""), Ok(()));
     }
@@ -218,23 +224,24 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let input = format!("{head}5;x=y\r\nhello\r\n1\r\n!\r\n0\r\n\r\n");
         for cut in 0..input.len() {
-            let step = next_response(&input.as_bytes()[..cut]);
+            let step = next_response(&input.as_bytes()[..cut], false);
             assert_eq!(step, Ok(Step { consumed: 0, event: WsEvent::NeedsMore }), "{cut}");
         }
         let event = WsEvent::Response { status: 200, reason: "OK", body: b"hello" };
-        let step = next_response(input.as_bytes());
+        let step = next_response(input.as_bytes(), false);
         assert_eq!(step, Ok(Step { consumed: input.len(), event }));
         for (wrong, reason) in [
             ("x\r\n", "not a hexadecimal number"),
             ("1\r\nhello", "longer than it says"),
             ("0\r\nA: b\r\n\r\n", "has trailers"),
         ] {
-            let error = next_response(format!("{head}{wrong}").as_bytes()).expect_err(wrong).to_string();
+            let error =
+                next_response(format!("{head}{wrong}").as_bytes(), false).expect_err(wrong).to_string();
             assert!(error.contains(reason), "{wrong:?}: {error}");
         }
         for huge in ["ffffffffffffffff\r\nhello", "fffffffffffffff0\r\n"] {
             let input = format!("{head}{huge}");
-            let step = next_response(input.as_bytes()).expect("it may go on");
+            let step = next_response(input.as_bytes(), false).expect("it may go on");
             assert_eq!(step.event, WsEvent::NeedsMore, "{huge:?}");
         }
     }

@@ -41,6 +41,9 @@ pub(crate) struct PublishOptions {
     #[arg(long, value_name = "KEY")]
     #[serde(skip)]
     pub(crate) api_key: Option<String>,
+    /// Open a new connection for each request. For a server that ends the connection after each response.
+    #[arg(long)]
+    pub(crate) publish_reconnect: bool,
 }
 
 /// The requests of a run, and the connections that send them.
@@ -48,6 +51,8 @@ pub(crate) struct PublishOptions {
 pub(crate) struct Post {
     pub(crate) target: Target,
     pub(crate) publishers: Publishers,
+    /// Whether the server ends the connection after each response, so that each request has a new one.
+    pub(crate) reconnects: bool,
     /// The path of each request.
     resource: String,
     /// The application that signs each request with a query. `None` if requests are not signed.
@@ -110,7 +115,7 @@ impl Post {
             _ => parts(&options.publish_body),
         };
         let signer = pusher.map(|session| session.app.clone());
-        Ok(Self { resource, signer, head, body, target, publishers })
+        Ok(Self { resource, signer, head, body, target, publishers, reconnects: options.publish_reconnect })
     }
 
     /// Appends the request that publishes `payload` to `out`.
@@ -233,6 +238,7 @@ mod tests {
             publish_header: headers.collect(),
             publish_body: parse_template(body).expect("a template"),
             api_key: api_key.map(str::to_owned),
+            publish_reconnect: false,
         }
     }
 

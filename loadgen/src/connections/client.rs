@@ -12,7 +12,10 @@ pub(super) enum Client {
     WebSocket(ws::Client),
     Http(http::Client),
     /// The client publishes with HTTP requests. It is open once its stream is.
-    Publisher,
+    Publisher {
+        /// Whether the server may announce that it ends the connection after a response.
+        may_end: bool,
+    },
 }
 
 impl Default for Client {
@@ -39,14 +42,14 @@ impl Client {
 
     /// Returns whether the connection is open without a handshake of its protocol.
     pub(super) fn needs_no_handshake(&self) -> bool {
-        matches!(self, Self::Publisher)
+        matches!(self, Self::Publisher { .. })
     }
 
     /// Returns the negotiated compression. `None` before the end of the handshake, or without compression.
     pub(super) fn agreed(&self) -> Option<Agreed> {
         match self {
             Self::WebSocket(client) => client.agreed(),
-            Self::Http(_) | Self::Publisher => None,
+            Self::Http(_) | Self::Publisher { .. } => None,
         }
     }
 
@@ -64,7 +67,7 @@ impl Client {
         match self {
             Self::WebSocket(client) => client.next(input, inflater),
             Self::Http(client) => client.next(input),
-            Self::Publisher => http::next_response(input),
+            Self::Publisher { may_end } => http::next_response(input, *may_end),
         }
     }
 
@@ -74,7 +77,7 @@ impl Client {
         match self {
             Self::WebSocket(client) => client.end_of_stream(rest),
             Self::Http(client) => client.end_of_stream(rest),
-            Self::Publisher => http::end_of_responses(rest),
+            Self::Publisher { .. } => http::end_of_responses(rest),
         }
     }
 }

@@ -28,6 +28,10 @@ pub(crate) struct Publish {
     /// For each slot, the index of its publisher in `own`. `None` if the connection does not publish.
     index_at: Vec<Option<usize>>,
     answers: Answers,
+    /// Whether the server ends the connection after each response, so that the next request needs a new one.
+    reconnects: bool,
+    /// The slots of publishers whose connections are to be opened again.
+    ended: Vec<usize>,
     /// Number of requests without a response.
     under_way: usize,
     /// Longest time after the window in which requests that were due in the window are sent and answered.
@@ -52,6 +56,8 @@ struct Publisher {
     accepted: u32,
     /// The time when the unanswered request was due, in nanoseconds. `None` between requests.
     due_ns: Option<u64>,
+    /// Whether the server ends the connection, so that no request is sent until there is a new one.
+    is_ending: bool,
 }
 
 impl Publish {
@@ -68,6 +74,8 @@ impl Publish {
             own: Vec::new(),
             index_at: vec![None; share.count],
             answers: Answers::default(),
+            reconnects: plan.post.as_ref().is_some_and(|post| post.reconnects),
+            ended: Vec::new(),
             under_way: 0,
             grace_ns: plan.grace_ns,
             is_late: false,
@@ -77,7 +85,7 @@ impl Publish {
     /// Sends the next request of a publisher, if the publisher is free and a request is due.
     fn send_next(&mut self, connections: &mut Connections, index: usize, now: u64) {
         let publisher = &mut self.own[index];
-        if publisher.due_ns.is_some() || !connections.is_open(publisher.slot) {
+        if publisher.due_ns.is_some() || publisher.is_ending || !connections.is_open(publisher.slot) {
             return;
         }
         let due = match &mut self.drive {
@@ -107,7 +115,7 @@ impl Traffic for Publish {
             match self.publishers.number(self.share.first + slot) {
                 Some(number) => {
                     self.index_at[slot] = Some(self.own.len());
-                    self.own.push(Publisher { number, slot, accepted: 0, due_ns: None });
+                    self.own.push(Publisher { number, slot, accepted: 0, due_ns: None, is_ending: false });
                 }
                 None => {
                     self.receivers.start(slot, None);
@@ -127,6 +135,9 @@ impl Traffic for Publish {
 
     fn next_due(&self) -> Option<u64> {
         let end_ns = self.ledger.window.end_ns;
+        if !self.ended.is_empty() {
+            return Some(0);
+        }
         if self.is_late {
             return Some(end_ns + self.grace_ns);
         }
@@ -138,9 +149,20 @@ impl Traffic for Publish {
 
     fn on_time(&mut self, connections: &mut Connections, now: u64) {
         self.is_late = now >= self.ledger.window.end_ns;
+        for slot in self.ended.drain(..) {
+            connections.open(slot, self.share.first + slot);
+        }
         loop {
             let Drive::Open { pace, .. } = &mut self.drive else { return };
             let Some(index) = pace.advance(now) else { return };
+            self.send_next(connections, index, now);
+        }
+    }
+
+    fn on_open(&mut self, connections: &mut Connections, slot: usize, now: u64) {
+        // Before the traffic starts, no slot has a publisher.
+        if let Some(index) = self.index_at[slot] {
+            self.own[index].is_ending = false;
             self.send_next(connections, index, now);
         }
     }
@@ -165,6 +187,7 @@ impl Traffic for Publish {
         let Some((index, due_ns, publisher)) = answered else { return self.ledger.corrupt() };
         self.ledger.last_ns = now;
         self.under_way -= 1;
+        publisher.is_ending = self.reconnects;
         let Response { status, reason, body } = response;
         if (200..300).contains(&status) {
             publisher.accepted += 1;
@@ -192,8 +215,13 @@ impl Traffic for Publish {
         {
             self.under_way -= 1;
             self.ledger.counts.lost += 1;
+            return true;
         }
-        true
+        let is_expected = self.index_at[slot].is_some_and(|index| self.own[index].is_ending);
+        if is_expected {
+            self.ended.push(slot);
+        }
+        !is_expected
     }
 
     fn is_over(&self, now: u64) -> bool {

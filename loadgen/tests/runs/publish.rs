@@ -34,6 +34,8 @@ enum Fault {
     Announced,
     /// The server closes the connection instead of an answer.
     Close,
+    /// The server announces the end of the connection in each answer, and closes it.
+    CloseEach,
 }
 
 /// The form in which the test server delivers a message.
@@ -87,10 +89,15 @@ fn serve_client(mut stream: TcpStream, server: &Mutex<TestServer>) -> io::Result
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let (head, body) = read_request(&mut reader)?;
-        let Some(answer) = server.lock().expect("no thread panics").publish(head, body) else {
-            return Ok(());
+        let (answer, fault) = {
+            let mut server = server.lock().expect("no thread panics");
+            (server.publish(head, body), server.fault)
         };
+        let Some(answer) = answer else { return Ok(()) };
         stream.write_all(answer.as_bytes())?;
+        if fault == Fault::CloseEach {
+            return Ok(());
+        }
     }
 }
 
@@ -111,7 +118,8 @@ impl TestServer {
     /// Delivers a message. Returns the response, or `None` if the connection ends.
     fn publish(&mut self, head: String, body: String) -> Option<&'static str> {
         self.count += 1;
-        let fault = if self.count == 7 { self.fault } else { Fault::None };
+        let is_now = self.count == 7 || self.fault == Fault::CloseEach;
+        let fault = if is_now { self.fault } else { Fault::None };
         match fault {
             Fault::Close => return None,
             Fault::Refuse => return Some("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nfull"),
@@ -129,7 +137,9 @@ impl TestServer {
         self.requests.push((head, body));
         Some(match fault {
             Fault::Silent => "",
-            Fault::Announced => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            Fault::Announced | Fault::CloseEach => {
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
             _ => "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok",
         })
     }
@@ -219,6 +229,21 @@ fn a_closed_loop_publishes_without_subscribers() {
     let server = server.lock().expect("no thread panics");
     let (head, _) = &server.requests[0];
     assert!(head.contains("\r\nX-More: a\r\nAuthorization: Bearer secret-key\r\n"), "{head}");
+}
+
+#[test]
+fn each_request_may_have_a_connection_of_its_own() {
+    for (name, load, sent) in
+        [("each-open", &["--rate", "60"][..], Some(18)), ("each-closed", &["--subscribers", "2"], None)]
+    {
+        let (address, _) = serve(Fault::CloseEach, Form::Plain);
+        let arguments = ["-c", "3", "--threads", "2", "--duration", "300ms", "--publish-reconnect"];
+        let run = publish(address, name, &[&arguments[..], load].concat());
+        assert_passed(&run, if sent.is_some() { 0 } else { 2 });
+        let requests = run.2["messages"]["sent"].as_u64().unwrap_or(0);
+        assert!(sent.map_or(requests > 3, |sent| requests == sent), "{requests} requests");
+        assert_eq!(run.2["connections"]["ended"], json!({}));
+    }
 }
 
 #[test]
