@@ -75,5 +75,53 @@ export async function checks({ open, echo, chat, extensions, reconnects }) {
     quick.close(1000);
     await end;
   }
+
+  // A client with a session gets every line in order, however it is cut off.
+  const id = `session-${Math.random().toString(36).slice(2)}-${Date.now()}`;
+  const room = `${chat}room/${id}`;
+  const listen = url => {
+    const socket = open(url);
+    const numbers = [];
+    let told = () => {}, failed = () => {};
+    socket.addEventListener('close', event => failed(new Error(`closed: ${event.code} ${event.reason}`)));
+    socket.addEventListener('message', event => {
+      const found = /: (\d+)$/.exec(event.data);
+      if (found) numbers.push(Number(found[1]));
+      told();
+    });
+    const until = holds => new Promise((resolve, reject) => {
+      told = () => { if (holds()) resolve(); };
+      failed = reject;
+      told();
+    });
+    const opened = new Promise((resolve, reject) => {
+      socket.addEventListener('open', resolve);
+      socket.addEventListener('error', event => reject(new Error(`${url}: ${event.message ?? 'error'}`)));
+    });
+    return { socket, numbers, opened, hears: number => until(() => numbers.includes(number)) };
+  };
+  const speaker = listen(room);
+  await speaker.opened;
+  let said = 0, expected = 0;
+  const say = async () => {
+    const heard = speaker.hears(said);
+    speaker.socket.send(`${said++}`);
+    await heard;
+  };
+  for (let cut = 0; cut < 10; cut++) {
+    const listener = listen(`${room}?session=${id}`);
+    await listener.opened;
+    await say();
+    await listener.hears(said - 1);
+    const [first] = listener.numbers;
+    check(`after cut ${cut}: ${listener.numbers} instead of lines from ${expected} on`, first <= expected
+      && listener.numbers.every((number, at) => number === first + at));
+    expected = said;
+    if (listener.socket.terminate) listener.socket.terminate();
+    else listener.socket.close();
+    await say();
+    await say();
+  }
+  speaker.socket.close();
   return { count, failures };
 }

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import random
+import re
 import sys
+import uuid
 
 import aiohttp
 import websockets
@@ -27,6 +29,34 @@ def check(what, holds):
 def messages(size):
     text = ("grüße 🎉 uproar " * (size // 10 + 1)).encode()[:size].decode(errors="ignore")
     return [text, random.Random(size).randbytes(size), b"abc" * (size // 3)]
+
+
+async def cut_off(name, speaker, say, listen):
+    """Checks that a client with a session gets every line in order, however it is cut off. `speaker` and the result of
+    `listen` are functions that return the next message; `listen` also returns a function that cuts the connection."""
+
+    async def numbers_up_to(receive, last):
+        numbers = []
+        while not numbers or numbers[-1] != last:
+            if found := re.search(r": (\d+)$", await receive()):
+                numbers.append(int(found[1]))
+        return numbers
+
+    said = expected = 0
+    for cut in range(10):
+        receive, end = await listen()
+        for number in range(said, said + 2):
+            await say(str(number))
+            await numbers_up_to(speaker, number)
+        said += 2
+        numbers = await numbers_up_to(receive, said - 1)
+        in_order = numbers == list(range(numbers[0], said))
+        check(f"{name}: after cut {cut}: {numbers} instead of lines from {expected} on", in_order and numbers[0] <= expected)
+        expected = said
+        end()
+        await say(str(said))
+        await numbers_up_to(speaker, said)
+        said += 1
 
 
 async def with_websockets(compression):
@@ -55,6 +85,15 @@ async def with_websockets(compression):
         async with open_socket(ECHO) as socket:
             await socket.send(str(left))
             check("websockets: an echo after reconnecting", await socket.recv() == str(left))
+    room = f"{CHAT}room/{uuid.uuid4()}"
+    session = f"{room}?session={uuid.uuid4()}"
+
+    async def listen():
+        socket = await open_socket(session)
+        return socket.recv, socket.transport.abort
+
+    async with open_socket(room) as speaker:
+        await cut_off("websockets", speaker.recv, speaker.send, listen)
 
 
 async def with_aiohttp(compress):
@@ -86,6 +125,15 @@ async def with_aiohttp(compress):
             async with open_socket(ECHO) as socket:
                 await socket.send_str(str(left))
                 check("aiohttp: an echo after reconnecting", (await socket.receive()).data == str(left))
+        room = f"{CHAT}room/{uuid.uuid4()}"
+        url = f"{room}?session={uuid.uuid4()}"
+
+        async def listen():
+            socket = await open_socket(url)
+            return socket.receive_str, socket._writer.transport.abort
+
+        async with open_socket(room) as speaker:
+            await cut_off("aiohttp", speaker.receive_str, speaker.send_str, listen)
 
 
 async def main():

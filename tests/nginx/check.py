@@ -81,6 +81,40 @@ def chat():
         client.close()
 
 
+def session():
+    """A client that is cut off, with a close of TCP or silently, gets every line in order when it returns."""
+    speaker, silent, expected, said = open_chat("127.0.0.7"), [], 0, 0
+    name = os.urandom(16).hex()
+
+    def say():
+        nonlocal said
+        speaker.send(TEXT, str(said).encode())
+        said += 1
+        while not speaker.receive_text().endswith(f": {said - 1}"):
+            pass
+
+    for cut in range(12):
+        # Another address each time, because a silent connection counts until the server gives it up.
+        listener = Client(f"{PATH}?session={name}", f"127.0.1.{cut + 1}")
+        assert listener.status == 101, listener.status
+        say()
+        numbers = []
+        while not numbers or numbers[-1] != said - 1:
+            text = listener.receive_text()
+            if text.split(": ")[-1].isdigit():
+                numbers.append(int(text.split(": ")[-1]))
+        assert numbers == list(range(numbers[0], said)) and numbers[0] <= expected, (cut, numbers, expected)
+        expected = said
+        if cut % 2:
+            silent.append(listener)
+        else:
+            listener.close()
+        say()
+        say()
+    for client in (speaker, *silent):
+        client.close()
+
+
 def silence():
     """A client that sends only pongs outlives nginx's timeout, since pings come more often."""
     client, pings = open_chat("127.0.0.4"), 0
@@ -115,5 +149,5 @@ def page():
 CHECK, PORT, PATH = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 # Pings in more than nginx's timeout of 2 s, at one in 0.4 s.
 PINGS = 6
-{"chat": chat, "silence": silence, "no-pings": no_pings, "page": page}[CHECK]()
+{"chat": chat, "session": session, "silence": silence, "no-pings": no_pings, "page": page}[CHECK]()
 print(f"    {CHECK}: passed")
