@@ -27,9 +27,10 @@ async function freePort() {
 class Rig {
   clients = [];
 
-  static async start() {
+  static async start(options = []) {
     const rig = new Rig();
     rig.port = await freePort();
+    rig.options = options;
     await rig.restart();
     rig.site = await startSite(rig.server);
     rig.backend = backendFor(rig.server);
@@ -37,7 +38,7 @@ class Rig {
   }
 
   async restart() {
-    this.server = await startServer({ port: this.port, file });
+    this.server = await startServer({ port: this.port, file, options: this.options });
   }
 
   async connected(options) {
@@ -63,7 +64,6 @@ after(async () => {
   rmSync(directory, { recursive: true });
 });
 
-// pusher-js waits for 15 seconds when it finds no server.
 describe("the server's end", { concurrency: true }, () => ['SIGTERM', 'SIGKILL'].forEach(signal => {
   test(`clients come back with their channels after ${signal}`, async () => {
     const rig = await Rig.start();
@@ -77,15 +77,15 @@ describe("the server's end", { concurrency: true }, () => ['SIGTERM', 'SIGKILL']
     for (const prefix of ['', 'private-', 'private-encrypted-']) channels.push(await subscribed(client, unique(prefix)));
     const present = await subscribed(client, unique('presence-'));
     await subscribed(other, present.name);
-    const before = client.connection.socket_id;
+    const connections = [client, other].map(({ connection }) => ({ connection, before: connection.socket_id }));
 
+    // pusher-js tries once after a second. If it finds no server then, it waits for 15 seconds.
     await rig.server.stop(signal);
-    await until(() => [client, other].every(({ connection }) => connection.state !== 'connected'), 'the connections end');
     await rig.restart();
-    await until(() => [client, other].every(({ connection }) => connection.state === 'connected'), 'the clients come back');
+    const isBack = ({ connection, before }) => connection.state === 'connected' && connection.socket_id !== before;
+    await until(() => connections.every(isBack), 'the clients come back');
     await until(() => [...channels, present].every(({ subscribed }) => subscribed), 'all subscriptions are back');
     await until(() => present.members.count === 2, 'both members are back');
-    assert.notEqual(client.connection.socket_id, before);
     for (const channel of channels) {
       await backend.trigger(channel.name, 'after', {});
       await event(channel, 'after');
@@ -96,6 +96,22 @@ describe("the server's end", { concurrency: true }, () => ['SIGTERM', 'SIGKILL']
     await rig.end();
   });
 }));
+
+test('clients move to a new server that takes over', async () => {
+  const rig = await Rig.start(['--takeover', 'on']);
+  const client = await rig.connected();
+  const channel = await subscribed(client, unique());
+  const { server: old, backend } = rig;
+  const before = client.connection.socket_id;
+  await rig.restart();
+  await old.stop();
+  await until(() => client.connection.state === 'connected' && client.connection.socket_id !== before, 'the client moves');
+  await until(() => channel.subscribed, 'the subscription is back');
+  await backend.trigger(channel.name, 'after', {});
+  await event(channel, 'after');
+  assert.equal(client.states.includes('unavailable'), false);
+  await rig.end();
+});
 
 test('a client without a connection for a moment comes back', async () => {
   const client = await rig.connected();

@@ -95,7 +95,7 @@ export async function startSite(server, key = 'stock') {
     const respond = (status, type, text) => response.writeHead(status, { ...headers, 'Content-Type': type }).end(text);
     try {
       const fields = new URLSearchParams(body);
-      const { [`x-app`]: app = key, [`x-user`]: user } = request.headers;
+      const { 'x-app': app = key, 'x-user': user } = request.headers;
       if (request.method === 'OPTIONS') {
         respond(200, 'text/plain', '');
       } else if (['/auth', '/user-auth'].includes(url.pathname)) {

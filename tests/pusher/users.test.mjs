@@ -114,7 +114,7 @@ test('only the user subscribes to its own channel', async () => {
   assert.equal((await refusal(guest, '#server-to-user-ann')).type, 'AuthError');
 });
 
-test('a watchlist is accepted, and no events follow', async () => {
+test('a watchlist is accepted, and one with more than 100 users has an error', async () => {
   const watching = await world.connected({
     userAuthentication: {
       customHandler: ({ socketId }, done) => done(null, backend.authenticateUser(socketId, { id: 'watcher', watchlist: ['ann', 'bob'] })),
