@@ -15,6 +15,7 @@ use crate::support::client::Client;
 use crate::support::metrics::{Metrics, http_get};
 use crate::support::process::{Process, backend_arg, expect_start_failure, settings_file, uproar};
 use crate::support::raw::{BINARY, RawClient, TEXT, close_payload, frame};
+use crate::support::receiver::{Receiver, Reply};
 use crate::support::tls::Identity;
 use crate::support::{TIMEOUT, TestServer, config, wait_until};
 
@@ -425,9 +426,17 @@ fn an_unusable_admin_address_is_refused_with_a_remedy() {
 #[test]
 fn the_grafana_dashboard_uses_existing_metrics_and_labels() {
     let identity = Identity::new();
-    let server =
-        TestServer::start(&identity.with_tls_listener(admin_config(BackendName::Auto, AppName::Chat, 2)));
-    let metrics = Metrics::fetch(server.admin_address().expect("it has an admin listener"));
+    // Some metrics exist only with certificates, others only with keys from a URL.
+    let keys = include_str!("../files/jwks.json");
+    let provider = Receiver::start(|_, _| Reply::Respond(200, String::new(), keys.to_owned()));
+    let auth_jwks = Some(provider.url("/keys").parse().expect("a URL"));
+    let config = Config { auth_jwks, ..admin_config(BackendName::Auto, AppName::Chat, 2) };
+    let server = TestServer::start(&identity.with_tls_listener(config));
+    let fetch = || Metrics::fetch(server.admin_address().expect("it has an admin listener"));
+    wait_until("the keys are fetched", || {
+        fetch().series.iter().any(|series| series.name == "uproar_jwks_last_success_timestamp_seconds")
+    });
+    let metrics = fetch();
     let text = include_str!("../../deploy/grafana-dashboard.json");
     let dashboard: serde_json::Value = serde_json::from_str(text).expect("valid JSON");
     let mut queries = Vec::new();
