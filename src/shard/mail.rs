@@ -28,7 +28,7 @@ impl<B: Backend> Shard<B> {
         !saturated && (self.mailbox.deliveries() > 0 || self.takes_requests() && self.mailbox.has_mail())
     }
 
-    /// Handles the batches in the mailbox, then a share of the entries from other threads, then this shard's requests
+    /// Handles the batches in the mailbox, then two shares of the entries from other threads, then this shard's requests
     /// and deliveries to itself.
     ///
     /// All mail waits while a room is saturated. Saturation ends by itself, because offering messages waits for no
@@ -61,6 +61,8 @@ impl<B: Backend> Shard<B> {
             }
             took = true;
         }
+        self.take_entries();
+        // The answer to a request that published above is an entry itself. It leaves in the same turn.
         self.take_entries();
         self.take_own();
         self.answer_questions();

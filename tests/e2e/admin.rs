@@ -426,11 +426,19 @@ fn an_unusable_admin_address_is_refused_with_a_remedy() {
 #[test]
 fn the_grafana_dashboard_uses_existing_metrics_and_labels() {
     let identity = Identity::new();
-    // Some metrics exist only with certificates, others only with keys from a URL.
+    // Some metrics exist only with certificates, others only with keys from a URL or with webhooks.
     let keys = include_str!("../files/jwks.json");
     let provider = Receiver::start(|_, _| Reply::Respond(200, String::new(), keys.to_owned()));
     let auth_jwks = Some(provider.url("/keys").parse().expect("a URL"));
-    let config = Config { auth_jwks, ..admin_config(BackendName::Auto, AppName::Chat, 2) };
+    let webhook = vec![provider.url("/hook").parse().expect("a URL")];
+    let secret = settings_file("the secret of webhooks", "x".repeat(32));
+    let webhook_secret_file = Some(secret.parse().expect("a secret"));
+    let config = Config {
+        auth_jwks,
+        webhook,
+        webhook_secret_file,
+        ..admin_config(BackendName::Auto, AppName::Chat, 2)
+    };
     let server = TestServer::start(&identity.with_tls_listener(config));
     let fetch = || Metrics::fetch(server.admin_address().expect("it has an admin listener"));
     wait_until("the keys are fetched", || {

@@ -5,15 +5,17 @@ use ring::hmac::{HMAC_SHA256, Key};
 /// Returns whether `signature` is the signature of `message`. Takes equally long for all signatures of the right length.
 pub(super) fn verify(secret: &str, message: &str, signature: &str) -> bool {
     let key = Key::new(HMAC_SHA256, secret.as_bytes());
-    let bytes = bytes_of_hex(signature);
+    let bytes = bytes_of_hex::<32>(signature);
     bytes.is_some_and(|bytes| ring::hmac::verify(&key, message.as_bytes(), &bytes).is_ok())
 }
 
-/// Returns the 32 bytes that 64 hexadecimal digits stand for.
-fn bytes_of_hex(digits: &str) -> Option<[u8; 32]> {
-    let digits: &[u8; 64] = digits.as_bytes().try_into().ok()?;
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+/// Returns the `N` bytes that twice as many hexadecimal digits stand for. `None` for another text.
+pub(super) fn bytes_of_hex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
         let digit = |at: usize| char::from(pair[at]).to_digit(16);
         *byte = (digit(0)? << 4 | digit(1)?) as u8;
     }

@@ -1,11 +1,12 @@
 //! Signed queries: the parameters of a REST request, with the signature of the whole request.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
 use percent_encoding::percent_decode_str;
 
-use super::super::signature::verify;
+use super::super::signature::{bytes_of_hex, verify};
 
 /// Tolerated difference between the clock of a backend that signs a request and the server's clock.
 const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(600);
@@ -29,19 +30,22 @@ pub(in super::super) enum BadSignature {
     Signature,
 }
 
+/// A form of values: as they came, or decoded. `None` for a value that is not UTF-8.
+type Form = for<'a> fn(&'a str) -> Option<Cow<'a, str>>;
+
 /// The query of a signed REST request.
 #[derive(Debug)]
 pub(in super::super) struct SignedQuery<'a> {
     /// Names in lower case and values as they came, in the order of the names.
-    pairs: Vec<(String, &'a str)>,
+    pairs: Vec<(Cow<'a, str>, &'a str)>,
 }
 
 impl<'a> SignedQuery<'a> {
     pub(in super::super) fn parse(query: Option<&'a str>) -> Result<Self, BadSignature> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let mut pairs: Vec<(String, &str)> = pairs
+        let mut pairs: Vec<(Cow<'_, str>, &str)> = pairs
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .map(|(name, value)| Some((decode(name)?.to_ascii_lowercase(), value)))
+            .map(|(name, value)| Some((lower_case(decode(name)?), value)))
             .collect::<Option<_>>()
             .ok_or(BadSignature::Query)?;
         pairs.sort_unstable();
@@ -52,7 +56,7 @@ impl<'a> SignedQuery<'a> {
     }
 
     /// Returns the decoded value of a parameter, or `None` if the query does not have it.
-    pub(super) fn value(&self, name: &str) -> Option<String> {
+    pub(super) fn value(&self, name: &str) -> Option<Cow<'a, str>> {
         decode(self.raw(name)?)
     }
 
@@ -85,7 +89,7 @@ impl<'a> SignedQuery<'a> {
             return Err(BadSignature::Timestamp);
         }
         // Libraries sign path and values as they send them, or before they escape them.
-        let forms: [fn(&str) -> Option<String>; 2] = [|text| Some(text.to_owned()), decode];
+        let forms: [Form; 2] = [|text| Some(text.into()), decode];
         let is_signed = |path: &str| {
             let texts = forms.iter().filter_map(|form| self.signed_text(method, path, *form));
             texts.into_iter().any(|text| verify(secret, &text, signature))
@@ -94,15 +98,20 @@ impl<'a> SignedQuery<'a> {
             return Err(BadSignature::Signature);
         }
         match self.raw("body_md5") {
-            Some(digest) if !digest.eq_ignore_ascii_case(&hex(&Md5::digest(body))) => Err(BadSignature::Body),
+            Some(digest) if bytes_of_hex(digest) != Some(Md5::digest(body).into()) => Err(BadSignature::Body),
             None if !body.is_empty() => Err(BadSignature::Missing("body_md5")),
             _ => Ok(()),
         }
     }
 
     /// Returns the text that a backend signs: method, path, and the query without the signature, sorted by name.
-    fn signed_text(&self, method: &str, path: &str, form: fn(&str) -> Option<String>) -> Option<String> {
-        let mut text = format!("{method}\n{path}\n");
+    fn signed_text(&self, method: &str, path: &str, form: Form) -> Option<String> {
+        let pairs_len: usize = self.pairs.iter().map(|(name, raw)| name.len() + raw.len() + 2).sum();
+        let mut text = String::with_capacity(method.len() + path.len() + 2 + pairs_len);
+        for line in [method, path] {
+            text.push_str(line);
+            text.push('\n');
+        }
         let signed = self.pairs.iter().filter(|(name, _)| name != "auth_signature");
         for (index, (name, raw)) in signed.enumerate() {
             if index > 0 {
@@ -117,12 +126,18 @@ impl<'a> SignedQuery<'a> {
 }
 
 /// Decodes a name or a value of a query. Some libraries write a space as `+`.
-fn decode(text: &str) -> Option<String> {
-    percent_decode_str(&text.replace('+', " ")).decode_utf8().ok().map(Into::into)
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains(['%', '+']) {
+        return Some(text.into());
+    }
+    percent_decode_str(&text.replace('+', " ")).decode_utf8().ok().map(|text| text.into_owned().into())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn lower_case(name: Cow<'_, str>) -> Cow<'_, str> {
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => name.to_ascii_lowercase().into(),
+        false => name,
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +160,8 @@ mod tests {
 
     fn signed(method: &str, path: &str, query: &str) -> String {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
-        hex(ring::hmac::sign(&key, format!("{method}\n{path}\n{query}").as_bytes()).as_ref())
+        let tag = ring::hmac::sign(&key, format!("{method}\n{path}\n{query}").as_bytes());
+        tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
