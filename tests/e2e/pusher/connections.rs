@@ -136,6 +136,12 @@ fn clients_of_a_removed_or_disabled_application_are_closed(backend: BackendName)
     rig.apps.replace(vec![PusherApp { is_enabled, ..other }, changed], &publisher).expect("applications");
     assert_eq!(disabled.wait_for_close().0, 4003);
     assert_eq!(removed.wait_for_close().0, 4001);
+    // Its worker may be later than those of the others.
+    wait_until("the new secret is in force", || {
+        stays.unsubscribe("private-a");
+        stays.subscribe("private-a");
+        stays.receive()["event"] == "pusher:subscription_error"
+    });
     stays.subscribe("private-a");
     stays.expect_rejected("private-a", "AuthError", 401);
     assert!(rig.apps.replace(vec![app(), app()], &publisher).is_err());
