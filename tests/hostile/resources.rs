@@ -61,8 +61,8 @@ fn memory_runs_out(backend: BackendName) {
     let _exclusive = wait_for_turn();
     let (mut started, mut refused) = (0, 0);
     // With less memory (in MiB) the program cannot be loaded, so it cannot print a message.
-    let least = if cfg!(debug_assertions) { 18 } else { 12 };
-    for mebibytes in [least, 20, 40, 80, 120, 200, 300, 400] {
+    let least = if cfg!(debug_assertions) { 28 } else { 12 };
+    for mebibytes in [least, least + 8, 40, 80, 120, 200, 300, 400] {
         let script = format!("ulimit -v {} && exec \"$0\" \"$@\"", mebibytes << 10);
         let program = uproar(&[]).get_program().to_owned();
         let mut command = Command::new("sh");
