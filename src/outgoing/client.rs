@@ -68,7 +68,7 @@ impl Client {
     pub(crate) fn new(trust: &Trust, for_url: &Url) -> Self {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .root_certs(trust.roots())
+            .root_certs(trust.roots_for(for_url))
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
             .build();
         let config: ConfigBuilder<AgentScope> = Agent::config_builder();

@@ -16,7 +16,7 @@ mod present {
     #[cfg(feature = "server")]
     use crate::app::PusherApps;
     use crate::config::{CaFile, Options, Secret};
-    use crate::outgoing::{Trust, Url};
+    use crate::outgoing::Trust;
     use crate::server::key_fetcher::KeyFetcher;
     use crate::server::workers::MakeApp;
     use crate::server::{StartError, THREAD_REMEDY};
@@ -72,11 +72,11 @@ mod present {
         fn adopt_keys(&self, options: &mut Options) -> Result<(), StartError> {
             let mut fetcher = self.fetcher();
             let jwks = options.auth_jwks.as_ref();
-            let Some((jwks, (url, _))) = jwks.and_then(|jwks| Some((jwks, jwks.remote()?))) else {
+            let Some(jwks) = jwks.filter(|jwks| jwks.remote().is_some()) else {
                 *fetcher = None;
                 return Ok(());
             };
-            let trust = trust(options, [url]);
+            let trust = trust(options);
             match fetcher.as_ref().filter(|fetcher| fetcher.jwks() == jwks) {
                 Some(fetcher) => fetcher.refresh(&trust),
                 None => {
@@ -101,8 +101,7 @@ mod present {
             apps: &PusherApps,
             options: &Options,
         ) -> Result<Arc<PusherWebhooks>, String> {
-            let trust = Trust::load(options.ca_file.as_ref().map_or(&[], CaFile::certificates));
-            let webhooks = Arc::new(PusherWebhooks::start(&apps.list(), trust)?);
+            let webhooks = Arc::new(PusherWebhooks::start(&apps.list(), trust(options))?);
             apps.set_reports(Arc::clone(&webhooks) as _);
             Ok(webhooks)
         }
@@ -139,9 +138,9 @@ mod present {
         }
     }
 
-    /// Returns the certificate authorities of the system and of the options, for requests to these URLs.
-    fn trust<'a>(options: &Options, urls: impl IntoIterator<Item = &'a Url>) -> Trust {
-        Trust::for_urls(options.ca_file.as_ref().map_or(&[], CaFile::certificates), urls)
+    /// Returns the trust in the certificate authorities of the system and of the options.
+    fn trust(options: &Options) -> Trust {
+        Trust::new(options.ca_file.as_ref().map_or(&[], CaFile::certificates))
     }
 
     /// Calls `with` with the settings of the webhooks.
@@ -149,7 +148,7 @@ mod present {
         options: &Options,
         with: impl FnOnce(&Plan<'_>) -> std::io::Result<R>,
     ) -> Result<R, StartError> {
-        let trust = trust(options, &options.webhook);
+        let trust = trust(options);
         let plan = Plan {
             urls: &options.webhook,
             secret: options.webhook_secret_file.as_ref().map_or(&[], Secret::bytes),

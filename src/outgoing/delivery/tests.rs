@@ -77,7 +77,7 @@ impl Format for Unused {
 fn worker(events: &[String]) -> (Arc<Shared>, Worker) {
     let (sender, receiver) = unbounded();
     let url: Url = "http://localhost/".parse().expect("valid");
-    let client = Client::new(&crate::outgoing::Trust::for_urls(&[], []), &url);
+    let client = Client::new(&crate::outgoing::Trust::new(&[]), &url);
     let target = Arc::new(Target { url, client, format: Arc::new(Unused) });
     let shared = Arc::new(Shared {
         name: "test".into(),
