@@ -48,7 +48,7 @@ const TABLE: &[Rule] = &[
             "unicode_normalization",
         ],
     },
-    // What a user of the library may import, and nothing else of this crate.
+    // Public items only, as for any user of the library.
     Rule {
         module: "app::pusher",
         own: &[

@@ -65,7 +65,7 @@ pub(crate) struct Post {
 /// A part of a request's body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Part {
-    /// The same text in each request.
+    /// A text that every request has unchanged.
     Fixed(String),
     /// The message as it is.
     Payload,

@@ -430,7 +430,7 @@ fn answers_to_pings_cost_no_rate(backend: BackendName) {
     wait_until("pongs that were not asked for count", || server.totals().throttled == 1);
 }
 
-/// What [`Keeper`] tells the test: the kept bytes, whether the client said goodbye, and the rooms.
+/// A report of [`Keeper`] to the test: the kept bytes, whether the client said goodbye, and the rooms.
 type Told = (Vec<u8>, bool, Vec<String>);
 
 /// An application whose clients have a session if the path is `/with`, and that keeps each client's last message.

@@ -1,4 +1,4 @@
-//! What Pusher clients send and receive: the greeting of the server, the subscription, then events.
+//! Messages between a Pusher client and its server: the greeting, the subscription, then events.
 
 use std::mem;
 

@@ -8,7 +8,7 @@ use crate::config::Origin;
 /// The versions of the protocol that the server speaks.
 const VERSIONS: std::ops::RangeInclusive<u32> = 5..=7;
 
-/// What [`App::on_open`](super::App::on_open) does with a new client.
+/// The decision about a new client, on which [`App::on_open`](super::App::on_open) acts.
 #[derive(Debug)]
 pub(super) enum Entrance {
     Admitted(Admission),

@@ -244,7 +244,7 @@ fn lists_and_events_agree_over_all_workers(backend: BackendName) {
     let mut last = rig.connect();
     last.enter(CHANNEL, "last");
     views.push(View { peer: last, members: BTreeSet::new() });
-    // Whoever is told of the user that comes last and goes again has been told of all others.
+    // Events come in one order, so a client that knows of the last user has got all earlier events.
     let mut end = rig.connect();
     end.enter(CHANNEL, "end");
     for view in &mut views {
